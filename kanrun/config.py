@@ -1,0 +1,207 @@
+"""The typed configuration: what Hydra composes is checked against these dataclasses and handed on as them.
+
+A group with several kinds (targets, models, solvers, executors) has one dataclass a kind, told apart by
+`kind`; fields that say `Any` take several shapes, and the room that uses them checks which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+# ---------------------------------------------------------------------------------------------- targets
+
+
+@dataclass
+class NamedTarget:
+    """A function that kanrun knows by name; `domain` (a list of [lower, upper]) overrides its own."""
+
+    name: str = MISSING
+    domain: Any = None
+    kind: str = "named"
+
+
+@dataclass
+class GaussianPeaksTarget:
+    """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
+
+    centres: list[float] = field(default_factory=lambda: [-0.8, -0.4, 0.0, 0.4, 0.8])
+    sharpness: float = 300.0
+    dimension: int = 1
+    domain: Any = None
+    kind: str = "gaussian_peaks"
+
+
+@dataclass
+class ExpressionTarget:
+    """A formula in x0, x1, ...; `domain` has one [lower, upper] a variable (default [-1, 1] each)."""
+
+    formula: str = MISSING
+    domain: Any = None
+    kind: str = "expression"
+
+
+@dataclass
+class SpecialTarget:
+    """A function of scipy.special in two variables."""
+
+    name: str = MISSING
+    domain: Any = None
+    kind: str = "special"
+
+
+@dataclass
+class FeynmanTarget:
+    """One of the 27 dimensionless Feynman formulas by its equation id, such as I.6.2."""
+
+    id: str = MISSING
+    domain: Any = None
+    kind: str = "feynman"
+
+
+@dataclass
+class TableTarget:
+    """Columns of a CSV, TSV (compressed too) or Parquet file."""
+
+    path: str = MISSING
+    inputs: list[str] = MISSING
+    outputs: list[str] = MISSING
+    task: str = "regression"  # or classification
+    kind: str = "table"
+
+
+@dataclass
+class SamplingConfig:
+    """How many points; for tables `null` means a seeded split of all rows."""
+
+    train: int | None = 1000
+    test: int | None = 1000
+    noise: float = 0.0  # standard deviation relative to the target's
+    validation: float = 0.2  # share of the training points that selections may look at
+
+
+# ----------------------------------------------------------------------------------------------- models
+
+
+@dataclass
+class KANConfig:
+    hidden: list[int] = field(default_factory=lambda: [5])
+    intervals: Any = field(default_factory=lambda: [5, 10, 20, 50])  # one number, or a schedule
+    degree: int = 3
+    base: str = "silu"
+    scale: str = "separate"  # w_b and w_s; `single`: the one w of phi = w (b + spline)
+    outside: str = "linear"  # or constant, zero: what a spline does beyond its grid
+    initialisation: str = "paper"  # or lecun, glorot, power_law
+    adapt: float = 0.02  # share of quantile spacing in a grid drawn from data; 0 is uniform
+    update_grid: bool = True  # hidden grids follow the range of what reaches them
+    kind: str = "kan"
+
+
+@dataclass
+class MLPConfig:
+    hidden: list[int] = field(default_factory=lambda: [32, 32])
+    activation: str = "silu"
+    kind: str = "mlp"
+
+
+@dataclass
+class PolynomialConfig:
+    degree: int = 10
+    kind: str = "polynomial"
+
+
+@dataclass
+class BezierConfig:
+    control_points: int = 8
+    kind: str = "bezier"
+
+
+@dataclass
+class BSplineConfig:
+    control_points: int = 12
+    degree: int = 3
+    kind: str = "bspline"
+
+
+# ---------------------------------------------------------------------------------------------- solvers
+
+
+@dataclass
+class AutoSolver:
+    """Picks by the numbers of parameters and data, and says which."""
+
+    steps: int | None = None  # per grid; null is the chosen solver's default
+    starts: int | None = None
+    kind: str = "auto"
+
+
+@dataclass
+class LMSolver:
+    """Levenberg-Marquardt."""
+
+    steps: int | None = None
+    starts: int | None = None  # at the coarse grid; the best goes on
+    penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
+    kind: str = "lm"
+
+
+@dataclass
+class LBFGSSolver:
+    steps: int | None = None
+    starts: int | None = None
+    history: int = 30
+    penalty: float = 0.0
+    kind: str = "lbfgs"
+
+
+@dataclass
+class AdamSolver:
+    steps: int | None = None
+    starts: int | None = None
+    learning_rate: float = 1e-2
+    schedule: str = "cosine"  # or constant
+    batch: int | None = None  # null is all points at once
+    weight_decay: float = 0.0
+    penalty: float = 0.0
+    patience: int | None = None  # steps without a better validation error until a grid is left
+    kind: str = "adam"
+
+
+# -------------------------------------------------------------------------------------------- executors
+
+
+@dataclass
+class ExecutorConfig:
+    """Where cells run: `serial`, `local` processes, or a `dask` cluster by its address."""
+
+    kind: str = "serial"
+    workers: int | None = None
+    address: str | None = None
+
+
+# ------------------------------------------------------------------------------------------- experiments
+
+
+@dataclass
+class ExperimentConfig:
+    """What every experiment's configuration has."""
+
+    seed: int = 0
+    seeds: int = 1  # how many: seed, seed + 1, ...
+    precision: str = "float64"
+    device: str = "auto"
+    threads: int | None = None  # of one training; null is all cores of a serial run, 1 of a parallel one
+    executor: Any = field(default_factory=ExecutorConfig)
+
+
+@dataclass
+class FitConfig(ExperimentConfig):
+    """`kanrun fit`; `suite` lists cells as differences from the rest of the configuration."""
+
+    target: Any = MISSING
+    model: Any = MISSING
+    solver: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    suite: list[Any] = field(default_factory=list)

@@ -1,0 +1,19 @@
+"""The errors that kanrun raises on purpose; each carries the exit code the command line ends with."""
+
+from __future__ import annotations
+
+
+class KanrunError(Exception):
+    """Something kanrun refuses or could not do; its text is one sentence for the user."""
+
+    exit_code = 1
+
+
+class UsageError(KanrunError):
+    """A value that breaks a rule: names the value, the rule and what to do instead."""
+
+    exit_code = 2
+
+
+class TrainingFailed(KanrunError):
+    """Training met a value that is not finite, or could not make any step; says where and why."""

@@ -1,0 +1,46 @@
+"""What an experiment hands to its run folder: plain values that cross a process border without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from numpy.typing import NDArray
+
+Value = str | int | float | bool | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: `metrics` and `summary` lie in the run folder itself, all others in `tables/`."""
+
+    table: str
+    values: dict[str, Value]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A whole table at once, as columns of equal length; for tables/ (predictions, edges, ...)."""
+
+    name: str
+    columns: dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Arrays and a JSON-able description; stored as `checkpoints/<name>.safetensors` and `<name>.json`."""
+
+    name: str
+    arrays: dict[str, NDArray[Any]]
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence for the user and the log: what was chosen and why, or a warning."""
+
+    text: str
+    warning: bool = False
+
+
+Record = Row | Table | Checkpoint | Note
