@@ -1,0 +1,1 @@
+"""The shared KAN engine: splines <- layers <- networks <- {training, symbolic}."""

@@ -1,0 +1,18 @@
+"""Modules made of edges: spline edges, their initialisation, their change of grid."""
+
+from kanrun.engine.layers.bases import BASES, base_function, base_slope
+from kanrun.engine.layers.initialisation import SCHEMES, initialise
+from kanrun.engine.layers.regrid import move_layer, refine_layer
+from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
+
+__all__ = [
+    "BASES",
+    "SCHEMES",
+    "EdgeSpec",
+    "SplineLayer",
+    "base_function",
+    "base_slope",
+    "initialise",
+    "move_layer",
+    "refine_layer",
+]

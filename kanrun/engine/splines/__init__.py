@@ -1,0 +1,34 @@
+"""B-splines as pure functions, tensor to tensor: knots, local basis, contraction, least squares, knot insertion."""
+
+from kanrun.engine.splines.basis import Grid, Outside, find_interval, local_basis
+from kanrun.engine.splines.contraction import dense_rows, prefers_sparse, sparse_product
+from kanrun.engine.splines.insertion import contains, insert_knots
+from kanrun.engine.splines.knots import (
+    breakpoints_from_data,
+    breakpoints_of,
+    extend,
+    subdivide,
+    uniform_breakpoints,
+)
+from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points
+
+__all__ = [
+    "Grid",
+    "Outside",
+    "breakpoints_from_data",
+    "breakpoints_of",
+    "contains",
+    "dense_rows",
+    "design_matrix",
+    "extend",
+    "find_interval",
+    "fit_coefficients",
+    "greville",
+    "insert_knots",
+    "local_basis",
+    "prefers_sparse",
+    "sample_points",
+    "sparse_product",
+    "subdivide",
+    "uniform_breakpoints",
+]

@@ -1,0 +1,90 @@
+"""Where the numbers of a fresh layer start.
+
+Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base, an input feeds
+G + k + 1 terms of an edge; the three variance-aware schemes share the variance among them.
+Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2)); `lecun`, `glorot`,
+`power_law`: Rigas et al., arXiv 2509.03417.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor, nn
+
+from kanrun.engine.layers.bases import base_function, base_slope
+from kanrun.engine.layers.spline_layer import SplineLayer
+from kanrun.engine.splines import local_basis
+from kanrun.errors import UsageError
+
+#: Points per input for the expectations that the variance-aware schemes need.
+_PROBES = 2048
+#: Exponents of the power law for base weights and coefficients.
+_POWER = (0.25, 1.75)
+
+
+def _paper(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+    return (2 / (layer.inputs + layer.outputs)) ** 0.5, 0.1
+
+
+def _lecun(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+    x, base, basis, terms = _probe(layer, generator)
+    fan = layer.inputs * terms
+    return _root(x.var(), fan * base.square().mean()), _root(x.var(), fan * basis.square().mean())
+
+
+def _glorot(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+    x, base, basis, terms = _probe(layer, generator)
+    slope = base_slope(layer.spec.base, x)
+    spread = local_basis(x, layer.grid, 1)[0].square().sum(-1).mean() / layer.grid.functions
+    two = torch.tensor(2.0 / terms, dtype=x.dtype, device=x.device)
+    base_size = layer.inputs * base.square().mean() + layer.outputs * slope.square().mean()
+    basis_size = layer.inputs * basis.square().mean() + layer.outputs * spread
+    return _root(two, base_size), _root(two, basis_size)
+
+
+def _power_law(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+    fan = layer.inputs * (layer.grid.functions + 1)
+    return fan ** -_POWER[0], fan ** -_POWER[1]
+
+
+SCHEMES: dict[str, Callable[[SplineLayer, Generator], tuple[float, float]]] = {
+    "paper": _paper,
+    "lecun": _lecun,
+    "glorot": _glorot,
+    "power_law": _power_law,
+}
+
+
+def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
+    """Fill `layer`: base weights and coefficients normal with the scheme's two deviations; w_s = 1.
+
+    With `single` scale the one w takes the base weight's place and the coefficients are divided by nothing.
+    Raises UsageError for an unknown scheme.
+    """
+    if scheme not in SCHEMES:
+        raise UsageError(f"model.initialisation={scheme} is not known; choose one of {', '.join(SCHEMES)}.")
+    base, coefficient = SCHEMES[scheme](layer, generator)
+    with torch.no_grad():
+        weight = layer.weight if layer.spec.scale == "single" else layer.base_weight
+        _normal(weight, base, generator)
+        _normal(layer.coefficients, coefficient, generator)
+
+
+def _normal(parameter: nn.Parameter, deviation: float, generator: Generator) -> None:
+    # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on every device.
+    drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
+    parameter.copy_(drawn)
+
+
+def _probe(layer: SplineLayer, generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+    """Uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
+    share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(layer.knots)
+    x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)
+    basis = (local_basis(x, layer.grid)[0].square().sum(-1) / layer.grid.functions).sqrt()
+    return x, base_function(layer.spec.base)(x), basis, layer.grid.functions + 1
+
+
+def _root(variance: Tensor, size: Tensor) -> float:
+    return float((variance / size).sqrt()) if float(size) > 0 else 0.0

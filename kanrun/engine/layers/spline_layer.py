@@ -1,0 +1,156 @@
+"""A KAN layer: one learnable univariate function on every edge from an input to an output."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kanrun.engine.layers.bases import base_function
+from kanrun.engine.splines import (
+    Grid,
+    Outside,
+    dense_rows,
+    extend,
+    local_basis,
+    prefers_sparse,
+    sparse_product,
+)
+
+Scale = Literal["separate", "single"]
+
+
+@dataclass(frozen=True)
+class EdgeSpec:
+    """What the edges of a layer are, apart from their numbers.
+
+    `scale`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is
+    phi = w (b + spline). With `trainable_scales` off, the w stay where they are.
+    """
+
+    degree: int = 3
+    base: str = "silu"
+    scale: Scale = "separate"
+    outside: Outside = "linear"
+    trainable_scales: bool = True
+
+
+class SplineLayer(nn.Module):
+    """y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs).
+
+    Parameters: `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or
+    one `weight` when spec.scale is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
+    (outputs, inputs), false where an edge is pruned. All parameters start at zero but for the scales of the splines;
+    see `kanrun.engine.layers.initialisation`.
+    """
+
+    knots: Tensor
+    mask: Tensor
+
+    def __init__(
+        self, breakpoints: Float[Tensor, "inputs points"], outputs: int, spec: EdgeSpec, *, uniform: bool
+    ) -> None:
+        super().__init__()
+        base_function(spec.base)
+        self.spec, self.uniform = spec, uniform
+        inputs, kind = breakpoints.shape[0], {"dtype": breakpoints.dtype, "device": breakpoints.device}
+        self.register_buffer("knots", extend(breakpoints, spec.degree))
+        self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
+        functions = breakpoints.shape[1] - 1 + spec.degree
+        self.coefficients = nn.Parameter(torch.zeros(outputs, inputs, functions, **kind))
+        fixed = not spec.trainable_scales
+        if spec.scale == "single":
+            self.weight = nn.Parameter(torch.ones(outputs, inputs, **kind), requires_grad=not fixed)
+        else:
+            self.spline_weight = nn.Parameter(torch.ones(outputs, inputs, **kind), requires_grad=not fixed)
+            self.base_weight = nn.Parameter(
+                torch.zeros(outputs, inputs, **kind), requires_grad=not fixed and spec.base != "zero"
+            )
+
+    @property
+    def outputs(self) -> int:
+        return int(self.mask.shape[0])
+
+    @property
+    def inputs(self) -> int:
+        return int(self.mask.shape[1])
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.knots, self.spec.degree, self.uniform, self.spec.outside)
+
+    def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
+        """(w_b, w_s) as they act: pruned edges are zero."""
+        if self.spec.scale == "single":
+            both = self.weight * self.mask
+            return both, both
+        return self.base_weight * self.mask, self.spline_weight * self.mask
+
+    def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
+        flat = x.reshape(-1, x.shape[-1])
+        grid = self.grid
+        basis, interval = local_basis(flat, grid)
+        base_weight, spline_weight = self.scales()
+        coefficients = self.coefficients * spline_weight[..., None]
+        if prefers_sparse(grid.functions, grid.degree):
+            y = sparse_product(basis, interval, coefficients)
+            if self.spec.base != "zero":
+                y = y + base_function(self.spec.base)(flat) @ base_weight.T
+        else:
+            rows = dense_rows(basis, interval, grid.functions).flatten(1)
+            columns = coefficients.flatten(1)
+            if self.spec.base != "zero":
+                rows = torch.cat([rows, base_function(self.spec.base)(flat)], dim=1)
+                columns = torch.cat([columns, base_weight], dim=1)
+            y = rows @ columns.T
+        return y.reshape(*x.shape[:-1], self.outputs)
+
+    def edge_values(
+        self, x: Float[Tensor, "samples inputs"], derivative: int = 0
+    ) -> Float[Tensor, "samples out inputs"]:
+        """phi_oi(x_i) of every edge, or the splines' part of its derivative: for figures and scores, not training."""
+        spline = self.spline_values(x, derivative)
+        base_weight, spline_weight = self.scales()
+        if derivative:
+            return spline * spline_weight
+        return spline * spline_weight + base_function(self.spec.base)(x)[:, None, :] * base_weight
+
+    def spline_values(
+        self, x: Float[Tensor, "samples inputs"], derivative: int = 0
+    ) -> Float[Tensor, "samples out inputs"]:
+        """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
+        basis, interval = local_basis(x, self.grid, derivative)
+        rows = dense_rows(basis, interval, self.grid.functions)
+        return torch.einsum("sin,oin->soi", rows, self.coefficients)
+
+    def with_grid(
+        self,
+        breakpoints: Float[Tensor, "inputs points"],
+        coefficients: Float[Tensor, "out inputs n"],
+        *,
+        uniform: bool,
+    ) -> SplineLayer:
+        """The same layer on another grid with these coefficients: the one way to a changed grid."""
+        new = SplineLayer(breakpoints, self.outputs, self.spec, uniform=uniform)
+        state = {**self.state_dict(), "knots": new.knots, "coefficients": coefficients}
+        new.load_state_dict(state)
+        new.train(self.training)
+        return new
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides the state_dict, rebuilds this layer; plain JSON values."""
+        return {
+            "edges": asdict(self.spec),
+            "uniform": self.uniform,
+            "shape": [self.inputs, self.outputs, self.grid.intervals],
+        }
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> SplineLayer:
+        """An empty layer after `describe`, in float64, waiting for its state_dict."""
+        inputs, outputs, intervals = description["shape"]
+        steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
+        return cls(steps, outputs, EdgeSpec(**description["edges"]), uniform=description["uniform"])

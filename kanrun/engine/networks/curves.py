@@ -1,0 +1,126 @@
+"""Curves of one input that are linear in their coefficients: polynomial, Bezier, B-spline.
+
+All fit by least squares (`fit`), in float64, the smallest solution where data are too few. Each maps x (..., 1) to
+(..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as polynomials, the B-spline
+linearly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
+
+
+class Curve(nn.Module):
+    """basis(x) @ coefficients with coefficients (functions, outputs)."""
+
+    kind = "curve"
+    domain: Tensor
+
+    def __init__(self, functions: int, outputs: int, domain: Float[Tensor, "1 2"]) -> None:
+        super().__init__()
+        self.register_buffer("domain", domain.clone())
+        self.coefficients = nn.Parameter(domain.new_zeros(functions, outputs))
+
+    def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
+        raise TypeError("a Curve has no basis of its own")
+
+    def forward(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch out"]:
+        return self.basis(x) @ self.coefficients
+
+    def fit(self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"]) -> None:
+        """Set the coefficients to the least squares solution on (x, y)."""
+        design = self.basis(x).double()
+        solution = torch.linalg.lstsq(design.cpu(), y.double().cpu(), driver="gelsd").solution
+        with torch.no_grad():
+            self.coefficients.copy_(solution)
+
+    def unit(self, x: Tensor) -> Tensor:
+        """x (..., 1) as a position in [0, 1] of the domain, (...)."""
+        low, high = self.domain[0, 0], self.domain[0, 1]
+        return (x[..., 0] - low) / (high - low)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (1, int(self.coefficients.shape[1]))
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides the state_dict, rebuilds this curve; plain JSON values."""
+        return {
+            "kind": self.kind,
+            "functions": self.coefficients.shape[0],
+            "outputs": self.coefficients.shape[1],
+        }
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Curve:
+        """An empty curve after `describe`, waiting for its state_dict."""
+        domain = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+        extra = {"degree": description["degree"]} if "degree" in description else {}
+        return cls(description["functions"], description["outputs"], domain, **extra)
+
+
+class Polynomial(Curve):
+    """A polynomial of degree `functions` - 1 in the Chebyshev basis, which stays well conditioned where the
+    Vandermonde matrix of powers does not."""
+
+    kind = "polynomial"
+
+    def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
+        t = 2 * self.unit(x) - 1
+        values = [torch.ones_like(t), t]
+        for _ in range(2, self.coefficients.shape[0]):
+            values.append(2 * t * values[-1] - values[-2])
+        return torch.stack(values[: self.coefficients.shape[0]], dim=-1)
+
+
+class Bezier(Curve):
+    """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1."""
+
+    kind = "bezier"
+
+    def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
+        u = self.unit(x)[..., None]
+        values = torch.ones_like(u)
+        for _ in range(self.coefficients.shape[0] - 1):
+            # de Casteljau's recurrence: B_i^n = (1 - u) B_i^{n-1} + u B_{i-1}^{n-1}
+            values = torch.cat([(1 - u) * values, torch.zeros_like(u)], -1) + torch.cat(
+                [torch.zeros_like(u), u * values], -1
+            )
+        return values
+
+
+class BSpline(Curve):
+    """A B-spline of `degree` on uniform knots: coefficients are its control points (de Boor points)."""
+
+    kind = "bspline"
+    knots: Tensor
+
+    def __init__(self, functions: int, outputs: int, domain: Float[Tensor, "1 2"], *, degree: int) -> None:
+        super().__init__(functions, outputs, domain)
+        self.degree = degree
+        grid = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)
+        # Clamped: the end knots are repeated, so that the curve starts and ends at its first and last points.
+        first, last = grid[:, :1].expand(-1, degree), grid[:, -1:].expand(-1, degree)
+        self.register_buffer("knots", torch.cat([first, grid, last], dim=1))
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.knots, self.degree)
+
+    @property
+    def breakpoints(self) -> Tensor:
+        return breakpoints_of(self.knots, self.degree)
+
+    def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
+        flat = x.reshape(-1, 1)
+        values, interval = local_basis(flat, self.grid)
+        return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(*x.shape[:-1], -1)
+
+    def describe(self) -> dict[str, Any]:
+        return {**super().describe(), "degree": self.degree}

@@ -1,0 +1,91 @@
+"""Knot vectors: where the polynomial pieces of a spline meet.
+
+A grid of G intervals has G + 1 *breakpoints*. The *knots* of a spline of degree k extend them by k on either
+side, each continuing the spacing of the interval at that end, G + 2k + 1 in all (Liu et al., arXiv
+2404.19756, section 2.2). Every tensor here carries one row an input: breakpoints (inputs, G + 1), knots
+(inputs, G + 2k + 1).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.errors import UsageError
+
+#: Smallest interval of a grid drawn from data, as a share of the uniform interval.
+MINIMUM_SPACING = 1e-2
+
+
+def extend(breakpoints: Float[Tensor, "inputs points"], degree: int) -> Float[Tensor, "inputs knots"]:
+    """Knots (inputs, G + 2 degree + 1) of `breakpoints`, continued outwards by the end spacings."""
+    steps = torch.arange(1, degree + 1, dtype=breakpoints.dtype, device=breakpoints.device)
+    first, last = breakpoints[:, :1], breakpoints[:, -1:]
+    left = first - (breakpoints[:, 1:2] - first) * steps.flip(0)
+    right = last + (last - breakpoints[:, -2:-1]) * steps
+    return torch.cat([left, breakpoints, right], dim=1)
+
+
+def breakpoints_of(knots: Float[Tensor, "inputs knots"], degree: int) -> Float[Tensor, "inputs points"]:
+    """The breakpoints inside `knots`: the domain on which the basis sums to one."""
+    return knots[:, degree : knots.shape[1] - degree]
+
+
+def uniform_breakpoints(
+    low: Float[Tensor, " inputs"], high: Float[Tensor, " inputs"], intervals: int
+) -> Float[Tensor, "inputs points"]:
+    """`intervals` equal intervals of [low, high], both ends exact.
+
+    Raises UsageError where low >= high or intervals < 1.
+    """
+    if intervals < 1:
+        raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
+    if bool((low >= high).any()):
+        raise UsageError("A grid needs lower < upper in every input.")
+    steps = torch.linspace(0, 1, intervals + 1, dtype=low.dtype, device=low.device)
+    return torch.lerp(low[:, None], high[:, None], steps)
+
+
+def subdivide(breakpoints: Float[Tensor, "inputs points"], factor: int) -> Float[Tensor, "inputs finer"]:
+    """Each interval cut into `factor` equal ones; the old breakpoints stay to the last bit."""
+    steps = torch.arange(factor, dtype=breakpoints.dtype, device=breakpoints.device) / factor
+    cut = torch.lerp(breakpoints[:, :-1, None], breakpoints[:, 1:, None], steps)
+    return torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1)
+
+
+def breakpoints_from_data(
+    x: Float[Tensor, "samples inputs"], intervals: int, adapt: float, margin: float
+) -> Float[Tensor, "inputs points"]:
+    """A grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
+
+    The range is widened by `margin` of itself on either side. A constant input gets the width that its
+    size in this precision allows (at least 1). No interval is narrower than MINIMUM_SPACING of the uniform
+    one, so that repeated values, outliers and two-point data never make two breakpoints equal. Samples that are
+    not finite are refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates").
+    """
+    low, high = x.amin(0), x.amax(0)
+    width = high - low
+    flat = width <= 1e-12 * torch.maximum(low.abs(), high.abs())
+    pad = torch.where(flat, 0.5 * torch.clamp(low.abs(), min=1.0), margin * width)
+    uniform = uniform_breakpoints(low - pad, high + pad, intervals)
+    if adapt == 0.0:
+        return uniform
+    levels = torch.linspace(0, 1, intervals + 1, dtype=x.dtype, device=x.device)
+    order = x.sort(0).values
+    at = levels * (x.shape[0] - 1)
+    below = at.floor().long().clamp(max=max(x.shape[0] - 2, 0))
+    above = (below + 1).clamp(max=x.shape[0] - 1)
+    quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(x.dtype))
+    quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
+    mixed = torch.lerp(uniform, quantile, adapt)
+    return _keep_apart(mixed, MINIMUM_SPACING)
+
+
+def _keep_apart(breakpoints: Float[Tensor, "inputs points"], share: float) -> Float[Tensor, "inputs points"]:
+    """Intervals of at least `share` of the uniform one, same ends, by lifting all and rescaling."""
+    low, high = breakpoints[:, :1], breakpoints[:, -1:]
+    widths = breakpoints.diff(dim=1)
+    widths = torch.maximum(widths, share * (high - low) / widths.shape[1])
+    inner = low + torch.cumsum(widths, 1)[:, :-1] * (high - low) / widths.sum(1, keepdim=True)
+    return torch.cat([low, inner, high], dim=1)

@@ -1,0 +1,71 @@
+"""Splines through given values, by least squares in float64.
+
+Systems here are often rank deficient (basis functions without data, repeated points), so the smallest solution is
+taken: components below a relative singular value of `RANK_TOLERANCE` are left out.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.engine.splines.basis import Grid, local_basis
+
+RANK_TOLERANCE = 1e-13
+
+
+def design_matrix(
+    x: Float[Tensor, "samples inputs"], grid: Grid, derivative: int = 0
+) -> Float[Tensor, "inputs samples functions"]:
+    """Dense basis values, one matrix an input."""
+    values, interval = local_basis(x, grid, derivative)
+    columns = interval[..., None] + torch.arange(grid.degree + 1, device=x.device)
+    dense = x.new_zeros(*x.shape, grid.functions).scatter(-1, columns, values)
+    return dense.transpose(0, 1)
+
+
+def fit_coefficients(
+    x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out inputs"], grid: Grid
+) -> Float[Tensor, "out inputs functions"]:
+    """Coefficients whose spline at x[:, i] is nearest to y[:, :, i]; one factorisation an input serves all outputs.
+
+    Solved in float64; returned in y's precision.
+    """
+    wide = Grid(grid.knots.double(), grid.degree, grid.uniform, grid.outside)
+    design = design_matrix(x.double(), wide)
+    values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
+    return _smallest_solution(design, values).permute(2, 0, 1).to(y.dtype)
+
+
+def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
+    """Least squares by QR; where the triangle shows a lost rank, by the pseudo-inverse, several times slower."""
+    if design.shape[1] >= design.shape[2]:
+        q, r = torch.linalg.qr(design)
+        diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
+        if bool((diagonal.amin(-1) > RANK_TOLERANCE**0.5 * diagonal.amax(-1)).all()):
+            return torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
+    left, singular, right = torch.linalg.svd(design, full_matrices=False)
+    keep = singular > RANK_TOLERANCE * singular.amax(-1, keepdim=True)
+    inverse = torch.where(keep, 1 / singular.where(keep, torch.ones_like(singular)), 0.0)
+    return right.mT @ (inverse[..., None] * (left.mT @ values))
+
+
+def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
+    """Greville abscissae, the means of the k knots inside each support, drawn into the domain."""
+    k = grid.degree
+    if k == 0:
+        points = grid.knots
+        return (points[:, :-1] + points[:, 1:]) / 2
+    means = grid.knots.unfold(1, k, 1)[:, 1 : 1 + grid.functions].mean(-1)
+    return torch.minimum(torch.maximum(means, grid.low[:, None]), grid.high[:, None])
+
+
+def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
+    """`per_interval` midpoints of every interval and both ends of the domain, one column an input."""
+    shares = (
+        torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
+    ) / per_interval
+    points = grid.knots[:, grid.degree : grid.degree + grid.intervals + 1]
+    inner = torch.lerp(points[:, :-1, None], points[:, 1:, None], shares).flatten(1)
+    return torch.cat([points[:, :1], inner, points[:, -1:]], dim=1).T
