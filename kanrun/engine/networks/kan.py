@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ class KAN(nn.Module):
     ) -> KAN:
         """A fresh network of widths `shape`; its first grid covers `domain`, the hidden ones [-1, 1] until regridded."""
         layers = []
-        for i, (inputs, outputs) in enumerate(zip(shape[:-1], shape[1:], strict=True)):
+        for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
             grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
             layer = SplineLayer(grid, outputs, spec, uniform=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -36,7 +37,7 @@ class MLP(nn.Module):
         self.activation = activation
         self.linear = nn.ModuleList(
             nn.utils.skip_init(nn.Linear, a, b, dtype=dtype)
-            for a, b in zip(shape[:-1], shape[1:], strict=True)
+            for a, b in itertools.pairwise(shape)
         )
 
     @classmethod
