@@ -17,3 +17,13 @@ class UsageError(KanrunError):
 
 class TrainingFailed(KanrunError):
     """Training met a value that is not finite, or could not make any step; says where and why."""
+
+
+class StorageFailed(KanrunError):
+    """A file of a run could not be written (full disk, read-only folder) or is damaged; names file and cause."""
+
+
+class Terminated(KeyboardInterrupt):
+    """Raised by the handler of SIGTERM; what was recorded is kept, as after Ctrl-C."""
+
+    exit_code = 143

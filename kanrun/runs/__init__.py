@@ -1,0 +1,24 @@
+"""The run folder: its only writer (`RunFolder`), its reader (`Run`), and the records that go into it."""
+
+from __future__ import annotations
+
+from kanrun.runs.folder import RunFolder
+from kanrun.runs.manifest import Claim, Manifest, Status
+from kanrun.runs.reader import Run, find_runs, resolve_run
+from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
+
+__all__ = [
+    "Checkpoint",
+    "Claim",
+    "Manifest",
+    "Note",
+    "Record",
+    "Row",
+    "Run",
+    "RunFolder",
+    "Status",
+    "Table",
+    "Value",
+    "find_runs",
+    "resolve_run",
+]

@@ -1,0 +1,189 @@
+"""One CSV file of a run: appended row by row, readable whenever the writer is killed.
+
+Every row is one line and one write to the operating system, so a killed writer leaves at most half a last
+line, which readers drop. Newlines inside text become blanks for that reason. The header comes from the
+first row; a row with further columns rewrites the file once with a wider header (atomically, earlier rows
+get empty fields), and a row that lacks columns leaves them empty.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanrun.errors import StorageFailed
+from kanrun.runs.atomic import read_bytes, storing, write_atomic
+
+if TYPE_CHECKING:
+    import pandas
+
+TABLE_LIMIT = 4 * 2**30
+Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
+
+
+class CsvFile:
+    """The table at `path`, which need not exist yet; opened for appending at the first row."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._header: list[str] = []
+
+    def append(self, values: Mapping[str, Any]) -> None:
+        """Write one row; on return it is with the operating system. Raises StorageFailed."""
+        named = {_plain(name): value for name, value in values.items()}
+        descriptor = self._open(list(named))
+        self._write(descriptor, _lines([[_plain(named.get(name)) for name in self._header]]))
+
+    def extend(self, columns: Columns) -> None:
+        """Write the rows of `columns` (equal lengths) in one go. Raises StorageFailed."""
+        lists, rows = _lists(columns)
+        descriptor = self._open(list(lists))
+        empty = [None] * rows
+        self._write(descriptor, _lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
+
+    def replace(self, columns: Columns) -> None:
+        """Make the table hold these rows and no others, atomically. Raises StorageFailed."""
+        self.close()
+        lists, _ = _lists(columns)
+        write_atomic(self.path, _lines([list(lists), *zip(*lists.values(), strict=True)]))
+
+    def sync(self) -> None:
+        """Make the rows written so far survive a power cut."""
+        if self._descriptor is not None:
+            with storing(self.path):
+                os.fsync(self._descriptor)
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            descriptor, self._descriptor = self._descriptor, None
+            with storing(self.path):
+                os.close(descriptor)
+
+    def _open(self, columns: list[str]) -> int:
+        descriptor = self._descriptor
+        if descriptor is None:
+            if self.path.exists() or self.path.is_symlink():
+                self._header = _mend(self.path)
+            if not self._header:
+                self._header = columns
+                write_atomic(self.path, _lines([columns]))
+            descriptor = self._reopen()
+        further = [name for name in columns if name not in self._header]
+        if further:
+            self.close()
+            _, rows = read_rows(self.path)
+            self._header = [*self._header, *further]
+            padding = [""] * len(further)
+            write_atomic(self.path, _lines([self._header, *(row + padding for row in rows)]))
+            descriptor = self._reopen()
+        return descriptor
+
+    def _reopen(self) -> int:
+        with storing(self.path):
+            flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+            self._descriptor = os.open(self.path, flags)
+        return self._descriptor
+
+    def _write(self, descriptor: int, content: bytes) -> None:
+        rest = memoryview(content)
+        with storing(self.path):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+
+
+def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
+    """Return header and whole rows as text; half a last line is left out. Raises StorageFailed."""
+    text = _whole_lines(read_bytes(path, TABLE_LIMIT)).decode("utf-8", "replace")
+    rows = _parsed(text, path)
+    return next(rows, []), rows
+
+
+def _parsed(text: str, path: Path) -> Iterator[list[str]]:
+    try:
+        yield from csv.reader(io.StringIO(text, newline=""))
+    except csv.Error as error:
+        raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+
+
+def keep_rows(path: Path, keep: Callable[[Mapping[str, str]], bool]) -> None:
+    """Rewrite the table at `path` with the rows for which `keep` is true, atomically; order stays."""
+    header, rows = read_rows(path)
+    kept = [row for row in rows if keep(dict(zip(header, row, strict=False)))]
+    write_atomic(path, _lines([header, *kept]))
+
+
+def order_rows(path: Path, key: Callable[[Mapping[str, str]], tuple[int, ...]]) -> None:
+    """Rewrite the table at `path` sorted by `key`, atomically and stably; untouched if in order already."""
+    header, rows = read_rows(path)
+    keyed = [(key(dict(zip(header, row, strict=False))), row) for row in rows]
+    ordered = sorted(keyed, key=lambda pair: pair[0])
+    if any(a is not b for a, b in zip(keyed, ordered, strict=True)):
+        write_atomic(path, _lines([header, *(row for _, row in ordered)]))
+
+
+def read_table(path: Path) -> pandas.DataFrame:
+    """Return the table at `path`; floats come back to the last bit, empty fields as missing values.
+
+    Half a last line (a killed writer) is left out; text such as `NA` stays text. Raises StorageFailed.
+    """
+    import pandas
+
+    content = _whole_lines(read_bytes(path, TABLE_LIMIT))
+    if not content.strip():
+        return pandas.DataFrame()
+    try:
+        return pandas.read_csv(
+            io.BytesIO(content),
+            keep_default_na=False,
+            na_values=["", "nan"],
+            float_precision="round_trip",
+            low_memory=False,
+            index_col=False,
+        )
+    except (ValueError, pandas.errors.ParserError) as error:
+        raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+
+
+def _mend(path: Path) -> list[str]:
+    """Return the header of the table at `path` after cutting off half a last line."""
+    content = read_bytes(path, TABLE_LIMIT)
+    whole = _whole_lines(content)
+    if len(whole) < len(content):
+        write_atomic(path, whole)
+    return read_rows(path)[0]
+
+
+def _whole_lines(content: bytes) -> bytes:
+    return content[: content.rfind(b"\n") + 1]
+
+
+def _lists(columns: Columns) -> tuple[dict[str, list[Any]], int]:
+    lists = {}
+    for name, column in columns.items():
+        values = column.tolist() if hasattr(column, "tolist") else list(column)
+        numeric = getattr(getattr(column, "dtype", None), "kind", "O") in "fiub"
+        lists[_plain(name)] = values if numeric else [_plain(value) for value in values]
+    lengths = {len(values) for values in lists.values()}
+    if len(lengths) > 1:
+        sizes = ", ".join(f"{name} {len(values)}" for name, values in lists.items())
+        raise ValueError(f"the columns of a table must have equal lengths, not {sizes}")
+    return lists, lengths.pop() if lengths else 0
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, str):
+        return value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines())
+    return value
+
+
+def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    return buffer.getvalue().encode("utf-8", "replace")

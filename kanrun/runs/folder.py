@@ -1,0 +1,212 @@
+"""The run folder's only writer."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanrun.errors import StorageFailed, UsageError
+from kanrun.runs import environment
+from kanrun.runs.allocation import allocate
+from kanrun.runs.atomic import read_json, remove_temporary, storing, to_json, write_atomic
+from kanrun.runs.checkpoint_file import checkpoint_path, write_checkpoint
+from kanrun.runs.csv_file import CsvFile, keep_rows, order_rows
+from kanrun.runs.figure_file import write_figure
+from kanrun.runs.manifest import Claim, Manifest, Status
+from kanrun.runs.names import file_name
+from kanrun.runs.reader import TOP_TABLES, Run
+from kanrun.runs.records import Checkpoint, Record, Row, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pair = tuple[int, int]  # number of the cell, and seed
+
+
+class RunFolder:
+    """Writes one run: `run.json`, tables, checkpoints and figures, each whole or absent.
+
+    `RunFolder.create` allocates a new folder, `RunFolder(path)` takes one that exists and has no run yet
+    (a job of a sweep), `RunFolder.reopen(path)` goes on with a run that ended early. All writing methods
+    raise StorageFailed, one sentence, when the disk is full or the folder read-only.
+    """
+
+    def __init__(self, path: Path, command: str = "") -> None:
+        self.path = path
+        self.command = command
+        self._manifest: Manifest | None = None
+        self._tables: dict[str, CsvFile] = {}
+        self._clock = time.monotonic()
+        self._earlier = 0.0
+
+    @classmethod
+    def create(cls, outputs: Path, command: str) -> RunFolder:
+        """Return a new folder `outputs/<command>/vNNNN`; UsageError if `outputs` cannot be written."""
+        return cls(allocate(outputs, file_name(command)), command)
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunFolder:
+        """Return the folder of a run that was killed, interrupted, or failed, RUNNING again.
+
+        Raises UsageError if the run still goes on, StorageFailed if its `run.json` cannot be read.
+        """
+        run = Run(path)
+        if run.is_alive:
+            raise UsageError(f"{path} is still running (process {run.manifest.pid}); wait or end it first")
+        folder = cls(path, run.manifest.command)
+        for place in (path, *(path / name for name in ("tables", "checkpoints", "figures"))):
+            if place != path and place.is_symlink():
+                raise UsageError(f"{place} is a link; a run that goes on must lie in one folder")
+            remove_temporary(place)
+        folder._earlier = run.manifest.seconds or 0.0
+        again = (*run.manifest.resumed, environment.now())
+        changes: dict[str, Any] = {"reason": None, "trace": None, "ended": None, "failures": ()}
+        changes |= {"status": Status.RUNNING, "resumed": again, **environment.process()}
+        folder._manifest = dataclasses.replace(run.manifest, **changes)
+        folder._save()
+        return folder
+
+    @property
+    def manifest(self) -> Manifest:
+        if self._manifest is None:
+            raise RuntimeError("the run has not been started: call start() first")
+        return self._manifest
+
+    def start(self, manifest: Manifest) -> None:
+        """Write `run.json`, status RUNNING, with time, host, process, versions and repository filled in."""
+        if (self.path / "run.json").exists():
+            raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own")
+        with storing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._clock = time.monotonic()
+        self._manifest = dataclasses.replace(
+            manifest,
+            status=Status.RUNNING,
+            started=environment.now(),
+            git=environment.repository(Path.cwd()),
+            versions=environment.versions(),
+            **environment.process(),
+        )
+        self._save()
+
+    def record(self, record: Record) -> None:
+        """Store one record: a Row is appended, a Table or Checkpoint replaces one of its name.
+
+        A Note goes to `run.json` at its next writing.
+        """
+        if isinstance(record, Row):
+            self._table(record.table).append(record.values)
+        elif isinstance(record, Table):
+            self._table(record.name).replace(record.columns)
+        elif isinstance(record, Checkpoint):
+            self._place("checkpoints")
+            write_checkpoint(self.path / "checkpoints", record)
+        else:
+            notes = (*self.manifest.notes, record.text)
+            self._manifest = dataclasses.replace(self.manifest, notes=notes)
+
+    def extend(self, table: Table) -> None:
+        """Append the rows of `table` to the table of its name (several cells share one)."""
+        self._table(table.name).extend(table.columns)
+
+    def discard(self, checkpoint: str) -> None:
+        """Delete the checkpoint of that name, if it is there."""
+        path = checkpoint_path(self.path / "checkpoints", checkpoint)
+        with storing(path):
+            path.unlink(missing_ok=True)
+            path.with_suffix(".json").unlink(missing_ok=True)
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Store `figure` as `figures/<name>.png` (200 dpi) and `.svg`, the same bytes for the same figure."""
+        self._place("figures")
+        write_figure(self.path / "figures" / file_name(name), figure)
+
+    def claims(self, claims: Iterable[Claim]) -> None:
+        self.update(claims=tuple(claims))
+
+    def update(self, **changes: Any) -> None:
+        """Change fields of the manifest (`metrics=...`, `failures=...`) and write `run.json`."""
+        self._manifest = dataclasses.replace(self.manifest, **changes)
+        self._save()
+
+    def finish(self, status: Status, reason: str | None = None, trace: str | None = None) -> None:
+        """Write the final `run.json` and close all tables."""
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+        seconds = round(self._earlier + time.monotonic() - self._clock, 3)
+        self.update(status=status, reason=reason, trace=trace, ended=environment.now(), seconds=seconds)
+
+    def progress(self, content: Mapping[str, Any]) -> None:
+        """Write `progress.json`: what a resumed run need not do again."""
+        write_atomic(self.path / "progress.json", to_json(content).encode() + b"\n")
+
+    def read_progress(self) -> dict[str, Any]:
+        """Return what `progress` wrote last, or an empty dict."""
+        with contextlib.suppress(StorageFailed):
+            content = read_json(self.path / "progress.json")
+            if isinstance(content, dict):
+                return content
+        return {}
+
+    def sync(self) -> None:
+        """Make all rows written so far survive a power cut."""
+        for table in self._tables.values():
+            table.sync()
+
+    def retain(self, finished: Collection[Pair], partial: Mapping[Pair, Mapping[str, int]]) -> None:
+        """Drop the rows of cells that did not finish, in every table.
+
+        Rows are told apart by their columns `cell` (0 where there is none) and `seed`. All rows of a pair
+        in `finished` stay; of a pair in `partial` the first `partial[pair][table]` stay; all others go.
+        """
+        for name, path in self._paths().items():
+            quota = {pair: counts.get(name, 0) for pair, counts in partial.items()}
+            keep_rows(path, functools.partial(_kept, finished, quota))
+
+    def order(self) -> None:
+        """Sort the rows of every table by `cell` and `seed`, so that no table tells who finished first."""
+        for path in self._paths().values():
+            order_rows(path, _pair)
+
+    def _paths(self) -> dict[str, Path]:
+        for table in self._tables.values():
+            table.close()
+        self._tables.clear()
+        return Run(self.path).table_paths
+
+    def _table(self, name: str) -> CsvFile:
+        if name not in self._tables:
+            place = self.path if name in TOP_TABLES else self._place("tables")
+            self._tables[name] = CsvFile(place / f"{file_name(name)}.csv")
+        return self._tables[name]
+
+    def _place(self, name: str) -> Path:
+        place = self.path / name
+        with storing(place):
+            place.mkdir(exist_ok=True)
+        return place
+
+    def _save(self) -> None:
+        write_atomic(self.path / "run.json", to_json(self.manifest.to_dict()).encode() + b"\n")
+
+
+def _pair(row: Mapping[str, str]) -> Pair:
+    try:
+        return int(row.get("cell") or 0), int(row.get("seed") or 0)
+    except ValueError:
+        return -1, -1
+
+
+def _kept(finished: Collection[Pair], quota: dict[Pair, int], row: Mapping[str, str]) -> bool:
+    pair = _pair(row)
+    if pair in finished:
+        return True
+    left = quota.get(pair, 0)
+    quota[pair] = left - 1
+    return left > 0
