@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,17 +137,26 @@ def read_table(path: Path) -> pandas.DataFrame:
     content = _whole_lines(read_bytes(path, TABLE_LIMIT))
     if not content.strip():
         return pandas.DataFrame()
-    try:
-        return pandas.read_csv(
-            io.BytesIO(content),
-            keep_default_na=False,
-            na_values=["", "nan"],
-            float_precision="round_trip",
-            low_memory=False,
-            index_col=False,
-        )
-    except (ValueError, pandas.errors.ParserError) as error:
-        raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
+        try:
+            frame: pandas.DataFrame = pandas.read_csv(
+                io.BytesIO(content),
+                keep_default_na=False,
+                na_values=["", "nan"],
+                low_memory=False,
+                index_col=False,
+                **_exact(pandas.__version__),
+            )
+        except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
+            raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+    return frame
+
+
+def _exact(version: str) -> dict[str, Any]:
+    # From 3.1 on pandas always reads floats to the last bit, and warns of the option.
+    major, minor = (int(part) for part in version.split(".")[:2])
+    return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
 
 
 def _mend(path: Path) -> list[str]:

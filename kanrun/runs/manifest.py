@@ -83,7 +83,7 @@ class Manifest:
 
         Raises ValueError if the content is no object, or has no status that kanrun knows.
         """
-        if not isinstance(content, Mapping) or content.get("status") not in set(Status):
+        if not isinstance(content, Mapping) or content.get("status") not in list(Status):
             raise ValueError("it has no status that kanrun knows")
         values: dict[str, Any] = {"command": ""}
         for name, accept in _SHAPES.items():

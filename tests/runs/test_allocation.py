@@ -1,0 +1,84 @@
+"""Run folders: numbers that never repeat, processes that collide, places that cannot be written."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanrun.errors import UsageError
+from kanrun.runs import RunFolder
+
+ALLOCATE = """
+import sys
+from pathlib import Path
+from kanrun.runs.allocation import allocate
+sys.stdin.readline()
+for _ in range(25):
+    print(allocate(Path(sys.argv[1]), "fit").name)
+"""
+
+
+def test_numbers_go_up_and_latest_follows(tmp_path: Path) -> None:
+    names = [RunFolder.create(tmp_path, "fit").path.name for _ in range(3)]
+    assert names == ["v0001", "v0002", "v0003"]
+    assert os.readlink(tmp_path / "fit" / "latest") == "v0003"
+    assert RunFolder.create(tmp_path, "bench").path == tmp_path / "bench" / "v0001"
+
+
+def test_a_deleted_number_is_not_used_again(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "fit")
+    RunFolder.create(tmp_path, "fit").path.rmdir()
+    assert RunFolder.create(tmp_path, "fit").path.name == "v0003"
+
+
+def test_numbers_beyond_four_digits_count_as_numbers(tmp_path: Path) -> None:
+    (tmp_path / "fit" / "v9999").mkdir(parents=True)
+    assert RunFolder.create(tmp_path, "fit").path.name == "v10000"
+    assert RunFolder.create(tmp_path, "fit").path.name == "v10001"
+
+
+def test_two_processes_never_share_a_folder(tmp_path: Path) -> None:
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", ALLOCATE, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    names = [name for child in children for name in child.communicate(timeout=30)[0].split()]
+    assert len(names) == len(set(names)) == 50
+    assert os.readlink(tmp_path / "fit" / "latest") == max(names) == "v0050"
+    assert not list((tmp_path / "fit").glob(".*.tmp"))
+
+
+def test_a_place_without_links_still_gives_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "symlink_to", no_links)
+    assert RunFolder.create(tmp_path, "fit").path.is_dir()
+    assert not (tmp_path / "fit" / "latest").exists()
+
+
+def test_outputs_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "outputs").write_text("not a folder")
+    with pytest.raises(UsageError, match="cannot make a run folder"):
+        RunFolder.create(tmp_path / "outputs", "fit")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root writes anywhere")
+def test_a_read_only_place_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(UsageError, match="--outputs"):
+        RunFolder.create(tmp_path / "outputs", "fit")
+    tmp_path.chmod(0o700)

@@ -1,0 +1,107 @@
+"""Tables on disk: exact numbers, new columns, damage, and anything people put into text."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.errors import StorageFailed
+from kanrun.runs.csv_file import CsvFile, keep_rows, read_rows, read_table
+
+
+def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:
+    table = CsvFile(tmp_path / "metrics.csv")
+    table.append({"step": 0, "loss": 0.5})
+    table.append({"step": 1, "loss": 0.25, "penalty": 1e-3})
+    table.append({"loss": 0.125, "penalty": 2e-3})
+    table.extend({"step": np.array([3, 4]), "note": np.array(["a", "b,c"])})
+    frame = read_table(tmp_path / "metrics.csv")
+    assert list(frame.columns) == ["step", "loss", "penalty", "note"]
+    assert frame["loss"].tolist()[:3] == [0.5, 0.25, 0.125]
+    assert math.isnan(frame["penalty"][0])
+    assert math.isnan(frame["step"][2])
+    assert frame["note"].tolist()[3:] == ["a", "b,c"]
+
+
+def test_half_a_last_line_is_left_out_and_mended(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    table = CsvFile(path)
+    for step in range(3):
+        table.append({"step": step, "loss": 0.1})
+    table.close()
+    path.write_bytes(path.read_bytes()[:-2])
+    assert read_table(path)["step"].tolist() == [0, 1]
+    again = CsvFile(path)
+    again.append({"step": 2, "loss": 0.2})
+    assert read_table(path)["loss"].tolist() == [0.1, 0.1, 0.2]
+
+
+def test_an_empty_file_or_half_a_header_reads_as_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for content in (b"", b"step,lo"):
+        path.write_bytes(content)
+        assert read_table(path).empty
+    CsvFile(path).append({"step": 1})
+    assert read_table(path)["step"].tolist() == [1]
+
+
+def test_none_nan_truth_values_and_text_like_missing_ones(tmp_path: Path) -> None:
+    table = CsvFile(tmp_path / "t.csv")
+    table.append({"a": None, "b": float("nan"), "c": True, "d": "NA", "e": float("inf"), "f": np.float64(0.1)})
+    table.append({"a": 1, "b": -0.0, "c": False, "d": "null", "e": 1e-320, "f": np.int32(2)})
+    frame = read_table(tmp_path / "t.csv")
+    assert frame["c"].tolist() == [True, False]
+    assert frame["d"].tolist() == ["NA", "null"]
+    assert frame["e"].tolist() == [math.inf, 1e-320]
+    assert frame["f"].tolist() == [0.1, 2]
+    assert frame["a"].isna().tolist() == [True, False]
+    assert frame["b"].isna().tolist() == [True, False]
+
+
+@given(st.lists(st.floats(allow_nan=False), min_size=1, max_size=20))
+def test_floats_come_back_to_the_last_bit(tmp_path_factory: pytest.TempPathFactory, values: list[float]) -> None:
+    path = tmp_path_factory.mktemp("floats") / "t.csv"
+    CsvFile(path).replace({"x": np.array(values)})
+    assert read_table(path)["x"].tolist() == values
+
+
+@settings(max_examples=40)
+@given(st.lists(st.tuples(st.text(max_size=20), st.text(max_size=20)), min_size=1, max_size=6))
+def test_any_text_is_one_line_a_row(tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]]) -> None:
+    path = tmp_path_factory.mktemp("text") / "t.csv"
+    table = CsvFile(path)
+    for first, second in rows:
+        table.append({"first": first, "second\n": second})
+    table.close()
+    assert len(path.read_bytes().decode().split("\n")) == len(rows) + 2
+    header, read = read_rows(path)
+    kept = list(read)
+    assert header == ["first", "second"]
+    assert len(kept) == len(rows)
+    for (first, _), got in zip(rows, kept, strict=True):
+        if first.isprintable():
+            assert got[0] == first.encode("utf-8", "replace").decode()
+    assert len(read_table(path)) == len(rows)
+
+
+def test_damage_and_links_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("a\n1\n")
+    (tmp_path / "link.csv").symlink_to(tmp_path / "real.csv")
+    with pytest.raises(StorageFailed, match="not a regular file"):
+        read_table(tmp_path / "link.csv")
+    with pytest.raises(StorageFailed, match="not a regular file"):
+        CsvFile(tmp_path / "link.csv").append({"a": 2})
+    (tmp_path / "wide.csv").write_bytes(b"a\n" + b"x" * 200_000 + b"\n")
+    with pytest.raises(StorageFailed, match="not a CSV table"):
+        keep_rows(tmp_path / "wide.csv", lambda row: True)
+    (tmp_path / "ragged.csv").write_text('a,b\n1,2\n"3,4\n')
+    with pytest.raises(StorageFailed, match="not a CSV table"):
+        read_table(tmp_path / "ragged.csv")
+    (tmp_path / "long.csv").write_text("a,b\n1,2,3\n4,5,6\n")
+    with pytest.raises(StorageFailed, match="not a CSV table"):
+        read_table(tmp_path / "long.csv")

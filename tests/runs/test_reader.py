@@ -1,0 +1,205 @@
+"""Reading runs: killed ones, damaged ones, hostile ones, and finding them by name."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, Status, find_runs, resolve_run
+
+WRITE_UNTIL_KILLED = """
+import sys
+from pathlib import Path
+import numpy as np
+from kanrun.runs import Checkpoint, Manifest, Row, RunFolder
+folder = RunFolder.create(Path(sys.argv[1]), "fit")
+folder.start(Manifest("fit"))
+print("started", flush=True)
+step = 0
+while True:
+    folder.record(Row("metrics", {"seed": 0, "step": step, "text": "x" * (step % 50)}))
+    folder.record(Checkpoint("model", {"step": np.full(2000, step)}, {"step": step}))
+    folder.update(metrics={"step": float(step)})
+    step += 1
+"""
+
+
+def make_run(outputs: Path, command: str = "fit", status: Status | None = Status.COMPLETED) -> RunFolder:
+    folder = RunFolder.create(outputs, command)
+    folder.start(Manifest(command))
+    folder.record(Row("metrics", {"seed": 0, "step": 0}))
+    if status is not None:
+        folder.finish(status)
+    return folder
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.03, 0.11])
+def test_a_killed_run_is_readable_and_shown_as_killed(tmp_path: Path, delay: float) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", WRITE_UNTIL_KILLED, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline() == "started\n"
+    path = tmp_path / "fit" / "v0001"
+    assert Run(path).status == "RUNNING"
+    with pytest.raises(UsageError, match="still running"):
+        RunFolder.reopen(path)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        child.wait(timeout=delay)
+    child.send_signal(signal.SIGKILL)
+    child.wait(timeout=10)
+    run = Run(path)
+    assert run.status == "INTERRUPTED (killed)"
+    for name in run.tables:
+        assert run.table(name)["step"].tolist() == list(range(len(run.table(name))))
+    for name in run.checkpoints:
+        checkpoint = run.checkpoint(name)
+        assert set(checkpoint.arrays["step"].tolist()) == {checkpoint.meta["step"]}
+    again = RunFolder.reopen(path)
+    assert not list(path.rglob(".*.tmp"))
+    assert Run(path).status == "RUNNING"
+    assert len(again.manifest.resumed) == 1
+    child.stdout.close()
+
+
+def test_a_run_killed_before_run_json(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, "fit")
+    (run,) = find_runs(tmp_path)
+    assert run.status == "INTERRUPTED (killed before it started)"
+    with pytest.raises(StorageFailed, match="missing"):
+        _ = run.manifest
+    assert run.tables == run.checkpoints == run.figures == ()
+
+
+def test_a_pid_that_was_used_again_does_not_count_as_alive(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, status=None)
+    assert Run(folder.path).is_alive
+    if folder.manifest.process_start is None:
+        pytest.skip("the system does not tell when a process started")
+    folder.update(process_start="another")
+    assert Run(folder.path).status == "INTERRUPTED (killed)"
+
+
+def test_a_run_of_another_host_counts_as_running(tmp_path: Path) -> None:
+    folder = make_run(tmp_path, status=None)
+    folder.update(host="elsewhere", pid=1)
+    assert Run(folder.path).status == "RUNNING"
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "null", '{"status": "DONE"}', '{"status": ["RUNNING"]}', "[" * 100_000, '{"status": "RUNNING"', "\0"],
+)
+def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path: Path, content: str) -> None:
+    folder = make_run(tmp_path)
+    (folder.path / "run.json").write_text(content)
+    (run,) = find_runs(tmp_path)
+    assert run.status == "UNREADABLE"
+    with pytest.raises(KanrunError):
+        _ = run.manifest
+    assert resolve_run("latest", tmp_path).name == "fit/v0001"
+
+
+def test_fields_of_the_wrong_shape_take_their_defaults(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    hostile = {
+        "status": "RUNNING",
+        "pid": -1,
+        "host": folder.manifest.host,
+        "seconds": "long",
+        "seeds": {"a": 1},
+        "claims": [1, {"sentence": "s", "measured": [1], "holds": "yes"}],
+        "metrics": {"a": "b", "c": 1},
+        "threads": True,
+        "process_start": 3,
+    }
+    (folder.path / "run.json").write_text(json.dumps(hostile))
+    manifest = Run(folder.path).manifest
+    assert manifest.seconds is None
+    assert manifest.seeds == ()
+    assert manifest.threads is None
+    assert manifest.metrics == {"a": None, "c": 1.0}
+    assert manifest.claims == (Claim("s", "[1]", "", False),)
+    assert Run(folder.path).status == "INTERRUPTED (killed)"
+
+
+def test_hostile_files_are_refused(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    run = Run(folder.path)
+    (folder.path / "checkpoints").mkdir()
+    for name, content in {"short": b"\x80\x04", "header": b"\xff" * 8 + b"{}", "empty": b""}.items():
+        (folder.path / "checkpoints" / f"{name}.safetensors").write_bytes(content)
+        with pytest.raises(StorageFailed, match="not a readable safetensors file"):
+            run.checkpoint(name)
+    with pytest.raises(KanrunError, match="no checkpoint"):
+        run.checkpoint("../../../etc/passwd")
+    with pytest.raises(KanrunError, match="no table"):
+        run.table("../run")
+    (folder.path / "tables").mkdir()
+    (folder.path / "tables" / "secret.csv").symlink_to("/etc/passwd")
+    assert "secret" not in run.tables
+
+
+def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    (folder.path / ".hydra").mkdir()
+    path = folder.path / ".hydra" / "config.yaml"
+    path.write_text("seed: 3\nsolver: {tolerance: 1.0e-05}\nmodel: ${oc.env:HOME}\n")
+    assert Run(folder.path).config == {
+        "seed": 3,
+        "solver": {"tolerance": 1e-5},
+        "model": "${oc.env:HOME}",
+    }
+    for text, message in {
+        "a: &x [1, 2]\nb: [*x, *x]\n": "aliases",
+        "a: !!python/object/apply:os.system ['true']\n": "not a configuration",
+        "- 1\n": "not a configuration",
+        "a: [": "not a configuration",
+    }.items():
+        path.write_text(text)
+        with pytest.raises(StorageFailed, match=message):
+            _ = Run(folder.path).config
+
+
+def test_runs_are_found_and_resolved_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_runs(tmp_path / "nothing") == []
+    with pytest.raises(UsageError, match="no runs yet"):
+        resolve_run("latest", tmp_path)
+    make_run(tmp_path, "fit")
+    make_run(tmp_path, "bench")
+    make_run(tmp_path, "fit")
+    sweep = RunFolder.create(tmp_path, "fit").path
+    for job in ("0", "1", "10", "2"):
+        folder = RunFolder(sweep / job, "fit")
+        folder.start(Manifest("fit"))
+        folder.finish(Status.COMPLETED)
+    (tmp_path / "fit" / "notes").mkdir()
+    names = [run.name for run in find_runs(tmp_path)]
+    jobs = [f"fit/v0003/{job}" for job in (0, 1, 2, 10)]
+    assert names == ["bench/v0001", "fit/v0001", "fit/v0002", *jobs]
+    assert resolve_run("bench/latest", tmp_path).name == "bench/v0001"
+    assert resolve_run("latest", tmp_path).name == "fit/v0003/2"
+    assert resolve_run("fit/v0002/", tmp_path).path == tmp_path / "fit" / "v0002"
+    assert resolve_run(str(tmp_path / "fit" / "v0001"), tmp_path / "nothing").path.name == "v0001"
+    monkeypatch.chdir(tmp_path / "fit" / "v0002")
+    assert resolve_run(".", tmp_path).status == "COMPLETED"
+    with pytest.raises(UsageError, match=r"sweep of 4 runs; name one of them, such as fit/v0003/0"):
+        resolve_run("fit/v0003", tmp_path)
+    with pytest.raises(UsageError, match=r"no run 'fit/v0009'.*fit/v000"):
+        resolve_run("fit/v0009", tmp_path)
+    with pytest.raises(UsageError, match="no run ''"):
+        resolve_run("", tmp_path)
+
+
+def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert find_runs(tmp_path / "file") == []
+    assert os.listdir(tmp_path) == ["file"]
