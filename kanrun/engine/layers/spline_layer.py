@@ -56,18 +56,18 @@ class SplineLayer(nn.Module):
         super().__init__()
         base_function(spec.base)
         self.spec, self.uniform = spec, uniform
-        inputs, kind = breakpoints.shape[0], {"dtype": breakpoints.dtype, "device": breakpoints.device}
+        inputs = breakpoints.shape[0]
         self.register_buffer("knots", extend(breakpoints, spec.degree))
         self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
         functions = breakpoints.shape[1] - 1 + spec.degree
-        self.coefficients = nn.Parameter(torch.zeros(outputs, inputs, functions, **kind))
+        self.coefficients = nn.Parameter(breakpoints.new_zeros(outputs, inputs, functions))
         fixed = not spec.trainable_scales
         if spec.scale == "single":
-            self.weight = nn.Parameter(torch.ones(outputs, inputs, **kind), requires_grad=not fixed)
+            self.weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=not fixed)
         else:
-            self.spline_weight = nn.Parameter(torch.ones(outputs, inputs, **kind), requires_grad=not fixed)
+            self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=not fixed)
             self.base_weight = nn.Parameter(
-                torch.zeros(outputs, inputs, **kind), requires_grad=not fixed and spec.base != "zero"
+                breakpoints.new_zeros(outputs, inputs), requires_grad=not fixed and spec.base != "zero"
             )
 
     @property

@@ -74,14 +74,10 @@ def _(network: KAN, x: Tensor) -> tuple[Tensor, Tensor]:
         return values[-1], torch.cat(blocks, dim=-1)
 
 
-def edge_slopes(
-    layer: SplineLayer, x: Float[Tensor, "samples inputs"]
-) -> Float[Tensor, "samples out inputs"]:
+def edge_slopes(layer: SplineLayer, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
     """phi'_oi(x_i) of every edge, base included."""
     base_weight, spline_weight = layer.scales()
-    return (
-        layer.spline_values(x, 1) * spline_weight + base_slope(layer.spec.base, x)[:, None, :] * base_weight
-    )
+    return layer.spline_values(x, 1) * spline_weight + base_slope(layer.spec.base, x)[:, None, :] * base_weight
 
 
 def _columns(layer: SplineLayer, x: Tensor, upstream: Tensor) -> list[Tensor]:

@@ -38,7 +38,7 @@ class KAN(nn.Module):
         initialisation: str = "paper",
         generator: Generator,
     ) -> KAN:
-        """A fresh network of widths `shape`; its first grid covers `domain`, the hidden ones [-1, 1] until regridded."""
+        """A fresh network of widths `shape`; its first grid covers `domain`, hidden ones [-1, 1] until regridded."""
         layers = []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)

@@ -31,13 +31,10 @@ class MLP(nn.Module):
     def __init__(self, shape: Sequence[int], activation: str, *, dtype: torch.dtype = torch.float64) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
-            raise UsageError(
-                f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}."
-            )
+            raise UsageError(f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}.")
         self.activation = activation
         self.linear = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype)
-            for a, b in itertools.pairwise(shape)
+            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype) for a, b in itertools.pairwise(shape)
         )
 
     @classmethod
@@ -69,8 +66,8 @@ class MLP(nn.Module):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        first = int(self.linear[0].weight.shape[1])  # type: ignore[union-attr, arg-type]
-        return (first, *(int(linear.weight.shape[0]) for linear in self.linear))  # type: ignore[union-attr, arg-type, misc]
+        layers = [layer for layer in self.linear if isinstance(layer, nn.Linear)]
+        return (layers[0].in_features, *(layer.out_features for layer in layers))
 
     def describe(self) -> dict[str, Any]:
         """What, besides the state_dict, rebuilds this network; plain JSON values."""

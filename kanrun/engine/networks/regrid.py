@@ -67,6 +67,4 @@ def _measured(old: KAN, new: KAN, hows: set[str], x: Tensor) -> Regridded:
     with torch.no_grad():
         before, after = old(x), new(x)
     size = float(before.abs().amax().clamp(min=torch.finfo(before.dtype).tiny))
-    return Regridded(
-        new, hows.pop() if len(hows) == 1 else "both", float((after - before).abs().amax()) / size
-    )
+    return Regridded(new, hows.pop() if len(hows) == 1 else "both", float((after - before).abs().amax()) / size)

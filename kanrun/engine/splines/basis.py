@@ -10,6 +10,7 @@ Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and deriv
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -76,8 +77,7 @@ def local_basis(
     Differentiable in x to any order (at breakpoints: from the right), not in the knots.
     """
     interval = find_interval(x.detach(), grid)
-    values: Tensor = _LocalBasis.apply(x, interval, grid, derivative)
-    return values, interval
+    return _local_basis(x, interval, grid, derivative), interval
 
 
 class _LocalBasis(torch.autograd.Function):
@@ -95,10 +95,13 @@ class _LocalBasis(torch.autograd.Function):
         ctx.save_for_backward(x, interval)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, None, None]:
         x, interval = ctx.saved_tensors
-        slope = _LocalBasis.apply(x, interval, ctx.grid, ctx.derivative + 1)
+        slope = _local_basis(x, interval, ctx.grid, ctx.derivative + 1)
         return (gradient * slope).sum(-1), None, None, None
+
+
+_local_basis: Callable[[Tensor, Tensor, Grid, int], Tensor] = _LocalBasis.apply
 
 
 def _with_outside(x: Tensor, interval: Tensor, grid: Grid, derivative: int) -> Tensor:

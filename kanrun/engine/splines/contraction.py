@@ -7,6 +7,7 @@ any order. `dense` scatters the basis into rows of G + k and takes one matrix pr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -42,8 +43,7 @@ def sparse_product(
     offsets = torch.arange(inputs, device=basis.device)[:, None] * functions
     index = (interval[..., None] + torch.arange(local, device=basis.device) + offsets).reshape(samples, -1)
     table = coefficients.permute(1, 2, 0).reshape(inputs * functions, -1)
-    result: Tensor = _Bag.apply(basis.reshape(samples, -1), table, index)
-    return result
+    return _bag(basis.reshape(samples, -1), table, index)
 
 
 # y = W C with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's
@@ -64,10 +64,10 @@ class _Bag(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weights, table, index = ctx.saved_tensors
-        by_weights = _Dots.apply(table, grad, index) if ctx.needs_input_grad[0] else None
-        by_table = _Spread.apply(weights, grad, index, table.shape[0]) if ctx.needs_input_grad[1] else None
+        by_weights = _dot(table, grad, index) if ctx.needs_input_grad[0] else None
+        by_table = _scatter(weights, grad, index, table.shape[0]) if ctx.needs_input_grad[1] else None
         return by_weights, by_table, None
 
 
@@ -85,10 +85,10 @@ class _Dots(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         table, rows, index = ctx.saved_tensors
-        by_table = _Spread.apply(grad, rows, index, table.shape[0]) if ctx.needs_input_grad[0] else None
-        by_rows = _Bag.apply(grad, table, index) if ctx.needs_input_grad[1] else None
+        by_table = _scatter(grad, rows, index, table.shape[0]) if ctx.needs_input_grad[0] else None
+        by_rows = _bag(grad, table, index) if ctx.needs_input_grad[1] else None
         return by_table, by_rows, None
 
 
@@ -107,12 +107,16 @@ class _Spread(torch.autograd.Function):
         ctx.save_for_backward(weights, grad, index)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weights, rows, index = ctx.saved_tensors
-        by_weights = _Dots.apply(grad, rows, index) if ctx.needs_input_grad[0] else None
-        by_rows = _Bag.apply(weights, grad, index) if ctx.needs_input_grad[1] else None
+        by_weights = _dot(grad, rows, index) if ctx.needs_input_grad[0] else None
+        by_rows = _bag(weights, grad, index) if ctx.needs_input_grad[1] else None
         return by_weights, by_rows, None, None
 
+
+_bag: Callable[[Tensor, Tensor, Tensor], Tensor] = _Bag.apply
+_dot: Callable[[Tensor, Tensor, Tensor], Tensor] = _Dots.apply
+_scatter: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _Spread.apply
 
 #: Most numbers that one gathered block may hold.
 CHUNK = 1 << 20

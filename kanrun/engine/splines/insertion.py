@@ -1,8 +1,8 @@
 """Exact change of knots: the same function on a grid that contains the old breakpoints.
 
 The coefficient of B_i is the blossom (polar form) of the spline's polynomial pieces at the k knots inside the
-support of B_i: c_i = F_J(t_{i+1}, ..., t_{i+k}) for any piece J under that support. Evaluating the old pieces' blossoms at
-the new knots is knot insertion of all new knots at once, and moves the outer knots too.
+support of B_i: c_i = F_J(t_{i+1}, ..., t_{i+k}) for any piece J under that support. Evaluating the old pieces'
+blossoms at the new knots is knot insertion of all new knots at once, and moves the outer knots too.
 Sources: L. Ramshaw, Blossoms are polar forms (1989); W. Boehm, Inserting new knots into B-spline curves (1980).
 """
 

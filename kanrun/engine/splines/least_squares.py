@@ -44,11 +44,13 @@ def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
         q, r = torch.linalg.qr(design)
         diagonal = r.diagonal(dim1=-2, dim2=-1).abs()
         if bool((diagonal.amin(-1) > RANK_TOLERANCE**0.5 * diagonal.amax(-1)).all()):
-            return torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
+            exact: Tensor = torch.linalg.solve_triangular(r, q.mT @ values, upper=True)
+            return exact
     left, singular, right = torch.linalg.svd(design, full_matrices=False)
     keep = singular > RANK_TOLERANCE * singular.amax(-1, keepdim=True)
     inverse = torch.where(keep, 1 / singular.where(keep, torch.ones_like(singular)), 0.0)
-    return right.mT @ (inverse[..., None] * (left.mT @ values))
+    smallest: Tensor = right.mT @ (inverse[..., None] * (left.mT @ values))
+    return smallest
 
 
 def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
@@ -63,9 +65,7 @@ def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:
     """`per_interval` midpoints of every interval and both ends of the domain, one column an input."""
-    shares = (
-        torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5
-    ) / per_interval
+    shares = (torch.arange(per_interval, dtype=grid.knots.dtype, device=grid.knots.device) + 0.5) / per_interval
     points = grid.knots[:, grid.degree : grid.degree + grid.intervals + 1]
     inner = torch.lerp(points[:, :-1, None], points[:, 1:, None], shares).flatten(1)
     return torch.cat([points[:, :1], inner, points[:, -1:]], dim=1).T
