@@ -1,0 +1,84 @@
+"""The command line: the commands and the exit codes. Heavy packages are imported by the commands that need them."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from kanrun.cli import runs
+from kanrun.cli.experiments import EXPERIMENTS, add_experiment, with_info_value
+from kanrun.cli.predict import predict
+from kanrun.errors import KanrunError
+
+app = typer.Typer(
+    name="kanrun",
+    help="Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures.",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"kanrun {version('kanrun')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _kanrun(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures."""
+
+
+for experiment in EXPERIMENTS:
+    add_experiment(app, experiment)
+app.command("predict")(predict)
+app.add_typer(runs.app, name="runs")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit code.
+
+    0: done; 1: the run failed; 2: a wrong call or configuration; 130: interrupted; 143: terminated.
+    Errors are one line on standard error; KANRUN_DEBUG=1 shows the traceback as well.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except KanrunError as error:
+        return _say(str(error), error.exit_code)
+    except KeyboardInterrupt as error:
+        return getattr(error, "exit_code", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing more to say
+        return 1
+    except Exception as error:
+        # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+            return _say(_usage(error.format_message()), int(error.exit_code))
+        return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
+
+
+def _usage(message: str) -> str:
+    text = " ".join(message.split())
+    return text if text.endswith("?") or "--help" in text else f"{text.rstrip('.')} (see kanrun --help)"
+
+
+def _say(sentence: str, code: int) -> int:
+    if os.environ.get("KANRUN_DEBUG") == "1":
+        traceback.print_exc(file=sys.stderr)
+    print(f"kanrun: {sentence}", file=sys.stderr)
+    return code

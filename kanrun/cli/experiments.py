@@ -1,0 +1,143 @@
+"""The commands that run an experiment: one table, and what they all share."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kanrun.cli.completion import complete_override
+from kanrun.cli.help import ExperimentCommand
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A command; its module is experiments/<name>.py and its configuration conf/<name>.yaml, with underscores."""
+
+    name: str
+    summary: str
+    examples: tuple[str, ...]
+
+
+EXPERIMENTS = (
+    Experiment(
+        "fit",
+        "Train a model on a function, a formula or a table.",
+        (
+            "kanrun fit",
+            "kanrun fit seeds=5 'model.hidden=[1]' sampling.train=3000",
+            "kanrun fit target=expression 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
+            "kanrun fit target=table target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
+            "kanrun fit study=toy_suite",
+            "kanrun fit -m model.degree=2,3,4",
+        ),
+    ),
+)
+
+
+class Shown(StrEnum):
+    """What --cfg prints."""
+
+    JOB = "job"
+    HYDRA = "hydra"
+    ALL = "all"
+
+
+class Info(StrEnum):
+    """What --info prints."""
+
+    ALL = "all"
+    CONFIG = "config"
+    DEFAULTS = "defaults"
+    TREE = "defaults-tree"
+    PLUGINS = "plugins"
+    SEARCHPATH = "searchpath"
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="OVERRIDES",
+        help="Changes to the configuration: key=value, group=choice, +key=value, ~key.",
+        autocompletion=complete_override,
+        show_default=False,
+    ),
+]
+Outputs = Annotated[
+    Path, typer.Option("--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
+
+
+def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
+    """Adds the command of `experiment` to the app."""
+
+    def command(  # noqa: PLR0913, PLR0917  (each is an option)
+        overrides: Overrides = None,
+        multirun: Annotated[
+            bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")
+        ] = False,
+        outputs: Outputs = Path("outputs"),
+        quiet: Quiet = False,
+        strict: Strict = False,
+        cfg: Annotated[
+            Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
+        ] = None,
+        resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")] = False,
+        package: Annotated[
+            str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")
+        ] = None,
+        info: Annotated[
+            Info | None, typer.Option("--info", "-i", help="Show how the configuration comes about (default: all).")
+        ] = None,
+        config_dir: Annotated[
+            str | None, typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own.")
+        ] = None,
+        config_name: Annotated[
+            str | None, typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration.")
+        ] = None,
+        config_path: Annotated[
+            str | None,
+            typer.Option("--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."),
+        ] = None,
+    ) -> None:
+        from kanrun.cli.quoting import hydra_words
+        from kanrun.launch import Request, launch
+
+        request = Request(
+            command=experiment.name,
+            overrides=tuple(hydra_words(overrides or (), experiment.name, multirun)),
+            argv=("kanrun", *sys.argv[1:]),
+            outputs=outputs,
+            multirun=multirun,
+            quiet=quiet,
+            strict=strict,
+            cfg=cfg,
+            resolve=resolve,
+            package=package,
+            info=info,
+            config_dir=config_dir,
+            config_name=config_name,
+            config_path=config_path,
+        )
+        raise typer.Exit(launch(request))
+
+    command.__doc__ = experiment.summary
+    command.__name__ = experiment.name.replace("-", "_")
+    options = {"experiment": experiment.name, "examples": experiment.examples}
+    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": options})(command)
+
+
+def with_info_value(words: Sequence[str]) -> list[str]:
+    """Writes a bare `--info` as `--info all`, since Typer's options always take their value."""
+    choices = set(Info)
+    filled = []
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        filled += [word, Info.ALL] if word in ("--info", "-i") and following not in choices else [word]
+    return filled

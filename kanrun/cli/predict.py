@@ -1,0 +1,32 @@
+"""`kanrun predict`: what a trained model says about new inputs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kanrun.cli.experiments import Outputs
+
+
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")],
+    input: Annotated[
+        Path, typer.Option("--input", metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", metavar="FILE", help="Where the table with the predictions is written.")
+    ],
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Predict new rows with the model of a run.
+
+    Predictions are in the units of the data that the model was trained on.
+    """
+    from kanrun.runs import resolve_run
+    from kanrun.study.predict import predict as predict_table
+
+    for warning in predict_table(resolve_run(run, outputs).path, input, output):
+        print(f"kanrun: {warning}", file=sys.stderr)

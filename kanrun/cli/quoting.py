@@ -1,0 +1,151 @@
+"""Overrides as people type them, as Hydra's grammar wants them.
+
+The shell takes quotes away, and Hydra's grammar has its own meaning for the brackets, commas, spaces and signs
+that formulas, file names and column names are full of. The values of `*.formula`, `*.path`, `*.inputs`,
+`*.outputs`, `*.columns` and `*.domain` are therefore quoted here. Values that are quoted already stay as they
+are, and so do null and interpolations `${...}`. With -m, commas at the top level separate the values of a sweep,
+as for any other key.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from omegaconf.errors import GrammarParseError
+from omegaconf.grammar_parser import parse
+
+from kanrun.launch.literal import literal, quoted
+
+_QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
+_SWEEP = re.compile(r"(choice|shuffle)\s*\((.*)\)", re.DOTALL)
+_NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|null", re.IGNORECASE)
+_PAIRS = {")": "(", "]": "[", "}": "{"}
+
+
+def hydra_words(words: Sequence[str], command: str, multirun: bool) -> list[str]:
+    """The overrides of a command in Hydra's grammar; `study=NAME` becomes `study=<command>/NAME`."""
+    sweeping = multirun or any(word.lower() == "hydra.mode=multirun" for word in words)
+    return [_hydra_word(word, command.replace("-", "_"), sweeping) for word in words]
+
+
+def _hydra_word(word: str, module: str, sweeping: bool) -> str:
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+~").partition("@")[0]
+    if not equals or not value.strip() or name.startswith(("hydra.", "hydra/")):
+        return word
+    if name == "study":
+        return f"{key}={_each(value, lambda text: _study(text, module), sweeping=True)}"
+    quote = _QUOTERS.get(name.rpartition(".")[2]) if "." in name else None
+    return word if quote is None else f"{key}={_each(value, quote, sweeping)}"
+
+
+def _each(value: str, quote: Callable[[str], str], sweeping: bool) -> str:
+    """`value` quoted, or each value of the sweep that it is."""
+    value = value.strip()
+    if value.lower() == "null":
+        return value
+    if match := _SWEEP.fullmatch(value):
+        arguments = (_each(part, quote, False) for part in split(match[2]))
+        return f"{match[1]}({','.join(arguments)})"
+    parts = split(value) if sweeping else [value]
+    return ",".join(quote(part) for part in parts) if len(parts) > 1 else quote(value)
+
+
+def _text(value: str) -> str:
+    """A formula or a path: one string, or a list of them in brackets."""
+    if _whole(_QUOTED, value):
+        return value
+    if _in_brackets(value):
+        return f"[{','.join(_text(part) for part in split(value[1:-1]))}]"
+    return quoted(value) if _has_interpolation(value) else literal(value)
+
+
+def _path(value: str) -> str:
+    if _whole(_QUOTED, value):
+        return value
+    return quoted(value) if _has_interpolation(value) else literal(value)
+
+
+def _columns(value: str) -> str:
+    """A list of column names; a single name needs no brackets."""
+    if _has_interpolation(value) and value.startswith("${"):
+        return value
+    inner = value[1:-1] if _in_brackets(value) else value
+    if not _in_brackets(value) and len(split(value)) > 1:
+        return value  # Hydra's refusal tells how to write a list
+    return f"[{','.join(_path(part) for part in split(inner))}]"
+
+
+def _domain(value: str) -> str:
+    """Nested lists of numbers, with constants such as 0.4*pi as strings."""
+    if _in_brackets(value):
+        return f"[{','.join(_domain(part) for part in split(value[1:-1]))}]"
+    return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _path(value)
+
+
+def _study(value: str, module: str) -> str:
+    plain = re.fullmatch(r"[\w-]+", value) is not None and value.lower() != "null"
+    return f"{module}/{value}" if plain else value
+
+
+_QUOTERS: dict[str, Callable[[str], str]] = {
+    "formula": _text,
+    "formulas": _text,
+    "path": _path,
+    "inputs": _columns,
+    "outputs": _columns,
+    "columns": _columns,
+    "domain": _domain,
+}
+
+
+def split(text: str) -> list[str]:
+    """The parts of `text` between commas that lie outside quotes and brackets, without outer spaces.
+
+    Brackets that do not match are letters like others: then every comma outside quotes separates.
+    """
+    if not text.strip():
+        return []
+    return _split(text, nested=True) or _split(text, nested=False) or [text.strip()]
+
+
+def _split(text: str, nested: bool) -> list[str] | None:
+    parts: list[str] = []
+    depth: list[str] = []
+    start = at = 0
+    while at < len(text):
+        opens_part = not text[start:at].strip()
+        quoted_part = _QUOTED.match(text, at) if opens_part or depth else None
+        if quoted_part:
+            at = quoted_part.end()
+            continue
+        letter = text[at]
+        if letter == "," and not depth:
+            parts.append(text[start:at].strip())
+            start = at + 1
+        elif nested and letter in "([{":
+            depth.append(letter)
+        elif nested and letter in ")]}" and (not depth or depth.pop() != _PAIRS[letter]):
+            return None
+        at += 1
+    return None if depth else [*parts, text[start:].strip()]
+
+
+def _whole(pattern: re.Pattern[str], value: str) -> bool:
+    return pattern.fullmatch(value) is not None
+
+
+def _in_brackets(value: str) -> bool:
+    return value.startswith("[") and value.endswith("]")
+
+
+def _has_interpolation(value: str) -> bool:
+    """Whether `${` in `value` begins interpolations that OmegaConf can read."""
+    if "${" not in value:
+        return False
+    try:
+        parse(value)
+    except GrammarParseError:
+        return False
+    return True

@@ -1,0 +1,87 @@
+"""What Hydra calls once a configuration: one run, whose failure is recorded and does not end a sweep."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from kanrun.errors import KanrunError, UsageError
+from kanrun.launch.schemas import typed
+from kanrun.runs import Manifest, Run, RunFolder, Status
+from kanrun.study import execute as study
+
+
+def load_experiment(command: str) -> ModuleType:
+    """The experiment's module; UsageError if there is none of that name."""
+    name = f"kanrun.experiments.{command.replace('-', '_')}"
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(f"there is no experiment {command}") from error
+
+
+@dataclass(frozen=True)
+class Job:
+    """The function that Hydra's launchers run, here or in another process (so it holds plain values only)."""
+
+    command: str
+    argv: tuple[str, ...] = ()
+    quiet: bool = False
+    sweep: bool = False
+    refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
+
+    def __call__(self, composed: DictConfig) -> None:
+        settings = HydraConfig.get()
+        folder = RunFolder(Path(settings.runtime.output_dir), self.command)
+        overrides = [str(override) for override in settings.overrides.task]
+        try:
+            config = typed(self.command, composed)
+            outcome = study.execute(
+                load_experiment(self.command), config, folder, quiet=self.quiet, argv=self.argv, overrides=overrides
+            )
+        except KeyboardInterrupt:
+            self._end(folder, overrides, Status.INTERRUPTED, None)
+            raise
+        except UsageError as error:
+            if self.sweep or (folder.path / "run.json").exists():
+                self._end(folder, overrides, Status.FAILED, error)
+            else:
+                self.refused.append(error)
+        except Exception as error:
+            self._end(folder, overrides, Status.FAILED, error)
+        else:
+            if outcome.status == Status.INTERRUPTED:
+                raise KeyboardInterrupt
+
+    def _end(self, folder: RunFolder, overrides: list[str], status: Status, error: Exception | None) -> None:
+        """Records how a run ended that could not do so itself."""
+        show_trace()
+        if not (folder.path / "run.json").exists():
+            folder.start(Manifest(command=self.command, argv=self.argv, overrides=tuple(overrides)))
+        if Run(folder.path).manifest.status == Status.RUNNING:
+            trace = None if error is None else "".join(traceback.format_exception(error))
+            folder.finish(status, reason=sentence(error), trace=trace)
+
+
+def sentence(error: BaseException | None) -> str:
+    """An error as one line for the user; kanrun's own say what to do, others name their type."""
+    if error is None:
+        return "interrupted"
+    text = " ".join(str(error).split())
+    return text if isinstance(error, KanrunError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
+
+
+def show_trace() -> None:
+    """Prints the traceback of the exception being handled, where KANRUN_DEBUG=1 asks for it."""
+    if os.environ.get("KANRUN_DEBUG") == "1":
+        traceback.print_exc(file=sys.stderr)

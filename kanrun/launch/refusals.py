@@ -1,0 +1,118 @@
+"""What a configuration may not do: Hydra builds some objects by itself, so it could run code that someone sends.
+
+kanrun never builds an object that a configuration names. Hydra does, for callbacks, launcher, sweeper and
+logging; all of these are looked at after composing and before Hydra sees them, wherever they come from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+
+from kanrun.errors import UsageError
+
+LAUNCHERS = {
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
+    "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": "joblib",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": "submitit_local",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": "submitit_slurm",
+}
+SWEEPERS = {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "basic"}
+HANDLERS = {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"}
+STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
+# Shell commands that a launcher puts into a job's script: from the command line only, never from a file.
+SHELL_KEYS = ("setup", "srun_args", "additional_parameters", "python")
+VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
+_NAME = re.compile(r"[\w.-]+")
+_LOG_FILE = re.compile(r"\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w-])[\w.-]*")
+NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
+
+
+def check_overrides(parsed: Sequence[Override]) -> None:
+    """Raises UsageError for an override of what kanrun decides: the folders of runs."""
+    for override in parsed:
+        if override.key_or_group in NUMBERED:
+            raise UsageError(
+                f"{override.input_line} is refused, since kanrun numbers its run folders itself; "
+                "choose where they lie with --outputs DIR"
+            )
+
+
+def check_search_path(primary: str, parsed: Sequence[Override], loader: ConfigLoaderImpl) -> None:
+    """Raises UsageError for an entry of hydra.searchpath that would import a Python module."""
+    places: Any = None
+    if (loaded := CachingConfigRepository(loader.repository).load_config(primary)) is not None:
+        places = OmegaConf.select(loaded.config, "hydra.searchpath", throw_on_missing=False)
+    for override in parsed:
+        if override.get_key_element().lstrip("+~") == "hydra.searchpath":
+            places = override.value()
+    for place in places or ():
+        scheme, found, rest = str(place).partition("://")
+        if found and scheme != "file" and (scheme, rest) != ("pkg", "kanrun.conf"):
+            raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder")
+
+
+def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
+    """Raises UsageError for a part of Hydra's composed settings that could run code."""
+    if hydra.get("callbacks"):
+        names = ", ".join(str(name) for name in hydra.callbacks)
+        raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run")
+    _check_plugin("launcher", hydra.launcher, LAUNCHERS)
+    _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
+    _check_script(hydra.launcher, {override.key_or_group for override in parsed})
+    for name in hydra.job.env_set:
+        if not str(name).startswith(VARIABLES):
+            raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}")
+    for name in ("job_logging", "hydra_logging"):
+        _check_logging(f"hydra.{name}", hydra[name])
+    if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
+        raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only")
+
+
+def _check_script(launcher: DictConfig, typed: set[str]) -> None:
+    for path, key, value in _walk(OmegaConf.to_container(launcher, resolve=True)):
+        if key in SHELL_KEYS and value and f"hydra.launcher.{key}" not in typed:
+            raise UsageError(f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file")
+        if isinstance(value, str) and ("\n" in value or "\r" in value):
+            raise UsageError(f"hydra.launcher.{path} has a line break, which a job's script must not get")
+
+
+def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    target = plain.get("_target_") if isinstance(plain, dict) else None
+    if target not in allowed:
+        choices = ", ".join(allowed.values())
+        raise UsageError(f"hydra/{part} names {target}, which is refused; choose one of {choices}")
+    inner = [path for path, key, _ in _walk(plain) if key == "_target_" and path != "_target_"]
+    if inner:
+        raise UsageError(f"hydra.{part}.{inner[0]} is refused, since a configuration may not name code to run")
+
+
+def _check_logging(name: str, node: Any) -> None:
+    """`logging.config` builds handlers by class and resolves `ext://` names: only plain ones pass."""
+    if node is None:
+        return
+    for path, key, value in _walk(OmegaConf.to_container(node, resolve=False)):
+        where = f"{name}.{path}={value} is refused"
+        if key in ("()", ".") or (key == "class" and value not in HANDLERS):
+            raise UsageError(f"{where}; handlers may be {', '.join(sorted(HANDLERS))}")
+        if key == "filename":
+            if not _LOG_FILE.fullmatch(str(value)):
+                raise UsageError(f"{where}; a log is a file in ${{hydra.runtime.output_dir}}/")
+        elif isinstance(value, str) and ("${" in value or ("://" in value and value not in STREAMS)):
+            raise UsageError(f"{where}; streams may be {', '.join(sorted(STREAMS))}")
+
+
+def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
+    """All (path, key, value) of nested dicts and lists."""
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        where = f"{path}.{key}" if path else str(key)
+        yield where, str(key), inner
+        yield from _walk(inner, where)

@@ -1,0 +1,36 @@
+"""What the command line asks of Hydra and of kanrun, as plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of an experiment's command; `overrides` are in Hydra's grammar already."""
+
+    command: str
+    overrides: tuple[str, ...] = ()
+    argv: tuple[str, ...] = ()  # as typed, for the record
+    outputs: Path = Path("outputs")
+    multirun: bool = False
+    quiet: bool = False
+    strict: bool = False  # a claim that does not hold ends with exit code 1
+    cfg: str | None = None
+    resolve: bool = False
+    package: str | None = None
+    info: str | None = None
+    config_dir: str | None = None
+    config_name: str | None = None
+    config_path: str | None = None
+
+    @property
+    def module(self) -> str:
+        """The command's name as a module and a file have it: `extend-grid` is extend_grid."""
+        return self.command.replace("-", "_")
+
+    @property
+    def primary(self) -> str:
+        """The name of the primary configuration."""
+        return self.config_name or self.module

@@ -1,0 +1,114 @@
+"""The dataclasses of kanrun.config as schemas that Hydra checks a configuration against, and the way back.
+
+A group's file names its schema (`/schema/target/named@_here_`), so a wrong key or type is refused where it is
+typed. What reaches kanrun without one (a group file of the user's, a stored config.yaml) is checked here by its
+`kind`: nothing in a configuration is ever built by naming a class.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+
+from kanrun import config
+from kanrun.errors import UsageError
+
+GROUPS: dict[str, tuple[type, ...]] = {
+    "target": (
+        config.NamedTarget,
+        config.GaussianPeaksTarget,
+        config.ExpressionTarget,
+        config.SpecialTarget,
+        config.FeynmanTarget,
+        config.TableTarget,
+        config.PointsTarget,
+    ),
+    "model": (
+        config.KANConfig,
+        config.MLPConfig,
+        config.PolynomialConfig,
+        config.BezierConfig,
+        config.BSplineConfig,
+    ),
+    "solver": (config.AutoSolver, config.LMSolver, config.LBFGSSolver, config.AdamSolver),
+}
+
+
+def kind_of(schema: type) -> str:
+    """The word that tells a group's dataclasses apart."""
+    return str(next(field.default for field in dataclasses.fields(schema) if field.name == "kind"))
+
+
+def schema_of(command: str) -> type[config.ExperimentConfig]:
+    """The dataclass of a command, found by its name: `compare-mlp` is CompareMLPConfig."""
+    name = command.replace("-", "").replace("_", "") + "config"
+    for schema in config.ExperimentConfig.__subclasses__():
+        if schema.__name__.lower() == name:
+            return schema
+    raise UsageError(f"{command} has no configuration in kanrun.config")
+
+
+def register() -> None:
+    """Hands the dataclasses to Hydra; doing it again changes nothing."""
+    store = ConfigStore.instance()
+    for group, schemas in GROUPS.items():
+        for schema in schemas:
+            store.store(group=f"schema/{group}", name=kind_of(schema), node=schema, provider="kanrun")
+    for experiment in config.ExperimentConfig.__subclasses__():
+        name = experiment.__name__.removesuffix("Config")
+        store.store(group="schema", name=_snake(name), node=experiment, package="_global_", provider="kanrun")
+
+
+def _snake(name: str) -> str:
+    """`ExtendGrid` is extend_grid, `CompareMLP` is compare_mlp."""
+    words = ""
+    for before, letter in zip(" " + name, name, strict=False):
+        words += "_" if letter.isupper() and not (before.isupper() or before == " ") else ""
+        words += letter.lower()
+    return words
+
+
+def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config.ExperimentConfig:
+    """The dataclass that a composed configuration is, its groups included.
+
+    With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
+    with `+key=value`. Raises UsageError for a kind that does not exist and for what is missing, and leaves the
+    errors of OmegaConf (a wrong key or type) to the caller.
+    """
+    schema = schema_of(command)
+    composed = copy.deepcopy(composed)
+    if OmegaConf.get_type(composed) is not schema:
+        composed = _merged(schema, composed, extras)
+    for group in GROUPS:
+        if group in composed:
+            OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE")
+    return OmegaConf.to_object(composed)  # type: ignore[return-value]
+
+
+def _group(group: str, node: Any, extras: bool) -> DictConfig:
+    kinds = {kind_of(schema): schema for schema in GROUPS[group]}
+    if not isinstance(node, DictConfig) or node.get("kind") is None:
+        raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}")
+    kind = str(node.kind)
+    if kind not in kinds:
+        raise UsageError(f"{group}.kind is {kind}, which is none of {', '.join(kinds)}")
+    if OmegaConf.get_type(node) is kinds[kind]:
+        return node
+    if dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        raise UsageError(f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME")
+    return _merged(kinds[kind], node, extras)
+
+
+def _merged(schema: type, node: DictConfig, extras: bool) -> DictConfig:
+    base = OmegaConf.structured(schema)
+    OmegaConf.set_struct(base, not extras)
+    merged = OmegaConf.merge(base, node)
+    assert isinstance(merged, DictConfig)
+    return merged

@@ -1,0 +1,211 @@
+"""Hydra's and OmegaConf's errors as one sentence that names the key, the value, the rule and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kanrun.errors import UsageError
+from kanrun.launch.request import Request
+
+CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
+
+_KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
+_TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
+_EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
+
+
+def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> UsageError:
+    """The UsageError that says what `error`, raised while composing `request`, means."""
+    if isinstance(error, OverrideParseException):
+        return UsageError(_unreadable(error))
+    if isinstance(error, MissingConfigException):
+        return UsageError(_no_such_choice(error, request, loader))
+    if isinstance(error, yaml.YAMLError):
+        return UsageError(_broken_yaml(error))
+    if isinstance(error, OmegaConfBaseException):
+        return UsageError(_wrong_value(error, None))
+    text = str(error)
+    cause = error.__cause__
+    if match := re.match(r"Error merging override (.*)", text, re.DOTALL):
+        if isinstance(cause, OmegaConfBaseException):
+            return UsageError(_wrong_value(cause, match[1]))
+    for pattern, sentence in (
+        (r"Could not override '(?P<key>[^']*)'", _unknown_key),
+        (r"Could not delete (from config\. )?'(?P<key>[^']*)'", _unknown_key),
+        (r".*config group '(?P<key>[^']*)' does not\s+exist", _unknown_key),
+        (r"Config group override must be a string", _group_without_choice),
+    ):
+        if match := re.match(pattern, text, re.DOTALL):
+            return UsageError(sentence(match.groupdict().get("key", ""), request, loader))
+    return UsageError(_plain(text, error))
+
+
+def explain_stored(error: Exception, folder: Path) -> UsageError:
+    """The UsageError for a run whose stored configuration cannot be used."""
+    said = _wrong_value(error, None) if isinstance(error, OmegaConfBaseException) else _one_line(str(error))
+    return UsageError(f"{folder}/.hydra/config.yaml: {said}")
+
+
+def _plain(text: str, error: Exception) -> str:
+    """The remaining errors of Hydra that people meet, else its own words on one line."""
+    if match := re.match(
+        r"(Ambiguous value for argument|Sweep parameters) '(?P<line>.*)'( requires|\n)", text, re.DOTALL
+    ):
+        key, _, value = match["line"].partition("=")
+        return f"{key}={value} has several values: add -m to run each of them, or write a list as {key}=[...]"
+    if match := re.match(r"Could not append to config\. An item is already at '(.*)'", text):
+        return f"{match[1]} exists already: leave out the +"
+    if match := re.match(r"You must specify '([^']*)'.*?Available options:\s*(.*)", text, re.DOTALL):
+        return f"{match[1]} must be given; choose one of {', '.join(match[2].split())}"
+    if match := re.match(r"In '([^']*)': \w+ raised while composing config:\n(.*)", text, re.DOTALL):
+        return f"in the configuration {match[1]}: {_one_line(match[2])}"
+    if isinstance(error.__cause__, OmegaConfBaseException):
+        return _wrong_value(error.__cause__, None)
+    return _one_line(text)
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    override = error.override
+    if "=" not in override:
+        return f"{override!r} is not an override; write key=value"
+    key, _, value = override.partition("=")
+    if match := re.search(r"(Unknown function '[^']*'|\w+ while evaluating .*)", error.message):
+        return f"{override} cannot be read ({_one_line(match[1])}); for text write {key}='{value}'"
+    return (
+        f"{override} cannot be read: a bracket, quote or comma is missing or a character needs quotes; "
+        f"inside the quotes of the shell write {key}='...'"
+    )
+
+
+def _no_such_choice(error: MissingConfigException, request: Request, loader: ConfigLoaderImpl) -> str:
+    group, _, name = (error.missing_cfg_file or "").rpartition("/")
+    if not group:
+        place = request.config_path or request.config_dir or "kanrun"
+        there = loader.get_group_options("", ObjectType.CONFIG)
+        return f"there is no configuration {name} in {place}{_offer(name, _without_ours(there))}"
+    if group == "hydra/launcher" and name in _EXTRAS:
+        return f"hydra/launcher={name} needs an extra: pip install 'kanrun[{_EXTRAS[name]}]'"
+    where = group.removesuffix(f"/{request.module}") if group.startswith("study/") else group
+    options = loader.get_group_options(group, ObjectType.CONFIG)
+    match = re.match(r"In '([^']*)'", str(error))
+    parent = match[1] if match and match[1] not in (request.primary, "hydra/config") else None
+    prefix = f"the configuration {parent} asks for " if parent else ""
+    return f"{prefix}{where}={name}, which is not there{_offer(name, options)}"
+
+
+def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
+    known = set(_known_keys(request, loader))
+    parent, _, last = key.rpartition(".")
+    siblings = sorted(k.removeprefix(f"{parent}.") for k in known if k.rpartition(".")[0] == parent)
+    groups = [g for g in loader.list_groups("") if g not in ("schema", "hydra")]
+    if not parent:
+        siblings = sorted({*siblings, *groups})
+    if key in groups:
+        return f"{key} is not in this configuration; to add it write +{key}=NAME"
+    if not siblings:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return f"there is no key {key}" + (f"; did you mean {near[0]}?" if near else "")
+    there = f"keys of {parent}" if parent else "keys"
+    near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.5)
+    full = f"{parent}.{near[0]}" if near and parent else near[0] if near else ""
+    offer = f"; did you mean {full}?" if near else ""
+    return f"there is no key {key}{offer} ({there}: {', '.join(siblings)})".replace("? (", " (")
+
+
+def _group_without_choice(_: str, request: Request, loader: ConfigLoaderImpl) -> str:
+    for override in OverridesParser.create().parse_overrides(list(request.overrides)):
+        key, value = override.key_or_group, override.value()
+        if loader.repository.group_exists(key) and not isinstance(value, str | list | dict):
+            options = loader.get_group_options(key, ObjectType.CONFIG)
+            return f"{override.input_line} names no choice of {key}{_offer(str(value), options)}"
+    return "a group needs the name of one of its choices"
+
+
+def _known_keys(request: Request, loader: ConfigLoaderImpl) -> Iterator[str]:
+    """All keys that an override may set, groups chosen as the request chooses them where that works."""
+    chosen = [override.input_line or "" for override in _choices(request, loader)]
+    try:
+        composed = loader.load_configuration(request.primary, chosen, RunMode.MULTIRUN)
+    except CONFIGURATION_ERRORS:
+        return
+    yield from _keys(composed, "")
+
+
+def _choices(request: Request, loader: ConfigLoaderImpl) -> Iterator[Override]:
+    for override in OverridesParser.create().parse_overrides(list(request.overrides)):
+        group, value = override.key_or_group, override.value()
+        if isinstance(value, str) and loader.repository.config_exists(f"{group}/{value}"):
+            yield override
+
+
+def _keys(node: DictConfig, prefix: str) -> Iterator[str]:
+    for key in node:
+        path = f"{prefix}{key}"
+        yield path
+        if path != "hydra" and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
+            value = node[key]
+            if isinstance(value, DictConfig):
+                yield from _keys(value, f"{path}.")
+
+
+def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
+    text = (error.msg or str(error)).partition("\n")[0]
+    key = str(error.full_key or "").strip() or (override or "").partition("=")[0]
+    shown = override or key
+    if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text, re.DOTALL):
+        return f"{shown}: {match[1]!r} is not {_KINDS.get(match[2], match[2])}"
+    if match := re.match(
+        r"(Incompatible value 'None' for field of type '(?P<type>\w+)'|field '.*' is not Optional)", text
+    ):
+        need = _TYPES.get(match["type"] or "", "a value")
+        return f"{shown}: {key} may not be null; {need} is needed"
+    if "is not a ListConfig, list or tuple" in text:
+        return f"{shown}: {key} is a list; write it in brackets, as {key}=[...]"
+    if re.match(r"Cannot (assign|merge) .* (dict|DictConfig)|.*is not a subclass of|.*to a dict", text):
+        return f"{shown}: {key} has keys of its own; set those, as {key}.KEY=VALUE"
+    if match := re.match(r"Key '(.*)' (not in|is not in struct)", text):
+        return f"there is no key {key or match[1]}" + (f" ({shown})" if override else "")
+    return f"{shown}: {_one_line(text)}" if shown else _one_line(text)
+
+
+def _broken_yaml(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{mark.name}, line {mark.line + 1}" if mark is not None else "a configuration file"
+    return f"{where} is not valid YAML: {getattr(error, 'problem', None) or _one_line(str(error))}"
+
+
+def _without_ours(names: Iterable[str]) -> list[str]:
+    return [name for name in names if not name.startswith("_")]
+
+
+def _offer(name: str, options: Iterable[str]) -> str:
+    options = list(options)
+    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
+    offer = f"; did you mean {near[0]}?" if near else ""
+    choices = f" choices: {', '.join(options)}" if options else ""
+    if offer and choices:
+        return f"; did you mean {near[0]} (choices: {', '.join(options)})"
+    return f"; {choices.strip()}" if choices else offer
+
+
+def _one_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines()]
+    lines = [
+        line
+        for line in lines
+        if line and not line.startswith(("full_key:", "object_type=", "reference_type=", "See http"))
+    ]
+    return "; ".join(lines)
