@@ -73,13 +73,23 @@ class TableTarget:
 
 
 @dataclass
+class PointsTarget:
+    """Points of the plane in the order of a curve, from two columns of a file; without a path, kanrun's own."""
+
+    path: str | None = None
+    columns: list[str] | None = None  # null: x and y where they exist, else the first two that hold numbers
+    parameter: str | None = None  # column of increasing parameters; null: from the distances (see `spacing`)
+    kind: str = "points"
+
+
+@dataclass
 class SamplingConfig:
     """How many points; for tables `null` means a seeded split of all rows."""
 
     train: int | None = 1000
     test: int | None = 1000
     noise: float = 0.0  # standard deviation relative to the target's
-    validation: float = 0.2  # share of the training points that selections may look at
+    validation: float = 0.1  # share of the training points that selections may look at
 
 
 # ----------------------------------------------------------------------------------------------- models
@@ -205,3 +215,26 @@ class FitConfig(ExperimentConfig):
     solver: Any = MISSING
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     suite: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class CurvesConfig(ExperimentConfig):
+    """`kanrun curves`; points are lists of [x, y]. Only the part `identities` draws anything from the seed."""
+
+    target: Any = field(default_factory=PointsTarget)
+    parts: list[str] = field(
+        default_factory=lambda: ["equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"]
+    )
+    function: ExpressionTarget = field(default_factory=lambda: ExpressionTarget("1/(1 + 25*x0^2)"))  # of one variable
+    polynomial_points: list[int] = field(default_factory=lambda: [10, 20, 40])
+    spline_points: list[int] = field(default_factory=lambda: [40, 57, 80, 113, 160])
+    degree: int = 3  # of the B-splines drawn
+    degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of those compared
+    bezier: Any = MISSING  # control points; there is one more than the degree
+    parameter: float = 0.4  # in [0, 1], where de Casteljau's construction is drawn
+    bspline: Any = MISSING  # control points
+    knots: list[float] | None = None  # inside (0, 1), repeated ones too; null is equally spaced
+    moved: int = 4  # which control point of the B-spline moves, counted from 0
+    by: list[float] = field(default_factory=lambda: [0.0, 1.5])
+    spacing: str = "chord"  # or centripetal, uniform: parameters of planar points
+    control_points: int | None = None  # of the curve near the planar points; null is half as many, at most 100

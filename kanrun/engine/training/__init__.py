@@ -1,0 +1,43 @@
+"""Training: objective, solvers behind one interface, grid schedules, the loop."""
+
+from kanrun.engine.training.data import Errors, Samples, Task, TrainingData, measure, output_size, predict, rmse
+from kanrun.engine.training.first_order import LBFGS, Adam, AdamOptions, Objective
+from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
+from kanrun.engine.training.loop import Stage, Step, Trained, fit, train
+from kanrun.engine.training.penalty import penalty, penalty_order, penalty_rows
+from kanrun.engine.training.plan import STARTS, STEPS, Plan, SolverName, Work, choose_solver
+from kanrun.engine.training.solvers import SOLVERS, Solver, make_solver
+
+__all__ = [
+    "LBFGS",
+    "SOLVERS",
+    "STARTS",
+    "STEPS",
+    "Adam",
+    "AdamOptions",
+    "Errors",
+    "LMOptions",
+    "LevenbergMarquardt",
+    "Objective",
+    "Plan",
+    "Samples",
+    "Solver",
+    "SolverName",
+    "Stage",
+    "Step",
+    "Task",
+    "Trained",
+    "TrainingData",
+    "Work",
+    "choose_solver",
+    "fit",
+    "make_solver",
+    "measure",
+    "output_size",
+    "penalty",
+    "penalty_order",
+    "penalty_rows",
+    "predict",
+    "rmse",
+    "train",
+]

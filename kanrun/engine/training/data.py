@@ -1,0 +1,120 @@
+"""Samples and how a network's error on them is measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+Task = Literal["regression", "classification"]
+
+#: Rows of a forward pass that only measures; keeps memory bounded on large tables.
+CHUNK = 16384
+
+
+@dataclass(frozen=True)
+class Samples:
+    """x (samples, inputs) and y (samples, outputs); for classification y (samples, 1) holds class numbers."""
+
+    x: Tensor
+    y: Tensor
+
+    def __len__(self) -> int:
+        return int(self.x.shape[0])
+
+    def join(self, other: Samples | None) -> Samples:
+        """Both sets, these samples first."""
+        if other is None:
+            return self
+        return Samples(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
+
+    def part(self, index: Tensor) -> Samples:
+        """The samples at `index`."""
+        return Samples(self.x[index], self.y[index])
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What training may learn from (`train`), select on (`validation`) and only report on (`test`).
+
+    `unit` (outputs,) turns a difference of outputs into the user's units: errors are reported times it.
+    """
+
+    train: Samples
+    validation: Samples | None = None
+    test: Samples | None = None
+    unit: Tensor | None = None
+    task: Task = "regression"
+
+    @property
+    def everything(self) -> Samples:
+        """All points that a final fit may use: training and validation together."""
+        return self.train.join(self.validation)
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Root mean square errors in the user's units; for classification of the class probabilities."""
+
+    train: float
+    validation: float | None
+    test: float | None
+
+    @property
+    def selected(self) -> float:
+        """What selections compare: the validation error, or the training error where nothing is held out."""
+        return self.train if self.validation is None else self.validation
+
+
+def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
+    """f(x) without gradients, in pieces."""
+    with torch.no_grad():
+        return torch.cat([network(part) for part in x.split(CHUNK)])
+
+
+def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:
+    """sqrt(mean |f(x) - y|^2) over samples and outputs, in the user's units; None without samples."""
+    if samples is None or len(samples) == 0:
+        return None
+    difference = residual(predict(network, samples.x), samples.y, data.task)
+    if data.unit is not None and data.task == "regression":
+        difference = difference * data.unit
+    return float(difference.square().mean().sqrt())
+
+
+def measure(network: nn.Module, data: TrainingData) -> Errors:
+    """Errors of `network` on the three sets."""
+    train = rmse(network, data.train, data)
+    assert train is not None  # an invariant: data without training samples are refused where they are made
+    return Errors(train, rmse(network, data.validation, data), rmse(network, data.test, data))
+
+
+def residual(output: Tensor, y: Tensor, task: Task) -> Tensor:
+    """f(x) - y, or class probabilities - indicator of the class."""
+    if task == "regression":
+        return output - y
+    return functional.softmax(output, dim=-1) - one_hot(y, output)
+
+
+def one_hot(y: Float[Tensor, "samples 1"], output: Float[Tensor, "samples classes"]) -> Tensor:
+    """Indicator of the class numbers `y`, shaped and typed like `output`."""
+    return functional.one_hot(y[:, 0].long(), output.shape[1]).to(output)
+
+
+def mean_loss(output: Tensor, y: Tensor, task: Task, size: float) -> Tensor:
+    """What training lowers: mean squared residual relative to `size`^2, or cross-entropy."""
+    if task == "classification":
+        return functional.cross_entropy(output, y[:, 0].long())
+    return ((output - y) / size).square().mean()
+
+
+def output_size(samples: Samples, task: Task) -> float:
+    """The standard deviation of the outputs, which makes losses and penalties free of units (1 where it is 0)."""
+    if task == "classification":
+        return 1.0
+    deviation = float((samples.y - samples.y.mean(0)).square().mean().sqrt())
+    return deviation if deviation > 0 else max(1.0, float(samples.y.abs().max()))

@@ -1,0 +1,74 @@
+"""What a training is to do, as plain numbers, and the choice of a solver by size."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from kanrun.engine.training.data import Task
+from kanrun.engine.training.first_order import AdamOptions
+
+SolverName = Literal["lm", "lbfgs", "adam"]
+
+#: Multiplications that one Levenberg-Marquardt step may cost: about half a second on two cores.
+LM_WORK = 2e10
+#: Numbers that one gradient may touch (samples x active terms) before whole batches are too slow for LBFGS.
+LBFGS_WORK = 5e8
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one network is trained.
+
+    `intervals` is the grid schedule (empty for networks without grids); `steps` bounds each grid's steps; `starts` are
+    tried on the first grid, the best by validation goes on; `weight` is the smoothness penalty's, None to choose it by
+    validation (Levenberg-Marquardt only).
+    """
+
+    solver: SolverName
+    intervals: tuple[int, ...] = ()
+    steps: int = 20
+    starts: int = 1
+    weight: float | None = None
+    update_grid: bool = True
+    adapt: float = 0.0
+    local: bool = False
+    precise: bool = True  # Levenberg-Marquardt by QR; False takes normal equations
+    refit: bool = True  # a last fit on training and validation points together
+    history: int = 30
+    adam: AdamOptions = field(default_factory=AdamOptions)
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Work:
+    """The size of a training: samples x outputs, parameters at the last grid, active terms of one sample."""
+
+    rows: int
+    parameters: int
+    active: int
+
+
+def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
+    """The solver for this size, and a sentence that says why."""
+    lm = 2 * work.rows * work.parameters**2 + work.parameters**3
+    if task == "classification":
+        name: SolverName = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
+        return name, f"{name}: classification minimises cross-entropy, not squares."
+    if lm <= LM_WORK:
+        return "lm", (
+            f"lm: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a second-order "
+            f"step, within {LM_WORK:.0e}."
+        )
+    if work.rows * work.active <= LBFGS_WORK:
+        return "lbfgs", (
+            f"lbfgs: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a "
+            f"second-order step, over {LM_WORK:.0e}; whole-batch gradients are affordable."
+        )
+    return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
+
+
+#: Default steps per grid of each solver.
+STEPS: dict[SolverName, int] = {"lm": 20, "lbfgs": 200, "adam": 1000}
+#: Default starts of each solver.
+STARTS: dict[SolverName, int] = {"lm": 8, "lbfgs": 1, "adam": 1}

@@ -1,0 +1,67 @@
+"""The table of solvers: a plan's name to an object with `step`, `loss` and `converged`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Generator, nn
+
+from kanrun.engine.training.data import TrainingData, output_size
+from kanrun.engine.training.first_order import LBFGS, Adam, Objective
+from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
+from kanrun.engine.training.plan import Plan
+from kanrun.errors import UsageError
+
+
+class Solver(Protocol):
+    """Lowers its objective on one network, in place, a step at a time."""
+
+    name: str
+    network: nn.Module
+    loss: float
+    converged: bool
+    stalls: bool  # whether steps that gain little mean that the rest will too
+
+    def step(self) -> float:
+        """One step; the objective after it. Raises TrainingFailed where it is not finite."""
+
+
+def _lm(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+    if data.task == "classification":
+        raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
+    options = LMOptions(precise=plan.precise, local=plan.local)
+    return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), weight, options)
+
+
+def _lbfgs(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+    return LBFGS(network, _objective(data, plan, weight), history=plan.history)
+
+
+def _adam(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+    return Adam(network, _objective(data, plan, weight), replace(plan.adam, steps=plan.steps), generator)
+
+
+def _objective(data: TrainingData, plan: Plan, weight: float) -> Objective:
+    return Objective(data.train, output_size(data.train, data.task), data.task, weight, plan.local)
+
+
+SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, float, Generator], Solver]] = {
+    "lm": _lm,
+    "lbfgs": _lbfgs,
+    "adam": _adam,
+}
+
+
+def make_solver(
+    network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator
+) -> Solver:
+    """The plan's solver on `network`; second-order ones need float64.
+
+    Raises UsageError for a solver that does not fit the task or the precision.
+    """
+    if plan.solver == "lm" and next(network.parameters()).dtype != torch.float64:
+        raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
+    return SOLVERS[plan.solver](network, data, plan, weight, generator)
