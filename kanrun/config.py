@@ -98,14 +98,15 @@ class SamplingConfig:
 @dataclass
 class KANConfig:
     hidden: list[int] = field(default_factory=lambda: [5])
-    intervals: Any = field(default_factory=lambda: [5, 10, 20, 50])  # one number, or a schedule
+    intervals: Any = field(default_factory=lambda: [5, 10, 20, 50])  # one number, a schedule, or auto
     degree: int = 3
     base: str = "silu"
     scale: str = "separate"  # w_b and w_s; `single`: the one w of phi = w (b + spline)
     outside: str = "linear"  # or constant, zero: what a spline does beyond its grid
     initialisation: str = "paper"  # or lecun, glorot, power_law
-    adapt: float = 0.02  # share of quantile spacing in a grid drawn from data; 0 is uniform
+    adapt: float = 0.0  # share of quantile spacing in a grid drawn from data; 0 is uniform
     update_grid: bool = True  # hidden grids follow the range of what reaches them
+    frozen_scales: bool = False  # w_b and w_s stay where they start
     kind: str = "kan"
 
 
@@ -154,6 +155,7 @@ class LMSolver:
     steps: int | None = None
     starts: int | None = None  # at the coarse grid; the best goes on
     penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
+    local: bool = False  # never move coefficients whose basis functions saw no data
     kind: str = "lm"
 
 
@@ -163,6 +165,7 @@ class LBFGSSolver:
     starts: int | None = None
     history: int = 30
     penalty: float = 0.0
+    local: bool = False
     kind: str = "lbfgs"
 
 
@@ -175,6 +178,7 @@ class AdamSolver:
     batch: int | None = None  # null is all points at once
     weight_decay: float = 0.0
     penalty: float = 0.0
+    local: bool = False
     patience: int | None = None  # steps without a better validation error until a grid is left
     kind: str = "adam"
 
@@ -238,3 +242,11 @@ class CurvesConfig(ExperimentConfig):
     by: list[float] = field(default_factory=lambda: [0.0, 1.5])
     spacing: str = "chord"  # or centripetal, uniform: parameters of planar points
     control_points: int | None = None  # of the curve near the planar points; null is half as many, at most 100
+
+
+#: The kinds of each group: what `kind` may say, and the dataclass it stands for.
+GROUPS: dict[str, tuple[type, ...]] = {
+    "target": (NamedTarget, GaussianPeaksTarget, ExpressionTarget, SpecialTarget, FeynmanTarget, TableTarget, PointsTarget),
+    "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
+    "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
+}

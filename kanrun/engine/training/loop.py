@@ -113,6 +113,8 @@ class _Training:
             self.clock.stop()
             yield stage
             self.clock.go()
+            if self.plan.stop_early and self._past_the_best():
+                break
         chosen = min(self.stages, key=lambda stage: stage.errors.selected)
         network = self._final_fit(chosen)
         errors = replace(measure(network, self.data), validation=chosen.errors.validation)
@@ -140,6 +142,10 @@ class _Training:
             number, _intervals(network), best[1], measure(best[1], self.data), taken, self.clock.seconds,
             weight, how, change, before, after, self.generator.get_state(),
         )  # fmt: skip
+
+    def _past_the_best(self) -> bool:
+        errors = [stage.errors.selected for stage in self.stages]
+        return len(errors) - 1 - errors.index(min(errors)) >= 2
 
     def _opened(self, number: int) -> tuple[Network, float, str, float]:
         """The network that stage `number` starts from, its penalty weight, how it came and the change that made."""

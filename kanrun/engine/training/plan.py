@@ -34,6 +34,7 @@ class Plan:
     adapt: float = 0.0
     local: bool = False
     precise: bool = True  # Levenberg-Marquardt by QR; False takes normal equations
+    stop_early: bool = False  # leave the schedule when two grids in a row did not help
     refit: bool = True  # a last fit on training and validation points together
     history: int = 30
     adam: AdamOptions = field(default_factory=AdamOptions)

@@ -1,0 +1,48 @@
+"""Cells as differences from a configuration: what a `suite` lists and what its entries mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from kanrun.config import GROUPS, ExperimentConfig
+from kanrun.errors import UsageError
+
+Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+
+
+def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The entries of a suite as cells; a configuration without a suite is one cell without differences."""
+    return [dict(entry) for entry in suite] or [{}]
+
+
+def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
+    """`cfg` with the cell's differences merged in, typed; a group entry that names a `kind` replaces the group.
+
+    Raises UsageError for a key, type or kind that the configuration does not have.
+    """
+    if not cell:
+        return cfg
+    node = OmegaConf.structured(cfg)
+    try:
+        for group, kinds in GROUPS.items():
+            chosen = cell.get(group)
+            if isinstance(chosen, Mapping) and "kind" in chosen:
+                OmegaConf.update(node, group, OmegaConf.structured(_kind(group, kinds, str(chosen["kind"]))), merge=False)
+        merged = OmegaConf.merge(node, dict(cell))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}") from error
+    assert isinstance(merged, DictConfig)
+    result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    return result
+
+
+def _kind(group: str, kinds: tuple[type, ...], name: str) -> type:
+    known = {str(field.default): kind for kind in kinds for field in fields(kind) if field.name == "kind"}
+    if name not in known:
+        raise UsageError(f"{group}.kind={name} in a suite is not one of {', '.join(known)}.")
+    return known[name]

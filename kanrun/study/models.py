@@ -1,0 +1,127 @@
+"""A model's configuration to a function that makes fresh networks; what it says is checked here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Generator
+
+from kanrun.config import BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
+from kanrun.engine.layers import BASES, SCHEMES, EdgeSpec
+from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.errors import UsageError
+from kanrun.study.problem import Problem
+
+#: Grids of `model.intervals=auto`, as far as size allows and validation gains.
+AUTO_INTERVALS = (5, 10, 20, 50, 100, 200, 400, 800)
+#: Largest number of coefficients that a grid of the automatic schedule may have.
+AUTO_COEFFICIENTS = 1600
+
+Create = Callable[[Generator], Network]
+
+
+def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
+    """Widths of the network, inputs first."""
+    return (inputs, *getattr(model, "hidden", ()), outputs)
+
+
+def factory(model: Any, problem: Problem) -> Create:
+    """A function from a generator to a fresh network for `problem`. Raises UsageError as `check_model` does."""
+    check_model(model, problem.inputs)
+    shape = network_shape(model, problem.inputs, problem.outputs)
+    if isinstance(model, KANConfig):
+        return partial(_kan, model, shape, problem)
+    if isinstance(model, MLPConfig):
+        return partial(_mlp, model, shape, problem)
+    return partial(_curve, model, problem)
+
+
+def _kan(model: KANConfig, shape: Sequence[int], problem: Problem, generator: Generator) -> Network:
+    spec = EdgeSpec(model.degree, model.base, model.scale, model.outside, not model.frozen_scales)  # type: ignore[arg-type]
+    return KAN.create(
+        shape, intervals_of(model, shape)[0], spec,
+        domain=problem.domain, initialisation=model.initialisation, generator=generator,
+    )  # fmt: skip
+
+
+def _mlp(model: MLPConfig, shape: Sequence[int], problem: Problem, generator: Generator) -> Network:
+    network = MLP.create(shape, model.activation, dtype=problem.domain.dtype, generator=generator)
+    return network.to(problem.domain.device)
+
+
+def _curve(model: Any, problem: Problem, generator: Generator) -> Network:
+    if isinstance(model, PolynomialConfig):
+        return Polynomial(model.degree + 1, problem.outputs, problem.domain)
+    if isinstance(model, BezierConfig):
+        return Bezier(model.control_points, problem.outputs, problem.domain)
+    return BSpline(model.control_points, problem.outputs, problem.domain, degree=model.degree)
+
+
+def intervals_of(model: Any, shape: Sequence[int]) -> tuple[int, ...]:
+    """The grid schedule, empty for models without grids; `auto` goes as fine as AUTO_COEFFICIENTS allows."""
+    if not isinstance(model, KANConfig):
+        return ()
+    if model.intervals == "auto":
+        edges = sum(a * b for a, b in zip(shape[:-1], shape[1:], strict=True))
+        fitting = [g for g in AUTO_INTERVALS if edges * (g + model.degree) <= AUTO_COEFFICIENTS]
+        return tuple(fitting) or AUTO_INTERVALS[:1]
+    given = [model.intervals] if isinstance(model.intervals, int) else list(model.intervals)
+    return tuple(int(g) for g in given)
+
+
+def check_model(model: Any, inputs: int) -> None:
+    """Raise UsageError for the first setting of `model` that breaks a rule."""
+    for width in getattr(model, "hidden", ()):
+        if width < 1:
+            raise UsageError(f"model.hidden={list(model.hidden)} has a layer of {width}; each needs at least 1 node.")
+    if isinstance(model, KANConfig):
+        _check_kan(model)
+    elif isinstance(model, MLPConfig):
+        _one_of("model.activation", model.activation, ACTIVATIONS)
+    else:
+        _check_curve(model, inputs)
+
+
+def _check_kan(model: KANConfig) -> None:
+    if not 0 <= model.degree <= 20:
+        raise UsageError(f"model.degree={model.degree} is out of range; a spline's degree is 0 to 20.")
+    _check_intervals(model.intervals)
+    _one_of("model.base", model.base, BASES)
+    _one_of("model.scale", model.scale, ("separate", "single"))
+    _one_of("model.outside", model.outside, ("linear", "constant", "zero"))
+    _one_of("model.initialisation", model.initialisation, SCHEMES)
+    if not 0 <= model.adapt <= 1:
+        raise UsageError(f"model.adapt={model.adapt} is out of range; it is a share, from 0 (uniform) to 1 (quantiles).")
+
+
+def _check_intervals(intervals: Any) -> None:
+    if intervals == "auto":
+        return
+    given = intervals if isinstance(intervals, list) else [intervals]
+    if not given or not all(isinstance(g, int) and not isinstance(g, bool) for g in given):
+        raise UsageError(f"model.intervals={intervals} must be a whole number, a list of them, or auto.")
+    if min(given) < 1:
+        raise UsageError(f"model.intervals={intervals} has a grid of {min(given)}; a grid needs at least 1 interval.")
+    if any(b <= a for a, b in zip(given, given[1:], strict=False)):
+        raise UsageError(f"model.intervals={given} must increase: a schedule refines the grid, it never shrinks it.")
+
+
+def _check_curve(model: Any, inputs: int) -> None:
+    if inputs != 1:
+        raise UsageError(f"model={model.kind} is a curve of one input, and the target has {inputs}; use model=kan or mlp.")
+    if isinstance(model, PolynomialConfig):
+        if not 0 <= model.degree <= 500:
+            raise UsageError(f"model.degree={model.degree} is out of range; a polynomial's degree here is 0 to 500.")
+        return
+    least = 2 if isinstance(model, BezierConfig) else model.degree + 1
+    if isinstance(model, BSplineConfig) and not 0 <= model.degree <= 20:
+        raise UsageError(f"model.degree={model.degree} is out of range; a B-spline's degree is 0 to 20.")
+    if model.control_points < least:
+        raise UsageError(f"model.control_points={model.control_points} is too few; this curve needs at least {least}.")
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    if value not in known:
+        raise UsageError(f"{name}={value} is not known; choose one of {', '.join(known)}.")

@@ -1,0 +1,91 @@
+"""A solver's configuration to the engine's plan, with the sentence that says what was chosen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kanrun.config import AdamSolver, AutoSolver, KANConfig, LBFGSSolver, LMSolver
+from kanrun.engine.training import STARTS, STEPS, AdamOptions, Plan, Work, choose_solver
+from kanrun.errors import UsageError
+from kanrun.study.models import intervals_of, network_shape
+from kanrun.study.problem import Problem
+
+
+def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
+    """The plan for training `model` on `problem`, and why its solver was chosen."""
+    check_solver(solver)
+    shape = network_shape(model, problem.inputs, problem.outputs)
+    intervals = intervals_of(model, shape)
+    name, why = solver.kind, f"{solver.kind}: asked for."
+    if isinstance(solver, AutoSolver):
+        name, why = choose_solver(_work(model, shape, problem), problem.data.task)
+        if name == "lm" and problem.domain.element_size() < 8:
+            name, why = "lbfgs", "lbfgs: second-order steps need float64."
+    single = len(shape) == 2 and isinstance(model, KANConfig)  # linear in its unknowns: every start ends the same
+    starts = solver.starts or (1 if single and name == "lm" else STARTS[name])
+    plan = Plan(
+        solver=name,
+        intervals=intervals,
+        steps=solver.steps or STEPS[name],
+        starts=starts,
+        weight=_weight(solver, name),
+        update_grid=getattr(model, "update_grid", False),
+        adapt=getattr(model, "adapt", 0.0),
+        local=getattr(solver, "local", False),
+        history=getattr(solver, "history", 30),
+        patience=getattr(solver, "patience", None),
+        stop_early=getattr(model, "intervals", None) == "auto",
+        adam=_adam(solver),
+    )
+    return plan, why
+
+
+def _adam(solver: Any) -> AdamOptions:
+    if not isinstance(solver, AdamSolver):
+        return AdamOptions(batch=256)
+    return AdamOptions(
+        learning_rate=solver.learning_rate,
+        schedule=solver.schedule,
+        batch=solver.batch,
+        weight_decay=solver.weight_decay,
+    )
+
+
+def _weight(solver: Any, name: str) -> float | None:
+    """The penalty's weight, None where validation chooses it."""
+    given = getattr(solver, "penalty", "auto" if name == "lm" else 0.0)
+    return None if given == "auto" else float(given)
+
+
+def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
+    edges = sum(a * b for a, b in zip(shape[:-1], shape[1:], strict=True))
+    rows = len(problem.data.train) * problem.outputs
+    if isinstance(model, KANConfig):
+        finest = intervals_of(model, shape)[-1]
+        return Work(rows, edges * (finest + model.degree + 1), edges * (model.degree + 2))
+    return Work(rows, edges + sum(shape[1:]), edges)
+
+
+def check_solver(solver: Any) -> None:
+    """Raise UsageError for the first setting of `solver` that breaks a rule."""
+    for name in ("steps", "starts", "history", "batch", "patience"):
+        value = getattr(solver, name, None)
+        if value is not None and value < 1:
+            raise UsageError(f"solver.{name}={value} must be at least 1.")
+    if isinstance(solver, AdamSolver):
+        if not solver.learning_rate > 0:
+            raise UsageError(f"solver.learning_rate={solver.learning_rate} must be positive.")
+        if solver.schedule not in ("cosine", "constant"):
+            raise UsageError(f"solver.schedule={solver.schedule} is not known; choose cosine or constant.")
+        if solver.weight_decay < 0:
+            raise UsageError(f"solver.weight_decay={solver.weight_decay} must not be negative.")
+    if isinstance(solver, LMSolver | LBFGSSolver | AdamSolver):
+        _check_penalty(solver.penalty, isinstance(solver, LMSolver))
+
+
+def _check_penalty(penalty: Any, auto: bool) -> None:
+    if auto and penalty == "auto":
+        return
+    if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not 0 <= penalty < float("inf"):
+        allowed = "a number from 0 on, or auto" if auto else "a number from 0 on"
+        raise UsageError(f"solver.penalty={penalty} must be {allowed}.")

@@ -1,0 +1,79 @@
+"""A target as the engine sees it: tensors, standardised where the target is a table, with the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanrun.config import ExperimentConfig, SamplingConfig
+from kanrun.engine.training import Samples, TrainingData
+from kanrun.errors import UsageError
+from kanrun.targets import Dataset, Points, make_dataset
+
+PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`dataset` in the user's units and `data` as the engine trains on them; `domain` (inputs, 2) bounds the grid."""
+
+    dataset: Dataset
+    data: TrainingData
+    domain: Tensor
+
+    @property
+    def inputs(self) -> int:
+        return len(self.dataset.target.inputs)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network: the target's, or one for each class."""
+        return len(self.dataset.classes) if self.dataset.classes else len(self.dataset.target.outputs)
+
+
+def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> Problem:
+    """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
+    dataset = make_dataset(target, sampling, seed)
+    kind = {"dtype": PRECISIONS[cfg.precision], "device": torch_device(cfg.device, cfg.precision)}
+
+    def samples(points: Points | None) -> Samples | None:
+        if points is None:
+            return None
+        y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
+        return Samples(torch.tensor(dataset.input_scaling.apply(points.x), **kind), torch.tensor(y, **kind))
+
+    train = samples(dataset.train)
+    assert train is not None
+    data = TrainingData(
+        train,
+        samples(dataset.validation),
+        samples(dataset.test),
+        torch.tensor(dataset.output_scaling.scale, **kind),
+        "classification" if dataset.classes else "regression",
+    )
+    domain = torch.tensor(dataset.input_scaling.apply(dataset.target.domain.T).T, **kind)
+    return Problem(dataset, data, widened(domain))
+
+
+def widened(domain: Tensor) -> Tensor:
+    """`domain` with room around inputs that are constant, so that a grid can lie there."""
+    flat = (domain[:, 1] <= domain[:, 0])[:, None]
+    return torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
+
+
+def torch_device(name: str, precision: str) -> torch.device:
+    """The device called `name`; `auto` takes a GPU where there is one.
+
+    Raises UsageError for a device that is not there, and for float64 on mps, which has none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("mps") and precision == "float64":
+        raise UsageError("device=mps computes in float32 only; add precision=float32.")
+    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not available.get(name.split(":")[0], False):
+        raise UsageError(f"device={name} is not available here; use device=auto or device=cpu.")
+    return torch.device(name)
