@@ -1,0 +1,135 @@
+"""Tasks on a Dask cluster, through `distributed`'s own Client."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import time
+from collections.abc import Generator, Iterator, Sequence
+from typing import Any
+
+from kanrun.errors import KanrunError, UsageError
+from kanrun.runs.records import Checkpoint, Record
+from kanrun.study.executor import (
+    ATTEMPTS,
+    Event,
+    Failed,
+    Finished,
+    Recorded,
+    Resume,
+    Retried,
+    Started,
+)
+from kanrun.study.experiment import Failure, Job, Task
+
+_CONNECT = 4.0  # seconds
+
+
+def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> Generator[Event, None, None]:
+    """Run the tasks on the cluster at `address`; the records of a task come together at its end.
+
+    A task returns its failure as a value and is then run once more, on another worker where there is one.
+    The scheduler itself runs a task again whose worker died. Raises UsageError if nobody answers,
+    KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
+    """
+    distributed: Any = importlib.import_module("distributed")
+    with _client(address) as client:
+        futures = {client.submit(run_task, job, task, resume(task), pure=False): task for task in tasks}
+        attempts = dict.fromkeys((task.pair for task in tasks), 1)
+        for task in tasks:
+            yield Started(task)
+        completed = distributed.as_completed(list(futures))
+        try:
+            for future in completed:
+                task = futures.pop(future)
+                seconds, records, failure, worker, deaths = _outcome(future, address)
+                future.release()
+                again = failure is not None and max(attempts[task.pair], deaths) < ATTEMPTS
+                if failure is not None and again:
+                    attempts[task.pair] += 1
+                    yield Retried(task, failure)
+                    others = [name for name in _workers(client) if name != worker] or None
+                    where: dict[str, Any] = {"workers": others, "allow_other_workers": others is not None}
+                    retry = client.submit(run_task, job, task, None, pure=False, **where)
+                    futures[retry] = task
+                    completed.add(retry)
+                    yield Started(task)
+                    continue
+                yield from (Recorded(task, record) for record in records)
+                yield Finished(task, seconds) if failure is None else Failed(task, failure)
+        finally:
+            if client.status == "running":
+                client.cancel(list(futures))
+
+
+def probe(address: str) -> None:
+    """Raise UsageError unless a Dask scheduler answers at `address` within a few seconds."""
+    with _client(address):
+        pass
+
+
+def run_task(job: Job, task: Task, resume: Checkpoint | None) -> tuple[float, list[Record], Failure | None, str | None]:
+    """Run in a worker of the cluster: return seconds, records, the failure if any, and the worker's address."""
+    records: list[Record] = []
+    failure = None
+    clock = time.monotonic()
+    try:
+        for record in job.run(task, resume):
+            records.append(record)  # one by one: those before an error count
+    except Exception as error:  # any error of an experiment is a failure of its task
+        failure = Failure.of(error)
+    return time.monotonic() - clock, records, failure, _own_address()
+
+
+def _outcome(future: Any, address: str) -> tuple[float, list[Record], Failure | None, str | None, int]:
+    """Return what `run_task` returned, and how many workers died of the task."""
+    from distributed.scheduler import KilledWorker
+
+    if future.status in {"cancelled", "lost"}:
+        raise KanrunError(f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest")
+    if future.status == "finished":
+        seconds, records, failure, worker = future.result()
+        return seconds, records, failure, worker, 0
+    error = future.exception()
+    if isinstance(error, KilledWorker):
+        deaths = int(error.allowed_failures) + 1
+        return 0.0, [], Failure(f"its worker on the Dask cluster died, {deaths} times"), None, deaths
+    return 0.0, [], Failure.of(error), None, 0
+
+
+@contextlib.contextmanager
+def _client(address: str) -> Iterator[Any]:
+    try:
+        distributed: Any = importlib.import_module("distributed")
+    except ImportError as error:
+        raise UsageError("executor=dask needs the package `distributed`: pip install 'kanrun[dask]'") from error
+    logger = logging.getLogger("distributed")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # what matters comes back as an event or an exception
+    try:
+        try:
+            client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
+        except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
+            raise UsageError(
+                f"no Dask scheduler answers at executor.address={address}; start one with `dask scheduler`"
+            ) from error
+        try:
+            yield client
+        finally:
+            client.close(timeout=_CONNECT)
+    finally:
+        logger.setLevel(level)
+
+
+def _workers(client: Any) -> list[str]:
+    return list(client.nthreads())
+
+
+def _own_address() -> str | None:
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:
+        return None

@@ -1,0 +1,144 @@
+"""What a study shows on standard error while it runs: a bar on a terminal, a few lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Column
+from rich.text import Text
+
+from kanrun.runs.records import Note, Row
+from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried
+
+_ERRORS = ("validation_rmse", "test_rmse", "train_rmse")  # the best so far goes by the first that is there
+
+
+class Reporter:
+    """Shows events: nothing but warnings when quiet, one line a stage or task unless on a terminal."""
+
+    def __init__(self, console: Console, total: int, steps: int | None = None, quiet: bool = False) -> None:
+        self._console = console
+        self._total = total
+        self._steps = steps
+        self._quiet = quiet
+        self._done = 0
+        self._stage: tuple[Any, ...] = ()
+        self._last = ""
+        self._said: set[str] = set()  # the same note of the next seed is not shown again
+        self._best: tuple[float, str] | None = None
+        self._bar: Progress | None = None
+        self._bar_task: TaskID | None = None
+        if console.is_terminal and not console.is_dumb_terminal and not quiet:
+            self._bar = _make_bar(console, total)
+            single = total == 1
+            self._bar_task = self._bar.add_task("", total=steps if single else total, text="starting")
+
+    def __enter__(self) -> Reporter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def skip(self, tasks: int) -> None:
+        """Count tasks that an earlier attempt finished."""
+        if tasks and not self._quiet:
+            self._done += tasks
+            self._say(f"{tasks} of {self._total} trainings were finished before and are kept")
+            self._advance("")
+
+    def handle(self, event: Event) -> None:
+        """Show what `event` tells."""
+        if isinstance(event, Recorded):
+            self._recorded(event)
+        elif isinstance(event, Finished) and not self._quiet:
+            self._done += 1
+            if self._total > 1:
+                self._line(f"{event.task} done in {event.seconds:.1f} s{self._best_text()}")
+            else:
+                self._line(self._last)
+            self._advance(self._best_text().removeprefix(", ") if self._total > 1 else self._last)
+        elif isinstance(event, Retried) and not self._quiet:
+            self._say(f"{event.task} failed and starts again: {event.failure.reason}")
+        elif isinstance(event, Failed) and self._total > 1:
+            self._done += 1
+            self._say(f"{event.task} failed: {event.failure.reason}", "red")
+            self._advance("")
+
+    def _recorded(self, event: Recorded) -> None:
+        record = event.record
+        if isinstance(record, Note):
+            if record.text in self._said or (self._quiet and not record.warning):
+                return
+            self._said.add(record.text)
+            self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
+        elif isinstance(record, Row) and not self._quiet:
+            if record.table == "metrics" and self._total == 1:
+                self._step(record.values)
+            elif record.table == "summary" and self._total > 1:
+                self._compare(record.values, str(event.task))
+
+    def _step(self, values: Mapping[str, Any]) -> None:
+        stage = (values.get("stage"), values.get("intervals"))
+        if self._stage and stage != self._stage:
+            self._line(self._last)
+        self._stage, self._last = stage, status_line(values)
+        if self._bar is not None and self._bar_task is not None:
+            self._bar.update(self._bar_task, advance=1, text=self._last)
+
+    def _compare(self, values: Mapping[str, Any], where: str) -> None:
+        for name in _ERRORS:
+            value = values.get(name)
+            if isinstance(value, (int, float)) and math.isfinite(value):
+                if self._best is None or value < self._best[0]:
+                    self._best = (float(value), f"best {name.replace('_rmse', ' RMSE')} {value:.2e} ({where})")
+                return
+
+    def _best_text(self) -> str:
+        return f", {self._best[1]}" if self._best else ""
+
+    def _advance(self, text: str) -> None:
+        if self._bar is not None and self._bar_task is not None:
+            if self._total > 1:
+                self._bar.update(self._bar_task, completed=self._done, text=text)
+            else:
+                self._bar.update(self._bar_task, total=1, completed=1, text=text)
+
+    def _line(self, text: str) -> None:
+        """Print a line where there is no bar to show it."""
+        if self._bar is None and not self._quiet and text:
+            self._say(text)
+
+    def _say(self, text: str, style: str = "") -> None:
+        # Paths and formulas may hold brackets, which are no markup here; long lines wrap only on terminals.
+        self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
+
+
+def status_line(values: Mapping[str, Any]) -> str:
+    """Return the state of a training in one line, from a row of `metrics`."""
+    parts = []
+    if values.get("intervals") is not None:
+        parts.append(f"{values['intervals']} intervals")
+    if values.get("step") is not None:
+        parts.append(f"step {values['step']}")
+    for name in ("train_rmse", "validation_rmse"):
+        value = values.get(name)
+        if isinstance(value, (int, float)):
+            parts.append(f"{name.removesuffix('_rmse')} {value:.2e}")
+    return ", ".join(parts)
+
+
+def _make_bar(console: Console, total: int) -> Progress:
+    column = Column(no_wrap=True, overflow="ellipsis", ratio=1)
+    text = TextColumn("{task.fields[text]}", markup=False, table_column=column)
+    count = [MofNCompleteColumn()] if total > 1 else []
+    width = max(6, min(24, console.width // 5))
+    return Progress(
+        SpinnerColumn(), BarColumn(bar_width=width), *count, TimeElapsedColumn(), text, console=console, expand=True
+    )

@@ -1,0 +1,110 @@
+"""An experiment that trains nothing in milliseconds, and fails, dies or waits as its configuration says.
+
+It lies in a folder of its own, which the tests put on the path, because workers import it by name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kanrun.config import ExperimentConfig
+from kanrun.errors import TrainingFailed, UsageError
+from kanrun.runs import Checkpoint, Claim, Note, Record, Row, Table
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
+
+
+@dataclass
+class ToyConfig(ExperimentConfig):
+    device: str = "cpu"
+    sizes: list[int] = field(default_factory=lambda: [3])
+    steps: int = 6
+    pause: float = 0.0  # seconds a step
+    fails: list[int] = field(default_factory=list)  # sizes whose training fails, always
+    fails_once: list[int] = field(default_factory=list)
+    dies: list[int] = field(default_factory=list)  # sizes whose process is killed, always
+    dies_once: list[int] = field(default_factory=list)
+    marks: str = ""  # folder of the marks that tell a first attempt from a second
+    broken: str = ""  # `figures` or `claims` raise
+
+
+def check(cfg: ToyConfig) -> None:
+    if cfg.steps < 1:
+        raise UsageError(f"steps={cfg.steps} must be at least 1")
+
+
+def steps(cfg: ToyConfig) -> int:
+    return cfg.steps
+
+
+def using_threads(threads: int) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()  # no torch to limit, so none to load in each worker
+
+
+def cells(cfg: ToyConfig) -> list[dict[str, Any]]:
+    return [{"size": size} for size in cfg.sizes]
+
+
+def run(
+    cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None
+) -> Iterator[Record]:
+    size = cell["size"]
+    state, start = np.random.default_rng((size, seed)).normal(size=size), 0
+    if resume is None:
+        yield Note(f"size {size} was chosen")
+    else:
+        state, start = resume.arrays["state"], resume.meta["step"]
+    for step in range(start, cfg.steps):
+        if step == 3:
+            _misbehave(cfg, size, seed)
+        time.sleep(cfg.pause)
+        state = np.cos(3 * state) * 0.9
+        rmse = float(np.sqrt(np.mean(state**2)))
+        yield Row("metrics", {"seed": seed, "stage": step // 3, "step": step, "train_rmse": rmse, "seconds": time.time()})
+        if step % 2 == 1:
+            yield Checkpoint("resume", {"state": state}, {"step": step + 1})
+            yield Table("curve", {"x": np.arange(step), "y": state[0] + np.arange(step)})
+    yield Checkpoint(f"model-{size}-{seed}", {"state": state})
+    yield Table("curve", {"x": np.arange(size), "y": state})
+    yield Row("details", {"size": size, "last": float(state[-1])})
+    yield Row("summary", {"size": size, "test_rmse": rmse, "pid": os.getpid()})
+
+
+def figures(tables: Mapping[str, pandas.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    if "figures" in os.environ.get("TOY_BROKEN", ""):
+        raise ValueError("no ink")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(2, 2))
+    figure.subplots().plot(tables["metrics"]["train_rmse"])
+    yield "loss", figure
+
+
+def claims(tables: Mapping[str, pandas.DataFrame]) -> list[Claim]:
+    worst = float(tables["summary"]["test_rmse"].max())
+    return [Claim("the error is small", worst, "<= 1", worst <= 1), Claim("it is zero", worst, "0", False)]
+
+
+def _misbehave(cfg: ToyConfig, size: int, seed: int) -> None:
+    if size in cfg.fails or (size in cfg.fails_once and _first(cfg, size, seed)):
+        raise TrainingFailed(f"the loss of size {size} is not finite at step 3")
+    if size in cfg.dies or (size in cfg.dies_once and _first(cfg, size, seed)):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _first(cfg: ToyConfig, size: int, seed: int) -> bool:
+    try:
+        (Path(cfg.marks) / f"{size}-{seed}").touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
