@@ -1,0 +1,153 @@
+"""Train one model on one target, and show what it learned.
+
+The default reproduces the setting of the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3): a [2, 5, 1] network on
+exp(sin(pi x0) + x1^2), its grid extended while it learns. It differs from the paper in the solver (second order, with a
+smoothness penalty chosen on held-out training points) and in where the result is taken: at the grid that validation
+points chose, never the test points. A `suite` of the configuration makes it a study over targets and shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kanrun.config import FitConfig
+from kanrun.engine.networks import count_parameters
+from kanrun.engine.training import Stage, Step, Trained, train
+from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
+from kanrun.runs import Claim
+from kanrun.runs.records import Checkpoint, Note, Record, Row
+from kanrun.study.bounds import bound_claims, bound_rows
+from kanrun.study.cells import suite_cells, with_cell
+from kanrun.study.checkpoints import stages_from_checkpoint, stages_to_checkpoint
+from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.models import factory
+from kanrun.study.plans import make_plan
+from kanrun.study.problem import Problem, make_problem
+from kanrun.study.saved import model_checkpoint
+from kanrun.study.seeds import generator
+
+
+def cells(cfg: FitConfig) -> list[dict[str, Any]]:
+    """One cell, or the suite's."""
+    return suite_cells(cfg.suite)
+
+
+def check(cfg: FitConfig) -> None:
+    """Build everything that a run would build, without training."""
+    for cell in cells(cfg):
+        one = with_cell(cfg, cell)
+        problem = make_problem(one, one.target, one.sampling, one.seed)
+        factory(one.model, problem)
+        make_plan(one.model, one.solver, problem)
+
+
+def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None) -> Iterator[Record]:
+    """Train one network; rows a step as it goes, the rest at the end."""
+    cfg = with_cell(cfg, cell)
+    problem = make_problem(cfg, cfg.target, cfg.sampling, seed)
+    plan, why = make_plan(cfg.model, cfg.solver, problem)
+    done = stages_from_checkpoint(resume, problem.domain.device)
+    if not done:
+        yield from (Note(text, warning=True) for text in problem.dataset.notes)
+        yield Note(f"solver {why}")
+    events = train(factory(cfg.model, problem), problem.data, plan, generator(seed, "training"), done)
+    trained = yield from _recorded(events, done)
+    yield from _results(cfg, cell, seed, problem, trained, plan.solver)
+
+
+def _recorded(events: Any, done: list[Stage]) -> Any:
+    """Rows of the training's steps and a checkpoint after each of its grids; returns what was trained."""
+    stages = list(done)
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Step):
+            yield Row("metrics", _step_row(event))
+        else:
+            stages.append(event)
+            yield Row("stages", _stage_row(event))
+            yield stages_to_checkpoint(stages)
+
+
+def _step_row(step: Step) -> dict[str, Any]:
+    return {
+        "stage": step.stage,
+        "step": step.step,
+        "intervals": step.intervals,
+        "train_rmse": step.errors.train,
+        "validation_rmse": step.errors.validation,
+        "test_rmse": step.errors.test,
+        "seconds": step.seconds,
+    }
+
+
+def _stage_row(stage: Stage) -> dict[str, Any]:
+    return {
+        "stage": stage.stage,
+        "intervals": stage.intervals,
+        "parameters": count_parameters(stage.network),
+        "train_rmse": stage.errors.train,
+        "validation_rmse": stage.errors.validation,
+        "test_rmse": stage.errors.test,
+        "penalty": stage.weight,
+        "carried_by": stage.how,
+        "function_change": stage.change,
+        "error_before": stage.before,
+        "error_after": stage.after,
+        "steps": stage.steps,
+        "seconds": stage.seconds,
+    }
+
+
+def _results(
+    cfg: FitConfig, cell: Mapping[str, Any], seed: int, problem: Problem, trained: Trained, solver: str
+) -> Iterator[Record]:
+    network, dataset = trained.network, problem.dataset
+    summary = {
+        "target": dataset.target.name,
+        "model": cfg.model.kind,
+        "shape": "-".join(map(str, network.shape)),
+        "train_points": points_of(dataset.train) + points_of(dataset.validation),
+        "intervals": trained.chosen.intervals,
+        "parameters": count_parameters(network),
+        "train_rmse": trained.errors.train,
+        "validation_rmse": trained.errors.validation,
+        "test_rmse": trained.errors.test,
+        **scores(network, problem),
+        "solver": solver if cfg.model.kind in ("kan", "mlp") else "least squares",
+        "seconds": trained.seconds,
+    }
+    if cfg.target.kind == "table" and (linear := linear_rmse(problem)) is not None:
+        beaten = trained.errors.test is not None and trained.errors.test < linear
+        verdict = "beats" if beaten else "does not beat"
+        yield Note(f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}", warning=not beaten)
+        summary["linear_rmse"] = linear
+    yield Row("summary", summary)
+    yield from bound_rows(cell, summary)
+    yield prediction_table(network, problem)
+    if (table := edge_table(network, problem)) is not None:
+        yield table
+    yield model_checkpoint(network, problem, summary, seed)
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
+    if "cell" in tables["summary"]:
+        return
+    yield "loss", loss_curve(tables["metrics"])
+    yield "predictions", predictions(tables["predictions"])
+    yield "residuals", residuals(tables["predictions"])
+    if "edges" in tables:
+        yield "edges", edges(tables["edges"])
+        yield "network", network_diagram(tables["edges"])
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """The bounds that a suite's entries name, against the medians over seeds."""
+    return bound_claims(tables)

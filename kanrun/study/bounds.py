@@ -1,0 +1,44 @@
+"""Bounds that a suite's entry may name, and the claims that they become.
+
+`bounds: {test_rmse: 1e-6, seconds: 10}` in an entry claims that the median over seeds stays at or below each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from kanrun.runs import Claim
+from kanrun.runs.records import Row
+
+_NAMES = {"test_rmse": "median test RMSE", "seconds": "longest training in seconds"}
+#: No seed may be worse than this many times the median: a bad minimum is what a user meets.
+SPREAD = 100.0
+
+
+def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
+    """One row a bound of `cell`, beside the value it bounds."""
+    for column, bound in cell.get("bounds", {}).items():
+        label = f"{summary['target']} [{summary['shape'].replace('-', ',')}], N = {summary['train_points']}"
+        yield Row("bounds", {"label": label, "column": column, "bound": float(bound), "value": summary[column]})
+
+
+def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """One claim a bound over the seeds, and one that no seed is far worse than the median."""
+    claims: list[Claim] = []
+    if "bounds" not in tables:
+        return claims
+    for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
+        values, bound = rows["value"], float(rows["bound"].iloc[0])
+        measured = float(values.max() if column == "seconds" else values.median())
+        spread = f"{values.min():.2g} .. {values.max():.2g}"
+        claims.append(
+            Claim(f"{label}: {_NAMES.get(column, column)}", measured, f"<= {bound:g}", measured <= bound, spread)
+        )
+        if column == "test_rmse" and len(values) > 1:
+            worst = float(values.max() / values.median())
+            sentence = f"{label}: worst seed over the median"
+            claims.append(Claim(sentence, worst, f"<= {SPREAD:g}", worst <= SPREAD, None))
+    return claims

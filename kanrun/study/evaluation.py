@@ -1,0 +1,146 @@
+"""What a trained network is worth and what figures need of it, in the user's units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kanrun.engine.networks import KAN, Network, activations
+from kanrun.engine.training import predict
+from kanrun.runs.records import Table, Value
+from kanrun.study.problem import Problem
+from kanrun.targets import Points
+
+Array = NDArray[np.float64]
+
+#: Points of one split that the table of predictions keeps.
+MOST_POINTS = 2000
+#: Points of a curve, and of each side of a map, on which truth and prediction are drawn.
+CURVE_POINTS, MAP_POINTS = 400, 61
+#: Edges, the most important first, and points of each, that the table of edges keeps.
+MOST_EDGES, EDGE_POINTS = 400, 101
+
+
+def predict_points(network: nn.Module, problem: Problem, x: Array) -> Array:
+    """f(x) (samples, outputs) for x in the user's units; class numbers (samples, 1) for classification."""
+    inside = torch.as_tensor(problem.dataset.input_scaling.apply(x)).to(problem.domain)
+    output = predict(network, inside)
+    if problem.dataset.classes:
+        return output.argmax(-1, keepdim=True).double().cpu().numpy()
+    return problem.dataset.output_scaling.invert(output.double().cpu().numpy())
+
+
+def scores(network: nn.Module, problem: Problem) -> dict[str, Value]:
+    """`test_max_error` and `r2` on the test points (accuracy and cross-entropy for classification)."""
+    points = problem.dataset.test
+    if points is None or not len(points.x):
+        return {"test_max_error": None, "r2": None}
+    difference = predict_points(network, problem, points.x) - points.y
+    if problem.dataset.classes:
+        assert problem.data.test is not None
+        output = predict(network, problem.data.test.x)
+        loss = nn.functional.cross_entropy(output, problem.data.test.y[:, 0].long())
+        return {
+            "test_max_error": None,
+            "r2": None,
+            "test_accuracy": float((difference == 0).mean()),
+            "test_cross_entropy": float(loss),
+        }
+    spread = float(((points.y - points.y.mean(0)) ** 2).sum())
+    r2 = 1 - float((difference**2).sum()) / spread if spread > 0 else None
+    return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
+
+
+def linear_rmse(problem: Problem) -> float | None:
+    """Test RMSE of ordinary least squares on the same training points: what a table's model has to beat."""
+    points, test = problem.dataset.train, problem.dataset.test
+    if test is None or not len(test.x) or problem.dataset.classes:
+        return None
+    held = problem.dataset.validation
+    x = points.x if held is None else np.concatenate([points.x, held.x])
+    y = points.y if held is None else np.concatenate([points.y, held.y])
+    scaled = problem.dataset.input_scaling.apply(x)
+    solution, *_ = np.linalg.lstsq(np.column_stack([scaled, np.ones(len(x))]), y, rcond=None)
+    there = problem.dataset.input_scaling.apply(test.x)
+    return float(np.sqrt(np.mean((np.column_stack([there, np.ones(len(there))]) @ solution - test.y) ** 2)))
+
+
+def prediction_table(network: nn.Module, problem: Problem) -> Table:
+    """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs."""
+    dataset = problem.dataset
+    parts: list[tuple[str, Array, Array | None]] = [
+        (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
+        for name, points in (("train", dataset.train), ("validation", dataset.validation), ("test", dataset.test))
+        if points is not None and len(points.x)
+    ]
+    grid = _grid(dataset.target.domain)
+    if grid is not None:
+        truth = dataset.target.function(grid) if dataset.target.function else None
+        parts.append(("grid", grid, truth))
+    columns: dict[str, Any] = {"split": np.concatenate([np.full(len(x), name) for name, x, _ in parts])}
+    inputs = np.concatenate([x for _, x, _ in parts])
+    for i, name in enumerate(dataset.target.inputs):
+        columns[name] = inputs[:, i]
+    predicted = predict_points(network, problem, inputs)
+    truth = np.concatenate([np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts])
+    for o, name in enumerate(dataset.target.outputs):
+        columns[f"truth:{name}"], columns[f"prediction:{name}"] = truth[:, o], predicted[:, o]
+    return Table("predictions", columns)
+
+
+def _grid(domain: Array) -> Array | None:
+    if len(domain) == 1:
+        return np.linspace(*domain[0], CURVE_POINTS)[:, None]
+    if len(domain) == 2:
+        sides = np.meshgrid(*(np.linspace(low, high, MAP_POINTS) for low, high in domain), indexing="ij")
+        return np.stack([side.ravel() for side in sides], axis=1)
+    return None
+
+
+def edge_table(network: Network, problem: Problem) -> Table | None:
+    """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
+
+    x is in the units that the layer sees (standardised for tables). None for networks without edge functions.
+    """
+    if not isinstance(network, KAN):
+        return None
+    rows: list[dict[str, Any]] = []
+    with torch.no_grad():
+        reaching = activations(network, problem.data.train.x[:MOST_POINTS])
+        for index, layer in enumerate(network):
+            score = layer.edge_values(reaching[index]).std(0, correction=0)
+            share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
+            x = torch.lerp(layer.grid.low, layer.grid.high, share)
+            y = layer.edge_values(x)
+            for out in range(layer.outputs):
+                for into in range(layer.inputs):
+                    rows.append({
+                        "layer": index, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
+                        "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
+                        "pruned": not bool(layer.mask[out, into]),
+                        "input_name": problem.dataset.target.inputs[into] if index == 0 else "",
+                        "output_name": _output_name(problem, out) if index == len(network.layers) - 1 else "",
+                    })  # fmt: skip
+    kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
+    kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
+    return Table(
+        "edges",
+        {
+            key: np.concatenate([row[key] if key in "xy" else np.full(EDGE_POINTS, row[key]) for row in kept])
+            for key in kept[0]
+        },
+    )
+
+
+def _output_name(problem: Problem, out: int) -> str:
+    names = problem.dataset.classes or problem.dataset.target.outputs
+    return str(names[out])
+
+
+def points_of(dataset_points: Points | None) -> int:
+    """How many points there are, none counting as 0."""
+    return 0 if dataset_points is None else len(dataset_points.x)

@@ -1,0 +1,54 @@
+"""`kanrun predict`: a stored model on new rows of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kanrun.errors import UsageError
+from kanrun.runs.atomic import write_atomic
+from kanrun.study.saved import Model, load_run
+from kanrun.targets import read_inputs
+
+
+def predict(run: Path, source: Path, output: Path, model: str | None = None) -> list[str]:
+    """Write the model's predictions for the rows of `source` to `output` (CSV) and return warnings.
+
+    The file keeps the input columns and adds one a prediction, in the units of training; a classifier adds the label
+    and a column of probability a class. Rows outside the trained range are predicted and counted in a warning.
+    Raises UsageError for missing columns, text or missing values, and an output that cannot be written.
+    """
+    trained = load_run(run).model(model)
+    x = read_inputs(source, trained.inputs)
+    table = pd.DataFrame(x, columns=list(trained.inputs))
+    values = trained(x)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).any(1).sum())
+        raise UsageError(f"{bad} of {len(x)} predictions are not finite; the first is that of data row {_first(values)}.")
+    for name, column in _columns(trained, values):
+        table[name] = column
+    write_atomic(output, table.to_csv(index=False).encode())
+    return _warnings(trained, x)
+
+
+def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    if model.classes:
+        labels = np.array(model.classes)[values.argmax(1)]
+        return [(model.outputs[0], labels)] + [(f"probability:{c}", values[:, i]) for i, c in enumerate(model.classes)]
+    return [(name, values[:, o]) for o, name in enumerate(model.outputs)]
+
+
+def _first(values: np.ndarray) -> int:
+    return int(np.flatnonzero((~np.isfinite(values)).any(1))[0]) + 1
+
+
+def _warnings(model: Model, x: np.ndarray) -> list[str]:
+    shares = model.outside(x)
+    return [
+        f"{share:.1%} of the rows have {name} outside the trained range [{low:.6g}, {high:.6g}]; "
+        "there the prediction continues the function, it does not know it"
+        for name, share, (low, high) in zip(model.inputs, shares, model.domain, strict=True)
+        if share > 0
+    ]

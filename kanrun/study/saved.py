@@ -1,0 +1,136 @@
+"""A trained model in a run folder, and back: what `load_run` and `kanrun predict` read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from kanrun.engine.networks import Network
+from kanrun.engine.training import predict
+from kanrun.errors import KanrunError, UsageError
+from kanrun.runs import Run
+from kanrun.runs.records import Checkpoint
+from kanrun.study.checkpoints import pack, unpack
+from kanrun.study.problem import Problem
+from kanrun.targets import Scaling
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained network with its names and units: call it with inputs in the user's units.
+
+    `domain` (inputs, 2) is the range it was trained on; `classes` the labels of a classifier, else None.
+    """
+
+    network: Network
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: Array
+    input_scaling: Scaling
+    output_scaling: Scaling
+    classes: tuple[str, ...] | None
+
+    def __call__(self, x: Array) -> Array:
+        """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier."""
+        parameter = next(self.network.parameters())
+        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
+        output = predict(self.network, inside).double()
+        if self.classes:
+            return output.softmax(-1).numpy()
+        return self.output_scaling.invert(output.numpy())
+
+    def outside(self, x: Array) -> Array:
+        """Share of the samples outside the trained range, one number an input."""
+        low, high = self.domain[:, 0], self.domain[:, 1]
+        return np.asarray(((x < low) | (x > high)).mean(0), dtype=np.float64)
+
+
+def model_checkpoint(network: Network, problem: Problem, summary: dict[str, Any], seed: int) -> Checkpoint:
+    """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
+    dataset = problem.dataset
+    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    meta = {
+        "network": network.describe(),
+        "inputs": list(dataset.target.inputs),
+        "outputs": list(dataset.target.outputs),
+        "domain": dataset.target.domain.tolist(),
+        "classes": list(dataset.classes) if dataset.classes else None,
+        "input_scaling": _plain(dataset.input_scaling),
+        "output_scaling": _plain(dataset.output_scaling),
+        "seed": seed,
+    }
+    return Checkpoint(name, pack(network), meta)
+
+
+def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
+    """The model that `model_checkpoint` stored. Raises KanrunError where something is missing or does not fit."""
+    meta = checkpoint.meta
+    try:
+        return Model(
+            unpack(meta["network"], checkpoint.arrays),
+            tuple(meta["inputs"]),
+            tuple(meta["outputs"]),
+            np.array(meta["domain"], dtype=np.float64),
+            _scaling(meta["input_scaling"]),
+            _scaling(meta["output_scaling"]),
+            tuple(meta["classes"]) if meta["classes"] else None,
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
+
+
+def _plain(scaling: Scaling) -> dict[str, list[float]]:
+    return {"shift": scaling.shift.tolist(), "scale": scaling.scale.tolist()}
+
+
+def _scaling(plain: dict[str, list[float]]) -> Scaling:
+    return Scaling(np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64))
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run read back: `config`, `tables` by name, and its trained models."""
+
+    run: Run
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.run.config
+
+    @cached_property
+    def tables(self) -> dict[str, pd.DataFrame]:
+        return {name: self.run.table(name) for name in self.run.tables}
+
+    @property
+    def models(self) -> list[str]:
+        """Names of the stored models, the lowest seed first."""
+        return sorted(
+            (name for name in self.run.checkpoints if not name.startswith("resume")),
+            key=lambda name: (name.rpartition("-seed")[0], int(name.rpartition("-seed")[2] or 0)),
+        )
+
+    def model(self, name: str | None = None) -> Model:
+        """The model called `name`; without one, that of the first seed.
+
+        Raises UsageError for a run without models or a name that is not there.
+        """
+        if not self.models:
+            raise UsageError(f"{self.run.path} holds no trained model; only finished trainings leave one.")
+        chosen = name or self.models[0]
+        if chosen not in self.models:
+            raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
+        return model_from_checkpoint(self.run.checkpoint(chosen))
+
+
+def load_run(path: str | Path) -> LoadedRun:
+    """The run in folder `path`: config, tables, trained models. Nothing in the folder is ever executed."""
+    return LoadedRun(Run(Path(path)))
