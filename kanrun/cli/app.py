@@ -20,7 +20,6 @@ app = typer.Typer(
     help="Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures.",
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
-    no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: the run failed; 2: a wrong call or configuration; 130: interrupted; 143: terminated.
     Errors are one line on standard error; KANRUN_DEBUG=1 shows the traceback as well.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
         return code if isinstance(code, int) else 0

@@ -27,26 +27,32 @@ def completions(command: str, words: Sequence[str], word: str) -> list[str]:
     A single one that ends with `=`, `.` or `/` is followed by what may come after it, so that the shell
     does not end the word there.
     """
-    from hydra.plugins.completion_plugin import DefaultCompletionPlugin
+    from hydra.plugins.completion_plugin import DefaultCompletionPlugin as Engine
+    from hydra.types import RunMode
 
-    from kanrun.launch.composing import open_loader
+    from kanrun.cli.quoting import hydra_words
+    from kanrun.launch.composing import open_loader, readable
     from kanrun.launch.request import Request
     from kanrun.launch.sentences import CONFIGURATION_ERRORS
 
     loader = open_loader(Request(command))
-    engine = DefaultCompletionPlugin(loader)
     module = command.replace("-", "_")
-    before = " ".join(other for other in words if not other.split()[1:])
+    before = readable(hydra_words(words, command, multirun=True))
 
     def query(beginning: str) -> list[str]:
         if beginning.startswith("study="):
             studies = loader.get_group_options(f"study/{module}")
             return [f"study={name}" for name in studies if f"study={name}".startswith(beginning)]
+        key, file = Engine._get_filename(beginning)
+        if file is not None:
+            return [f"{key}{name}" for name in Engine.complete_files(file)]
         try:
-            found = engine._query(config_name=module, line=f"{before} {beginning}".lstrip())
-        except (*CONFIGURATION_ERRORS, SystemExit):
+            found, is_group = Engine(loader)._query_config_groups(beginning, module, before)
+            if not is_group:
+                found += Engine._get_matches(loader.load_configuration(module, before, RunMode.MULTIRUN), beginning)
+        except CONFIGURATION_ERRORS:
             return []
-        return [_plain(name) for name in found if not _hidden(name, word)]
+        return sorted(_plain(name) for name in set(found) if not _hidden(name, beginning))
 
     found = query(word)
     while len(found) == 1 and found[0] != word and found[0].endswith(("=", ".", "/")):

@@ -136,8 +136,8 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
 
 def with_info_value(words: Sequence[str]) -> list[str]:
     """Writes a bare `--info` as `--info all`, since Typer's options always take their value."""
-    choices = set(Info)
     filled = []
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        filled += [word, Info.ALL] if word in ("--info", "-i") and following not in choices else [word]
+    for word, following in zip(words, [*words[1:], ""], strict=False):
+        bare = word in ("--info", "-i") and (not following or "=" in following or following[0] in "-+~")
+        filled += [word, Info.ALL] if bare else [word]
     return filled

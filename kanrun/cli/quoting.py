@@ -79,6 +79,8 @@ def _columns(value: str) -> str:
 
 def _domain(value: str) -> str:
     """Nested lists of numbers, with constants such as 0.4*pi as strings."""
+    if value.startswith("[") and _split(value, nested=True) is None:
+        return value  # Hydra's refusal tells that a bracket is missing
     if _in_brackets(value):
         return f"[{','.join(_domain(part) for part in split(value[1:-1]))}]"
     return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _path(value)

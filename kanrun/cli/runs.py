@@ -16,7 +16,7 @@ from kanrun.errors import KanrunError
 if TYPE_CHECKING:
     from kanrun.runs import Run
 
-app = typer.Typer(help="List, show and continue runs.", rich_markup_mode=None, no_args_is_help=True)
+app = typer.Typer(help="List, show and continue runs.", rich_markup_mode=None)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from hydra.core.config_search_path import SearchPathQuery
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.utils import setup_globals
+from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
@@ -61,6 +63,17 @@ def _absolute(folder: str | None) -> str | None:
     return folder if folder is None or "://" in folder else str(Path(folder).absolute())
 
 
+def check_flags(request: Request) -> None:
+    """Raises UsageError for flags that do not go together."""
+    shows = [flag for flag, given in (("--cfg", request.cfg), ("--info", request.info)) if given is not None]
+    if len(shows) + request.multirun > 1:
+        flags = [*shows, *(["--multirun"] if request.multirun else [])]
+        raise UsageError(f"{' and '.join(flags)} do not go together; give one of them")
+    for flag, given in (("--resolve", request.resolve), ("--package", request.package is not None)):
+        if given and request.cfg is None:
+            raise UsageError(f"{flag} says how --cfg shows the configuration; add --cfg job")
+
+
 def check_folders(request: Request) -> None:
     """Raises UsageError for a --config-dir or --config-path that cannot be what is meant."""
     for option, folder in (("--config-path", request.config_path), ("--config-dir", request.config_dir)):
@@ -81,6 +94,7 @@ def open_loader(request: Request) -> ConfigLoaderImpl:
     version.setbase(HYDRA_VERSION_BASE)
     register()
     setup_globals()
+    check_flags(request)
     check_folders(request)
     search_path = create_config_search_path(search_place(request))
     folder = _absolute(request.config_dir)
@@ -112,6 +126,17 @@ def compose(request: Request, loader: ConfigLoaderImpl) -> Plan:
         refusals.check_hydra(cfg.hydra, parsed)
         jobs.append(_job(cfg))
     return Plan(tuple(jobs), swept, True)
+
+
+def readable(overrides: Sequence[str]) -> list[str]:
+    """Those of the overrides that Hydra's grammar can read."""
+    parser = OverridesParser.create()
+    kept = []
+    for override in overrides:
+        with contextlib.suppress(HydraException):
+            parser.parse_overrides([override])
+            kept.append(override)
+    return kept
 
 
 def sweep_overrides(master: DictConfig, loader: ConfigLoaderImpl) -> tuple[tuple[str, ...], ...]:

@@ -37,6 +37,8 @@ NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.out
 def check_overrides(parsed: Sequence[Override]) -> None:
     """Raises UsageError for an override of what kanrun decides: the folders of runs."""
     for override in parsed:
+        if not override.key_or_group:
+            raise UsageError(f"{override.input_line!r} is not an override; write key=value")
         if override.key_or_group in NUMBERED:
             raise UsageError(
                 f"{override.input_line} is refused, since kanrun numbers its run folders itself; "

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -39,9 +39,9 @@ def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> Usa
         return UsageError(_wrong_value(error, None))
     text = str(error)
     cause = error.__cause__
-    if match := re.match(r"Error merging override (.*)", text, re.DOTALL):
-        if isinstance(cause, OmegaConfBaseException):
-            return UsageError(_wrong_value(cause, match[1]))
+    match = re.match(r"Error merging override (.*)", text, re.DOTALL)
+    if match and isinstance(cause, OmegaConfBaseException):
+        return UsageError(_wrong_value(cause, match[1]))
     for pattern, sentence in (
         (r"Could not override '(?P<key>[^']*)'", _unknown_key),
         (r"Could not delete (from config\. )?'(?P<key>[^']*)'", _unknown_key),
@@ -49,7 +49,9 @@ def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> Usa
         (r"Config group override must be a string", _group_without_choice),
     ):
         if match := re.match(pattern, text, re.DOTALL):
-            return UsageError(sentence(match.groupdict().get("key", ""), request, loader))
+            key = match.groupdict().get("key", "")
+            inner = str(getattr(cause, "full_key", None) or "")  # of a whole group that is set, as group={key: ...}
+            return UsageError(sentence(inner if inner.startswith(f"{key}.") else key, request, loader))
     return UsageError(_plain(text, error))
 
 
@@ -62,7 +64,7 @@ def explain_stored(error: Exception, folder: Path) -> UsageError:
 def _plain(text: str, error: Exception) -> str:
     """The remaining errors of Hydra that people meet, else its own words on one line."""
     if match := re.match(
-        r"(Ambiguous value for argument|Sweep parameters) '(?P<line>.*)'( requires|\n)", text, re.DOTALL
+        r"(Ambiguous value for argument|Sweep parameters) '(?P<line>.*?)'( requires|\n)", text, re.DOTALL
     ):
         key, _, value = match["line"].partition("=")
         return f"{key}={value} has several values: add -m to run each of them, or write a list as {key}=[...]"
@@ -94,16 +96,17 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         place = request.config_path or request.config_dir or "kanrun"
-        there = loader.get_group_options("", ObjectType.CONFIG)
-        return f"there is no configuration {name} in {place}{_offer(name, _without_ours(there))}"
+        there = [file for file in loader.get_group_options("", ObjectType.CONFIG) if file != "_dummy_empty_config_"]
+        return f"there is no configuration {name} in {place}{_offer(name, there)}"
     if group == "hydra/launcher" and name in _EXTRAS:
         return f"hydra/launcher={name} needs an extra: pip install 'kanrun[{_EXTRAS[name]}]'"
     where = group.removesuffix(f"/{request.module}") if group.startswith("study/") else group
     options = loader.get_group_options(group, ObjectType.CONFIG)
     match = re.match(r"In '([^']*)'", str(error))
-    parent = match[1] if match and match[1] not in (request.primary, "hydra/config") else None
-    prefix = f"the configuration {parent} asks for " if parent else ""
-    return f"{prefix}{where}={name}, which is not there{_offer(name, options)}"
+    offer = _offer(name, options)
+    if match and match[1] not in (request.primary, "hydra/config"):
+        return f"the configuration {match[1]} asks for {where}={name}, which is not there{offer}"
+    return f"{where}={name} is no choice of {where}{offer}"
 
 
 def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
@@ -122,7 +125,7 @@ def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
     near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.5)
     full = f"{parent}.{near[0]}" if near and parent else near[0] if near else ""
     offer = f"; did you mean {full}?" if near else ""
-    return f"there is no key {key}{offer} ({there}: {', '.join(siblings)})".replace("? (", " (")
+    return f"there is no key {key}{offer} ({there}: {', '.join(siblings)})"
 
 
 def _group_without_choice(_: str, request: Request, loader: ConfigLoaderImpl) -> str:
@@ -152,10 +155,10 @@ def _choices(request: Request, loader: ConfigLoaderImpl) -> Iterator[Override]:
 
 
 def _keys(node: DictConfig, prefix: str) -> Iterator[str]:
-    for key in node:
-        path = f"{prefix}{key}"
+    for key in map(str, node):
+        path = prefix + key
         yield path
-        if path != "hydra" and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, str(key)):
+        if path != "hydra" and not OmegaConf.is_missing(node, key) and not OmegaConf.is_interpolation(node, key):
             value = node[key]
             if isinstance(value, DictConfig):
                 yield from _keys(value, f"{path}.")
@@ -166,7 +169,7 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
     key = str(error.full_key or "").strip() or (override or "").partition("=")[0]
     shown = override or key
     if match := re.match(r"Value '(.*)' of type '.*' could not be converted to (\w+)", text, re.DOTALL):
-        return f"{shown}: {match[1]!r} is not {_KINDS.get(match[2], match[2])}"
+        return f"{shown}: '{match[1]}' is not {_KINDS.get(match[2], match[2])}"
     if match := re.match(
         r"(Incompatible value 'None' for field of type '(?P<type>\w+)'|field '.*' is not Optional)", text
     ):
@@ -176,6 +179,8 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
         return f"{shown}: {key} is a list; write it in brackets, as {key}=[...]"
     if re.match(r"Cannot (assign|merge) .* (dict|DictConfig)|.*is not a subclass of|.*to a dict", text):
         return f"{shown}: {key} has keys of its own; set those, as {key}.KEY=VALUE"
+    if "does not support deletion" in text:
+        return f"{shown}: {key.lstrip('~')} cannot be taken away; set it to another value"
     if match := re.match(r"Key '(.*)' (not in|is not in struct)", text):
         return f"there is no key {key or match[1]}" + (f" ({shown})" if override else "")
     return f"{shown}: {_one_line(text)}" if shown else _one_line(text)
@@ -187,18 +192,13 @@ def _broken_yaml(error: yaml.YAMLError) -> str:
     return f"{where} is not valid YAML: {getattr(error, 'problem', None) or _one_line(str(error))}"
 
 
-def _without_ours(names: Iterable[str]) -> list[str]:
-    return [name for name in names if not name.startswith("_")]
-
-
 def _offer(name: str, options: Iterable[str]) -> str:
+    """What to write instead of `name`, to follow the sentence that refuses it."""
     options = list(options)
-    near = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
-    offer = f"; did you mean {near[0]}?" if near else ""
-    choices = f" choices: {', '.join(options)}" if options else ""
-    if offer and choices:
-        return f"; did you mean {near[0]} (choices: {', '.join(options)})"
-    return f"; {choices.strip()}" if choices else offer
+    choices = ", ".join(options)
+    if near := difflib.get_close_matches(name, options, n=1, cutoff=0.5):
+        return f"; did you mean {near[0]}? (choices: {choices})"
+    return f"; choose one of {choices}" if choices else ""
 
 
 def _one_line(text: str) -> str:
