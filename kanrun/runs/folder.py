@@ -169,6 +169,12 @@ class RunFolder:
             quota = {pair: counts.get(name, 0) for pair, counts in partial.items()}
             keep_rows(path, functools.partial(_kept, finished, quota))
 
+    def forget(self, pair: Pair, table: str | None = None) -> None:
+        """Drop the rows of one cell and seed, in one table or in all."""
+        for name, path in self._paths().items():
+            if table is None or name == file_name(table):
+                keep_rows(path, lambda row: _pair(row) != pair)
+
     def order(self) -> None:
         """Sort the rows of every table by `cell` and `seed`, so that no table tells who finished first."""
         for path in self._paths().values():

@@ -23,7 +23,7 @@ from kanrun.study.executor import (
 )
 from kanrun.study.experiment import Failure, Job, Task
 
-_CONNECT = 4.0  # seconds
+_CONNECT = 3.0  # seconds
 
 
 def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> Generator[Event, None, None]:
@@ -39,7 +39,7 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
         attempts = dict.fromkeys((task.pair for task in tasks), 1)
         for task in tasks:
             yield Started(task)
-        completed = distributed.as_completed(list(futures))
+        completed = distributed.as_completed(list(futures), loop=client.loop)
         try:
             for future in completed:
                 task = futures.pop(future)

@@ -6,12 +6,11 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from rich.console import Console
-
 from kanrun.config import ExperimentConfig
 from kanrun.errors import StorageFailed
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import Manifest, Status
+from kanrun.study import report
 from kanrun.study.conduct import Outcome, Study
 from kanrun.study.experiment import Experiment, Failure, Task, tasks_of
 from kanrun.study.settings import check_settings, device_of, executor_of, threads_of
@@ -57,7 +56,7 @@ def execute(
     tasks = tasks_of(experiment, cfg)
     if not resume:
         folder.start(_manifest(experiment, cfg, folder, tasks, argv, overrides))
-    study = Study(experiment, cfg, folder, tasks, Console(stderr=True), quiet)
+    study = Study(experiment, cfg, folder, tasks, report.error_console(), quiet)
     try:
         outcome = study.run(resume)
         folder.finish(outcome.status, outcome.reason, study.trace)

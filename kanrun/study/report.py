@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +15,39 @@ from kanrun.runs.manifest import Claim
 if TYPE_CHECKING:
     import pandas
 
-_FIRST = ("cell", "seed", "target", "model", "shape", "intervals", "test_rmse", "validation_rmse", "train_rmse")
+# Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
+_FIRST = ("cell", "seed", "test_rmse", "target", "seconds", "shape", "intervals", "validation_rmse", "train_rmse")
 _MOST_ROWS = 40
 
 
+def error_console() -> Console:
+    """Return a console on standard error: as wide as the terminal, or 120 where there is none."""
+    console = Console(stderr=True)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(stderr=True, width=120)
+    return console
+
+
 def print_summary(console: Console, summary: pandas.DataFrame) -> None:
-    """Print the rows of `summary.csv`: one row as name and value, several as a table that fits the width."""
+    """Print `summary.csv` so that it fits the width.
+
+    One row becomes names and values; the seeds of one cell a table with their median; several cells with
+    several seeds a table of medians, one line a cell.
+    """
     if summary.empty:
         return
     if len(summary) == 1:
-        table = Table(show_header=False, box=None, pad_edge=False)
-        table.add_column(style="bold", no_wrap=True)
-        table.add_column(overflow="fold")
-        for name, value in summary.iloc[0].items():
-            if shown(value):
-                table.add_row(Text(str(name)), Text(shown(value)))
-        console.print(table)
+        _print_pairs(console, summary)
         return
-    rows = summary.head(_MOST_ROWS)
-    names = _fitting(rows, console.width)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in names:
-        number = rows[name].dtype.kind in "fiu"
-        table.add_column(Text(name), justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
-    for row in rows[names].itertuples(index=False):
-        table.add_row(*(Text(shown(value)) for value in row))
-    console.print(table)
-    left_out = [f"{len(summary) - len(rows)} more rows"] if len(summary) > len(rows) else []
-    left_out += [f"{len(summary.columns) - len(names)} more columns"] if len(names) < len(summary.columns) else []
-    if left_out:
-        console.print(Text(f"{' and '.join(left_out)} in summary.csv", style="dim"))
+    title, rows = None, summary
+    if "seed" in summary and summary["seed"].nunique() > 1:
+        if "cell" in summary:
+            title = f"medians over {summary['seed'].nunique()} seeds"
+            rows = _merged(summary.drop(columns="seed"), "cell")
+        elif len(summary) <= _MOST_ROWS:
+            median = _merged(summary.assign(_one=0), "_one").assign(seed="median")
+            rows = _joined(summary, median)
+    _print_rows(console, rows, title)
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
@@ -55,30 +59,81 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
         detail = f"measured {shown(claim.measured)}{spread}, bound {claim.bound}"
-        console.print(Text.assemble((mark, style), f"  {claim.sentence}: {detail}"))
+        _print_line(console, Text.assemble((mark, style), f"  {claim.sentence}: {detail}"))
 
 
 def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
-    """Print which tasks failed and why."""
+    """Print which trainings failed and why."""
     if not failures:
         return
     console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:
-        console.print(Text(f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}"))
+        _print_line(console, Text(f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}"))
     if len(failures) > _MOST_ROWS:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
 
 def shown(value: Any) -> str:
-    """Return a value as people read it: three digits of small and large numbers, nothing for a missing one."""
+    """Return a value as people read it: a few digits of a number, nothing for a missing one."""
     if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
         return ""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
         return str(value)
     number = float(value)
     if number.is_integer() and abs(number) < 1e9:
         return str(int(number))
+    if abs(number - 1) < 1e-3:  # such as r2, where the distance from 1 is what counts
+        return f"{number:.10g}"
     return f"{number:.2e}" if abs(number) < 1e-2 or abs(number) >= 1e5 else f"{number:.4g}"
+
+
+def _print_pairs(console: Console, summary: pandas.DataFrame) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in summary.iloc[0].items():
+        if shown(value):
+            table.add_row(Text(str(name)), Text(shown(value)))
+    console.print(table)
+
+
+def _print_rows(console: Console, frame: pandas.DataFrame, title: str | None) -> None:
+    rows = frame.head(_MOST_ROWS)
+    names = _fitting(rows, console.width)
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in names:
+        number = name == "seed" or rows[name].dtype.kind in "fiu"
+        table.add_column(Text(name), justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
+    for row in rows[names].itertuples(index=False):
+        table.add_row(*(Text(shown(value)) for value in row))
+    console.print(table)
+    more = {"rows": len(frame) - len(rows), "columns": len(frame.columns) - len(names)}
+    left_out = " and ".join(f"{number} more {what}" for what, number in more.items() if number)
+    if left_out:
+        console.print(Text(f"{left_out} in summary.csv", style="dim"))
+
+
+def _print_line(console: Console, text: Text) -> None:
+    console.print(text, soft_wrap=not console.is_terminal)  # a line stays one line in files and pipes
+
+
+def _merged(frame: pandas.DataFrame, group: str) -> pandas.DataFrame:
+    """Return one row a group: medians of numbers, text where all rows agree on it."""
+    numbers = set(frame.select_dtypes("number"))
+    grouped = frame.groupby(group, sort=False)
+    rules = {name: "median" if name in numbers else _agreed for name in frame.columns if name not in {group, "seed"}}
+    merged: pandas.DataFrame = grouped.agg(rules).reset_index()
+    return merged.drop(columns="_one", errors="ignore")
+
+
+def _agreed(values: pandas.Series[Any]) -> Any:
+    return values.iloc[0] if values.nunique(dropna=False) == 1 else None
+
+
+def _joined(summary: pandas.DataFrame, last: pandas.DataFrame) -> pandas.DataFrame:
+    import pandas
+
+    return pandas.concat([summary.astype({"seed": object}), last[list(summary.columns)]], ignore_index=True)
 
 
 def _fitting(rows: pandas.DataFrame, width: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -89,7 +90,7 @@ def device_of(cfg: ExperimentConfig) -> str:
 
 @contextlib.contextmanager
 def using_threads(threads: int) -> Iterator[None]:
-    """Let torch use so many threads in the body, then as many as before."""
+    """Let torch use so many threads in the body, then (in the main thread) as many as before."""
     import torch
 
     before = torch.get_num_threads()
@@ -97,7 +98,9 @@ def using_threads(threads: int) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        # A Dask worker may run trainings in several threads: one that ends must not change the others' number.
+        if threading.current_thread() is threading.main_thread():
+            torch.set_num_threads(before)
 
 
 def _at_least(name: str, value: Any, least: int) -> None:

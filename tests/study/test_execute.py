@@ -1,0 +1,198 @@
+"""A study from its settings to its run folder, in this process."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_experiment
+from toy_experiment import ToyConfig
+
+from kanrun.config import ExecutorConfig
+from kanrun.errors import StorageFailed, Terminated, UsageError
+from kanrun.runs import Record, Row, Run, RunFolder, Status
+from kanrun.study.execute import check, execute
+from kanrun.study.settings import cores, device_of, threads_of
+
+RunToy = Callable[..., Any]
+
+
+def test_one_training_leaves_everything(run_toy: RunToy, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome, run = run_toy()
+    assert outcome.status == Status.COMPLETED
+    assert outcome.exit_code == 0
+    manifest = run.manifest
+    assert manifest.status == "COMPLETED"
+    assert manifest.argv == ("toy",)
+    assert manifest.seeds == (0,)
+    assert manifest.threads == cores()
+    assert manifest.notes == ("size 3 was chosen",)
+    assert manifest.metrics["test_rmse"] == run.table("summary")["test_rmse"][0]
+    assert [claim.holds for claim in manifest.claims] == [True, False]
+    assert outcome.claims == manifest.claims
+    assert run.tables == ("metrics", "summary", "curve", "details")
+    assert list(run.table("metrics").columns)[:3] == ["seed", "stage", "step"]
+    assert len(run.table("curve")) == 3
+    assert run.checkpoints == ("model-3-0",)
+    assert [path.name for path in run.figures] == ["loss.png", "loss.svg"]
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "DOES NOT HOLD  it is zero: measured" in captured.err
+    assert captured.err.count("step ") == 2  # a line a stage
+
+
+def test_quiet_prints_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    execute(toy_experiment, ToyConfig(sizes=[2, 3]), RunFolder.create(tmp_path, "toy"), quiet=True)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> None:
+    outcome, run = run_toy(sizes=[2, 3], seeds=2, seed=5)
+    assert outcome.status == Status.COMPLETED
+    pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
+    assert pairs == [[0, 5, 2], [0, 6, 2], [1, 5, 3], [1, 6, 3]]
+    assert len(run.table("curve")) == 2 * 2 + 2 * 3
+    assert run.manifest.threads == 1
+    assert run.manifest.cells == 2
+
+
+def test_a_training_that_fails_ends_a_single_run(run_toy: RunToy) -> None:
+    outcome, run = run_toy(fails=[3])
+    assert outcome.status == Status.FAILED
+    assert outcome.exit_code == 1
+    assert run.manifest.reason == "the loss of size 3 is not finite at step 3"
+    assert "TrainingFailed" in (run.manifest.trace or "")
+    assert len(run.table("metrics")) == 3
+    assert run.checkpoints == ("resume-0-0",)  # the last good one
+    assert run.figures == ()
+
+
+def test_a_training_that_fails_among_others_does_not_stop_them(
+    run_toy: RunToy, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
+    assert outcome.status == Status.FAILED
+    assert run.table("summary")["size"].tolist() == [2, 4]
+    (failure,) = run.manifest.failures
+    assert failure["cell"] == 1
+    assert failure["settings"] == {"size": 3}
+    assert failure["reason"] == "the loss of size 3 is not finite at step 3"
+    assert outcome.claims
+    assert "1 of 3 trainings failed" in (run.manifest.reason or "")
+    assert "cell 1, seed 0: the loss of size 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("part", "message"), [("figures", "drawing the figures"), ("claims", "checking the claims")])
+def test_figures_or_claims_that_break_keep_the_training(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, part: str, message: str
+) -> None:
+    def broken(_: object) -> Iterator[Any]:
+        raise ValueError("no ink")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_experiment, part, broken)
+        outcome, run = run_toy()
+    assert outcome.exit_code == 1
+    assert run.manifest.reason == f"{message} failed: ValueError: no ink"
+    assert len(run.table("summary")) == 1
+    assert bool(run.figures) == (part == "claims")
+    again = execute(toy_experiment, ToyConfig(), RunFolder.reopen(run.path), resume=True)
+    assert again.status == Status.COMPLETED
+    assert len(Run(run.path).figures) == 2
+
+
+@pytest.mark.parametrize(("error", "sender"), [(KeyboardInterrupt, "Ctrl-C"), (Terminated, "SIGTERM")])
+def test_interrupts_keep_the_rows_and_are_raised_again(
+    run_toy: RunToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException], sender: str
+) -> None:
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(toy_experiment, "_misbehave", stop)
+    with pytest.raises(error):
+        run_toy()
+    run = Run(tmp_path / "outputs" / "toy" / "v0001")
+    assert run.manifest.status == "INTERRUPTED"
+    assert run.manifest.reason == f"stopped by {sender}"
+    assert len(run.table("metrics")) == 3
+
+
+def test_a_full_disk_ends_the_study_with_one_error(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, rows = os.write, iter(range(100))
+
+    def full(descriptor: int, content: bytes) -> int:
+        if next(rows) > 3:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content)
+
+    monkeypatch.setattr(os, "write", full)
+    with pytest.raises(StorageFailed, match="No space left on device"):
+        run_toy(sizes=[2, 3])
+
+
+def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -> None:
+    class Wrong:
+        def cells(self, cfg: object) -> list[dict[str, int]]:
+            return [{}]
+
+        def run(self, cfg: object, cell: object, seed: int) -> Iterator[Record]:
+            yield Row("metrics", {"seed": seed + 1, "step": 0})
+
+        def figures(self, tables: object) -> list[Any]:
+            return []
+
+        def claims(self, tables: object) -> list[Any]:
+            return []
+
+    folder = RunFolder.create(tmp_path, "wrong")
+    with pytest.raises(Exception, match="`seed` is the recorder's column"):
+        execute(Wrong(), ToyConfig(), folder)
+    assert json.loads((folder.path / "run.json").read_text())["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
+        ({"seeds": 0}, "seeds=0 must be a whole number, at least 1"),
+        ({"seeds": True}, "seeds=True must be"),
+        ({"seed": 2**32}, "largest seed"),
+        ({"precision": "float16"}, "precision=float16 is not one of float64, float32"),
+        ({"device": "tpu"}, "device=tpu is not one of"),
+        ({"device": "mps"}, "add precision=float32"),
+        ({"device": "cuda:99"}, "device=cuda:99 is not there"),
+        ({"threads": 0}, "threads=0 must be"),
+        ({"sizes": []}, "no cells"),
+        ({"steps": 0}, "steps=0 must be at least 1"),
+        ({"executor": ExecutorConfig("cloud")}, "executor=cloud is not one of"),
+        ({"executor": ExecutorConfig("local", workers=0)}, "executor.workers=0 must be"),
+        ({"executor": ExecutorConfig("serial", workers=2)}, "is for executor=local"),
+        ({"executor": ExecutorConfig("dask")}, "needs executor.address"),
+        ({"executor": ExecutorConfig("local", address="tcp://a:1")}, "is for executor=dask"),
+        ({"executor": ExecutorConfig("dask", address="tcp://127.0.0.1:1")}, "no Dask scheduler answers"),
+        ({"executor": ExecutorConfig("dask", address="nonsense://x")}, "no Dask scheduler answers"),
+        ({"executor": {"kind": "serial", "colour": 1}}, "is not an executor"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(toy_experiment, ToyConfig(**settings))
+
+
+def test_threads_depend_on_the_number_of_trainings_only() -> None:
+    for kind in ("serial", "local"):
+        cfg = ToyConfig(executor=ExecutorConfig(kind))
+        assert threads_of(cfg, 1) == cores()
+        assert threads_of(cfg, 2) == 1
+        cfg.threads = 3
+        assert threads_of(cfg, 1) == threads_of(cfg, 2) == 3
+
+
+def test_the_device_is_resolved() -> None:
+    assert device_of(ToyConfig(device="cpu")) == "cpu"
+    assert device_of(ToyConfig(device="auto")) in {"cpu", "cuda"}

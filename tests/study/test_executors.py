@@ -1,0 +1,155 @@
+"""The same numbers from every executor, and no worker's death that stops the others."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toy_experiment
+from toy_experiment import ToyConfig
+
+from kanrun.config import ExecutorConfig
+from kanrun.errors import KanrunError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.execute import execute
+
+RunToy = Callable[..., Any]
+SameTables = Callable[[Run, Run], None]
+SIZES = {"sizes": [2, 3, 4], "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        yield cluster
+
+
+def test_local_processes_give_the_numbers_of_a_serial_run_though_some_die(
+    run_toy: RunToy, same_tables: SameTables
+) -> None:
+    _, serial = run_toy(**SIZES)
+    outcome, local = run_toy(executor=("local", 2), **SIZES, dies_once=[3], fails_once=[2])
+    assert outcome.status == Status.COMPLETED
+    same_tables(serial, local)
+    pids = set(local.table("summary")["pid"])
+    assert len(pids) >= 2
+    assert os.getpid() not in pids
+    assert local.manifest.threads == serial.manifest.threads == 1
+
+
+def test_a_cell_that_always_dies_is_tried_twice_and_recorded(run_toy: RunToy, capsys: Any) -> None:
+    outcome, run = run_toy(executor=("local", 1), sizes=[2, 3], dies=[3])
+    assert outcome.status == Status.FAILED
+    (failure,) = run.manifest.failures
+    assert failure["cell"] == 1
+    assert "ended by SIGKILL" in failure["reason"]
+    assert run.table("summary")["size"].tolist() == [2]
+    assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]  # of the second attempt only
+    assert capsys.readouterr().err.count("starts again") == 1
+
+
+def test_workers_end_when_the_study_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = ToyConfig(sizes=[2, 3], pause=5, executor=ExecutorConfig("local", 2))
+    folder = RunFolder.create(tmp_path, "toy")
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kanrun.study.recorder.Recorder._record", stop)  # at the first note
+    clock = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        execute(toy_experiment, cfg, folder, quiet=True)
+    assert time.monotonic() - clock < 5
+    assert not [child for child in multiprocessing.active_children() if child.name == "kanrun-worker"]
+    assert Run(folder.path).status == "INTERRUPTED"
+
+
+ORPHANS = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[2])
+import toy_experiment as toy
+from kanrun.config import ExecutorConfig
+from kanrun.runs import RunFolder
+from kanrun.study.execute import execute
+if __name__ == "__main__":
+    cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=ExecutorConfig("local", 2))
+    execute(toy, cfg, RunFolder.create(Path(sys.argv[1]), "toy"))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
+    script = tmp_path / "orphans.py"
+    script.write_text(ORPHANS)
+    toys = str(Path(toy_experiment.__file__).parent)
+    child = subprocess.Popen([sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True)
+    assert child.stderr is not None
+    assert "was chosen" in child.stderr.readline()
+    workers = children_of(child.pid)
+    assert workers
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    deadline = time.monotonic() + 10
+    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    child.stderr.close()
+    assert left == []
+
+
+def children_of(pid: int) -> list[int]:
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(
+    run_toy: RunToy, same_tables: SameTables, cluster: Any
+) -> None:
+    _, serial = run_toy(**SIZES)
+    outcome, dask = run_toy(executor=("dask", None, cluster.scheduler_address), **SIZES, dies_once=[3], fails_once=[2])
+    assert outcome.status == Status.COMPLETED
+    same_tables(serial, dask)
+    assert os.getpid() not in set(dask.table("summary")["pid"])
+
+
+def test_dask_records_a_cell_that_fails_twice(run_toy: RunToy, cluster: Any, capsys: Any) -> None:
+    outcome, run = run_toy(executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], fails=[3])
+    assert outcome.status == Status.FAILED
+    assert run.manifest.failures[0]["reason"] == "the loss of size 3 is not finite at step 3"
+    assert run.table("metrics").query("cell == 1")["step"].tolist() == [0, 1, 2]
+    assert capsys.readouterr().err.count("starts again") == 1
+
+
+@pytest.mark.slow
+def test_dask_gives_up_a_cell_whose_workers_always_die(run_toy: RunToy, cluster: Any) -> None:
+    outcome, run = run_toy(executor=("dask", None, cluster.scheduler_address), sizes=[2, 3], dies=[3])
+    assert outcome.status == Status.FAILED
+    assert "its worker on the Dask cluster died" in run.manifest.failures[0]["reason"]
+    assert run.table("summary")["size"].tolist() == [2]
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    )
+    cfg = ToyConfig(sizes=[2, 3], pause=1.0, executor=ExecutorConfig("dask", address=cluster.scheduler_address))
+
+    threading.Timer(2.0, cluster.close).start()
+    folder = RunFolder.create(tmp_path, "toy")
+    with pytest.raises(KanrunError, match="went away"):
+        execute(toy_experiment, cfg, folder)
+    assert Run(folder.path).manifest.status == "FAILED"

@@ -1,0 +1,85 @@
+"""What is shown: on wide and narrow terminals, in files, and when quiet."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pandas
+import pytest
+from rich.console import Console
+
+from kanrun.runs import Claim, Note, Row
+from kanrun.study import report
+from kanrun.study.executor import Failed, Finished, Recorded
+from kanrun.study.experiment import Failure, Task
+from kanrun.study.progress import Reporter
+
+
+def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
+    with Reporter(console, total, 30, quiet) as reporter:
+        for index in range(total):
+            task = Task(index, {}, 0)
+            reporter.handle(Recorded(task, Note("solver=auto chose [lm]")))
+            reporter.handle(Recorded(task, Note("a column is constant", warning=True)))
+            for step in range(30):
+                values = {"stage": step // 10, "step": step, "intervals": 5, "train_rmse": 0.1, "validation_rmse": 0.2}
+                reporter.handle(Recorded(task, Row("metrics", values)))
+            reporter.handle(Recorded(task, Row("summary", {"validation_rmse": 0.1 * (index + 1)})))
+            reporter.handle(Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("width", [20, 40, 120])
+@pytest.mark.parametrize("total", [1, 4])
+def test_a_terminal_gets_a_bar_that_never_wraps(width: int, total: int) -> None:
+    shown = show(width, total, terminal=True)
+    assert "━" in shown
+    plain = re.sub(r"\x1b\[[?\d;]*[a-zA-Z]", "", shown)
+    assert max(len(line) for part in plain.split("\n") for line in part.split("\r")) <= width
+
+
+def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
+    lines = show(80, 1, terminal=False).splitlines()
+    assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
+    assert lines[2:] == [f"5 intervals, step {step}, train 1.00e-01, validation 2.00e-01" for step in (9, 19, 29)]
+    lines = show(80, 4, terminal=False).splitlines()
+    assert lines[2:] == [
+        "cell 0, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
+        "cell 1, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
+        "cell 2, seed 0 failed: it diverged",
+        "cell 3, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
+    ]
+
+
+def test_quiet_shows_warnings_and_failures_only() -> None:
+    assert show(80, 1, terminal=True, quiet=True).strip() == "warning: a column is constant"
+
+
+@pytest.mark.parametrize("width", [30, 60, 200])
+def test_tables_and_claims_fit_the_width(width: int) -> None:
+    seeds = {"seed": [0, 1, 2], "target": "exp_sin_square", "shape": "2-5-1", "test_rmse": [3e-7, 1e-6, None]}
+    summary = pandas.DataFrame({**seeds, "r2": 0.9999999, "a_column_with_a_long_name": 1.5, "seconds": 1.234})
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, force_terminal=True, color_system=None)
+    report.print_summary(console, summary)
+    report.print_summary(console, summary.head(1))
+    report.print_summary(console, pandas.concat([summary.assign(cell=cell) for cell in (0, 1)]))
+    report.print_claims(console, [Claim("the [error] is small", 1e-7, "<= 1e-5", True, "1e-7 .. 3e-7")])
+    report.print_failures(console, [{"cell": 0, "seed": 1, "reason": "it diverged"}])
+    text = stream.getvalue()
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "test_rmse" in text
+    assert "[error]" in text
+    if width == 200:
+        assert re.search(r"median +exp_sin_square +2-5-1 +6\.50e-07 +0\.9999999", text)
+        assert "medians over 3 seeds" in text
+        assert "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound <= 1e-5" in text
+
+
+def test_numbers_are_shown_with_the_digits_that_count() -> None:
+    cases = {0.5: "0.5", 3.0: "3", 1.23456e-7: "1.23e-07", 123456.7: "1.23e+05", 0.99999991: "0.99999991"}
+    assert {value: report.shown(value) for value in cases} == cases
+    assert [report.shown(value) for value in (None, float("nan"), True, "x")] == ["", "", "True", "x"]

@@ -1,0 +1,121 @@
+"""A study that is killed and goes on leaves the tables of one that was never killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pytest
+import toy_experiment
+from toy_experiment import ToyConfig
+
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.execute import execute
+
+RunToy = Callable[..., Any]
+SameTables = Callable[[Run, Run], None]
+SETTINGS: dict[str, Any] = {"sizes": [2, 3], "seeds": 2, "steps": 8}
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.append(sys.argv[2])
+import toy_experiment as toy
+from kanrun.runs import RunFolder
+from kanrun.study.execute import execute
+cfg = toy.ToyConfig(sizes=[2, 3], seeds=2, steps=8, pause=0.1)
+execute(toy, cfg, RunFolder.create(Path(sys.argv[1]), "toy"), quiet=True)
+"""
+
+
+def kill_when(outputs: Path, ready: Callable[[Run], bool]) -> Run:
+    toys = str(Path(toy_experiment.__file__).parent)
+    child = subprocess.Popen([sys.executable, "-c", KILLED, str(outputs), toys])
+    run = Run(outputs / "toy" / "v0001")
+    deadline = time.monotonic() + 30
+    while not ready(run) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    return Run(run.path)
+
+
+def rows(run: Run) -> int:
+    return len(run.table("metrics")) if "metrics" in run.tables else 0
+
+
+@pytest.mark.parametrize("count", [3, 11, 22])
+def test_killed_and_resumed_equals_uninterrupted(
+    run_toy: RunToy, same_tables: SameTables, tmp_path: Path, count: int
+) -> None:
+    _, whole = run_toy(**SETTINGS)
+    killed = kill_when(tmp_path / "killed", lambda run: rows(run) >= count)
+    assert killed.status == "INTERRUPTED (killed)"
+    assert count <= rows(killed) < 32
+    before = (killed.table("summary") if "summary" in killed.tables else pandas.DataFrame()).to_dict("records")
+    continued = killed.checkpoints
+    outcome = execute(toy_experiment, ToyConfig(**SETTINGS), RunFolder.reopen(killed.path), resume=True)
+    assert outcome.status == Status.COMPLETED
+    run = Run(killed.path)
+    same_tables(run, whole)
+    assert run.table("summary").to_dict("records")[: len(before)] == before  # finished cells were not run again
+    assert run.checkpoints == whole.checkpoints
+    assert any(name.startswith("resume-") for name in continued)
+    assert len(run.manifest.resumed) == 1
+
+
+def test_a_single_training_goes_on_from_its_checkpoint(
+    run_toy: RunToy, same_tables: SameTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = run_toy(steps=8)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_experiment, "_misbehave", stop)
+        with pytest.raises(KeyboardInterrupt):
+            run_toy(steps=8)
+    stopped = Run(whole.path.parent / "v0002")
+    assert stopped.table("metrics")["step"].tolist() == [0, 1, 2]
+    times = stopped.table("metrics")["seconds"].tolist()
+    execute(toy_experiment, ToyConfig(steps=8), RunFolder.reopen(stopped.path), resume=True)
+    resumed = Run(stopped.path)
+    same_tables(resumed, whole)
+    assert resumed.table("metrics")["seconds"].tolist()[:2] == times[:2]  # two rows lie before the checkpoint
+    assert resumed.table("metrics")["seconds"].tolist()[2] != times[2]
+    assert resumed.manifest.status == "COMPLETED"
+
+
+def test_a_checkpoint_without_its_rows_is_not_used(
+    run_toy: RunToy, same_tables: SameTables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, whole = run_toy()
+    _, run = run_toy(fails=[3])
+    path = run.path / "metrics.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))  # a power cut took the second row
+    execute(toy_experiment, ToyConfig(), RunFolder.reopen(run.path), resume=True)
+    same_tables(Run(run.path), whole)
+
+
+def test_failed_cells_run_again_and_finished_ones_do_not(run_toy: RunToy, same_tables: SameTables) -> None:
+    _, whole = run_toy(sizes=[2, 3, 4])
+    _, run = run_toy(sizes=[2, 3, 4], fails=[3])
+    kept = run.table("metrics").query("cell == 0")["seconds"].tolist()
+    outcome = execute(toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True)
+    assert outcome.status == Status.COMPLETED
+    assert Run(run.path).manifest.failures == ()
+    same_tables(Run(run.path), whole)
+    assert Run(run.path).table("metrics").query("cell == 0")["seconds"].tolist() == kept
+
+
+def test_resuming_a_study_of_other_cells_is_refused(run_toy: RunToy) -> None:
+    _, run = run_toy(sizes=[2, 3], fails=[3])
+    with pytest.raises(UsageError, match="other cells"):
+        execute(toy_experiment, ToyConfig(sizes=[2, 5]), RunFolder.reopen(run.path), resume=True)
