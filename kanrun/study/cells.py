@@ -32,7 +32,9 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
         for group, kinds in GROUPS.items():
             chosen = cell.get(group)
             if isinstance(chosen, Mapping) and "kind" in chosen:
-                OmegaConf.update(node, group, OmegaConf.structured(_kind(group, kinds, str(chosen["kind"]))), merge=False)
+                OmegaConf.update(
+                    node, group, OmegaConf.structured(_kind(group, kinds, str(chosen["kind"]))), merge=False
+                )
         merged = OmegaConf.merge(node, dict(cell))
     except OmegaConfBaseException as error:
         raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}") from error

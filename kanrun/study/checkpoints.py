@@ -27,14 +27,18 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
 
     Raises KanrunError where arrays and description do not belong together.
     """
-    state = {name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)}
+    state = {
+        name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
+    }
     try:
         network = from_description(description)
         floats = next(value.dtype for value in state.values() if value.is_floating_point())
         network.to(floats)
         network.load_state_dict(state)
     except (RuntimeError, KeyError, TypeError, ValueError, StopIteration) as error:
-        raise KanrunError(f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}") from error
+        raise KanrunError(
+            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
+        ) from error
     return network
 
 

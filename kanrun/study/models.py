@@ -93,7 +93,9 @@ def _check_kan(model: KANConfig) -> None:
     _one_of("model.outside", model.outside, ("linear", "constant", "zero"))
     _one_of("model.initialisation", model.initialisation, SCHEMES)
     if not 0 <= model.adapt <= 1:
-        raise UsageError(f"model.adapt={model.adapt} is out of range; it is a share, from 0 (uniform) to 1 (quantiles).")
+        raise UsageError(
+            f"model.adapt={model.adapt} is out of range; it is a share, from 0 (uniform) to 1 (quantiles)."
+        )
 
 
 def _check_intervals(intervals: Any) -> None:
@@ -110,7 +112,9 @@ def _check_intervals(intervals: Any) -> None:
 
 def _check_curve(model: Any, inputs: int) -> None:
     if inputs != 1:
-        raise UsageError(f"model={model.kind} is a curve of one input, and the target has {inputs}; use model=kan or mlp.")
+        raise UsageError(
+            f"model={model.kind} is a curve of one input, and the target has {inputs}; use model=kan or mlp."
+        )
     if isinstance(model, PolynomialConfig):
         if not 0 <= model.degree <= 500:
             raise UsageError(f"model.degree={model.degree} is out of range; a polynomial's degree here is 0 to 500.")

@@ -26,7 +26,9 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
     values = trained(x)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).any(1).sum())
-        raise UsageError(f"{bad} of {len(x)} predictions are not finite; the first is that of data row {_first(values)}.")
+        raise UsageError(
+            f"{bad} of {len(x)} predictions are not finite; the first is that of data row {_first(values)}."
+        )
     for name, column in _columns(trained, values):
         table[name] = column
     write_atomic(output, table.to_csv(index=False).encode())

@@ -70,7 +70,7 @@ class LBFGS:
         value = self.objective.value(self.network, self.objective.samples)
         torch.autograd.backward(value)
         self._locks.mute()
-        return float(value)
+        return float(value.detach())
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,7 @@ class Adam:
     name = "adam"
     stalls = False
 
-    def __init__(
-        self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator
-    ) -> None:
+    def __init__(self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator) -> None:
         self.network, self.objective, self.options, self.generator = network, objective, options, generator
         self.parameters = trainable(network)
         self._optimiser = torch.optim.AdamW(
@@ -109,7 +107,9 @@ class Adam:
         self._optimiser.zero_grad()
         value = self.objective.value(self.network, samples)
         if not bool(torch.isfinite(value)):
-            raise TrainingFailed(f"The loss is not finite at step {self._taken + 1} of Adam; lower solver.learning_rate.")
+            raise TrainingFailed(
+                f"The loss is not finite at step {self._taken + 1} of Adam; lower solver.learning_rate."
+            )
         torch.autograd.backward(value)
         self._optimiser.step()
         self._locks.restore()

@@ -97,9 +97,7 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 
 
 class _Training:
-    def __init__(
-        self, create: Create, data: TrainingData, plan: Plan, generator: Generator, done: list[Stage]
-    ) -> None:
+    def __init__(self, create: Create, data: TrainingData, plan: Plan, generator: Generator, done: list[Stage]) -> None:
         self.create, self.data, self.plan, self.generator = create, data, plan, generator
         self.stages = list(done)
         self.clock = Clock(done[-1].seconds if done else 0.0)

@@ -31,7 +31,9 @@ def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differe
     """sqrt(h_i) m! [xi_i ... xi_{i+m}] as a matrix on the coefficients of each input; no rows when G + k <= m."""
     width = (grid.high - grid.low)[:, None]
     k = grid.degree
-    points = (grid.knots.unfold(1, max(k, 1), 1)[:, min(k, 1) :].mean(-1)[:, : grid.functions] - grid.low[:, None]) / width
+    points = (
+        grid.knots.unfold(1, max(k, 1), 1)[:, min(k, 1) :].mean(-1)[:, : grid.functions] - grid.low[:, None]
+    ) / width
     if k == 0:
         points = (grid.knots[:, :-1] + grid.knots[:, 1:] - 2 * grid.low[:, None]) / (2 * width)
     inputs, functions = points.shape

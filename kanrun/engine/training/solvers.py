@@ -55,9 +55,7 @@ SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, float, Generator], S
 }
 
 
-def make_solver(
-    network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator
-) -> Solver:
+def make_solver(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
     """The plan's solver on `network`; second-order ones need float64.
 
     Raises UsageError for a solver that does not fit the task or the precision.

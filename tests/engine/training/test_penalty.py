@@ -1,0 +1,99 @@
+"""The smoothness penalty against its definition by plain loops, and its meaning as an integral."""
+
+from __future__ import annotations
+
+from math import factorial
+
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, get_unknowns
+from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
+from kanrun.engine.training import penalty, penalty_order, penalty_rows
+from kanrun.engine.training.penalty import difference_operator
+
+
+def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
+    g = torch.Generator().manual_seed(3)
+    domain = torch.tensor([[-1.0, 2.0], [0.0, 1.0]], dtype=torch.float64)
+    kan = KAN.create([2, 3, 1], intervals, EdgeSpec(degree=degree, scale=scale), domain=domain, generator=g)
+    with torch.no_grad():
+        for layer in kan:
+            (layer.weight if scale == "single" else layer.spline_weight).mul_(1.7)
+    return kan
+
+
+def by_loops(kan: KAN) -> float:
+    """Divided differences by their recursion, edge by edge, on Greville points of the unit domain."""
+    total = 0.0
+    for layer in kan:
+        m, k = penalty_order(layer.spec.degree), layer.spec.degree
+        knots, (_, scales) = layer.knots.tolist(), layer.scales()
+        for out in range(layer.outputs):
+            for into in range(layer.inputs):
+                low, high = knots[into][k], knots[into][-k - 1]
+                c = (scales[out, into] * layer.coefficients[out, into]).tolist()
+                xi = [sum(knots[into][n + 1 : n + k + 1]) / k for n in range(len(c))]
+                xi = [(point - low) / (high - low) for point in xi]
+
+                def divided(i: int, j: int, c: list[float] = c, xi: list[float] = xi) -> float:
+                    if i == j:
+                        return c[i]
+                    return (divided(i + 1, j) - divided(i, j - 1)) / (xi[j] - xi[i])
+
+                for i in range(len(c) - m):
+                    h = (xi[i + m] - xi[i]) / m
+                    total += h * (factorial(m) * divided(i, i + m)) ** 2
+    return total
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+@pytest.mark.parametrize("scale", ["separate", "single"])
+def test_penalty_is_its_definition(degree: int, scale: str) -> None:
+    kan = network(degree, 7, scale)
+    expected = by_loops(kan)
+    assert float(penalty(kan).detach()) == pytest.approx(expected, rel=1e-9)
+    rows = penalty_rows(kan)
+    assert float((rows @ get_unknowns(kan)).square().sum()) == pytest.approx(expected, rel=1e-9)
+
+
+def test_uniform_grid_gives_the_scaled_difference() -> None:
+    grid = Grid(extend(uniform_breakpoints(*torch.tensor([[0.0], [4.0]], dtype=torch.float64), 10), 3), 3, True)
+    operator = difference_operator(grid, 5)[0]
+    expected = torch.eye(13, dtype=torch.float64)
+    for _ in range(5):
+        expected = expected.diff(dim=0)
+    torch.testing.assert_close(operator, expected * 10**4.5, rtol=1e-9, atol=1e-4)
+
+
+def test_same_function_costs_about_the_same_on_every_grid() -> None:
+    """x -> sin(3x) on [0, 1]: integral of (f^(5))^2 = 243^2 (1/2 + sin(6)/12)."""
+    integral = 243**2 * (0.5 + torch.sin(torch.tensor(6.0)).item() / 12)
+    for intervals in (40, 80, 160):
+        ends = torch.tensor([[0.0], [1.0]], dtype=torch.float64)
+        grid = Grid(extend(uniform_breakpoints(*ends, intervals), 3), 3, True)
+        x = torch.cat([greville(grid).T, torch.linspace(0, 1, 700, dtype=torch.float64)[:, None]])
+        c = fit_coefficients(x, torch.sin(3 * x)[:, None], grid)
+        cost = float((difference_operator(grid, 5)[0] @ c[0, 0]).square().sum())
+        assert cost == pytest.approx(integral, rel=0.5)
+
+
+def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None:
+    kan = network(3, 9)
+    layer = kan.layer(0)
+    with torch.no_grad():
+        identity = layer.knots.unfold(1, 3, 1)[:, 1:-1].mean(-1)  # Greville abscissae as coefficients: x itself
+        layer.coefficients.copy_(identity.expand_as(layer.coefficients))
+        layer.mask[1, 0] = False
+    rows = penalty_rows(kan)
+    part = rows[:, : layer.coefficients.numel()]
+    assert float((part @ layer.coefficients.detach().flatten()).square().sum()) < 1e-8
+    edge = layer.coefficients.shape[2] * 2
+    assert (rows[:, edge : edge + layer.coefficients.shape[2]] == 0).all()
+
+
+def test_grid_too_coarse_for_differences_has_no_rows() -> None:
+    rows = penalty_rows(network(3, 2))
+    assert rows is None or rows.shape[0] == 0
+    assert float(penalty(network(3, 2)).detach()) == 0.0

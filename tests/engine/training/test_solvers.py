@@ -1,0 +1,187 @@
+"""One contract for all solvers on all trainable networks, and what is special to each."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from scipy.optimize import least_squares
+from torch import Generator, nn
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP, get_unknowns, linearise, set_unknowns, support
+from kanrun.engine.training import (
+    SOLVERS,
+    AdamOptions,
+    LevenbergMarquardt,
+    LMOptions,
+    Plan,
+    Samples,
+    TrainingData,
+    make_solver,
+    measure,
+)
+from kanrun.errors import TrainingFailed, UsageError
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+
+
+def generator(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 4, **spec: object) -> KAN:
+    return KAN.create(shape, intervals, EdgeSpec(**spec), domain=DOMAIN[: shape[0]], generator=generator(1))
+
+
+def mlp(shape: tuple[int, ...] = (2, 6, 1)) -> MLP:
+    return MLP.create(shape, "tanh", generator=generator(1))
+
+
+def samples(count: int = 200, seed: int = 2) -> Samples:
+    x = torch.rand(count, 2, dtype=torch.float64, generator=generator(seed)) * 2 - 1
+    return Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:])
+
+
+NETWORKS = {"kan": kan, "kan, single scale": lambda: kan(scale="single"), "mlp": mlp}
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_solver_lowers_every_network(name: str, network: str) -> None:
+    data = TrainingData(samples(), samples(50, 3))
+    model = NETWORKS[network]()
+    first = measure(model, data).train
+    steps = {"lm": 15, "lbfgs": 60, "adam": 300}[name]
+    solver = make_solver(model, data, Plan(name, steps=steps, adam=AdamOptions(0.02)), 0.0, generator())
+    for _ in range(steps):
+        loss = solver.step()
+        if solver.converged:
+            break
+    assert measure(model, data).train < 0.2 * first
+    assert loss == solver.loss
+    assert torch.isfinite(get_unknowns(model)).all()
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_same_seed_same_numbers(name: str) -> None:
+    ends = []
+    for _ in range(2):
+        model, data = kan(), TrainingData(samples())
+        plan = Plan(name, steps=8, adam=AdamOptions(0.02, batch=32))
+        solver = make_solver(model, data, plan, 1e-12, generator(5))
+        for _ in range(8):
+            solver.step()
+        ends.append(get_unknowns(model))
+    assert torch.equal(*ends)
+
+
+def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
+    model, clean = mlp((2, 2, 1)), samples(60)
+    data = Samples(clean.x, clean.y + 0.1 * torch.randn(60, 1, dtype=torch.float64, generator=generator()))
+    start = get_unknowns(model)
+
+    def residuals(u: object) -> object:
+        set_unknowns(model, torch.as_tensor(u))
+        return (model(data.x) - data.y).detach().flatten().numpy()
+
+    def jacobian(u: object) -> object:
+        set_unknowns(model, torch.as_tensor(u))
+        return linearise(model, data.x)[1].flatten(0, 1).numpy()
+
+    reference = least_squares(residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14)
+    set_unknowns(model, start)
+    solver = LevenbergMarquardt(model, data, 1.0, 0.0)
+    for _ in range(300):
+        solver.step()
+        if solver.converged:
+            break
+    assert solver.loss <= 2 * reference.cost / 60 * (1 + 1e-6)
+
+
+def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
+    """A KAN without hidden layer is linear in its unknowns: the least squares solution is met."""
+    model, data = kan((2, 1)), samples()
+    _, jacobian = linearise(model, data.x)
+    best = torch.linalg.lstsq(jacobian[:, 0], data.y, driver="gelsd").solution
+    floor = float((jacobian[:, 0] @ best - data.y).square().mean())
+    solver = LevenbergMarquardt(model, data, 1.0, 0.0, LMOptions(damping=1e-12))
+    solver.step()
+    assert solver.loss == pytest.approx(floor, rel=1e-6)
+
+
+def test_lm_pieces_do_not_change_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for piece in (1 << 25, 1):
+        monkeypatch.setattr("kanrun.engine.training.lm.PIECE", piece)
+        model = kan()
+        LevenbergMarquardt(model, samples(), 1.0, 1e-10).step()
+        ends.append(get_unknowns(model))
+    torch.testing.assert_close(*ends, rtol=1e-7, atol=1e-9)
+
+
+def test_lm_leaves_pruned_edges_alone() -> None:
+    model = kan()
+    with torch.no_grad():
+        model.layer(0).mask[1, 0] = False
+    before = deepcopy(model.state_dict())
+    solver = LevenbergMarquardt(model, samples(), 1.0, 1e-10)
+    for _ in range(5):
+        solver.step()
+    assert torch.equal(model.layer(0).coefficients[1, 0], before["layers.0.coefficients"][1, 0])
+    assert not torch.equal(model.layer(0).coefficients[0, 0], before["layers.0.coefficients"][0, 0])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
+    """Trained on the left half only, the function is the same to the last bit from degree intervals past the border."""
+    model = kan((1, 1), 20, base="zero", trainable_scales=False)
+    x = -torch.rand(100, 1, dtype=torch.float64, generator=generator())
+    data = TrainingData(Samples(x, torch.sin(5 * x)))
+    right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
+    before, unseen = model(right).detach(), ~support(model, x)[0]
+    plan = Plan(name, steps=20, local=True, adam=AdamOptions(0.05, batch=16, weight_decay=0.1))
+    held = model.layer(0).coefficients.detach().clone()
+    solver = make_solver(model, data, plan, 1e-8, generator())
+    for _ in range(20):
+        solver.step()
+    assert torch.equal(model(right).detach(), before)
+    assert torch.equal(model.layer(0).coefficients.detach()[:, unseen], held[:, unseen])
+    assert not torch.equal(model.layer(0).coefficients.detach(), held)
+
+
+def test_lm_refuses_float32_and_classification() -> None:
+    with pytest.raises(UsageError, match="float64"):
+        make_solver(kan().float(), TrainingData(samples()), Plan("lm"), 0.0, generator())
+    with pytest.raises(UsageError, match="lbfgs or solver=adam"):
+        make_solver(kan(), TrainingData(samples(), task="classification"), Plan("lm"), 0.0, generator())
+
+
+def test_a_network_that_is_not_finite_is_refused() -> None:
+    model = kan()
+    with torch.no_grad():
+        model.layer(0).coefficients[0, 0, 0] = float("nan")
+    with pytest.raises(TrainingFailed, match="not finite"):
+        LevenbergMarquardt(model, samples(), 1.0, 0.0)
+
+
+def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
+    data = samples()
+    plan = Plan("adam", steps=5, adam=AdamOptions(learning_rate=1e300, schedule="constant"))
+    solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
+    with pytest.raises(TrainingFailed, match=r"step \d+ of Adam"):
+        for _ in range(5):
+            solver.step()
+
+
+@pytest.mark.parametrize("name", ["lbfgs", "adam"])
+def test_classification(name: str) -> None:
+    x = samples().x
+    data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
+    model: nn.Module = kan((2, 4, 2))
+    solver = make_solver(model, data, Plan(name, steps=200, adam=AdamOptions(0.03)), 0.0, generator())
+    for _ in range(200):
+        solver.step()
+    accuracy = (model(x).argmax(1, keepdim=True) == data.train.y).double().mean()
+    assert accuracy > 0.95
