@@ -1,0 +1,249 @@
+"""From text to one sympy expression: a whitelist over Python's `ast`; nothing is ever evaluated as code.
+
+A decimal such as 0.5 becomes the exact rational 1/2. A sympy Float would carry 15 digits that `N(expr, 17)`
+cannot add to, and 0.5*x0 would not compare equal to x0/2; a rational does both, and x0**0.5 is sqrt(x0).
+Sizes are bounded before anything is computed, so that no text can keep the program busy.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import math
+import re
+import warnings
+from collections.abc import Callable, Collection, Sequence
+from numbers import Real
+from typing import Any
+
+import sympy
+
+from kanrun.errors import UsageError
+from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
+
+MAX_CHARACTERS = 20_000
+MAX_NODES = 12_000
+MAX_NESTING = 100
+CALL_DEPTH = 10  # levels that a call or an exponent counts for: sympy takes exponential time in nested exp(-...)
+MAX_INDEX = 9_999
+MAX_DIGITS = 5_000  # of a number computed exactly
+MAX_EXPONENT = 1_000  # of a power with a variable in its base
+LARGEST = 1e300  # constants lie within 1 / LARGEST and LARGEST, so that float64 holds them
+
+_INDEXED = re.compile(r"x(0|[1-9]\d*)")
+_NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
+_BAD_VALUES = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
+
+
+class _Refused(Exception):
+    """Why a text is not a formula; becomes a UsageError that quotes the text."""
+
+
+def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
+    """The expression that `text` writes, in real symbols.
+
+    Variables are x0, x1, ..., or exactly `variables` where given (they win over the constants pi and e).
+    `^` and `**` both mean power; numbers are exact. Raises UsageError for anything but numbers, variables,
+    constants, + - * / ^, parentheses and the functions of `FUNCTIONS`; for a formula without a variable; and
+    for one whose size or constants are absurd or not real.
+    """
+    expression = _read(text, variables, what="formula")
+    if not expression.free_symbols:
+        hint = "x0, x1, ..." if variables is None else ", ".join(variables)
+        raise UsageError(f"formula {_quoted(text)} does not depend on any variable; use {hint}")
+    return expression
+
+
+def constant(value: str | float) -> float:
+    """A finite number from a number or from text such as "0.4*pi". Raises UsageError."""
+    if isinstance(value, str):
+        return float(_read(value, (), what="number").evalf(20))
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
+    if not math.isfinite(value):
+        raise UsageError(f"{value} is not a finite number")
+    return float(value)
+
+
+def variables_in(text: str) -> tuple[str, ...]:
+    """x0, x1, ... up to the highest index that `text` writes, also where it cancels (as x2 in x0 + 0*x2)."""
+    try:
+        names = {node.id for node in ast.walk(_tree(text)) if isinstance(node, ast.Name)}
+    except _Refused as refusal:
+        raise UsageError(f"formula {_quoted(text)}: {refusal}") from None
+    indices = [int(match[1]) for name in names if (match := _INDEXED.fullmatch(name))]
+    return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
+
+
+def _read(text: str, variables: Sequence[str] | None, what: str) -> sympy.Expr:
+    try:
+        expression = _Reader(variables).read(_tree(text).body, 0)
+        for power in expression.atoms(sympy.Pow):
+            _check_exponent(power.exp, power.base)
+        if any(abs(number) >= LARGEST for number in expression.atoms(sympy.Number)):
+            raise _Refused("it holds a number of absurd size")
+    except _Refused as refusal:
+        raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
+    return expression
+
+
+def _quoted(text: object) -> str:
+    shown = str(text)
+    return repr(shown if len(shown) <= 80 else shown[:77] + "...")
+
+
+def _tree(text: object) -> ast.Expression:
+    """Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
+    if not isinstance(text, str) or not text.strip():
+        raise _Refused("a text such as exp(-x0)*sin(3*x1) is needed")
+    if len(text) > MAX_CHARACTERS:
+        raise _Refused(f"it has {len(text)} characters, at most {MAX_CHARACTERS} are allowed")
+    source = " ".join(text.split())
+    if match := _NUMBER_THEN_NAME.search(source):
+        number = source[match.start() : match.end()]
+        raise _Refused(f"a name follows the number {number} at once; write a product as {number}*...")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's advice on odd code; such text is refused anyway
+            tree = ast.parse(source.replace("^", "**"), mode="eval")
+    except SyntaxError as error:
+        raise _Refused(f"it cannot be read ({error.msg}); write products with * and close parentheses") from None
+    except (ValueError, RecursionError, MemoryError):
+        raise _Refused("it cannot be read: it is nested too deeply or has unreadable characters") from None
+    if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
+        raise _Refused("it has too many terms")
+    return tree
+
+
+def _near(name: str, known: Collection[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
+    """Refuses powers that would take a huge computation or a huge number."""
+    if not exponent.is_number:
+        return
+    size = abs(float(exponent.evalf(20)))
+    if base.free_symbols and size > MAX_EXPONENT:
+        raise _Refused(f"the exponent {size:.3g} is too large; at most {MAX_EXPONENT} is allowed")
+    digits = max((len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)), default=1)
+    if digits > 1 and size * digits > MAX_DIGITS:
+        raise _Refused("it holds a number of absurd size")
+    magnitude = abs(float(base.evalf(20))) if base.is_number else 1.0
+    if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(LARGEST):
+        raise _Refused("it holds a number of absurd size")
+
+
+def _checked(value: sympy.Expr) -> sympy.Expr:
+    """`value`, refused where it is a constant that is not real, not finite or of absurd size."""
+    if value.has(*_BAD_VALUES):
+        raise _Refused("it is not finite and real (a division by zero, or a root or log of a number out of range)")
+    if value.free_symbols or value == 0:
+        return value
+    number = value.evalf(20)
+    if not number.is_Number:
+        raise _Refused(f"{value} is not a real number")
+    if not 1 / LARGEST < abs(number) < LARGEST:
+        raise _Refused("it holds a number of absurd size")
+    return value
+
+
+class _Reader:
+    """Walks the tree from the leaves up; every constant is checked before it goes into the next one."""
+
+    def __init__(self, variables: Sequence[str] | None) -> None:
+        self.variables = None if variables is None else frozenset(variables)
+
+    def read(self, node: ast.AST, depth: int) -> sympy.Expr:
+        if depth > MAX_NESTING:
+            raise _Refused(f"it is nested too deeply (at most {MAX_NESTING // CALL_DEPTH} functions inside each other)")
+        match node:
+            case ast.Constant():
+                return self._number(node.value)
+            case ast.Name():
+                return self._name(node.id)
+            case ast.UnaryOp(op=ast.USub()):
+                return -self.read(node.operand, depth + 1)
+            case ast.UnaryOp(op=ast.UAdd()):
+                return self.read(node.operand, depth + 1)
+            case ast.BinOp(op=ast.Add() | ast.Sub()):
+                return self._chain(node, (ast.Add, ast.Sub), sympy.Add, depth)
+            case ast.BinOp(op=ast.Mult() | ast.Div()):
+                return self._chain(node, (ast.Mult, ast.Div), sympy.Mul, depth)
+            case ast.BinOp(op=ast.Pow()):
+                base, exponent = self.read(node.left, depth + 1), self.read(node.right, depth + CALL_DEPTH)
+                _check_exponent(exponent, base)
+                return _checked(base**exponent)
+            case ast.Call():
+                return self._call(node, depth)
+        raise _Refused(f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and functions")
+
+    def _chain(
+        self, node: ast.BinOp, operators: tuple[type, type], build: Callable[..., sympy.Expr], depth: int
+    ) -> sympy.Expr:
+        """A sum or product of any length, built once; operators[1] is the inverse one (- or /)."""
+        parts: list[sympy.Expr] = []
+        left: ast.expr = node
+        while isinstance(left, ast.BinOp) and isinstance(left.op, operators):
+            part = self.read(left.right, depth + 1)
+            if isinstance(left.op, ast.Sub):
+                part = -part
+            elif isinstance(left.op, ast.Div):
+                part = _checked(1 / part)
+            parts.append(part)
+            left = left.left
+        parts.append(self.read(left, depth + 1))
+        return _checked(build(*reversed(parts)))
+
+    def _number(self, value: Any) -> sympy.Expr:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _Refused(f"{value!r} is not a number")
+        if value and not 1 / LARGEST < abs(value) < LARGEST:
+            raise _Refused("it holds a number of absurd size")
+        return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
+
+    def _is_variable(self, name: str) -> bool:
+        if self.variables is not None:
+            return name in self.variables
+        return _INDEXED.fullmatch(name) is not None
+
+    def _name(self, name: str) -> sympy.Expr:
+        if self._is_variable(name):
+            if self.variables is None and len(name) > len(str(MAX_INDEX)) + 1:
+                raise _Refused(f"the variable {name} has too high a number; at most x{MAX_INDEX} is allowed")
+            return variable(name)
+        if name in CONSTANTS:
+            return CONSTANTS[name]
+        if name in FUNCTIONS:
+            raise _Refused(f"{name} is a function; write {name}(...)")
+        if self.variables is None:
+            raise _Refused(
+                f"unknown name {name!r}{_near(name, [*CONSTANTS, *FUNCTIONS])}; use x0, x1, ... for variables"
+            )
+        if not self.variables:
+            raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
+        raise _Refused(
+            f"unknown name {name!r}{_near(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
+            f"the variables are {', '.join(sorted(self.variables))}"
+        )
+
+    def _call(self, node: ast.Call, depth: int) -> sympy.Expr:
+        if not isinstance(node.func, ast.Name):
+            raise _Refused(f"{ast.unparse(node.func)[:40]!r} cannot be called; write products with *")
+        name = node.func.id
+        if self._is_variable(name):
+            raise _Refused(f"the variable {name} cannot be called; write products with *")
+        if name not in FUNCTIONS:
+            known = _near(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
+            raise _Refused(f"unknown function {name!r}{known}")
+        if node.keywords:
+            raise _Refused(f"{name} takes no named arguments")
+        function, arguments = FUNCTIONS[name], [self.read(part, depth + CALL_DEPTH) for part in node.args]
+        if len(arguments) != function.arguments and (function.arguments is not None or len(arguments) < 2):
+            wanted = "two or more" if function.arguments is None else function.arguments
+            raise _Refused(f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}")
+        try:
+            return _checked(function.build(*arguments))
+        except ValueError as error:
+            raise _Refused(str(error)) from None

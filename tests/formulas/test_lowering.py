@@ -1,0 +1,219 @@
+"""Numpy form, torch form and sympy's own evaluation are one function."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis.strategies as st
+import mpmath
+import numpy as np
+import pytest
+import sympy
+import torch
+from hypothesis import HealthCheck, given, settings
+from scipy import special
+
+from kanrun.errors import UsageError
+from kanrun.formulas import FUNCTIONS, parse, to_latex, to_numpy, to_python, to_torch, variable, variables_of
+from kanrun.formulas.torch_bessel import bessel_j
+
+VARIABLES = ("x0", "x1")
+POINTS = np.array([[0.3, 0.7], [-0.6, 0.2], [1.7, -1.3], [-2.4, -0.1], [0.05, 3.1]])
+
+
+def _expressions() -> st.SearchStrategy[str]:
+    leaves = st.sampled_from(["x0", "x1", "2", "0.3", "pi", "1.75"])
+    unary = [name for name, function in FUNCTIONS.items() if function.arguments == 1]
+
+    def extend(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+        return st.one_of(
+            st.builds("{}({})".format, st.sampled_from(unary), inner),
+            st.builds("({}{}{})".format, inner, st.sampled_from("+-*/"), inner),
+            st.builds("({})^{}".format, inner, st.sampled_from(["2", "3", "(-1)", "0.5", "(-0.5)", "(1/3)"])),
+            st.builds("{}({},{})".format, st.sampled_from(["min", "max"]), inner, inner),
+            st.builds("besselj({},{})".format, st.integers(0, 8), inner),
+            st.builds("(-{})".format, inner),
+        )
+
+    return st.recursive(leaves, extend, max_leaves=5)
+
+
+def _exactly(expression: sympy.Expr, point: np.ndarray) -> float:
+    """sympy's value in 30 digits, nan where it is not real and finite."""
+    values = {variable(name): sympy.Float(float(v), 30) for name, v in zip(VARIABLES, point, strict=True)}
+    value = expression.subs(values).evalf(30)
+    return float(value) if value.is_Number and value.is_finite else float("nan")
+
+
+@given(_expressions())
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_numpy_torch_and_sympy_agree_and_text_reads_back(text: str) -> None:
+    try:
+        expression = parse(text)
+    except UsageError:
+        return
+    assert parse(str(expression)) == expression
+    by_numpy = to_numpy(expression, VARIABLES)(POINTS)
+    by_torch = to_torch(expression, VARIABLES)(torch.tensor(POINTS)).numpy()
+    finite = np.isfinite(by_numpy)
+    assert np.array_equal(finite, np.isfinite(by_torch))
+    np.testing.assert_allclose(by_torch[finite], by_numpy[finite], rtol=1e-9, atol=1e-12)
+    # only where a relative change of 1e-15 of the input does not move the value: not at jumps and poles
+    moved = to_numpy(expression, VARIABLES)(POINTS * (1 + 1e-14))
+    calm = finite & (np.abs(moved - by_numpy) <= 1e-9 * (1 + np.abs(by_numpy)))
+    for i in np.flatnonzero(calm)[:2]:
+        exact = _exactly(expression, POINTS[i])
+        if not np.isnan(exact):
+            assert by_numpy[i] == pytest.approx(exact, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_every_function_has_both_forms(name: str) -> None:
+    arguments = {"besselj": "2, x0"}.get(name, "x0" if FUNCTIONS[name].arguments == 1 else "x0, 1/2, x0^2")
+    expression = parse(f"{name}({arguments})")
+    x = np.linspace(1.05, 3, 9)[:, None] if name == "acosh" else np.linspace(0.05, 0.95, 9)[:, None]
+    by_numpy = to_numpy(expression, ["x0"])(x)
+    exact = [float(expression.subs(variable("x0"), sympy.Float(float(v), 30)).evalf(25)) for v in x[:, 0]]
+    np.testing.assert_allclose(by_numpy, exact, rtol=2e-15, atol=1e-15)
+    by_torch = to_torch(expression, ["x0"])(torch.tensor(x))
+    np.testing.assert_allclose(by_torch, exact, rtol=1e-14, atol=2e-15)
+    assert to_torch(expression, ["x0"])(torch.tensor(x, dtype=torch.float32)).dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    "text", ["sqrt(2)*x0 + pi*x1", "2^x0", "x0^pi", "max(x0, sqrt(2))*min(1, x1)", "x0^-3 + 1/x1", "x1^0.5/x0^0.5"]
+)
+def test_constants_keep_float64_digits(text: str) -> None:
+    expression = parse(text)
+    x = np.array([[0.31, 0.72]])
+    exact = _exactly(expression, x[0])
+    assert to_numpy(expression, VARIABLES)(x)[0] == pytest.approx(exact, rel=5e-16)
+    assert to_torch(expression, VARIABLES)(torch.tensor(x))[0].item() == pytest.approx(exact, rel=5e-16)
+
+
+def test_columns_follow_the_order_of_the_variables() -> None:
+    expression = parse("x0 - 2*x1")
+    x = np.array([[1.0, 10.0]])
+    assert to_numpy(expression, ["x0", "x1"])(x)[0] == -19
+    assert to_numpy(expression, ["x1", "x0"])(x)[0] == 8
+    assert to_numpy(expression, ["x0", "unused", "x1"])(np.array([[1.0, 5.0, 10.0]]))[0] == -19
+    assert to_numpy(parse("a*b", ["a", "b"]), ["a", "b"])(x)[0] == 10
+
+
+def test_symbols_are_matched_by_name_whatever_their_assumptions() -> None:
+    assert to_numpy(sympy.Symbol("x0") ** 2, ["x0"])(np.array([[3.0]]))[0] == 9
+
+
+@pytest.mark.parametrize("expression", [sympy.Rational(1, 3), sympy.pi, sympy.Integer(0)])
+def test_a_constant_expression_is_broadcast(expression: sympy.Expr) -> None:
+    by_numpy = to_numpy(expression, ["x0", "x1"])(np.zeros((4, 2)))
+    np.testing.assert_array_equal(by_numpy, np.full(4, float(expression)))
+    by_numpy[0] = 1.0  # an array of its own, not a read-only view
+    by_torch = to_torch(expression, ["x0", "x1"])(torch.zeros(3, 4, 2, dtype=torch.float32))
+    assert by_torch.shape == (3, 4)
+    assert by_torch.dtype == torch.float32
+
+
+def test_shapes_and_derivatives_in_torch() -> None:
+    function = to_torch(parse("exp(sin(pi*x0) + x1^2)"), VARIABLES)
+    x = torch.rand(5, 3, 2, dtype=torch.float64)
+    assert function(x).shape == (5, 3)
+    flat = x.reshape(-1, 2)
+    torch.testing.assert_close(torch.func.vmap(function)(flat), function(flat))
+    gradient = torch.func.vmap(torch.func.grad(function))(flat)
+    torch.testing.assert_close(gradient[:, 1], 2 * flat[:, 1] * function(flat))
+    assert torch.autograd.gradgradcheck(function, x.requires_grad_())
+
+
+def test_not_real_values_are_nan_without_a_warning() -> None:
+    with np.errstate(all="raise"):
+        value = to_numpy(parse("sqrt(x0) + log(x0) + 1/x0"), ["x0"])(np.array([[-1.0], [0.0], [1.0]]))
+    assert np.isnan(value[0])
+    assert not np.isfinite(value[1])
+    assert value[2] == 2
+
+
+def test_lowering_refuses_what_it_cannot_evaluate() -> None:
+    with pytest.raises(UsageError, match="uses x1, which is not among the variables"):
+        to_numpy(parse("x0 + x1"), ["x0"])
+    with pytest.raises(UsageError, match="has no numeric form"):
+        to_torch(sympy.gamma(variable("x0")), ["x0"])
+    with pytest.raises(UsageError, match="the constant I is not a real number"):
+        to_numpy(sympy.I * variable("x0"), ["x0"])
+    with pytest.raises(ValueError, match=r"the last axis of the points must be 1, their shape is \(3, 2\)"):
+        to_numpy(parse("x0"), ["x0"])(np.zeros((3, 2)))
+
+
+def test_numpy_functions_travel_between_processes() -> None:
+    function = to_numpy(parse("besselj(2, x0) + max(x0, 1) + x0^3"), ["x0"])
+    x = np.array([[0.5], [2.0]])
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(function))(x), function(x))
+
+
+@pytest.mark.parametrize("order", range(9))
+def test_bessel_values(order: int) -> None:
+    x = np.concatenate([np.linspace(-60, 60, 4001), [0, 1e-300, 1e-8, 24.999999, 25.0, 1e3, -1e4]])
+    value = bessel_j(order)(torch.tensor(x)).numpy()
+    np.testing.assert_allclose(value, special.jv(order, x), rtol=0, atol=1e-13)
+    by_mpmath = [float(mpmath.besselj(order, float(v))) for v in x[::400]]
+    np.testing.assert_allclose(value[::400], by_mpmath, rtol=0, atol=1e-14)
+    single = bessel_j(order)(torch.tensor(x[np.abs(x) < 100], dtype=torch.float32))
+    np.testing.assert_allclose(single, special.jv(order, x[np.abs(x) < 100]), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("order", [0, 1, 4])
+def test_bessel_derivatives(order: int) -> None:
+    x = torch.tensor([-30.0, -7.0, -1e-3, 0.0, 1e-9, 2.0, 4.0, 24.99, 25.0, 40.0], dtype=torch.float64)
+    function = bessel_j(order)
+    assert torch.autograd.gradcheck(function, x.clone().requires_grad_(), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(function, x.clone().requires_grad_())
+    derivative = function
+    for n in range(1, 5):
+        derivative = torch.func.grad(derivative)
+        value = torch.func.vmap(derivative)(x).numpy()
+        np.testing.assert_allclose(value, special.jvp(order, x.numpy(), n), rtol=0, atol=1e-12)
+
+
+def test_bessel_under_vmap_with_jacobians_of_parameters() -> None:
+    function = to_torch(parse("x2*j0(x0*x3 + x1)"), ["x0", "x1", "x2", "x3"])
+    x = torch.linspace(-1, 1, 7, dtype=torch.float64)
+
+    def model(p: torch.Tensor) -> torch.Tensor:
+        return function(torch.stack([p[0].expand_as(x), p[1].expand_as(x), p[2].expand_as(x), x], -1))
+
+    p = torch.tensor([20.0, 0.3, 1.5], dtype=torch.float64)
+    jacobian = torch.func.jacrev(model)(p).numpy()
+    z = 20 * x.numpy() + 0.3
+    expected = np.stack([-1.5 * special.j1(z) * x.numpy(), -1.5 * special.j1(z), special.j0(z)], -1)
+    np.testing.assert_allclose(jacobian, expected, atol=1e-13)
+    np.testing.assert_allclose(torch.func.jacfwd(model)(p).numpy(), expected, atol=1e-13)
+
+
+@pytest.mark.parametrize("text", ["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/2 + erf(x1)", "max(x0, x1, 1)*abs(x0)"])
+def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
+    expression = parse(text)
+    path = tmp_path / "printed.py"
+    path.write_text(to_python(expression))
+    spec = importlib.util.spec_from_file_location("printed", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    value = module.formula(*POINTS[:, : len(variables_of(expression))].T)
+    np.testing.assert_allclose(value, to_numpy(expression, VARIABLES)(POINTS), rtol=1e-14)
+
+
+def test_latex_and_python_names() -> None:
+    assert to_latex(parse("x0^2/3")) == r"\frac{x_{0}^{2}}{3}"
+    assert "def formula(b, a):" in to_python(parse("a*b", ["a", "b"]), ["b", "a"])
+    with pytest.raises(UsageError, match="'petal width' is not a Python name"):
+        to_python(parse("x0"), ["petal width"])
+
+
+def test_formulas_load_without_torch() -> None:
+    code = "import sys, kanrun.formulas; raise SystemExit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
