@@ -1,0 +1,151 @@
+"""The table of candidate functions: what an edge may turn out to be.
+
+A candidate is one sympy expression f in x0 with its domain; an edge is matched by c f(a x + b) + d. Numeric forms and
+derivatives come from the expression alone. `free` names the constants that are not redundant: a power takes
+its argument's scale into c, exp its shift into c, log its scale into d, so those stay fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from kanrun.errors import UsageError
+from kanrun.formulas import parse, to_numpy, variable
+
+Array = NDArray[np.float64]
+Numeric = Callable[[Array], Array]
+
+X = variable("x0")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The open interval (low, high) in which a candidate's argument must lie; `pole` is a point that it may not cross."""
+
+    low: float = -np.inf
+    high: float = np.inf
+    pole: float | None = None
+    period: float | None = None  # poles repeat with this period
+
+    def allows(self, low: float, high: float) -> bool:
+        """Whether an argument that takes all values of [low, high] stays inside and crosses no pole."""
+        if not (np.isfinite(low) and np.isfinite(high)) or low < self.low or high > self.high:
+            return False
+        if self.pole is None:
+            return True
+        if self.period is None:
+            return low > self.pole or high < self.pole
+        return bool(np.floor((low - self.pole) / self.period) == np.floor((high - self.pole) / self.period))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """f with its `complexity` (1 for x), `domain` and the constants of a, b, c, d that are `free`."""
+
+    name: str
+    expression: sympy.Expr
+    complexity: float
+    free: str = "abcd"
+    domain: Domain = Domain()
+    odd_or_even: bool = False  # f(-x) is f(x) or -f(x), so that a > 0 loses nothing
+
+    @cached_property
+    def value(self) -> Numeric:
+        return _numeric(self.expression)
+
+    @cached_property
+    def slope(self) -> Numeric:
+        return _numeric(sympy.diff(self.expression, X))
+
+    @property
+    def homogeneous(self) -> bool:
+        """f(s x) = s^p f(x), s > 0: the scale of the argument is redundant."""
+        return "a" not in self.free and self.name != "log"
+
+
+@lru_cache(maxsize=512)
+def _numeric(expression: sympy.Expr) -> Numeric:
+    function = to_numpy(expression, ["x0"])
+
+    def value(x: Array) -> Array:
+        return function(x.reshape(-1, 1)).reshape(x.shape)
+
+    return value
+
+
+_POSITIVE, _UNIT, _NONZERO = Domain(low=0.0), Domain(-1.0, 1.0), Domain(pole=0.0)
+
+TABLE: dict[str, Candidate] = {
+    candidate.name: candidate
+    for candidate in (
+        Candidate("0", sympy.Integer(0), 0.0, "d"),
+        Candidate("x", X, 1.0, "cd", odd_or_even=True),
+        Candidate("x^2", X**2, 2.0, "bcd", odd_or_even=True),
+        Candidate("x^3", X**3, 3.0, "bcd", odd_or_even=True),
+        Candidate("x^4", X**4, 3.5, "bcd", odd_or_even=True),
+        Candidate("x^5", X**5, 4.0, "bcd", odd_or_even=True),
+        Candidate("1/x", 1 / X, 2.0, "bcd", _NONZERO, odd_or_even=True),
+        Candidate("1/x^2", 1 / X**2, 3.0, "bcd", _NONZERO, odd_or_even=True),
+        Candidate("sqrt", sympy.sqrt(X), 2.0, "bcd", _POSITIVE),
+        Candidate("1/sqrt", 1 / sympy.sqrt(X), 3.0, "bcd", _POSITIVE),
+        Candidate("exp", sympy.exp(X), 2.0, "acd"),
+        Candidate("log", sympy.log(X), 2.0, "bcd", _POSITIVE),
+        Candidate("sin", sympy.sin(X), 2.0, odd_or_even=True),
+        Candidate("cos", sympy.cos(X), 2.0, odd_or_even=True),
+        Candidate("tan", sympy.tan(X), 3.0, domain=Domain(pole=np.pi / 2, period=np.pi), odd_or_even=True),
+        Candidate("tanh", sympy.tanh(X), 3.0, odd_or_even=True),
+        Candidate("sigmoid", 1 / (1 + sympy.exp(-X)), 3.0, odd_or_even=True),
+        Candidate("arcsin", sympy.asin(X), 3.5, domain=_UNIT, odd_or_even=True),
+        Candidate("arccos", sympy.acos(X), 3.5, domain=_UNIT, odd_or_even=True),
+        Candidate("arctan", sympy.atan(X), 3.5, odd_or_even=True),
+        Candidate("arctanh", sympy.atanh(X), 3.5, domain=_UNIT, odd_or_even=True),
+        Candidate("abs", sympy.Abs(X), 3.0, "bcd", odd_or_even=True),
+        Candidate("gaussian", sympy.exp(-(X**2)), 3.5, odd_or_even=True),
+        Candidate("cosh", sympy.cosh(X), 4.0, odd_or_even=True),
+        Candidate("j0", sympy.besselj(0, X), 5.0, odd_or_even=True),
+    )
+}
+"""The candidates by name. sigmoid, arccos and cos are tanh, arcsin and sin with other constants; matching keeps
+one of each pair and the rounding of constants decides on the nicer name."""
+
+#: The same functions up to constants: matched once.
+TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
+
+IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
+
+
+def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) -> tuple[Candidate, ...]:
+    """The candidates called `names` (None: all of the table) and the user's `own`, name to formula in x0.
+
+    Raises UsageError for a name that is not in the table, a formula that is no function of x0 alone, and
+    when no candidate is left.
+    """
+    chosen = list(TABLE) if names is None else list(names)
+    for name in chosen:
+        if name not in TABLE:
+            raise UsageError(f"candidates: {name!r} is not in the table; known are {', '.join(TABLE)}.")
+    result = [TABLE[name] for name in dict.fromkeys(chosen)]
+    for name, formula in (own or {}).items():
+        expression = parse(formula, ["x0"])
+        if expression.free_symbols != {X}:
+            raise UsageError(f"own_candidates.{name}={formula} must be a function of x0.")
+        result.append(Candidate(name, expression, 1.0 + float(sympy.count_ops(expression)), domain=_found(expression)))
+    if not any(candidate is not CONSTANT for candidate in result):
+        raise UsageError("No candidate is left: name at least one function under candidates or own_candidates.")
+    return tuple(result)
+
+
+def _found(expression: sympy.Expr) -> Domain:
+    """The largest interval around where a user's expression is finite, by probing; poles are met while matching."""
+    probes = np.linspace(-8.0, 8.0, 4001)
+    finite = np.isfinite(_numeric(expression)(probes))
+    if finite.all() or not finite.any():
+        return Domain()
+    low, high = float(probes[finite][0]), float(probes[finite][-1])
+    return Domain(-np.inf if finite[0] else low, np.inf if finite[-1] else high)

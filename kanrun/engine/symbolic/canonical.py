@@ -1,0 +1,213 @@
+"""The same function with its redundant constants fixed at zero or one.
+
+A sum's value may be scaled and shifted when the functions after it undo that, the terms of a sum share one
+constant, the factors of a product one scale, and a power's scale, exp's shift and log's scale can be taken over by what
+feeds them. What is left free is determined by the data, which is what makes a constant worth rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
+from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
+from kanrun.engine.symbolic.matching import standardised
+
+#: log(s u) = log s + log u moves a constant of this size at most into s.
+_LARGEST_SHIFT = 30.0
+
+
+def canonical(graph: Graph) -> Graph:
+    """`graph` without redundant constants, linear detours taken out; equal up to rounding wherever it is defined."""
+    graph = _without_linear_detours(_without_constants(graph))
+    for node in range(graph.output, graph.inputs - 1, -1):
+        for i in graph.into(node):
+            graph = _absorb_argument(graph, i)
+        graph = _one_constant(graph, node) if graph.operation(node) == "sum" else _one_scale(graph, node)
+    return graph
+
+
+def _set(graph: Graph, index: int, **constants: float) -> Graph:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    values = dict(zip("abcd", function.constants, strict=True)) | constants
+    return graph.with_function(
+        index, replace(function, constants=(values["a"], values["b"], values["c"], values["d"]))
+    )
+
+
+def _fix(graph: Graph, index: int, names: str) -> Graph:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    return graph.with_function(index, replace(function, free="".join(n for n in function.free if n not in names)))
+
+
+def _without_constants(graph: Graph) -> Graph:
+    """Constant edges of a sum put into its other terms."""
+    dead = set()
+    for node in range(graph.inputs, graph.output + 1):
+        into = graph.into(node)
+        constant = [i for i in into if _is(graph, i, CONSTANT.name)]
+        others = [i for i in into if i not in constant and not isinstance(graph.edges[i].function, Identity)]
+        if not constant or not others:
+            continue
+        value = [graph.edges[i].function.constants[3] for i in constant]  # type: ignore[attr-defined]
+        if graph.operation(node) == "sum":
+            graph = _shift_edge(graph, others[0], float(np.sum(value)))
+        else:
+            graph = _scale_edge(graph, others[0], float(np.prod(value)))
+        dead |= set(constant)
+    return without_edges(graph, dead) if dead else graph
+
+
+def _is(graph: Graph, index: int, name: str) -> bool:
+    function = graph.edges[index].function
+    return isinstance(function, Symbolic) and function.candidate.name == name
+
+
+def _without_linear_detours(graph: Graph) -> Graph:
+    """A hidden sum that goes on as c x + d only is taken out: its terms go where it went."""
+    for node in range(graph.inputs, graph.output):
+        out = graph.out_of(node)
+        if len(out) != 1 or graph.operation(node) != "sum" or not _is(graph, out[0], IDENTITY.name):
+            continue
+        target = graph.edges[out[0]].target
+        _, _, c, d = graph.edges[out[0]].function.constants  # type: ignore[attr-defined]
+        into = graph.into(node)
+        if not into or (graph.operation(target) == "product" and len(into) > 1):
+            continue
+        graph = scale_node(graph, node, c, d)
+        edges = [
+            Edge(edge.source, target if i in into else edge.target, edge.function)
+            for i, edge in enumerate(graph.edges)
+            if i != out[0]
+        ]
+        return _without_linear_detours(renumbered(graph.inputs, graph.operations, edges))
+    return graph
+
+
+def scale_node(graph: Graph, node: int, factor: float, shift: float = 0.0) -> Graph:
+    """The graph in which `node` (a sum, or a product without shift) has the value factor * old + shift."""
+    into = graph.into(node)
+    if graph.operation(node) == "product":
+        first = next((i for i in into if not isinstance(graph.edges[i].function, Identity)), into[0])
+        return _scale_edge(graph, first, factor)
+    for i in into:
+        graph = _scale_edge(graph, i, factor)
+    if shift != 0.0:
+        best = sorted(into, key=lambda i: isinstance(graph.edges[i].function, Identity))[0]
+        graph = _shift_edge(graph, best, shift)
+    return graph
+
+
+def _scale_edge(graph: Graph, index: int, factor: float) -> Graph:
+    function = graph.edges[index].function
+    new: EdgeFunction
+    if isinstance(function, Spline):
+        new = function.with_parameters(function.parameters * factor)
+    elif isinstance(function, Symbolic):
+        a, b, c, d = function.constants
+        new = replace(function, constants=(a, b, c * factor, d * factor))
+    elif factor == 1.0:
+        return graph
+    else:
+        source = graph.edges[index].source
+        if source >= graph.inputs and len(graph.out_of(source)) == 1:
+            return scale_node(graph, source, factor)
+        new = Symbolic(IDENTITY, (1.0, 0.0, factor, 0.0), "cd")
+    return graph.with_function(index, new)
+
+
+def _shift_edge(graph: Graph, index: int, shift: float) -> Graph:
+    function = graph.edges[index].function
+    if isinstance(function, Spline):
+        return graph.with_function(index, function.with_parameters(function.parameters + shift))
+    if isinstance(function, Symbolic):
+        free = function.free if "d" in function.free else function.free + "d"
+        moved = replace(function, free=free)
+        return _set(graph.with_function(index, moved), index, d=function.constants[3] + shift)
+    return graph.with_function(index, Symbolic(IDENTITY, (1.0, 0.0, 1.0, shift), "d"))
+
+
+def _absorb_argument(graph: Graph, index: int) -> Graph:
+    """a and b of an edge out of a node that leads nowhere else go into the node; then the edge's own redundancy."""
+    edge = graph.edges[index]
+    function, node = edge.function, edge.source
+    if not isinstance(function, Symbolic) or node < graph.inputs or len(graph.out_of(node)) > 1:
+        return graph
+    if function.candidate is CONSTANT or not graph.into(node):
+        return graph
+    a, b, _, _ = function.constants
+    if graph.operation(node) == "sum":
+        graph = _fix(_set(scale_node(graph, node, a, b), index, a=1.0, b=0.0), index, "ab")
+    else:
+        graph = _fix(_set(scale_node(graph, node, a), index, a=1.0), index, "a")
+    return _absorb_scale(graph, index, node)
+
+
+def _absorb_scale(graph: Graph, index: int, node: int) -> Graph:
+    """c of a power, c of exp and d of log, at the edge `index` out of `node`, go into the node."""
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    _, b, c, d = function.constants
+    name = function.candidate.name
+    is_sum = graph.operation(node) == "sum"
+    if c == 0.0 or (function.candidate is IDENTITY and is_sum):
+        return graph
+    if function.candidate.homogeneous:
+        value = function.candidate.value(np.array([1.0, 2.0]))
+        factor = abs(c) ** (1 / float(np.log2(value[1] / value[0])))
+        graph = _set(scale_node(graph, node, factor), index, c=float(np.sign(c)), b=b * factor)
+        return _fix(graph, index, "c")
+    if name == "exp" and is_sum:
+        return _fix(_set(scale_node(graph, node, 1.0, float(np.log(abs(c)))), index, c=float(np.sign(c))), index, "c")
+    if name == "log" and abs(d / c) < _LARGEST_SHIFT:
+        factor = float(np.exp(d / c))
+        return _fix(_set(scale_node(graph, node, factor), index, d=0.0, b=b * factor), index, "d")
+    return graph
+
+
+def _one_constant(graph: Graph, node: int) -> Graph:
+    """The constants of a sum's terms gathered in one of them: a spline if there is one."""
+    into = graph.into(node)
+    symbolic = [i for i in into if isinstance(graph.edges[i].function, Symbolic)]
+    splines = [i for i in into if isinstance(graph.edges[i].function, Spline)]
+    carrier = splines[0] if splines else next((i for i in symbolic if "d" in _free(graph, i)), None)
+    if carrier is None:
+        return graph
+    for i in symbolic:
+        if i == carrier:
+            continue
+        constant = graph.edges[i].function.constants[3]  # type: ignore[attr-defined]
+        graph = _fix(_set(graph, i, d=0.0), i, "d")
+        graph = _shift_edge(graph, carrier, constant)
+    return graph
+
+
+def _one_scale(graph: Graph, node: int) -> Graph:
+    """The scales of a product's factors gathered in the first of them; the others get c = 1."""
+    into = [i for i in graph.into(node) if not isinstance(graph.edges[i].function, Identity)]
+    for i in into[1:]:
+        function = graph.edges[i].function
+        if isinstance(function, Symbolic) and "c" in function.free and function.constants[2] != 0.0:
+            c, d = function.constants[2:]
+            graph = _fix(_set(graph, i, c=1.0, d=d / c), i, "c")
+            graph = _scale_edge(graph, into[0], c)
+    return graph
+
+
+def _free(graph: Graph, index: int) -> str:
+    function = graph.edges[index].function
+    return function.free if isinstance(function, Symbolic) else ""
+
+
+def released(graph: Graph) -> Graph:
+    """The graph with every candidate's own constants free again, before other edges change."""
+    for i, edge in enumerate(graph.edges):
+        if isinstance(edge.function, Symbolic):
+            function = standardised(edge.function)
+            graph = graph.with_function(i, replace(function, free=function.candidate.free, exact=()))
+    return graph

@@ -1,0 +1,132 @@
+"""Constants rounded to integers, simple fractions and their multiples of pi, e and roots, where the data allow it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.refit import Settings, refit
+
+#: Units of nice numbers with the bits that naming them costs.
+_UNITS: tuple[tuple[sympy.Expr, float], ...] = (
+    (sympy.Integer(1), 0.0),
+    (sympy.pi, 2.0),
+    (sympy.E, 4.0),
+    (sympy.sqrt(2), 3.0),
+    (1 / sympy.pi, 4.0),
+    (1 / sympy.sqrt(2 * sympy.pi), 5.0),
+    (sympy.sqrt(sympy.pi), 5.0),
+)
+_LARGEST_DENOMINATOR = 20
+#: A constant is known to no better than this, relatively, whatever its standard error says.
+_KNOWN = 1e-9
+#: Chance that a number without meaning lies as near to one this simple.
+_CHANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """The graph with constants rounded, and what became of each: `edge, name, before, after`."""
+
+    graph: Graph
+    changes: tuple[tuple[int, str, float, str], ...]
+
+
+def nice(value: float, window: float) -> sympy.Expr | None:
+    """The simplest nice number within `window` of `value`, or None where none is simple enough to mean anything."""
+    if abs(value) <= window:
+        return sympy.Integer(0)
+    best: tuple[float, sympy.Expr] | None = None
+    for unit, bits in _UNITS:
+        size = float(unit)
+        for q in range(1, _LARGEST_DENOMINATOR + 1):
+            p = round(value / size * q)
+            if p == 0 or math.gcd(p, q) > 1 or abs(p * size / q - value) > window:
+                continue
+            cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
+            if 2**cost * window / max(abs(value), 1.0) < _CHANCE and (best is None or cost < best[0]):
+                best = cost, sympy.Rational(p, q) * unit
+    return best[1] if best else None
+
+
+def round_constants(graph: Graph, train: tuple[Array, Array], validation: tuple[Array, Array], allowed: float) -> Rounded:
+    """Fixes constants at nice numbers one after another, refitting the others; each stays only if the validation
+    error is then at most `allowed`."""
+    changes: list[tuple[int, str, float, str]] = []
+    tried: set[tuple[int, str]] = set()
+    while True:
+        errors = _standard_errors(graph, *train)
+        proposal = _nearest(graph, errors, tried)
+        if proposal is None:
+            return Rounded(graph, tuple(changes))
+        index, name, number = proposal
+        tried.add((index, name))
+        trial = refit(_fixed(graph, index, name, number), *train, Settings(steps=20)).graph
+        with np.errstate(all="ignore"):
+            error = float(np.sqrt(np.mean((trial(validation[0]) - validation[1]) ** 2)))
+        if error <= allowed:
+            before = _constant(graph, index, name)
+            graph = trial
+            changes.append((index, name, before, str(number)))
+
+
+def _constant(graph: Graph, index: int, name: str) -> float:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    return function.constants[CONSTANTS.index(name)]
+
+
+def _fixed(graph: Graph, index: int, name: str, number: sympy.Expr) -> Graph:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    constants = list(function.constants)
+    constants[CONSTANTS.index(name)] = float(number)
+    free = "".join(each for each in function.free if each != name)
+    a, b, c, d = constants
+    return graph.with_function(
+        index, replace(function, constants=(a, b, c, d), free=free, exact=(*function.exact, (name, number)))
+    )
+
+
+def _nearest(
+    graph: Graph, errors: dict[tuple[int, str], float], tried: set[tuple[int, str]]
+) -> tuple[int, str, sympy.Expr] | None:
+    """The free constant that is relatively nearest to a nice number, simple numbers first."""
+    best: tuple[float, int, str, sympy.Expr] | None = None
+    for (index, name), error in errors.items():
+        if (index, name) in tried:
+            continue
+        value = _constant(graph, index, name)
+        number = nice(value, max(3 * error, _KNOWN * max(abs(value), 1e-3)))
+        if number is None:
+            tried.add((index, name))
+            continue
+        distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(number)
+        if best is None or distance < best[0]:
+            best = float(distance), index, name, number
+    return best[1:] if best else None
+
+
+def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], float]:
+    """Standard error of every free constant of a symbolic edge, from the residuals and the Jacobian."""
+    with np.errstate(all="ignore"):
+        value, jacobian = graph.linearise(x)
+    scale = np.sqrt(np.mean((value - y) ** 2))
+    names = [
+        (i, name)
+        for i, edge in enumerate(graph.edges)
+        for name in (edge.function.free if isinstance(edge.function, Symbolic) else "?" * edge.function.parameters.size)
+    ]
+    if not names:
+        return {}
+    norms = np.sqrt(np.einsum("np,np->p", jacobian, jacobian))
+    norms[norms == 0] = 1.0
+    covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
+    errors = scale * np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms
+    return {key: float(error) for key, error in zip(names, errors, strict=True) if key[1] != "?"}

@@ -1,0 +1,145 @@
+"""The functions that edges of a graph carry: a spline, a candidate with its constants, or nothing.
+
+All are immutable and numpy in, numpy out: `values` (N,), `slope` (N,), and `columns` (N, size), the derivatives
+in the edge's own parameters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Protocol
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline, PPoly
+
+from kanrun.engine.symbolic.candidates import Array, Candidate
+
+CONSTANTS = "abcd"
+
+
+class EdgeFunction(Protocol):
+    """What a graph asks of the function on an edge."""
+
+    @property
+    def parameters(self) -> Array: ...
+
+    def with_parameters(self, parameters: Array) -> EdgeFunction: ...
+
+    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+        """Values, slopes and, if asked for, columns at t."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """phi(t) = t: carries a node's value on as it is."""
+
+    @property
+    def parameters(self) -> Array:
+        return np.zeros(0)
+
+    def with_parameters(self, parameters: Array) -> Identity:
+        return self
+
+    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+        return t, np.ones_like(t), np.zeros((t.size, 0)) if columns else None
+
+
+@dataclass(frozen=True)
+class Spline:
+    """A spline of `degree` with coefficients (G + degree,) on G equal intervals of [low, high], linear beyond."""
+
+    low: float
+    high: float
+    parameters: Array
+    degree: int = 3
+
+    @property
+    def intervals(self) -> int:
+        return self.parameters.size - self.degree
+
+    def with_parameters(self, parameters: Array) -> Spline:
+        return replace(self, parameters=parameters)
+
+    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+        basis, slopes, start = self.basis(t)
+        index = start[:, None] + np.arange(self.degree + 1)
+        local = self.parameters[index]
+        values, slope = np.einsum("np,np->n", basis, local), np.einsum("np,np->n", slopes, local)
+        if not columns:
+            return values, slope, None
+        dense = np.zeros((t.size, self.parameters.size))
+        np.put_along_axis(dense, index, basis, axis=1)
+        return values, slope, dense
+
+    def basis(self, t: Array) -> tuple[Array, Array, NDArray[np.int64]]:
+        """Local basis (N, k + 1), its slopes, and the first function that counts."""
+        per_width = self.intervals / (self.high - self.low)
+        clipped = np.clip(t, self.low, self.high)
+        at = (clipped - self.low) * per_width
+        start = np.minimum(at.astype(np.int64), self.intervals - 1)
+        powers = np.power((at - start)[:, None], np.arange(self.degree + 1))
+        matrix, slope_matrix = _pieces(self.degree)
+        basis, slopes = powers @ matrix, (powers @ slope_matrix) * per_width
+        beyond = t - clipped
+        if beyond.any():
+            basis = basis + beyond[:, None] * slopes
+        return basis, slopes, start
+
+    def refined(self, intervals: int, low: float | None = None, high: float | None = None) -> Spline:
+        """The nearest spline on another grid, by least squares on points of this one."""
+        low, high = self.low if low is None else low, self.high if high is None else high
+        empty = Spline(low, high, np.zeros(intervals + self.degree), self.degree)
+        points = np.linspace(low, high, 6 * (intervals + self.degree) + 1)
+        _, _, design = empty.evaluate(points)
+        assert design is not None
+        target = self.evaluate(points, columns=False)[0]
+        return empty.with_parameters(np.linalg.lstsq(design, target, rcond=1e-13)[0])
+
+
+@lru_cache(maxsize=8)
+def _pieces(degree: int) -> tuple[Array, Array]:
+    """Row p, column i: coefficient of u^p in the i-th local basis function, and in its derivative."""
+    piecewise = PPoly.from_spline(BSpline.basis_element(np.arange(degree + 2.0), extrapolate=False))
+    pieces = piecewise.c[::-1, -(degree + 1) - degree : piecewise.c.shape[1] - degree] if degree else piecewise.c[::-1]
+    matrix = np.ascontiguousarray(pieces[:, ::-1])
+    slopes = np.zeros_like(matrix)
+    slopes[:-1] = matrix[1:] * np.arange(1, degree + 1)[:, None]
+    return matrix, slopes
+
+
+@dataclass(frozen=True)
+class Symbolic:
+    """phi(t) = c f(a t + b) + d; `free` names those of a, b, c, d that a fit may move, `exact` those that were
+    rounded, with the number that they are."""
+
+    candidate: Candidate
+    constants: tuple[float, float, float, float]
+    free: str = CONSTANTS
+    exact: tuple[tuple[str, sympy.Expr], ...] = ()
+
+    @property
+    def parameters(self) -> Array:
+        return np.array([self.constants[CONSTANTS.index(name)] for name in self.free])
+
+    def with_parameters(self, parameters: Array) -> Symbolic:
+        values = dict(zip(CONSTANTS, self.constants, strict=True)) | dict(zip(self.free, parameters.tolist(), strict=True))
+        return replace(self, constants=(values["a"], values["b"], values["c"], values["d"]))
+
+    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+        a, b, c, d = self.constants
+        argument = a * t + b
+        f, slope = self.candidate.value(argument), self.candidate.slope(argument)
+        if not columns:
+            return c * f + d, c * a * slope, None
+        each = {"a": c * slope * t, "b": c * slope, "c": f, "d": np.ones_like(t)}
+        stacked = np.stack([each[name] for name in self.free], axis=1) if self.free else np.zeros((t.size, 0))
+        return c * f + d, c * a * slope, stacked
+
+    def allows(self, t: Array) -> bool:
+        """Whether the candidate is defined on the whole range of t, without a pole inside."""
+        a, b, _, _ = self.constants
+        ends = sorted((a * float(t.min()) + b, a * float(t.max()) + b))
+        return self.candidate.domain.allows(ends[0], ends[1])

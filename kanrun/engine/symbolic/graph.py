@@ -1,0 +1,190 @@
+"""A formula as a graph: inputs, nodes that add or multiply, and a function on every edge.
+
+A pruned KAN is such a graph with sums only; multiplication nodes are KAN 2.0's (Liu et al., arXiv
+2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph with other edge functions, so that
+one evaluation, one Jacobian and one refit serve them all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline, Symbolic
+
+Operation = Literal["sum", "product"]
+
+
+@dataclass(frozen=True)
+class Edge:
+    """From node `source` to node `target`."""
+
+    source: int
+    target: int
+    function: EdgeFunction
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes 0 ... inputs - 1 are the inputs; node inputs + i does operations[i]; the last one is the output.
+
+    Edges run from lower to higher nodes and are sorted by target.
+    """
+
+    inputs: int
+    operations: tuple[Operation, ...]
+    edges: tuple[Edge, ...]
+
+    @property
+    def output(self) -> int:
+        return self.inputs + len(self.operations) - 1
+
+    @property
+    def parameters(self) -> Array:
+        return np.concatenate([edge.function.parameters for edge in self.edges]) if self.edges else np.zeros(0)
+
+    def with_parameters(self, parameters: Array) -> Graph:
+        edges, start = [], 0
+        for edge in self.edges:
+            size = edge.function.parameters.size
+            edges.append(replace(edge, function=edge.function.with_parameters(parameters[start : start + size])))
+            start += size
+        return replace(self, edges=tuple(edges))
+
+    def with_function(self, index: int, function: EdgeFunction) -> Graph:
+        edges = list(self.edges)
+        edges[index] = replace(edges[index], function=function)
+        return replace(self, edges=tuple(edges))
+
+    def into(self, node: int) -> list[int]:
+        """Indices of the edges that end in `node`."""
+        return [i for i, edge in enumerate(self.edges) if edge.target == node]
+
+    def out_of(self, node: int) -> list[int]:
+        return [i for i, edge in enumerate(self.edges) if edge.source == node]
+
+    def operation(self, node: int) -> Operation:
+        return self.operations[node - self.inputs]
+
+    def node_values(self, x: Array) -> list[Array]:
+        """The value of every node at x (N, inputs), inputs included."""
+        return self._forward(x, columns=False)[0]
+
+    def __call__(self, x: Array) -> Array:
+        """The output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
+        return self.node_values(x)[self.output]
+
+    def linearise(self, x: Array) -> tuple[Array, Array]:
+        """The output (N,) and its Jacobian (N, parameters)."""
+        values, outs, slopes, columns = self._forward(x, columns=True)
+        upstream = [np.zeros(x.shape[0]) for _ in values]
+        upstream[self.output] = np.ones(x.shape[0])
+        blocks: list[Array] = [np.zeros((0, 0))] * len(self.edges)
+        for node in range(self.output, self.inputs - 1, -1):
+            into = self.into(node)
+            for i in into:
+                carried = upstream[node]
+                if self.operation(node) == "product":
+                    for j in into:
+                        carried = carried * outs[j] if j != i else carried
+                blocks[i] = carried[:, None] * columns[i]
+                source = self.edges[i].source
+                upstream[source] = upstream[source] + carried * slopes[i]
+        return values[self.output], np.concatenate(blocks, axis=1)
+
+    def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
+        """The value of every node, and of every edge."""
+        values, outs, _, _ = self._forward(x, columns=False)
+        return values, outs
+
+    def _forward(self, x: Array, *, columns: bool) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
+        values: list[Array] = [x[:, i] for i in range(self.inputs)]
+        outs, slopes, blocks = [], [], []
+        at = 0
+        for node in range(self.inputs, self.output + 1):
+            first = at
+            while at < len(self.edges) and self.edges[at].target == node:
+                edge = self.edges[at]
+                out, slope, block = edge.function.evaluate(values[edge.source], columns=columns)
+                outs.append(out)
+                slopes.append(slope)
+                blocks.append(block if block is not None else np.zeros((0, 0)))
+                at += 1
+            values.append(_combine(self.operation(node), outs[first:at], x.shape[0]))
+        return values, outs, slopes, blocks
+
+    def numeric_edges(self) -> list[int]:
+        return [i for i, edge in enumerate(self.edges) if isinstance(edge.function, Spline)]
+
+    @property
+    def active_edges(self) -> int:
+        return sum(not isinstance(edge.function, Identity) for edge in self.edges)
+
+    @property
+    def complexity(self) -> float:
+        """Sum over the symbolic edges of their candidates' complexity; a spline counts 10."""
+        total = 0.0
+        for edge in self.edges:
+            if isinstance(edge.function, Symbolic):
+                total += edge.function.candidate.complexity
+            elif isinstance(edge.function, Spline):
+                total += 10.0
+        return total
+
+
+def _combine(operation: Operation, outs: Sequence[Array], samples: int) -> Array:
+    if operation == "product":
+        return np.prod(np.stack(outs), axis=0) if outs else np.ones(samples)
+    return np.sum(np.stack(outs), axis=0) if outs else np.zeros(samples)
+
+
+def without_edges(graph: Graph, dead: set[int]) -> Graph:
+    """The graph without those edges, and without the nodes that no longer lead from anything to the output.
+
+    A pruned edge of a sum counts zero, of a product one. A sum or product left with nothing but one identity edge is short-cut.
+    """
+    edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
+    changed = True
+    while changed:
+        changed = False
+        sources = {edge.source for edge in edges}
+        targets = {edge.target for edge in edges}
+        kept = [
+            edge
+            for edge in edges
+            if (edge.target == graph.output or edge.target in sources)
+            and (edge.source < graph.inputs or edge.source in targets)
+        ]
+        if len(kept) < len(edges):
+            edges, changed = kept, True
+            continue
+        for node in range(graph.inputs, graph.output):
+            into = [edge for edge in edges if edge.target == node]
+            out = [edge for edge in edges if edge.source == node]
+            if len(into) != 1 or len(out) != 1:
+                continue
+            before, after = into[0].function, out[0].function
+            if isinstance(before, Identity) or isinstance(after, Identity):
+                function = after if isinstance(before, Identity) else before
+                edges = [edge for edge in edges if edge is not into[0] and edge is not out[0]]
+                edges.append(Edge(into[0].source, out[0].target, function))
+                changed = True
+                break
+    return renumbered(graph.inputs, graph.operations, edges)
+
+
+def renumbered(inputs: int, operations: Sequence[Operation], edges: Sequence[Edge]) -> Graph:
+    """A graph of those edges with only the nodes in use (the output always is)."""
+    output = inputs + len(operations) - 1
+    used = sorted({edge.target for edge in edges} | {output})
+    number = {node: inputs + i for i, node in enumerate(used)} | {i: i for i in range(inputs)}
+    moved = [Edge(number[edge.source], number[edge.target], edge.function) for edge in edges]
+    return Graph(
+        inputs,
+        tuple(operations[node - inputs] for node in used),
+        tuple(sorted(moved, key=lambda edge: (edge.target, edge.source))),
+    )

@@ -1,0 +1,205 @@
+"""Which candidates an edge may be: c f(a x + b) + d matched to its values, R^2 against complexity.
+
+A coarse global search over (a, b) on a grid made for each family of candidates, with (c, d) solved for, then
+Levenberg-Marquardt on all constants from the best few grid points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
+from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.refit import Settings, refit
+
+#: Candidates that are polished, grid points of each, and steps.
+_POLISHED, _STARTS, _POLISH_STEPS = 12, 2, 24
+_SAMPLES, _COARSE = 120, 81
+#: What counts as no loss at all when matches are ranked.
+ROUNDING = 1e-14
+
+
+@dataclass(frozen=True)
+class Match:
+    """`function` fits the edge with 1 - R^2 = `loss`."""
+
+    function: Symbolic
+    loss: float
+
+    @property
+    def r2(self) -> float:
+        return 1.0 - self.loss
+
+    @property
+    def score(self) -> float:
+        """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
+        return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.function.candidate.complexity
+
+
+def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[Match]:
+    """All candidates that are defined on the range of t, best score first.
+
+    t and values are (N,), an edge's argument and value at the data. Twins (sigmoid and tanh, ...) are matched
+    once; candidates that are far off on the coarse grid are left out.
+    """
+    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, _SAMPLES)).astype(int)]
+    t, values = t[order], values[order]
+    spread = float(np.var(values))
+    constant = Match(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
+    found = [constant] if CONSTANT in candidates else []
+    if spread == 0.0 or t[-1] == t[0]:
+        return found
+    names = {candidate.name for candidate in candidates}
+    coarse = []
+    for candidate in candidates:
+        if candidate is not CONSTANT and TWINS.get(candidate.name) not in names:
+            coarse += [(loss, candidate, starts) for loss, starts in [_coarse(t, values, candidate)] if starts]
+    for _, candidate, starts in sorted(coarse, key=lambda entry: entry[0] * 2 ** entry[1].complexity)[:_POLISHED]:
+        match = _match(t, values, candidate, starts)
+        if match is not None:
+            found.append(match)
+    return sorted(found, key=lambda match: match.score)
+
+
+def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]) -> Match | None:
+    middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
+    tau = (t - middle) / half
+    best: Match | None = None
+    for a, b in starts:
+        match = _polished(tau, values, candidate, a, b)
+        if match is not None and (best is None or match.loss < best.loss):
+            best = match
+        if best is not None and best.loss < ROUNDING:
+            break
+    if best is None:
+        return None
+    a, b, c, d = best.function.constants
+    moved = replace(best.function, constants=(a / half, b - a * middle / half, c, d))
+    return replace(best, function=standardised(moved))
+
+
+def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
+    """The smallest loss on the grid and its best points (a, b), apart from each other.
+
+    The edge is taken at equal steps, weighted by how dense its arguments are there.
+    """
+    grid, f, square = _grid_values(candidate)
+    if not len(grid):
+        return np.inf, []
+    tau = np.linspace(-1, 1, _COARSE)
+    at = 2 * (t - t[0]) / (t[-1] - t[0]) - 1
+    target = np.interp(tau, at, values)
+    edges = np.linspace(-1, 1, 10)
+    density = np.interp(tau, (edges[1:] + edges[:-1]) / 2, np.histogram(at, edges)[0] / t.size * 9)
+    weight = (density + 0.1) / np.sum(density + 0.1)
+    target = target - weight @ target
+    with np.errstate(all="ignore"):
+        power = square @ weight - (f @ weight) ** 2
+        r2 = (f @ (weight * target)) ** 2 / power / (weight @ target**2)
+    r2[~np.isfinite(r2) | (power < 1e-13 * (square @ weight))] = -1.0
+    chosen: list[int] = []
+    for i in np.argsort(-r2)[:40]:
+        if r2[i] <= 0 or len(chosen) == _STARTS:
+            break
+        if all(np.abs(grid[i] - grid[j]).max() > 0.3 * abs(grid[j, 0]) for j in chosen):
+            chosen.append(int(i))
+    loss = 1 - float(r2[chosen[0]]) if chosen else np.inf
+    return loss, [(float(grid[i, 0]), float(grid[i, 1])) for i in chosen]
+
+
+@lru_cache(maxsize=64)
+def _grid_values(candidate: Candidate) -> tuple[Array, Array, Array]:
+    """The grid points that the domain allows, f there on [-1, 1], and its square."""
+    grid = search_grid(candidate)
+    ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
+    grid = grid[[candidate.domain.allows(low, high) for low, high in ends.T]]
+    with np.errstate(all="ignore"):
+        f = candidate.value(grid[:, :1] * np.linspace(-1, 1, _COARSE) + grid[:, 1:])
+    usable = np.isfinite(f).all(axis=1)
+    return grid[usable], f[usable], f[usable] ** 2
+
+
+def search_grid(candidate: Candidate) -> Array:
+    """Points (a, b) for arguments a tau + b of tau in [-1, 1]; only constants that are not redundant vary."""
+    domain = candidate.domain
+    if "a" not in candidate.free and (domain.low == 0.0 or domain.pole == 0.0):
+        beyond = 1 + np.logspace(-4, 1.5, 24)
+        return np.concatenate([_pairs([1.0], beyond), _pairs([-1.0], beyond)])
+    if "a" not in candidate.free:
+        return _pairs([1.0], np.concatenate([np.linspace(-1.5, 1.5, 31), [-5, -3, -2, 2, 3, 5]]))
+    if "b" not in candidate.free:
+        sizes = np.logspace(-1.5, 1.3, 24)
+        return _pairs(np.concatenate([-sizes, sizes]), [0.0])
+    if candidate.name in ("sin", "cos"):
+        return _pairs(np.concatenate([[0.25, 0.5, 0.75], np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8)
+    if domain.low == -1.0 and domain.high == 1.0:
+        ends = np.concatenate([-1 + np.logspace(-4, -0.3, 8), [0.0], 1 - np.logspace(-0.3, -4, 8)])
+        low, high = np.meshgrid(ends, ends)
+        rising = low < high
+        return np.stack([(high - low)[rising] / 2, (high + low)[rising] / 2], axis=1)
+    if domain.period is not None:
+        return _pairs(np.linspace(0.1, 1.55, 16), np.linspace(-1.5, 1.5, 31))
+    sizes = np.logspace(-1, 1.5, 22)
+    centres = np.concatenate([np.linspace(-1.5, 1.5, 25), [-4, -3, -2, 2, 3, 4]])
+    if not candidate.odd_or_even:
+        sizes = np.concatenate([-sizes, sizes])
+    grid = _pairs(sizes, centres)
+    grid[:, 1] *= -grid[:, 0]
+    return grid
+
+
+def _pairs(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
+    left, right = np.meshgrid(np.asarray(a, dtype=float), np.asarray(b, dtype=float), indexing="ij")
+    return np.stack([left.ravel(), right.ravel()], axis=1)
+
+
+def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: float) -> Match | None:
+    spread = float(np.var(values))
+    with np.errstate(all="ignore"):
+        f = candidate.value(a * tau + b)
+    design = np.stack([f, np.ones_like(f)], axis=1)
+    if not np.isfinite(design).all():
+        return None
+    c, d = np.linalg.lstsq(design, values, rcond=None)[0]
+    function = Symbolic(candidate, (a, b, float(c), float(d)), candidate.free)
+    graph = Graph(1, ("sum",), (Edge(0, 1, function),))
+    fitted = refit(graph, tau[:, None], values, Settings(steps=_POLISH_STEPS, gain=1e-3, floor=(ROUNDING * spread) ** 0.5))
+    result = fitted.graph.edges[0].function
+    assert isinstance(result, Symbolic)
+    if not np.isfinite(fitted.rmse) or not result.allows(tau):
+        return None
+    return Match(result, fitted.rmse**2 / spread)
+
+
+def standardised(function: Symbolic) -> Symbolic:
+    """The same function with its redundant constants at their simplest: a = 1 or -1 of powers and log, b = 0 of exp,
+    a > 0 of odd and even functions."""
+    a, b, c, d = function.constants
+    candidate = function.candidate
+    if candidate is CONSTANT:
+        return function
+    if "a" not in candidate.free and a != 0.0:
+        size = abs(a)
+        if candidate.name == "log":
+            d += c * float(np.log(size))
+        else:
+            c *= float(candidate.value(np.array([size]))[0] / candidate.value(np.ones(1))[0])
+        a, b = a / size, b / size
+        if candidate.name == "x":
+            d, b = d + c * a * b / abs(a) if a > 0 else d + c * b, 0.0
+    elif "b" not in candidate.free:
+        c, b = c * float(np.exp(b)), 0.0
+    if a < 0 and candidate.odd_or_even:
+        at = np.array([0.3, 0.7])
+        if candidate.name == "arccos":
+            return replace(function, constants=(a, b, c, d))
+        if candidate.name == "sigmoid":  # sigmoid(-u) = 1 - sigmoid(u)
+            return replace(function, constants=(-a, -b, -c, d + c))
+        even = np.allclose(candidate.value(at), candidate.value(-at))
+        a, b, c = -a, -b, c if even else -c
+    return replace(function, constants=(a, b, c, d))

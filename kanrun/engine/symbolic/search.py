@@ -1,0 +1,248 @@
+"""The shape search: structures from simple to deep, each trained, pruned and snapped, until a formula is exact.
+
+Yields a `Step` for every stage of every structure, for tables and figures; the last one is the choice.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import Array, Candidate
+from kanrun.engine.symbolic.elimination import eliminate
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.matching import Match
+from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
+from kanrun.engine.symbolic.numeric import NumericSettings, Trained, coarse_fit, extend, train_graph
+from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.selection import EXACT, SelectionSettings, select
+from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
+from kanrun.engine.symbolic.skeletons import Skeleton, kan_shape, start
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """`worth`: relative error below which a structure is snapped; `within`: a formula this many times as wrong as the
+    best network still counts as good (its own simplicity decides); `seconds`: no new structure after that."""
+
+    worth: float = 0.05
+    within: float = 1.1
+    exact: float = 1e-9
+    seconds: float = 40.0
+    degree: int = 3
+    numeric: NumericSettings = field(default_factory=NumericSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    surrogate: tuple[int, int] = (5, 8)
+    module: float = 0.12
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage (`train`, `prune`, `snap`) of one structure; `error` is relative to the spread, on validation data."""
+
+    stage: str
+    name: str
+    graph: Graph
+    error: float
+    seconds: float
+    matches: dict[int, list[Match]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A structure's pruned network and, where there is one, its formula."""
+
+    name: str
+    network: Graph
+    network_error: float
+    formula: Graph | None
+    formula_error: float
+    matches: dict[int, list[Match]]
+
+    def is_exact(self, exact: float) -> bool:
+        return self.formula is not None and self.formula_error <= exact
+
+
+def search(
+    samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings, generator: np.random.Generator
+) -> Iterator[Step | Tried]:
+    """Steps as they happen, and a `Tried` for each structure worth it. Stops at the first exact formula."""
+    end = time.monotonic() + settings.seconds
+    inputs = list(range(samples.x.shape[1]))
+    tried: list[Tried] = []
+
+    def attempt(shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
+        for name, make in _ranked(shapes, samples, settings, generator):
+            if time.monotonic() > end:
+                return
+            for event in explore(name, make, samples, candidates, settings, generator):
+                yield event
+                if isinstance(event, Tried):
+                    tried.append(event)
+                    if event.is_exact(settings.exact):
+                        return
+
+    def done() -> bool:
+        return any(each.is_exact(settings.exact) for each in tried)
+
+    yield from attempt(first_shapes(inputs))
+    if len(inputs) > 2 and not done() and time.monotonic() < end:
+        yield from attempt(_module_shapes(samples, settings, generator))
+    if not done():
+        for shape in deep_shapes(len(inputs)):
+            if time.monotonic() > end or done() or len(inputs) == 1:
+                break
+            make = _kan_maker(shape, samples, settings)
+            for event in explore("-".join(map(str, shape)), make, samples, candidates, settings, generator):
+                yield event
+                tried += [event] if isinstance(event, Tried) else []
+
+
+Maker = Callable[[np.random.Generator], Trained]
+
+
+def _ranked(
+    shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator
+) -> Iterator[tuple[str, Maker]]:
+    """The shapes with how to train them: the first two at once, then the rest in the order of coarse fits."""
+    for shape in shapes[:2]:
+        yield shape.name, _maker(shape, samples, settings)
+    coarse = []
+    for shape in shapes[2:]:
+        fits = [_coarse(shape, samples, settings, generator) for _ in range(2)]
+        best = min(fits, key=lambda fit: fit.error)
+        coarse.append((best.error * 1.1**shape.edges, shape, best))
+    for _, shape, best in sorted(coarse, key=lambda entry: entry[0]):
+        yield shape.name, _continued(shape, best, samples, settings)
+
+
+def _coarse(shape: Skeleton, samples: Samples, settings: SearchSettings, generator: np.random.Generator) -> Trained:
+    graph = start(shape, samples.x, samples.y, 3, settings.degree, generator)
+    graph = coarse_fit(graph, samples, settings.numeric.coarse_penalty)
+    return Trained(graph, samples.error(graph))
+
+
+def _maker(shape: Skeleton, samples: Samples, settings: SearchSettings) -> Maker:
+    def make(generator: np.random.Generator) -> Trained:
+        fresh: Callable[[np.random.Generator], Graph] = lambda g: start(  # noqa: E731
+            shape, samples.x, samples.y, 3, settings.degree, g
+        )
+        return train_graph(fresh, samples, settings.numeric, generator)
+
+    return make
+
+
+def _continued(shape: Skeleton, best: Trained, samples: Samples, settings: SearchSettings) -> Maker:
+    """On from a coarse fit that is good, else with more starts."""
+
+    def make(generator: np.random.Generator) -> Trained:
+        if best.error > settings.numeric.good:
+            more = [_coarse(shape, samples, settings, generator) for _ in range(settings.numeric.starts - 2)]
+            chosen = min([best, *more], key=lambda fit: fit.error)
+        else:
+            chosen = best
+        if chosen.error > settings.numeric.hopeless:
+            return chosen
+        return extend(chosen.graph, samples, settings.numeric.grids, settings.numeric)
+
+    return make
+
+
+def _kan_maker(shape: tuple[int, ...], samples: Samples, settings: SearchSettings) -> Maker:
+    def make(generator: np.random.Generator) -> Trained:
+        fresh: Callable[[np.random.Generator], Graph] = lambda g: kan_shape(  # noqa: E731
+            shape, samples.x, samples.y, 3, settings.degree, g
+        )
+        return train_graph(fresh, samples, settings.numeric, generator)
+
+    return make
+
+
+def _module_shapes(samples: Samples, settings: SearchSettings, generator: np.random.Generator) -> list[Skeleton]:
+    """Structures from the modules of a wide network; none where it did not train or nothing acts together."""
+    width, intervals = settings.surrogate
+    shape = (samples.x.shape[1], width, 1)
+    wide = replace(settings.numeric, starts=2, grids=(intervals,))
+    trained = train_graph(
+        lambda g: kan_shape(shape, samples.x, samples.y, 4, settings.degree, g), samples, wide, generator
+    )
+    if trained.error > 0.3:
+        return []
+    gradient = _gradient(trained.graph, samples.x.std(0))
+    strength = np.sqrt(np.mean(gradient(samples.x) ** 2, axis=0)) / samples.spread
+    used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
+    if not 2 < len(used) <= MOST_INPUTS:
+        return first_shapes(used) if 0 < len(used) < shape[0] else []
+    scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
+    families = trees(scores, len(used), settings.module)
+    renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
+    return tree_shapes(renamed, used)
+
+
+def _with(x: Array, used: list[int], values: Array) -> Array:
+    """Full rows: `values` in the used columns, the mean of x in the others."""
+    rows = np.repeat(x.mean(0, keepdims=True), values.shape[0], axis=0)
+    rows[:, used] = values
+    return rows
+
+
+def _gradient(graph: Graph, spread: Array) -> Callable[[Array], Array]:
+    def gradient(x: Array) -> Array:
+        steps = 1e-4 * spread
+        columns = [(graph(x + steps * unit) - graph(x - steps * unit)) / 2e-4 for unit in np.eye(x.shape[1])]
+        return np.stack(columns, axis=1)
+
+    return gradient
+
+
+def explore(
+    name: str,
+    make: Maker,
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    settings: SearchSettings,
+    generator: np.random.Generator,
+) -> Iterator[Step | Tried]:
+    """Trains a structure, and where that went well prunes and snaps it."""
+    began = time.monotonic()
+    trained = make(generator)
+    yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
+    if trained.error > settings.worth:
+        return
+    yield from refine_to_formula(name, trained, samples, candidates, settings)
+
+
+def refine_to_formula(
+    name: str, trained: Trained, samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings
+) -> Iterator[Step | Tried]:
+    """Prunes a trained network, extends its grids again, and snaps its edges."""
+    began = time.monotonic()
+    pruned = eliminate(trained.graph, samples, slack=0.3, floor=1e-7, penalty=settings.numeric.penalty)
+    error = samples.error(pruned)
+    yield Step("prune", name, pruned, error, time.monotonic() - began)
+    began = time.monotonic()
+    if pruned.active_edges < trained.graph.active_edges:
+        again = extend(pruned, samples, settings.numeric.grids[-1:], settings.numeric)
+        pruned, error = again.graph, again.error
+    selected = select(pruned, samples, candidates, settings.exact, settings.selection)
+    if selected.graph is not None:
+        yield Step("snap", name, selected.graph, selected.error, time.monotonic() - began, selected.matches)
+    yield Tried(name, pruned, error, selected.graph, selected.error, selected.matches)
+
+
+def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
+    """The exact one, else the formula with the smallest error, complexity weighing 2 % a unit; None if nothing trained."""
+    exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
+    if exact:
+        return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
+    if not tried:
+        return None
+    return min(
+        tried,
+        key=lambda each: each.formula_error * (1 + 0.02 * (each.formula.complexity if each.formula else 0))
+        if each.formula
+        else 100 * each.network_error,
+    )

@@ -1,0 +1,204 @@
+"""Edges become symbolic in context: what counts is the network's validation error after a joint refit.
+
+First whole assignments, best matches first: where the network is accurate, its edges show their functions clearly. Failing that, a
+beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches the other edges again, and keeps
+the few best partial formulas, so that a bad choice is left behind rather than built upon.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import Candidate
+from kanrun.engine.symbolic.canonical import canonical, released
+from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.matching import Match, match_edge
+from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.samples import Samples
+
+#: Relative validation error at which a formula is taken as exact: nothing can be better.
+EXACT = 1e-11
+
+
+@dataclass(frozen=True)
+class SelectionSettings:
+    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge; `seconds` in all."""
+
+    assignments: int = 24
+    width: int = 3
+    branches: int = 3
+    per_edge: int = 5
+    seconds: float = 15.0
+    penalty: float = 1e-16
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The best symbolic graph with its relative validation error, and the matches of each edge of the numeric one."""
+
+    graph: Graph | None
+    error: float
+    matches: dict[int, list[Match]]
+    tried: int
+
+
+@dataclass(order=True)
+class _State:
+    error: float
+    graph: Graph = field(compare=False)
+
+
+def edge_matches(graph: Graph, samples: Samples, candidates: Sequence[Candidate]) -> dict[int, list[Match]]:
+    """The matches of every numeric edge, by the values that it takes on the data."""
+    values, outs = graph.edge_outputs(samples.x)
+    return {i: match_edge(values[graph.edges[i].source], outs[i], candidates) for i in graph.numeric_edges()}
+
+
+def select(
+    graph: Graph, samples: Samples, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
+) -> Selected:
+    """The first formula with a relative validation error of at most `target`, else the best one met.
+
+    A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`.
+    """
+    end = time.monotonic() + settings.seconds
+    matches = edge_matches(graph, samples, candidates)
+    best, tried = _State(float("inf"), graph), 0
+    if all(matches.values()):
+        for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
+            trial = _assigned(graph, assignment)
+            best, tried = min(best, _refitted(trial, samples)), tried + 1
+            if best.error <= max(target, EXACT) or time.monotonic() > end:
+                break
+    if best.error > max(target, EXACT):
+        state, more = _beam(graph, samples, candidates, matches, settings, end)
+        tried += more
+        best = min(best, state) if state else best
+    found = best.graph if np.isfinite(best.error) else None
+    return Selected(found, best.error, matches, tried)
+
+
+def _assignments(matches: dict[int, list[Match]], per_edge: int) -> Iterator[dict[int, Symbolic]]:
+    """One match an edge, in the order of the sum of their scores."""
+    edges = list(matches)
+    lists = [matches[i][:per_edge] for i in edges]
+    first = (0,) * len(edges)
+    heap, seen = [(sum(choices[0].score for choices in lists), first)], {first}
+    while heap:
+        score, chosen = heapq.heappop(heap)
+        yield {i: choices[k].function for i, choices, k in zip(edges, lists, chosen, strict=True)}
+        for position in range(len(edges)):
+            k = chosen[position]
+            step = (*chosen[:position], k + 1, *chosen[position + 1 :])
+            if k + 1 < len(lists[position]) and step not in seen:
+                seen.add(step)
+                more = lists[position][k + 1].score - lists[position][k].score
+                heapq.heappush(heap, (score + more, step))
+
+
+def _assigned(graph: Graph, functions: dict[int, Symbolic]) -> Graph:
+    for i, function in functions.items():
+        graph = graph.with_function(i, function)
+    return graph
+
+
+def _refitted(graph: Graph, samples: Samples) -> _State:
+    """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
+    simple = canonical(graph)
+    fitted = refit(simple, samples.x, samples.y, Settings(steps=12, gain=1e-2, damping=1e-3))
+    if fitted.rmse < 0.2 * samples.spread:
+        fitted = refit(fitted.graph, samples.x, samples.y, Settings(steps=60, damping=1e-6))
+    if not defined(fitted.graph, samples):
+        return _State(float("inf"), fitted.graph)
+    return _State(samples.error(fitted.graph), fitted.graph)
+
+
+def defined(graph: Graph, samples: Samples) -> bool:
+    """Whether every candidate is defined, without a pole inside, on the range of what reaches it from all data."""
+    with np.errstate(all="ignore"):
+        for x in (samples.x, samples.validation_x):
+            values = graph.node_values(x)
+            for edge in graph.edges:
+                if isinstance(edge.function, Symbolic) and not edge.function.allows(values[edge.source]):
+                    return False
+    return True
+
+
+def _beam(
+    graph: Graph,
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    matches: dict[int, list[Match]],
+    settings: SelectionSettings,
+    end: float,
+) -> tuple[_State | None, int]:
+    beam, known = [_State(samples.error(graph), graph)], {id(graph): matches}
+    tried, finished = 0, None
+    for _ in range(len(graph.numeric_edges())):
+        grown: list[_State] = []
+        for state in beam:
+            here = known.get(id(state.graph)) or edge_matches(state.graph, samples, candidates)
+            index = _surest(here)
+            for match in here[index][: settings.branches] if index is not None else []:
+                if time.monotonic() > end:
+                    return finished, tried
+                trial = state.graph.with_function(index, match.function)
+                grown.append(_joint(trial, samples, settings.penalty))
+                tried += 1
+        beam = sorted(state for state in grown if np.isfinite(state.error))[: settings.width]
+        if not beam:
+            return None, tried
+        complete = [state for state in beam if not state.graph.numeric_edges()]
+        if complete:
+            finished = min(_refitted(state.graph, samples) for state in complete)
+            break
+    return finished, tried
+
+
+def _surest(matches: dict[int, list[Match]]) -> int | None:
+    """The edge whose best match is most clearly the best: lowest score, then widest lead over the second."""
+    usable = {i: found for i, found in matches.items() if found}
+    if len(usable) < len(matches):
+        return None
+    return min(usable, key=lambda i: usable[i][0].score + 0.5 * (usable[i][0].score - usable[i][-1].score), default=None)
+
+
+def _joint(graph: Graph, samples: Samples, penalty: float) -> _State:
+    """Constants and remaining splines refitted together; the splines' grids follow what reaches them."""
+    fitted = refit(graph, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2))
+    settled = _followed(fitted.graph, samples)
+    fitted = refit(settled, samples.x, samples.y, Settings(steps=10, penalty=penalty, gain=1e-2))
+    if not defined(fitted.graph, samples):
+        return _State(float("inf"), fitted.graph)
+    return _State(samples.error(fitted.graph), fitted.graph)
+
+
+def _followed(graph: Graph, samples: Samples) -> Graph:
+    for i in graph.numeric_edges():
+        function = graph.edges[i].function
+        assert isinstance(function, Spline)
+        t = graph.node_values(samples.x)[graph.edges[i].source]
+        low, high = float(t.min()), float(t.max())
+        wide = high - low
+        if wide > 0 and (low < function.low or high > function.high or wide < 0.8 * (function.high - function.low)):
+            margin = 0.02 * wide
+            graph = graph.with_function(i, function.refined(function.intervals, low - margin, high + margin))
+    return graph
+
+
+def polish(graph: Graph, samples: Samples) -> Graph:
+    """All free constants of a symbolic graph to the last digits that the data determine."""
+    fitted = refit(graph, samples.x, samples.y, Settings(steps=100, gain=1e-6, damping=1e-10))
+    return fitted.graph
+
+
+def snapped(graph: Graph, index: int, match: Match) -> Graph:
+    """`graph` with edge `index` replaced, all constants released."""
+    return released(replace(graph)).with_function(index, match.function)

@@ -1,0 +1,140 @@
+"""Structures to try: a formula's tree with a spline on every edge, built from short descriptions.
+
+A term is an input's index, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge of its own function. `Plain(term)`
+hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline
+from kanrun.engine.symbolic.graph import Edge, Graph, Operation
+
+
+@dataclass(frozen=True)
+class Sum:
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Product:
+    terms: tuple[Term, ...]
+
+
+@dataclass(frozen=True)
+class Plain:
+    term: Sum | Product
+
+
+Term = Union[int, Sum, Product, Plain]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """A structure and the name that tables show, such as `2-1-1` or `f0 + f1 + f0*f1`."""
+
+    name: str
+    root: Sum
+
+    @property
+    def edges(self) -> int:
+        return _count(self.root)
+
+
+def _count(term: Term) -> int:
+    if isinstance(term, int):
+        return 0
+    if isinstance(term, Plain):
+        return _count(term.term)
+    return sum(_count(inner) + (not isinstance(inner, Plain)) for inner in term.terms)
+
+
+def start(skeleton: Skeleton, x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
+    """`skeleton` with random splines: a line each, bent a little; grids cover what reaches them from x (N, inputs).
+
+    The output node's edges are scaled to the size of y.
+    """
+    operations: list[Operation] = []
+    edges: list[Edge] = []
+    inputs = x.shape[1]
+
+    def build(term: Sum | Product) -> int:
+        sources = []
+        for inner in term.terms:
+            bare = inner.term if isinstance(inner, Plain) else inner
+            sources.append((bare if isinstance(bare, int) else build(bare), isinstance(inner, Plain)))
+        operations.append("sum" if isinstance(term, Sum) else "product")
+        node = inputs + len(operations) - 1
+        for source, plain in sources:
+            edges.append(Edge(source, node, Identity() if plain else _bent_line(intervals, degree, generator)))
+        return node
+
+    build(skeleton.root)
+    graph = Graph(inputs, tuple(operations), tuple(sorted(edges, key=lambda edge: edge.target)))
+    return scaled(fitted_grids(graph, x, keep=False), x, y)
+
+
+def kan_shape(shape: Sequence[int], x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
+    """The fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
+    edges: list[Edge] = []
+    first = 0
+    for inputs, outputs in itertools.pairwise(shape):
+        for target in range(first + inputs, first + inputs + outputs):
+            edges += [Edge(first + i, target, _bent_line(intervals, degree, generator)) for i in range(inputs)]
+        first += inputs
+    graph = Graph(shape[0], ("sum",) * sum(shape[1:]), tuple(edges))
+    return scaled(fitted_grids(graph, x, keep=False), x, y)
+
+
+def _bent_line(intervals: int, degree: int, generator: np.random.Generator) -> EdgeFunction:
+    functions = intervals + degree
+    line = generator.choice([-1.0, 1.0]) * generator.uniform(0.3, 1.0) * np.linspace(-1, 1, functions)
+    return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=functions), degree)
+
+
+def fitted_grids(graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True) -> Graph:
+    """The graph with every spline's grid over the range of what reaches it (+ margin), nodes in order.
+
+    With `keep` the splines keep their functions, to least squares accuracy; without, the coefficients stay as numbers and the functions
+    are stretched.
+    """
+    for i in range(len(graph.edges)):
+        function = graph.edges[i].function
+        if not isinstance(function, Spline):
+            continue
+        low, high = covering(graph.node_values(x)[graph.edges[i].source], margin if keep else 0.1)
+        if keep:
+            new: Spline = function.refined(intervals or function.intervals, low, high)
+        else:
+            new = Spline(low, high, function.parameters, function.degree)
+        graph = graph.with_function(i, new)
+    return graph
+
+
+def covering(t: Array, margin: float) -> tuple[float, float]:
+    """The range of t, widened by `margin` of itself, or by one half where t is constant."""
+    low, high = float(t.min()), float(t.max())
+    width = high - low
+    pad = margin * width if width > 1e-12 * max(abs(low), abs(high), 1e-300) else 0.5
+    return low - pad, high + pad
+
+
+def scaled(graph: Graph, x: Array, y: Array) -> Graph:
+    """The output node's splines multiplied so that the output varies as much as y, and shifted to its mean."""
+    values, outs = graph.edge_outputs(x)
+    into = graph.into(graph.output)
+    spread = float(np.std(values[graph.output]))
+    factor = float(np.std(y)) / spread if spread > 0 else 1.0
+    for i in into:
+        function = graph.edges[i].function
+        if isinstance(function, Spline):
+            moved = factor * (function.parameters - float(np.mean(outs[i]))) + float(np.mean(y)) / len(into)
+            graph = graph.with_function(i, function.with_parameters(moved))
+    return graph
