@@ -244,6 +244,54 @@ class CurvesConfig(ExperimentConfig):
     control_points: int | None = None  # of the curve near the planar points; null is half as many, at most 100
 
 
+@dataclass
+class ExtendGridConfig(ExperimentConfig):
+    """`kanrun extend-grid`; `model.intervals` is not used: the schedules say which grids there are.
+
+    A schedule is {kind: list, intervals: [3, 5, 10]}, {kind: doubling, first: 3, last: 96, nested: true}, or
+    {kind: plateau, ...} with the keys of either and `patience` and `steps`. The first one is also trained from scratch.
+    """
+
+    target: Any = MISSING
+    model: Any = MISSING
+    solver: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    parts: list[str] = field(default_factory=lambda: ["schedules", "scratch", "order", "sizes", "overfit"])
+    shapes: list[Any] = field(default_factory=lambda: [[1]])  # hidden widths, one list a network
+    schedules: list[Any] = MISSING
+    most_parameters: int = 4000  # grids with more are left out
+    degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of the part `order`
+    order_intervals: list[int] = field(default_factory=lambda: [6, 12, 24, 48, 96])
+    order_from: int = 12  # the first grid past the bends of the target
+    order_points: int = 3000
+    sizes: list[int] = field(default_factory=lambda: [100, 300, 1000])  # training points of the part `sizes`
+    size_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
+    overfit_points: int = 200
+    overfit_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
+
+
+@dataclass
+class CompareMLPConfig(ExperimentConfig):
+    """`kanrun compare-mlp`; `comparison` says what is compared, and which of the settings below it reads.
+
+    A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and differences from
+    `sampling`. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
+    """
+
+    model: Any = MISSING  # what the KANs have in common
+    solver: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    comparison: str = "matched"
+    cases: list[Any] = MISSING
+    grids: list[Any] = field(default_factory=lambda: [[5], [5, 10, 20]])
+    match: str | None = "parameters"  # or flops, time; null takes `widths` instead
+    depths: list[int] = field(default_factory=lambda: [1, 2])  # hidden layers of the MLPs
+    activations: list[str] = field(default_factory=lambda: ["tanh", "silu"])
+    widths: list[int] = field(default_factory=list)  # of MLPs in any case, matched or not
+    errors: list[float] = field(default_factory=list)  # universal_approximation: relative errors to be reached
+    growth: Any = field(default_factory=dict)  # widths, depths, intervals whose parameters are counted
+
+
 #: The kinds of each group: what `kind` may say, and the dataclass it stands for.
 GROUPS: dict[str, tuple[type, ...]] = {
     "target": (NamedTarget, GaussianPeaksTarget, ExpressionTarget, SpecialTarget, FeynmanTarget, TableTarget, PointsTarget),
