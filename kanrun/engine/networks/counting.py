@@ -1,0 +1,167 @@
+"""How many numbers a network has and how much arithmetic it does, by every convention in use.
+
+Published comparisons of KANs and MLPs count differently; here each count has its name, its formula and its source, so
+that one network can be put beside another by any of them. E is the number of edges, G of grid intervals, k the degree,
+H the nodes that are not inputs, n_in and n_out the widths beside a layer.
+
+Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function costs what
+ACTIVATION_FLOPS says. `executed_flops` are counted from the formulas that the engine runs, since torch's own counter
+sees neither gathered products nor elementwise work.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.networks.kan import KAN
+from kanrun.engine.networks.mlp import MLP
+from kanrun.engine.splines import prefers_sparse
+from kanrun.engine.splines.basis import UNIFORM_MATRIX_DEGREE
+
+#: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
+ACTIVATION_FLOPS = {
+    "zero": 0, "identity": 0, "relu": 1, "sigmoid": 4, "silu": 5, "tanh": 6, "gelu": 14, "sin": 1, "gaussian": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Size:
+    """A KAN as parameter formulas see it: widths (inputs first), G, k."""
+
+    shape: tuple[int, ...]
+    intervals: int
+    degree: int
+
+    @property
+    def edges(self) -> int:
+        """E, one function each."""
+        return sum(a * b for a, b in itertools.pairwise(self.shape))
+
+    @property
+    def nodes(self) -> int:
+        """H, the nodes that are not inputs."""
+        return sum(self.shape[1:])
+
+
+@dataclass(frozen=True)
+class Convention:
+    """One way to count a KAN's parameters; `source` says who counts so."""
+
+    name: str
+    formula: str
+    source: str
+    count: Callable[[Size], int]
+
+
+CONVENTIONS: tuple[Convention, ...] = (
+    Convention("paper", "E G", "Liu et al., arXiv 2404.19756, the axes of its plots", lambda s: s.edges * s.intervals),
+    Convention(
+        "spline", "E (G + k)", "the lecture: spline coefficients only", lambda s: s.edges * (s.intervals + s.degree)
+    ),
+    Convention(
+        "single", "E (G + k + 1)", "coefficients and the one w of w (b + spline)",
+        lambda s: s.edges * (s.intervals + s.degree + 1),
+    ),
+    Convention(
+        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: what kanrun trains by default",
+        lambda s: s.edges * (s.intervals + s.degree + 2),
+    ),
+    Convention(
+        "efficient_kan", "E (G + k + 2)", "efficient-kan: base weight, spline weight, scaler",
+        lambda s: s.edges * (s.intervals + s.degree + 2),
+    ),
+    Convention(
+        "pykan", "E (G + k + 6)", "pykan 0.2.8, all with requires_grad",
+        lambda s: s.edges * (s.intervals + s.degree + 6),
+    ),
+    Convention(
+        "kanbefair", "E (G + k + 3) + H", "KANbeFair, arXiv 2407.16674, with its shortcut",
+        lambda s: s.edges * (s.intervals + s.degree + 3) + s.nodes,
+    ),
+)  # fmt: skip
+
+
+def size_of(kan: KAN) -> Size:
+    """The size of a network whose layers share one grid and degree, as those made by `KAN.create` do."""
+    return Size(kan.shape, kan.intervals, kan.layer(0).spec.degree)
+
+
+def kan_parameters(size: Size, *, trainable_scales: bool = True, single: bool = False, base: bool = True) -> int:
+    """Trainable parameters of kanrun's own KAN of this size, without building it."""
+    scales = (1 if single else 1 + base) if trainable_scales else 0
+    return size.edges * (size.intervals + size.degree + scales)
+
+
+def mlp_parameters(shape: Sequence[int]) -> int:
+    """sum n_out (n_in + 1)."""
+    return sum(b * (a + 1) for a, b in itertools.pairwise(shape))
+
+
+def kanbefair_flops(size: Size, base: str = "silu") -> float:
+    """FLOPs of one sample as KANbeFair counts: every basis function of the grid, once for each EDGE."""
+    g, k = size.intervals, size.degree
+    total = 0.0
+    for n_in, n_out in itertools.pairwise(size.shape):
+        total += n_in * n_out * (9 * k * (g + 1.5 * k) + 2 * g - 2.5 * k + 1)
+        if base != "zero":
+            total += ACTIVATION_FLOPS[base] * n_in + 2 * n_in * n_out
+    return total
+
+
+def kanbefair_mlp_flops(shape: Sequence[int], activation: str) -> float:
+    """FLOPs of one sample as KANbeFair counts an MLP's: 2 n_in n_out and an activation of every layer's output."""
+    return float(sum(2 * a * b + ACTIVATION_FLOPS[activation] * b for a, b in itertools.pairwise(shape)))
+
+
+def executed_flops(network: KAN | MLP) -> float:
+    """FLOPs that the engine spends on one sample of a large batch, in a forward pass.
+
+    Work that does not grow with the batch (scaling the coefficients) is left out.
+    """
+    if isinstance(network, MLP):
+        return mlp_flops(network.shape, network.activation)
+    return float(sum(_layer_flops(layer) for layer in network))
+
+
+def mlp_flops(shape: Sequence[int], activation: str) -> float:
+    """2 n_in n_out a layer (the bias takes the place of the first addition), the activation between layers."""
+    hidden = sum(shape[1:-1])
+    return float(sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden)
+
+
+def _layer_flops(layer: SplineLayer) -> float:
+    k, functions = layer.spec.degree, layer.grid.functions
+    edges = layer.inputs * layer.outputs
+    terms = k + 1 if prefers_sparse(functions, k) else functions
+    has_base = layer.spec.base != "zero"
+    base = layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges if has_base else 0
+    return layer.inputs * basis_flops(k, uniform=layer.uniform, outside=layer.spec.outside) + 2 * edges * terms + base
+
+
+def basis_flops(degree: int, *, uniform: bool, outside: str) -> int:
+    """FLOPs of the k + 1 local basis values of one input: they are computed once, for all of its edges.
+
+    Uniform grids take powers of the position times a (k + 1) x (k + 1) matrix, others de Boor's recurrence; the linear
+    continuation outside the grid adds the slopes (the same again with one power less).
+    """
+    fast = uniform and degree <= UNIFORM_MATRIX_DEGREE
+    locate = 2  # a subtraction and a division; a search on other grids costs about as little
+    values = _matrix_flops(degree, degree + 1) if fast else _recurrence_flops(degree)
+    clamp = 2
+    if outside != "linear":
+        return locate + clamp + values + (degree + 1 if outside == "zero" else 0)
+    slopes = _matrix_flops(degree - 1, degree + 1) + degree + 1 if fast else _recurrence_flops(degree)
+    return locate + clamp + values + 1 + (slopes if degree else 0) + 2 * (degree + 1)
+
+
+def _matrix_flops(powers: int, functions: int) -> int:
+    """Position (3), powers, and their product with the matrix."""
+    return 3 + max(powers, 0) + 2 * (powers + 1) * functions
+
+
+def _recurrence_flops(degree: int) -> int:
+    """De Boor's recurrence: at level d, d quotients of differences, then two differences, products and a sum each."""
+    return sum(2 * d + 5 * d - 1 for d in range(1, degree + 1))

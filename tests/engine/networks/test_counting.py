@@ -1,0 +1,137 @@
+"""Formulas against the modules that they count, and MLPs matched to a size."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, count_parameters
+from kanrun.engine.networks import counting as c
+from kanrun.engine.networks.matching import by_flops, by_parameters, by_time
+from kanrun.errors import UsageError
+
+widths = st.lists(st.integers(1, 5), min_size=2, max_size=4)
+
+
+def kan(shape: list[int], intervals: int, **spec: object) -> KAN:
+    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64).expand(shape[0], 2)
+    generator = torch.Generator().manual_seed(0)
+    return KAN.create(shape, intervals, EdgeSpec(**spec), domain=domain, generator=generator)  # type: ignore[arg-type]
+
+
+@given(widths, st.integers(1, 9), st.integers(0, 4), st.booleans(), st.booleans(), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_formulas_count_what_the_modules_hold(
+    shape: list[int], intervals: int, degree: int, single: bool, base: bool, trainable: bool
+) -> None:
+    network = kan(
+        shape,
+        intervals,
+        degree=degree,
+        base="silu" if base else "zero",
+        scale="single" if single else "separate",
+        trainable_scales=trainable,
+    )
+    size = c.size_of(network)
+    expected = count_parameters(network)
+    assert c.kan_parameters(size, trainable_scales=trainable, single=single, base=base) == expected
+    mlp = MLP(shape, "tanh")
+    assert c.mlp_parameters(mlp.shape) == count_parameters(mlp)
+
+
+def test_every_convention_on_a_network_counted_by_hand() -> None:
+    size = c.Size((2, 5, 1), 5, 3)  # 15 edges, 6 nodes
+    counts = {convention.name: convention.count(size) for convention in c.CONVENTIONS}
+    assert counts == {
+        "paper": 75,
+        "spline": 120,
+        "single": 135,
+        "separate": 150,
+        "efficient_kan": 150,
+        "pykan": 210,
+        "kanbefair": 171,
+    }
+    assert counts["separate"] == count_parameters(kan([2, 5, 1], 5))
+    assert counts["single"] == count_parameters(kan([2, 5, 1], 5, scale="single"))
+    assert counts["spline"] == count_parameters(kan([2, 5, 1], 5, trainable_scales=False))
+
+
+def test_kanbefair_flops_of_one_layer_by_hand() -> None:
+    # [2, 1], G = 5, k = 3: 2 (27 * 9.5 + 10 - 7.5 + 1) = 520, silu of two inputs 10, and 2 * 2
+    assert c.kanbefair_flops(c.Size((2, 1), 5, 3)) == 534
+    assert c.kanbefair_flops(c.Size((2, 1), 5, 3), "zero") == 520
+    assert c.kanbefair_mlp_flops((2, 5, 1), "tanh") == 2 * 10 + 30 + 10 + 6
+
+
+def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
+    narrow, wide, wider = (c.executed_flops(kan([4, 8, 1], g)) for g in (5, 100, 400))
+    assert wide == wider  # gathered: k + 1 terms an edge whatever G is
+    assert narrow - wide == 2 * (4 * 8 + 8) * (5 + 3 - 4)  # dense rows: G + k terms
+    assert wide < c.kanbefair_flops(c.Size((4, 8, 1), 100, 3)) / 50
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_basis_flops_by_hand(uniform: bool) -> None:
+    # degree 1 on a uniform grid: locate 2, clamp 2, position 3, power 1, matrix 8;
+    # continuation: distance 1, slopes 3 + 0 + 4 + 2, added 4; de Boor's recurrence at level 1: 2 + 5 - 1
+    expected = 2 + 2 + 12 + 1 + 9 + 4 if uniform else 2 + 2 + 6 + 1 + 6 + 4
+    assert c.basis_flops(1, uniform=uniform, outside="linear") == expected
+    assert c.basis_flops(1, uniform=uniform, outside="constant") == (16 if uniform else 10)
+
+
+def test_mlp_flops_by_hand() -> None:
+    assert c.mlp_flops((2, 3, 1), "tanh") == 2 * 6 + 2 * 3 + 3 * 6
+    assert c.executed_flops(MLP((2, 3, 1), "identity")) == 18
+    assert set(ACTIVATIONS) <= set(c.ACTIVATION_FLOPS)
+
+
+@given(st.integers(1, 6), st.integers(1, 3), st.integers(1, 4), st.integers(60, 5000))
+@settings(max_examples=40, deadline=None)
+def test_matching_finds_the_nearest(inputs: int, outputs: int, depth: int, wanted: int) -> None:
+    match = by_parameters(inputs, outputs, depth, wanted)
+    assert len(match.hidden) == depth
+    assert match.value == c.mlp_parameters((inputs, *match.hidden, outputs))
+    assert match.close == (abs(match.value - wanted) <= 0.02 * wanted)
+    step = inputs + outputs + 1 if depth == 1 else match.hidden[0] + outputs + 1
+    if min(match.hidden) > 1:  # no width of the last layer comes nearer than half of what one node adds
+        assert match.close or abs(match.value - wanted) <= step / 2
+
+
+def test_two_hidden_layers_match_within_two_percent() -> None:
+    for wanted in range(100, 2000, 37):
+        match = by_parameters(2, 1, 2, wanted)
+        assert match.close, (wanted, match)
+        assert by_flops(2, 1, 2, "silu", 2 * wanted).close
+
+
+def test_a_size_too_small_gives_the_nearest_and_says_so() -> None:
+    match = by_parameters(10, 1, 2, 5)
+    assert match.hidden == (1, 1)
+    assert not match.close
+    assert match.off > 1
+
+
+def test_matching_by_time_measures_each_width_once() -> None:
+    asked: list[tuple[int, ...]] = []
+
+    def seconds(hidden: tuple[int, ...]) -> float:
+        asked.append(hidden)
+        return 1e-4 + 1e-6 * hidden[0]
+
+    match = by_time(seconds, 2, 3e-4)
+    assert match.close
+    assert abs(match.hidden[0] - 200) <= 30
+    assert len(set(asked)) == len(asked) <= 20
+    assert all(a == b for a, b in itertools.pairwise(match.hidden))
+
+
+def test_what_cannot_match_is_refused() -> None:
+    with pytest.raises(UsageError, match="0 hidden layers"):
+        by_parameters(2, 1, 0, 100)
+    with pytest.raises(UsageError, match="must be positive"):
+        by_parameters(2, 1, 1, 0)
