@@ -18,7 +18,7 @@ from omegaconf.grammar_parser import parse
 from kanrun.launch.literal import literal, quoted
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
-_SWEEP = re.compile(r"(choice|shuffle)\s*\((.*)\)", re.DOTALL)
+_CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|null", re.IGNORECASE)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
@@ -45,24 +45,22 @@ def _each(value: str, quote: Callable[[str], str], sweeping: bool) -> str:
     value = value.strip()
     if value.lower() == "null":
         return value
-    if match := _SWEEP.fullmatch(value):
-        arguments = (_each(part, quote, False) for part in split(match[2]))
-        return f"{match[1]}({','.join(arguments)})"
-    parts = split(value) if sweeping else [value]
-    return ",".join(quote(part) for part in parts) if len(parts) > 1 else quote(value)
+    # Hydra drops the quotes of what is inside `choice(...)`, so that is written as the values alone.
+    choice = _CHOICE.fullmatch(value)
+    parts = split(choice[1]) if choice else split(value) if sweeping else [value]
+    return ",".join(quote(part) for part in parts)
 
 
-def _text(value: str) -> str:
-    """A formula or a path: one string, or a list of them in brackets."""
-    if _whole(_QUOTED, value):
-        return value
+def _formula(value: str) -> str:
+    """One formula, or a list of them in brackets."""
     if _in_brackets(value):
-        return f"[{','.join(_text(part) for part in split(value[1:-1]))}]"
-    return quoted(value) if _has_interpolation(value) else literal(value)
+        return f"[{','.join(_string(part) for part in split(value[1:-1]))}]"
+    return _string(value)
 
 
-def _path(value: str) -> str:
-    if _whole(_QUOTED, value):
+def _string(value: str) -> str:
+    """Text, letter by letter unless it is quoted or has an interpolation."""
+    if _QUOTED.fullmatch(value):
         return value
     return quoted(value) if _has_interpolation(value) else literal(value)
 
@@ -74,7 +72,7 @@ def _columns(value: str) -> str:
     inner = value[1:-1] if _in_brackets(value) else value
     if not _in_brackets(value) and len(split(value)) > 1:
         return value  # Hydra's refusal tells how to write a list
-    return f"[{','.join(_path(part) for part in split(inner))}]"
+    return f"[{','.join(_string(part) for part in split(inner))}]"
 
 
 def _domain(value: str) -> str:
@@ -83,7 +81,7 @@ def _domain(value: str) -> str:
         return value  # Hydra's refusal tells that a bracket is missing
     if _in_brackets(value):
         return f"[{','.join(_domain(part) for part in split(value[1:-1]))}]"
-    return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _path(value)
+    return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _string(value)
 
 
 def _study(value: str, module: str) -> str:
@@ -92,9 +90,9 @@ def _study(value: str, module: str) -> str:
 
 
 _QUOTERS: dict[str, Callable[[str], str]] = {
-    "formula": _text,
-    "formulas": _text,
-    "path": _path,
+    "formula": _formula,
+    "formulas": _formula,
+    "path": _string,
     "inputs": _columns,
     "outputs": _columns,
     "columns": _columns,
@@ -132,10 +130,6 @@ def _split(text: str, nested: bool) -> list[str] | None:
             return None
         at += 1
     return None if depth else [*parts, text[start:].strip()]
-
-
-def _whole(pattern: re.Pattern[str], value: str) -> bool:
-    return pattern.fullmatch(value) is not None
 
 
 def _in_brackets(value: str) -> bool:

@@ -40,6 +40,8 @@ def launch(request: Request) -> int:
     experiment = load_experiment(request.command)
     for composed in plan.jobs:
         study.check(experiment, _typed(request, composed))
+    if "${" in str(request.outputs.absolute()):
+        raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace")
     folder = RunFolder.create(request.outputs, request.command).path
     job = Job(request.command, request.argv, request.quiet, plan.sweep)
     with sigterm_raises() as signals:

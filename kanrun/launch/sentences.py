@@ -175,6 +175,8 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
     ):
         need = _TYPES.get(match["type"] or "", "a value")
         return f"{shown}: {key} may not be null; {need} is needed"
+    if match := re.match(r"Value '(.*)' is not a valid (\w+)", text, re.DOTALL):
+        return f"{shown}: '{match[1]}' is not {_TYPES.get(match[2], match[2])}"
     if "is not a ListConfig, list or tuple" in text:
         return f"{shown}: {key} is a list; write it in brackets, as {key}=[...]"
     if re.match(r"Cannot (assign|merge) .* (dict|DictConfig)|.*is not a subclass of|.*to a dict", text):

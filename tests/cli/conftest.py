@@ -1,0 +1,101 @@
+"""The command line in this process, over an experiment `fit` that takes no time."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.errors import TrainingFailed, UsageError
+from kanrun.runs import Claim
+from kanrun.runs.records import Row
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder that standard output names, which must be its only line."""
+        (line,) = self.out.splitlines()
+        return Path(line)
+
+
+@dataclass
+class FakeFit:
+    """What the fake experiment was given; its behaviour follows `model.degree`: 7 fails, 8 breaks, 6 is refused."""
+
+    configs: list[Any] = field(default_factory=list)
+
+
+@pytest.fixture
+def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
+    """Replaces experiments/fit.py; the working directory is a new one, so runs go to ./outputs there."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+    monkeypatch.delenv("KANRUN_DEBUG", raising=False)
+    fake = FakeFit()
+    module = types.ModuleType("kanrun.experiments.fit")
+
+    def check(cfg: Any) -> None:
+        if cfg.model.kind == "kan" and cfg.model.degree < 0:
+            raise UsageError(f"model.degree={cfg.model.degree} must be at least 0")
+
+    def run(cfg: Any, cell: Any, seed: int) -> Any:
+        fake.configs.append(cfg)
+        print("a library prints to standard output")
+        degree = getattr(cfg.model, "degree", 3)
+        if degree == 7:
+            raise TrainingFailed("the loss is not finite at step 3")
+        if degree == 8:
+            raise ZeroDivisionError("a bug")
+        if degree == 9:
+            raise KeyboardInterrupt
+        yield Row("metrics", {"seed": seed, "step": 0, "train_rmse": 1.0})
+        yield Row("summary", {"seed": seed, "degree": degree, "test_rmse": 0.5})
+
+    module.check = check  # type: ignore[attr-defined]
+    module.cells = lambda cfg: [{}]  # type: ignore[attr-defined]
+    module.run = run  # type: ignore[attr-defined]
+    module.figures = lambda tables: iter(())  # type: ignore[attr-defined]
+    module.claims = lambda tables: [Claim("the error is small", 0.5, "<= 0.1", False)]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    return fake
+
+
+@pytest.fixture
+def kanrun(fit: FakeFit, capfd: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Runs one command line; captures what it and its child processes write."""
+
+    def call(*words: str) -> Result:
+        capfd.readouterr()
+        code = main(list(words))
+        captured = capfd.readouterr()
+        return Result(code, captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def refused(kanrun: Callable[..., Result], tmp_path: Path) -> Callable[..., str]:
+    """Runs a command line that must be refused: exit code 2, one sentence, no traceback, no folder."""
+
+    def call(*words: str) -> str:
+        result = kanrun(*words)
+        assert result.code == 2, result
+        assert not result.out
+        assert not (tmp_path / "outputs").exists()
+        (line,) = result.err.splitlines()
+        assert line.startswith("kanrun: ")
+        return line.removeprefix("kanrun: ")
+
+    return call

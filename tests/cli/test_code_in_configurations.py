@@ -1,0 +1,87 @@
+"""A configuration that someone sends cannot run code through what Hydra builds by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["+hydra.callbacks.x._target_=os.getcwd"],
+        ["++hydra.callbacks={x:{_target_:os.getcwd}}"],
+        ["hydra.launcher._target_=os.getcwd"],
+        ["hydra.sweeper._target_=os.getcwd"],
+        ["+hydra.launcher.x._target_=os.getcwd"],
+        ["+hydra.launcher.x=[{_target_:os.getcwd}]"],
+        ["hydra.job_logging.handlers.console.class=os.getcwd"],
+        ["hydra.hydra_logging.handlers.console.class=os.getcwd"],
+        ["+hydra.job_logging.handlers.console.()=os.getcwd"],
+        ["++hydra.job_logging.formatters.plain={(): os.getcwd}"],
+        ["hydra.job_logging.handlers.console.stream=ext://os.environ"],
+        ["hydra.job_logging.handlers.console.stream=${seed}"],
+        ["hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log"],
+        ["hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x"],
+        ["hydra.job.name=../x"],
+        ["+hydra.job.env_set.LD_PRELOAD=x"],
+        ["hydra.searchpath=[pkg://antigravity]"],
+        ["hydra.searchpath=[structured://antigravity]"],
+        ["hydra/job_logging=colorlog"],
+    ],
+)
+def test_on_the_command_line(refused: Refused, words: list[str]) -> None:
+    assert refused("fit", *words)
+    assert refused("fit", "-m", *words)
+
+
+FILES = {
+    "callbacks": "hydra: {callbacks: {x: {_target_: os.getcwd}}}",
+    "launcher": "hydra: {launcher: {_target_: os.getcwd}}",
+    "sweeper": "hydra: {sweeper: {_target_: os.getcwd}}",
+    "inner": "hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}",
+    "logging": "hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}",
+    "factory": "hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}",
+    "stream": "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}",
+    "environment": "hydra: {job: {env_set: {PYTHONPATH: x}}}",
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_in_a_group_of_the_users_own(refused: Refused, tmp_path: Path, name: str) -> None:
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{FILES[name]}\n")
+    assert refused("fit", "--config-dir", "mine", "+extra=sent")
+    assert refused("fit", "-m", "--config-dir", "mine", "+extra=sent")
+
+
+def test_in_a_choice_of_a_sweep(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "good.yaml").write_text("# @package _global_\nseed: 1\n")
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{FILES['logging']}\n")
+    assert "job_logging" in refused("fit", "-m", "--config-dir", "mine", "+extra=good,sent")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_in_a_launcher_that_hides_a_known_one(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "hydra" / "launcher").mkdir(parents=True)
+    (tmp_path / "mine" / "hydra" / "launcher" / "basic.yaml").write_text("_target_: os.getcwd\n")
+    assert "os.getcwd" in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
+
+
+@pytest.mark.parametrize("place", ["pkg://antigravity", "structured://antigravity"])
+def test_in_a_primary_configuration(refused: Refused, tmp_path: Path, place: str) -> None:
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "sent" / "fit.yaml").write_text(f"hydra: {{searchpath: ['{place}']}}\n")
+    assert place in refused("fit", "--config-path", "sent")
+
+
+def test_a_target_is_a_value_like_others(kanrun: Callable[..., Any], tmp_path: Path) -> None:
+    """`_target_` in kanrun's own part is no class to build but an unknown key."""
+    result = kanrun("fit", "++model._target_=os.getcwd")
+    assert result.code == 0

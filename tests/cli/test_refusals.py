@@ -1,0 +1,150 @@
+"""Every override and flag that cannot be used is refused before a run exists, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Refused = Callable[..., str]
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["model.hiden=[5]"], ["no key model.hiden", "did you mean model.hidden?", "intervals"]),
+        (["modle.hidden=[5]"], ["no key modle.hidden", "did you mean model.hidden?"]),
+        (["tarjet=product"], ["no key tarjet", "did you mean target?"]),
+        (["foo=1"], ["no key foo", "keys: device"]),
+        (["nonsense/group=product"], ["no key nonsense/group"]),
+        (["target@foo=product"], ["no key target@foo"]),
+        (["model={kind:kan,foo:1}"], ["no key model.foo"]),
+        (["hydra.nonsense=3"], ["no key hydra.nonsense"]),
+        (["~model.foo"], ["no key model.foo"]),
+        (["~foo"], ["no key foo"]),
+        (["~model.degree"], ["model.degree cannot be taken away"]),
+        (["+model.degree=3"], ["model.degree exists already", "leave out the +"]),
+        (["schema/target=named"], ["schema/target"]),
+    ],
+)
+def test_unknown_key(refused: Refused, words: list[str], parts: list[str]) -> None:
+    sentence = refused("fit", *words)
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
+        (["model=cnn"], ["model=cnn is no choice of model", "bezier, bspline, kan, mlp, polynomial"]),
+        (["model=5"], ["model=5", "choose one of bezier"]),
+        (["model=null"], ["model=null", "choose one of bezier"]),
+        (["study=toy_suit"], ["study=toy_suit is no choice of study", "toy_suite"]),
+        (["study=nope"], ["study=nope", "toy_suite"]),
+        (["executor=cluster"], ["executor=cluster", "dask, local, serial"]),
+        (["hydra/launcher=nope"], ["hydra/launcher=nope"]),
+        (["-m", "hydra/sweeper=optuna"], ["hydra/sweeper=optuna"]),
+        (["-m", "target=product,nope"], ["target=nope"]),
+        (["model.kind=mlp"], ["model.kind=mlp", "model=NAME"]),
+        (["model.kind=nonsense"], ["model.kind is nonsense", "kan, mlp"]),
+    ],
+)
+def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) -> None:
+    sentence = refused("fit", *words)
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
+        (["sampling.train=1.5"], ["sampling.train=1.5", "not a whole number"]),
+        (["sampling.noise=x"], ["sampling.noise=x", "not a number"]),
+        (["model.update_grid=perhaps"], ["model.update_grid=perhaps", "not true or false"]),
+        (["seed=null"], ["seed may not be null"]),
+        (["model.hidden=5"], ["model.hidden is a list", "model.hidden=[...]"]),
+        (["model.hidden=[a]"], ["model.hidden=[a]", "'a' is not a whole number"]),
+        (["sampling=5"], ["sampling has keys of its own"]),
+        (["-m", "seed=0,a"], ["seed=a", "not a whole number"]),
+        (["model.degree=-1"], ["model.degree=-1 must be at least 0"]),
+        (["-m", "model.degree=2,-1"], ["model.degree=-1 must be at least 0"]),
+        (["device=tpu"], ["device=tpu"]),
+        (["seeds=0"], ["seeds=0"]),
+        (["target=expression"], ["target.formula must be given"]),
+        (["target=table", "target.path=x.csv"], ["target.inputs and target.outputs must be given"]),
+        (["seed=${nope}"], ["seed", "'nope' not found"]),
+        (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
+    ],
+)
+def test_wrong_value(refused: Refused, words: list[str], parts: list[str]) -> None:
+    sentence = refused("fit", *words)
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["target.domain=[[0,1]"], ["target.domain=[[0,1]", "bracket"]),
+        (["seed"], ["'seed' is not an override", "key=value"]),
+        (["=3"], ["'=3' is not an override"]),
+        (["seed=f(x)"], ["seed=f(x)", "Unknown function 'f'"]),
+        (["seed=a b)"], ["seed=a b) cannot be read"]),
+        (["seed=1,2"], ["seed=1,2 has several values", "-m", "seed=[...]"]),
+        (["seed=range(1,3)"], ["seed=range(1,3) has several values", "-m"]),
+        (["-m", "seed=interval(0,1)"], ["INTERVAL"]),
+        (["-m", "hydra.verbose=true,false"], ["hydra.verbose"]),
+    ],
+)
+def test_unreadable(refused: Refused, words: list[str], parts: list[str]) -> None:
+    sentence = refused("fit", *words)
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--nonsense"], ["--nonsense"]),
+        (["--cfg", "nonsense"], ["nonsense", "job"]),
+        (["--info", "nonsense"], ["nonsense", "defaults-tree"]),
+        (["--resolve"], ["--resolve", "--cfg"]),
+        (["--package", "model"], ["--package", "--cfg"]),
+        (["--cfg", "job", "--package", "nope"], ["nope"]),
+        (["--cfg", "job", "-m"], ["--cfg and --multirun"]),
+        (["--config-dir", "nowhere"], ["--config-dir nowhere is not a folder"]),
+        (["--config-path", "nowhere"], ["--config-path nowhere is not a folder"]),
+        (["--config-name", "nope"], ["no configuration nope", "fit"]),
+        (["hydra.run.dir=x"], ["hydra.run.dir=x", "--outputs"]),
+        (["hydra.sweep.subdir=x"], ["hydra.sweep.subdir=x"]),
+        (["hydra.output_subdir=null"], ["hydra.output_subdir"]),
+    ],
+)
+def test_flags(refused: Refused, words: list[str], parts: list[str]) -> None:
+    sentence = refused("fit", *words)
+    assert all(part in sentence for part in parts), sentence
+
+
+@pytest.mark.parametrize(
+    "words", [["nonsense"], ["fitt"], ["runs"], ["runs", "show", "nope"], ["runs", "resume", "nope"]]
+)
+def test_commands(refused: Refused, words: list[str]) -> None:
+    assert refused(*words)
+
+
+@pytest.mark.parametrize("option", ["option", "variable"])
+def test_outputs_that_cannot_be_written(
+    refused: Refused, tmp_path: Path, option: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    if option == "variable":
+        monkeypatch.setenv("KANRUN_OUTPUTS", "file")
+    sentence = refused("fit", *(["--outputs", "file"] if option == "option" else []))
+    assert "file/fit" in sentence
+
+
+def test_a_run_cannot_be_taken_for_a_folder_of_groups(kanrun: Callable[..., Any], fit: Any) -> None:
+    run = kanrun("fit", "-q").folder
+    result = kanrun("fit", "--config-dir", f"{run}/.hydra")
+    assert result.code == 2
+    assert "--config-path" in result.err

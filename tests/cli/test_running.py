@@ -1,0 +1,251 @@
+"""One run and sweeps through the real command: folders, standard output, exit codes, what is recorded."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Command = Callable[..., Any]
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "run.json").read_text())  # type: ignore[no-any-return]
+
+
+def test_a_run_leaves_a_folder_and_names_it(kanrun: Command, fit: Any) -> None:
+    result = kanrun("fit", "model.degree=2", "seed=4")
+    assert result.code == 0
+    assert result.folder == Path("outputs/fit/v0001")
+    assert "a library prints" in result.err
+    assert (result.folder / "run.log").exists()
+    config = yaml.safe_load((result.folder / ".hydra" / "config.yaml").read_text())
+    assert (config["model"]["degree"], config["seed"]) == (2, 4)
+    record = manifest(result.folder)
+    assert record["status"] == "COMPLETED"
+    assert record["overrides"] == ["model.degree=2", "seed=4"]
+    assert fit.configs[0].model.degree == 2
+    assert type(fit.configs[0].target).__name__ == "NamedTarget"
+
+
+def test_quiet_says_nothing_of_its_own(kanrun: Command) -> None:
+    result = kanrun("fit", "-q")
+    assert result.err.splitlines() == ["a library prints to standard output"]
+
+
+def test_every_run_gets_a_folder(kanrun: Command) -> None:
+    assert kanrun("fit", "-q").folder.name == "v0001"
+    assert kanrun("fit", "-q").folder.name == "v0002"
+
+
+def test_outputs_of_strange_names(kanrun: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "a 'b' (c), d=$e {f} \\"
+    result = kanrun("fit", "-q", "--outputs", name)
+    assert result.code == 0
+    assert (tmp_path / name / "fit" / "v0001" / ".hydra" / "config.yaml").exists()
+    refused = kanrun("fit", "-q", "--outputs", "a${b}")
+    assert refused.code == 2
+    assert not (tmp_path / "a${b}").exists()
+    monkeypatch.setenv("KANRUN_OUTPUTS", "elsewhere")
+    assert kanrun("fit", "-q").folder == Path("elsewhere/fit/v0001")
+
+
+def test_a_failed_run(kanrun: Command) -> None:
+    result = kanrun("fit", "-q", "model.degree=7")
+    assert result.code == 1
+    assert manifest(result.folder)["status"] == "FAILED"
+    assert result.err.splitlines()[-1] == "kanrun: the loss is not finite at step 3"
+
+
+def test_a_bug_is_one_line_and_its_trace_is_recorded(kanrun: Command) -> None:
+    result = kanrun("fit", "-q", "model.degree=8")
+    assert result.code == 1
+    assert result.err.splitlines()[-1] == "kanrun: ZeroDivisionError: a bug"
+    assert "Traceback" not in result.err
+    assert "Traceback" in manifest(result.folder)["trace"]
+
+
+def test_interrupted(kanrun: Command) -> None:
+    result = kanrun("fit", "-q", "model.degree=9")
+    assert result.code == 130
+    assert manifest(result.folder)["status"] == "INTERRUPTED"
+
+
+def test_strict(kanrun: Command) -> None:
+    result = kanrun("fit", "-q", "--strict")
+    assert result.code == 1
+    assert manifest(result.folder)["status"] == "COMPLETED"
+    assert "the error is small" in result.err
+
+
+def test_a_refusal_inside_a_run_leaves_nothing(kanrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanrun.errors import UsageError
+    from kanrun.study import execute
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise UsageError("the column 'a' is not there")
+
+    monkeypatch.setattr(execute, "execute", refuse)
+    result = kanrun("fit", "-q")
+    assert (result.code, result.out, result.err) == (2, "", "kanrun: the column 'a' is not there\n")
+    assert not list(Path("outputs/fit").glob("v*"))
+
+
+def test_a_sweep(kanrun: Command, fit: Any) -> None:
+    result = kanrun("fit", "-m", "model.degree=2,4", "seed=1")
+    assert result.code == 0
+    assert [cfg.model.degree for cfg in fit.configs] == [2, 4]
+    assert manifest(result.folder / "0")["overrides"] == ["model.degree=2", "seed=1"]
+    with (result.folder / "summary.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["job"], row["model.degree"], row["degree"]) for row in rows] == [("0", "2", "2"), ("1", "4", "4")]
+    assert "seed=1" not in rows[0]
+
+
+def test_a_failed_job_does_not_end_a_sweep(kanrun: Command) -> None:
+    result = kanrun("fit", "-q", "-m", "model.degree=7,8,2")
+    assert result.code == 1
+    status = [manifest(result.folder / job)["status"] for job in "012"]
+    assert status == ["FAILED", "FAILED", "COMPLETED"]
+    said = [line for line in result.err.splitlines() if line.startswith("kanrun: ")]
+    assert said == [
+        "kanrun: job 0 (model.degree=7): the loss is not finite at step 3",
+        "kanrun: job 1 (model.degree=8): ZeroDivisionError: a bug",
+        "kanrun: 2 of 3 jobs failed",
+    ]
+
+
+def test_an_interrupted_sweep_ends(kanrun: Command, fit: Any) -> None:
+    result = kanrun("fit", "-q", "-m", "model.degree=2,9,3")
+    assert result.code == 130
+    assert [cfg.model.degree for cfg in fit.configs] == [2, 9]
+    assert manifest(result.folder / "1")["status"] == "INTERRUPTED"
+    assert (result.folder / "summary.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (["study=toy_suite"], lambda cfg: (len(cfg.suite), cfg.seeds) == (8, 5)),
+        (["study=fit/toy_suite", "seeds=1"], lambda cfg: (len(cfg.suite), cfg.seeds) == (8, 1)),
+        (["+note=hello"], lambda cfg: cfg.note == "hello"),
+        (["++seed=3"], lambda cfg: cfg.seed == 3),
+        (["~solver.starts", "++solver.starts=2"], lambda cfg: True),
+        (["target=table", "target.path=a b.csv", "target.inputs=[a (m),b]", "target.outputs=c"], lambda cfg: True),
+        (["model=bspline", "solver=adam", "executor=serial"], lambda cfg: cfg.model.kind == "bspline"),
+    ],
+)
+def test_overrides_as_in_any_hydra_program(kanrun: Command, fit: Any, words: list[str], seen: Any) -> None:
+    result = kanrun("fit", "-q", *[word for word in words if not word.startswith("~")])
+    assert result.code == 0, result.err
+    assert seen(fit.configs[0])
+
+
+def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any) -> None:
+    words = ["target=table", "target.path=a.csv", "target.inputs=[a]", "target.outputs=[b]"]
+    kanrun("fit", "-q", *words)
+    kanrun("fit", "-q", *words, "sampling.test=50")
+    kanrun("fit", "-q")
+    sizes = [(cfg.sampling.train, cfg.sampling.test) for cfg in fit.configs]
+    assert sizes == [(None, None), (None, 50), (1000, 1000)]
+
+
+def test_groups_of_ones_own(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "target").mkdir(parents=True)
+    (tmp_path / "mine" / "study" / "fit").mkdir(parents=True)
+    wave = "defaults: [expression, _self_]\nformula: sin(x0)\n"
+    (tmp_path / "mine" / "target" / "wave.yaml").write_text(wave)
+    (tmp_path / "mine" / "target" / "plain.yaml").write_text("kind: expression\nformula: cos(x0)\n")
+    (tmp_path / "mine" / "target" / "typo.yaml").write_text("kind: expression\nformla: cos(x0)\n")
+    (tmp_path / "mine" / "study" / "fit" / "deep.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /target: wave\nmodel: {hidden: [2, 2]}\n"
+    )
+    assert kanrun("fit", "-q", "--config-dir", "mine", "target=wave").code == 0
+    assert kanrun("fit", "-q", "--config-dir", "mine", "target=plain").code == 0
+    assert kanrun("fit", "-q", "--config-dir", "mine", "study=deep", "-m", "seed=0,1").code == 0
+    assert [cfg.target.formula for cfg in fit.configs] == ["sin(x0)", "cos(x0)", "sin(x0)", "sin(x0)"]
+    assert fit.configs[-1].model.hidden == [2, 2]
+    refused = kanrun("fit", "-q", "--config-dir", "mine", "target=typo")
+    assert refused.code == 2
+    assert "formla" in refused.err
+
+
+def test_a_stored_configuration_runs_again(kanrun: Command, fit: Any) -> None:
+    folder = kanrun("fit", "-q", "model.degree=2").folder
+    result = kanrun("fit", "-q", "--config-path", f"{folder}/.hydra", "--config-name", "config", "seed=7")
+    assert result.code == 0, result.err
+    assert result.folder.name == "v0002"
+    assert (fit.configs[1].model.degree, fit.configs[1].seed) == (2, 7)
+    assert type(fit.configs[1].model).__name__ == "KANConfig"
+    nameless = kanrun("fit", "-q", "--config-path", f"{folder}/.hydra")
+    assert nameless.code == 2
+    assert "config" in nameless.err
+
+
+def test_the_process_is_left_as_it_was(kanrun: Command) -> None:
+    import logging
+    import os
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    before = (list(sys.argv), dict(os.environ), list(logging.getLogger().handlers), logging.getLogger().level)
+    kanrun("fit", "-q", "-m", "seed=0,1")
+    kanrun("fit", "model.degree=abc")
+    after = (list(sys.argv), dict(os.environ), list(logging.getLogger().handlers), logging.getLogger().level)
+    assert after == before
+    assert not GlobalHydra.instance().is_initialized()
+
+
+TWO = """
+import sys, types
+sys.path.insert(0, {tests!r})
+from kanrun.runs.records import Row
+fake = types.ModuleType("kanrun.experiments.fit")
+fake.cells = lambda cfg: [dict()]
+fake.figures = lambda tables: iter(())
+fake.claims = lambda tables: []
+def run(cfg, cell, seed):
+    import time
+    time.sleep({seconds})
+    yield Row("summary", dict(seed=seed))
+fake.run = run
+sys.modules[fake.__name__] = fake
+from kanrun.cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def start(tmp_path: Path, seconds: float, *words: str) -> subprocess.Popen[str]:
+    code = TWO.format(tests=str(Path(__file__).parent), seconds=seconds)
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", code, "fit", "-q", *words]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, cwd=tmp_path)
+
+
+def test_two_at_once_get_two_folders(tmp_path: Path) -> None:
+    processes = [start(tmp_path, 0.0) for _ in range(2)]
+    folders = {process.communicate(timeout=120)[0].strip() for process in processes}
+    assert folders == {"outputs/fit/v0001", "outputs/fit/v0002"}
+
+
+@pytest.mark.parametrize(("number", "code"), [(15, 143), (2, 130)])
+def test_signals(tmp_path: Path, number: int, code: int) -> None:
+    import time
+
+    process = start(tmp_path, 60.0)
+    record = tmp_path / "outputs" / "fit" / "v0001" / "run.json"
+    until = time.monotonic() + 60
+    while not record.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (code, "outputs/fit/v0001\n", "")
+    assert manifest(record.parent)["status"] == "INTERRUPTED"

@@ -1,0 +1,155 @@
+"""What goes to standard output on purpose: help, --cfg, --info, listings; and completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from kanrun.cli.completion import completions
+from kanrun.cli.experiments import EXPERIMENTS
+from kanrun.cli.help import groups_of
+
+Command = Callable[..., Any]
+CONF = Path(__file__).parents[2] / "conf"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help"], ["runs", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom kanrun.cli.app import main\nmain(sys.argv[1:])\n"
+        "heavy = {'torch', 'hydra', 'omegaconf', 'pandas', 'numpy', 'matplotlib', 'scipy', 'sympy', 'rich', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    assert done.stdout
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
+    result = kanrun(experiment.name, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert "--multirun" in result.out
+    assert all(example in result.out for example in experiment.examples)
+    for group, choices in groups_of(experiment.name):
+        assert group in result.out
+        assert all(choice in result.out for choice in choices)
+
+
+def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
+    from kanrun.launch import Request
+    from kanrun.launch.composing import open_loader
+
+    loader = open_loader(Request("fit"))
+    for group, choices in groups_of("fit"):
+        assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
+
+
+def test_no_words_is_help(kanrun: Command) -> None:
+    result = kanrun()
+    assert result.code == 0
+    assert "fit" in result.out
+
+
+@pytest.mark.parametrize("words", [[], ["target=table"], ["study=toy_suite"], ["model=mlp", "--resolve"]])
+def test_cfg(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
+    result = kanrun("fit", "--cfg", "job", *words)
+    assert (result.code, result.err) == (0, "")
+    assert "model" in yaml.safe_load(result.out)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_cfg_of_a_part(kanrun: Command) -> None:
+    result = kanrun("fit", "--cfg", "job", "-p", "target", "target=expression", "target.formula=exp(-x0)*sin(3*x1)")
+    assert yaml.safe_load(result.out)["formula"] == "exp(-x0)*sin(3*x1)"
+
+
+@pytest.mark.parametrize("words", [["--info"], ["--info", "defaults-tree"], ["--info", "target=runge"]])
+def test_info(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
+    result = kanrun("fit", *words)
+    assert result.code == 0, result.err
+    assert "target/" in result.out
+    assert not (tmp_path / "outputs").exists()
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
+def test_every_choice_is_typed(kanrun: Command, path: Path) -> None:
+    """Each choice composes, says in its first comment what it is, and refuses a key that it does not have."""
+    assert path.read_text().startswith("# ")
+    group = path.parent.name
+    assert kanrun("fit", "--cfg", "job", f"{group}={path.stem}").code == 0
+    assert kanrun("fit", "--cfg", "job", f"{group}={path.stem}", f"{group}.nonsense=1").code == 2
+
+
+def test_runs_list_and_show(kanrun: Command) -> None:
+    empty = kanrun("runs", "list")
+    assert (empty.code, empty.out) == (0, "")
+    assert kanrun("runs", "list", "--json").out.strip() == "[]"
+    kanrun("fit", "-q", "model.degree=2")
+    kanrun("fit", "-q", "model.degree=7")
+    kanrun("fit", "-q", "-m", "seed=0,1")
+    names = [entry["name"] for entry in json.loads(kanrun("runs", "list", "--json").out)]
+    assert names == ["fit/v0001", "fit/v0002", "fit/v0003/0", "fit/v0003/1"]
+    listed = kanrun("runs", "list").out.splitlines()
+    assert [line.split()[:2] for line in listed[1:3]] == [["fit/v0001", "COMPLETED"], ["fit/v0002", "FAILED"]]
+    shown = kanrun("runs", "show", "fit/v0001")
+    assert (shown.code, shown.err) == (0, "")
+    assert "model.degree=2" in shown.out
+    assert "FAILS: the error is small" in shown.out
+    assert json.loads(kanrun("runs", "show", "fit/v0002", "--json").out)["status"] == "FAILED"
+    assert json.loads(kanrun("runs", "show", "--json").out)["overrides"] == ["seed=1"]
+
+
+@pytest.mark.parametrize(
+    ("words", "word", "found"),
+    [
+        ([], "tar", ["target.", "target="]),
+        ([], "target=be", ["target=bessel_j0"]),
+        ([], "model.deg", ["model.degree=", "model.degree=3"]),
+        (["model=mlp"], "model.act", ["model.activation=", "model.activation=silu"]),
+        (["target.formula=exp(x0)*(", "target=expression"], "target.form", ["target.formula="]),
+        ([], "study=", ["study=toy_suite"]),
+        ([], "st", ["study=", "study=toy_suite"]),
+        ([], "sch", []),
+        ([], "hydra/laun", ["hydra/launcher=", "hydra/launcher=basic"]),
+        (["nonsense["], "solver=l", ["solver=lbfgs", "solver=lm"]),
+    ],
+)
+def test_completions(words: list[str], word: str, found: list[str]) -> None:
+    completed = completions("fit", words, word)
+    assert [name for name in completed if "formula=exp" not in name] == found
+
+
+def test_completion_of_a_file(tmp_path: Path) -> None:
+    (tmp_path / "houses.csv").write_text("")
+    assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [f"target.path={tmp_path}/houses.csv"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "variables", "found"),
+    [
+        ("bash", {"COMP_WORDS": "kanrun\nfit\ntarget\n=\nbe", "COMP_CWORD": "4"}, "bessel_j0"),
+        ("bash", {"COMP_WORDS": "kanrun\nfit\nmodel\n=\nmlp\nmodel.act", "COMP_CWORD": "5"}, "model.activation="),
+        ("bash", {"COMP_WORDS": "kanrun\nfit\n--mul", "COMP_CWORD": "2"}, "--multirun"),
+        ("zsh", {"_TYPER_COMPLETE_ARGS": "kanrun fit target=be"}, "target=bessel_j0"),
+        (
+            "fish",
+            {"_TYPER_COMPLETE_ARGS": "kanrun fit target=be", "_TYPER_COMPLETE_FISH_ACTION": "get-args"},
+            "target=b",
+        ),
+    ],
+)
+def test_completion_in_a_shell(shell: str, variables: dict[str, str], found: str) -> None:
+    environment = {**os.environ, **variables, "_KANRUN_COMPLETE": f"complete_{shell}"}
+    code = "from kanrun.cli.app import main; raise SystemExit(main([]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert found in done.stdout
+    assert not done.stderr
