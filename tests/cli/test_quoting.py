@@ -139,6 +139,7 @@ def test_interpolations_stay(monkeypatch: pytest.MonkeyPatch) -> None:
         ("target.formula=choice(sin(x0),x0^2)", ["sin(x0)", "x0^2"]),
         ("target.formula=choice('jv(0, x0)', exp(x0))", ["jv(0, x0)", "exp(x0)"]),
         ("target.formula=jv(0, x0)", ["jv(0, x0)"]),
+        ("target.formula=choice(x0^2)", ["x0^2"]),
     ],
 )
 def test_sweeps(word: str, values: list[str]) -> None:
