@@ -1,0 +1,64 @@
+# All targets need Python 3.11 to 3.13, make and a package index; everything is installed into .venv.
+# On plain Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu takes the small build of torch.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+LINT := build/lint
+ARGS ?=
+
+# The first of these that is new enough, python3 itself if it fits.
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
+	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
+
+.PHONY: help fit test test-slow lint bench build clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "ARGS=... is handed on, as in: make fit ARGS='seeds=5 target=runge'"
+
+fit: $(VENV)/installed ## set up .venv and fit the default target; the last line names the run's folder
+	@$(BIN)/kanrun fit $(ARGS)
+
+test: $(VENV)/installed-dev ## the default test suite
+	$(BIN)/python -m pytest -n 2 $(ARGS)
+
+test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
+	$(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+
+# import-linter and mypy see experiments/ and conf/ as part of kanrun in an installed wheel only, so they look at
+# one that is freshly built into an empty folder, from a folder without the sources.
+lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the wheel
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build && mkdir -p $(LINT)
+	$(PIP) wheel -q --no-deps --no-build-isolation -w $(LINT)/dist .
+	$(PIP) install -q --no-deps --target $(LINT)/site $(LINT)/dist/*.whl
+	cp pyproject.toml $(LINT)
+	cd $(LINT) && PYTHONPATH=site $(CURDIR)/$(BIN)/lint-imports --no-cache
+	cd $(LINT) && MYPYPATH=site $(CURDIR)/$(BIN)/mypy --strict --cache-dir $(CURDIR)/.mypy_cache -p kanrun
+
+bench: $(VENV)/installed ## the benchmark against other libraries
+	@$(BIN)/kanrun bench $(ARGS)
+
+build: $(VENV)/installed-dev ## wheel and source archive into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --no-isolation -o dist .
+
+clean: ## remove what was built, .venv and outputs/ excepted
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find kanrun conf experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "kanrun needs Python 3.11, 3.12 or 3.13; install one, or name it: make PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e .
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) install -q -e '.[dev]'
+	@touch $@ $(VENV)/installed
