@@ -37,8 +37,8 @@ lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the whee
 	$(PIP) wheel -q --no-deps --no-build-isolation -w $(LINT)/dist .
 	$(PIP) install -q --no-deps --target $(LINT)/site $(LINT)/dist/*.whl
 	cp pyproject.toml $(LINT)
-	cd $(LINT) && PYTHONPATH=site $(CURDIR)/$(BIN)/lint-imports --no-cache
-	cd $(LINT) && MYPYPATH=site $(CURDIR)/$(BIN)/mypy --strict --cache-dir $(CURDIR)/.mypy_cache -p kanrun
+	cd $(LINT) && PYTHONPATH=site "$(CURDIR)/$(BIN)/lint-imports" --no-cache
+	cd $(LINT) && MYPYPATH=site "$(CURDIR)/$(BIN)/mypy" --strict --cache-dir "$(CURDIR)/.mypy_cache" -p kanrun
 
 bench: $(VENV)/installed ## the benchmark against other libraries
 	@$(BIN)/kanrun bench $(ARGS)
@@ -56,9 +56,11 @@ $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed: pyproject.toml | $(VENV)/bin/python
+	@echo 'installing into $(VENV); torch is a large download' >&2
 	$(PIP) install -q -e .
 	@touch $@
 
 $(VENV)/installed-dev: pyproject.toml | $(VENV)/bin/python
+	@echo 'installing into $(VENV); torch is a large download' >&2
 	$(PIP) install -q -e '.[dev]'
 	@touch $@ $(VENV)/installed
