@@ -1,0 +1,97 @@
+"""Functions of two variables as maps, from rows that lie on a lattice or anywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.tri import Triangulation
+from numpy.typing import NDArray
+
+from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, thinned
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+Values = NDArray[np.float64]
+
+
+def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+    """Return truth, prediction and error side by side, one row an output; the prediction alone without truth.
+
+    Truth and prediction share their colours; the error's are centred at zero.
+    """
+    split = next((name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test")
+    rows = thinned(table[table["split"] == split], 40_000)
+    x, y = (rows[name].to_numpy(dtype=float) for name in inputs)
+    names = [f"truth:{name}" for name in outputs]
+    known = any(name in rows and rows[name].notna().any() for name in names)
+    figure = new_figure(2.3 * len(outputs) + 0.2, WIDTH if known else 3.2)
+    for line, output in zip(grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, strict=True):
+        prediction = rows[f"prediction:{output}"].to_numpy(dtype=float)
+        label = letters(output, 24)
+        if known:
+            truth = rows[f"truth:{output}"].to_numpy(dtype=float)
+            limits = _limits(np.concatenate([truth, prediction]))
+            draw_map(line[0], x, y, truth, limits)
+            image = draw_map(line[1], x, y, prediction, limits)
+            figure.colorbar(image, ax=line[:2], pad=0.02, aspect=22).set_label(label)
+            error = prediction - truth
+            most = float(np.nanmax(np.abs(error), initial=0.0)) or 1e-300
+            image = draw_map(line[2], x, y, error, (-most, most), DIVERGING)
+            figure.colorbar(image, ax=line[2], pad=0.02, aspect=22)
+            titles = ["truth", "prediction", "prediction - truth"]
+        else:
+            image = draw_map(line[0], x, y, prediction, _limits(prediction))
+            figure.colorbar(image, ax=line[0], pad=0.02, aspect=22).set_label(label)
+            titles = ["prediction"]
+        for number, (axes, title) in enumerate(zip(line, titles, strict=True)):
+            axes.set(title=title, xlabel=letters(inputs[0], 20))
+            if number == 0:
+                axes.set_ylabel(letters(inputs[1], 20))
+            else:
+                axes.tick_params(labelleft=False)
+    return figure
+
+
+def draw_map(
+    axes: Axes, x: Values, y: Values, values: Values, limits: tuple[float, float], colours: str = SEQUENTIAL
+) -> Any:
+    """Draw `values` at the points (x, y), all of shape (N,), and return what a colour bar needs.
+
+    Points that fill a lattice become cells; others are joined by triangles, or stay points when they lie
+    on a line.
+    """
+    axes.grid(visible=False)
+    options: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "cmap": colours, "rasterized": True}
+    there = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
+    x, y, values = x[there], y[there], values[there]
+    lattice = _lattice(x, y, values)
+    if lattice is not None:
+        return axes.pcolormesh(*lattice, shading="nearest", **options)
+    try:
+        triangles = Triangulation(x, y)
+        return axes.tripcolor(triangles, values, shading="gouraud", **options)
+    except (ValueError, RuntimeError):  # fewer than three points, or all on one line
+        return axes.scatter(x, y, c=values, s=8, **options)
+
+
+def _lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
+    across, column = np.unique(x, return_inverse=True)
+    up, row = np.unique(y, return_inverse=True)
+    if len(across) < 2 or len(up) < 2 or len(across) * len(up) != len(values):
+        return None
+    cells = np.full((len(up), len(across)), np.nan)
+    cells[row, column] = values
+    return None if np.isnan(cells).any() else (across, up, cells)
+
+
+def _limits(values: Values) -> tuple[float, float]:
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        return 0.0, 1.0
+    low, high = float(finite.min()), float(finite.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,0 +1,143 @@
+"""What was learned against the truth: a curve, maps, a parity plot, or a confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kanrun.figures.maps import draw_maps
+from kanrun.figures.style import (
+    BLACK,
+    GREY,
+    SPLITS,
+    VERMILLION,
+    first_seed,
+    grid_of_axes,
+    is_numeric,
+    letters,
+    new_figure,
+    only_some,
+    styled,
+    thinned,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+_MOST_OUTPUTS = 4
+_MOST_CLASSES = 30
+
+
+@styled
+def predictions(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+    """Return the predictions of the first seed against the truth, in the form that the inputs allow.
+
+    `table` has the columns seed, split (train, validation, test, grid), one per input, and for each output
+    `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
+    training points, two give maps of truth, prediction and error, more give a parity plot, and classes
+    (text) a confusion matrix. At most four outputs are drawn.
+    """
+    table = first_seed(table)
+    shown = list(outputs)[:_MOST_OUTPUTS]
+    columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
+    filled = [name for name in columns if name in table and not table[name].isna().all()]
+    if not is_numeric(table, filled):
+        figure = _confusions(table, shown)
+    elif len(inputs) == 1 and is_numeric(table, list(inputs)):
+        figure = _curves(table, inputs[0], shown)
+    elif len(inputs) == 2 and is_numeric(table, list(inputs)):
+        figure = draw_maps(table, inputs, shown)
+    else:
+        figure = _parities(table, shown)
+    remark = only_some(len(shown), len(outputs), "outputs")
+    if remark:
+        figure.suptitle(remark, fontsize=8, color=GREY)
+    return figure
+
+
+def truth_of(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
+    """Return the column of the truth, all missing where the table has none."""
+    name = f"truth:{output}"
+    return table[name] if name in table else table[f"prediction:{output}"] * np.nan
+
+
+def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:
+    figure = new_figure(0.6 + 2.6 * len(outputs))
+    split = "grid" if (table["split"] == "grid").any() else "test"
+    line = table[table["split"] == split].sort_values(name)
+    given = thinned(table[table["split"].isin(["train", "validation"])])
+    for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
+        truth = truth_of(line, output)
+        size = 14 if len(given) <= 30 else 5
+        points = axes.scatter(given[name], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1)
+        points.set_rasterized(len(given) > 500)
+        points.set_label("training points")
+        if truth.notna().any():
+            axes.plot(line[name], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
+        axes.plot(line[name], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3)
+        axes.set(xlabel=letters(name, 40), ylabel=letters(output, 40))
+        axes.margins(x=0.01)
+        axes.legend(loc="best")
+    return figure
+
+
+def _parities(table: pandas.DataFrame, outputs: Sequence[str]) -> Figure:
+    columns = min(2, len(outputs))
+    rows = -(-len(outputs) // columns)
+    figure = new_figure(3.2 * rows + 0.2, 3.4 * columns)
+    every = [axes for row in grid_of_axes(figure, rows, columns) for axes in row]
+    for axes in every[len(outputs) :]:
+        axes.set_axis_off()
+    for axes, output in zip(every, outputs, strict=False):
+        _parity(axes, table, output)
+    return figure
+
+
+def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
+    ends: list[float] = []
+    for order, split in enumerate(("train", "test")):
+        rows = table[table["split"] == split]
+        truth, guess = truth_of(rows, output), rows[f"prediction:{output}"]
+        there = truth.notna() & guess.notna()
+        if not there.any():
+            continue
+        truth, guess = truth[there], guess[there]
+        rmse = float(np.sqrt(np.mean((truth - guess) ** 2)))
+        ends += [truth.min(), truth.max(), guess.min(), guess.max()]
+        pairs = thinned(truth.to_frame("truth").assign(guess=guess))
+        points = axes.scatter(pairs["truth"], pairs["guess"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=2 + order)
+        points.set_rasterized(len(pairs) > 500)
+        points.set_label(f"{split}, RMSE {rmse:.2e}")
+    if ends:
+        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=BLACK, lw=0.8, zorder=1)
+        axes.legend(loc="upper left")
+    axes.set(xlabel=f"{letters(output, 30)}: truth", ylabel="prediction")
+    axes.set_aspect("equal", adjustable="datalim")
+
+
+def _confusions(table: pandas.DataFrame, outputs: Sequence[str]) -> Figure:
+    figure = new_figure(3.4 * len(outputs), 4.2)
+    split = "test" if (table["split"] == "test").any() else "train"
+    rows = table[table["split"] == split]
+    for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
+        truth = truth_of(rows, output).astype(str)
+        guess = rows[f"prediction:{output}"].astype(str)
+        classes = sorted({*truth, *guess})[:_MOST_CLASSES]
+        counts = np.array([[int(((truth == a) & (guess == b)).sum()) for b in classes] for a in classes])
+        image = axes.imshow(counts, cmap="Blues", vmin=0, aspect="auto")
+        axes.grid(visible=False)
+        names = [letters(name, 14) for name in classes]
+        axes.set_xticks(range(len(classes)), names, rotation=45 if len(classes) > 4 else 0, ha="center")
+        axes.set_yticks(range(len(classes)), names)
+        if len(classes) <= 12:
+            for (i, j), count in np.ndenumerate(counts):
+                dark = count > counts.max() / 2
+                axes.text(j, i, str(count), ha="center", va="center", color="white" if dark else BLACK)
+        right = float(np.trace(counts)) / max(1, len(rows))
+        axes.set(xlabel="prediction", ylabel="truth", title=f"{letters(output, 30)}, {split}: {right:.1%} right")
+        figure.colorbar(image, ax=axes, shrink=0.8, label="rows")
+    return figure

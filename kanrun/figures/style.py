@@ -1,0 +1,108 @@
+"""One look for all figures: sizes in inches for a paper's page, colours that colour-blind readers can tell apart."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette (jfly.uni-koeln.de/color), without its yellow, which is too pale for lines.
+BLUE, VERMILLION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
+BLACK, GREY, PALE = "#1A1A1A", "#7F7F7F", "#D9D9D9"
+CYCLE = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK)
+SPLITS = {"train": BLUE, "validation": ORANGE, "test": VERMILLION}
+SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
+WIDTH = 6.5  # inches of a text column
+MOST_POINTS = 4000  # a scatter plot with more shows no more, and makes huge files
+
+_LOOK: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "axes.labelcolor": BLACK,
+    "axes.edgecolor": "#4D4D4D",
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.prop_cycle": cycler(color=CYCLE),
+    "axes.formatter.limits": (-3, 4),
+    "axes.formatter.use_mathtext": True,
+    "grid.color": "#E6E6E6",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3,
+    "legend.frameon": False,
+    "legend.fontsize": 7.5,
+    "legend.handlelength": 1.6,
+    "xtick.labelsize": 7.5,
+    "ytick.labelsize": 7.5,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "image.cmap": SEQUENTIAL,
+}
+
+P = ParamSpec("P")
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Let a function that returns a Figure draw it in this look, whatever the caller's matplotlib settings."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context():
+            mpl.rcdefaults()
+            mpl.rcParams.update(_LOOK)
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """Return an empty figure of that size in inches that keeps labels from overlapping."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def grid_of_axes(figure: Figure, rows: int, columns: int) -> list[list[Axes]]:
+    """Return the axes of a grid as rows of columns, also when there is one."""
+    axes: Any = figure.subplots(rows, columns, squeeze=False)
+    return [list(row) for row in axes]
+
+
+def first_seed(table: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the rows of the first cell and its first seed; all rows of a table without these columns."""
+    for name in ("cell", "seed"):
+        if name in table and len(table):
+            table = table[table[name] == table[name].min()]
+    return table
+
+
+def thinned(table: pandas.DataFrame, most: int = MOST_POINTS) -> pandas.DataFrame:
+    """Return at most `most` rows, evenly spaced over the table."""
+    return table.iloc[:: -(-len(table) // most)] if len(table) > most else table
+
+
+def letters(value: str, most: int) -> str:
+    """Return `value`, cut to `most` characters, with its dollar signs kept from starting mathematics."""
+    short = value if len(value) <= most else value[: most - 1] + "…"
+    return short.replace("$", r"\$")
+
+
+def only_some(shown: int, there: int, what: str) -> str:
+    """Return a remark that not all are shown, or nothing if they are."""
+    return "" if shown >= there else f"{shown} of {there} {what}"
+
+
+def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
+    return all(table[name].dtype.kind in "fiub" for name in columns if name in table)
