@@ -1,0 +1,95 @@
+"""The wheel holds all of kanrun under one name, and works without the checkout."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def python(*words: str, cwd: Path, path: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {"PATH": "/usr/bin:/bin", "HOME": str(cwd)} | ({"PYTHONPATH": str(path)} if path else {})
+    command = [sys.executable, *words]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel, built from a copy: setuptools leaves files beside what it builds."""
+    place = tmp_path_factory.mktemp("wheel")
+    for name in ("kanrun", "conf", "experiments"):
+        shutil.copytree(ROOT / name, place / "source" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, place / "source")
+    options = ["-q", "--no-deps", "--no-build-isolation", "-w", str(place / "dist")]
+    done = python("-m", "pip", "wheel", *options, str(place / "source"), cwd=place)
+    assert done.returncode == 0, done.stderr
+    (built,) = (place / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path) -> Path:
+    place = wheel.parent / "site"
+    zipfile.ZipFile(wheel).extractall(place)
+    return place
+
+
+def test_nothing_but_kanrun_is_installed(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names} == {"kanrun", f"kanrun-{PROJECT['project']['version']}.dist-info"}
+
+
+def test_the_wheel_has_every_file(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "kanrun/py.typed",
+        "kanrun/cli/app.py",
+        "kanrun/conf/__init__.py",
+        "kanrun/experiments/__init__.py",
+    } <= names
+    for folder, prefix in (("kanrun", "kanrun"), ("conf", "kanrun/conf"), ("experiments", "kanrun/experiments")):
+        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".yaml", ".csv"}]
+        assert {f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}" for path in files} <= names
+
+
+def test_the_wheel_works_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    code = "import kanrun, sys; print(kanrun.__file__); from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    done = python("-c", code, "fit", "--cfg", "job", "study=toy_suite", cwd=tmp_path, path=installed)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(str(installed))
+    assert "exp_sin_square" in done.stdout
+    shown = python("-c", code, "fit", "--help", cwd=tmp_path, path=installed)
+    assert "toy_suite" in shown.stdout
+
+
+@pytest.mark.parametrize("name", ["conf", "experiments"])
+def test_the_folders_have_no_name_of_their_own(tmp_path: Path, name: str) -> None:
+    code = (
+        f"from importlib.util import find_spec; assert find_spec('kanrun.{name}'); assert find_spec('{name}') is None"
+    )
+    done = python("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_formulas_targets_runs_and_figures_load_no_torch(tmp_path: Path) -> None:
+    names = ", ".join(f"kanrun.{room}" for room in ("formulas", "targets", "runs", "figures", "config"))
+    done = python("-c", f"import sys, {names}; sys.exit('torch' in sys.modules)", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_hydra_is_new_enough_to_be_safe() -> None:
+    (hydra,) = [need for need in PROJECT["project"]["dependencies"] if need.startswith("hydra-core")]
+    assert hydra == "hydra-core>=1.3.8,<1.4"
+
+
+def test_the_console_script_is_the_command_line() -> None:
+    assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.cli.app:main"}
