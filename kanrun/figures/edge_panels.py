@@ -101,4 +101,5 @@ def _panel(axes: Axes, rows: pandas.DataFrame, title: str) -> None:
 def _rug(axes: Axes, knots: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
     low, high = axes.get_xlim()
     inside = knots[(knots >= low) & (knots <= high)]
-    axes.plot(inside, np.zeros_like(inside), "|", color=GREY, ms=4, mew=0.6, transform=axes.get_xaxis_transform())
+    if inside.size:
+        axes.plot(inside, np.zeros_like(inside), "|", color=GREY, ms=4, mew=0.6, transform=axes.get_xaxis_transform())

@@ -1,0 +1,59 @@
+"""Small tables in the form that runs record them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas
+
+
+def metrics(
+    seeds: int = 1, schedule: Sequence[int] = (5, 10, 20), steps: int = 4, restart: bool = False
+) -> pandas.DataFrame:
+    rows = []
+    for seed in range(seeds):
+        for stage, intervals in enumerate(schedule):
+            for step in range(steps):
+                number = step if restart else stage * steps + step
+                error = 10.0 ** -(stage + step / steps) * (1 + seed)
+                errors = {"train_rmse": error, "validation_rmse": 2 * error, "test_rmse": 3 * error}
+                rows.append({"seed": seed, "stage": stage, "step": number, "intervals": intervals, **errors})
+    return pandas.DataFrame(rows)
+
+
+def predictions(inputs: int, truth: bool = True, lattice: bool = False, rows: int = 60) -> pandas.DataFrame:
+    """Rows of train, test and grid; the prediction is 0.1 above the truth."""
+    generator = np.random.default_rng(0)
+    parts = []
+    for split in ("train", "test", "grid"):
+        x = generator.uniform(-1, 1, (rows, inputs))
+        if split == "grid" and lattice:
+            axis = np.linspace(-1, 1, 8)
+            x = np.stack(np.meshgrid(*[axis] * inputs), axis=-1).reshape(-1, inputs)
+        y = np.sin(x.sum(axis=1))
+        columns = {f"x{i}": x[:, i] for i in range(inputs)}
+        known = y if truth or split == "train" else np.nan
+        parts.append(
+            pandas.DataFrame({"seed": 0, "split": split, **columns, "truth:y": known, "prediction:y": y + 0.1})
+        )
+    table = pandas.concat(parts, ignore_index=True)
+    return pandas.concat([table, table.assign(seed=1)], ignore_index=True)
+
+
+def edges(shape: Sequence[int], points: int = 21) -> pandas.DataFrame:
+    """One edge after the other; scores fall from 1 on."""
+    x = np.linspace(-1, 1, points)
+    rows = []
+    total = sum(a * b for a, b in itertools.pairwise(shape))
+    for layer, (sources, outs) in enumerate(itertools.pairwise(shape)):
+        for out in range(outs):
+            for source in range(sources):
+                part = {"seed": 0, "layer": layer, "out": out, "in": source, "x": x, "y": (source + 1) * x + out}
+                names = {
+                    "input_name": f"column {source}" if layer == 0 else None,
+                    "output_name": "target" if layer == len(shape) - 2 else None,
+                }
+                rows.append(pandas.DataFrame({**part, "score": 1 - len(rows) / total, **names}))
+    return pandas.concat(rows, ignore_index=True)

@@ -1,0 +1,275 @@
+"""Figures by the data that they draw, not by pixels; every one can be stored as PNG and SVG."""
+
+from __future__ import annotations
+
+import io
+import time
+import warnings
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas
+import pytest
+import sample_tables as sample
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PathCollection, PolyCollection, QuadMesh, TriMesh
+from matplotlib.figure import Figure
+
+from kanrun import figures
+
+
+def stored(figure: Figure) -> None:
+    """Draw the figure in both formats; matplotlib must have nothing to complain about."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for kind in ("png", "svg"):
+            figure.savefig(io.BytesIO(), format=kind)
+
+
+def texts(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.texts]
+
+
+def legend(axes: Axes) -> list[str]:
+    drawn: Any = axes.get_legend()
+    return [text.get_text() for text in drawn.get_texts()]
+
+
+def test_the_loss_curve_has_the_errors_and_the_stages() -> None:
+    table = sample.metrics(seeds=3)
+    figure = figures.loss_curve(table)
+    (axes,) = figure.axes
+    curves = [line for line in axes.lines if len(line.get_xdata()) == 12]  # type: ignore[arg-type]
+    assert len(curves) == 9
+    np.testing.assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
+    assert axes.get_yscale() == "log"
+    assert [line.get_xdata()[0] for line in axes.lines if line not in curves] == [4, 8]  # type: ignore[index]
+    (top,) = axes.child_axes
+    assert [label.get_text() for label in top.get_xticklabels()] == ["5", "10", "20"]
+    assert legend(axes) == ["train", "test", "validation", "2 more seeds"]
+    stored(figure)
+
+
+def test_steps_that_start_again_are_put_one_after_the_other() -> None:
+    (axes,) = figures.loss_curve(sample.metrics(restart=True)).axes
+    np.testing.assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
+
+
+def test_labels_of_many_stages_do_not_overlap() -> None:
+    figure = figures.loss_curve(sample.metrics(schedule=list(range(2, 102)), steps=1))
+    (top,) = figure.axes[0].child_axes
+    places = top.get_xticks()
+    assert 10 < len(places) < 30
+    stored(figure)
+
+
+def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
+    table = sample.metrics().assign(test_rmse=np.nan, validation_rmse=0.0, intervals=None)
+    (axes,) = figures.loss_curve(table).axes
+    assert legend(axes) == ["train"]
+    assert not axes.child_axes
+    stored(figures.loss_curve(table))
+    stored(figures.loss_curve(table.head(0)))
+
+
+def test_one_input_gives_curves_and_training_points() -> None:
+    figure = figures.predictions(sample.predictions(1), ["x0"], ["y"])
+    (axes,) = figure.axes
+    truth, prediction = axes.lines
+    assert (truth.get_label(), prediction.get_label()) == ("truth", "prediction")
+    assert np.all(np.diff(np.asarray(prediction.get_xdata(), dtype=float)) > 0)
+    np.testing.assert_allclose(np.asarray(prediction.get_ydata()) - np.asarray(truth.get_ydata()), 0.1)
+    (points,) = axes.collections
+    assert len(points.get_offsets()) == 60  # of the first seed
+    stored(figure)
+
+
+def test_one_input_without_truth_gives_no_curve_of_it() -> None:
+    (axes,) = figures.predictions(sample.predictions(1, truth=False), ["x0"], ["y"]).axes
+    assert [line.get_label() for line in axes.lines] == ["prediction"]
+
+
+@pytest.mark.parametrize(("lattice", "kind"), [(True, QuadMesh), (False, TriMesh)])
+def test_two_inputs_give_three_maps(lattice: bool, kind: type[Any]) -> None:
+    figure = figures.predictions(sample.predictions(2, lattice=lattice), ["x0", "x1"], ["y"])
+    maps = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in maps] == ["truth", "prediction", "prediction - truth"]
+    images = [next(item for item in axes.collections if isinstance(item, kind)) for axes in maps]
+    assert images[0].get_clim() == images[1].get_clim()
+    np.testing.assert_allclose(np.asarray(images[2].get_array()), 0.1)
+    assert images[2].get_clim() == pytest.approx((-0.1, 0.1))
+    stored(figure)
+
+
+def test_a_lattice_keeps_each_value_in_its_place() -> None:
+    table = sample.predictions(2, lattice=True).sample(frac=1, random_state=0)
+    (mesh,) = (
+        c for c in figures.predictions(table, ["x0", "x1"], ["y"]).axes[1].collections if isinstance(c, QuadMesh)
+    )
+    axis = np.linspace(-1, 1, 8)
+    expected = np.sin(axis[None, :] + axis[:, None]) + 0.1
+    np.testing.assert_allclose(np.asarray(mesh.get_array()).reshape(8, 8), expected)
+
+
+def test_two_inputs_without_truth_or_on_a_line() -> None:
+    unknown = figures.predictions(sample.predictions(2, truth=False), ["x0", "x1"], ["y"])
+    assert [axes.get_title() for axes in unknown.axes if axes.get_title()] == ["prediction"]
+    stored(unknown)
+    line = sample.predictions(2).assign(x1=lambda table: table["x0"])
+    stored(figures.predictions(line, ["x0", "x1"], ["y"]))
+    stored(figures.predictions(line.iloc[:1], ["x0", "x1"], ["y"]))
+
+
+def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
+    figure = figures.predictions(sample.predictions(3), ["x0", "x1", "x2"], ["y"])
+    (axes,) = figure.axes
+    train, test = (item for item in axes.collections if isinstance(item, PathCollection))
+    offsets = np.asarray(test.get_offsets())
+    np.testing.assert_allclose(offsets[:, 1] - offsets[:, 0], 0.1)
+    assert len(train.get_offsets()) == 60
+    assert legend(axes) == ["train, RMSE 1.00e-01", "test, RMSE 1.00e-01"]
+    stored(figure)
+
+
+def test_of_many_outputs_four_are_drawn_and_that_is_said() -> None:
+    table = sample.predictions(3)
+    for number in range(6):
+        table[f"truth:o{number}"] = table["truth:y"]
+        table[f"prediction:o{number}"] = table["prediction:y"]
+    outputs = [f"o{number}" for number in range(6)]
+    figure = figures.predictions(table, ["x0", "x1", "x2"], outputs)
+    assert len([axes for axes in figure.axes if axes.collections]) == 4
+    assert figure.get_suptitle() == "4 of 6 outputs"
+    stored(figure)
+    stored(figures.predictions(table, ["x0"], outputs))
+    stored(figures.residuals(table))
+
+
+def test_classes_give_a_confusion_matrix() -> None:
+    table = pandas.DataFrame(
+        {
+            "seed": 0,
+            "split": "test",
+            "x0": 1.0,
+            "truth:kind": ["a", "a", "b$", "b$", "b$"],
+            "prediction:kind": ["a", "b$", "b$", "b$", "a"],
+        }
+    )
+    figure = figures.predictions(table, ["x0"], ["kind"])
+    axes = figure.axes[0]
+    np.testing.assert_array_equal(np.asarray(axes.images[0].get_array()), [[1, 1], [1, 2]])
+    assert axes.get_title() == "kind, test: 60.0% right"
+    stored(figure)
+
+
+def test_residuals_are_prediction_minus_truth() -> None:
+    figure = figures.residuals(sample.predictions(2))
+    left, right = figure.axes
+    offsets = np.asarray(right.collections[0].get_offsets())
+    np.testing.assert_allclose(offsets[:, 1], 0.1)
+    assert legend(left) == ["train", "test"]
+    assert sum(patch.get_height() for patch in left.patches if hasattr(patch, "get_height")) == pytest.approx(200)
+    stored(figure)
+    stored(figures.residuals(sample.predictions(2, truth=False)))
+    stored(figures.residuals(sample.predictions(2).assign(**{"prediction:y": "text"})))
+
+
+def test_each_edge_has_a_panel_with_its_function() -> None:
+    table = sample.edges([2, 3, 1])
+    knots = pandas.DataFrame({"seed": 0, "layer": 0, "in": 1, "knot": [-2.0, -0.5, 0.5]})
+    figure = figures.edges(table, knots)
+    drawn = [axes for axes in figure.axes if axes.lines]
+    assert len(drawn) == 9
+    titles = [axes.get_title() for axes in drawn]
+    assert titles[:2] == ["column 0 → h1.0", "column 1 → h1.0"]
+    assert titles[-1] == "h1.2 → target"
+    np.testing.assert_array_equal(drawn[1].lines[0].get_ydata(), 2 * np.linspace(-1, 1, 21))
+    assert list(np.asarray(drawn[1].lines[1].get_xdata())) == [-0.5, 0.5]
+    assert len(drawn[-1].lines) == 1  # no knots of this edge are known
+    stored(figure)
+
+
+def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:
+    table = sample.edges([4, 10, 5])
+    figure = figures.edges(table.assign(score=-table["score"]))  # the last ones have the highest
+    assert len([axes for axes in figure.axes if axes.lines]) == 40
+    assert figure.texts[0].get_text().startswith("40 of 90 edges")
+    assert figure.axes[0].get_title() == "h1.0 → target"
+
+
+def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
+    table = sample.edges([2, 3, 1])
+    figure = figures.network(table, title="trained")
+    (axes,) = figure.axes
+    boxes = [item for item in axes.collections if isinstance(item, PolyCollection)]
+    assert [len(item.get_paths()) for item in boxes] == [6, 6, 3, 3]
+    lines, curves, *_ = (item for item in axes.collections if isinstance(item, LineCollection))
+    assert len(lines.get_segments()) == 12
+    assert len(curves.get_segments()) == 6
+    widths = np.asarray(lines.get_linewidths())
+    assert np.all(np.diff(widths[[0, 2, 4]]) < 0)  # the scores of the edges of the first input fall
+    nodes = next(item for item in axes.collections if isinstance(item, PathCollection))
+    places = np.asarray(nodes.get_offsets())
+    assert len(places) == 6
+    ends = np.array([segment[0] for segment in lines.get_segments()[::2]])
+    np.testing.assert_allclose(np.unique(ends, axis=0), places[:2])  # lines start at the two inputs
+    assert {"column 0", "column 1", "target", "trained"} <= set(texts(axes))
+    stored(figure)
+
+
+def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts() -> None:
+    table = sample.edges([2, 2, 1])
+    first = (table["layer"] == 0) & (table["out"] == 0)
+    table["symbolic"] = np.where(first & (table["in"] == 0), "sin", None)
+    table["pruned"] = first & (table["in"] == 1)
+    (axes,) = figures.network(table).axes
+    assert "sin" in texts(axes)
+    curves = [item for item in axes.collections if isinstance(item, LineCollection)][1]
+    colours = [tuple(colour[:3]) for colour in curves.get_colors()]
+    assert len({*colours}) == 3
+    alphas = np.asarray(curves.get_alpha())
+    assert np.argmin(alphas) == 2  # in the order of inputs: (0,0), (0,1), (1,0), (1,1)
+
+
+def test_hundreds_of_edges_take_seconds() -> None:
+    table = sample.edges([20, 20, 10, 1])
+    clock = time.process_time()
+    figure = figures.network(table)
+    figure.savefig(io.BytesIO(), format="svg")
+    assert time.process_time() - clock < 10
+    (axes,) = figure.axes
+    segments = [len(item.get_segments()) for item in axes.collections if isinstance(item, LineCollection)]
+    assert segments == [800, 400, 400, 200, 20, 10]
+    assert max(figure.get_size_inches()) <= 20
+
+
+@pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
+def test_diagrams_of_odd_shapes(shape: list[int]) -> None:
+    stored(figures.network(sample.edges(shape)))
+
+
+def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure() -> None:
+    table = sample.edges([2, 2, 1])
+    table.loc[table["out"] == 1, ["y", "score"]] = np.nan
+    stored(figures.network(table))
+    stored(figures.edges(table))
+    broken = sample.predictions(2)
+    broken.loc[::3, "prediction:y"] = np.nan
+    stored(figures.predictions(broken, ["x0", "x1"], ["y"]))
+    stored(figures.residuals(broken))
+
+
+def test_names_with_dollar_signs_and_long_names_are_text() -> None:
+    table = sample.predictions(1).rename(
+        columns={"x0": "price in $ and " + "very " * 20 + "long", "truth:y": "truth:$x"}
+    )
+    table = table.rename(columns={"prediction:y": "prediction:$x"})
+    stored(figures.predictions(table, [str(table.columns[2])], ["$x"]))
+
+
+def test_figures_leave_the_settings_of_the_caller_alone() -> None:
+    with mpl.rc_context({"font.size": 33}):
+        figure = figures.loss_curve(sample.metrics())
+        assert mpl.rcParams["font.size"] == 33
+    assert figure.axes[0].xaxis.label.get_fontsize() == 8
