@@ -60,6 +60,17 @@ def test_text_becomes_the_expression_it_writes(text: str, expected: sympy.Expr) 
     assert parse(text) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        *["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/3 + 1e-3", "sqrt(2)*x0^1.5/(x1 - 0.3)", "e^(2*x0)*max(x0, 1/2)"],
+        *["abs(x0) + sign(x1)*floor(x0)", "log10(x0)*asin(x1)", "sigmoid(x0)*acosh(x1)", "2^x0 - erf(x1)^2"],
+    ],
+)
+def test_the_text_of_an_expression_reads_back_as_it(text: str) -> None:
+    assert parse(str(parse(text))) == parse(text)
+
+
 def test_decimals_are_exact_and_keep_all_digits_of_a_constant() -> None:
     assert parse("0.1*x0 + 0.2*x0") == parse("0.3*x0")
     assert float(sympy.N(parse("sqrt(2)*x0"), 17).args[0]) == math.sqrt(2)

@@ -1,0 +1,61 @@
+"""From a config's target and sampling to the points of one seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from kanrun.config import NamedTarget, SamplingConfig, TableTarget
+from kanrun.errors import UsageError
+from kanrun.targets.data import Dataset, Points, Scaling, Target
+from kanrun.targets.named import GIVEN_POINTS
+from kanrun.targets.registry import build_target
+from kanrun.targets.sampling import check_sampling, draw, generator, split_order, validation_count, with_noise
+from kanrun.targets.table_dataset import table_dataset
+
+
+def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
+    """The points of one seed for a target of config.py.
+
+    Functions: uniform random training and test points, each from its own stream; noise (relative to the
+    standard deviation of each output over the training points) on training and validation points, never on
+    the test's. Tables: a seeded split of the rows. Points known by name: all of them, and no test. A share of
+    the training points becomes the validation points, none of fewer than 20. Raises UsageError.
+    """
+    check_sampling(sampling)
+    if isinstance(target, TableTarget):
+        return table_dataset(target, sampling, seed)
+    built = build_target(target)
+    if isinstance(target, NamedTarget) and target.name in GIVEN_POINTS:
+        points = GIVEN_POINTS[target.name]
+        note = f"{target.name} is {len(points)} given points without a truth between them, so nothing is tested"
+        return _dataset(built, points, None, sampling, seed, (note,))
+    if sampling.train is None or sampling.test is None:
+        raise UsageError("sampling.train and sampling.test must be numbers; null is for tables")
+    drawn = draw(built, sampling.train, generator(seed, "train"), "sampling.train")
+    test = draw(built, sampling.test, generator(seed, "test"), "sampling.test") if sampling.test else None
+    return _dataset(built, drawn, test, sampling, seed)
+
+
+def _dataset(
+    target: Target,
+    drawn: Points,
+    test: Points | None,
+    sampling: SamplingConfig,
+    seed: int,
+    notes: tuple[str, ...] = (),
+) -> Dataset:
+    """Noise and the validation split, which functions and given points share."""
+    noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
+    order = split_order(len(noisy), generator(seed, "validation"))
+    kept = len(noisy) - validation_count(len(noisy), sampling.validation)
+    return Dataset(
+        target=target,
+        train=noisy.take(np.sort(order[:kept])),
+        validation=noisy.take(np.sort(order[kept:])) if kept < len(noisy) else None,
+        test=test,
+        input_scaling=Scaling.identity(len(target.inputs)),
+        output_scaling=Scaling.identity(len(target.outputs)),
+        notes=notes,
+    )

@@ -1,0 +1,131 @@
+"""Domains: boxes [lower, upper] per variable, and the check that a function is finite all over its box."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import sympy
+
+from kanrun.errors import UsageError
+from kanrun.formulas import constant, to_numpy
+from kanrun.targets.data import Array, Target
+
+_RANDOM_POINTS = 4000
+_LINE_POINTS = 201  # along each of the first axes, through the centre
+_LINES = 20
+_CORNERS_UP_TO = 10  # dimensions
+_POLE = 1e6  # times the median: larger values beside the zero of a denominator are a pole
+
+FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]"
+
+
+def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
+    """The box (dimension, 2) that a config writes.
+
+    `value` is one pair for each variable, or one pair of numbers for all of them; numbers may be text such as
+    "0.4*pi". None takes `default` (itself None: [-1, 1]). Raises UsageError for other shapes, other numbers of
+    variables, and lower >= upper.
+    """
+    if value is None:
+        value = [-1, 1] if default is None else default
+    if not _is_list(value):
+        raise UsageError(f"target.domain={value!r} is not a list of pairs; {FORM}")
+    pairs = list(value)
+    if len(pairs) == 2 and not any(_is_list(end) for end in pairs):
+        pairs = [pairs] * dimension
+    if len(pairs) != dimension:
+        raise UsageError(
+            f"target.domain has {len(pairs)} pair{'s' * (len(pairs) != 1)}, "
+            f"but the target has {dimension} variable{'s' * (dimension != 1)}; {FORM}"
+        )
+    return np.array([_pair(pair, i) for i, pair in enumerate(pairs)], dtype=np.float64)
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence | np.ndarray) and not isinstance(value, str | bytes)
+
+
+def _pair(pair: Any, index: int) -> tuple[float, float]:
+    if not _is_list(pair) or len(pair) != 2:
+        raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {FORM}")
+    try:
+        lower, upper = constant(pair[0]), constant(pair[1])
+    except UsageError as error:
+        raise UsageError(f"target.domain of x{index}: {error}") from None
+    if not lower < upper:
+        raise UsageError(f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper")
+    if not np.isfinite(upper - lower):
+        raise UsageError(f"target.domain of x{index} is too wide for float64")
+    return lower, upper
+
+
+def check_finite(target: Target) -> Target:
+    """`target`, when its function is finite (and real) at points all over its domain, corners included.
+
+    Raises UsageError with the first point where it is not and their number. Where a denominator of its
+    expression changes sign between two points, the zero is sought and the function looked at there.
+    """
+    if target.function is None:
+        return target
+    points = _probes(target.domain)
+    values = target.function(points)
+    bad = ~np.isfinite(values).all(axis=1)
+    if bad.any():
+        raise UsageError(
+            f"{target.name} is not finite at {_shown(points[bad.argmax()])} "
+            f"and {_count(int(bad.sum()) - 1)} of the {len(points)} points tried; change target.domain"
+        )
+    for zero in _zeros_of_denominators(target, points):
+        beside = np.abs(target.function(zero))  # nan where a zero is divided by zero, which may be no pole
+        if np.nanmax(beside, initial=0.0) > _POLE * np.median(np.abs(values)):
+            raise UsageError(
+                f"{target.name} is not finite near {_shown(zero[0])}, where it divides by zero; change target.domain"
+            )
+    return target
+
+
+def _count(others: int) -> str:
+    return f"at {others} more" if others else "at no other"
+
+
+def _shown(point: Array) -> str:
+    shown = [f"x{i}={value:.6g}" for i, value in enumerate(point)]
+    return ", ".join(shown if len(shown) <= 8 else [*shown[:8], "..."])
+
+
+def _probes(domain: Array) -> Array:
+    """Points (n, d) of the box: random ones, the corners, and lines along the axes through the centre."""
+    lower, upper = domain.T
+    dimension, centre = len(domain), domain.mean(axis=1)
+    ends = itertools.product(*domain) if dimension <= _CORNERS_UP_TO else (lower, upper)
+    lines = np.tile(centre, (min(dimension, _LINES), _LINE_POINTS, 1))
+    for i, line in enumerate(lines):
+        line[:, i] = np.linspace(lower[i], upper[i], _LINE_POINTS)
+    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM_POINTS, dimension))
+    return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
+
+
+def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
+    """For each denominator that has both signs among `points`: two neighbours (2, d) of a zero of it."""
+    if target.expression is None:
+        return
+    denominators = {power.base for power in target.expression.atoms(sympy.Pow) if power.exp.is_negative}
+    denominators |= {sympy.cos(tangent.args[0]) for tangent in target.expression.atoms(sympy.tan)}
+    for denominator in sorted(denominators, key=str):
+        value = to_numpy(denominator, target.inputs)
+        signs = np.sign(value(points))
+        if (signs > 0).any() and (signs < 0).any():
+            yield _bisect(value, points[signs.argmax()], points[signs.argmin()])
+
+
+def _bisect(value: Callable[[Array], Array], above: Array, below: Array) -> Array:
+    for _ in range(60):
+        middle = (above + below) / 2
+        if value(middle[None])[0] > 0:
+            above = middle
+        else:
+            below = middle
+    return np.stack([above, below])

@@ -1,0 +1,157 @@
+"""A table as a target and a dataset: which columns, the seeded split, the classes and the standardisation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanrun.config import SamplingConfig, TableTarget
+from kanrun.errors import UsageError
+from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
+from kanrun.targets.near import near
+from kanrun.targets.sampling import check_sampling, generator, split_order, validation_count, with_noise
+from kanrun.targets.table_columns import read_columns
+from kanrun.targets.table_file import check_path
+
+TASKS = ("regression", "classification")
+TEST_SHARE = 0.2  # of a table, where the config gives no numbers
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """The chosen columns of all rows; `labels` is the class index of each row, for classification."""
+
+    name: str
+    points: Points
+    classes: tuple[str, ...] | None
+    labels: NDArray[np.intp] | None
+
+
+def build_table(config: TableTarget) -> Target:
+    """The table's columns as a target without a function; its domain is the range of all rows."""
+    table = _read(config)
+    return _target(config, table, table.points.x)
+
+
+def table_dataset(config: TableTarget, sampling: SamplingConfig, seed: int) -> Dataset:
+    """The rows split by `seed` into training, validation and test rows, standardised by the training rows.
+
+    The target's domain is the range of the training inputs; a constant column has lower = upper there. Raises
+    UsageError for a table that is not fit or has too few rows.
+    """
+    check_sampling(sampling)
+    table = _read(config)
+    if table.classes is not None and sampling.noise:
+        raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0")
+    count, test_count = _counts(len(table.points), sampling, table.name)
+    order = split_order(len(table.points), generator(seed, "rows"), table.labels)
+    chosen, test_rows = order[:count], np.sort(order[count : count + test_count])
+    within = split_order(count, generator(seed, "validation"), None if table.labels is None else table.labels[chosen])
+    kept = count - validation_count(count, sampling.validation)
+    drawn = with_noise(table.points.take(chosen), sampling.noise, generator(seed, "noise"))
+    train, validation = drawn.take(np.sort(within[:kept])), drawn.take(np.sort(within[kept:]))
+    input_scaling, output_scaling = _scaling(train.x, table.name), _scaling(train.y, table.name)
+    return Dataset(
+        target=_target(config, table, train.x),
+        train=train,
+        validation=validation if len(validation) else None,
+        test=table.points.take(test_rows) if test_count else None,
+        input_scaling=input_scaling,
+        output_scaling=output_scaling if table.classes is None else Scaling.identity(1),
+        task=config.task,
+        classes=table.classes,
+        notes=tuple(_notes(config, table, train)),
+    )
+
+
+def _read(config: TableTarget) -> _Table:
+    """The columns of the config, checked."""
+    if config.task not in TASKS:
+        raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}")
+    for key, names in (("inputs", config.inputs), ("outputs", config.outputs)):
+        if not names or isinstance(names, str):
+            raise UsageError(f"target.{key} must list at least one column, such as target.{key}=[a,b]")
+        if twice := sorted({name for name in names if list(names).count(name) > 1}):
+            raise UsageError(f"target.{key} lists the column {twice[0]!r} twice")
+    if both := [name for name in config.inputs if name in config.outputs]:
+        raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs")
+    file = check_path(config.path)
+    if config.task == "regression":
+        values = read_columns(file, [*config.inputs, *config.outputs]).numbers
+        split = len(config.inputs)
+        return _Table(file.name, Points(values[:, :split], values[:, split:]), None, None)
+    if len(config.outputs) != 1:
+        raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}")
+    columns = read_columns(file, config.inputs, config.outputs)
+    classes, labels = _classes(columns.labels[0], config.outputs[0])
+    points = Points(columns.numbers, labels[:, None].astype(np.float64))
+    return _Table(file.name, points, classes, labels)
+
+
+def _classes(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """The sorted classes (by number where all are whole numbers) and the index of each row's."""
+    try:
+        numbers = {text: float(text) for text in set(texts)}
+    except ValueError:
+        names = sorted(set(texts))
+        key = {name: name for name in names}
+    else:
+        if fractional := [text for text, number in numbers.items() if not number.is_integer()]:
+            raise UsageError(
+                f"column {column!r} holds {fractional[0]}, which is no class; "
+                "labels are text or whole numbers (numbers of any kind: target.task=regression)"
+            )
+        names = [str(number) for number in sorted({int(number) for number in numbers.values()})]
+        key = {text: str(int(number)) for text, number in numbers.items()}
+    if len(names) < 2:
+        raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed")
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
+
+
+def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:
+    """How many rows to train on (validation included) and to test on."""
+    train, test = sampling.train, sampling.test
+    if test is None:
+        test = round(TEST_SHARE * rows) if train is None else max(rows - train, 0)
+    if train is None:
+        train = max(rows - test, 1)
+    if train + test > rows:
+        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} has {rows} rows")
+    return train, test
+
+
+def _scaling(values: Array, name: str) -> Scaling:
+    """By mean and standard deviation; a column that is constant (to rounding) is only shifted."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = values.mean(axis=0), values.std(axis=0)
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise UsageError(f"{name} has values too large for float64 to average; rescale such columns")
+    return Scaling(mean, np.where(_constant(values), 1.0, deviation))
+
+
+def _constant(values: Array) -> NDArray[np.bool_]:
+    spread = values.max(axis=0) - values.min(axis=0)
+    return np.asarray(spread <= 1e-13 * np.abs(values).max(axis=0))
+
+
+def _target(config: TableTarget, table: _Table, x: Array) -> Target:
+    domain = np.stack([x.min(axis=0), x.max(axis=0)], axis=1)
+    return Target(table.name, tuple(config.inputs), tuple(config.outputs), domain, None, None)
+
+
+def _notes(config: TableTarget, table: _Table, train: Points) -> list[str]:
+    names, values = list(config.inputs), train.x
+    if table.classes is None:
+        names, values = [*names, *config.outputs], np.concatenate([train.x, train.y], axis=1)
+    notes = [
+        f"column {name!r} of {table.name} is constant ({value:g}) in the training rows"
+        for name, constant, value in zip(names, _constant(values), values[0], strict=True)
+        if constant
+    ]
+    for i, name in enumerate(table.classes or ()):
+        if not (train.y[:, 0] == i).any():
+            notes.append(f"class {name!r} of {table.name} is in no training row, so it cannot be learned")
+    return notes

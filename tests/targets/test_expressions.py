@@ -1,0 +1,121 @@
+"""The user's formula: its inputs, its domain, and where it is not finite."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from kanrun.config import ExpressionTarget
+from kanrun.errors import UsageError
+from kanrun.targets import Target, build_target
+
+
+def build(formula: str, domain: Any = None) -> Target:
+    return build_target(ExpressionTarget(formula=formula, domain=domain))
+
+
+def test_a_formula_with_its_domain() -> None:
+    target = build("exp(-x0)*sin(3*x1)", [[-1, 1], [0, 2]])
+    assert target.inputs == ("x0", "x1")
+    assert target.name == "exp(-x0)*sin(3*x1)"
+    np.testing.assert_array_equal(target.domain, [[-1, 1], [0, 2]])
+    assert target.function is not None
+    x = np.array([[0.5, 1.0], [0.1, 0.2]])
+    np.testing.assert_allclose(target.function(x), (np.exp(-x[:, 0]) * np.sin(3 * x[:, 1]))[:, None], rtol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("formula", "domain", "expected"),
+    [
+        ("x0*x1", None, [[-1, 1], [-1, 1]]),
+        ("x0*x1", [0, "pi/2"], [[0, np.pi / 2], [0, np.pi / 2]]),
+        ("x0", [[0, 1]], [[0, 1]]),
+        ("x0", [0, 1], [[0, 1]]),
+        ("x2", ((0, 1), (0, 2), (0, 3)), [[0, 1], [0, 2], [0, 3]]),
+        ("x0", OmegaConf.create([["-0.5*pi", 1e3]]), [[-np.pi / 2, 1000]]),
+        ("x0", np.array([[0.0, 2.0]]), [[0, 2]]),
+    ],
+)
+def test_ways_to_write_a_domain(formula: str, domain: Any, expected: list[list[float]]) -> None:
+    np.testing.assert_allclose(build(formula, domain).domain, expected)
+
+
+def test_an_input_that_cancels_is_still_an_input() -> None:
+    target = build("1.5*x0 + 2*cos(3*x1 - 1) + 0*x2")
+    assert target.inputs == ("x0", "x1", "x2")
+    assert target.function is not None
+    assert target.function(np.zeros((4, 3))).shape == (4, 1)
+
+
+@pytest.mark.parametrize(
+    ("formula", "domain", "sentence"),
+    [
+        ("x0", [[1, -1]], "target.domain of x0 is [1, -1], but lower must be below upper"),
+        ("x0*x1", [[0, 1], [2, 2]], "target.domain of x1 is [2, 2], but lower must be below upper"),
+        ("x0*x1", [[0, 1]], "target.domain has 1 pair, but the target has 2 variables; write one [lower, upper]"),
+        ("x0", [[0, 1], [0, 1]], "target.domain has 2 pairs, but the target has 1 variable;"),
+        ("x0", [], "target.domain has 0 pairs"),
+        ("x0", 3, "target.domain=3 is not a list of pairs"),
+        ("x0", "[[0,1]]", "is not a list of pairs"),
+        ("x0", {"x0": [0, 1]}, "is not a list of pairs"),
+        ("x0", [[0, 1, 2]], "target.domain of x0 is [0, 1, 2], not a pair"),
+        ("x0 + x1", [[0, 1], 1], "target.domain of x1 is 1, not a pair"),
+        ("x0", [["a", 1]], "target.domain of x0: number 'a': unknown name 'a'"),
+        ("x0", [[0, None]], "target.domain of x0: None is not a number"),
+        ("x0", [[0, float("inf")]], "target.domain of x0: inf is not a finite number"),
+        ("x0", [["x0", 1]], "unknown name 'x0'; only numbers"),
+        ("x0", [[-1e308, 1e308]], "target.domain of x0 is too wide for float64"),
+        ("foo(x0)", None, "formula 'foo(x0)': unknown function 'foo'"),
+        ("3", None, "formula '3' does not depend on any variable"),
+        ("10**10**10", None, "absurd size"),
+    ],
+)
+def test_bad_formulas_and_domains(formula: str, domain: Any, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(formula, domain)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "domain", "sentence"),
+    [
+        ("1/x0", None, "1/x0 is not finite at x0=0 and at no other of the 4203 points tried; change target.domain"),
+        ("log(x0)", [[0, 1]], "log(x0) is not finite at x0=0 and at 1 more of the 4203 points tried"),
+        ("sqrt(x0)", None, "sqrt(x0) is not finite at x0=-1 and at 2"),
+        ("x0*log(x1)", None, "is not finite at x0=-1, x1=0"),
+        ("x0^0.5", None, "is not finite at x0=-1"),
+        ("acos(x0)", [[-1, 1.01]], "is not finite at x0=1.01"),
+        ("exp(x0)", [[0, 1000]], "is not finite at x0=710"),
+        ("1/(x0*x1)", [[0, 1], [0, 1]], "is not finite at x0=0, x1=0.5"),
+        ("1/(x0 - 0.3)", None, "1/(x0 - 0.3) is not finite near x0=0.3, where it divides by zero"),
+        ("x0/(x0 - 0.3)^2", None, "is not finite near x0=0.3"),
+        ("1/(x0*x1 - 0.77)", None, "where it divides by zero"),
+        ("tan(x0)", [[-1, 2]], "tan(x0) is not finite near x0=1.5708"),
+        ("+".join(f"log(x{i})" for i in range(12)), None, "is not finite at x0=-1, x1=0, x2=0, x3=0, x4=0, x5=0"),
+    ],
+)
+def test_where_a_formula_is_not_finite(formula: str, domain: Any, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build(formula, domain)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("formula", "domain"),
+    [
+        ("1/(x0 - 0.3)", [[0.31, 1]]),
+        ("exp(-1/(x0 - 0.3)^2)", None),  # finite beside the zero it divides by
+        ("sin(x0 - 0.3)/(x0 - 0.3)", None),
+        ("sqrt(1 - x0^2)", None),
+        ("acos(x0/pi)", [["-pi", "pi"]]),
+        ("1/(x0^2 + x1^2)", [[0.1, 1], [-1, 1]]),
+        ("tan(x0)", None),
+        ("sign(x0)*floor(3*x1)", None),
+        ("x0^(1/3)", [[0, 1]]),
+    ],
+)
+def test_what_is_finite_passes(formula: str, domain: Any) -> None:
+    build(formula, domain)

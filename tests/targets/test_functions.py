@@ -1,0 +1,219 @@
+"""Named functions, peaks, special functions and Feynman formulas against independent evaluations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy import special
+
+from kanrun.config import FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
+from kanrun.errors import UsageError
+from kanrun.formulas import to_numpy
+from kanrun.targets import BUILDERS, NAMED, SPECIAL, Target, build_target, feynman_formulas
+
+Array = NDArray[np.float64]
+pi, exp, sin, cos, sqrt, log, arcsin = np.pi, np.exp, np.sin, np.cos, np.sqrt, np.log, np.arcsin
+
+
+def points_of(target: Target, count: int = 2000) -> Array:
+    lower, upper = target.domain.T
+    return np.random.default_rng(5).uniform(lower, upper, (count, len(target.domain)))
+
+
+TRUTH: dict[str, Callable[[Array], Array]] = {
+    "exp_sin_square": lambda x: exp(sin(pi * x[:, 0]) + x[:, 1] ** 2),
+    "bessel_j0": lambda x: special.jv(0, 20 * x[:, 0]),
+    "product": lambda x: x[:, 0] * x[:, 1],
+    "mean_sin_square_100d": lambda x: exp((sin(pi * x / 2) ** 2).mean(axis=1)),
+    "nested_4d": lambda x: exp(
+        (sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2
+    ),
+    "runge": lambda x: 1 / (1 + 25 * x[:, 0] ** 2),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_named_functions(name: str) -> None:
+    target = build_target(NamedTarget(name=name))
+    dimension = {"mean_sin_square_100d": 100, "nested_4d": 4, "bessel_j0": 1, "runge": 1}.get(name, 2)
+    assert target.name == name
+    assert target.inputs == tuple(f"x{i}" for i in range(dimension))
+    assert target.outputs == ("y",)
+    np.testing.assert_array_equal(target.domain, [[-1, 1]] * dimension)
+    assert target.function is not None
+    x = points_of(target)
+    np.testing.assert_allclose(target.function(x), TRUTH[name](x)[:, None], rtol=1e-14, atol=2e-15)
+    assert target.expression is not None
+    np.testing.assert_array_equal(to_numpy(target.expression, target.inputs)(x), target.function(x)[:, 0])
+    assert NAMED[name].description
+    assert NAMED[name].source
+
+
+def test_lecture_points_have_no_function() -> None:
+    target = build_target(NamedTarget(name="lecture_points"))
+    assert target.function is None
+    assert target.expression is None
+    np.testing.assert_array_equal(target.domain, [[0, 5]])
+
+
+def test_domain_overrides_its_own() -> None:
+    target = build_target(NamedTarget(name="product", domain=[[0, 2], ["-pi", "0.4*pi"]]))
+    np.testing.assert_allclose(target.domain, [[0, 2], [-pi, 0.4 * pi]])
+
+
+@pytest.mark.parametrize("dimension", [1, 2])
+def test_gaussian_peaks(dimension: int) -> None:
+    config = GaussianPeaksTarget(centres=[-0.5, 0.25], sharpness=40.0, dimension=dimension)
+    target = build_target(config)
+    x = points_of(target)
+    truth = sum(exp(-40 * ((x - c) ** 2).sum(axis=1)) for c in (-0.5, 0.25))
+    assert target.function is not None
+    np.testing.assert_allclose(target.function(x)[:, 0], truth, rtol=1e-13)
+    np.testing.assert_array_equal(target.domain, [[-1, 1]] * dimension)
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        (NamedTarget(name="rung"), "target.name='rung' is unknown; did you mean runge?; known are exp_sin_square"),
+        (NamedTarget(), "target.name='???' is unknown"),
+        (GaussianPeaksTarget(centres=[]), "target.centres=[] has no peaks; give at least one centre"),
+        (GaussianPeaksTarget(centres=[float("nan")]), "nan is not a finite number"),
+        (GaussianPeaksTarget(sharpness=0.0), "target.sharpness=0 must be above 0"),
+        (GaussianPeaksTarget(dimension=0), "target.dimension=0 must be from 1 to 10"),
+        (SpecialTarget(name="elipj"), "is not one of the special functions; did you mean ellipj"),
+        (SpecialTarget(name="j"), "known are ellipj, ellipkinc"),
+        (FeynmanTarget(id="I.6.3"), "target.id='I.6.3' is not one of the 27 formulas; did you mean I.6.2"),
+        (FeynmanTarget(id="i.6.2"), "did you mean I.6.2"),
+        (SpecialTarget(name="ellipkinc", domain=[[0, 2], [0, 2]]), "ellipkinc is not finite at x0="),
+        (SpecialTarget(name="jv", domain=[[0, 1]]), "target.domain has 1 pair, but the target has 2 variables"),
+        (FeynmanTarget(id="I.44.4", domain=[[0, 1], [-1, 1]]), "I.44.4 is not finite at x0="),
+        (NamedTarget(kind="nmed"), "target.kind='nmed' is unknown; did you mean named"),
+        (None, "target.kind=None is unknown"),
+    ],
+)
+def test_refusals(config: object, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        build_target(config)
+    assert sentence in str(caught.value)
+
+
+def test_every_kind_has_a_builder() -> None:
+    assert set(BUILDERS) == {"named", "gaussian_peaks", "expression", "special", "feynman", "table"}
+
+
+def test_all_the_special_functions_are_there() -> None:
+    names = "ellipj ellipkinc ellipeinc jv yv kv iv lpmv_0 lpmv_1 lpmv_2"
+    harmonics = "sph_harm_0_1 sph_harm_1_1 sph_harm_0_2 sph_harm_1_2 sph_harm_2_2"
+    assert set(SPECIAL) == {*names.split(), *harmonics.split()}
+
+
+@pytest.mark.parametrize("name", SPECIAL)
+def test_special_functions_are_finite_and_not_dull(name: str) -> None:
+    target = build_target(SpecialTarget(name=name))
+    assert target.expression is None
+    assert target.function is not None
+    lower, upper = target.domain.T
+    grid = np.stack(np.meshgrid(*np.linspace(lower, upper, 301).T), -1).reshape(-1, 2)
+    for x in (grid, points_of(target, 20_000)):
+        y = target.function(x)
+        assert y.shape == (len(x), 1)
+        assert np.isfinite(y).all()
+        assert 0.05 < y.std() < 20
+
+
+@pytest.mark.parametrize(
+    ("name", "x", "value"),
+    [
+        ("ellipj", (0.7, 0.0), math.sin(0.7)),
+        ("ellipj", (0.7, 1.0), math.tanh(0.7)),
+        ("ellipkinc", (0.7, 0.0), 0.7),
+        ("ellipkinc", (0.5, 1.0), math.atanh(math.sin(0.5))),
+        ("ellipeinc", (0.7, 0.0), 0.7),
+        ("ellipeinc", (0.5, 1.0), math.sin(0.5)),
+        ("jv", (0.5, 2.0), math.sqrt(2 / (math.pi * 2)) * math.sin(2)),
+        ("yv", (0.5, 2.0), -math.sqrt(2 / (math.pi * 2)) * math.cos(2)),
+        ("kv", (0.5, 2.0), math.sqrt(math.pi / 4) * math.exp(-2)),
+        ("iv", (0.5, 2.0), math.sqrt(2 / (math.pi * 2)) * math.sinh(2)),
+        ("lpmv_0", (2.0, 0.3), (3 * 0.09 - 1) / 2),
+        ("lpmv_1", (1.0, 0.3), -math.sqrt(1 - 0.09)),
+        ("lpmv_2", (2.0, 0.3), 3 * (1 - 0.09)),
+    ],
+)
+def test_special_functions_take_arguments_in_scipys_order(name: str, x: tuple[float, float], value: float) -> None:
+    assert SPECIAL[name].value(np.array([x[0]]), np.array([x[1]]))[0] == pytest.approx(value, rel=1e-12)
+
+
+HARMONICS: dict[str, Callable[[Array, Array], Array]] = {  # explicit, with the Condon-Shortley phase
+    "sph_harm_0_1": lambda azimuth, polar: sqrt(3 / (4 * pi)) * cos(polar),
+    "sph_harm_1_1": lambda azimuth, polar: -sqrt(3 / (8 * pi)) * sin(polar) * cos(azimuth),
+    "sph_harm_0_2": lambda azimuth, polar: sqrt(5 / (16 * pi)) * (3 * cos(polar) ** 2 - 1),
+    "sph_harm_1_2": lambda azimuth, polar: -sqrt(15 / (8 * pi)) * sin(polar) * cos(polar) * cos(azimuth),
+    "sph_harm_2_2": lambda azimuth, polar: sqrt(15 / (32 * pi)) * sin(polar) ** 2 * cos(2 * azimuth),
+}
+
+
+@pytest.mark.parametrize("name", HARMONICS)
+def test_spherical_harmonics_have_x0_azimuth_and_x1_polar(name: str) -> None:
+    target = build_target(SpecialTarget(name=name))
+    x = points_of(target)
+    assert target.function is not None
+    np.testing.assert_allclose(target.function(x)[:, 0], HARMONICS[name](x[:, 0], x[:, 1]), atol=1e-14)
+    np.testing.assert_allclose(target.domain, [[-pi, pi], [0, pi]])
+
+
+Columns = Callable[..., Array]
+FEYNMAN: dict[str, Columns] = {
+    "I.6.2": lambda a, b: exp(-((a / b) ** 2) / 2) / (b * sqrt(2 * pi)),
+    "I.6.2b": lambda a, b, c: exp(-(((a - b) / c) ** 2) / 2) / (c * sqrt(2 * pi)),
+    "I.9.18": lambda a, b, c, d, e, f: a / ((b - 1) ** 2 + (c - d) ** 2 + (e - f) ** 2),
+    "I.12.11": lambda a, b: 1 + a * sin(b),
+    "I.13.12": lambda a, b: a / b - a,
+    "I.15.3x": lambda a, b: (1 - a) / sqrt((1 - b) * (1 + b)),
+    "I.16.6": lambda a, b: (a + b) / (1 + a * b),
+    "I.18.4": lambda a, b: (1 + a * b) / (1 + a),
+    "I.26.2": lambda a, b: arcsin(a * sin(b)),
+    "I.27.6": lambda a, b: 1 / (1 + a * b),
+    "I.29.16": lambda a, b, c: sqrt((1 - a * cos(b - c)) ** 2 + (a * sin(b - c)) ** 2),
+    "I.30.3": lambda a, b: (1 - cos(a * b)) / (1 - cos(b)),
+    "I.30.5": lambda a, b: arcsin(a / b),
+    "I.37.4": lambda a, b: 1 + a + 2 * sqrt(a) * cos(b),
+    "I.40.1": lambda a, b: a / exp(b),
+    "I.44.4": lambda a, b: a * log(b),
+    "I.50.26": lambda a, b: cos(a) * (1 + b * cos(a)),
+    "II.2.42": lambda a, b: a * b - b,
+    "II.6.15a": lambda a, b, c: c * np.hypot(a, b) / (4 * pi),
+    "II.11.7": lambda a, b, c: a + a * b * cos(c),
+    "II.11.27": lambda a, b: 3 * a * b / (3 - a * b),
+    "II.35.18": lambda a, b: a / (2 * np.cosh(b)),
+    "II.36.38": lambda a, b, c: a + b * c,
+    "II.38.3": lambda a, b: a / b,
+    "III.9.52": lambda a, b, c: a * np.sinc((b - c) / (2 * pi)) ** 2,
+    "III.10.19": lambda a, b: sqrt(np.hypot(a, b) ** 2 + 1),
+    "III.17.37": lambda a, b, c: a * (1 + b * cos(c)),
+}
+
+
+def test_all_27_feynman_formulas_are_there() -> None:
+    assert set(feynman_formulas()) == set(FEYNMAN)
+    assert len(FEYNMAN) == 27
+
+
+@pytest.mark.parametrize("equation", FEYNMAN)
+def test_feynman_formulas(equation: str) -> None:
+    target = build_target(FeynmanTarget(id=equation))
+    entry = feynman_formulas()[equation]
+    assert len(entry.variables) == len(entry.domain) == len(target.inputs)
+    assert target.function is not None
+    x = points_of(target)
+    y = target.function(x)[:, 0]
+    assert np.isfinite(y).all()
+    np.testing.assert_allclose(y, FEYNMAN[equation](*x.T), rtol=1e-11, atol=1e-13)
+
+
+def test_feynman_domains_may_have_pi() -> None:
+    np.testing.assert_allclose(build_target(FeynmanTarget(id="I.30.3")).domain, [[0, 4], [0.4 * pi, 1.6 * pi]])

@@ -1,0 +1,196 @@
+"""Points of functions: independent streams, noise, validation, and the refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
+from kanrun.errors import UsageError
+from kanrun.targets import Dataset, Points, Scaling, generator, make_dataset
+from kanrun.targets.sampling import split_order
+
+TARGET = NamedTarget(name="exp_sin_square")
+
+
+def dataset(seed: int = 0, target: object = TARGET, **sampling: object) -> Dataset:
+    return make_dataset(target, dataclasses.replace(SamplingConfig(), **sampling), seed)
+
+
+def all_training(data: Dataset) -> np.ndarray:
+    """Training and validation inputs, sorted."""
+    parts = [data.train.x] + ([data.validation.x] if data.validation else [])
+    joined = np.concatenate(parts)
+    return joined[np.lexsort(joined.T)]
+
+
+def test_counts_shapes_and_truth() -> None:
+    data = dataset(train=1000, test=300, validation=0.2)
+    assert data.validation is not None
+    assert data.test is not None
+    assert (len(data.train), len(data.validation), len(data.test)) == (800, 200, 300)
+    assert data.target.function is not None
+    for points in (data.train, data.validation, data.test):
+        np.testing.assert_array_equal(points.y, data.target.function(points.x))
+        assert points.x.dtype == points.y.dtype == np.float64
+        assert (np.abs(points.x) <= 1).all()
+    assert data.task == "regression"
+    assert data.classes is None
+    assert data.notes == ()
+
+
+def test_points_are_uniform_in_the_domain() -> None:
+    data = dataset(target=ExpressionTarget(formula="x0+x1", domain=[[2, 6], [-1, 0]]), train=20000)
+    x = all_training(data)
+    np.testing.assert_allclose(x.mean(axis=0), [4, -0.5], atol=0.05)
+    np.testing.assert_allclose(x.var(axis=0), [16 / 12, 1 / 12], rtol=0.03)
+    assert x[:, 0].min() >= 2
+    assert x[:, 0].max() <= 6
+
+
+def test_scalings_of_a_function_are_the_identity() -> None:
+    data = dataset()
+    np.testing.assert_array_equal(data.input_scaling.apply(data.train.x), data.train.x)
+    np.testing.assert_array_equal(data.output_scaling.invert(data.train.y), data.train.y)
+
+
+def test_the_same_seed_gives_the_same_points_and_others_differ() -> None:
+    first, again, other = dataset(3, noise=0.1), dataset(3, noise=0.1), dataset(4, noise=0.1)
+    np.testing.assert_array_equal(first.train.x, again.train.x)
+    np.testing.assert_array_equal(first.train.y, again.train.y)
+    assert not np.isin(first.train.x, other.train.x).any()
+
+
+def test_these_points_stay_what_they_are() -> None:
+    """A run can be repeated years later: the streams do not change under a seed."""
+    first = {
+        "train": [0.9429375528828794, 0.3163371523854981],
+        "test": [0.6771968569751019, 0.2429867485428212],
+        "noise": [0.8382711479571602, 0.08372444856512495],
+        "validation": [0.3644334333698406, 0.5113367953594365],
+        "rows": [0.6529725757834846, 0.32395866639788673],
+    }
+    for purpose, expected in first.items():
+        np.testing.assert_allclose(generator(0, purpose).random(2), expected, rtol=1e-15)
+
+
+def test_streams_do_not_disturb_each_other() -> None:
+    base = dataset(train=100, test=50)
+    more_test = dataset(train=100, test=80, noise=0.5, validation=0.4)
+    np.testing.assert_array_equal(all_training(base), all_training(more_test))
+    assert base.test is not None
+    assert more_test.test is not None
+    np.testing.assert_array_equal(base.test.x, more_test.test.x[:50])
+    more_train = dataset(train=200, test=50)
+    assert np.isin(all_training(base), all_training(more_train)).all()
+    assert more_train.test is not None
+    np.testing.assert_array_equal(more_train.test.x, base.test.x)
+    assert not np.isin(base.test.x, all_training(base)).any()
+
+
+def test_noise_is_relative_and_never_on_the_test() -> None:
+    noisy, clean = dataset(train=20000, noise=0.3), dataset(train=20000)
+    np.testing.assert_array_equal(noisy.train.x, clean.train.x)
+    error = noisy.train.y - clean.train.y
+    assert error.std() == pytest.approx(0.3 * clean.train.y.std(), rel=0.03)
+    assert abs(error.mean()) < 0.02
+    assert noisy.validation is not None
+    assert clean.validation is not None
+    assert (noisy.validation.y != clean.validation.y).all()
+    assert noisy.test is not None
+    assert clean.test is not None
+    np.testing.assert_array_equal(noisy.test.y, clean.test.y)
+
+
+@pytest.mark.parametrize(
+    ("train", "share", "expected"), [(19, 0.2, 0), (20, 0.2, 4), (20, 0.01, 0), (1000, 0.0, 0), (33, 0.5, 16)]
+)
+def test_validation_share(train: int, share: float, expected: int) -> None:
+    data = dataset(train=train, validation=share)
+    assert (len(data.validation) if data.validation else 0) == expected
+    assert len(data.train) == train - expected
+    assert (data.validation is None) == (expected == 0)
+
+
+def test_no_test_points() -> None:
+    assert dataset(test=0).test is None
+
+
+def test_given_points() -> None:
+    data = dataset(target=NamedTarget(name="lecture_points"))
+    np.testing.assert_array_equal(data.train.x, [[0], [1], [2], [5]])
+    np.testing.assert_array_equal(data.train.y, [[5], [1], [3], [2]])
+    assert data.validation is None
+    assert data.test is None
+    assert "4 given points" in data.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sentence"),
+    [
+        ({"train": 0}, "sampling.train=0 must be at least 1"),
+        ({"train": -5}, "sampling.train=-5 must be at least 1"),
+        ({"test": -1}, "sampling.test=-1 must not be negative"),
+        ({"noise": -0.1}, "sampling.noise=-0.1 must be a finite number of at least 0"),
+        ({"noise": float("nan")}, "sampling.noise=nan must be a finite number"),
+        ({"noise": float("inf")}, "sampling.noise=inf must be a finite number"),
+        ({"validation": -0.1}, "sampling.validation=-0.1 must be a share from 0 to 0.5"),
+        ({"validation": 0.51}, "sampling.validation=0.51 must be a share from 0 to 0.5"),
+        ({"validation": float("nan")}, "sampling.validation=nan must be a share"),
+        ({"train": None}, "sampling.train and sampling.test must be numbers; null is for tables"),
+        ({"test": None}, "sampling.train and sampling.test must be numbers"),
+        ({"train": 10**12}, "sampling.train=1000000000000 points of 2 variables are more than memory"),
+        ({"test": 10**12}, "sampling.test=1000000000000 points"),
+    ],
+)
+def test_refusals(sampling: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        dataset(**sampling)
+    assert sentence in str(caught.value)
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UsageError, match="seed=-1 must not be negative"):
+        dataset(seed=-1)
+
+
+def test_points_must_match() -> None:
+    with pytest.raises(ValueError, match=r"not \(3, 1\) and \(2, 1\)"):
+        Points(np.zeros((3, 1)), np.zeros((2, 1)))
+
+
+@given(
+    st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=5),
+    st.lists(st.floats(1e-3, 1e6), min_size=5, max_size=5),
+)
+def test_scaling_goes_back(shift: list[float], scale: list[float]) -> None:
+    scaling = Scaling(np.array(shift), np.array(scale[: len(shift)]))
+    a = np.random.default_rng(0).normal(size=(4, 3, len(shift)))
+    np.testing.assert_allclose(scaling.apply(scaling.invert(a)), a, atol=1e-6)
+    np.testing.assert_allclose(scaling.invert(scaling.apply(a)), a, atol=1e-6)
+
+
+@given(st.integers(0, 200), st.integers(0, 5))
+@settings(max_examples=30)
+def test_an_order_has_every_row_once(count: int, seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(0, 4, count)
+    for order in (
+        split_order(count, generator(seed, "rows")),
+        split_order(count, generator(seed, "rows"), labels),
+    ):
+        np.testing.assert_array_equal(np.sort(order), np.arange(count))
+
+
+@given(st.lists(st.integers(1, 40), min_size=2, max_size=6), st.floats(0.5, 0.95), st.integers(0, 20))
+@settings(max_examples=60)
+def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    order = split_order(len(labels), generator(seed, "rows"), labels)
+    first = max(round(share * len(labels)), len(sizes))
+    counts = np.bincount(labels[order[:first]], minlength=len(sizes))
+    assert (counts >= 1).all()
+    assert (np.abs(counts - np.array(sizes) * first / len(labels)) <= len(sizes) / 2 + 1).all()
