@@ -24,7 +24,7 @@ Group = tuple[tuple[int, int, int], "pandas.DataFrame"]
 
 
 @styled
-def network(table: pandas.DataFrame, title: str | None = None) -> Figure:
+def network_diagram(table: pandas.DataFrame, title: str | None = None) -> Figure:
     """Return the diagram of the first seed's network, inputs below and outputs above.
 
     `table` is as for `edges`. Width and opacity of an edge grow with its score, relative to the highest of

@@ -33,15 +33,20 @@ _MOST_CLASSES = 30
 
 
 @styled
-def predictions(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+def predictions(
+    table: pandas.DataFrame, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
+) -> Figure:
     """Return the predictions of the first seed against the truth, in the form that the inputs allow.
 
     `table` has the columns seed, split (train, validation, test, grid), one per input, and for each output
     `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
     training points, two give maps of truth, prediction and error, more give a parity plot, and classes
-    (text) a confusion matrix. At most four outputs are drawn.
+    (text) a confusion matrix. At most four outputs are drawn. Names that are not given are read off the
+    columns.
     """
     table = first_seed(table)
+    inputs = inputs_of(table) if inputs is None else inputs
+    outputs = outputs_of(table) if outputs is None else outputs
     shown = list(outputs)[:_MOST_OUTPUTS]
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
@@ -57,6 +62,18 @@ def predictions(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequenc
     if remark:
         figure.suptitle(remark, fontsize=8, color=GREY)
     return figure
+
+
+def inputs_of(table: pandas.DataFrame) -> list[str]:
+    """Return the names of the input columns of a table of predictions."""
+    names = [str(name) for name in table.columns if name not in {"cell", "seed", "split"}]
+    return [name for name in names if not name.startswith(("truth:", "prediction:"))]
+
+
+def outputs_of(table: pandas.DataFrame) -> list[str]:
+    """Return the names of the outputs of a table of predictions."""
+    names = [str(name) for name in table.columns]
+    return [name.partition(":")[2] for name in names if name.startswith("prediction:")]
 
 
 def truth_of(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:

@@ -8,12 +8,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kanrun.figures.prediction import outputs_of
 from kanrun.figures.style import (
     BLACK,
     GREY,
     SPLITS,
     first_seed,
     grid_of_axes,
+    is_numeric,
     letters,
     new_figure,
     only_some,
@@ -36,8 +38,7 @@ def residuals(table: pandas.DataFrame) -> Figure:
     `table` is as for `predictions`; rows of the splits train and test count that have a truth.
     """
     table = first_seed(table)
-    names = [str(name).partition(":")[2] for name in table.columns if str(name).startswith("prediction:")]
-    outputs = [name for name in names if table[f"prediction:{name}"].dtype.kind in "fiu"]
+    outputs = [name for name in outputs_of(table) if is_numeric(table, [f"prediction:{name}"])]
     shown = outputs[:_MOST_OUTPUTS]
     figure = new_figure(2.5 * max(1, len(shown)) + 0.1)
     for (left, right), output in zip(grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False):

@@ -122,7 +122,7 @@ def test_two_inputs_without_truth_or_on_a_line() -> None:
 
 
 def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
-    figure = figures.predictions(sample.predictions(3), ["x0", "x1", "x2"], ["y"])
+    figure = figures.predictions(sample.predictions(3))  # names are read off the columns
     (axes,) = figure.axes
     train, test = (item for item in axes.collections if isinstance(item, PathCollection))
     offsets = np.asarray(test.get_offsets())
@@ -200,7 +200,7 @@ def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:
 
 def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
     table = sample.edges([2, 3, 1])
-    figure = figures.network(table, title="trained")
+    figure = figures.network_diagram(table, title="trained")
     (axes,) = figure.axes
     boxes = [item for item in axes.collections if isinstance(item, PolyCollection)]
     assert [len(item.get_paths()) for item in boxes] == [6, 6, 3, 3]
@@ -223,7 +223,7 @@ def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts() -> None:
     first = (table["layer"] == 0) & (table["out"] == 0)
     table["symbolic"] = np.where(first & (table["in"] == 0), "sin", None)
     table["pruned"] = first & (table["in"] == 1)
-    (axes,) = figures.network(table).axes
+    (axes,) = figures.network_diagram(table).axes
     assert "sin" in texts(axes)
     curves = [item for item in axes.collections if isinstance(item, LineCollection)][1]
     colours = [tuple(colour[:3]) for colour in curves.get_colors()]
@@ -235,7 +235,7 @@ def test_symbolic_edges_are_labelled_and_pruned_ones_are_ghosts() -> None:
 def test_hundreds_of_edges_take_seconds() -> None:
     table = sample.edges([20, 20, 10, 1])
     clock = time.process_time()
-    figure = figures.network(table)
+    figure = figures.network_diagram(table)
     figure.savefig(io.BytesIO(), format="svg")
     assert time.process_time() - clock < 10
     (axes,) = figure.axes
@@ -246,13 +246,13 @@ def test_hundreds_of_edges_take_seconds() -> None:
 
 @pytest.mark.parametrize("shape", [[1, 1], [100, 1, 1], [1, 30, 30]])
 def test_diagrams_of_odd_shapes(shape: list[int]) -> None:
-    stored(figures.network(sample.edges(shape)))
+    stored(figures.network_diagram(sample.edges(shape)))
 
 
 def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure() -> None:
     table = sample.edges([2, 2, 1])
     table.loc[table["out"] == 1, ["y", "score"]] = np.nan
-    stored(figures.network(table))
+    stored(figures.network_diagram(table))
     stored(figures.edges(table))
     broken = sample.predictions(2)
     broken.loc[::3, "prediction:y"] = np.nan
