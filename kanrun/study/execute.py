@@ -17,17 +17,17 @@ from kanrun.study.settings import check_settings, device_of, executor_of, thread
 
 
 def check(experiment: Experiment, cfg: ExperimentConfig) -> None:
-    """Refuse what can be refused before a run exists: common settings, cells, device, the Dask address.
+    """Refuse what can be refused before a run exists: common settings, device, cells, the Dask address.
 
     Calls `experiment.check(cfg)` where there is one. Raises UsageError; writes nothing.
     """
     check_settings(cfg)
-    tasks_of(experiment, cfg)
+    if cfg.device not in {"auto", "cpu"}:
+        device_of(cfg)
     own_check = getattr(experiment, "check", None)
     if own_check is not None:
         own_check(cfg)
-    if cfg.device not in {"auto", "cpu"}:
-        device_of(cfg)
+    tasks_of(experiment, cfg)
     executor = executor_of(cfg)
     if executor.kind == "dask":
         from kanrun.study.dask import probe
