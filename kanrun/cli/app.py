@@ -79,5 +79,6 @@ def _usage(message: str) -> str:
 def _say(sentence: str, code: int) -> int:
     if os.environ.get("KANRUN_DEBUG") == "1":
         traceback.print_exc(file=sys.stderr)
-    print(f"kanrun: {sentence}", file=sys.stderr)
+    line = " ".join(part.strip() for part in sentence.splitlines())
+    print(f"kanrun: {line}", file=sys.stderr)
     return code

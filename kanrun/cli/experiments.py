@@ -37,6 +37,26 @@ EXPERIMENTS = (
             "kanrun fit -m model.degree=2,3,4",
         ),
     ),
+    Experiment(
+        "curves",
+        "Go from data points over polynomials and Bézier curves to B-splines.",
+        (
+            "kanrun curves",
+            "kanrun curves 'parts=[planar]' target.path=points.csv control_points=12",
+            "kanrun curves 'polynomial_points=[5,10,15]' 'function.formula=abs(x0)'",
+            "kanrun curves study=multiplicity",
+        ),
+    ),
+    Experiment(
+        "extend-grid",
+        "Train along grid schedules and from scratch, and see the order of convergence.",
+        ("kanrun extend-grid", "kanrun extend-grid study=paper", "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'"),
+    ),
+    Experiment(
+        "compare-mlp",
+        "Compare KANs with MLPs of the same parameters, FLOPs or time.",
+        ("kanrun compare-mlp", "kanrun compare-mlp match=flops", "kanrun compare-mlp study=no_activation"),
+    ),
 )
 
 

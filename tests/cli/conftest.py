@@ -32,9 +32,11 @@ class Result:
 
 @dataclass
 class FakeFit:
-    """What the fake experiment was given; its behaviour follows `model.degree`: 7 fails, 8 breaks, 6 is refused."""
+    """What the fake experiment was given; `model.degree` 7 fails, 8 is a bug, 9 an interruption."""
 
     configs: list[Any] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    stop_at: int | None = None  # the seed at which it is interrupted
 
 
 @pytest.fixture
@@ -52,6 +54,9 @@ def fit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeFit:
 
     def run(cfg: Any, cell: Any, seed: int) -> Any:
         fake.configs.append(cfg)
+        fake.seeds.append(seed)
+        if seed == fake.stop_at:
+            raise KeyboardInterrupt
         print("a library prints to standard output")
         degree = getattr(cfg.model, "degree", 3)
         if degree == 7:

@@ -78,6 +78,43 @@ def test_interrupted(kanrun: Command) -> None:
     assert manifest(result.folder)["status"] == "INTERRUPTED"
 
 
+def test_resume(kanrun: Command, fit: Any) -> None:
+    fit.stop_at = 2
+    stopped = kanrun("fit", "-q", "seeds=3", "+note=kept", "target=expression", "target.formula=sqrt(x0)")
+    assert stopped.code == 130
+    fit.stop_at = None
+    result = kanrun("runs", "resume", "latest", "-q")
+    assert result.code == 0, result.err
+    assert result.folder == stopped.folder
+    assert fit.seeds == [0, 1, 2, 2]
+    assert (fit.configs[-1].note, fit.configs[-1].target) == ("kept", fit.configs[0].target)
+    assert manifest(result.folder)["status"] == "COMPLETED"
+    assert manifest(result.folder)["overrides"][0] == "seeds=3"
+    again = kanrun("runs", "resume", "fit/v0001")
+    assert (again.code, again.folder) == (0, result.folder)
+    assert "nothing left to do" in again.err
+    assert fit.seeds == [0, 1, 2, 2]
+
+
+def test_resume_from_a_broken_configuration(kanrun: Command, fit: Any) -> None:
+    fit.stop_at = 0
+    folder = kanrun("fit", "-q").folder
+    stored = folder / ".hydra" / "config.yaml"
+    whole = stored.read_text()
+    for text in (
+        whole.replace("degree: 3", "degree: x"),
+        whole.replace("kind: kan", "kind: os.system"),
+        "[1]",
+        "a: b: c",
+    ):
+        stored.write_text(text)
+        result = kanrun("runs", "resume", "latest", "-q")
+        assert result.code in (1, 2)
+        (line,) = result.err.splitlines()
+        assert "config.yaml" in line or "os.system" in line
+    assert manifest(folder)["status"] == "INTERRUPTED"
+
+
 def test_strict(kanrun: Command) -> None:
     result = kanrun("fit", "-q", "--strict")
     assert result.code == 1
