@@ -80,13 +80,32 @@ def test_info(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
-@pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
-def test_every_choice_is_typed(kanrun: Command, path: Path) -> None:
-    """Each choice composes, says in its first comment what it is, and refuses a key that it does not have."""
-    assert path.read_text().startswith("# ")
-    group = path.parent.name
-    assert kanrun("fit", "--cfg", "job", f"{group}={path.stem}").code == 0
-    assert kanrun("fit", "--cfg", "job", f"{group}={path.stem}", f"{group}.nonsense=1").code == 2
+CHOICES = [f"{group}={choice}" for group, choices in groups_of("fit") if group != "study" for choice in choices]
+
+
+@pytest.mark.parametrize("choice", CHOICES)
+def test_every_choice_is_typed(kanrun: Command, choice: str) -> None:
+    """Each choice composes, and refuses a key that it does not have."""
+    assert kanrun("fit", "--cfg", "job", choice).code == 0
+    assert kanrun("fit", "--cfg", "job", choice, f"{choice.partition('=')[0]}.nonsense=1").code == 2
+
+
+@pytest.mark.parametrize("path", sorted(CONF.rglob("*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_file_says_what_it_is(path: Path) -> None:
+    lines = [line for line in path.read_text().splitlines() if not line.startswith("# @package")]
+    assert lines[0].startswith("# ")
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("study/*/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
+def test_every_study_composes(path: Path) -> None:
+    from kanrun.launch import Request
+    from kanrun.launch.composing import compose, open_loader
+    from kanrun.launch.schemas import typed
+
+    command = path.parent.name.replace("_", "-")
+    request = Request(command, (f"study={path.parent.name}/{path.stem}",))
+    (job,) = compose(request, open_loader(request)).jobs
+    assert typed(command, job)
 
 
 def test_runs_list_and_show(kanrun: Command) -> None:
