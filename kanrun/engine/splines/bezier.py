@@ -66,8 +66,9 @@ def split(control: Float[Tensor, "points dims"], u: float) -> tuple[Tensor, Tens
 
 
 def insert_knot(curve: SplineCurve, at: float) -> SplineCurve:
-    """The same curve with one more knot, and one more control point, at `at` in the curve's domain (Boehm).
+    """The same curve on its domain with one more knot at `at`, and one more control point (Boehm).
 
+    At an end of the domain the control point that no longer reaches into it goes, with the knot furthest out.
     Raises UsageError outside the domain and where the knot has multiplicity `degree` + 1 already.
     """
     low, high = curve.domain
@@ -83,7 +84,9 @@ def insert_knot(curve: SplineCurve, at: float) -> SplineCurve:
     share = ((position - knots[moved]) / (knots[moved + k] - knots[moved]))[:, None]
     between = share * control[moved] + (1 - share) * control[moved - 1]
     new = torch.cat([control[: after - k], between, control[after - present - 1 :]])
-    return SplineCurve(new, torch.cat([knots[:after], position[None], knots[after:]]), k)
+    finer = torch.cat([knots[:after], position[None], knots[after:]])
+    first, last = (1 if at == low else 0), (-1 if at == high else None)
+    return SplineCurve(new[first:last], finer[first:last], k)
 
 
 def bezier_pieces(curve: SplineCurve) -> tuple[Tensor, Tensor]:

@@ -44,7 +44,7 @@ class Identities:
 
 
 def jumps(curve: SplineCurve, knot: float) -> list[Jump]:
-    """The jumps of the derivatives 0 ... k of `curve` at a knot inside its domain, the first dimension's sides named."""
+    """The jumps of the derivatives 0 ... k of `curve` at a knot; left and right are those of its first dimension."""
     at = curve.knots.new_tensor([knot])
     t = samples(curve)
     found = []

@@ -1,0 +1,127 @@
+"""Judging recorded tables: largest values against bounds, growth, orders of convergence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from pandas import DataFrame, Series
+
+from kanrun.runs.manifest import Claim
+
+#: Orders are fitted to splines of at least so many points (where there are two such), past the first bends ...
+FIRST_FITTED = 40
+#: ... and to errors above this, below which rounding takes over.
+ROUNDING = 1e-12
+#: How far a fitted order may stay below the theory's.
+TOLERANCE = 0.3
+
+
+def at_most(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
+    """The largest of `values` is at most `bound`; its spread is over the seeds of `table`."""
+    largest = float(values.max())
+    return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, _spread(table, values))
+
+
+def at_least(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
+    """The smallest of `values` is at least `bound`."""
+    smallest = float(values.min())
+    return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, _spread(table, values))
+
+
+def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
+    """The polynomial's error grows with the points and is largest near the ends; with Chebyshev points it falls."""
+    rising = _errors_of(errors, "polynomial")
+    falling = _errors_of(errors, "polynomial, Chebyshev points")
+    if len(rising) < 2:
+        return
+    many = ", ".join(str(points) for points in rising["points"])
+    grows = bool((np.diff(rising["max_error"]) > 0).all())
+    yield Claim(
+        f"the largest error of the polynomial through N = {many} equispaced points grows with N",
+        _listed(rising["max_error"]),
+        "each larger than the last",
+        grows,
+    )
+    yield at_least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising, rising["place"], 0.8)
+    yield Claim(
+        f"through N = {many} Chebyshev points it falls with N",
+        _listed(falling["max_error"]),
+        "each smaller than the last, or below 1e-12",
+        bool(((np.diff(falling["max_error"]) < 0) | (falling["max_error"].to_numpy()[1:] < ROUNDING)).all()),
+    )
+
+
+def convergence(fitted: DataFrame) -> Iterator[Claim]:
+    """The error of the spline of each degree k falls at least at order k + 1; from rows of `fitted_order`."""
+    for row in fitted.dropna(subset=["order"]).to_dict("records"):
+        bound = row["degree"] + 1 - TOLERANCE
+        sentence = (
+            f"the spline of degree {row['degree']:g} errs as h^{row['degree'] + 1:g} or less, h the spacing of "
+            f"{row['first_points']:g} to {row['last_points']:g} points"
+        )
+        yield Claim(sentence, row["order"], f"order at least {bound:g}", row["order"] >= bound)
+
+
+def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
+    """The slope of log error against log spacing over the rows that count, and the ends of their range of points.
+
+    The order is None where fewer than two numbers of points count.
+    """
+    enough = [n for n in set(points) if n >= FIRST_FITTED]
+    rows = [
+        (n, error)
+        for n, error in zip(points, errors, strict=True)
+        if error > ROUNDING and (n >= FIRST_FITTED or len(enough) < 2)
+    ]
+    counts = {n for n, _ in rows}
+    if len(counts) < 2:
+        return {"order": None, "first_points": None, "last_points": None}
+    spacing = [-np.log(n - 1) for n, _ in rows]
+    slope = float(np.polyfit(spacing, np.log([error for _, error in rows]), 1)[0])
+    return {"order": slope, "first_points": min(counts), "last_points": max(counts)}
+
+
+def continuity(jumps: DataFrame) -> Iterator[Claim]:
+    """C^(k - m) at a knot of multiplicity m, and no more; jumps as shares of the derivative's size."""
+    smooth = jumps[jumps["derivative"] <= jumps["degree"] - jumps["multiplicity"]]
+    simple, multiple = smooth[smooth["multiplicity"] == 1], smooth[smooth["multiplicity"] > 1]
+    after = jumps[jumps["derivative"] == jumps["degree"] - jumps["multiplicity"] + 1]
+    degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
+    yield at_most(
+        f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple, simple["relative"], 1e-12
+    )
+    if len(multiple):
+        sentence = "C^(k-m) at knots of multiplicity m > 1: no derivative up to it jumps"
+        yield at_most(sentence, multiple, multiple["relative"], 1e-12)
+    yield at_least("and no smoother: the next derivative does jump", after, after["relative"], 1e-3)
+
+
+def identities(found: DataFrame) -> Iterator[Claim]:
+    """Bernstein and de Casteljau, the basis, the Bezier pieces and local control on random curves."""
+    degrees = f"degrees {found['degree'].min():g} to {found['degree'].max():g}"
+    sentence = f"de Casteljau's construction equals the sum of Bernstein polynomials ({degrees})"
+    yield at_most(sentence, found, found["casteljau"], 1e-12)
+    yield at_most("the B-spline basis sums to 1: largest deviation", found, found["partition"], 1e-12)
+    yield at_least("the B-spline basis is nowhere negative: smallest value", found, found["lowest"], 0)
+    missing = (found["pieces"] - found["pieces_expected"]).abs()
+    yield at_most("a curve of n control points has n - k Bezier pieces: largest difference", found, missing, 0)
+    yield at_most("these pieces are the curve: largest distance", found, found["reproduction"], 1e-12)
+    spans = found["most_spans"] - found["degree"] - 1
+    yield at_most("moving a control point changes at most k + 1 spans: spans above that", found, spans, 0)
+    yield at_most("and no bit of the curve elsewhere: samples that changed", found, found["stray_samples"], 0)
+
+
+def _errors_of(errors: DataFrame, curve: str) -> DataFrame:
+    return errors[errors["curve"] == curve].sort_values(["degree", "points"])
+
+
+def _listed(values: Series[float]) -> str:
+    return ", ".join(f"{value:.2g}" for value in values)
+
+
+def _spread(table: DataFrame, values: Series[float]) -> str | None:
+    if "seed" not in table or table["seed"].nunique() < 2:
+        return None
+    each = values.abs().groupby(table["seed"]).max()
+    return f"{each.min():.1e} to {each.max():.1e} over {len(each)} seeds"
