@@ -1,0 +1,53 @@
+"""Sweeps whose jobs run in other processes, by Hydra's launcher plugins."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+# Python runs a sitecustomize.py on its path in every process, workers included.
+FAKE = """
+import sys, types
+
+fake = types.ModuleType("kanrun.experiments.fit")
+
+def run(cfg, cell, seed):
+    from kanrun.errors import TrainingFailed
+    from kanrun.runs.records import Row
+    print("a library prints to standard output")
+    if cfg.model.degree == 7:
+        raise TrainingFailed("the loss is not finite at step 3")
+    yield Row("summary", {"seed": seed, "degree": cfg.model.degree})
+
+fake.run = run
+fake.cells = lambda cfg: [{}]
+fake.figures = lambda tables: iter(())
+fake.claims = lambda tables: []
+sys.modules[fake.__name__] = fake
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("plugin", "name"), [("joblib", "joblib"), ("submitit", "submitit_local")])
+def test_a_launcher(tmp_path: Path, plugin: str, name: str) -> None:
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}_launcher")
+    (tmp_path / "path").mkdir()
+    (tmp_path / "path" / "sitecustomize.py").write_text(FAKE)
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "path")}
+    code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    words = ["fit", "-q", "-m", f"hydra/launcher={name}", "model.degree=3,4,7"]
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "outputs/fit/v0001\n"), done.stderr
+    folder = tmp_path / done.stdout.strip()
+    status = [json.loads((folder / job / "run.json").read_text())["status"] for job in "012"]
+    assert status == ["COMPLETED", "COMPLETED", "FAILED"]
+    assert "kanrun: job 2 (model.degree=7): the loss is not finite at step 3" in done.stderr
+    with (folder / "summary.csv").open(newline="") as file:
+        assert [row["model.degree"] for row in csv.DictReader(file)] == ["3", "4"]
