@@ -10,15 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kanrun.engine.layers.bases import base_function
-from kanrun.engine.splines import (
-    Grid,
-    Outside,
-    dense_rows,
-    extend,
-    local_basis,
-    prefers_sparse,
-    sparse_product,
-)
+from kanrun.engine.layers.composed import Edges
+from kanrun.engine.layers.edge_sums import edge_sums
+from kanrun.engine.splines import Grid, Outside, dense_rows, extend, local_basis
 
 Scale = Literal["separate", "single"]
 
@@ -91,21 +85,9 @@ class SplineLayer(nn.Module):
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         flat = x.reshape(-1, x.shape[-1])
-        grid = self.grid
-        basis, interval = local_basis(flat, grid)
-        base_weight, spline_weight = self.scales()
-        coefficients = self.coefficients * spline_weight[..., None]
-        if prefers_sparse(grid.functions, grid.degree):
-            y = sparse_product(basis, interval, coefficients)
-            if self.spec.base != "zero":
-                y = y + base_function(self.spec.base)(flat) @ base_weight.T
-        else:
-            rows = dense_rows(basis, interval, grid.functions).flatten(1)
-            columns = coefficients.flatten(1)
-            if self.spec.base != "zero":
-                rows = torch.cat([rows, base_function(self.spec.base)(flat)], dim=1)
-                columns = torch.cat([columns, base_weight], dim=1)
-            y = rows @ columns.T
+        single = self.spec.scale == "single"
+        base_weight, spline_weight = (self.weight,) * 2 if single else (self.base_weight, self.spline_weight)
+        y = edge_sums(flat, self.coefficients, base_weight, spline_weight, Edges(self.grid, self.spec.base, self.mask))
         return y.reshape(*x.shape[:-1], self.outputs)
 
     def edge_values(

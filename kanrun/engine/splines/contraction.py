@@ -13,15 +13,17 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import embedding_bag
 
-#: Measured with `kanrun bench`: above this many functions for each one that counts, gathering wins.
-SPARSE_ABOVE = 12
+from kanrun.engine.splines.gathering import bag, dots, spread
+
+#: Measured with `kanrun bench`: above this many functions for each one that counts, gathering wins. Single
+#: precision has a far faster bag.
+SPARSE_ABOVE = {torch.float32: 3, torch.float64: 12}
 
 
-def prefers_sparse(functions: int, degree: int) -> bool:
+def prefers_sparse(functions: int, degree: int, dtype: torch.dtype = torch.float64) -> bool:
     """Whether a grid with `functions` = G + k basis functions an input is wide enough for the sparse way."""
-    return functions > SPARSE_ABOVE * (degree + 1)
+    return functions > SPARSE_ABOVE.get(dtype, SPARSE_ABOVE[torch.float64]) * (degree + 1)
 
 
 def dense_rows(
@@ -32,32 +34,36 @@ def dense_rows(
     return basis.new_zeros(*basis.shape[:2], functions).scatter(-1, columns, basis)
 
 
+def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: int) -> Int[Tensor, "samples terms"]:
+    """Where the local functions of each sample lie in a table of all inputs' functions, (input, function) in order."""
+    samples, inputs = interval.shape
+    offsets = torch.arange(inputs, device=interval.device)[:, None] * functions
+    return (interval[..., None] + torch.arange(local, device=interval.device) + offsets).reshape(samples, -1)
+
+
 def sparse_product(
     basis: Float[Tensor, "samples inputs local"],
     interval: Int[Tensor, "samples inputs"],
     coefficients: Float[Tensor, "out inputs functions"],
 ) -> Float[Tensor, "samples out"]:
     """The contraction by gathering; no tensor of size samples x inputs x out is made."""
-    samples, inputs, local = basis.shape
-    functions = coefficients.shape[-1]
-    offsets = torch.arange(inputs, device=basis.device)[:, None] * functions
-    index = (interval[..., None] + torch.arange(local, device=basis.device) + offsets).reshape(samples, -1)
-    table = coefficients.permute(1, 2, 0).reshape(inputs * functions, -1)
-    return _bag(basis.reshape(samples, -1), table, index)
+    outputs, inputs, functions = coefficients.shape
+    index = table_index(interval, basis.shape[-1], functions)
+    table = coefficients.reshape(outputs, inputs * functions).T
+    return weighted_rows(basis.flatten(1), table, index)
 
 
-# y = W C with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's
-# derivatives, which makes the product differentiable to any order (torch's own embedding_bag is not).
+# y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's
+# derivatives, which makes the product differentiable to any order (torch's own embedding_bag is not). Under vmap
+# each is one larger product of its own kind, with the tables stacked.
 
 
-class _Bag(torch.autograd.Function):
+class _WeightedRows(torch.autograd.Function):
     """(weights (b, s), table (r, o)) -> sum_s weights[b, s] table[index[b, s]], (b, o)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-        return embedding_bag(index, table, per_sample_weights=weights, mode="sum")
+        return bag(weights, table, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -66,19 +72,23 @@ class _Bag(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         weights, table, index = ctx.saved_tensors
-        by_weights = _dot(table, grad, index) if ctx.needs_input_grad[0] else None
-        by_table = _scatter(weights, grad, index, table.shape[0]) if ctx.needs_input_grad[1] else None
+        by_weights = row_products(table, grad, index) if ctx.needs_input_grad[0] else None
+        by_table = row_sums(weights, grad, index, table.shape[0]) if ctx.needs_input_grad[1] else None
         return by_weights, by_table, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
+        weights, table, index = _stacked(info.batch_size, in_dims, args)
+        flat = weighted_rows(weights.flatten(0, 1), table.flatten(0, 1), _shifted(index, table.shape[1]))
+        return flat.unflatten(0, weights.shape[:2]), 0
 
-class _Dots(torch.autograd.Function):
+
+class _RowProducts(torch.autograd.Function):
     """(table (r, o), grad (b, o)) -> table[index[b, s]] . grad[b], (b, s)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-        return _dots(table, grad, index)
+        return dots(table, grad, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -87,19 +97,23 @@ class _Dots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         table, rows, index = ctx.saved_tensors
-        by_table = _scatter(grad, rows, index, table.shape[0]) if ctx.needs_input_grad[0] else None
-        by_rows = _bag(grad, table, index) if ctx.needs_input_grad[1] else None
+        by_table = row_sums(grad, rows, index, table.shape[0]) if ctx.needs_input_grad[0] else None
+        by_rows = weighted_rows(grad, table, index) if ctx.needs_input_grad[1] else None
         return by_table, by_rows, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
+        table, grad, index = _stacked(info.batch_size, in_dims, args)
+        flat = row_products(table.flatten(0, 1), grad.flatten(0, 1), _shifted(index, table.shape[1]))
+        return flat.unflatten(0, grad.shape[:2]), 0
 
-class _Spread(torch.autograd.Function):
+
+class _RowSums(torch.autograd.Function):
     """(weights (b, s), grad (b, o)) -> sum over (b, s) of weights[b, s] grad[b] into row index[b, s], (r, o)."""
-
-    generate_vmap_rule = True
 
     @staticmethod
     def forward(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
-        return _spread(weights, grad, index, rows)
+        return spread(weights, grad, index, rows)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -109,31 +123,33 @@ class _Spread(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         weights, rows, index = ctx.saved_tensors
-        by_weights = _dot(grad, rows, index) if ctx.needs_input_grad[0] else None
-        by_rows = _bag(weights, grad, index) if ctx.needs_input_grad[1] else None
+        by_weights = row_products(grad, rows, index) if ctx.needs_input_grad[0] else None
+        by_rows = weighted_rows(weights, grad, index) if ctx.needs_input_grad[1] else None
         return by_weights, by_rows, None, None
 
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+        rows = args[3]
+        weights, grad, index = _stacked(info.batch_size, in_dims[:3], args[:3])
+        count = info.batch_size * rows
+        flat = row_sums(weights.flatten(0, 1), grad.flatten(0, 1), _shifted(index, rows), count)
+        return flat.unflatten(0, (info.batch_size, rows)), 0
 
-_bag: Callable[[Tensor, Tensor, Tensor], Tensor] = _Bag.apply
-_dot: Callable[[Tensor, Tensor, Tensor], Tensor] = _Dots.apply
-_scatter: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _Spread.apply
 
-#: Most numbers that one gathered block may hold.
-CHUNK = 1 << 20
+weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = _WeightedRows.apply
+row_products: Callable[[Tensor, Tensor, Tensor], Tensor] = _RowProducts.apply
+row_sums: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _RowSums.apply
 
 
-def _dots(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-    size = max(1, CHUNK // (index.shape[1] * table.shape[1]))
-    parts = [
-        torch.bmm(table[rows], part[:, :, None])[..., 0]
-        for rows, part in zip(index.split(size), grad.split(size), strict=True)
+def _stacked(size: int, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]) -> list[Tensor]:
+    """Every argument with the mapped dimension first."""
+    return [
+        arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
+        for arg, dim in zip(args, in_dims, strict=True)
     ]
-    return torch.cat(parts)
 
 
-def _spread(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
-    size = max(1, CHUNK // (index.shape[1] * grad.shape[1]))
-    total = grad.new_zeros(rows, grad.shape[1])
-    for w, g, at in zip(weights.split(size), grad.split(size), index.split(size), strict=True):
-        total.index_add_(0, at.reshape(-1), (w[:, :, None] * g[:, None, :]).reshape(-1, g.shape[1]))
-    return total
+def _shifted(index: Tensor, rows: int) -> Tensor:
+    """(v, b, s) indices into v tables of `rows` rows each, as (v b, s) indices into the tables stacked."""
+    steps = torch.arange(index.shape[0], device=index.device) * rows
+    return (index + steps[:, None, None]).flatten(0, 1)

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.splines.basis import Grid, find_interval
+from kanrun.engine.splines.grid import Grid, find_interval
 from kanrun.engine.splines.knots import breakpoints_of
 
 

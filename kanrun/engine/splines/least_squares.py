@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.splines.basis import Grid, local_basis
+from kanrun.engine.splines.basis import local_basis
+from kanrun.engine.splines.grid import Grid
 
 RANK_TOLERANCE = 1e-13
 

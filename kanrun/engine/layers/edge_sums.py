@@ -1,0 +1,85 @@
+"""The whole of a spline layer as one product, with its own derivatives.
+
+    y[n, o] = sum_i mask[o, i] (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
+
+Forward and first derivatives run on kernels chosen by the width of the grid (`splines.dense`, `splines.sparse`);
+neither makes a tensor of samples x inputs x outputs. A derivative that must itself be differentiable, and everything
+inside `torch.func` or `torch.compile`, is composed of differentiable parts instead (`layers.composed`), to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanrun.engine.layers import composed
+from kanrun.engine.layers.bases import base_function, base_pullback
+from kanrun.engine.layers.composed import Edges
+from kanrun.engine.splines import dense, prefers_sparse, sparse
+from kanrun.engine.splines.tracing import is_traced
+
+
+def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges) -> Tensor:
+    """y (samples, outputs) of x (samples, inputs), differentiable in all four tensors; see the module.
+
+    `coefficients` (outputs, inputs, G + k); the weights (outputs, inputs).
+    """
+    if is_traced():
+        return composed.edge_sums(x, coefficients, base_weight, spline_weight, edges)
+    return _edge_sums(x, coefficients, base_weight, spline_weight, edges)
+
+
+class _EdgeSums(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges
+    ) -> Tensor:
+        whole = bool(edges.mask.all())
+        scale = (spline_weight if whole else spline_weight * edges.mask)[..., None]
+        table = coefficients * scale
+        kernel = sparse if prefers_sparse(edges.grid.functions, edges.grid.degree, x.dtype) else dense
+        sums: tuple[Tensor, Any] = kernel.spline_sums(x, table, edges.grid, any(ctx.needs_input_grad))
+        y, kept = sums
+        base = None
+        if edges.base != "zero":
+            base = base_function(edges.base)(x)
+            y.addmm_(base, (base_weight if whole else base_weight * edges.mask).t())
+        if any(ctx.needs_input_grad):
+            ctx.edges, ctx.whole, ctx.kernel = edges, whole, kernel
+            ctx.table, ctx.kept = table, kept
+            ctx.save_for_backward(x, coefficients, base_weight, spline_weight, base)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, coefficients, base_weight, spline_weight, base = ctx.saved_tensors
+        if torch.is_grad_enabled() or is_traced():
+            return *composed.gradients(g, x, coefficients, base_weight, spline_weight, ctx.edges), None
+        need_x, need_c, need_b, need_s, _ = ctx.needs_input_grad
+        g = g.contiguous()
+        wanted = (need_x, need_c or need_s)
+        by_x, by_table = ctx.kernel.gradients(g, x, ctx.table, ctx.edges.grid, ctx.kept, wanted)
+        by_base = by_scale = None
+        if by_table is not None:
+            by_scale = (by_table * coefficients).sum(-1) if need_s else None
+            by_table.mul_(spline_weight[..., None])
+        if base is not None:
+            by_base = g.t() @ base if need_b else None
+            if by_x is not None:
+                weight = base_weight if ctx.whole else base_weight * ctx.edges.mask
+                by_x = base_pullback(ctx.edges.base, g @ weight, x).add_(by_x)
+        if not ctx.whole:
+            by_table, by_base, by_scale = (_masked(part, ctx.edges.mask) for part in (by_table, by_base, by_scale))
+        return by_x, by_table, by_base, by_scale, None
+
+
+_edge_sums: Callable[[Tensor, Tensor, Tensor, Tensor, Edges], Tensor] = _EdgeSums.apply
+
+
+def _masked(gradient: Tensor | None, mask: Tensor) -> Tensor | None:
+    if gradient is None:
+        return None
+    return gradient.mul_(mask if gradient.ndim == mask.ndim else mask[..., None])

@@ -1,0 +1,90 @@
+"""A grid: the knots of each input and how to read them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Outside = Literal["linear", "constant", "zero"]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain, and how to read them.
+
+    `uniform` says that each input's knots are equally spaced, which lets the interval be computed
+    rather than searched. `outside` says what each basis function is beyond the domain: `linear` continues value and
+    slope, `constant` the value, `zero` is zero.
+    """
+
+    knots: Tensor
+    degree: int
+    uniform: bool = False
+    outside: Outside = "linear"
+
+    @property
+    def intervals(self) -> int:
+        """G, the paper's number of grid intervals."""
+        return int(self.knots.shape[1]) - 2 * self.degree - 1
+
+    @property
+    def functions(self) -> int:
+        """G + k, the number of basis functions of each input."""
+        return self.intervals + self.degree
+
+    @property
+    def low(self) -> Tensor:
+        return self.knots[:, self.degree]
+
+    @property
+    def high(self) -> Tensor:
+        return self.knots[:, self.degree + self.intervals]
+
+    def part(self, first: int, last: int) -> Grid:
+        """The grid of the inputs `first` to `last` - 1 alone."""
+        if first == 0 and last == self.knots.shape[0]:
+            return self
+        return Grid(self.knots[first:last], self.degree, self.uniform, self.outside)
+
+
+def along(each: Float[Tensor, " inputs"], axis: int) -> Tensor:
+    """One number an input, shaped to meet data whose inputs lie along `axis`: 0, the first, or -1, the last."""
+    return each[:, None] if axis == 0 else each
+
+
+def positions(x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
+    """(t, scale) with t = (x - low) scale, the position in a uniform grid: 0 at its low end and G at its high one.
+
+    Held within +- sqrt(largest number), so that no product with it overflows.
+    """
+    low = grid.low
+    scale = along(grid.intervals / (grid.high - low), axis)
+    limit = torch.finfo(x.dtype).max ** 0.5
+    return ((x - along(low, axis)) * scale).clamp_(-limit, limit), scale
+
+
+def interval_at(t: Tensor, intervals: int) -> Tensor:
+    """Index of the interval under position `t`; the second clamp is for NaN, whose integer is arbitrary."""
+    return t.clamp(0, intervals - 1).long().clamp_(0, intervals - 1)
+
+
+def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
+    """Index j in 0..G-1 of the interval that holds x (outside the grid: the nearest interval; NaN: any)."""
+    if grid.uniform and grid.degree > 0:
+        return interval_at(positions(x, grid, -1)[0], grid.intervals)
+    # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
+    return _search(x.reshape(-1, x.shape[-1]).T.contiguous(), grid).T.reshape(x.shape)
+
+
+def search_interval(x: Float[Tensor, "inputs samples"], grid: Grid) -> Int[Tensor, "inputs samples"]:
+    """`find_interval` by bisection, for data with the inputs first."""
+    return _search(x.contiguous(), grid)
+
+
+def _search(x: Tensor, grid: Grid) -> Tensor:
+    inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
+    return torch.searchsorted(inner, x, right=True)

@@ -1,0 +1,17 @@
+"""Whether tensors are only being traced, so that kernels on real memory must not be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+# torch.autograd.Function asks the same question of the same place; where a version of torch lacks it, every
+# call counts as traced, which is slower and never wrong.
+_transforming: Callable[[], Any] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def is_traced() -> bool:
+    """True inside `torch.func` transforms (vmap, grad, jacrev, ...) and under `torch.compile`."""
+    return bool(_transforming()) or torch.compiler.is_compiling()
