@@ -231,7 +231,7 @@ class CurvesConfig(ExperimentConfig):
     )
     function: ExpressionTarget = field(default_factory=lambda: ExpressionTarget("1/(1 + 25*x0^2)"))  # of one variable
     polynomial_points: list[int] = field(default_factory=lambda: [10, 20, 40])
-    spline_points: list[int] = field(default_factory=lambda: [40, 57, 80, 113, 160])
+    spline_points: list[int] = field(default_factory=lambda: [10, 14, 20, 28, 40, 57, 80, 113, 160])
     degree: int = 3  # of the B-splines drawn
     degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of those compared
     bezier: Any = MISSING  # control points; there is one more than the degree
@@ -263,7 +263,7 @@ class ExtendGridConfig(ExperimentConfig):
     degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of the part `order`
     order_intervals: list[int] = field(default_factory=lambda: [6, 12, 24, 48, 96])
     order_from: int = 12  # the first grid past the bends of the target
-    order_points: int = 3000
+    order_points: int = 2000
     sizes: list[int] = field(default_factory=lambda: [100, 300, 1000])  # training points of the part `sizes`
     size_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
     overfit_points: int = 200

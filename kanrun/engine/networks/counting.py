@@ -19,7 +19,7 @@ from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
 from kanrun.engine.splines import prefers_sparse
-from kanrun.engine.splines.basis import UNIFORM_MATRIX_DEGREE
+from kanrun.engine.splines.planes import UNIFORM_MATRIX_DEGREE
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
 ACTIVATION_FLOPS = {
@@ -135,7 +135,7 @@ def mlp_flops(shape: Sequence[int], activation: str) -> float:
 def _layer_flops(layer: SplineLayer) -> float:
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
-    terms = k + 1 if prefers_sparse(functions, k) else functions
+    terms = k + 1 if prefers_sparse(functions, k, layer.knots.dtype) else functions
     has_base = layer.spec.base != "zero"
     base = layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges if has_base else 0
     return layer.inputs * basis_flops(k, uniform=layer.uniform, outside=layer.spec.outside) + 2 * edges * terms + base
@@ -144,24 +144,16 @@ def _layer_flops(layer: SplineLayer) -> float:
 def basis_flops(degree: int, *, uniform: bool, outside: str) -> int:
     """FLOPs of the k + 1 local basis values of one input: they are computed once, for all of its edges.
 
-    Uniform grids take powers of the position times a (k + 1) x (k + 1) matrix, others de Boor's recurrence; the linear
-    continuation outside the grid adds the slopes (the same again with one power less).
+    Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's recurrence (the search for
+    their interval is not counted). What the policy for points outside the grid adds is part of both.
     """
-    fast = uniform and degree <= UNIFORM_MATRIX_DEGREE
-    locate = 2  # a subtraction and a division; a search on other grids costs about as little
-    values = _matrix_flops(degree, degree + 1) if fast else _recurrence_flops(degree)
-    clamp = 2
-    if outside != "linear":
-        return locate + clamp + values + (degree + 1 if outside == "zero" else 0)
-    slopes = _matrix_flops(degree - 1, degree + 1) + degree + 1 if fast else _recurrence_flops(degree)
-    return locate + clamp + values + 1 + (slopes if degree else 0) + 2 * (degree + 1)
-
-
-def _matrix_flops(powers: int, functions: int) -> int:
-    """Position (3), powers, and their product with the matrix."""
-    return 3 + max(powers, 0) + 2 * (powers + 1) * functions
-
-
-def _recurrence_flops(degree: int) -> int:
-    """De Boor's recurrence: at level d, d quotients of differences, then two differences, products and a sum each."""
-    return sum(2 * d + 5 * d - 1 for d in range(1, degree + 1))
+    k = degree
+    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[outside]  # inside or not, and a product with that
+    if k == 0:
+        return policy
+    if uniform and k <= UNIFORM_MATRIX_DEGREE:
+        powers = 1 + 3 * (k - 1) if outside == "linear" else min(k - 1, 1)
+        return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy  # 9: position, interval, distance, all clamped
+    recurrence = sum(7 * d - 1 for d in range(1, k + 1))  # at level d: d quotients, 2 d differences and products, sums
+    continued = 3 * k - 1 + 3 + 2 * (k + 1) if outside == "linear" else 0  # slopes, distance, their product added
+    return 2 + recurrence + continued + policy

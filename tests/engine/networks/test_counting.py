@@ -75,13 +75,17 @@ def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
     assert wide < c.kanbefair_flops(c.Size((4, 8, 1), 100, 3)) / 50
 
 
-@pytest.mark.parametrize("uniform", [True, False])
-def test_basis_flops_by_hand(uniform: bool) -> None:
-    # degree 1 on a uniform grid: locate 2, clamp 2, position 3, power 1, matrix 8;
-    # continuation: distance 1, slopes 3 + 0 + 4 + 2, added 4; de Boor's recurrence at level 1: 2 + 5 - 1
-    expected = 2 + 2 + 12 + 1 + 9 + 4 if uniform else 2 + 2 + 6 + 1 + 6 + 4
-    assert c.basis_flops(1, uniform=uniform, outside="linear") == expected
-    assert c.basis_flops(1, uniform=uniform, outside="constant") == (16 if uniform else 10)
+def test_basis_flops_by_hand() -> None:
+    # degree 1 on a uniform grid: position 4, interval 2, distance 1 + 2, how far outside 1, matrix of 2 numbers 4
+    assert c.basis_flops(1, uniform=True, outside="linear") == 14
+    assert c.basis_flops(1, uniform=True, outside="constant") == 9 + 4 + 3
+    assert c.basis_flops(1, uniform=True, outside="zero") == 9 + 4 + 3 + 2
+    # de Boor's recurrence: clamp 2, quotient 2, shares 4; slopes 2, distance 3, their products added 4
+    assert c.basis_flops(1, uniform=False, outside="linear") == 17
+    assert c.basis_flops(1, uniform=False, outside="constant") == 2 + 6 + 3
+    # degree 3: powers 1 + (1 + 6), matrix 4 x 3
+    assert c.basis_flops(3, uniform=True, outside="linear") == 9 + 1 + 1 + 6 + 24
+    assert c.basis_flops(0, uniform=True, outside="linear") == 0
 
 
 def test_mlp_flops_by_hand() -> None:

@@ -1,0 +1,145 @@
+"""Grid extension: a KAN trained on finer and finer grids, each starting from the one before.
+
+Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the staircase of the
+loss, the error against the number of grid intervals G, and the training time. `parts` says what is run:
+
+- `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on validation points;
+- `scratch`: every grid of the first schedule alone, with the same solver, starts and steps;
+- `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k + 1);
+- `sizes`: several numbers of training points; `overfit`: few points, with and without penalty and warm start.
+
+It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight validation chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kanrun.config import ExtendGridConfig
+from kanrun.engine.training import Step, train
+from kanrun.figures import extend_grid as drawn
+from kanrun.runs import Claim
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study import grid_claims
+from kanrun.study import grid_extension as study
+from kanrun.study.grid_schedules import schedule_of
+from kanrun.study.models import factory
+from kanrun.study.plans import make_plan
+from kanrun.study.powers import exponents
+from kanrun.study.problem import make_problem
+from kanrun.study.seeds import generator
+
+Cells = list[dict[str, Any]]
+
+
+def cells(cfg: ExtendGridConfig) -> Cells:
+    """The cells of every part that is asked for, as differences from the configuration."""
+    return [{"part": part, **cell} for part in cfg.parts if part in PARTS for cell in PARTS[part](cfg)]
+
+
+def schedules(cfg: ExtendGridConfig) -> Cells:
+    return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
+
+
+def scratch(cfg: ExtendGridConfig) -> Cells:
+    grids = schedule_of(cfg.schedules[0]).grids if cfg.schedules else ()
+    return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
+
+
+def order(cfg: ExtendGridConfig) -> Cells:
+    schedule = listed(cfg.order_intervals)
+    return [
+        {"degree": degree, "schedule": schedule, "points": cfg.order_points, "penalised": False}
+        for degree in cfg.degrees
+    ]
+
+
+def sizes(cfg: ExtendGridConfig) -> Cells:
+    return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
+
+
+def overfit(cfg: ExtendGridConfig) -> Cells:
+    few = {"points": cfg.overfit_points}
+    warm = [{**few, "schedule": listed(cfg.overfit_intervals), "penalised": with_it} for with_it in (True, False)]
+    return warm + [{**few, "schedule": listed([g]), "penalised": False} for g in cfg.overfit_intervals[-1:]]
+
+
+PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {
+    "schedules": schedules, "scratch": scratch, "order": order, "sizes": sizes, "overfit": overfit,
+}  # fmt: skip
+
+
+def listed(intervals: list[int]) -> dict[str, Any]:
+    return {"kind": "list", "intervals": list(intervals)}
+
+
+def check(cfg: ExtendGridConfig) -> None:
+    """Build everything that a run would build, without training."""
+    study.check(cfg, PARTS)
+    problem = make_problem(cfg, cfg.target, cfg.sampling, cfg.seed)
+    for cell in cells(cfg):
+        one = study.extension(cfg, cell, problem.inputs, problem.outputs)
+        make_plan(one.cfg.model, one.cfg.solver, problem)
+
+
+def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    """Train along one schedule: rows a step as it goes, the stages and the summary at the end."""
+    sampling = study.sampling_of(cfg, cell)
+    problem = make_problem(cfg, cfg.target, sampling, seed)
+    one = study.extension(cfg, cell, problem.inputs, problem.outputs)
+    if one.left_out:
+        yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
+    plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
+    plan = one.schedule.applied(plan)
+    events = train(factory(one.cfg.model, problem), problem.data, plan, generator(seed, "training"))
+    trained = yield from recorded(events, one.marks)
+    yield from study.stage_rows(one, problem, trained)
+    if one.marks["compared"]:
+        yield from study.published_rows(one, problem, trained)
+    yield Row("summary", study.summary(one, trained))
+
+
+def recorded(events: Any, marks: dict[str, Any]) -> Any:
+    """Rows of the training's steps; returns what was trained."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return end.value
+        if isinstance(event, Step):
+            errors = {f"{name}_rmse": value for name, value in vars(event.errors).items()}
+            place = {"stage": event.stage, "step": event.step, "intervals": event.intervals, "seconds": event.seconds}
+            yield Row("metrics", {**marks, **place, **errors})
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """What each part that was run shows."""
+    stages, metrics = tables["stages"], tables["metrics"]
+    parts = dict(list(stages.groupby("part", sort=False)))
+    if "schedules" in parts:
+        yield "staircase", drawn.staircase(metrics[metrics["part"] == "schedules"])
+        yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
+    if "scratch" in parts:
+        yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])
+    if "order" in parts:
+        fits = exponents(parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse")
+        yield "order", drawn.order(parts["order"], fits.groupby("degree")["exponent"].median())
+    if "sizes" in parts:
+        yield "error_against_points", drawn.against_points(parts["sizes"])
+    if "overfit" in parts:
+        yield "overfit", drawn.overfit(parts["overfit"])
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """Exactness, order, what the penalty prevents, and what warm starts save."""
+    stages = tables["stages"]
+    return [
+        *grid_claims.exact_claims(stages),
+        *grid_claims.order_claims(stages),
+        *grid_claims.overfit_claims(stages),
+        *grid_claims.warm_start_claims(stages),
+    ]

@@ -1,0 +1,222 @@
+"""The figures of `kanrun extend-grid`, each from the stages and steps that its run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+from pandas import DataFrame, Series
+
+from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, grid_of_axes, new_figure, styled
+
+_BAND = 0.16
+
+
+@styled
+def staircase(metrics: DataFrame) -> Figure:
+    """Train and test RMSE over the steps of the first seed, one panel a schedule, a line at each extension."""
+    first = metrics[metrics["seed"] == metrics["seed"].min()]
+    groups = list(first.groupby(["shape", "schedule"], sort=False))
+    columns = min(3, len(groups))
+    figure = new_figure(2.0 * -(-len(groups) // columns) + 0.3)
+    axes = grid_of_axes(figure, -(-len(groups) // columns), columns)
+    flat = [panel for row in axes for panel in row]
+    for panel, ((shape, schedule), rows) in zip(flat, groups, strict=False):
+        steps = np.arange(1, len(rows) + 1)
+        for split in ("train", "test"):
+            panel.plot(steps, rows[f"{split}_rmse"], color=SPLITS[split], label=split, drawstyle="steps-post", lw=1.2)
+        panel.set_yscale("log")
+        panel.set_title(f"{_shape(shape)} {schedule}", fontsize=8)
+        _mark_grids(panel, steps, rows)
+    for panel in flat[len(groups) :]:
+        panel.remove()
+    for row in axes:
+        row[0].set_ylabel("RMSE")
+    for panel in flat[max(0, len(groups) - columns) : len(groups)]:
+        panel.set_xlabel("step")
+    flat[0].legend(loc="lower left")
+    _same_limits(flat[: len(groups)], first[["train_rmse", "test_rmse"]].to_numpy())
+    return figure
+
+
+def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> None:
+    stages = rows["stage"].to_numpy()
+    starts = [0, *(np.flatnonzero(stages[1:] != stages[:-1]) + 1)]
+    for start in starts:
+        if start:
+            panel.axvline(steps[start], color=GREY, lw=0.6, ls=(0, (3, 3)), zorder=1)
+        text, place = f"{rows['intervals'].iloc[start]:g}", (steps[start], 1.0)
+        near: Any = {"xytext": (1.5, -1), "textcoords": "offset points", "va": "top"}
+        panel.annotate(text, place, xycoords=("data", "axes fraction"), fontsize=6.5, color=GREY, **near)
+
+
+@styled
+def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
+    """RMSE against G of every schedule, medians over seeds; beside it what was published for the same setting."""
+    shapes = list(stages["shape"].unique())
+    figure = new_figure(3.1 * len(shapes))
+    for row, shape in zip(grid_of_axes(figure, len(shapes), 2), shapes, strict=True):
+        rows = stages[stages["shape"] == shape]
+        for panel, name in ((row[0], "test_rmse"), (row[1], "test_root_median_square")):
+            for (schedule, some), colour in zip(rows.groupby("schedule", sort=False), CYCLE, strict=False):
+                _median_line(panel, some, name, colour=colour, label=str(schedule))
+            _thresholds(panel, rows)
+            _log_log(panel, rows["intervals"], _shape(shape))
+        if published is not None:
+            _published(row[0], published[published["shape"] == shape])
+        row[0].set_ylabel("test RMSE")
+        row[1].set_ylabel("root median square of the test residuals")
+        row[0].legend(loc="lower left", fontsize=6.5)
+    return figure
+
+
+def _published(panel: Axes, rows: DataFrame) -> None:
+    rows = rows.drop_duplicates("intervals")
+    for name, marker, label in (("paper", "x", "paper, Figure 2.3"), ("pykan", "+", "pykan 0.2.8")):
+        if len(rows):
+            panel.plot(rows["intervals"], rows[name], marker, color=BLACK, ms=5, label=label, zorder=4)
+
+
+@styled
+def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
+    """Seconds until a grid is done and the error there: extended along the first schedule, and each from scratch."""
+    figure = new_figure(2.8)
+    left, right = figure.subplots(1, 2)
+    networks: Any = scratch.groupby("shape", sort=False)
+    for index, (shape, alone) in enumerate(networks):
+        warm = schedules[schedules["compared"] & (schedules["shape"] == shape)]
+        for rows, style, way in ((warm, "o-", "extended"), (alone, "s--", "from scratch")):
+            if not len(rows):
+                continue
+            label, colour = f"{_shape(shape)} {way}", CYCLE[2 * index + (way != "extended")]
+            _median_line(left, rows, "seconds", colour=colour, label=label, style=style)
+            medians = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
+            right.plot(medians["seconds"], medians["test_rmse"], style[0], color=colour, label=label)
+            for intervals, values in medians.iterrows():
+                place = (values["seconds"], values["test_rmse"])
+                right.annotate(f"{intervals}", place, (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
+    _log_log(left, scratch["intervals"], "seconds until a grid is done")
+    right.set(title="each grid's error and seconds", xlabel="seconds of training", xscale="log", yscale="log")
+    right.set_ylabel("test RMSE")
+    _plain_numbers(left.yaxis)
+    _plain_numbers(right.xaxis)
+    left.set_ylabel("seconds")
+    left.legend()
+    return figure
+
+
+def _plain_numbers(axis: Axis) -> None:
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(ScalarFormatter())
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+
+
+@styled
+def order(stages: DataFrame, exponents: Series) -> Figure:
+    """Test RMSE against G for every degree, with its fitted exponent and the theory's line of slope -(k + 1)."""
+    figure = new_figure(3.6, 4.8)
+    panel = figure.subplots()
+    degrees: Any = stages.groupby("degree")
+    for (degree, rows), colour in zip(degrees, CYCLE, strict=False):
+        fitted = exponents.get(degree, np.nan)
+        label = f"$k = {degree}$: slope {fitted:.2f}" if np.isfinite(fitted) else f"$k = {degree}$"
+        _median_line(panel, rows, "test_rmse", colour=colour, label=label, style="o")
+        ranged = rows[rows["in_order"]]
+        if len(ranged):
+            ends = np.array([ranged["intervals"].min(), ranged["intervals"].max()], dtype=float)
+            middle = np.exp(np.log(ranged[["intervals", "test_rmse"]].astype(float)).mean())
+            panel.plot(ends, middle["test_rmse"] * (ends / middle["intervals"]) ** -(degree + 1), color=colour, lw=0.9)
+    _log_log(panel, stages["intervals"], "lines: slope $-(k + 1)$ over the range that is fitted")
+    panel.set_ylabel("test RMSE")
+    panel.legend(loc="lower left")
+    return figure
+
+
+@styled
+def against_points(stages: DataFrame) -> Figure:
+    """Test RMSE against G for several numbers of training points, and of the chosen grid against that number."""
+    figure = new_figure(2.9)
+    left, right = figure.subplots(1, 2)
+    for (points, rows), colour in zip(stages.groupby("train_points"), CYCLE, strict=False):
+        _median_line(left, rows, "test_rmse", colour=colour, label=f"$N = {points}$")
+        left.axvline(rows["threshold"].iloc[0], color=colour, lw=0.8, ls=":", zorder=1)
+    _log_log(left, stages["intervals"], "dotted: as many parameters as points")
+    left.set_ylabel("test RMSE")
+    left.legend(loc="lower left")
+    chosen = stages[stages["chosen"]]
+    right.plot(chosen["train_points"], chosen["test_rmse"], "o", color=GREY, alpha=0.6, label="a seed")
+    medians = chosen.groupby("train_points")["test_rmse"].median()
+    right.plot(medians.index, medians, "o-", color=CYCLE[0], label="median")
+    _log_log(right, chosen["train_points"], "grid chosen on validation", "training points $N$")
+    right.legend()
+    return figure
+
+
+@styled
+def overfit(stages: DataFrame) -> Figure:
+    """Train and test RMSE against G on few points: with and without the penalty, extended and from scratch."""
+    figure = new_figure(3.0)
+    panel = figure.subplots()
+    styles = {("warm", True): ("o-", "with penalty"), ("warm", False): ("s--", "without penalty")}
+    for (key, (style, label)), colour in zip(styles.items(), CYCLE, strict=False):
+        rows = stages[(stages["start"] == key[0]) & (stages["penalised"] == key[1])]
+        if len(rows):
+            _median_line(panel, rows, "test_rmse", colour=colour, label=f"{label}: test", style=style)
+            _median_line(panel, rows, "train_rmse", colour=colour, label=f"{label}: train", style=":", band=False)
+    alone = stages[stages["start"] == "scratch"]
+    panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label="without penalty, from scratch: test")
+    _thresholds(panel, stages)
+    _log_log(panel, stages["intervals"], f"{stages['train_points'].iloc[0]} training points")
+    panel.set_ylabel("RMSE")
+    figure.legend(loc="outside right center")
+    return figure
+
+
+def _median_line(
+    panel: Axes, rows: DataFrame, name: str, *, colour: str, label: str, style: str = "o-", band: bool = True
+) -> None:
+    by = rows.groupby("intervals")[name]
+    medians = by.median()
+    panel.plot(medians.index, medians, style, color=colour, label=label)
+    if band and by.size().max() > 1:
+        panel.fill_between(medians.index, by.min(), by.max(), color=colour, alpha=_BAND, lw=0)
+
+
+def _thresholds(panel: Axes, rows: DataFrame) -> None:
+    for name, text, style in (("threshold", "parameters $= N$", "--"), ("paper_threshold", "$E G = N$", ":")):
+        at = rows[name].median()
+        if at <= 2 * rows["intervals"].max():
+            panel.axvline(at, color=GREY, lw=0.8, ls=style, zorder=1, label=text)
+
+
+def _log_log(panel: Axes, values: Iterable[float], title: str, label: str = "grid intervals $G$") -> None:
+    panel.set(xscale="log", yscale="log", title=title, xlabel=label)
+    panel.xaxis.set_major_formatter(ScalarFormatter())
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_xticks(_apart(sorted({float(value) for value in values})))
+    panel.xaxis.get_major_formatter().set_scientific(False)  # type: ignore[attr-defined]
+
+
+def _apart(values: list[float]) -> list[float]:
+    """Those of the values that a logarithmic axis has room to name."""
+    kept: list[float] = []
+    room = max(np.log(values[-1] / values[0]) / 9, 0.3) if values else 0.0
+    for value in values:
+        if not kept or np.log(value / kept[-1]) > room:
+            kept.append(value)
+    return kept
+
+
+def _same_limits(panels: Sequence[Axes], values: np.ndarray[Any, Any]) -> None:
+    positive = values[np.isfinite(values) & (values > 0)]
+    for panel in panels:
+        panel.set_ylim(positive.min() / 2, positive.max() * 3)
+
+
+def _shape(text: str) -> str:
+    return f"[{str(text).replace('-', ', ')}]"

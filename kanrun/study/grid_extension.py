@@ -1,0 +1,170 @@
+"""One training along a grid schedule: its settings from a cell, and the rows of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kanrun.config import AutoSolver, ExtendGridConfig, KANConfig, LMSolver, SamplingConfig
+from kanrun.engine.networks import count_parameters
+from kanrun.engine.networks.counting import Size, kan_parameters
+from kanrun.engine.training import Stage, Trained, predict
+from kanrun.engine.training.schedules import Schedule, threshold_intervals
+from kanrun.errors import UsageError
+from kanrun.runs.records import Row, Value
+from kanrun.study.evaluation import points_of
+from kanrun.study.grid_schedules import limited, name_of, schedule_of
+from kanrun.study.models import check_model
+from kanrun.study.problem import Problem
+from kanrun.study.published import published
+
+#: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
+ROUNDING = 1e-11
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A cell made concrete: settings of one training, its schedule, and the words that its rows carry."""
+
+    cfg: ExtendGridConfig
+    schedule: Schedule
+    left_out: list[int]
+    marks: dict[str, Value]
+
+    def parameters(self, shape: tuple[int, ...], intervals: int) -> int:
+        return _parameters(self.cfg.model, shape, intervals)
+
+
+def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first setting that cannot work."""
+    unknown = [part for part in cfg.parts if part not in parts]
+    if unknown or not cfg.parts:
+        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
+    if not isinstance(cfg.model, KANConfig):
+        raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
+    if not cfg.shapes or not all(isinstance(hidden, list) for hidden in cfg.shapes):
+        raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
+    if not cfg.schedules:
+        raise UsageError("schedules=[] names no schedule; give one, such as [{kind: list, intervals: [3, 5, 10]}].")
+    for points in (*cfg.sizes, cfg.overfit_points, cfg.order_points):
+        if points < 10:
+            raise UsageError(f"{points} training points are too few for a study of grids; use at least 10.")
+
+
+def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:
+    """The settings that `cell` stands for. Raises UsageError for a schedule or a model that breaks a rule."""
+    hidden = list(cell.get("hidden", cfg.shapes[0]))
+    degree = cell.get("degree", cfg.model.degree)
+    model = replace(cfg.model, hidden=hidden, degree=degree)
+    shape = (inputs, *hidden, outputs)
+    whole = schedule_of(cell["schedule"])
+    schedule, left_out = limited(whole, lambda g: _parameters(model, shape, g), cfg.most_parameters)
+    model = replace(model, intervals=list(schedule.grids))
+    check_model(model, inputs)
+    sampling = sampling_of(cfg, cell)
+    solver = cfg.solver if cell.get("penalised", True) else without_penalty(cfg.solver)
+    marks: dict[str, Value] = {
+        "part": cell["part"],
+        "schedule": name_of(whole),
+        "start": "scratch" if len(whole.grids) == 1 else "warm",
+        "shape": "-".join(map(str, shape)),
+        "degree": degree,
+        "train_points": sampling.train,
+        "penalised": bool(cell.get("penalised", True)),
+        "compared": cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0],
+    }
+    return Extension(replace(cfg, model=model, sampling=sampling, solver=solver), schedule, left_out, marks)
+
+
+def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
+    """The cell's own number of training points, where it has one."""
+    return replace(cfg.sampling, train=cell.get("points", cfg.sampling.train))
+
+
+def without_penalty(solver: Any) -> Any:
+    """The solver with a smoothness penalty of weight zero."""
+    if isinstance(solver, AutoSolver):
+        return LMSolver(steps=solver.steps, starts=solver.starts, penalty=0.0)
+    return replace(solver, penalty=0.0)
+
+
+def _parameters(model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
+    return kan_parameters(
+        Size(shape, intervals, model.degree),
+        trainable_scales=not model.frozen_scales,
+        single=model.scale == "single",
+        base=model.base != "zero",
+    )
+
+
+def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+    """One row a stage, the chosen one marked, with both thresholds of interpolation."""
+    shape = trained.network.shape
+    points = points_of(problem.dataset.train)
+    edges = Size(shape, 1, 0).edges
+    size = float(problem.dataset.train.y.std()) or 1.0
+    thresholds = {
+        "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
+        "paper_threshold": threshold_intervals(lambda g: edges * g, points),
+    }
+    for stage in trained.stages:
+        test = stage.errors.test
+        above = test is not None and test > ROUNDING * size
+        assert stage.intervals is not None  # only KANs are trained here
+        in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
+        row = {**one.marks, **_values(stage, problem), "parameters": count_parameters(stage.network)}
+        yield Row("stages", {**row, **thresholds, "in_order": in_order, "chosen": stage is trained.chosen})
+
+
+def _values(stage: Stage, problem: Problem) -> dict[str, Value]:
+    jump = stage.after / stage.before if stage.before else None
+    return {
+        "stage": stage.stage,
+        "intervals": stage.intervals,
+        "train_rmse": stage.errors.train,
+        "validation_rmse": stage.errors.validation,
+        "test_rmse": stage.errors.test,
+        "test_root_median_square": root_median_square(stage, problem),
+        "penalty": stage.weight,
+        "carried_by": stage.how,
+        "function_change": stage.change,
+        "loss_jump": jump,
+        "steps": stage.steps,
+        "seconds": stage.seconds,
+    }
+
+
+def root_median_square(stage: Stage, problem: Problem) -> float | None:
+    """sqrt(median of the squared test residuals), in the user's units; the paper shows it beside the RMSE."""
+    test, unit = problem.data.test, problem.data.unit
+    if test is None:
+        return None
+    difference = predict(stage.network, test.x) - test.y
+    return float((difference if unit is None else difference * unit).square().median().sqrt())
+
+
+def published_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+    """Our test errors beside those that were published for the same setting, if any were."""
+    marks = one.marks
+    target, points = problem.dataset.target.name, one.cfg.sampling.train or 0
+    facts = published(target, points, one.cfg.model.degree, trained.network.shape)
+    for stage in trained.stages:
+        if stage.intervals in facts:
+            paper, pykan = facts[stage.intervals]
+            values = {"intervals": stage.intervals, "test_rmse": stage.errors.test, "paper": paper, "pykan": pykan}
+            yield Row("published", {"schedule": marks["schedule"], "shape": marks["shape"], **values})
+
+
+def summary(one: Extension, trained: Trained) -> dict[str, Value]:
+    """The grid that validation chose, and what it reached."""
+    chosen = trained.chosen
+    return {
+        **one.marks,
+        "intervals": chosen.intervals,
+        "parameters": count_parameters(chosen.network),
+        "validation_rmse": chosen.errors.validation,
+        "test_rmse": trained.errors.test,
+        "steps": sum(stage.steps for stage in trained.stages),
+        "seconds": trained.seconds,
+    }
