@@ -54,7 +54,7 @@ def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
     return expression
 
 
-def constant(value: str | float) -> float:
+def constant(value: object) -> float:
     """A finite number from a number or from text such as "0.4*pi". Raises UsageError."""
     if isinstance(value, str):
         return float(_read(value, (), what="number").evalf(20))

@@ -42,20 +42,22 @@ def _harmonic(azimuth: Array, polar: Array, order: int, degree: int) -> Array:
 _AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
 
 SPECIAL: dict[str, SpecialFunction] = {
-    "ellipj": SpecialFunction(_sn, ((-5, 5), (0, 0.9)), "Jacobi's sn(u, m), u = x0, m = x1"),
+    "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9)), "Jacobi's sn(u, m), u = x0, m = x1"),
     "ellipkinc": SpecialFunction(
-        special.ellipkinc, ((-np.pi, np.pi), (-1, 0.9)), "incomplete elliptic integral of the first kind F(phi, m)"
+        special.ellipkinc, ((-np.pi, np.pi), (-1.0, 0.9)), "incomplete elliptic integral of the first kind F(phi, m)"
     ),
     "ellipeinc": SpecialFunction(
-        special.ellipeinc, ((-np.pi, np.pi), (-1, 0.9)), "incomplete elliptic integral of the second kind E(phi, m)"
+        special.ellipeinc, ((-np.pi, np.pi), (-1.0, 0.9)), "incomplete elliptic integral of the second kind E(phi, m)"
     ),
-    "jv": SpecialFunction(special.jv, ((0, 5), (1, 10)), "Bessel function of the first kind J_v(x)"),
-    "yv": SpecialFunction(special.yv, ((0, 3), (1, 10)), "Bessel function of the second kind Y_v(x)"),
-    "kv": SpecialFunction(special.kv, ((0, 3), (1, 5)), "modified Bessel function of the second kind K_v(x)"),
-    "iv": SpecialFunction(special.iv, ((0, 3), (1, 5)), "modified Bessel function of the first kind I_v(x)"),
+    "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0)), "Bessel function of the first kind J_v(x)"),
+    "yv": SpecialFunction(special.yv, ((0.0, 3.0), (1.0, 10.0)), "Bessel function of the second kind Y_v(x)"),
+    "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0)), "modified Bessel function of the second kind K_v(x)"),
+    "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0)), "modified Bessel function of the first kind I_v(x)"),
     **{
         f"lpmv_{m}": SpecialFunction(
-            partial(_legendre, order=m), ((0, 5), (-0.9, 0.9)), f"associated Legendre function of order {m}, P_v^{m}(x)"
+            partial(_legendre, order=m),
+            ((0.0, 5.0), (-0.9, 0.9)),
+            f"associated Legendre function of order {m}, P_v^{m}(x)",
         )
         for m in (0, 1, 2)
     },

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,14 @@ class _Complaints:
             yield f"{self.text.count} {values} (first {self.text.example!r} in row {self.text.row})"
 
 
-def read_columns(file: Path, numbers: Sequence[str], labels: Sequence[str] = ()) -> Columns:
+def read_columns(
+    file: Path, numbers: Sequence[str], labels: Sequence[str] = (), hints: Mapping[str, str] | None = None
+) -> Columns:
     """These columns of a checked file; nothing else of it is kept.
 
-    true and false count as 1 and 0. Raises UsageError for columns that are not there, and for missing,
-    infinite and text values among the numbers or missing labels, with their count and first row.
+    true and false count as 1 and 0. `hints` say what to do about text in a column. Raises UsageError for
+    columns that are not there, and for missing, infinite and text values among the numbers or missing labels,
+    with their count and first row.
     """
     complaints = {name: _Complaints() for name in (*numbers, *labels)}
     blocks = _parquet_blocks(file, [*numbers, *labels]) if is_parquet(file) else _text_blocks(file, [*numbers, *labels])
@@ -81,7 +84,8 @@ def read_columns(file: Path, numbers: Sequence[str], labels: Sequence[str] = ())
     if bad:
         name, sentence = next(iter(bad.items()))
         others = f"; so have {', '.join(itertools.islice(bad, 1, 6))}" if len(bad) > 1 else ""
-        raise UsageError(f"column {name!r} of {file.name} has {sentence}{others}; correct or remove such rows")
+        advice = f"; {hints[name]}" if hints and name in hints and complaints[name].text.count else ""
+        raise UsageError(f"column {name!r} of {file.name} has {sentence}{others}; correct or remove such rows{advice}")
     return Columns(np.concatenate(parts), texts)
 
 

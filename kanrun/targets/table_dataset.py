@@ -47,7 +47,7 @@ def table_dataset(config: TableTarget, sampling: SamplingConfig, seed: int) -> D
         raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0")
     count, test_count = _counts(len(table.points), sampling, table.name)
     order = split_order(len(table.points), generator(seed, "rows"), table.labels)
-    chosen, test_rows = order[:count], np.sort(order[count : count + test_count])
+    chosen, test_rows = np.sort(order[:count]), np.sort(order[count : count + test_count])
     within = split_order(count, generator(seed, "validation"), None if table.labels is None else table.labels[chosen])
     kept = count - validation_count(count, sampling.validation)
     drawn = with_noise(table.points.take(chosen), sampling.noise, generator(seed, "noise"))
@@ -79,7 +79,8 @@ def _read(config: TableTarget) -> _Table:
         raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs")
     file = check_path(config.path)
     if config.task == "regression":
-        values = read_columns(file, [*config.inputs, *config.outputs]).numbers
+        hints = dict.fromkeys(config.outputs, "text labels need target.task=classification")
+        values = read_columns(file, [*config.inputs, *config.outputs], hints=hints).numbers
         split = len(config.inputs)
         return _Table(file.name, Points(values[:, :split], values[:, split:]), None, None)
     if len(config.outputs) != 1:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 from kanrun.errors import UsageError
 from kanrun.targets.near import near
@@ -128,7 +128,7 @@ def text_rows(file: Path) -> Iterator[Row]:
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows")
 
 
-def _separator(file: Path, stream: IO[str]) -> str:
+def _separator(file: Path, stream: io.TextIOWrapper) -> str:
     """Of a CSV: a semicolon or tab where its first line has one and no comma. The stream goes back to its start."""
     first = next((line for line in stream if line.strip()), "")
     stream.seek(0)
@@ -138,15 +138,15 @@ def _separator(file: Path, stream: IO[str]) -> str:
 
 
 @contextmanager
-def _text(file: Path) -> Iterator[IO[str]]:
+def _text(file: Path) -> Iterator[io.TextIOWrapper]:
     with _bytes(file) as raw:
-        if b"\0" in cast(io.BufferedReader, raw).peek(4096)[:4096]:
+        if b"\0" in raw.peek(4096)[:4096]:
             raise UsageError(f"{file.name} is a binary file; a text table or Parquet is needed")
         yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
 @contextmanager
-def _bytes(file: Path) -> Iterator[IO[bytes]]:
+def _bytes(file: Path) -> Iterator[Any]:
     ending = file.suffix.lower()
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
     if ending != ".zip":

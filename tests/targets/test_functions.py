@@ -29,9 +29,7 @@ TRUTH: dict[str, Callable[[Array], Array]] = {
     "bessel_j0": lambda x: special.jv(0, 20 * x[:, 0]),
     "product": lambda x: x[:, 0] * x[:, 1],
     "mean_sin_square_100d": lambda x: exp((sin(pi * x / 2) ** 2).mean(axis=1)),
-    "nested_4d": lambda x: exp(
-        (sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2
-    ),
+    "nested_4d": lambda x: exp((sin(pi * (x[:, 0] ** 2 + x[:, 1] ** 2)) + sin(pi * (x[:, 2] ** 2 + x[:, 3] ** 2))) / 2),
     "runge": lambda x: 1 / (1 + 25 * x[:, 0] ** 2),
 }
 

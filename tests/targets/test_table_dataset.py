@@ -1,0 +1,316 @@
+"""A table's split, standardisation and classes."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.config import SamplingConfig, TableTarget
+from kanrun.errors import UsageError
+from kanrun.targets import Dataset, Target, build_target, make_dataset
+
+ROWS = 200
+
+
+def frame(rows: int = ROWS) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {
+            "row": np.arange(rows),
+            "age": rng.normal(50, 12, rows),
+            "body mass (kg)": rng.uniform(40, 120, rows),
+            "level": rng.normal(0, 1e-3, rows),
+            "outcome": rng.normal(1e4, 30, rows),
+            "label": rng.choice(["setosa", "versicolor", "None"], rows, p=[0.6, 0.3, 0.1]),
+            "species": ["a", "b"] * (rows // 2),
+            "grade": rng.choice([10, 2, 1], rows),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("table") / "people.csv"
+    frame().to_csv(file, index=False)
+    return file
+
+
+INPUTS = ["age", "body mass (kg)"]
+
+
+def config(file: Path, **fields: object) -> TableTarget:
+    values: dict[str, object] = {"path": str(file), "inputs": INPUTS, "outputs": ["outcome"], **fields}
+    return TableTarget(**values)  # type: ignore[arg-type]
+
+
+def dataset(target: TableTarget, seed: int = 0, **sampling: object) -> Dataset:
+    values: dict[str, object] = {"train": None, "test": None, "validation": 0.2, **sampling}
+    return make_dataset(target, SamplingConfig(**values), seed)  # type: ignore[arg-type]
+
+
+def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
+    """The `row` column of train, validation and test, where it is the first input."""
+    parts = (data.train, data.validation, data.test)
+    return tuple({float(v) for v in part.x[:, 0]} if part else set() for part in parts)  # type: ignore[return-value]
+
+
+def test_the_whole_table_is_split_80_to_20(path: Path) -> None:
+    data = dataset(config(path, inputs=["row"]))
+    train, validation, test = rows_of(data)
+    assert (len(train), len(validation), len(test)) == (128, 32, 40)
+    assert train | validation | test == set(map(float, range(ROWS)))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "sizes"),
+    [
+        ({"train": 100, "test": 50}, (80, 20, 50)),
+        ({"train": 160, "test": 40}, (128, 32, 40)),
+        ({"train": 50, "test": None}, (40, 10, 150)),
+        ({"train": None, "test": 20}, (144, 36, 20)),
+        ({"train": 10, "test": 0}, (10, 0, 0)),
+        ({"train": 200, "test": None, "validation": 0.0}, (200, 0, 0)),
+    ],
+)
+def test_rows_by_number(path: Path, sampling: dict[str, object], sizes: tuple[int, int, int]) -> None:
+    data = dataset(config(path, inputs=["row"]), **sampling)
+    train, validation, test = rows_of(data)
+    assert (len(train), len(validation), len(test)) == sizes
+    assert not train & validation
+    assert not (train | validation) & test
+    assert (data.test is None) == (sizes[2] == 0)
+    assert (data.validation is None) == (sizes[1] == 0)
+
+
+def test_the_split_follows_the_seed_only(path: Path) -> None:
+    target = config(path, inputs=["row"])
+    assert rows_of(dataset(target, 3)) == rows_of(dataset(target, 3))
+    assert rows_of(dataset(target, 3)) != rows_of(dataset(target, 4))
+    assert rows_of(dataset(target, 3))[2] == rows_of(dataset(target, 3, validation=0.5, noise=0.1))[2]
+
+
+def test_points_are_in_the_users_units_and_scaled_by_the_training_rows(path: Path) -> None:
+    data = dataset(config(path, outputs=["outcome", "level"]))
+    assert data.target.name == "people.csv"
+    assert data.target.inputs == tuple(INPUTS)
+    assert data.target.outputs == ("outcome", "level")
+    assert data.target.function is None
+    assert data.target.expression is None
+    table = frame()
+    assert np.isin(data.train.x[:, 0], table["age"]).all()
+    np.testing.assert_allclose(data.input_scaling.shift, data.train.x.mean(axis=0))
+    np.testing.assert_allclose(data.input_scaling.scale, data.train.x.std(axis=0))
+    standard = data.output_scaling.apply(data.train.y)
+    np.testing.assert_allclose(standard.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(standard.std(axis=0), 1)
+    np.testing.assert_allclose(data.output_scaling.invert(standard), data.train.y, rtol=1e-14)
+    expected = np.stack([data.train.x.min(axis=0), data.train.x.max(axis=0)], axis=1)
+    np.testing.assert_array_equal(data.target.domain, expected)
+
+
+def test_inputs_and_outputs_stay_together(path: Path) -> None:
+    data = dataset(config(path, inputs=["row"], outputs=["outcome"]))
+    outcome = frame()["outcome"].to_numpy()
+    for points in (data.train, data.validation, data.test):
+        assert points is not None
+        np.testing.assert_array_equal(points.y[:, 0], outcome[points.x[:, 0].astype(int)])
+
+
+def test_the_target_of_a_table_spans_all_rows(path: Path) -> None:
+    target: Target = build_target(config(path, inputs=["row", "age"]))
+    np.testing.assert_array_equal(target.domain[0], [0, ROWS - 1])
+    assert target.function is None
+
+
+def test_noise_on_training_rows_only(path: Path) -> None:
+    clean, noisy = dataset(config(path)), dataset(config(path), noise=0.5)
+    np.testing.assert_array_equal(clean.train.x, noisy.train.x)
+    assert (clean.train.y != noisy.train.y).all()
+    assert clean.test is not None
+    assert noisy.test is not None
+    np.testing.assert_array_equal(clean.test.y, noisy.test.y)
+
+
+def test_text_labels_become_sorted_classes(path: Path) -> None:
+    data = dataset(config(path, outputs=["label"], task="classification"))
+    assert data.task == "classification"
+    assert data.classes == ("None", "setosa", "versicolor")
+    labels = frame().set_index("age")["label"]
+    for points in (data.train, data.validation, data.test):
+        assert points is not None
+        assert points.y.shape == (len(points), 1)
+        named = [data.classes[int(i)] for i in points.y[:, 0]]
+        assert named == [labels[age] for age in points.x[:, 0]]
+    np.testing.assert_array_equal(data.output_scaling.scale, [1])
+    np.testing.assert_array_equal(data.output_scaling.shift, [0])
+
+
+def test_every_part_has_the_classes_in_their_share(path: Path) -> None:
+    share = frame()["label"].value_counts(normalize=True).sort_index().to_numpy()
+    for seed in range(5):
+        data = dataset(config(path, outputs=["label"], task="classification"), seed)
+        for points in (data.train, data.validation, data.test):
+            assert points is not None
+            counts = np.bincount(points.y[:, 0].astype(int), minlength=3)
+            assert (np.abs(counts - share * len(points)) <= 2.5).all()
+
+
+def write(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "index"),
+    [
+        (["10", "2", "1", "10"], ("1", "2", "10"), [2, 1, 0, 2]),
+        (["1.0", "2.0", "1.0", "2"], ("1", "2"), [0, 1, 0, 1]),
+        (["-1", "1", "1", "-1"], ("-1", "1"), [0, 1, 1, 0]),
+        (["b", "a", "10", "a"], ("10", "a", "b"), [2, 1, 0, 1]),
+        (["True", "False", "True", "True"], ("False", "True"), [1, 0, 1, 1]),
+        (["NA", "x", "NA", "x"], ("NA", "x"), [0, 1, 0, 1]),
+    ],
+)
+def test_kinds_of_labels(tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]) -> None:
+    path = write(tmp_path, "x,c\n" + "".join(f"{i},{label}\n" for i, label in enumerate(labels)))
+    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), train=4, test=0)
+    assert data.classes == classes
+    np.testing.assert_array_equal(data.train.y[:, 0], index)
+
+
+def test_labels_from_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    pd.DataFrame({"x": [1.0, 2, 3], "c": [3, 1, 3], "t": pd.Categorical(["u", "v", "u"])}).to_parquet(path)
+    assert dataset(TableTarget(str(path), ["x"], ["c"], "classification")).classes == ("1", "3")
+    assert dataset(TableTarget(str(path), ["x"], ["t"], "classification")).classes == ("u", "v")
+
+
+def test_a_rare_class_is_trained_on_first(tmp_path: Path) -> None:
+    path = write(tmp_path, "x,c\n" + "".join(f"{i},{'rare' if i == 7 else 'ab'[i % 2]}\n" for i in range(60)))
+    target = TableTarget(str(path), ["x"], ["c"], "classification")
+    for seed in range(10):
+        data = dataset(target, seed)
+        assert 2 in data.train.y[:, 0]
+        assert data.notes == ()
+
+
+def test_a_class_that_no_training_row_has_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "x,c\n1,a\n2,b\n3,c\n4,a\n")
+    data = dataset(TableTarget(str(path), ["x"], ["c"], "classification"), train=2, test=2)
+    assert data.classes == ("a", "b", "c")
+    assert len(data.notes) == 1
+    assert "is in no training row, so it cannot be learned" in data.notes[0]
+
+
+def test_a_constant_column_is_noted_and_only_shifted(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,b,y\n" + "".join(f"{i},0.1,{i * i}\n" for i in range(30)))
+    data = dataset(TableTarget(str(path), ["a", "b"], ["y"]))
+    assert data.notes == ("column 'b' of data.csv is constant (0.1) in the training rows",)
+    assert data.input_scaling.scale[1] == 1
+    np.testing.assert_allclose(data.input_scaling.apply(data.train.x)[:, 1], 0, atol=1e-15)
+    np.testing.assert_array_equal(data.target.domain[1], [0.1, 0.1])
+
+
+def test_a_constant_output_is_noted(tmp_path: Path) -> None:
+    path = write(tmp_path, "a,y\n1,3\n2,3\n5,3\n")
+    assert "column 'y' of data.csv is constant (3)" in dataset(TableTarget(str(path), ["a"], ["y"])).notes[0]
+
+
+def test_tiny_tables(tmp_path: Path) -> None:
+    data = dataset(TableTarget(str(write(tmp_path, "a,y\n1,3\n")), ["a"], ["y"]))
+    assert len(data.train) == 1
+    assert data.validation is None
+    assert data.test is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "sampling", "sentence"),
+    [
+        ({}, {"train": 180, "test": 30}, "180 training and 30 test rows are 210, but people.csv has 200 rows"),
+        ({}, {"train": 1000, "test": 1000}, "1000 training and 1000 test rows are 2000, but people.csv has 200 rows"),
+        ({}, {"train": 300, "test": None}, "300 training and 0 test rows are 300, but people.csv has 200 rows"),
+        ({}, {"train": None, "test": 200}, "1 training and 200 test rows are 201, but people.csv has 200"),
+        ({}, {"train": 0}, "sampling.train=0 must be at least 1"),
+        ({}, {"noise": -1.0}, "sampling.noise=-1.0 must be"),
+        ({"inputs": []}, {}, "target.inputs must list at least one column, such as target.inputs=[a,b]"),
+        ({"outputs": []}, {}, "target.outputs must list at least one column"),
+        ({"inputs": "age"}, {}, "target.inputs must list at least one column"),
+        ({"inputs": ["age", "age"]}, {}, "target.inputs lists the column 'age' twice"),
+        ({"outputs": ["age"]}, {}, "the column 'age' is both in target.inputs and in target.outputs"),
+        ({"inputs": ["body mass"]}, {}, "people.csv has no column 'body mass'; did you mean body mass (kg)?"),
+        ({"outputs": ["outcom"]}, {}, "people.csv has no column 'outcom'; did you mean outcome?"),
+        ({"outputs": ["species"]}, {}, "column 'species' of people.csv has 200 values that are not numbers"),
+        (
+            {"outputs": ["species"]},
+            {},
+            "(first 'a' in row 2); correct or remove such rows; text labels need target.task=",
+        ),
+        ({"task": "clustering"}, {}, "target.task='clustering' is unknown; use regression or classification"),
+        ({"task": "classfication"}, {}, "did you mean classification"),
+        (
+            {"task": "classification", "outputs": ["label", "grade"]},
+            {},
+            "takes one output column, target.outputs has 2",
+        ),
+        ({"task": "classification"}, {}, "which is no class; labels are text or whole numbers"),
+        (
+            {"task": "classification", "outputs": ["label"]},
+            {"noise": 0.1},
+            "sampling.noise=0.1 does not apply to class",
+        ),
+        ({"path": "/nowhere/data.csv"}, {}, "there is no file '/nowhere/data.csv'"),
+    ],
+)
+def test_refusals(path: Path, fields: dict[str, object], sampling: dict[str, object], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        dataset(config(path, **fields), **sampling)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "task", "sentence"),
+    [
+        ("a,y\n1,u\n2,u\n", "classification", "column 'y' has the one class 'u' only; at least two are needed"),
+        ("a,y\n1,1.5\n2,2\n", "classification", "column 'y' holds 1.5, which is no class"),
+        ("a,y\n1,u\n2,\n", "classification", "column 'y' of data.csv has 1 missing value (first in row 3)"),
+        ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is no class"),
+        ("a,y\n1e308,1\n1.5e308,2\n", "regression", "data.csv has values too large for float64"),
+    ],
+)
+def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str) -> None:
+    target = TableTarget(str(write(tmp_path, text)), ["a"], ["y"], task)
+    with pytest.raises(UsageError) as caught:
+        dataset(target)
+    assert sentence in str(caught.value)
+
+
+@given(st.integers(2, 60), st.integers(0, 3), st.floats(0, 0.5), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_no_row_is_lost_or_used_twice(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, validation: float, classify: bool
+) -> None:
+    path = tmp_path_factory.mktemp("rows") / "data.csv"
+    labels = np.random.default_rng(seed).integers(0, 3, rows)
+    labels[:2] = [0, 1]
+    pd.DataFrame({"row": np.arange(rows), "y": labels}).to_csv(path, index=False)
+    target = TableTarget(str(path), ["row"], ["y"], "classification" if classify else "regression")
+    data = dataset(target, seed, validation=validation)
+    parts = [part.x[:, 0] for part in (data.train, data.validation, data.test) if part]
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(rows))
+
+
+def test_a_large_table_is_light(tmp_path: Path) -> None:
+    path = tmp_path / "large.csv"
+    rng = np.random.default_rng(0)
+    np.savetxt(path, rng.normal(size=(20_000, 20)), delimiter=",", header=",".join(map(str, range(20))), comments="")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    data = dataset(TableTarget(str(path), [str(i) for i in range(19)], ["19"]))
+    assert len(data.train) == 12_800
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

@@ -1,0 +1,263 @@
+"""Reading tables: kinds of files, and every refusal with its count and row."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import importlib
+import io
+import lzma
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.errors import UsageError
+from kanrun.targets import read_inputs, read_table
+
+TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
+VALUES = np.array([[1, 2, 3.5], [4, -0.5, 0.25]])
+NAMES = ["a", "b", "sepal length (cm)"]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    def to_file(content: str | bytes, name: str = "data.csv") -> Path:
+        path = tmp_path / name
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return to_file
+
+
+def _zip(content: bytes, *names: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in names:
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "pack"),
+    [
+        ("data.csv", bytes),
+        ("DATA.CSV", bytes),
+        ("my data (1).v2.csv", bytes),
+        ("data.csv.gz", gzip.compress),
+        ("data.csv.bz2", bz2.compress),
+        ("data.csv.xz", lzma.compress),
+        ("data.csv.zip", lambda content: _zip(content, "data.csv")),
+        ("data.zip", lambda content: _zip(content, "folder/", "folder/data.csv", "__MACOSX/data.csv")),
+        ("data.tsv", lambda content: content.replace(b",", b"\t")),
+        ("data.tsv.gz", lambda content: gzip.compress(content.replace(b",", b"\t"))),
+        ("semicolons.csv", lambda content: content.replace(b",", b";")),
+        ("bom.csv", lambda content: b"\xef\xbb\xbf" + content),
+        ("windows.csv", lambda content: content.replace(b"\n", b"\r\n")),
+        ("quoted.csv", lambda content: content.replace(b"3.5", b'"3.5"')),
+        ("spaces.csv", lambda content: content.replace(b",", b" , ")),
+        ("blank lines.csv", lambda content: b"\n" + content.replace(b"\n", b"\n\n  \n")),
+        ("no last newline.csv", lambda content: content.rstrip()),
+    ],
+)
+def test_kinds_of_text_files(name: str, pack: Callable[[bytes], bytes], write: Callable[..., Path]) -> None:
+    path = write(pack(TEXT.encode()), name)
+    np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
+    np.testing.assert_array_equal(read_inputs(str(path), ["b", "a"]), VALUES[:, [1, 0]])
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    frame = pd.DataFrame(VALUES, columns=NAMES).assign(whole=[1, 2], flag=[True, False], label=["u", "v"])
+    frame.to_parquet(path)
+    np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
+    np.testing.assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
+    assert list(read_table(path)["label"]) == ["u", "v"]
+
+
+def test_parquet_refusals(tmp_path: Path) -> None:
+    path = tmp_path / "data.parquet"
+    frame = pd.DataFrame({"a": [1.0, None, np.inf], "t": ["x", "2", None], "d": pd.date_range("2020", periods=3)})
+    frame.to_parquet(path)
+    _refused(
+        path, ["a"], "column 'a' of data.parquet has 1 missing value (first in row 2), 1 infinite value (first in r"
+    )
+    _refused(
+        path, ["t"], "column 't' of data.parquet has 1 missing value (first in row 3), 1 value that is not a number"
+    )
+    _refused(path, ["d"], "3 values that are not numbers (first '2020-01-01 00:00:00' in row 1)")
+    _refused(path, ["dd"], "data.parquet has no column 'dd'; did you mean d?; its columns are a, t, d")
+    frame.iloc[:0].to_parquet(path)
+    _refused(path, ["a"], "data.parquet has no rows")
+    path.write_bytes(b"PAR1 but not really")
+    _refused(path, ["a"], "data.parquet cannot be read as Parquet")
+
+
+def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "data.parquet"
+    path.write_bytes(b"PAR1")
+    real = importlib.import_module
+
+    def without(name: str, package: str | None = None) -> Any:
+        if name.startswith("pyarrow"):
+            raise ImportError(name)
+        return real(name, package)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    _refused(
+        path, ["a"], "reading data.parquet needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'"
+    )
+
+
+def _refused(path: Path | str, names: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        read_inputs(path, names)
+    message = str(caught.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize(
+    ("content", "names", "sentence"),
+    [
+        ("a,b\n1,\n2,3\n", ["b"], "column 'b' of data.csv has 1 missing value (first in row 2); correct or remove"),
+        ("a,b\n1,2\n2,NA\n3,nan\n", ["a", "b"], "column 'b' of data.csv has 2 missing values (first in row 3)"),
+        ("a,b\n1,2\n2\n", ["b"], "1 missing value (first in row 3)"),
+        ("a,b\n\n1,2\n\n\n2,\n", ["b"], "1 missing value (first in row 6)"),
+        ("\na,b\n1,2\n2,\n", ["b"], "1 missing value (first in row 4)"),
+        ('a,b\n1,"2\n"\n2,x\n', ["b"], "1 value that is not a number (first 'x' in row 3)"),
+        (
+            "a,b\n1,2\n2,x y\n3,z\n",
+            ["b"],
+            "column 'b' of data.csv has 2 values that are not numbers (first 'x y' in row 3)",
+        ),
+        ("a,b\n1,2020-01-01\n", ["b"], "(first '2020-01-01' in row 2)"),
+        ("a;b\n1;2,5\n", ["b"], "(first '2,5' in row 2)"),
+        ("a,b\n1,0x10\n", ["b"], "(first '0x10' in row 2)"),
+        ("a,b\n1,inf\n2,-inf\n3,1e999\n", ["b"], "column 'b' of data.csv has 3 infinite values (first in row 2)"),
+        (
+            "a,b\nx,\n1,2\n",
+            ["a", "b"],
+            "column 'a' of data.csv has 1 value that is not a number (first 'x' in row 2); so have b",
+        ),
+        ("a,b\n1,2\n", ["c"], "data.csv has no column 'c'; its columns are a, b"),
+        ("age,size\n1,2\n", ["Age"], "data.csv has no column 'Age'; did you mean age?; its columns are age, size"),
+        ("a,b,a\n1,2,3\n", ["b"], "data.csv has two columns called 'a'; rename one"),
+        ("a, a\n1,2\n", ["a"], "data.csv has two columns called 'a'"),
+        ("a,b\n1,2\n3,4,5\n", ["a"], "data.csv: row 3 has 3 fields, but the header has 2"),
+        ("a,b\n1,5,2,5\n", ["a"], "data.csv: row 2 has 4 fields, but the header has 2"),
+        ('a,b\n1,"2\n3,4\n', ["a"], "cannot be read as a table"),
+        ('a,b\n1,"2"x\n3,4\n', ["a"], "data.csv: row 2 cannot be read as a table"),
+        ("a,b\n", ["a"], "data.csv has a header but no rows"),
+        ("\n\n \n", ["a"], "data.csv has no rows"),
+        (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", ["a"], "data.csv is a binary file; a text table or Parquet is needed"),
+        (b"a,b\n1,2\n" + b"\0" * 10, ["a"], "data.csv is a binary file"),
+        (bytes(range(1, 256)), ["a"], "data.csv is binary or not UTF-8"),
+        ("a,b\n1,é\n".encode("latin-1"), ["a"], "data.csv is binary or not UTF-8"),
+        ("a,b\n1,2\n".encode("utf-16"), ["a"], "data.csv is a binary file"),
+        ("a,b\n1," + "x" * 200_000, ["a"], "data.csv: row 2 cannot be read as a table (field larger than field limit"),
+    ],
+)
+def test_refusals(content: str | bytes, names: list[str], sentence: str, write: Callable[..., Path]) -> None:
+    _refused(write(content), names, sentence)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("empty.csv", b"", "is empty"),
+        ("data.xlsx", b"PK", "is not a kind of table that kanrun reads; it reads .csv, .tsv, .tab (also with .gz"),
+        ("data", b"a\n1\n", "is not a kind of table that kanrun reads"),
+        ("data.gz", gzip.compress(b"a\n1\n"), "is not a kind of table that kanrun reads"),
+        ("data.csv.gz", b"a\n1\n", "data.csv.gz is damaged or not compressed as its name says"),
+        ("data.csv.gz", gzip.compress(TEXT.encode() * 500)[:-40], "data.csv.gz is damaged"),
+        ("data.csv.bz2", b"a\n1\n", "data.csv.bz2"),
+        ("data.csv.xz", b"a\n1\n", "data.csv.xz is damaged"),
+        ("data.csv.zip", b"a\n1\n", "data.csv.zip is damaged"),
+        ("data.zip", _zip(b"a\n1\n", "a.csv", "b.csv"), "data.zip holds 2 files; an archive with one table is needed"),
+        ("data.zip", _zip(b""), "data.zip holds 0 files"),
+        ("data.csv.gz", gzip.compress(b""), "data.csv.gz has no rows"),
+        ("data.csv.gz", gzip.compress(b"\0\1"), "data.csv.gz is a binary file"),
+    ],
+)
+def test_files_that_are_no_table(name: str, content: bytes, sentence: str, write: Callable[..., Path]) -> None:
+    path = write(content, name)
+    _refused(path, ["a"], sentence)
+    with pytest.raises(UsageError):
+        read_table(path)
+
+
+def test_paths_that_are_no_file(tmp_path: Path) -> None:
+    _refused(tmp_path / "none.csv", ["a"], f"there is no file '{tmp_path}/none.csv'"[:60])
+    _refused(tmp_path, ["a"], "is a directory; name a file in it")
+    _refused("", ["a"], "the path of the table is empty; name a file")
+    os.mkfifo(tmp_path / "pipe.csv")
+    _refused(tmp_path / "pipe.csv", ["a"], "is not a regular file")
+
+
+def test_an_overlong_path_is_refused() -> None:
+    with pytest.raises(UsageError):
+        read_inputs("x" * 5000 + ".csv", ["a"])
+    with pytest.raises(UsageError):
+        read_inputs("nul\0.csv", ["a"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission(write: Callable[..., Path]) -> None:
+    path = write(TEXT)
+    path.chmod(0)
+    _refused(path, ["a"], "data.csv cannot be read: Permission denied")
+
+
+def test_only_the_columns_used_are_judged(write: Callable[..., Path]) -> None:
+    path = write("id,a,,note,\nu1,1,x,,\nu2,2,,what,\n")
+    np.testing.assert_array_equal(read_inputs(path, ["a"]), [[1], [2]])
+
+
+def test_true_and_false_are_one_and_zero(write: Callable[..., Path]) -> None:
+    np.testing.assert_array_equal(read_inputs(write("a\nTrue\nfalse\n1\n"), ["a"]), [[1], [0], [1]])
+
+
+def test_the_home_directory_is_expanded(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write(TEXT)
+    monkeypatch.setenv("HOME", str(path.parent))
+    np.testing.assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
+
+
+def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> None:
+    lines = ["a,b"] + [f"{i},{i}" for i in range(12_000)]
+    lines[11_001] = "1,x"
+    _refused(write("\n".join(lines)), ["a", "b"], "(first 'x' in row 11002)")
+
+
+def test_read_table_keeps_all_columns(write: Callable[..., Path]) -> None:
+    frame = read_table(write("id,a,,when\nu1,1,x,2020\nu2,,y,\n"))
+    assert list(frame.columns) == ["id", "a", "column 3", "when"]
+    assert list(frame["id"]) == ["u1", "u2"]
+    np.testing.assert_array_equal(frame["a"], [1, np.nan])
+    assert frame["a"].dtype == np.float64
+    np.testing.assert_array_equal(frame["when"], [2020, np.nan])
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**9), 10**9)),
+        min_size=1,
+        max_size=30,
+    )
+)
+@settings(max_examples=40)
+def test_numbers_are_read_to_the_last_bit(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[float, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("exact") / "data.csv"
+    pd.DataFrame(rows, columns=["x 1", "n"]).to_csv(path, index=False)
+    np.testing.assert_array_equal(read_inputs(path, ["n", "x 1"]), [[n, x] for x, n in rows])
