@@ -187,7 +187,7 @@ def test_refusals_say_what_and_why(text: str, sentence: str) -> None:
     assert sentence in message
     assert len(message) < 500
     assert "\n" not in message
-    assert time.perf_counter() - started < 2
+    assert time.perf_counter() - started < 5
 
 
 def test_a_refusal_quotes_the_formula() -> None:
@@ -196,14 +196,14 @@ def test_a_refusal_quotes_the_formula() -> None:
 
 
 @given(st.text(alphabet="x01e+-*/^(). ,sinpc", max_size=25))
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150, deadline=None)
 def test_any_text_is_an_expression_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
         parse(text)
 
 
 @given(st.text(max_size=15))
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=100, deadline=None)
 def test_any_unicode_is_an_expression_or_a_usage_error(text: str) -> None:
     with contextlib.suppress(UsageError):
         parse(text)
