@@ -77,13 +77,13 @@ class Spline:
     def basis(self, t: Array) -> tuple[Array, Array, NDArray[np.int64]]:
         """Local basis (N, k + 1), its slopes, and the first function that counts."""
         per_width = self.intervals / (self.high - self.low)
-        clipped = np.clip(t, self.low, self.high)
+        clipped = np.clip(np.nan_to_num(t, nan=self.low), self.low, self.high)
         at = (clipped - self.low) * per_width
         start = np.minimum(at.astype(np.int64), self.intervals - 1)
         powers = np.power((at - start)[:, None], np.arange(self.degree + 1))
         matrix, slope_matrix = _pieces(self.degree)
         basis, slopes = powers @ matrix, (powers @ slope_matrix) * per_width
-        beyond = t - clipped
+        beyond = t - clipped  # nan stays nan
         if beyond.any():
             basis = basis + beyond[:, None] * slopes
         return basis, slopes, start

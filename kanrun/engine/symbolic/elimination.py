@@ -8,6 +8,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.canonical import scale_node
 from kanrun.engine.symbolic.edges import Identity
+from kanrun.engine.symbolic.gauge import removing
 from kanrun.engine.symbolic.graph import Graph, without_edges
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
@@ -75,6 +76,7 @@ def _key(graph: Graph, index: int) -> tuple[int, int, int]:
 
 def _without(graph: Graph, index: int, samples: Samples) -> Graph:
     """The graph without an edge, whose mean goes to the rest of its node."""
+    graph = removing(graph, index, samples)
     edge = graph.edges[index]
     _, outs = graph.edge_outputs(samples.x)
     mean, others = float(np.mean(outs[index])), [i for i in graph.into(edge.target) if i != index]

@@ -131,7 +131,7 @@ class Graph:
         for edge in self.edges:
             if isinstance(edge.function, Symbolic):
                 total += edge.function.candidate.complexity
-            elif isinstance(edge.function, Spline):
+            elif not isinstance(edge.function, Identity):
                 total += 10.0
         return total
 

@@ -13,7 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
-from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 
@@ -28,8 +28,10 @@ ROUNDING = 1e-14
 class Match:
     """`function` fits the edge with 1 - R^2 = `loss`."""
 
-    function: Symbolic
+    function: EdgeFunction
     loss: float
+    complexity: float
+    name: str
 
     @property
     def r2(self) -> float:
@@ -38,7 +40,7 @@ class Match:
     @property
     def score(self) -> float:
         """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
-        return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.function.candidate.complexity
+        return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.complexity
 
 
 def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[Match]:
@@ -50,7 +52,7 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
     order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, _SAMPLES)).astype(int)]
     t, values = t[order], values[order]
     spread = float(np.var(values))
-    constant = Match(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
+    constant = _matched(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
     found = [constant] if CONSTANT in candidates else []
     if spread == 0.0 or t[-1] == t[0]:
         return found
@@ -69,18 +71,22 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
 def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]) -> Match | None:
     middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
     tau = (t - middle) / half
-    best: Match | None = None
+    best: tuple[float, Symbolic] | None = None
     for a, b in starts:
-        match = _polished(tau, values, candidate, a, b)
-        if match is not None and (best is None or match.loss < best.loss):
-            best = match
-        if best is not None and best.loss < ROUNDING:
+        polished = _polished(tau, values, candidate, a, b)
+        if polished is not None and (best is None or polished[0] < best[0]):
+            best = polished
+        if best is not None and best[0] < ROUNDING:
             break
     if best is None:
         return None
-    a, b, c, d = best.function.constants
-    moved = replace(best.function, constants=(a / half, b - a * middle / half, c, d))
-    return replace(best, function=standardised(moved))
+    a, b, c, d = best[1].constants
+    moved = replace(best[1], constants=(a / half, b - a * middle / half, c, d))
+    return _matched(standardised(moved), best[0])
+
+
+def _matched(function: Symbolic, loss: float) -> Match:
+    return Match(function, loss, function.candidate.complexity, function.candidate.name)
 
 
 def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
@@ -158,7 +164,7 @@ def _pairs(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
     return np.stack([left.ravel(), right.ravel()], axis=1)
 
 
-def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: float) -> Match | None:
+def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: float) -> tuple[float, Symbolic] | None:
     spread = float(np.var(values))
     with np.errstate(all="ignore"):
         f = candidate.value(a * tau + b)
@@ -173,7 +179,7 @@ def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: floa
     assert isinstance(result, Symbolic)
     if not np.isfinite(fitted.rmse) or not result.allows(tau):
         return None
-    return Match(result, fitted.rmse**2 / spread)
+    return fitted.rmse**2 / spread, result
 
 
 def standardised(function: Symbolic) -> Symbolic:

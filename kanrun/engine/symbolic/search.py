@@ -13,14 +13,16 @@ import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.elimination import eliminate
+from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match
 from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
 from kanrun.engine.symbolic.numeric import NumericSettings, Trained, coarse_fit, extend, train_graph
+from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.selection import EXACT, SelectionSettings, select
 from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
-from kanrun.engine.symbolic.skeletons import Skeleton, kan_shape, start
+from kanrun.engine.symbolic.skeletons import Skeleton, fitted_grids, kan_shape, start
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,7 @@ def search(
     tried: list[Tried] = []
 
     def attempt(shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
-        for name, make in _ranked(shapes, samples, settings, generator):
+        for name, make in _ranked(shapes, samples, settings, generator, end):
             if time.monotonic() > end:
                 return
             for event in explore(name, make, samples, candidates, settings, generator):
@@ -101,26 +103,35 @@ def search(
                 tried += [event] if isinstance(event, Tried) else []
 
 
+#: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
+_MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD = 14, 7, 3e-3
+#: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
+_PRUNING_INTERVALS = 8
+
 Maker = Callable[[np.random.Generator], Trained]
 
 
 def _ranked(
-    shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator
+    shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator, end: float
 ) -> Iterator[tuple[str, Maker]]:
     """The shapes with how to train them: the first two at once, then the rest in the order of coarse fits."""
     for shape in shapes[:2]:
         yield shape.name, _maker(shape, samples, settings)
-    coarse = []
-    for shape in shapes[2:]:
-        fits = [_coarse(shape, samples, settings, generator) for _ in range(2)]
+    coarse: list[tuple[float, Skeleton, Trained]] = []
+    for shape in sorted(shapes[2:], key=lambda shape: shape.edges)[:_MOST_RANKED]:
+        fits = [_coarse(shape, samples, settings, generator, intervals) for intervals in (3, 3, 7)]
         best = min(fits, key=lambda fit: fit.error)
-        coarse.append((best.error * 1.1**shape.edges, shape, best))
-    for _, shape, best in sorted(coarse, key=lambda entry: entry[0]):
+        coarse.append((best.error * 1.1**shape.edges * shape.handicap, shape, best))
+        if best.error < _CLEARLY_GOOD or time.monotonic() > end:
+            break
+    for _, shape, best in sorted(coarse, key=lambda entry: entry[0])[:_MOST_EXPLORED]:
         yield shape.name, _continued(shape, best, samples, settings)
 
 
-def _coarse(shape: Skeleton, samples: Samples, settings: SearchSettings, generator: np.random.Generator) -> Trained:
-    graph = start(shape, samples.x, samples.y, 3, settings.degree, generator)
+def _coarse(
+    shape: Skeleton, samples: Samples, settings: SearchSettings, generator: np.random.Generator, intervals: int
+) -> Trained:
+    graph = start(shape, samples.x, samples.y, intervals, settings.degree, generator)
     graph = coarse_fit(graph, samples, settings.numeric.coarse_penalty)
     return Trained(graph, samples.error(graph))
 
@@ -140,7 +151,7 @@ def _continued(shape: Skeleton, best: Trained, samples: Samples, settings: Searc
 
     def make(generator: np.random.Generator) -> Trained:
         if best.error > settings.numeric.good:
-            more = [_coarse(shape, samples, settings, generator) for _ in range(settings.numeric.starts - 2)]
+            more = [_coarse(shape, samples, settings, generator, 4) for _ in range(settings.numeric.starts - 3)]
             chosen = min([best, *more], key=lambda fit: fit.error)
         else:
             chosen = best
@@ -220,17 +231,33 @@ def refine_to_formula(
 ) -> Iterator[Step | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges."""
     began = time.monotonic()
-    pruned = eliminate(trained.graph, samples, slack=0.3, floor=1e-7, penalty=settings.numeric.penalty)
-    error = samples.error(pruned)
+    pruned, error = pruned_network(trained, samples, settings)
     yield Step("prune", name, pruned, error, time.monotonic() - began)
     began = time.monotonic()
-    if pruned.active_edges < trained.graph.active_edges:
-        again = extend(pruned, samples, settings.numeric.grids[-1:], settings.numeric)
-        pruned, error = again.graph, again.error
     selected = select(pruned, samples, candidates, settings.exact, settings.selection)
     if selected.graph is not None:
         yield Step("snap", name, selected.graph, selected.error, time.monotonic() - began, selected.matches)
     yield Tried(name, pruned, error, selected.graph, selected.error, selected.matches)
+
+
+def pruned_network(trained: Trained, samples: Samples, settings: SearchSettings) -> tuple[Graph, float]:
+    """The network without the edges it does not need, and its error; the edges are tried out on a coarser grid, which is
+    then extended again. The trained network itself where nothing could go."""
+    penalty = settings.numeric.penalty
+    coarse = trained.graph
+    if max((intervals_of(trained.graph)), default=0) > _PRUNING_INTERVALS:
+        coarse = fitted_grids(trained.graph, samples.x, intervals=_PRUNING_INTERVALS)
+        coarse = refit(coarse, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2)).graph
+    pruned = eliminate(coarse, samples, slack=0.3, floor=1e-7, penalty=penalty)
+    if pruned.active_edges == coarse.active_edges:
+        return trained.graph, trained.error
+    again = extend(pruned, samples, settings.numeric.grids[-2:], settings.numeric)
+    return again.graph, again.error
+
+
+def intervals_of(graph: Graph) -> list[int]:
+    """G of every spline."""
+    return [edge.function.intervals for edge in graph.edges if isinstance(edge.function, Spline)]
 
 
 def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:

@@ -11,13 +11,15 @@ import heapq
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Candidate
-from kanrun.engine.symbolic.canonical import canonical, released
-from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.canonical import canonical
+from kanrun.engine.symbolic.composites import expanded, match_composites
+from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
+from kanrun.engine.symbolic.gauge import plain_gauge
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.refit import Settings, refit
@@ -25,6 +27,8 @@ from kanrun.engine.symbolic.samples import Samples
 
 #: Relative validation error at which a formula is taken as exact: nothing can be better.
 EXACT = 1e-11
+#: 1 - R^2 below which a single candidate is not doubted.
+_CLEAR = 3e-8
 
 
 @dataclass(frozen=True)
@@ -69,23 +73,49 @@ def select(
     A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`.
     """
     end = time.monotonic() + settings.seconds
+    goal = max(target, EXACT)
+    graph = plain_gauge(graph, samples)
     matches = edge_matches(graph, samples, candidates)
-    best, tried = _State(float("inf"), graph), 0
-    if all(matches.values()):
-        for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
-            trial = _assigned(graph, assignment)
-            best, tried = min(best, _refitted(trial, samples)), tried + 1
-            if best.error <= max(target, EXACT) or time.monotonic() > end:
-                break
-    if best.error > max(target, EXACT):
-        state, more = _beam(graph, samples, candidates, matches, settings, end)
-        tried += more
-        best = min(best, state) if state else best
+    best, tried = _try_assignments(graph, samples, matches, goal, settings, end)
+    if best.error > goal and time.monotonic() < end:
+        matches = with_composites(graph, samples, candidates, matches)
+        state, more = _try_assignments(graph, samples, matches, goal, settings, end)
+        best, tried = min(best, state), tried + more
+    if best.error > goal:
+        beam, more = _beam(graph, samples, candidates, matches, settings, end)
+        best, tried = min(best, beam) if beam else best, tried + more
     found = best.graph if np.isfinite(best.error) else None
     return Selected(found, best.error, matches, tried)
 
 
-def _assignments(matches: dict[int, list[Match]], per_edge: int) -> Iterator[dict[int, Symbolic]]:
+def _try_assignments(
+    graph: Graph, samples: Samples, matches: dict[int, list[Match]], goal: float, settings: SelectionSettings, end: float
+) -> tuple[_State, int]:
+    best, tried = _State(float("inf"), graph), 0
+    if all(matches.values()):
+        for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
+            best, tried = min(best, _refitted(_assigned(graph, assignment), samples)), tried + 1
+            if best.error <= goal or time.monotonic() > end:
+                break
+    return best, tried
+
+
+def with_composites(
+    graph: Graph, samples: Samples, candidates: Sequence[Candidate], matches: dict[int, list[Match]]
+) -> dict[int, list[Match]]:
+    """The matches with composites added to the edges that no single candidate matches to the network's accuracy."""
+    values, outs = graph.edge_outputs(samples.x)
+    clear = max(1e-2 * samples.error(graph), 1e-9) ** 2
+    wider = {}
+    for i, found in matches.items():
+        more = []
+        if not found or found[0].loss > max(clear, _CLEAR):
+            more = match_composites(values[graph.edges[i].source], outs[i], candidates)
+        wider[i] = sorted([*found, *more], key=lambda match: match.score)
+    return wider
+
+
+def _assignments(matches: dict[int, list[Match]], per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
     """One match an edge, in the order of the sum of their scores."""
     edges = list(matches)
     lists = [matches[i][:per_edge] for i in edges]
@@ -103,7 +133,7 @@ def _assignments(matches: dict[int, list[Match]], per_edge: int) -> Iterator[dic
                 heapq.heappush(heap, (score + more, step))
 
 
-def _assigned(graph: Graph, functions: dict[int, Symbolic]) -> Graph:
+def _assigned(graph: Graph, functions: dict[int, EdgeFunction]) -> Graph:
     for i, function in functions.items():
         graph = graph.with_function(i, function)
     return graph
@@ -111,7 +141,7 @@ def _assigned(graph: Graph, functions: dict[int, Symbolic]) -> Graph:
 
 def _refitted(graph: Graph, samples: Samples) -> _State:
     """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
-    simple = canonical(graph)
+    simple = canonical(expanded(graph))
     fitted = refit(simple, samples.x, samples.y, Settings(steps=12, gain=1e-2, damping=1e-3))
     if fitted.rmse < 0.2 * samples.spread:
         fitted = refit(fitted.graph, samples.x, samples.y, Settings(steps=60, damping=1e-6))
@@ -197,8 +227,3 @@ def polish(graph: Graph, samples: Samples) -> Graph:
     """All free constants of a symbolic graph to the last digits that the data determine."""
     fitted = refit(graph, samples.x, samples.y, Settings(steps=100, gain=1e-6, damping=1e-10))
     return fitted.graph
-
-
-def snapped(graph: Graph, index: int, match: Match) -> Graph:
-    """`graph` with edge `index` replaced, all constants released."""
-    return released(replace(graph)).with_function(index, match.function)

@@ -23,7 +23,9 @@ def first_shapes(inputs: Sequence[int]) -> list[Skeleton]:
     shapes = tops(terms, f"{len(terms)}")
     if len(terms) == 2:
         for j in inputs:
-            shapes.append(Skeleton(f"f{j}*g(f0+f1)", Sum((Plain(Product((j, Sum(terms)))),))))
+            shapes.append(Skeleton(f"f{j}*g(f0+f1)", Sum((Plain(Product((j, Sum(terms)))),)), 1.5))
+            inner = Sum((Plain(Product(terms)),))
+            shapes.append(Skeleton(f"f{j}*g(f0*f1)", Sum((Plain(Product((j, inner))),)), 1.5))
     return shapes
 
 

@@ -42,6 +42,7 @@ class Skeleton:
 
     name: str
     root: Sum
+    handicap: float = 1.0  # of its coarse error when structures are ranked
 
     @property
     def edges(self) -> int:
