@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
-from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, thinned
+from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, reach, thinned
 
 if TYPE_CHECKING:
     import pandas
@@ -40,9 +40,10 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
             image = draw_map(line[1], x, y, prediction, limits)
             figure.colorbar(image, ax=line[:2], pad=0.02, aspect=22).set_label(label)
             error = prediction - truth
-            most = float(np.nanmax(np.abs(error), initial=0.0)) or 1e-300
-            image = draw_map(line[2], x, y, error, (-most, most), DIVERGING)
-            figure.colorbar(image, ax=line[2], pad=0.02, aspect=22)
+            image = draw_map(line[2], x, y, error, (-reach(error), reach(error)), DIVERGING)
+            largest = float(np.nanmax(np.abs(error), initial=0.0))
+            beyond = "both" if largest > reach(error) else "neither"
+            figure.colorbar(image, ax=line[2], pad=0.02, aspect=22, extend=beyond).set_label(f"largest {largest:.1e}")
             titles = ["truth", "prediction", "prediction - truth"]
         else:
             image = draw_map(line[0], x, y, prediction, _limits(prediction))

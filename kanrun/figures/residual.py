@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ from kanrun.figures.style import (
     letters,
     new_figure,
     only_some,
+    reach,
     styled,
     thinned,
 )
@@ -60,19 +61,25 @@ def _draw(left: Axes, right: Axes, table: pandas.DataFrame, output: str) -> None
             if len(part):
                 parts[split] = part
     if parts:
-        ends = [value for part in parts.values() for value in (part["error"].min(), part["error"].max())]
-        low, high = min(ends), max(ends)
-        bins = np.linspace(low, high, _BINS + 1) if high > low else np.array([low - 0.5, high + 0.5])
+        limit = reach(np.concatenate([part["error"].to_numpy(dtype=float) for part in parts.values()]))
+        beyond = sum(int((part["error"].abs() > limit).sum()) for part in parts.values())
         for order, (split, part) in enumerate(parts.items()):
-            weights = np.full(len(part), 100 / len(part))
-            colour = SPLITS[split]
-            left.hist(part["error"], bins=list(bins), weights=weights, color=colour, alpha=0.35, lw=0, label=split)
-            left.hist(part["error"], bins=list(bins), weights=weights, color=colour, histtype="step", lw=1)
-            some = thinned(part)
+            colour, errors = SPLITS[split], part["error"].clip(-limit, limit)
+            _histogram(left, errors, limit, split)
+            some = thinned(part.assign(error=errors))
             points = right.scatter(some["guess"], some["error"], s=6, lw=0, alpha=0.5, c=colour, zorder=2 + order)
             points.set_rasterized(len(some) > 500)
-        left.legend(loc="upper right")
+        left.legend(loc="best")
+        if beyond:
+            right.set_title(f"{beyond} points lie beyond, drawn at the border", fontsize=7, color=GREY)
     right.axhline(0, color=BLACK, lw=0.8, zorder=1)
     left.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     left.set(xlabel="prediction - truth", ylabel="points, %")
     right.set(xlabel=f"prediction of {letters(output, 30)}", ylabel="prediction - truth")
+
+
+def _histogram(axes: Axes, errors: pandas.Series[Any], limit: float, split: str) -> None:
+    bins = list(np.linspace(-limit, limit, _BINS + 1))
+    weights = np.full(len(errors), 100 / len(errors))
+    axes.hist(errors, bins=bins, weights=weights, color=SPLITS[split], alpha=0.35, lw=0, label=split)
+    axes.hist(errors, bins=bins, weights=weights, color=SPLITS[split], histtype="step", lw=1)

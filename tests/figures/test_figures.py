@@ -175,6 +175,25 @@ def test_residuals_are_prediction_minus_truth() -> None:
     stored(figures.residuals(sample.predictions(2).assign(**{"prediction:y": "text"})))
 
 
+def test_a_few_large_errors_do_not_hide_the_others() -> None:
+    table = sample.predictions(2, rows=400)
+    table["prediction:y"] = table["truth:y"] + np.where(np.arange(len(table)) % 399 == 0, 1.0, 1e-6)
+    right = figures.residuals(table).axes[1]
+    assert np.abs(np.concatenate([np.asarray(points.get_offsets()) for points in right.collections])[:, 1]).max() < 1e-5
+    assert "points lie beyond" in right.get_title()
+    figure = figures.predictions(table, ["x0", "x1"], ["y"])
+    mesh = next(item for item in figure.axes[2].collections if isinstance(item, TriMesh))
+    assert mesh.get_clim()[1] < 1e-5
+    assert "largest 1.0e+00" in [axes.get_ylabel() for axes in figure.axes]
+    stored(figure)
+
+
+def test_a_perfect_prediction_can_be_drawn() -> None:
+    table = sample.predictions(2).assign(**{"prediction:y": lambda rows: rows["truth:y"]})
+    stored(figures.predictions(table))
+    stored(figures.residuals(table))
+
+
 def test_each_edge_has_a_panel_with_its_function() -> None:
     table = sample.edges([2, 3, 1])
     knots = pandas.DataFrame({"seed": 0, "layer": 0, "in": 1, "knot": [-2.0, -0.5, 0.5]})
