@@ -1,0 +1,44 @@
+"""From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
+
+from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
+from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.fixed import fixed_shape
+from kanrun.engine.symbolic.formula import RECOVERED, Certificate, Formula, certify, finished, renamed
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.matching import Match, match_edge
+from kanrun.engine.symbolic.numeric import NumericSettings, Trained
+from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.search import NOTHING, SearchSettings, Step, Tried, choose_formula, refine_to_formula, search
+from kanrun.engine.symbolic.selection import EXACT, SelectionSettings
+
+__all__ = [
+    "EXACT",
+    "NOTHING",
+    "RECOVERED",
+    "TABLE",
+    "Candidate",
+    "Certificate",
+    "Edge",
+    "Formula",
+    "Graph",
+    "Identity",
+    "Match",
+    "NumericSettings",
+    "Samples",
+    "SearchSettings",
+    "SelectionSettings",
+    "Spline",
+    "Step",
+    "Symbolic",
+    "Trained",
+    "Tried",
+    "certify",
+    "choose",
+    "choose_formula",
+    "finished",
+    "fixed_shape",
+    "match_edge",
+    "refine_to_formula",
+    "renamed",
+    "search",
+]

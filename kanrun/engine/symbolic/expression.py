@@ -82,12 +82,20 @@ def _positive(expression: sympy.Expr) -> sympy.Expr:
     return sympy.simplify(sympy.expand_log(expression.xreplace(positive), force=True)).xreplace(back)
 
 
+def _exponentials(expression: sympy.Expr) -> sympy.Expr:
+    """tanh and atanh written with exp and log, which products inside them may undo."""
+    written = expression.replace(sympy.tanh, lambda u: 1 - 2 / (sympy.exp(2 * u) + 1))
+    written = written.replace(sympy.atanh, lambda u: sympy.log(sympy.together((1 + u) / (1 - u))) / 2)
+    return sympy.simplify(sympy.expand(written, power_exp=True))
+
+
 _TRANSFORMS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
     sympy.expand,
     _powers,
     _expanded_functions,
     lambda e: sympy.together(_expanded_functions(e)),
     lambda e: sympy.cancel(sympy.together(_expanded_functions(e))),
+    _exponentials,
     sympy.factor_terms,
     sympy.factor,
     sympy.simplify,

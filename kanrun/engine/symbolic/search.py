@@ -72,44 +72,78 @@ def search(
     samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings, generator: np.random.Generator
 ) -> Iterator[Step | Tried]:
     """Steps as they happen, and a `Tried` for each structure worth it. Stops at the first exact formula."""
-    end = time.monotonic() + settings.seconds
+    run = _Search(samples, candidates, settings, generator)
     inputs = list(range(samples.x.shape[1]))
-    tried: list[Tried] = []
+    yield from run.attempt(first_shapes(inputs))
+    if len(inputs) > 2 and not run.over():
+        yield from run.attempt(_module_shapes(samples, settings, generator))
+    for shape in deep_shapes(len(inputs)) if len(inputs) > 1 else ():
+        if run.over():
+            break
+        yield from run.explore("-".join(map(str, shape)), _kan_maker(shape, samples, settings))
+    if not run.tried:
+        yield from run.last_resort()
 
-    def attempt(shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
-        for name, make in _ranked(shapes, samples, settings, generator, end):
-            if time.monotonic() > end:
+
+Maker = Callable[[np.random.Generator], Trained]
+
+
+class _Search:
+    """What has been tried so far, and what is worth trying still."""
+
+    def __init__(
+        self, samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings, generator: np.random.Generator
+    ) -> None:
+        self.samples, self.candidates, self.settings, self.generator = samples, candidates, settings, generator
+        self.end = time.monotonic() + settings.seconds
+        self.tried: list[Tried] = []
+        self.trained: list[tuple[str, Trained]] = []
+
+    def over(self) -> bool:
+        """Whether a formula is exact, or as good as any network (noise is then all that is left), or time is up."""
+        if self.exact() or time.monotonic() > self.end:
+            return True
+        best = min((error for _, error in ((n, t.error) for n, t in self.trained)), default=np.inf)
+        return any(t.formula_error <= 1.05 * best for t in self.tried) and len(self.trained) > 2
+
+    def exact(self) -> bool:
+        return any(each.is_exact(self.settings.exact) for each in self.tried)
+
+    def attempt(self, shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
+        for name, make in _ranked(shapes, self.samples, self.settings, self.generator, self.end):
+            if self.exact() or time.monotonic() > self.end:
                 return
-            for event in explore(name, make, samples, candidates, settings, generator):
-                yield event
-                if isinstance(event, Tried):
-                    tried.append(event)
-                    if event.is_exact(settings.exact):
-                        return
+            yield from self.explore(name, make)
 
-    def done() -> bool:
-        return any(each.is_exact(settings.exact) for each in tried)
+    def explore(self, name: str, make: Maker) -> Iterator[Step | Tried]:
+        """Trains a structure, and where that went better than the best formula so far, prunes and snaps it."""
+        began = time.monotonic()
+        trained = make(self.generator)
+        self.trained.append((name, trained))
+        yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
+        best = min((each.formula_error for each in self.tried), default=np.inf)
+        if trained.error <= self.settings.worth and trained.error < 0.9 * best:
+            yield from self.snap(name, trained)
 
-    yield from attempt(first_shapes(inputs))
-    if len(inputs) > 2 and not done() and time.monotonic() < end:
-        yield from attempt(_module_shapes(samples, settings, generator))
-    if not done():
-        for shape in deep_shapes(len(inputs)):
-            if time.monotonic() > end or done() or len(inputs) == 1:
-                break
-            make = _kan_maker(shape, samples, settings)
-            for event in explore("-".join(map(str, shape)), make, samples, candidates, settings, generator):
-                yield event
-                tried += [event] if isinstance(event, Tried) else []
+    def snap(self, name: str, trained: Trained) -> Iterator[Step | Tried]:
+        for event in refine_to_formula(name, trained, self.samples, self.candidates, self.settings):
+            self.tried += [event] if isinstance(event, Tried) else []
+            yield event
+
+    def last_resort(self) -> Iterator[Step | Tried]:
+        """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
+        best = min((trained.error for _, trained in self.trained), default=np.inf)
+        if best < NOTHING:
+            near = [(name, each) for name, each in self.trained if each.error <= 1.1 * best]
+            yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
 
 
+#: Relative error from which on a network has learned nothing.
+NOTHING = 0.95
 #: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
 _MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD = 14, 7, 3e-3
 #: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
 _PRUNING_INTERVALS = 8
-
-Maker = Callable[[np.random.Generator], Trained]
-
 
 def _ranked(
     shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator, end: float
@@ -207,23 +241,6 @@ def _gradient(graph: Graph, spread: Array) -> Callable[[Array], Array]:
         return np.stack(columns, axis=1)
 
     return gradient
-
-
-def explore(
-    name: str,
-    make: Maker,
-    samples: Samples,
-    candidates: Sequence[Candidate],
-    settings: SearchSettings,
-    generator: np.random.Generator,
-) -> Iterator[Step | Tried]:
-    """Trains a structure, and where that went well prunes and snaps it."""
-    began = time.monotonic()
-    trained = make(generator)
-    yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
-    if trained.error > settings.worth:
-        return
-    yield from refine_to_formula(name, trained, samples, candidates, settings)
 
 
 def refine_to_formula(

@@ -1,0 +1,156 @@
+"""A symbolic graph finished: constants polished and rounded, one simplified expression, and its certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.canonical import canonical, released
+from kanrun.engine.symbolic.composites import expanded
+from kanrun.engine.symbolic.constants import round_constants
+from kanrun.engine.symbolic.deadline import OutOfTime, within
+from kanrun.engine.symbolic.expression import simplified, size, to_expression
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.selection import EXACT, polish
+from kanrun.engine.symbolic.tidy import tidied
+from kanrun.formulas import to_latex, to_numpy, to_python
+
+#: A validation error may grow by this when a constant is rounded.
+SLACK = 0.02
+#: Root mean square error below which a formula is the truth.
+RECOVERED = 1e-8
+
+Truth = Callable[[Array], Array]
+
+
+@dataclass(frozen=True)
+class Formula:
+    """`expression` in the variables `names`, the graph it was read off, and the constants that were rounded."""
+
+    expression: sympy.Expr
+    names: tuple[str, ...]
+    graph: Graph
+    rounded: tuple[tuple[int, str, float, str], ...] = ()
+
+    def __call__(self, x: Array) -> Array:
+        """Values (N,) at x (N, inputs); nan where the formula is not real."""
+        return to_numpy(self.expression, self.names)(x)
+
+    @property
+    def complexity(self) -> float:
+        return size(self.expression)
+
+    def forms(self) -> dict[str, str]:
+        """The formula as text, LaTeX, sympy's srepr and a Python module."""
+        identifiers = all(name.isidentifier() for name in self.names)
+        return {
+            "text": str(self.expression),
+            "latex": to_latex(self.expression),
+            "srepr": str(sympy.srepr(self.expression)),
+            "python": to_python(self.expression, self.names) if identifiers else "",
+        }
+
+
+def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: float) -> Formula:
+    """The formula of a symbolic graph: refitted, rounded where the validation error allows, simplified within `seconds`."""
+    polished = polish(canonical(expanded(graph)), samples)
+    error = samples.error(polished)
+    allowed = max((1 + SLACK) * error, 0.1 * EXACT)
+    validation = (samples.validation_x, samples.validation_y)
+    rounded = round_constants(polished, (samples.x, samples.y), validation, allowed * samples.spread)
+    names = tuple(names)
+    points = np.concatenate([samples.validation_x, samples.x[:200]])
+
+    def passes(expression: sympy.Expr) -> bool:
+        return samples.error(to_numpy(expression, names)) <= allowed
+
+    expression = to_expression(rounded.graph, names)
+    for share in (0.6, 0.4):
+        tidy = tidied(expression, passes)
+        expression = simplified(tidy, names, points, share * seconds)
+    expression = tidied(expression, passes)
+    return Formula(expression, names, rounded.graph, rounded.changes)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was checked on `points` fresh points of the domain: the largest difference of formula and network, errors
+    against the truth (or held-out data), and whether the formula is the truth."""
+
+    difference: float
+    formula_rmse: float
+    network_rmse: float
+    r2: float
+    points: int
+    recovered: str
+    form: str
+    symbolically: str
+
+
+def certify(
+    formula: Formula | None,
+    network: Callable[[Array], Array],
+    check: tuple[Array, Array],
+    fresh: Array,
+    truth: Truth | None,
+    expression: sympy.Expr | None,
+) -> Certificate:
+    """The certificate on check points (x, y) of the truth or held-out data, and on `fresh` points of the domain.
+
+    `recovered` and `form` are unknown without a truth; `form` says whether the formula becomes the truth when its
+    constants are fitted to it; `symbolically` whether sympy shows the difference to be zero.
+    """
+    x, y = check
+    with np.errstate(all="ignore"):
+        network_rmse = _rmse(network(x), y)
+        if formula is None:
+            unknown = "unknown" if truth is None else "no"
+            return Certificate(np.nan, np.nan, network_rmse, np.nan, len(fresh), unknown, unknown, unknown)
+        values = formula(x)
+        rmse = _rmse(values, y)
+        difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
+    spread = float(np.var(y))
+    r2 = 1 - rmse**2 / spread if spread > 0 else float(rmse == 0.0)
+    if truth is None:
+        return Certificate(difference, rmse, network_rmse, r2, len(fresh), "unknown", "unknown", "unknown")
+    recovered = "yes" if rmse <= RECOVERED else "no"
+    form = "yes" if recovered == "yes" or _same_form(formula, fresh, truth) else "no"
+    symbolically = _symbolically(formula.expression, expression) if expression is not None else "unknown"
+    return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically)
+
+
+def _rmse(values: Array, y: Array) -> float:
+    return float(np.sqrt(np.mean((values - y) ** 2)))
+
+
+def _same_form(formula: Formula, x: Array, truth: Truth) -> bool:
+    """Whether the graph with all constants fitted to the truth is the truth."""
+    y = truth(x)
+    free = canonical(released(formula.graph))
+    fitted = refit(free, x, y, Settings(steps=60, damping=1e-6))
+    return fitted.rmse <= RECOVERED * max(float(np.std(y)), 1.0)
+
+
+def _symbolically(found: sympy.Expr, true: sympy.Expr) -> str:
+    """`yes`, `no` or `unknown`: whether sympy shows within two seconds that the two are equal."""
+    try:
+        zero = within(2.0)(lambda: sympy.simplify(sympy.expand(found - true)))
+    except (OutOfTime, ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError):
+        return "unknown"
+    if zero == 0:
+        return "yes"
+    return "no" if not zero.atoms(sympy.Float) else "unknown"
+
+
+def renamed(formula: Formula, names: Sequence[str]) -> Formula:
+    """The same formula in other variable names."""
+    from kanrun.formulas import variable
+
+    swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
+    return replace(formula, expression=formula.expression.xreplace(swap), names=tuple(names))
