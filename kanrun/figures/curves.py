@@ -55,8 +55,8 @@ def interpolation(curves: DataFrame) -> Figure:
 def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
     """Return the largest error against the number of points, with the order fitted to each spline in the legend.
 
-    `summary` and `splines` have the columns curve, degree, points, max_error; `orders` degree, order (or nothing).
-    Dotted lines fall as the theory says, from each spline's last point on backwards.
+    `summary` and `splines` have the columns curve, degree, points, max_error; `orders` degree, order,
+    last_points (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
     """
     figure = new_figure(3.6, 5.4)
     axes = figure.subplots()
@@ -72,9 +72,10 @@ def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
             continue
         fitted = f": order {order:.1f}" if order == order else ""  # noqa: PLR0124  (a missing order is not itself)
         axes.loglog(rows["points"], rows["max_error"], "o-", color=colour, label=f"spline, $k = {degree}${fitted}")
-        after = rows[rows["points"] >= rows["points"].max() / 5]
-        theory = after["max_error"].iloc[-1] * (after["points"].iloc[-1] / after["points"]) ** (degree + 1)
-        axes.loglog(after["points"], theory, ":", color=colour, lw=1)
+        last = row["last_points"]
+        ahead = rows[(rows["points"] <= last) & (rows["points"] >= last / 5)]
+        theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
+        axes.loglog(ahead["points"], theory, ":", color=colour, lw=1)
     axes.plot([], [], ":", color=GREY, label="$N^{-(k+1)}$")
     axes.set(xlabel="number of points $N$", ylabel="largest error")
     _powers_of_two(axes)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from kanrun.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, new_figure, styled
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    GREEN,
+    GREY,
+    PALE,
+    SEQUENTIAL,
+    VERMILLION,
+    new_figure,
+    styled,
+    thinned,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,13 +42,13 @@ def de_casteljau(curve: DataFrame, levels: DataFrame) -> Figure:
     figure, axes = _plane(4.6, levels["x"], levels["y"], beside=1.3)
     axes.plot(curve["x"], curve["y"], color=BLACK, lw=2, zorder=3)
     last = int(levels["level"].max())
-    shades = (GREEN, BLUE, PURPLE, ORANGE, SKY)
+    shades = mpl.colormaps[SEQUENTIAL]
     for number in range(last + 1):
         rows = levels[levels["level"] == number]
         if number == 0:
             _polygon(axes, rows["x"], rows["y"], "P")
         elif number < last:
-            colour = shades[(number - 1) % len(shades)]
+            colour = shades(0.85 * (number - 1) / max(last - 2, 1))
             axes.plot(rows["x"], rows["y"], "o-", color=colour, lw=1.1, label=f"level {number}")
         else:
             axes.plot(rows["x"], rows["y"], "o", color=VERMILLION, ms=6, zorder=5, label="point of the curve")
@@ -111,10 +124,12 @@ def planar(curves: DataFrame, points: DataFrame, control: DataFrame) -> Figure:
     _polygon(right, control["x"], control["y"])
     right.plot(curves["near_x"], curves["near_y"], color=GREEN)
     right.set_title(f"near them, {len(control)} control points")
-    size = 3.2 if len(points) <= 60 else 2.0 if len(points) <= 600 else 0.8
+    few = len(points) <= 600
+    look = {"color": BLACK, "zorder": 4, "ms": 3.2 if len(points) <= 60 else 2} if few else {"color": PALE, "zorder": 0}
+    shown = thinned(points)
     for axes in (left, right):
         _equal(axes, x, y)
-        axes.plot(points["x"], points["y"], "o", color=BLACK, ms=size, zorder=4, rasterized=len(points) > 4000)
+        axes.plot(shown["x"], shown["y"], "o", **look)
     right.set_ylabel("")
     return figure
 

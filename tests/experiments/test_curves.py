@@ -13,6 +13,7 @@ import torch
 from kanrun.experiments import curves
 from omegaconf import OmegaConf
 
+from kanrun.cli.app import main
 from kanrun.config import CurvesConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder
@@ -206,3 +207,20 @@ def test_figures_and_claims_of_no_tables_are_none() -> None:
     tables: dict[str, Any] = {}
     assert list(curves.figures(tables)) == []
     assert curves.claims(tables) == []
+
+
+def test_the_real_command_leaves_a_run_and_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+    points_file(tmp_path, "x,y\n0,0\n1,1\n2,0\n3,1\n4,4\n")
+    assert main(["curves", "-q", "--strict", "parts=[planar,lecture]", "target.path=points.csv", "degree=2"]) == 0
+    done = Run(Path(capfd.readouterr().out.strip()))
+    assert done.table("summary")["points"].tolist() == [5, 5]
+    assert done.config["target"] == {"path": "points.csv", "columns": None, "parameter": None, "kind": "points"}
+    assert main(["curves", "target.path=points.csv", "degree=7"]) == 2
+    captured = capfd.readouterr()
+    assert "degree 7" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not captured.out

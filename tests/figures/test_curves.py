@@ -57,7 +57,7 @@ def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
     points = np.array([10, 20, 40, 80])
     splines = DataFrame({"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0})
     summary = DataFrame({"curve": "polynomial", "degree": [9, 19], "points": [10, 20], "max_error": [0.3, 9.0]})
-    (axes,) = stored(curves.errors(summary, splines, DataFrame({"degree": [3], "order": [4.04]})))
+    (axes,) = stored(curves.errors(summary, splines, DataFrame({"degree": [3], "order": [4.04], "last_points": [80]})))
     np.testing.assert_allclose(drawn(axes, "polynomial"), [[10, 0.3], [20, 9.0]])
     np.testing.assert_allclose(drawn(axes, "spline, $k = 3$: order 4.0")[:, 1], 2.0 * points**-4.0)
     theory = np.asarray(axes.get_lines()[3].get_xydata())
@@ -67,7 +67,9 @@ def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
 def test_errors_without_a_fitted_order_say_none() -> None:
     splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
     summary = DataFrame({"curve": "polynomial", "degree": [9], "points": [10], "max_error": [0.3]})
-    (axes,) = stored(curves.errors(summary, splines, DataFrame({"degree": [1], "order": [np.nan]})))
+    (axes,) = stored(
+        curves.errors(summary, splines, DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]}))
+    )
     assert drawn(axes, "spline, $k = 1$").tolist() == [[10, 0.1]]
 
 
