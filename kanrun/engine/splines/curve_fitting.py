@@ -13,7 +13,8 @@ from jaxtyping import Float
 from scipy.linalg import solve_banded
 from torch import Tensor
 
-from kanrun.engine.splines.basis import Grid, local_basis
+from kanrun.engine.splines.basis import local_basis
+from kanrun.engine.splines.grid import Grid
 from kanrun.engine.splines.least_squares import fit_coefficients
 from kanrun.engine.splines.spline_curve import SplineCurve, check_degree, clamped_knots
 from kanrun.errors import UsageError
@@ -54,9 +55,7 @@ def check_parameters(parameters: Float[Tensor, " points"]) -> Float[Tensor, " po
     return parameters
 
 
-def interpolate(
-    parameters: Float[Tensor, " points"], points: Float[Tensor, "points dims"], degree: int
-) -> SplineCurve:
+def interpolate(parameters: Float[Tensor, " points"], points: Float[Tensor, "points dims"], degree: int) -> SplineCurve:
     """The curve of `degree` with points(parameters) = points, on knots that are means of k neighbouring parameters.
 
     A banded system, so that the cost grows as N k^2. Raises UsageError for unordered or repeated parameters, a degree

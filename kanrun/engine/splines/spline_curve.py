@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.splines.basis import Grid, local_basis
+from kanrun.engine.splines.basis import local_basis
+from kanrun.engine.splines.grid import Grid
 from kanrun.errors import UsageError
 
 
@@ -68,7 +69,7 @@ class SplineCurve:
         if side == "left":
             # Read from the other end the left side is the right one; each derivative changes the sign.
             mirrored = SplineCurve(self.control.flip(0), -self.knots.flip(0), self.degree)
-            return mirrored.points(-t, derivative) * (-1) ** derivative
+            return mirrored.points(-t, derivative) * (-1.0 if derivative % 2 else 1.0)
         values, interval = local_basis(t[:, None], self.grid, derivative)
         window = interval + torch.arange(self.degree + 1, device=t.device)
         result: Tensor = (values[:, 0, :, None] * self.control[window]).sum(1)
