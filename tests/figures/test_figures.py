@@ -24,7 +24,7 @@ def stored(figure: Figure) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for kind in ("png", "svg"):
-            figure.savefig(io.BytesIO(), format=kind)
+            figure.savefig(io.BytesIO(), format=kind, dpi=60)
 
 
 def texts(axes: Axes) -> list[str]:
@@ -142,8 +142,7 @@ def test_of_many_outputs_four_are_drawn_and_that_is_said() -> None:
     assert len([axes for axes in figure.axes if axes.collections]) == 4
     assert figure.get_suptitle() == "4 of 6 outputs"
     stored(figure)
-    stored(figures.predictions(table, ["x0"], outputs))
-    stored(figures.residuals(table))
+    assert len(figures.residuals(table).axes) == 8
 
 
 def test_classes_give_a_confusion_matrix() -> None:

@@ -50,7 +50,7 @@ def rows(run: Run) -> int:
     return len(run.table("metrics")) if "metrics" in run.tables else 0
 
 
-@pytest.mark.parametrize("count", [3, 11, 22])
+@pytest.mark.parametrize("count", [3, pytest.param(11, marks=pytest.mark.slow), 22])
 def test_killed_and_resumed_equals_uninterrupted(
     run_toy: RunToy, same_tables: SameTables, tmp_path: Path, count: int
 ) -> None:
