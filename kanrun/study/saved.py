@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -115,7 +116,7 @@ class LoadedRun:
         """Names of the stored models, the lowest seed first."""
         return sorted(
             (name for name in self.run.checkpoints if not name.startswith("resume")),
-            key=lambda name: (name.rpartition("-seed")[0], int(name.rpartition("-seed")[2] or 0)),
+            key=lambda name: (name.rpartition("-seed")[0], _seed_of(name)),
         )
 
     def model(self, name: str | None = None) -> Model:
@@ -129,6 +130,12 @@ class LoadedRun:
         if chosen not in self.models:
             raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
         return model_from_checkpoint(self.run.checkpoint(chosen))
+
+
+def _seed_of(name: str) -> int:
+    """The seed in a checkpoint's name, which ends with a mark where the target's name was no file name."""
+    found = re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
+    return int(found[1]) if found else 0
 
 
 def load_run(path: str | Path) -> LoadedRun:

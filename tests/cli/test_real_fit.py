@@ -1,0 +1,90 @@
+"""The real `kanrun fit` through the command line: bad input is refused, good input ends in predictions."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from kanrun.cli.app import main
+
+FORMULA = ["target=expression"]
+TABLE = ["target=table", "target.inputs=[area (m2),b]", "target.outputs=price"]
+QUICK = ["-q", "solver=adam", "solver.steps=5", "model.intervals=3"]
+
+
+@pytest.fixture(autouse=True)
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+    rows = "".join(f"{i},{i * i % 7},{i % 5 + 0.5}\n" for i in range(60))
+    (tmp_path / "good (1).csv").write_text("area (m2),b,price\n" + rows)
+    (tmp_path / "text.csv").write_text("area (m2),b,price\n" + rows + "3,x,4\n")
+    (tmp_path / "short.csv").write_text("area (m2),b,price\n1,2,3\n")
+    (tmp_path / "twice.csv").write_text("area (m2),b,b,price\n1,2,3,4\n")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 4)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["model.intervals=0"], ["model.intervals=0"]),
+        (["model.intervals=[10,5]"], ["model.intervals=[10, 5]", "increase"]),
+        (["model.degree=-1"], ["model.degree=-1"]),
+        (["model.hidden=[3,0]"], ["model.hidden=[3, 0]"]),
+        (["model.base=nope"], ["model.base=nope"]),
+        (["model=bezier"], ["one input"]),
+        (["device=cuda:99"], ["device=cuda:99"]),
+        ([*FORMULA, "target.formula=foo(x0)"], ["foo"]),
+        ([*FORMULA, "target.formula=y+1"], ["y"]),
+        ([*FORMULA, "target.formula=x0.real"], ["x0.real"]),
+        ([*FORMULA, "target.formula=__import__('os').getcwd()"], ["__import__"]),
+        ([*FORMULA, "target.formula=3+4"], ["3+4", "variable"]),
+        ([*FORMULA, "target.formula=10**10**10*x0"], ["absurd size"]),
+        ([*FORMULA, "target.formula=x0,x1"], ["x0,x1"]),
+        ([*FORMULA, "target.formula=log(x0)"], ["log(x0)", "not finite"]),
+        ([*FORMULA, "target.formula=x0", "target.domain=[[1,-1]]"], ["[1, -1]"]),
+        ([*FORMULA, "target.formula=x0", "target.domain=[[0,1],[0,1]]"], ["2 pairs"]),
+        ([*TABLE, "target.path=nope.csv"], ["nope.csv"]),
+        ([*TABLE, "target.path=empty.csv"], ["empty.csv", "empty"]),
+        ([*TABLE, "target.path=binary.csv"], ["binary.csv", "binary"]),
+        ([*TABLE, "target.path=."], ["'.'"]),
+        ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
+        ([*TABLE, "target.path=short.csv", "sampling.train=100"], ["100 training", "short.csv"]),
+        ([*TABLE, "target.path=twice.csv"], ["twice.csv", "'b'"]),
+        ([*TABLE, "target.path=good (1).csv", "target.outputs=prize"], ["'prize'", "price"]),
+    ],
+)
+def test_bad_input(words: list[str], parts: list[str], place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = main(["fit", *words])
+    out, err = capfd.readouterr()
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert line.startswith("kanrun: ")
+    assert all(part in line for part in parts), line
+    assert not (place / "outputs").exists()
+
+
+def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
+    assert capfd.readouterr().out == "outputs/fit/v0001\n"
+    assert main(["predict", "latest", "--input", "good (1).csv", "--output", "new.csv"]) == 0
+    assert capfd.readouterr().out == ""
+    with (place / "new.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 60
+    assert {"area (m2)", "b", "price"} <= rows[0].keys()
+    assert main(["predict", "latest", "--input", "nope.csv", "--output", "other.csv"]) == 2
+    assert not (place / "other.csv").exists()
+
+
+def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    words = ["target.formula=exp(-x0)*sin(3*x1)", "target.domain=[[-1,1],[0,0.4*pi]]", "sampling.train=50"]
+    assert main(["fit", *QUICK, *FORMULA, *words]) == 0
+    assert capfd.readouterr().out == "outputs/fit/v0001\n"
+    assert list((place / "outputs" / "fit" / "v0001" / "figures").glob("*.png"))
+    assert main(["runs", "show"]) == 0
+    assert "exp(-x0)*sin(3*x1)" in capfd.readouterr().out
