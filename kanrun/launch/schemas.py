@@ -102,7 +102,10 @@ def _group(group: str, node: Any, extras: bool) -> DictConfig:
     if OmegaConf.get_type(node) is kinds[kind]:
         return node
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
-        raise UsageError(f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME")
+        raise UsageError(
+            f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME, "
+            f"in a file with `override /{group}: NAME` in its defaults"
+        )
     return _merged(kinds[kind], node, extras)
 
 
