@@ -1,6 +1,6 @@
 """kanrun: command-line experiments with Kolmogorov-Arnold Networks, and the engine behind them.
 
-`kanrun.load_run` loads what it needs when it is first asked for, so that importing kanrun, and `kanrun --help`,
+`kanrun.interpret` and `kanrun.load_run` load what they need when first asked for, so that importing kanrun, and `kanrun --help`,
 stay fast; so does the version.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"load_run": "kanrun.study.saved"}
+_LAZY = {"interpret": "kanrun.study.interpret", "load_run": "kanrun.study.saved"}
 
-__all__ = ["load_run"]
+__all__ = ["interpret", "load_run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -97,13 +97,13 @@ class SamplingConfig:
 
 @dataclass
 class KANConfig:
-    hidden: list[int] = field(default_factory=lambda: [5])
+    hidden: list[int] | None = field(default_factory=lambda: [5])  # null: `kanrun interpret` searches the shape
     intervals: Any = field(default_factory=lambda: [5, 10, 20, 50])  # one number, a schedule, or auto
     degree: int = 3
     base: str = "silu"
     scale: str = "separate"  # w_b and w_s; `single`: the one w of phi = w (b + spline)
     outside: str = "linear"  # or constant, zero: what a spline does beyond its grid
-    initialisation: str = "paper"  # or lecun, glorot, power_law
+    initialisation: str = "auto"  # or paper, lecun, glorot, power_law, spline
     adapt: float = 0.0  # share of quantile spacing in a grid drawn from data; 0 is uniform
     update_grid: bool = True  # hidden grids follow the range of what reaches them
     frozen_scales: bool = False  # w_b and w_s stay where they start
@@ -145,6 +145,7 @@ class AutoSolver:
 
     steps: int | None = None  # per grid; null is the chosen solver's default
     starts: int | None = None
+    narrow: bool = True  # lm: validation may also choose fewer hidden nodes; the others are pruned
     kind: str = "auto"
 
 
@@ -154,6 +155,7 @@ class LMSolver:
 
     steps: int | None = None
     starts: int | None = None  # at the coarse grid; the best goes on
+    narrow: bool = True  # validation may also choose fewer hidden nodes; the others are pruned
     penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
     local: bool = False  # never move coefficients whose basis functions saw no data
     kind: str = "lm"
@@ -206,7 +208,7 @@ class ExperimentConfig:
     seeds: int = 1  # how many: seed, seed + 1, ...
     precision: str = "float64"
     device: str = "auto"
-    threads: int | None = None  # of one training; null is all cores of a serial run, 1 of a parallel one
+    threads: int | None = None  # of one training; null is all cores for a single training, 1 where a run has several
     executor: Any = field(default_factory=ExecutorConfig)
 
 
@@ -290,6 +292,29 @@ class CompareMLPConfig(ExperimentConfig):
     widths: list[int] = field(default_factory=list)  # of MLPs in any case, matched or not
     errors: list[float] = field(default_factory=list)  # universal_approximation: relative errors to be reached
     growth: Any = field(default_factory=dict)  # widths, depths, intervals whose parameters are counted
+
+
+@dataclass
+class InterpretConfig(ExperimentConfig):
+    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it. `model.intervals` is the grid schedule.
+
+    `candidates` are names of the table (null: all); `own_candidates` adds functions of x0 by name. With `from_run`, target,
+    sampling and network are those of that run of `kanrun fit`. `suite` lists cells as differences from the rest.
+    """
+
+    target: Any = MISSING
+    model: Any = MISSING
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    from_run: str | None = None
+    candidates: list[str] | None = None
+    own_candidates: dict[str, str] = field(default_factory=dict)
+    sparsity: float = 1e-3  # weight of L1 and entropy of a fixed shape, relative to the variance of the output
+    prune: float | None = None  # least edge score of a network from a run; null is chosen on validation points
+    slack: float = 0.1  # a formula may be this much worse than the network and still stand for it
+    starts: int = 6  # of each structure at the coarse grid
+    budget: float = 40.0  # seconds after which no new structure is begun
+    simplify: float = 5.0  # seconds for simplification
+    suite: list[Any] = field(default_factory=list)
 
 
 #: The kinds of each group: what `kind` may say, and the dataclass it stands for.

@@ -53,6 +53,17 @@ EXPERIMENTS = (
         ("kanrun extend-grid", "kanrun extend-grid study=paper", "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'"),
     ),
     Experiment(
+        "interpret",
+        "Find the formula behind a function or a table, and verify it.",
+        (
+            "kanrun interpret",
+            "kanrun interpret target=expression 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
+            "kanrun interpret 'model.hidden=[5]'",
+            "kanrun interpret from_run=fit/v0001",
+            "kanrun interpret study=symbolic_suite executor=local",
+        ),
+    ),
+    Experiment(
         "compare-mlp",
         "Compare KANs with MLPs of the same parameters, FLOPs or time.",
         ("kanrun compare-mlp", "kanrun compare-mlp match=flops", "kanrun compare-mlp study=no_activation"),

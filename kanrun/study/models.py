@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,10 +16,10 @@ from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Bezier, BSpline, Netwo
 from kanrun.errors import UsageError
 from kanrun.study.problem import Problem
 
-#: Grids of `model.intervals=auto`, as far as size allows and validation gains.
-AUTO_INTERVALS = (5, 10, 20, 50, 100, 200, 400, 800)
+#: Grids of `model.intervals=auto`, as far as size allows and validation gains; each contains the one before.
+AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 #: Largest number of coefficients that a grid of the automatic schedule may have.
-AUTO_COEFFICIENTS = 1600
+AUTO_COEFFICIENTS = 2000
 
 Create = Callable[[Generator], Network]
 
@@ -27,9 +29,15 @@ def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
     return (inputs, *getattr(model, "hidden", ()), outputs)
 
 
-def factory(model: Any, problem: Problem) -> Create:
-    """A function from a generator to a fresh network for `problem`. Raises UsageError as `check_model` does."""
+def factory(model: Any, problem: Problem, solver: str = "lm") -> Create:
+    """A function from a generator to a fresh network for `problem`, to be trained by `solver`.
+
+    `model.initialisation=auto` is `spline` for solver lm, which moves the coefficients alone, and `paper` for others.
+    Raises UsageError as `check_model` does.
+    """
     check_model(model, problem.inputs)
+    if isinstance(model, KANConfig) and model.initialisation == "auto":
+        model = replace(model, initialisation="spline" if solver == "lm" else "paper")
     shape = network_shape(model, problem.inputs, problem.outputs)
     if isinstance(model, KANConfig):
         return partial(_kan, model, shape, problem)
@@ -41,7 +49,7 @@ def factory(model: Any, problem: Problem) -> Create:
 def _kan(model: KANConfig, shape: Sequence[int], problem: Problem, generator: Generator) -> Network:
     spec = EdgeSpec(model.degree, model.base, model.scale, model.outside, not model.frozen_scales)  # type: ignore[arg-type]
     return KAN.create(
-        shape, intervals_of(model, shape)[0], spec,
+        shape, intervals_of(model)[0], spec,
         domain=problem.domain, initialisation=model.initialisation, generator=generator,
     )  # fmt: skip
 
@@ -59,20 +67,20 @@ def _curve(model: Any, problem: Problem, generator: Generator) -> Network:
     return BSpline(model.control_points, problem.outputs, problem.domain, degree=model.degree)
 
 
-def intervals_of(model: Any, shape: Sequence[int]) -> tuple[int, ...]:
-    """The grid schedule, empty for models without grids; `auto` goes as fine as AUTO_COEFFICIENTS allows."""
+def intervals_of(model: Any) -> tuple[int, ...]:
+    """The grid schedule, empty for models without grids."""
     if not isinstance(model, KANConfig):
         return ()
     if model.intervals == "auto":
-        edges = sum(a * b for a, b in zip(shape[:-1], shape[1:], strict=True))
-        fitting = [g for g in AUTO_INTERVALS if edges * (g + model.degree) <= AUTO_COEFFICIENTS]
-        return tuple(fitting) or AUTO_INTERVALS[:1]
+        return AUTO_INTERVALS
     given = [model.intervals] if isinstance(model.intervals, int) else list(model.intervals)
     return tuple(int(g) for g in given)
 
 
 def check_model(model: Any, inputs: int) -> None:
     """Raise UsageError for the first setting of `model` that breaks a rule."""
+    if getattr(model, "hidden", ()) is None:
+        raise UsageError("model.hidden=null is for kanrun interpret, which searches the shape; give the widths here.")
     for width in getattr(model, "hidden", ()):
         if width < 1:
             raise UsageError(f"model.hidden={list(model.hidden)} has a layer of {width}; each needs at least 1 node.")
@@ -91,7 +99,7 @@ def _check_kan(model: KANConfig) -> None:
     _one_of("model.base", model.base, BASES)
     _one_of("model.scale", model.scale, ("separate", "single"))
     _one_of("model.outside", model.outside, ("linear", "constant", "zero"))
-    _one_of("model.initialisation", model.initialisation, SCHEMES)
+    _one_of("model.initialisation", model.initialisation, ("auto", *SCHEMES))
     if not 0 <= model.adapt <= 1:
         raise UsageError(
             f"model.adapt={model.adapt} is out of range; it is a share, from 0 (uniform) to 1 (quantiles)."
@@ -106,7 +114,7 @@ def _check_intervals(intervals: Any) -> None:
         raise UsageError(f"model.intervals={intervals} must be a whole number, a list of them, or auto.")
     if min(given) < 1:
         raise UsageError(f"model.intervals={intervals} has a grid of {min(given)}; a grid needs at least 1 interval.")
-    if any(b <= a for a, b in zip(given, given[1:], strict=False)):
+    if any(b <= a for a, b in itertools.pairwise(given)):
         raise UsageError(f"model.intervals={given} must increase: a schedule refines the grid, it never shrinks it.")
 
 

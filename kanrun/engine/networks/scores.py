@@ -1,0 +1,46 @@
+"""How much edges and nodes of a KAN matter: attribution carried back through the network.
+
+An edge's magnitude is the standard deviation of its output on the data. A node's score is shared among the edges into it by
+their magnitudes, and a node gets the largest of what its outgoing edges were given, relative to the magnitude of what it
+sends: B of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.engine.networks.kan import KAN, activations
+
+
+@dataclass(frozen=True)
+class Scores:
+    """`edges[l]` (out, in) of layer l and `nodes[l]` (width) of each row of nodes, inputs first; outputs have score 1."""
+
+    edges: list[Float[Tensor, "out inputs"]]
+    nodes: list[Float[Tensor, " width"]]
+
+
+def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "out inputs"]]:
+    """The standard deviation of every edge's output on x, layer by layer; 0 for pruned edges."""
+    with torch.no_grad():
+        reaching = activations(kan, x)
+        return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan, reaching, strict=False)]
+
+
+def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> Scores:
+    """Attribution of the outputs to edges and nodes on x; every score lies in [0, outputs]."""
+    sizes = magnitudes(kan, x)
+    node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
+    edges: list[Tensor] = []
+    nodes = [node]
+    for size in reversed(sizes):
+        total = size.sum(1, keepdim=True)
+        edge = torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0) * node[:, None]
+        node = edge.sum(0)
+        edges.insert(0, edge)
+        nodes.insert(0, node)
+    return Scores(edges, nodes)
