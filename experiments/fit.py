@@ -41,8 +41,8 @@ def check(cfg: FitConfig) -> None:
     for cell in cells(cfg):
         one = with_cell(cfg, cell)
         problem = make_problem(one, one.target, one.sampling, one.seed)
-        factory(one.model, problem)
-        make_plan(one.model, one.solver, problem)
+        plan, _ = make_plan(one.model, one.solver, problem)
+        factory(one.model, problem, plan.solver)
 
 
 def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None) -> Iterator[Record]:
@@ -54,7 +54,7 @@ def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | No
     if not done:
         yield from (Note(text, warning=True) for text in problem.dataset.notes)
         yield Note(f"solver {why}")
-    events = train(factory(cfg.model, problem), problem.data, plan, generator(seed, "training"), done)
+    events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
     trained = yield from _recorded(events, done)
     yield from _results(cfg, cell, seed, problem, trained, plan.solver)
 

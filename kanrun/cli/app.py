@@ -53,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done; 1: the run failed; 2: a wrong call or configuration; 130: interrupted; 143: terminated.
     Errors are one line on standard error; KANRUN_DEBUG=1 shows the traceback as well.
     """
+    # Idle threads sleep: beside other work on the machine, spinning ones slow a training down tenfold.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
         code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)

@@ -35,7 +35,9 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         measured = float(values.max() if column == "seconds" else values.median())
         spread = f"{values.min():.2g} .. {values.max():.2g}"
         claims.append(
-            Claim(f"{label}: {_NAMES.get(column, column)}", measured, f"<= {bound:g}", measured <= bound, spread)
+            Claim(
+                f"{label}: {_NAMES.get(str(column), str(column))}", measured, f"<= {bound:g}", measured <= bound, spread
+            )
         )
         if column == "test_rmse" and len(values) > 1:
             worst = float(values.max() / values.median())

@@ -94,7 +94,7 @@ def prediction_table(network: nn.Module, problem: Problem) -> Table:
 
 def _grid(domain: Array) -> Array | None:
     if len(domain) == 1:
-        return np.linspace(*domain[0], CURVE_POINTS)[:, None]
+        return np.linspace(domain[0, 0], domain[0, 1], CURVE_POINTS)[:, None]
     if len(domain) == 2:
         sides = np.meshgrid(*(np.linspace(low, high, MAP_POINTS) for low, high in domain), indexing="ij")
         return np.stack([side.ravel() for side in sides], axis=1)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from kanrun.config import AdamSolver, AutoSolver, KANConfig, LBFGSSolver, LMSolver
-from kanrun.engine.training import STARTS, STEPS, AdamOptions, Plan, Work, choose_solver
+from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Work, choose_solver
 from kanrun.errors import UsageError
-from kanrun.study.models import intervals_of, network_shape
+from kanrun.study.models import AUTO_COEFFICIENTS, intervals_of, network_shape
 from kanrun.study.problem import Problem
 
 
@@ -15,29 +16,40 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
     """The plan for training `model` on `problem`, and why its solver was chosen."""
     check_solver(solver)
     shape = network_shape(model, problem.inputs, problem.outputs)
-    intervals = intervals_of(model, shape)
     name, why = solver.kind, f"{solver.kind}: asked for."
     if isinstance(solver, AutoSolver):
         name, why = choose_solver(_work(model, shape, problem), problem.data.task)
         if name == "lm" and problem.domain.element_size() < 8:
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
-    single = len(shape) == 2 and isinstance(model, KANConfig)  # linear in its unknowns: every start ends the same
-    starts = solver.starts or (1 if single and name == "lm" else STARTS[name])
+    automatic = getattr(model, "intervals", None) == "auto"
     plan = Plan(
         solver=name,
-        intervals=intervals,
-        steps=solver.steps or STEPS[name],
-        starts=starts,
+        intervals=intervals_of(model),
+        steps=solver.steps,
+        starts=solver.starts or _starts(model, shape, name),
         weight=_weight(solver, name),
+        narrow=getattr(solver, "narrow", False),
         update_grid=getattr(model, "update_grid", False),
         adapt=getattr(model, "adapt", 0.0),
         local=getattr(solver, "local", False),
         history=getattr(solver, "history", 30),
         patience=getattr(solver, "patience", None),
-        stop_early=getattr(model, "intervals", None) == "auto",
+        stop_early=automatic,
+        most_unknowns=AUTO_COEFFICIENTS if automatic else None,
         adam=_adam(solver),
     )
     return plan, why
+
+
+def _starts(model: Any, shape: tuple[int, ...], solver: str) -> int:
+    """How many starts are worth their time: one where the model is linear in its unknowns, few for wide networks."""
+    if solver != "lm" or (len(shape) == 2 and isinstance(model, KANConfig)):
+        return 1
+    return FEW_STARTS if _edges(shape) > WIDE else STARTS
+
+
+def _edges(shape: tuple[int, ...]) -> int:
+    return sum(a * b for a, b in pairwise(shape))
 
 
 def _adam(solver: Any) -> AdamOptions:
@@ -58,12 +70,13 @@ def _weight(solver: Any, name: str) -> float | None:
 
 
 def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
-    edges = sum(a * b for a, b in zip(shape[:-1], shape[1:], strict=True))
-    rows = len(problem.data.train) * problem.outputs
-    if isinstance(model, KANConfig):
-        finest = intervals_of(model, shape)[-1]
-        return Work(rows, edges * (finest + model.degree + 1), edges * (model.degree + 2))
-    return Work(rows, edges + sum(shape[1:]), edges)
+    edges, rows = _edges(shape), len(problem.data.train) * problem.outputs
+    if not isinstance(model, KANConfig):
+        return Work(rows, edges + sum(shape[1:]), edges)
+    coefficients = edges * (intervals_of(model)[-1] + model.degree)
+    if model.intervals == "auto":
+        coefficients = max(min(coefficients, AUTO_COEFFICIENTS), edges * (intervals_of(model)[0] + model.degree))
+    return Work(rows, coefficients, edges * (model.degree + 2))
 
 
 def check_solver(solver: Any) -> None:

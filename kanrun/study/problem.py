@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from kanrun.config import ExperimentConfig, SamplingConfig
@@ -37,13 +39,16 @@ class Problem:
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> Problem:
     """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
     dataset = make_dataset(target, sampling, seed)
-    kind = {"dtype": PRECISIONS[cfg.precision], "device": torch_device(cfg.device, cfg.precision)}
+    dtype, device = PRECISIONS[cfg.precision], torch_device(cfg.device, cfg.precision)
+
+    def tensor(array: NDArray[np.float64]) -> Tensor:
+        return torch.tensor(array, dtype=dtype, device=device)
 
     def samples(points: Points | None) -> Samples | None:
         if points is None:
             return None
         y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
-        return Samples(torch.tensor(dataset.input_scaling.apply(points.x), **kind), torch.tensor(y, **kind))
+        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y))
 
     train = samples(dataset.train)
     assert train is not None
@@ -51,10 +56,10 @@ def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, s
         train,
         samples(dataset.validation),
         samples(dataset.test),
-        torch.tensor(dataset.output_scaling.scale, **kind),
+        tensor(dataset.output_scaling.scale),
         "classification" if dataset.classes else "regression",
     )
-    domain = torch.tensor(dataset.input_scaling.apply(dataset.target.domain.T).T, **kind)
+    domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
     return Problem(dataset, data, widened(domain))
 
 
@@ -74,6 +79,6 @@ def torch_device(name: str, precision: str) -> torch.device:
     if name.startswith("mps") and precision == "float64":
         raise UsageError("device=mps computes in float32 only; add precision=float32.")
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name.split(":")[0], False):
+    if not available.get(name.split(":", maxsplit=1)[0], False):
         raise UsageError(f"device={name} is not available here; use device=auto or device=cpu.")
     return torch.device(name)

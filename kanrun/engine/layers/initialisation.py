@@ -3,7 +3,8 @@
 Each scheme fills a SplineLayer in place from a generator. With G + k basis functions and the base, an input feeds
 G + k + 1 terms of an edge; the three variance-aware schemes share the variance among them.
 Sources: `paper`, arXiv 2404.19756 section 2.2 (Xavier w_b, w_s = 1, coefficients N(0, 0.1^2)); `lecun`, `glorot`,
-`power_law`: Rigas et al., arXiv 2509.03417.
+`power_law`: Rigas et al., arXiv 2509.03417; `spline`, for solvers that move the coefficients alone: no base (w_b = 0),
+coefficients N(0, 0.3^2 / inputs).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.engine.layers.bases import base_function, base_slope
 from kanrun.engine.layers.spline_layer import SplineLayer
-from kanrun.engine.splines import local_basis
+from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
 
 #: Points per input for the expectations that the variance-aware schemes need.
@@ -49,18 +50,23 @@ def _power_law(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
     return fan ** -_POWER[0], fan ** -_POWER[1]
 
 
+def _spline(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+    return 0.0, 0.3 * layer.inputs**-0.5
+
+
 SCHEMES: dict[str, Callable[[SplineLayer, Generator], tuple[float, float]]] = {
     "paper": _paper,
     "lecun": _lecun,
     "glorot": _glorot,
     "power_law": _power_law,
+    "spline": _spline,
 }
 
 
 def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
     """Fill `layer`: base weights and coefficients normal with the scheme's two deviations; w_s = 1.
 
-    With `single` scale the one w takes the base weight's place and the coefficients are divided by nothing.
+    With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base back.
     Raises UsageError for an unknown scheme.
     """
     if scheme not in SCHEMES:
@@ -70,6 +76,11 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
         weight = layer.weight if layer.spec.scale == "single" else layer.base_weight
         _normal(weight, base, generator)
         _normal(layer.coefficients, coefficient, generator)
+        if scheme == "spline" and layer.spec.scale == "single":
+            weight.fill_(1.0)
+            points = sample_points(layer.grid, 3)
+            values = base_function(layer.spec.base)(points)[:, None, :]
+            layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
 def _normal(parameter: nn.Parameter, deviation: float, generator: Generator) -> None:

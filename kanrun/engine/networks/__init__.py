@@ -7,10 +7,18 @@ from typing import Any
 from torch import nn
 
 from kanrun.engine.networks.curves import Bezier, BSpline, Curve, Polynomial
-from kanrun.engine.networks.jacobian import edge_slopes, get_unknowns, linearise, set_unknowns, unknowns
+from kanrun.engine.networks.jacobian import (
+    edge_slopes,
+    get_unknowns,
+    linearise,
+    linearise_locally,
+    set_unknowns,
+    unknowns,
+)
 from kanrun.engine.networks.kan import KAN, activations, support
 from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 from kanrun.engine.networks.regrid import Regridded, adapt_inputs, refine, regrid_hidden
+from kanrun.engine.networks.widths import halved, narrowed, padded
 from kanrun.errors import KanrunError
 
 #: Every network that a checkpoint can hold, by its `kind`.
@@ -55,7 +63,11 @@ __all__ = [
     "edge_slopes",
     "from_description",
     "get_unknowns",
+    "halved",
     "linearise",
+    "linearise_locally",
+    "narrowed",
+    "padded",
     "refine",
     "regrid_hidden",
     "set_unknowns",

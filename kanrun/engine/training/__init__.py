@@ -1,20 +1,24 @@
 """Training: objective, solvers behind one interface, grid schedules, the loop."""
 
+from kanrun.engine.training.chain import Chain, Stage, Step
 from kanrun.engine.training.data import Errors, Samples, Task, TrainingData, measure, output_size, predict, rmse
 from kanrun.engine.training.first_order import LBFGS, Adam, AdamOptions, Objective
 from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
-from kanrun.engine.training.loop import Stage, Step, Trained, fit, train
-from kanrun.engine.training.penalty import penalty, penalty_order, penalty_rows
-from kanrun.engine.training.plan import STARTS, STEPS, Plan, SolverName, Work, choose_solver
+from kanrun.engine.training.loop import Trained, fit, train
+from kanrun.engine.training.penalty import penalty, penalty_order, smoothness_rows
+from kanrun.engine.training.plan import FEW_STARTS, STARTS, STEPS, WIDE, Plan, SolverName, Work, choose_solver
 from kanrun.engine.training.solvers import SOLVERS, Solver, make_solver
 
 __all__ = [
+    "FEW_STARTS",
     "LBFGS",
     "SOLVERS",
     "STARTS",
     "STEPS",
+    "WIDE",
     "Adam",
     "AdamOptions",
+    "Chain",
     "Errors",
     "LMOptions",
     "LevenbergMarquardt",
@@ -36,8 +40,8 @@ __all__ = [
     "output_size",
     "penalty",
     "penalty_order",
-    "penalty_rows",
     "predict",
     "rmse",
+    "smoothness_rows",
     "train",
 ]

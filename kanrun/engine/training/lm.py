@@ -1,128 +1,183 @@
 """Levenberg-Marquardt for least squares on any network that can be linearised.
 
-Minimises F(u) = mean |f(x; u) - y|^2 / size^2 + weight |D u|^2 over the unknowns u. Each step solves
-the linearised problem with damping mu on unit columns; the gain ratio (achieved over promised decrease) moves mu.
-Sources: Marquardt (1963); the damping rule follows Nielsen (1999); see `damped` for the linear algebra.
+Minimises F(u) = mean |f(x; u) - y|^2 / size^2 + weight |D u|^2 over the unknowns u. A *quick* step takes the gain
+ratio's damping (Marquardt 1963; Nielsen 1999): for starts. A *thorough* one searches the damping on one linearisation,
+refines the step beyond the normal equations' precision, and bends it by geodesic acceleration (Transtrum and Sethna,
+arXiv 1201.5885): for the accuracy of fine grids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor, nn
 
-from kanrun.engine.networks import KAN, get_unknowns, linearise, set_unknowns, support, unknowns
-from kanrun.engine.training.damped import DampedSystem, Normal, Piece, Triangle
-from kanrun.engine.training.data import Samples
-from kanrun.engine.training.penalty import penalty_rows
+from kanrun.engine.networks import KAN, get_unknowns, set_unknowns, support
+from kanrun.engine.training.data import CHUNK, Samples
+from kanrun.engine.training.penalty import smoothness_rows
+from kanrun.engine.training.system import Factor, LinearSystem
 from kanrun.errors import TrainingFailed
 
-#: Numbers of a Jacobian piece held at once.
-PIECE = 1 << 25
+#: Dampings from which on the undamped problem is worth refining.
+REFINED_BELOW = 1e-6
+#: Iterations of the refinement at which the objective is looked at.
+MARKS = (1, 3, 10, 30)
+#: Dampings tried on one linearisation: downwards while it helps, upwards until it does.
+DOWN, UP = 3, 6
+#: Step of the second directional derivative.
+PROBE = 0.1
 
 
 @dataclass(frozen=True)
 class LMOptions:
     damping: float = 1e-3  # at the start, relative to unit columns
-    smallest: float = 1e-16
-    largest: float = 1e10
-    trials: int = 8  # dampings tried before a step is given up
-    precise: bool = True  # QR instead of normal equations
+    smallest: float = 1e-13
+    largest: float = 1e6
+    thorough: bool = True
     local: bool = False  # never move coefficients whose basis functions saw no data
+
+
+@dataclass
+class _Trial:
+    """Where a damping led: the objective there, the step, the factor that gave it."""
+
+    loss: float
+    step: Tensor
+    factor: Factor | None = None
 
 
 class LevenbergMarquardt:
     """One network, one set of samples, one penalty weight; `step` lowers the objective or says that it cannot."""
 
     name = "lm"
-    stalls = True  # a step that gains little announces the end
 
     def __init__(
         self, network: nn.Module, samples: Samples, size: float, weight: float, options: LMOptions | None = None
     ) -> None:
-        self.network, self.samples, self.size = network, samples, size
+        self.network, self.samples, self.size, self.weight = network, samples, size, weight
         self.options = options or LMOptions()
         self.damping = self.options.damping
-        self._growth = 2.0
-        self.free = free_unknowns(network, samples.x if self.options.local else None)
-        self.smoothness = penalty_rows(network)
-        self._penalty = self.smoothness * weight**0.5 if self.smoothness is not None and weight > 0 else None
+        self.smoothness = smoothness_rows(network)
+        self._held = unseen(network, samples.x) if self.options.local else None
+        self._start = get_unknowns(network)
         self.loss = self._objective()
-        if not torch.isfinite(torch.tensor(self.loss)):
+        if not self.loss < float("inf"):
             raise TrainingFailed("The network's output is not finite before the first step.")
         self.converged = False
+        self.stalls = self.options.thorough  # a thorough step that gains little announces the end
 
     def step(self) -> float:
         """One accepted step (or none, then `converged`); returns the objective."""
-        start = get_unknowns(self.network)
-        system = self._linearised()
-        for _ in range(self.options.trials):
-            step = system.solve(self.damping)
-            if step is not None and self._try(start, step, system):
-                return self.loss
-            self.damping = min(self.damping * self._growth, self.options.largest)
-            self._growth *= 2
-        set_unknowns(self.network, start)
-        self.converged = True
+        self._start = get_unknowns(self.network)
+        system = LinearSystem(self.network, self.samples.x, self.samples.y, self.size, self._start)
+        slope = self._slope(system)
+        best = self._searched(system, slope) if self.options.thorough else self._quick(system, slope)
+        set_unknowns(self.network, self._start + best.step)
+        self.converged = not best.loss < self.loss
+        if not self.converged:
+            self.loss = best.loss
         return self.loss
 
-    def _try(self, start: Tensor, step: Tensor, system: DampedSystem) -> bool:
-        candidate = start.clone()
-        candidate[self.free] += step
-        set_unknowns(self.network, candidate)
-        loss, promised = self._objective(), system.predicted(step)
-        gain = (self.loss - loss) / promised if promised > 0 else -1.0
-        if not (loss < self.loss and gain > 0):  # also refuses values that are not finite
-            return False
-        self.loss = loss
-        self.damping = max(self.damping * max(1 / 5, 1 - (2 * gain - 1) ** 3), self.options.smallest)
-        self._growth = 2.0
-        return True
+    # --------------------------------------------------------------------------------------- quick steps
+
+    def _quick(self, system: LinearSystem, slope: Tensor) -> _Trial:
+        for _ in range(UP):
+            trial = self._direct(system, slope, self.damping)
+            if trial.loss < self.loss:
+                gain = (self.loss - trial.loss) / max(-float(slope @ trial.step), 1e-300)
+                shrink = 10 if gain > 0.75 else 4 if gain > 0.25 else 1
+                self.damping = max(self.damping / shrink, self.options.smallest)
+                return trial
+            self.damping = min(self.damping * 8, self.options.largest)
+        return self._nothing()
+
+    def _direct(self, system: LinearSystem, slope: Tensor, mu: float) -> _Trial:
+        factor = system.factor(self.smoothness, self.weight, mu, self._held)
+        if factor is None:
+            return self._nothing(float("inf"))
+        trial = self._trial(system.direct(factor, slope))
+        trial.factor = factor
+        return trial
+
+    # ------------------------------------------------------------------------------------ thorough steps
+
+    def _searched(self, system: LinearSystem, slope: Tensor) -> _Trial:
+        mu, best = self.damping, self._at(system, slope, self.damping)
+        if best.loss < self.loss:
+            for _ in range(DOWN):
+                lower = max(mu / 10, self.options.smallest)
+                trial = self._at(system, slope, lower) if lower < mu else best
+                if not trial.loss < best.loss:
+                    break
+                best, mu = trial, lower
+        else:
+            for _ in range(UP):
+                mu = min(max(mu, 1e-12) * 10, self.options.largest)
+                best = self._at(system, slope, mu)
+                if best.loss < self.loss:
+                    break
+        if not best.loss < self.loss:
+            return self._nothing()
+        self.damping = mu
+        return best
+
+    def _at(self, system: LinearSystem, slope: Tensor, mu: float) -> _Trial:
+        """The best step that damping `mu` leads to: direct or refined, straight or bent."""
+        best = self._direct(system, slope, mu)
+        if best.factor is None:
+            return best
+        factor = best.factor
+        if mu <= REFINED_BELOW:
+            steps = system.refined(factor, self.smoothness, self.weight, self._start, MARKS, self._held)
+            best = min((self._trial(step) for step in steps), key=lambda trial: trial.loss)
+        if 1e-3 * self.loss < best.loss < 4 * self.loss:
+            bent = self._trial(best.step + 0.5 * self._acceleration(system, factor, best.step))
+            best = min(best, bent, key=lambda trial: trial.loss)
+        return best
+
+    def _acceleration(self, system: LinearSystem, factor: Factor, step: Tensor) -> Tensor:
+        """-(J^T J)^-1 J^T f'' along the step, f'' the second directional derivative of the residuals."""
+        set_unknowns(self.network, self._start + PROBE * step)
+        with torch.no_grad():
+            scale = 1 / (self.size * self.samples.y.numel() ** 0.5)
+            there = (self.network(self.samples.x) - self.samples.y).reshape(-1) * scale
+        second = 2 * (there - system.residual - PROBE * system.rows.times(step)) / PROBE**2
+        bend = system.rows.transposed(second)
+        return -factor.solve(bend if self._held is None else bend.masked_fill(self._held, 0))
+
+    # -------------------------------------------------------------------------------------------- common
+
+    def _slope(self, system: LinearSystem) -> Tensor:
+        slope = system.gradient
+        if self.weight > 0:
+            rough = self.smoothness.times(self._start)
+            slope = slope + self.weight * self.smoothness.transposed(rough)
+        return slope if self._held is None else slope.masked_fill(self._held, 0)
+
+    def _trial(self, step: Tensor) -> _Trial:
+        set_unknowns(self.network, self._start + step)
+        loss = self._objective()
+        return _Trial(loss if isfinite(loss) else float("inf"), step)
+
+    def _nothing(self, loss: float | None = None) -> _Trial:
+        return _Trial(self.loss if loss is None else loss, torch.zeros_like(self._start))
 
     def _objective(self) -> float:
+        total = 0.0
         with torch.no_grad():
-            total = sum(
-                float(((self.network(x) - y) / self.size).square().sum())
-                for x, y in zip(self.samples.x.split(16384), self.samples.y.split(16384), strict=True)
-            )
+            for x, y in zip(self.samples.x.split(CHUNK), self.samples.y.split(CHUNK), strict=True):
+                total += float(((self.network(x) - y) / self.size).square().sum())
             total /= self.samples.y.numel()
-            if self._penalty is not None:
-                total += float((self._penalty @ get_unknowns(self.network)).square().sum())
-        return float(total)
-
-    def _linearised(self) -> DampedSystem:
-        return Triangle(self._pieces()) if self.options.precise else Normal(self._pieces())
-
-    def _pieces(self) -> Iterator[Piece]:
-        yield from self.data_pieces()
-        if self._penalty is not None:
-            yield self._penalty[:, self.free], self._penalty @ get_unknowns(self.network)
-
-    def data_pieces(self) -> Iterator[Piece]:
-        """The linearised residuals without the penalty: rows over the free unknowns, and their values."""
-        width = self.free.numel() * self.samples.y.shape[1]
-        rows = max(PIECE // max(width, 1), self.free.numel() // self.samples.y.shape[1] + 1)
-        scale = 1 / (self.size * self.samples.y.numel() ** 0.5)
-        for x, y in zip(self.samples.x.split(rows), self.samples.y.split(rows), strict=True):
-            output, jacobian = linearise(self.network, x)
-            yield jacobian.flatten(0, 1)[:, self.free] * scale, (output - y).flatten() * scale
+            if self.weight > 0:
+                total += self.weight * float(self.smoothness.times(get_unknowns(self.network)).square().sum())
+        return total
 
 
-def free_unknowns(network: nn.Module, x: Tensor | None) -> Tensor:
-    """Indices of the unknowns that may move: no pruned edges; with `x`, no coefficients without data."""
+def unseen(network: nn.Module, x: Tensor) -> Tensor | None:
+    """Which unknowns belong to basis functions that no sample of `x` touches; None where the network has none."""
     if not isinstance(network, KAN):
-        count = sum(parameter.numel() for _, parameter in unknowns(network))
-        return torch.arange(count, device=next(network.parameters()).device)
-    seen = support(network, x) if x is not None else None
-    flags = []
-    for i, layer in enumerate(network):
-        for name, parameter in unknowns(layer):
-            if name == "coefficients":
-                flag = layer.mask[..., None].expand_as(parameter)
-                flag = flag if seen is None else flag & seen[i]
-            else:
-                flag = layer.mask
-            flags.append(flag.reshape(-1))
-    return torch.cat(flags).nonzero()[:, 0]
+        return None
+    pairs = zip(network, support(network, x), strict=True)
+    return torch.cat([(~seen).expand_as(layer.coefficients).reshape(-1) for layer, seen in pairs])

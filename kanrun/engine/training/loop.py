@@ -1,4 +1,4 @@
-"""The training loop: starts, grid stages, selection on validation data, and the final fit.
+"""The training loop: starts, the race of widths, grid stages, selection on validation data, the final fit.
 
 `train` is a generator: it yields a `Step` after every solver step and a `Stage` after every grid, and returns a
 `Trained`. A `Stage` holds all that is needed to go on from there, so that an interrupted training continues to the same
@@ -10,57 +10,30 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from functools import partial
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from kanrun.engine.networks import KAN, Curve, Network, refine, regrid_hidden
+from kanrun.engine.networks import KAN, Curve, Network, get_unknowns, halved, narrowed, padded
+from kanrun.engine.training.chain import Chain, Stage, Step
 from kanrun.engine.training.clock import Clock
-from kanrun.engine.training.data import Errors, TrainingData, measure
-from kanrun.engine.training.lm import LevenbergMarquardt
+from kanrun.engine.training.data import Errors, TrainingData, measure, output_size
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Solver, make_solver
-from kanrun.engine.training.starts import MARGIN, Create, best_start
-from kanrun.engine.training.weights import choose_weight
-from kanrun.errors import TrainingFailed
+from kanrun.engine.training.solvers import make_solver
+from kanrun.engine.training.starts import GOOD, Create, best_start
 
-#: Weight of the smoothness penalty on the first grid when validation is to choose it.
-FIRST_WEIGHT = 1e-20
-#: Grids up to this are drawn anew over the activations; finer ones refine the one before, exactly where nested.
-REDRAWN = 16
-#: A grid is left when the objective falls by less than this share in each of two steps.
-STALLED = 0.01
-#: Steps after the weight was chosen, and of the final fit on training and validation points together.
-SETTLE, REFIT = 3, 6
-
-
-@dataclass(frozen=True)
-class Step:
-    """One solver step: the errors after it and the seconds of training so far."""
-
-    stage: int
-    step: int
-    intervals: int | None
-    errors: Errors
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A finished grid: the network at its best validation error there, and how the grid was reached."""
-
-    stage: int
-    intervals: int | None
-    network: Network
-    errors: Errors
-    steps: int
-    seconds: float  # of training, up to here
-    weight: float
-    how: str  # `start`, or how the function was carried: insertion, least squares, both
-    change: float  # of the function at the extension, relative to its size
-    before: float | None  # training error just before and
-    after: float  # just after the extension
-    random: Tensor  # the generator's state
+#: Weight of the smoothness penalty at the start when validation is to choose it.
+FIRST_WEIGHT = 1e-18
+#: Widths race through the grids up to this many unknowns, or what the full width has on its first grid doubled.
+RACE = 220
+#: A width whose best start is this many times worse than the best one's does not race, unless it is good.
+HOPELESS = 10.0
+#: Weights of the penalty tried downwards on a grid, and on the last one.
+TRIES, LAST_TRIES = 5, 8
+#: Relative validation error at which rounding is all that is left.
+ROUNDING = 1e-13
+#: Steps of the final fit on training and validation points together.
+REFIT = 6
 
 
 @dataclass(frozen=True)
@@ -99,114 +72,125 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 class _Training:
     def __init__(self, create: Create, data: TrainingData, plan: Plan, generator: Generator, done: list[Stage]) -> None:
         self.create, self.data, self.plan, self.generator = create, data, plan, generator
-        self.stages = list(done)
         self.clock = Clock(done[-1].seconds if done else 0.0)
-        if done:
-            generator.set_state(done[-1].random)
+        self.done = done
+        self.size = output_size(data.train, data.task)
+        self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
 
     def run(self) -> Events[Step | Stage, None, Trained]:
-        for number in range(len(self.stages) + 1, max(len(self.plan.intervals), 1) + 1):
-            stage = yield from self._stage(number)
-            self.stages.append(stage)
-            self.clock.stop()
-            yield stage
-            self.clock.go()
-            if self.plan.stop_early and self._past_the_best():
-                break
-        chosen = min(self.stages, key=lambda stage: stage.errors.selected)
-        network = self._final_fit(chosen)
-        errors = replace(measure(network, self.data), validation=chosen.errors.validation)
-        return Trained(network, chosen, errors, self.stages, self.clock.stop())
-
-    def _stage(self, number: int) -> Events[Step, None, Stage]:
-        network, weight, how, change = self._opened(number)
-        before = self.stages[-1].errors.train if self.stages else None
-        errors = measure(network, self.data)
-        after = errors.train
-        best, taken = (errors.selected, deepcopy(network)), 0
-        for steps in self._rounds():
-            solver = make_solver(network, self.data, self.plan, weight, self.generator)
-            for errors in self._steps(solver, steps, number, taken):
-                taken += 1
-                self.clock.stop()
-                yield Step(number, taken, _intervals(network), errors, self.clock.seconds)
-                self.clock.go()
-                if errors.selected <= best[0]:
-                    best = (errors.selected, deepcopy(network))
-            if isinstance(solver, LevenbergMarquardt) and self.plan.weight is None:
-                network, weight = choose_weight(best[1], solver, self.data, weight)
-                best = min(best, (measure(network, self.data).selected, deepcopy(network)), key=lambda pair: pair[0])
-        return Stage(
-            number, _intervals(network), best[1], measure(best[1], self.data), taken, self.clock.seconds,
-            weight, how, change, before, after, self.generator.get_state(),
-        )  # fmt: skip
-
-    def _past_the_best(self) -> bool:
-        errors = [stage.errors.selected for stage in self.stages]
-        return len(errors) - 1 - errors.index(min(errors)) >= 2
-
-    def _opened(self, number: int) -> tuple[Network, float, str, float]:
-        """The network that stage `number` starts from, its penalty weight, how it came and the change that made."""
-        if number == 1:
-            weight = FIRST_WEIGHT if self.plan.weight is None else self.plan.weight
-            network = self._started(weight)
-            return network, weight, "start", 0.0
-        last, intervals = self.stages[-1], self.plan.intervals[number - 1]
-        network = last.network
-        assert isinstance(network, KAN)  # only KANs have schedules; refused where plans are made otherwise
-        x = self.data.train.x
-        if self.plan.update_grid and len(network.layers) > 1 and intervals <= REDRAWN:
-            moved = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
+        if self.done:
+            chain, shape = self._resumed(), None
         else:
-            moved = refine(network, intervals, x)
-        return moved.network, last.weight, moved.how, moved.change
+            chain, shape, events = self._first()
+            yield from self._shown(events)
+        while len(chain.stages) < len(self.schedule) and not self._finished(chain):
+            position = len(chain.stages)
+            last = position == len(self.schedule) - 1
+            stage = yield from chain.advance(self.schedule[position], tries=LAST_TRIES if last else TRIES)
+            yield from self._shown([stage])
+        chosen = min(chain.stages, key=lambda stage: stage.errors.selected)
+        network = self._final_fit(chosen)
+        if isinstance(network, KAN) and network.shape != (full := shape or self.create(self.generator).shape):
+            network = padded(network, full)
+        errors = replace(measure(network, self.data), validation=chosen.errors.validation)
+        return Trained(network, chosen, errors, chain.stages, self.clock.stop())
 
-    def _started(self, weight: float) -> Network:
+    def _first(self) -> tuple[Chain, tuple[int, ...], list[Step | Stage]]:
+        """The chain that goes on, the shape asked for, and the events of the grids it raced through."""
         network = self.create(self.generator)
+        weight = FIRST_WEIGHT if self.plan.weight is None else self.plan.weight
         if isinstance(network, Curve):
             network.fit(self.data.train.x, self.data.train.y)
-            return network
-        return best_start(self.create, self.data, self.plan, weight, self.generator).network
+        if self.plan.solver != "lm" or self.plan.starts == 1 or isinstance(network, Curve):
+            return self._chain(network, weight), network.shape, []
+        candidates = []
+        for shape in halved(network.shape) if self.plan.narrow and isinstance(network, KAN) else [network.shape]:
+            start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
+            candidates.append((start.loss**0.5, self._chain(start.network, weight)))
+        best = min(loss for loss, _ in candidates)
+        racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, GOOD)]
+        events = self._raced(racing, network) if len(racing) > 1 else [[]]
+        winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
+        return racing[winner], network.shape, events[winner]
 
-    def _rounds(self) -> list[int]:
-        """Steps before each choice of the penalty weight, and after the last."""
-        if self.plan.solver == "lm" and self.plan.weight is None:
-            return [self.plan.steps, SETTLE]
-        return [self.plan.steps]
+    def _narrow(self, shape: tuple[int, ...], generator: Generator) -> Network:
+        network = self.create(generator)
+        return narrowed(network, shape) if isinstance(network, KAN) and network.shape != shape else network
 
-    def _steps(self, solver: Solver, steps: int, stage: int, taken: int) -> Events[Errors, None, None]:
-        """Steps of `solver` until it converges, stalls or has taken `steps`; the errors after each."""
-        stalled, unimproved, best = 0, 0, float("inf")
-        for step in range(1, steps + 1):
-            before = solver.loss
-            loss = solver.step()
-            errors = measure(solver.network, self.data)
-            if not errors.train < float("inf"):
-                raise TrainingFailed(f"The error is not finite at stage {stage}, step {taken + step}.")
-            yield errors
-            stalled = stalled + 1 if solver.stalls and loss > (1 - STALLED) * before else 0
-            unimproved = unimproved + 1 if errors.selected >= best else 0
-            best = min(best, errors.selected)
-            impatient = self.plan.patience is not None and unimproved >= self.plan.patience
-            if solver.converged or stalled >= 2 or impatient:
-                return
+    def _raced(self, chains: list[Chain], full: Network) -> list[list[Step | Stage]]:
+        """Take each chain through the grids that cost no more than the full width's first ones, never the last grid.
+
+        The penalty's weight waits for the winner.
+        """
+        each = get_unknowns(full).numel() / max(full.intervals if isinstance(full, KAN) else 1, 1)
+        limit = max(RACE, round(each * 8))
+        recorded: list[list[Step | Stage]] = []
+        for chain in chains:
+            events: list[Step | Stage] = []
+            for intervals in self.schedule[:-1]:
+                if (chain.stages and _unknowns_at(chain.network, intervals) > limit) or self._finished(chain):
+                    break
+                going = chain.advance(intervals, tries=0)
+                while True:
+                    try:
+                        events.append(next(going))
+                    except StopIteration as end:
+                        events.append(end.value)
+                        break
+            recorded.append(events)
+        return recorded
+
+    def _finished(self, chain: Chain) -> bool:
+        """Whether finer grids are too large or not worth it: rounding is reached, or two in a row did not help."""
+        if not chain.stages:
+            return False
+        limit, intervals = self.plan.most_unknowns, self.schedule[min(len(chain.stages), len(self.schedule) - 1)]
+        if limit is not None and _unknowns_at(chain.network, intervals) > limit:
+            return True
+        if not self.plan.stop_early:
+            return False
+        errors = [stage.errors.selected for stage in chain.stages]
+        if errors[-1] <= ROUNDING * self.size:
+            return True
+        helped = [i for i, error in enumerate(errors) if i == 0 or error < 0.9 * min(errors[:i])]
+        return len(errors) - 1 - helped[-1] >= 2
+
+    def _shown(self, events: list[Step | Stage]) -> Events[Step | Stage, None, None]:
+        self.clock.stop()
+        yield from events
+        self.clock.go()
+
+    def _chain(self, network: Network, weight: float) -> Chain:
+        return Chain(network, weight, self.data, self.plan, self.generator, self.clock)
+
+    def _resumed(self) -> Chain:
+        last = self.done[-1]
+        self.generator.set_state(last.random)
+        chain = self._chain(last.network, last.weight)
+        chain.stages = list(self.done)
+        return chain
 
     def _final_fit(self, chosen: Stage) -> Network:
         """The chosen network after some more steps on training and validation points together."""
         network = deepcopy(chosen.network)
         if isinstance(network, Curve):
             network.fit(self.data.everything.x, self.data.everything.y)
-            return network
-        if not self.plan.refit or self.plan.solver != "lm" or self.data.validation is None:
-            return network
-        everything = replace(self.data, train=self.data.everything, validation=None)
-        solver = make_solver(network, everything, self.plan, chosen.weight, self.generator)
-        for _ in range(REFIT):
-            solver.step()
-            if solver.converged:
-                break
+        elif self.plan.refit and self.plan.solver == "lm" and self.data.validation is not None:
+            everything = replace(self.data, train=self.data.everything, validation=None)
+            solver = make_solver(network, everything, self.plan, chosen.weight, self.generator)
+            for _ in range(REFIT):
+                solver.step()
+                if solver.converged:
+                    break
         return network
 
 
-def _intervals(network: Network) -> int | None:
-    return network.intervals if isinstance(network, KAN) else None
+def _selected(chain: Chain) -> float:
+    return min((stage.errors.selected for stage in chain.stages), default=float("inf"))
+
+
+def _unknowns_at(network: Network, intervals: int | None) -> int:
+    """Unknowns of `network` on a grid of `intervals`."""
+    if not isinstance(network, KAN) or intervals is None:
+        return get_unknowns(network).numel()
+    return sum(layer.mask.numel() * (intervals + layer.spec.degree) for layer in network)

@@ -3,8 +3,8 @@
     P(c) = sum over edges of sum_i h_i |m! [xi_i ... xi_{i+m}] w_s c|^2
 
 with m = degree + 2, xi the Greville abscissae of the basis functions on the grid's domain scaled to [0, 1],
-[...] the divided difference and h_i = (xi_{i+m} - xi_i) / m. On a uniform grid this is h^(1 - 2m) sum |D^m c|^2: about the
-integral of the squared m-th derivative, the same on every grid, so one weight serves a whole schedule.
+[...] the divided difference and h_i = (xi_{i+m} - xi_i) / m. On a uniform grid this is h^(1 - 2m) sum |D^m c|^2:
+about the integral of the squared m-th derivative, the same on every grid, so one weight serves a whole schedule.
 Sources: Eilers and Marx, Flexible smoothing with B-splines and penalties (1996); the order m > degree lets the
 spline converge at its full order.
 """
@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers import SplineLayer
-from kanrun.engine.networks import KAN, unknowns
+from kanrun.engine.networks import KAN, get_unknowns
 from kanrun.engine.splines import Grid
+from kanrun.engine.training.rows import LocalRows
 
 
 def penalty_order(degree: int) -> int:
@@ -29,13 +29,7 @@ def penalty_order(degree: int) -> int:
 
 def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
     """sqrt(h_i) m! [xi_i ... xi_{i+m}] as a matrix on the coefficients of each input; no rows when G + k <= m."""
-    width = (grid.high - grid.low)[:, None]
-    k = grid.degree
-    points = (
-        grid.knots.unfold(1, max(k, 1), 1)[:, min(k, 1) :].mean(-1)[:, : grid.functions] - grid.low[:, None]
-    ) / width
-    if k == 0:
-        points = (grid.knots[:, :-1] + grid.knots[:, 1:] - 2 * grid.low[:, None]) / (2 * width)
+    points = _abscissae(grid)
     inputs, functions = points.shape
     rows = torch.eye(functions, dtype=points.dtype, device=points.device).expand(inputs, -1, -1)
     if functions <= order:
@@ -47,43 +41,47 @@ def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differe
     return rows * scale[..., None]
 
 
-def penalty_rows(network: nn.Module) -> Float[Tensor, "rows unknowns"] | None:
-    """A matrix D over the unknowns with |D u|^2 the penalty; None for networks without splines or differences."""
-    if not isinstance(network, KAN):
-        return None
-    blocks, start = [], 0
-    total = sum(parameter.numel() for _, parameter in unknowns(network))
-    for layer in network:
-        for name, parameter in unknowns(layer):
-            if name == "coefficients":
-                blocks.extend(_edge_blocks(layer, start, total))
-            start += parameter.numel()
-    return torch.cat(blocks) if blocks else None
+def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
+    """Greville abscissae on the domain scaled to [0, 1]; the outer ones lie outside it."""
+    k = grid.degree
+    if k == 0:
+        means = (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
+    else:
+        means = grid.knots.unfold(1, k, 1)[:, 1 : 1 + grid.functions].mean(-1)
+    return (means - grid.low[:, None]) / (grid.high - grid.low)[:, None]
 
 
-def _edge_blocks(layer: SplineLayer, start: int, total: int) -> list[Tensor]:
-    operator = difference_operator(layer.grid, penalty_order(layer.spec.degree))
-    _, spline_weight = layer.scales()
-    outputs, inputs, functions = layer.coefficients.shape
-    rows = []
-    for edge in range(outputs * inputs):
-        out, into = divmod(edge, inputs)
-        if operator.shape[1] and bool(layer.mask[out, into]):
-            block = operator.new_zeros(operator.shape[1], total)
-            at = start + edge * functions
-            block[:, at : at + functions] = operator[into] * spline_weight[out, into].detach()
-            rows.append(block)
-    return rows
+def smoothness_rows(network: nn.Module) -> LocalRows:
+    """The penalty's root D over the unknowns, |D u|^2 = P: m + 1 non-zeros a row; no rows without splines."""
+    indices, values, start = [], [], 0
+    layers = list(network) if isinstance(network, KAN) else []
+    terms = max((penalty_order(layer.spec.degree) for layer in layers), default=0) + 1
+    for layer in layers:
+        order = penalty_order(layer.spec.degree)
+        operator = difference_operator(layer.grid, order)
+        outputs, inputs, functions = layer.coefficients.shape
+        at = torch.arange(operator.shape[1], device=operator.device)[:, None]
+        at = at + torch.arange(terms, device=operator.device)
+        edge = torch.arange(outputs * inputs, device=operator.device)[:, None, None] * functions + start
+        indices.append((edge + at).reshape(-1, terms))
+        banded = operator.gather(2, at.expand(inputs, -1, -1)) if operator.shape[1] else operator[:, :, :terms]
+        scaled = banded * layer.scales()[1].detach()[:, :, None, None]
+        values.append(scaled.reshape(-1, terms))
+        start += layer.coefficients.numel()
+    if not layers:
+        first = next(network.parameters())
+        empty = torch.zeros(0, 1, dtype=torch.long, device=first.device)
+        return LocalRows(empty, first.detach().new_zeros(0, 1), get_unknowns(network).numel())
+    return LocalRows(torch.cat(indices), torch.cat(values), start)
 
 
 def penalty(network: nn.Module) -> Tensor:
     """The penalty as a differentiable scalar, for first-order solvers; zero for networks without splines."""
-    total = torch.zeros((), dtype=next(network.parameters()).dtype, device=next(network.parameters()).device)
-    if not isinstance(network, KAN):
-        return total
-    for layer in network:
+    first = next(network.parameters())
+    total = torch.zeros((), dtype=first.dtype, device=first.device)
+    for layer in network if isinstance(network, KAN) else ():
         operator = difference_operator(layer.grid, penalty_order(layer.spec.degree))
-        _, spline_weight = layer.scales()
-        differences = torch.einsum("idn,oin->oid", operator, layer.coefficients) * spline_weight[..., None]
+        _, scales = layer.scales()
+        differences = torch.einsum("idn,oin->oid", operator, layer.coefficients) * scales[..., None]
         total = total + differences.square().sum()
     return total

@@ -10,8 +10,8 @@ from kanrun.engine.training.first_order import AdamOptions
 
 SolverName = Literal["lm", "lbfgs", "adam"]
 
-#: Multiplications that one Levenberg-Marquardt step may cost: about half a second on two cores.
-LM_WORK = 2e10
+#: Multiplications that one Levenberg-Marquardt step may cost: about a second on two cores.
+LM_WORK = 1e11
 #: Numbers that one gradient may touch (samples x active terms) before whole batches are too slow for LBFGS.
 LBFGS_WORK = 5e8
 
@@ -20,25 +20,35 @@ LBFGS_WORK = 5e8
 class Plan:
     """How one network is trained.
 
-    `intervals` is the grid schedule (empty for networks without grids); `steps` bounds each grid's steps; `starts` are
-    tried on the first grid, the best by validation goes on; `weight` is the smoothness penalty's, None to choose it by
-    validation (Levenberg-Marquardt only).
+    `intervals` is the grid schedule (empty for networks without grids); `steps` bounds each grid's steps, None taking
+    the solver's own rule; `starts` are tried on a coarse grid, the best goes on; `weight` is the smoothness penalty's,
+    None to choose it by validation. `narrow` lets validation also choose fewer nodes than the shape has; the others are
+    then pruned. The last two, and choosing a weight, are Levenberg-Marquardt's.
     """
 
     solver: SolverName
     intervals: tuple[int, ...] = ()
-    steps: int = 20
+    steps: int | None = None
     starts: int = 1
     weight: float | None = None
+    narrow: bool = False
     update_grid: bool = True
     adapt: float = 0.0
     local: bool = False
-    precise: bool = True  # Levenberg-Marquardt by QR; False takes normal equations
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
+    most_unknowns: int | None = None  # leave it before a grid with more
     refit: bool = True  # a last fit on training and validation points together
     history: int = 30
     adam: AdamOptions = field(default_factory=AdamOptions)
     patience: int | None = None
+
+    def steps_for(self, unknowns: int) -> int:
+        """Steps on a grid with so many unknowns: the plan's, or fewer the more a step costs."""
+        if self.steps is not None:
+            return self.steps
+        if self.solver != "lm" or not self.intervals:
+            return STEPS[self.solver]
+        return 20 if unknowns <= 300 else 10 if unknowns <= 1000 else 6
 
 
 @dataclass(frozen=True)
@@ -69,7 +79,7 @@ def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
     return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
 
 
-#: Default steps per grid of each solver.
-STEPS: dict[SolverName, int] = {"lm": 20, "lbfgs": 200, "adam": 1000}
-#: Default starts of each solver.
-STARTS: dict[SolverName, int] = {"lm": 8, "lbfgs": 1, "adam": 1}
+#: Default steps, per grid where there are grids; Levenberg-Marquardt takes fewer on grids, see `Plan.steps_for`.
+STEPS: dict[SolverName, int] = {"lm": 300, "lbfgs": 200, "adam": 1000}
+#: Default starts of Levenberg-Marquardt: of networks with at most WIDE edges, and of wider ones.
+STARTS, FEW_STARTS, WIDE = 12, 3, 50

@@ -9,11 +9,15 @@ from typing import Protocol
 import torch
 from torch import Generator, nn
 
+from kanrun.engine.networks import KAN, unknowns
 from kanrun.engine.training.data import TrainingData, output_size
 from kanrun.engine.training.first_order import LBFGS, Adam, Objective
 from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
-from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.plan import STEPS, Plan
 from kanrun.errors import UsageError
+
+#: Networks of at most so many unknowns start damped more: there is time to come down.
+SMALL = 300
 
 
 class Solver(Protocol):
@@ -32,7 +36,11 @@ class Solver(Protocol):
 def _lm(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
-    options = LMOptions(precise=plan.precise, local=plan.local)
+    small = sum(parameter.numel() for _, parameter in unknowns(network)) <= SMALL
+    if isinstance(network, KAN):
+        options = LMOptions(damping=1e-4 if small else 1e-7, local=plan.local)
+    else:  # long valleys: many cheap steps lead further than few thorough ones
+        options = LMOptions(damping=1e-2, thorough=False, smallest=1e-10)
     return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), weight, options)
 
 
@@ -41,7 +49,8 @@ def _lbfgs(network: nn.Module, data: TrainingData, plan: Plan, weight: float, ge
 
 
 def _adam(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
-    return Adam(network, _objective(data, plan, weight), replace(plan.adam, steps=plan.steps), generator)
+    options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
+    return Adam(network, _objective(data, plan, weight), options, generator)
 
 
 def _objective(data: TrainingData, plan: Plan, weight: float) -> Objective:

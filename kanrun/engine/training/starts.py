@@ -1,6 +1,7 @@
-"""The first grid: several random starts, thinned by validation, the best goes on.
+"""The first grid: many random starts, thinned, the best goes on.
 
-Narrow and deep networks have bad minima; on the coarse grid a start costs little, and trying many is what prevents them.
+Narrow and deep networks have bad minima; on a coarse grid a start costs little, and trying many is what prevents them.
+Between phases of steps the hidden grids follow the range of what reaches them.
 """
 
 from __future__ import annotations
@@ -12,82 +13,89 @@ import torch
 from torch import Generator
 
 from kanrun.engine.networks import KAN, Network, regrid_hidden
-from kanrun.engine.training.data import TrainingData, measure
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import make_solver
+from kanrun.engine.training.data import Samples, TrainingData, output_size
+from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.errors import TrainingFailed
 
 Create = Callable[[Generator], Network]
 
-#: Solver steps between two regrids of a start.
-PHASE = 10
-#: Share of the starts that get further phases.
-KEPT = 1 / 3
-#: Samples that a start looks at, for each unknown.
-SAMPLES_PER_PARAMETER = 3
+#: Intervals of a start, where the schedule does not begin as coarse.
+COARSE, COARSE_ENOUGH = 4, 8
+#: Steps of a phase, and phases before and after thinning.
+STEPS, BEFORE, AFTER = 10, 1, 3
+#: Batches of starts that may follow when none of a batch fits to this relative error.
+BATCHES, GOOD = 3, 0.03
+#: Samples that a start looks at, for each unknown, and at least.
+PER_UNKNOWN, AT_LEAST = 3, 1000
 #: Hidden grids reach this share of the activations' range beyond it.
 MARGIN = 0.05
+#: A start is left when two steps lower its objective by less than this share.
+STALLED = 2e-4
 
 
 @dataclass
-class Candidate:
-    """A start and its validation error."""
+class Start:
+    """A network on its way through the phases; `loss` is relative to outputs of unit deviation."""
 
     network: Network
-    error: float
+    loss: float = float("inf")
+    damping: float = 0.1
 
 
-def best_start(create: Create, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Candidate:
-    """The best of `plan.starts` networks after short trainings with regrids between.
+def best_start(create: Create, data: TrainingData, starts: int, weight: float, generator: Generator) -> Start:
+    """The best of `starts` networks (more where none is good) after short Levenberg-Marquardt trainings.
 
     Raises TrainingFailed when no start stays finite.
     """
-    candidates = [Candidate(create(generator), float("inf")) for _ in range(plan.starts)]
-    part = _subset(data, candidates[0].network, generator)
-    for candidate in candidates:
-        _phases(candidate, part, plan, weight, generator, 2)
-    candidates = _sorted(candidates)[: max(1, round(len(candidates) * KEPT))]
-    for candidate in candidates:
-        _phases(candidate, part, plan, weight, generator, 2)
-    best = _sorted(candidates)[0]
-    if best.error == float("inf"):
-        raise TrainingFailed(f"None of {plan.starts} starts stayed finite; scale the data or lower the learning rate.")
+    best = Start(create(generator))
+    samples = _subset(data.train, best.network, generator)
+    size = output_size(data.train, data.task)
+    for _ in range(BATCHES):
+        batch = [Start(create(generator)) for _ in range(starts)]
+        batch = _phases(batch, BEFORE, samples, size, weight)[: max(2, starts // 3)]
+        best = min(best, *_phases(batch, AFTER, samples, size, weight), key=lambda start: start.loss)
+        if best.loss**0.5 < GOOD or starts == 1:
+            break
+    if best.loss == float("inf"):
+        raise TrainingFailed(f"None of {starts} starts stayed finite; look at the scale of the data.")
     return best
 
 
-def _phases(
-    candidate: Candidate, data: TrainingData, plan: Plan, weight: float, generator: Generator, count: int
-) -> None:
-    try:
-        for _ in range(count):
-            candidate.network = fitted_grids(candidate.network, data, plan)
-            solver = make_solver(candidate.network, data, plan, weight, generator)
-            for _ in range(PHASE):
-                solver.step()
-                if solver.converged:
-                    break
-        candidate.error = measure(candidate.network, data).selected
-    except TrainingFailed:
-        candidate.error = float("inf")
-    if candidate.error != candidate.error:  # a NaN compares with nothing, and must lose
-        candidate.error = float("inf")
-
-
-def fitted_grids(network: Network, data: TrainingData, plan: Plan, intervals: int | None = None) -> Network:
-    """`network` with its hidden grids over the range of what reaches them, where the plan lets grids move."""
-    if isinstance(network, KAN) and plan.update_grid and len(network.layers) > 1:
-        return regrid_hidden(network, data.train.x, intervals=intervals, adapt=plan.adapt, margin=MARGIN).network
+def coarse(network: Network, samples: Samples) -> Network:
+    """`network` on a grid coarse enough to start from."""
+    if isinstance(network, KAN) and network.intervals > COARSE_ENOUGH:
+        return regrid_hidden(network, samples.x, intervals=COARSE, adapt=0.0, margin=MARGIN).network
     return network
 
 
-def _subset(data: TrainingData, network: Network, generator: Generator) -> TrainingData:
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    size = max(1000, SAMPLES_PER_PARAMETER * parameters)
-    if size >= len(data.train):
-        return data
-    index = torch.randperm(len(data.train), generator=generator)[:size].to(data.train.x.device)
-    return TrainingData(data.train.part(index), data.validation, None, data.unit, data.task)
+def _phases(batch: list[Start], count: int, samples: Samples, size: float, weight: float) -> list[Start]:
+    for start in batch:
+        for _ in range(count):
+            _phase(start, samples, size, weight)
+    return sorted(batch, key=lambda start: start.loss)
 
 
-def _sorted(candidates: list[Candidate]) -> list[Candidate]:
-    return sorted(candidates, key=lambda candidate: candidate.error)
+def _phase(start: Start, samples: Samples, size: float, weight: float) -> None:
+    network = coarse(start.network, samples)
+    if isinstance(network, KAN) and len(network.layers) > 1:
+        network = regrid_hidden(network, samples.x, adapt=0.0, margin=MARGIN).network
+    options = LMOptions(damping=max(start.damping, 1e-4), thorough=False)
+    try:
+        solver = LevenbergMarquardt(network, samples, size, weight, options)
+    except TrainingFailed:
+        start.loss = float("inf")
+        return
+    losses = [solver.loss]
+    for _ in range(STEPS):
+        losses.append(solver.step())
+        if solver.converged or (len(losses) > 2 and losses[-3] - losses[-1] < STALLED * losses[-1]):
+            break
+    start.network, start.loss, start.damping = network, solver.loss, solver.damping
+
+
+def _subset(samples: Samples, network: Network, generator: Generator) -> Samples:
+    unknowns = sum(parameter.numel() for parameter in network.parameters())
+    size = max(AT_LEAST, PER_UNKNOWN * unknowns)
+    if size >= len(samples):
+        return samples
+    return samples.part(torch.randperm(len(samples), generator=generator)[:size].to(samples.x.device))

@@ -1,0 +1,194 @@
+"""One network on its way through the grids of a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from copy import deepcopy
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.networks import KAN, Network, activations, get_unknowns, refine, regrid_hidden
+from kanrun.engine.training.clock import Clock
+from kanrun.engine.training.data import Errors, TrainingData, measure
+from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.solvers import Solver, make_solver
+from kanrun.engine.training.starts import MARGIN
+from kanrun.errors import TrainingFailed
+
+#: A hidden grid is kept while the activations lie inside it and fill this share of it.
+FILLED = 0.8
+#: A grid is left when the objective falls by less than this share in each of two steps.
+STALLED = 0.02
+#: The penalty's weight moves by this factor, within these bounds.
+FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e-3
+#: A weight must lower the validation error by this share.
+WORTH = 0.03
+#: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
+MISSES, TOO_FAR = 4, 1.5
+#: Only grids with at most so many unknowns search upwards: noise shows on coarse grids already.
+UPWARDS = 1000
+
+
+@dataclass(frozen=True)
+class Step:
+    """One solver step: the errors after it and the seconds of training so far."""
+
+    stage: int
+    step: int
+    intervals: int | None
+    errors: Errors
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished grid: the network at its best validation error there, and how the grid was reached."""
+
+    stage: int
+    intervals: int | None
+    network: Network
+    errors: Errors
+    steps: int
+    seconds: float  # of training, up to here
+    weight: float
+    how: str  # `start`, or how the function was carried: insertion, least squares, both
+    change: float  # of the function at the extension, relative to its size
+    before: float | None  # training error just before and
+    after: float  # just after the extension
+    random: Tensor  # the generator's state
+
+
+class Chain:
+    """Trains one network grid by grid; `stages` so far, the last holding the network that goes on."""
+
+    def __init__(
+        self, network: Network, weight: float, data: TrainingData, plan: Plan, generator: Generator, clock: Clock
+    ) -> None:
+        self.network, self.weight, self.data, self.plan = network, weight, data, plan
+        self.generator, self.clock = generator, clock
+        self.stages: list[Stage] = []
+
+    def advance(self, intervals: int | None, *, tries: int) -> Events[Step, None, Stage]:
+        """Go to a grid of `intervals` and train there; `tries` weights of the penalty may be tried, none for 0."""
+        number = len(self.stages) + 1
+        before = self.stages[-1].errors.train if self.stages else None
+        network, how, change = self._moved(intervals)
+        after = measure(network, self.data).train
+        best = _Best(network, self.data)
+        budget = self.plan.steps_for(get_unknowns(network).numel())
+        counted = _Counter(number, self.clock)
+        solver = make_solver(network, self.data, self.plan, self.weight, self.generator)
+        yield from self._run(solver, budget, best, counted)
+        if self.plan.solver == "lm" and self.plan.weight is None and tries:
+            yield from self._search_weight(best, budget, counted, tries)
+        self.network = best.network
+        stage = Stage(
+            number, _intervals(network), best.network, measure(best.network, self.data), counted.steps,
+            self.clock.seconds, self.weight, how, change, before, after, self.generator.get_state(),
+        )  # fmt: skip
+        self.stages.append(stage)
+        return stage
+
+    def _moved(self, intervals: int | None) -> tuple[Network, str, float]:
+        """The network on the next grid, how its function was carried there, and the change that made."""
+        network, x = self.network, self.data.train.x
+        if not isinstance(network, KAN) or intervals is None:
+            return network, "start", 0.0
+        if self.plan.update_grid and not _fits(network, x):
+            moved = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
+        elif intervals == network.intervals:
+            return deepcopy(network), "start", 0.0
+        else:
+            moved = refine(network, intervals, x)
+        return moved.network, moved.how, moved.change
+
+    def _search_weight(self, best: _Best, budget: int, counted: _Counter, tries: int) -> Events[Step, None, None]:
+        """Lower weights while they help; where not even the first does, higher ones."""
+        moved = False
+        for _ in range(tries):
+            tried = self.weight / FACTOR
+            if tried < SMALLEST * 0.9 or not (yield from self._try(best, tried, max(3, budget // 2), counted)):
+                break
+            moved = True
+        unknowns = get_unknowns(best.network).numel()
+        if moved or unknowns > UPWARDS:
+            return
+        missed, tried = 0, self.weight * FACTOR
+        while tried < LARGEST and missed < MISSES:
+            error = best.error
+            helped = yield from self._try(best, tried, max(3, budget // 3), counted)
+            missed = 0 if helped else missed + 1
+            if self._reached > TOO_FAR * error:
+                break
+            tried *= FACTOR
+
+    def _try(self, best: _Best, weight: float, steps: int, counted: _Counter) -> Events[Step, None, bool]:
+        """Train on from the best network with another weight; it is kept where validation says so."""
+        trial = _Best(deepcopy(best.network), self.data)
+        trial.error = float("inf")
+        solver = make_solver(trial.network, self.data, self.plan, weight, self.generator)
+        yield from self._run(solver, steps, trial, counted)
+        self._reached = trial.error
+        if not trial.error < (1 - WORTH) * best.error:
+            return False
+        best.network, best.error, self.weight = trial.network, trial.error, weight
+        return True
+
+    def _run(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, None]:
+        """Steps of `solver` until it converges, stalls, loses patience or has taken `steps`."""
+        stalled, unimproved = 0, 0
+        for _ in range(steps):
+            before, loss = solver.loss, solver.step()
+            errors = measure(solver.network, self.data)
+            if not errors.train < float("inf"):
+                raise TrainingFailed(f"The error is not finite at stage {counted.stage}, step {counted.steps + 1}.")
+            unimproved = 0 if best.offer(solver.network, errors) else unimproved + 1
+            yield from counted.count(_intervals(solver.network), errors)
+            stalled = stalled + 1 if solver.stalls and loss > (1 - STALLED) * before else 0
+            impatient = self.plan.patience is not None and unimproved >= self.plan.patience
+            if solver.converged or stalled >= 2 or impatient:
+                return
+
+
+class _Best:
+    """The network with the lowest validation error so far."""
+
+    def __init__(self, network: Network, data: TrainingData) -> None:
+        self.network, self.error = deepcopy(network), measure(network, data).selected
+
+    def offer(self, network: object, errors: Errors) -> bool:
+        if not errors.selected <= self.error:
+            return False
+        self.network, self.error = deepcopy(network), errors.selected  # type: ignore[assignment]
+        return True
+
+
+class _Counter:
+    """Numbers the steps of a stage, and lets the clock stand while the consumer looks at them."""
+
+    def __init__(self, stage: int, clock: Clock) -> None:
+        self.stage, self.steps, self._clock = stage, 0, clock
+
+    def count(self, intervals: int | None, errors: Errors) -> Events[Step, None, None]:
+        self.steps += 1
+        seconds = self._clock.stop()
+        yield Step(self.stage, self.steps, intervals, errors, seconds)
+        self._clock.go()
+
+
+def _fits(network: KAN, x: Tensor) -> bool:
+    """Whether all activations lie inside their grids and fill them well."""
+    with torch.no_grad():
+        for layer, values in list(zip(network, activations(network, x), strict=False))[1:]:
+            low, high, width = values.amin(0), values.amax(0), layer.grid.high - layer.grid.low
+            if bool((low < layer.grid.low).any() or (high > layer.grid.high).any()):
+                return False
+            if bool((high - low < FILLED * width).any()):
+                return False
+    return True
+
+
+def _intervals(network: object) -> int | None:
+    return network.intervals if isinstance(network, KAN) else None

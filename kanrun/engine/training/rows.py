@@ -1,0 +1,83 @@
+"""Rows of a linear map on the unknowns, by their non-zeros or dense."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+#: A Gram matrix is built from non-zeros where that costs this many times fewer multiplications than densely.
+SPARSE_GAIN = 300
+#: Numbers of a dense piece held at once.
+PIECE = 1 << 24
+#: Columns of a block of the symmetric product.
+BLOCK = 192
+
+
+class LocalRows:
+    """Rows of J by columns and values, (rows, terms) each."""
+
+    def __init__(self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int) -> None:
+        self.index, self.values, self.unknowns = index, values, unknowns
+
+    def times(self, d: Tensor) -> Tensor:
+        return (self.values * d[self.index]).sum(1)
+
+    def transposed(self, r: Tensor) -> Tensor:
+        return r.new_zeros(self.unknowns).index_add_(0, self.index.view(-1), (self.values * r[:, None]).view(-1))
+
+    def gram(self) -> Tensor:
+        terms = self.index.shape[1]
+        if SPARSE_GAIN * terms**2 < self.unknowns**2 / 2:
+            return self._gram_of_nonzeros()
+        total = self.values.new_zeros(self.unknowns, self.unknowns)
+        for index, values in zip(self._pieces(self.index), self._pieces(self.values), strict=True):
+            dense = values.new_zeros(len(values), self.unknowns).scatter_add_(1, index, values)
+            total += _square(dense)
+        return total
+
+    def _gram_of_nonzeros(self) -> Tensor:
+        total = self.values.new_zeros(self.unknowns, self.unknowns)
+        self.add_gram(total, 1.0)
+        return total
+
+    def add_gram(self, matrix: Float[Tensor, "unknowns unknowns"], weight: float) -> None:
+        """Add weight rows^T rows to the contiguous `matrix`, in place, from the non-zeros."""
+        size = max(1, PIECE // max(self.index.shape[1] ** 2, 1))
+        for index, values in zip(self.index.split(size), self.values.split(size), strict=True):
+            pairs = index[:, :, None] * self.unknowns + index[:, None]
+            products = values[:, :, None] * (weight * values[:, None])
+            matrix.view(-1).index_add_(0, pairs.view(-1), products.view(-1))
+
+    def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
+        yield from rows.split(max(1, PIECE // self.unknowns))
+
+
+class DenseRows:
+    """Rows of J as they are, (rows, unknowns)."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows, self.unknowns = rows, rows.shape[1]
+
+    def times(self, d: Tensor) -> Tensor:
+        return self.rows @ d
+
+    def transposed(self, r: Tensor) -> Tensor:
+        return self.rows.T @ r
+
+    def gram(self) -> Tensor:
+        return _square(self.rows)
+
+
+def _square(rows: Tensor) -> Tensor:
+    """rows^T rows, computing one half of the symmetric product where that is worth the pieces."""
+    unknowns = rows.shape[1]
+    if unknowns <= 2 * BLOCK:
+        return rows.T @ rows
+    result = rows.new_empty(unknowns, unknowns)
+    for start in range(0, unknowns, BLOCK):
+        part = rows[:, start:].T @ rows[:, start : start + BLOCK]
+        result[start:, start : start + BLOCK] = part
+        result[start : start + BLOCK, start:] = part.T
+    return result

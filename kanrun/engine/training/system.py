@@ -1,0 +1,129 @@
+"""The linearised least squares problem of a Levenberg-Marquardt step, and its solutions for any damping.
+
+    min over d of  |J d + r|^2 + weight |D (u + d)|^2 + mu |S d|^2
+
+J is kept by its non-zeros (k + 1 of each edge) for KANs, dense for other networks; S scales columns to unit norm, which
+makes the damping free of units. `direct` solves the normal equations by Cholesky. They lose half the digits (their
+condition number is the square), so `refined` goes on from the same factor with conjugate gradients on the UNDAMPED
+problem itself (CGLS; Bjorck, Numerical Methods for Least Squares Problems, ch. 7), which wins the digits back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kanrun.engine.networks import KAN, linearise, linearise_locally
+from kanrun.engine.training.rows import DenseRows, LocalRows
+
+#: Conjugate gradients stop when the gradient has fallen by this factor, squared.
+CONVERGED = 1e-24
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Cholesky factor of the scaled and damped normal equations."""
+
+    lower: Tensor
+    scale: Tensor
+
+    def solve(self, g: Tensor) -> Tensor:
+        return self.scale * torch.cholesky_solve((self.scale * g)[:, None], self.lower)[:, 0]
+
+    def half(self, g: Tensor) -> Tensor:
+        """L^-1 (scale g)."""
+        solved: Tensor = torch.linalg.solve_triangular(self.lower, (self.scale * g)[:, None], upper=False)
+        return solved[:, 0]
+
+    def half_transposed(self, p: Tensor) -> Tensor:
+        """scale L^-T p."""
+        solved: Tensor = torch.linalg.solve_triangular(self.lower.mT, p[:, None], upper=True)
+        return self.scale * solved[:, 0]
+
+
+class LinearSystem:
+    """The problem at the network's present unknowns; `residual` and J are scaled so that |r|^2 is the loss."""
+
+    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, size: float, unknowns: Tensor) -> None:
+        output, self.rows = linear_rows(network, x, unknowns.numel())
+        scale = 1 / (size * y.numel() ** 0.5)
+        self.residual = (output - y).reshape(-1) * scale
+        if isinstance(self.rows, LocalRows):
+            self.rows.values.mul_(scale)
+        else:
+            self.rows.rows.mul_(scale)
+        self.gradient = self.rows.transposed(self.residual)
+        self._gram = self.rows.gram()
+
+    def factor(self, smoothness: LocalRows, weight: float, mu: float, held: Tensor | None) -> Factor | None:
+        """The factor for this penalty and damping; None where even a thousandfold damping does not make one.
+
+        `held` (unknowns,) marks unknowns that get no step.
+        """
+        matrix = self._gram.clone()
+        if weight > 0:
+            smoothness.add_gram(matrix, weight)
+        if held is not None:
+            matrix[held, :] = 0
+            matrix[:, held] = 0
+        diagonal = matrix.diagonal()
+        scale = diagonal.clamp(min=max(1e-30 * float(diagonal.amax()), 1e-300)).rsqrt()
+        matrix.mul_(scale).mul_(scale[:, None])
+        for damping in (mu, 30 * mu + 1e-13, 1000 * mu + 1e-12):
+            matrix.diagonal().fill_(1 + damping)
+            lower, failed = torch.linalg.cholesky_ex(matrix)
+            if not bool(failed):
+                return Factor(lower, scale)
+        return None
+
+    def direct(self, factor: Factor, slope: Tensor) -> Tensor:
+        """The step of the normal equations; `slope` is half the objective's gradient."""
+        return -factor.solve(slope)
+
+    def refined(
+        self, factor: Factor, smoothness: LocalRows, weight: float, unknowns: Tensor, marks: tuple[int, ...],
+        held: Tensor | None,
+    ) -> list[Tensor]:  # fmt: skip
+        """Iterates of CGLS on the undamped problem, preconditioned by `factor`, at the iterations in `marks`."""
+        root = weight**0.5
+        data, rough = -self.residual, -root * smoothness.times(unknowns)
+        step, found = torch.zeros_like(unknowns), []
+
+        def gradient() -> Tensor:
+            g = self.rows.transposed(data) + root * smoothness.transposed(rough)
+            return factor.half(g if held is None else g.masked_fill(held, 0))
+
+        z = gradient()
+        direction, size = z.clone(), float(z @ z)
+        first = size
+        for iteration in range(1, marks[-1] + 1):
+            along = factor.half_transposed(direction)
+            moved, bent = self.rows.times(along), root * smoothness.times(along)
+            curvature = float(moved @ moved + bent @ bent)
+            if not curvature > 0:
+                break
+            length = size / curvature
+            step = step + length * along
+            data, rough = data - length * moved, rough - length * bent
+            z = gradient()
+            before, size = size, float(z @ z)
+            if iteration in marks:
+                found.append(step)
+            if size < CONVERGED * first:
+                break
+            direction = z + size / before * direction
+        if not found or found[-1] is not step:
+            found.append(step)
+        return found
+
+
+def linear_rows(network: nn.Module, x: Tensor, unknowns: int) -> tuple[Tensor, LocalRows | DenseRows]:
+    """(f(x), J): a row for every sample and output."""
+    if not isinstance(network, KAN):
+        output, jacobian = linearise(network, x)
+        return output, DenseRows(jacobian.flatten(0, 1))
+    output, index, values = linearise_locally(network, x)
+    flat = values.flatten(0, 1)
+    return output, LocalRows(index.expand_as(values).reshape(flat.shape), flat.contiguous(), unknowns)

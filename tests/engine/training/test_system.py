@@ -1,0 +1,105 @@
+"""The linear problem of a step: dense and local rows agree, and both solutions meet dense least squares."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP, get_unknowns
+from kanrun.engine.training.penalty import smoothness_rows
+from kanrun.engine.training.rows import DenseRows, LocalRows
+from kanrun.engine.training.system import LinearSystem, linear_rows
+
+
+def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[LocalRows, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    index = torch.stack([torch.randperm(unknowns, generator=g)[:terms] for _ in range(rows)])
+    values = torch.randn(rows, terms, dtype=torch.float64, generator=g)
+    dense = values.new_zeros(rows, unknowns).scatter_(1, index, values)
+    return LocalRows(index, values, unknowns), dense
+
+
+@pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
+@pytest.mark.parametrize("piece", [1, 60, 1 << 24])
+def test_local_rows_are_the_dense_matrix(monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int) -> None:
+    monkeypatch.setattr("kanrun.engine.training.rows.SPARSE_GAIN", sparse_gain)
+    monkeypatch.setattr("kanrun.engine.training.rows.PIECE", piece)
+    local, dense = random_rows()
+    d, r = torch.linspace(-1, 2, 25, dtype=torch.float64), torch.linspace(1, 3, 40, dtype=torch.float64)
+    torch.testing.assert_close(local.times(d), dense @ d)
+    torch.testing.assert_close(local.transposed(r), dense.T @ r)
+    torch.testing.assert_close(local.gram(), dense.T @ dense)
+    start = torch.eye(25, dtype=torch.float64)
+    local.add_gram(start, 0.5)
+    torch.testing.assert_close(start, torch.eye(25, dtype=torch.float64) + 0.5 * dense.T @ dense)
+
+
+def test_blocks_of_a_large_gram(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanrun.engine.training.rows.BLOCK", 3)
+    _, dense = random_rows()
+    torch.testing.assert_close(DenseRows(dense).gram(), dense.T @ dense)
+
+
+def system(weight: float, seed: int = 0) -> tuple[LinearSystem, LocalRows, Tensor, Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    kan = KAN.create([2, 2, 1], 8, EdgeSpec(), domain=domain, initialisation="spline", generator=g)
+    x = torch.rand(300, 2, dtype=torch.float64, generator=g) * 2 - 1
+    y = torch.sin(3 * x[:, :1]) + x[:, 1:]
+    u = get_unknowns(kan)
+    problem, rows = LinearSystem(kan, x, y, 0.7, u), smoothness_rows(kan)
+    _, jacobian = linear_rows(kan, x, u.numel())
+    scale = 1 / (0.7 * 300**0.5)
+    dense = torch.zeros(300, u.numel(), dtype=torch.float64).scatter_add_(1, jacobian.index, jacobian.values) * scale
+    penalty = torch.zeros(len(rows.values), u.numel(), dtype=torch.float64)
+    penalty.scatter_add_(1, rows.index, rows.values)
+    stacked = torch.cat([dense, weight**0.5 * penalty])
+    values = torch.cat([problem.residual, weight**0.5 * penalty @ u])
+    return problem, rows, stacked, values
+
+
+@pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
+def test_direct_step_is_the_damped_solution(mu: float) -> None:
+    problem, rows, stacked, values = system(1e-8)
+    factor = problem.factor(rows, 1e-8, mu, None)
+    step = problem.direct(factor, stacked.T @ values)
+    damped = torch.cat([stacked, torch.diag(stacked.norm(dim=0) * mu**0.5)])
+    right = torch.cat([values, values.new_zeros(len(step))])
+    expected = torch.linalg.lstsq(damped, -right[:, None], driver="gelsd").solution[:, 0]
+    torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_refinement_reaches_the_undamped_minimum_that_normal_equations_miss() -> None:
+    """The smallest |A d + b| that dense least squares finds, to the last digits; the direct step stays above it."""
+    problem, rows, stacked, values = system(1e-20)
+    unknowns = torch.zeros(stacked.shape[1], dtype=torch.float64)
+    problem.residual = stacked[:300] @ torch.linspace(-1, 1, len(unknowns), dtype=torch.float64)  # in range: minimum 0
+    factor = problem.factor(rows, 0.0, 1e-8, None)
+    direct = problem.direct(factor, stacked[:300].T @ problem.residual)
+    refined = problem.refined(factor, rows, 0.0, unknowns, (30,), None)[-1]
+    size = problem.residual.norm()
+    assert (stacked[:300] @ refined + problem.residual).norm() < 1e-11 * size
+    assert (stacked[:300] @ direct + problem.residual).norm() > 1e-9 * size
+
+
+def test_held_unknowns_get_no_step() -> None:
+    problem, rows, stacked, values = system(1e-10)
+    held = torch.zeros(stacked.shape[1], dtype=torch.bool)
+    held[3:9] = True
+    factor = problem.factor(rows, 1e-10, 1e-8, held)
+    direct = problem.direct(factor, (stacked.T @ values).masked_fill(held, 0))
+    unknowns = torch.zeros(stacked.shape[1], dtype=torch.float64)
+    refined = problem.refined(factor, rows, 1e-10, unknowns, (5,), held)[-1]
+    assert (direct[held] == 0).all()
+    assert (refined[held] == 0).all()
+    assert (direct[~held] != 0).any()
+
+
+def test_other_networks_have_dense_rows() -> None:
+    mlp = MLP.create([2, 4, 1], "tanh", generator=torch.Generator().manual_seed(0))
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64).view(10, 2)
+    _, rows = linear_rows(mlp, x, get_unknowns(mlp).numel())
+    assert isinstance(rows, DenseRows)
+    assert smoothness_rows(mlp).values.shape[0] == 0
