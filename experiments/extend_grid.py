@@ -94,9 +94,11 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     if one.left_out:
         yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
-    plan = one.schedule.applied(plan)
-    events = train(factory(one.cfg.model, problem), problem.data, plan, generator(seed, "training"))
-    trained = yield from recorded(events, one.marks)
+    create, plan = factory(one.cfg.model, problem), one.schedule.applied(plan)
+    if one.marks["start"] == "scratch":
+        trained = study.from_scratch(create, problem.data, plan, seed)
+    else:
+        trained = yield from recorded(train(create, problem.data, plan, generator(seed, "training")), one.marks)
     yield from study.stage_rows(one, problem, trained)
     if one.marks["compared"]:
         yield from study.published_rows(one, problem, trained)

@@ -9,15 +9,16 @@ from typing import Any
 from kanrun.config import AutoSolver, ExtendGridConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.networks import count_parameters
 from kanrun.engine.networks.counting import Size, kan_parameters
-from kanrun.engine.training import Stage, Trained, predict
+from kanrun.engine.training import Plan, Stage, Trained, TrainingData, fit, predict
 from kanrun.engine.training.schedules import Schedule, threshold_intervals
-from kanrun.errors import UsageError
+from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
 from kanrun.study.grid_schedules import limited, name_of, schedule_of
-from kanrun.study.models import check_model
+from kanrun.study.models import Create, check_model
 from kanrun.study.problem import Problem
 from kanrun.study.published import published
+from kanrun.study.seeds import generator
 
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
 ROUNDING = 1e-11
@@ -96,6 +97,25 @@ def _parameters(model: KANConfig, shape: tuple[int, ...], intervals: int) -> int
         single=model.scale == "single",
         base=model.base != "zero",
     )
+
+
+def from_scratch(create: Create, data: TrainingData, plan: Plan, seed: int) -> Trained:
+    """The best by validation of `plan.starts` trainings on the plan's one grid, none of them on a coarser one first.
+
+    Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
+    """
+    alone = replace(plan, starts=1)
+    tries: list[Trained] = []
+    for number in range(plan.starts):
+        try:
+            tries.append(fit(create, data, alone, generator(seed, f"start {number}")))
+        except TrainingFailed:
+            if not tries and number == plan.starts - 1:
+                raise
+    best = min(tries, key=lambda trained: trained.chosen.errors.selected)
+    seconds = sum(trained.seconds for trained in tries)
+    stage = replace(best.chosen, seconds=seconds)
+    return replace(best, chosen=stage, stages=[stage], seconds=seconds)
 
 
 def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:

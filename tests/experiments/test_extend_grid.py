@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from kanrun.experiments import extend_grid
 
 from kanrun.config import ExtendGridConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, NamedTarget, SamplingConfig
 from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, PlateauSchedule
 from kanrun.errors import UsageError
-from kanrun.experiments import extend_grid
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.grid_claims import order_claims, overfit_claims, warm_start_claims
@@ -88,12 +87,17 @@ def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
 
 def test_published_errors_stand_beside_ours() -> None:
     cfg = settings(
-        target=NamedTarget("exp_sin_square"), shapes=[[1]], parts=["schedules"], sampling=SamplingConfig(train=1000, test=50),
-        schedules=[{"kind": "list", "intervals": [3, 4, 5]}], solver=LMSolver(starts=1, steps=2),
-    )  # fmt: skip
+        target=NamedTarget("exp_sin_square"),
+        shapes=[[1]],
+        parts=["schedules"],
+        sampling=SamplingConfig(train=1000, test=50),
+        schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
+        solver=LMSolver(starts=1, steps=2),
+    )
     records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
     rows = [record.values for record in records if getattr(record, "table", None) == "published"]
-    assert [(row["intervals"], row["paper"], row["pykan"]) for row in rows] == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
+    facts = [(row["intervals"], row["paper"], row["pykan"]) for row in rows]
+    assert facts == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
 
 
 def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
@@ -163,8 +167,8 @@ def test_an_order_is_claimed_only_within_its_bound() -> None:
 
 def test_overfitting_is_measured_against_the_grids_before_the_threshold() -> None:
     rows = stages_like(
-        part="overfit", start="warm", penalised=False, intervals=[5, 10, 50], test_rmse=[1e-2, 1e-3, 5e-3], threshold=30,
-        parameters=[20, 40, 200], train_points=100,
+        part="overfit", start="warm", penalised=False, intervals=[5, 10, 50], test_rmse=[1e-2, 1e-3, 5e-3],
+        threshold=30, parameters=[20, 40, 200], train_points=100,
     )  # fmt: skip
     claims = {claim.sentence: claim for claim in overfit_claims(rows)}
     (claim,) = (c for sentence, c in claims.items() if "warm starts" in sentence)

@@ -1,0 +1,111 @@
+"""KAN against MLP, with everything equal that can be: data, seeds, solver, starts, steps.
+
+Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figure 3.1: error against parameters on toy
+functions) and the lecture's counts of parameters. `comparison` says what is compared:
+
+- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with an interval;
+- `universal_approximation`: how wide one hidden layer must be for smaller and smaller errors;
+- `kolmogorov_arnold`: the shape [n, 2n + 1, 1] on continuous functions of n variables;
+- `no_activation`: an MLP without activations is one linear map;
+- `implementation_tricks`: a KAN without its residual base, initial scales, grid update.
+
+It differs from the paper in that MLPs get the same second-order solver as KANs, and that sizes are counted alike: exact
+trainable parameters of the modules, every published convention beside them, FLOPs as executed and as others count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from kanrun.config import CompareMLPConfig
+from kanrun.errors import UsageError
+from kanrun.figures import compare_mlp as drawn
+from kanrun.runs import Claim
+from kanrun.runs.records import Record
+from kanrun.study import compare_linear, compare_matched, compare_superposition, compare_tricks, compare_universal
+from kanrun.study.powers import exponents
+
+COMPARISONS: dict[str, ModuleType] = {
+    "matched": compare_matched,
+    "universal_approximation": compare_universal,
+    "kolmogorov_arnold": compare_superposition,
+    "no_activation": compare_linear,
+    "implementation_tricks": compare_tricks,
+}
+
+
+def check(cfg: CompareMLPConfig) -> None:
+    """Build everything that a run would build, without training."""
+    if cfg.comparison not in COMPARISONS:
+        raise UsageError(f"comparison={cfg.comparison} is not known; choose one of {', '.join(COMPARISONS)}.")
+    if not cfg.cases:
+        raise UsageError("cases=[] names nothing to learn; give one, as [{target: {kind: named, name: product}}].")
+    COMPARISONS[cfg.comparison].check(cfg)
+
+
+def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+    """One network a cell."""
+    found: list[dict[str, Any]] = COMPARISONS[cfg.comparison].cells(cfg)
+    return found
+
+
+def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    """Train one network: a row of the summary with its sizes, seconds and errors."""
+    yield from COMPARISONS[cfg.comparison].run(cfg, cell, seed)
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """What the comparison that was run shows."""
+    yield from FIGURES[comparison_of(tables)](tables)
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """What the comparison that was run checks."""
+    found: list[Claim] = COMPARISONS[comparison_of(tables)].claims(tables)
+    return found
+
+
+def comparison_of(tables: Mapping[str, pd.DataFrame]) -> str:
+    return str(tables["summary"]["comparison"].iloc[0])
+
+
+def matched(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """Error against each size, how it falls with parameters, the conventions, and the growth of parameters."""
+    summary = tables["summary"]
+    yield "pareto", drawn.pareto(summary)
+    yield "results", drawn.results(summary)
+    medians = summary.groupby(["target", "model", "parameters"])["test_rmse"].median().reset_index()
+    yield "scaling", drawn.scaling(medians, exponents(medians, ["target", "model"], "parameters", "test_rmse"))
+    yield "conventions", drawn.conventions(tables["counts"])
+    if "growth" in tables:
+        yield "growth", drawn.growth(tables["growth"])
+
+
+def universal(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    yield "widths", drawn.widths(tables["summary"], sorted(tables["reached"]["wanted"].unique()))
+
+
+def superposition(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    yield "errors", drawn.bars(tables["summary"], "target", "bound")
+
+
+def linear(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    yield "differences", drawn.differences(tables["linear"])
+
+
+def tricks(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    yield "variants", drawn.variants(tables["summary"])
+
+
+FIGURES = {
+    "matched": matched,
+    "universal_approximation": universal,
+    "kolmogorov_arnold": superposition,
+    "no_activation": linear,
+    "implementation_tricks": tricks,
+}

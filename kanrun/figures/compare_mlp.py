@@ -1,0 +1,293 @@
+"""The figures of `kanrun compare-mlp`, each from the tables that its run recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from pandas import DataFrame
+
+from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
+
+MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
+SIZES = {"parameters": "parameters", "flops": "FLOPs a sample", "seconds": "seconds of training"}
+_MOST_ROWS = 40
+
+
+@styled
+def pareto(summary: DataFrame) -> Figure:
+    """Test error against parameters, FLOPs and seconds: medians with quartiles, and the front of each model."""
+    targets = list(summary["target"].unique())
+    figure = new_figure(1.9 * len(targets) + 0.4)
+    for row, target in zip(grid_of_axes(figure, len(targets), len(SIZES)), targets, strict=True):
+        rows = summary[summary["target"] == target]
+        error, word = _error(rows)
+        middle, low, high = _quartiles(rows, error)
+        for panel, (size, label) in zip(row, SIZES.items(), strict=True):
+            for model, (colour, marker, name) in MODELS.items():
+                some = (middle["model"] == model).to_numpy()
+                if not some.any():
+                    continue
+                x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, error].to_numpy(float)
+                bars = np.array([np.maximum(y - low[some], 0), np.maximum(high[some] - y, 0)])
+                panel.errorbar(x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name)
+                panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
+            panel.set(xscale="log", yscale="log")
+            if row[0] is panel:
+                panel.set_ylabel(f"{letters(str(target), 22)}\n{word}")
+            if target == targets[-1]:
+                panel.set_xlabel(label)
+            _few_ticks(panel)
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    return figure
+
+
+def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """The points that no other one beats in both, by increasing x."""
+    order = np.argsort(x, kind="stable")
+    best = np.minimum.accumulate(y[order])
+    kept = np.concatenate([[True], best[1:] < best[:-1]])
+    return x[order][kept], y[order][kept]
+
+
+@styled
+def results(summary: DataFrame) -> Figure:
+    """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
+    error = _error(summary)[0]
+    middle, low, high = _quartiles(summary, error)
+    shown = middle.assign(quartiles=[f"{a:.1e} .. {b:.1e}" for a, b in zip(low, high, strict=True)]).head(_MOST_ROWS)
+    columns = {
+        "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
+        "parameters": "parameters", "flops": "FLOPs", "seconds": "train s", "inference_seconds": "pass ms",
+        error: _error(summary)[1], "quartiles": "quartiles",
+    }  # fmt: skip
+    text = [[_cell(name, row[name]) for name in columns] for _, row in shown.iterrows()]
+    figure = new_figure(0.17 * len(text) + 0.5, 9.5)
+    panel = figure.subplots()
+    panel.axis("off")
+    table = panel.table(text, colLabels=list(columns.values()), loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    for cell in table.get_celld().values():
+        cell.set_linewidth(0.3)
+    table.auto_set_column_width(list(range(len(columns))))
+    return figure
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return letters(value.upper() if name == "model" else value, 24)
+    if value is None or np.isnan(value):
+        return ""
+    if name == "inference_seconds":
+        return f"{1000 * value:.2f}"
+    return f"{value:.2f}" if name == "seconds" else f"{value:.0f}" if value >= 1 else f"{value:.1e}"
+
+
+@styled
+def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
+    """Test error against parameters with the power law fitted to each model."""
+    targets = list(medians["target"].unique())
+    columns = min(3, len(targets))
+    figure = new_figure(2.1 * -(-len(targets) // columns) + 0.2)
+    axes = grid_of_axes(figure, -(-len(targets) // columns), columns)
+    panels = [panel for row in axes for panel in row]
+    for panel, target in zip(panels, targets, strict=False):
+        for model, (colour, marker, name) in MODELS.items():
+            rows = medians[(medians["target"] == target) & (medians["model"] == model)]
+            fit = fits[(fits["target"] == target) & (fits["model"] == model)]
+            if not len(rows):
+                continue
+            power = float(fit["exponent"].iloc[0])
+            label = f"{name}: $N^{{{power:.1f}}}$" if np.isfinite(power) else name
+            panel.plot(rows["parameters"], rows["test_rmse"], marker, color=colour, label=label)
+            if np.isfinite(power):
+                ends = np.array([rows["parameters"].min(), rows["parameters"].max()], dtype=float)
+                middle = np.exp(np.log(rows[["parameters", "test_rmse"]].astype(float)).mean())
+                line = middle["test_rmse"] * (ends / middle["parameters"]) ** power
+                panel.plot(ends, line, color=colour, lw=0.9)
+        panel.set(xscale="log", yscale="log", title=letters(str(target), 30))
+        _few_ticks(panel)
+        panel.legend(loc="best")
+    for panel in panels[len(targets) :]:
+        panel.remove()
+    for row in axes:
+        row[0].set_ylabel("test RMSE")
+    for panel in panels[max(0, len(targets) - columns) : len(targets)]:
+        panel.set_xlabel("parameters $N$")
+    return figure
+
+
+@styled
+def conventions(counts: DataFrame) -> Figure:
+    """One network's parameters by every convention, relative to what its modules hold."""
+    networks = counts.drop_duplicates("kan")["kan"].tolist()[:6]
+    figure = new_figure(2.8)
+    panel = figure.subplots()
+    names = counts.drop_duplicates("convention")
+    places = np.arange(len(names))
+    for index, kan in enumerate(networks):
+        rows = counts[counts["kan"] == kan].drop_duplicates("convention")
+        heights = rows["count"] / rows["exact"]
+        width = 0.8 / len(networks)
+        offset = (index - (len(networks) - 1) / 2) * width
+        label = f"{kan}: {rows['exact'].iloc[0]}"
+        panel.bar(places + offset, heights, width, color=CYCLE[index], label=label)
+    panel.axhline(1, color=BLACK, lw=0.8)
+    pairs = zip(names["convention"], names["formula"], strict=True)
+    words = [f"{name.replace('_', ' ')}\n{formula}" for name, formula in pairs]
+    panel.set_xticks(places, words, fontsize=6.5)
+    panel.set_ylabel("count / trainable numbers of the modules")
+    panel.grid(axis="x", visible=False)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def growth(table: DataFrame) -> Figure:
+    """Parameters of real modules against width, depth and G + k, with lines of the lecture's powers."""
+    figure = new_figure(2.6)
+    panels = figure.subplots(1, 3, sharey=True)
+    for panel, (name, label, power) in zip(
+        panels, (("width", "nodes $N$", 2), ("depth", "layers $L$", 1), ("functions", "$G + k$", 1)), strict=True
+    ):
+        others = [column for column in ("width", "depth", "functions") if column != name]
+        for model, (colour, marker, word) in MODELS.items():
+            rows = table[table["model"] == model]
+            if name == "functions" and model == "mlp":
+                continue
+            for column in others:
+                rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
+            rows = rows.sort_values(name)
+            panel.plot(rows[name], rows["parameters"], marker, color=colour, label=word)
+            last = rows.iloc[-1]
+            panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
+        panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
+        _few_ticks(panel)
+    panels[0].set_ylabel("parameters")
+    panels[0].legend()
+    return figure
+
+
+@styled
+def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
+    """Relative error of one hidden layer against its width, each seed and the median; lines at the wanted errors."""
+    targets = list(summary["target"].unique())
+    figure = new_figure(2.6)
+    axes = grid_of_axes(figure, 1, len(targets))[0]
+    for panel, target in zip(axes, targets, strict=True):
+        rows = summary[summary["target"] == target]
+        for index, activation in enumerate(rows["activation"].unique()):
+            some = rows[rows["activation"] == activation]
+            medians = some.groupby("width")["relative_error"].median()
+            panel.plot(some["width"], some["relative_error"], ".", color=CYCLE[index], alpha=0.35)
+            panel.plot(medians.index, medians, "o-", color=CYCLE[index], label=activation)
+        for error in wanted:
+            panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1)
+        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), xlabel="hidden nodes")
+        _named(panel, sorted(rows["width"].unique()))
+    axes[0].set_ylabel("test RMSE / deviation")
+    axes[0].legend()
+    return figure
+
+
+@styled
+def bars(summary: DataFrame, name: str, bound: str) -> Figure:
+    """Relative error of every seed and their median, with the stated bound as a line."""
+    groups = list(summary[name].unique())
+    figure = new_figure(0.32 * len(groups) + 0.9, 5.4)
+    panel = figure.subplots()
+    for place, group in enumerate(groups):
+        rows = summary[summary[name] == group]
+        panel.plot(rows["relative_error"], [place] * len(rows), "o", color=BLUE, alpha=0.5)
+        panel.plot(rows["relative_error"].median(), place, "|", color=BLACK, ms=11, mew=1.6)
+        panel.plot([rows[bound].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION)
+    labels = [f"{letters(str(group), 34)}  [{_shape(summary, name, group)}]" for group in groups]
+    panel.set_yticks(range(len(groups)), labels)
+    panel.set(xscale="log", xlabel="test RMSE / deviation (dots: seeds, bar: median, red: the stated bound)")
+    panel.invert_yaxis()
+    panel.grid(axis="y", visible=False)
+    return figure
+
+
+def _shape(summary: DataFrame, name: str, group: Any) -> str:
+    return str(summary.loc[summary[name] == group, "shape"].iloc[0]).replace("-", ", ")
+
+
+@styled
+def differences(linear: DataFrame) -> Figure:
+    """How far networks without activations are from least squares and from the product of their matrices."""
+    figure = new_figure(2.6, 4.6)
+    panel = figure.subplots()
+    for index, (column, label) in enumerate(
+        (("from_least_squares", "from ordinary least squares"), ("from_product", "from the product of the matrices"))
+    ):
+        values = linear[column].clip(lower=1e-17)
+        panel.plot(linear["depth"] + 0.08 * (index - 0.5), values, "o", color=CYCLE[index], label=label)
+    panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")
+    panel.set_xticks(sorted(linear["depth"].unique()))
+    panel.set_ylim(top=max(1e-7, float(linear["from_least_squares"].max()) * 10))
+    panel.legend()
+    return figure
+
+
+@styled
+def variants(summary: DataFrame) -> Figure:
+    """Test error of a KAN with all tricks and with each switched off: dots are seeds, bars medians."""
+    targets = list(summary["target"].unique())
+    names = list(summary["variant"].unique())
+    figure = new_figure(0.28 * len(names) + 1.0)
+    axes = grid_of_axes(figure, 1, len(targets))[0]
+    for panel, target in zip(axes, targets, strict=True):
+        for place, variant in enumerate(names):
+            rows = summary[(summary["target"] == target) & (summary["variant"] == variant)]
+            panel.plot(rows["test_rmse"], [place] * len(rows), "o", color=BLUE, alpha=0.5)
+            panel.plot(rows["test_rmse"].median(), place, "|", color=BLACK, ms=11, mew=1.6)
+        panel.set(xscale="log", title=letters(str(target), 30), xlabel="test RMSE")
+        panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
+        panel.invert_yaxis()
+        panel.grid(axis="y", visible=False)
+    return figure
+
+
+def _error(rows: DataFrame) -> tuple[str, str]:
+    """The column that is compared and its name: cross-entropy where all rows have one."""
+    name = "test_cross_entropy"
+    if name in rows and rows[name].notna().all():
+        return name, "test cross-entropy"
+    return "test_rmse", "test RMSE"
+
+
+def _quartiles(rows: DataFrame, error: str) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Medians over the seeds of each network, and the quartiles of its error."""
+    keys = [name for name in ("cell", "target", "model", "activation") if name in rows]
+    grouped = rows.groupby(keys, sort=False)
+    middle = grouped.median(numeric_only=True).reset_index()
+    shapes = grouped["shape"].first().reset_index(drop=True)
+    low, high = (grouped[error].quantile(share).to_numpy(float) for share in (0.25, 0.75))
+    return middle.assign(shape=shapes), low, high
+
+
+def _few_ticks(panel: Axes) -> None:
+    """Round numbers on a logarithmic x axis, also where it spans less than a decade."""
+    low, high = panel.get_xlim()
+    span = np.log10(high / low)
+    coarse, middle, fine, finest = (1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+    steps = coarse if span > 2.5 else middle if span > 1.2 else fine if span > 0.6 else finest
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    ticks = sorted({step * 10.0**decade for decade in decades for step in steps})
+    ticks = [tick for tick in ticks if low <= tick <= high]
+    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _named(panel: Axes, values: Sequence[float]) -> None:
+    panel.xaxis.set_major_formatter(ScalarFormatter())
+    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set_xticks(values)

@@ -1,0 +1,169 @@
+"""One network of a comparison: its settings from a case, its training within an equal budget, and its row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig, NamedTarget
+from kanrun.engine.networks import KAN, MLP, count_parameters
+from kanrun.engine.networks.counting import Size, executed_flops, kanbefair_flops, kanbefair_mlp_flops, size_of
+from kanrun.engine.training import Plan, Trained, fit
+from kanrun.errors import UsageError
+from kanrun.runs.records import Row, Value
+from kanrun.study.bundled import bundled_table
+from kanrun.study.cells import with_cell
+from kanrun.study.evaluation import scores
+from kanrun.study.models import Create, check_model, factory
+from kanrun.study.plans import make_plan
+from kanrun.study.problem import Problem, make_problem
+from kanrun.study.seeds import generator
+
+#: Passes of which the fastest counts: noise only ever adds time.
+PASSES = 9
+#: Most steps on a grid, search for the penalty's weight included, over those without: opponents may take as many.
+SEARCH = 3
+
+
+@dataclass(frozen=True)
+class Case:
+    """A target that networks are compared on."""
+
+    problem: Problem
+    settings: FitConfig
+    name: str
+
+
+def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
+    """The case's target sampled for `seed`; `{kind: bundled, name: iris}` is a table that scikit-learn brings.
+
+    Raises UsageError for settings that break a rule.
+    """
+    unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
+    if unknown or "target" not in case:
+        raise UsageError(f"cases has {case}; a case has a target and may have shapes, sampling and bound.")
+    target = case["target"]
+    bundled = isinstance(target, Mapping) and target.get("kind") == "bundled"
+    differences = {} if bundled else {"target": target}
+    if "sampling" in case:
+        differences["sampling"] = case["sampling"]
+    shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
+    base = FitConfig(target=NamedTarget("product"), model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
+    with bundled_table(str(target.get("name"))) if bundled else nullcontext() as table:
+        one = with_cell(base, differences)
+        one = replace(one, target=table or one.target)
+        problem = make_problem(one, one.target, one.sampling, seed)
+    return Case(problem, one, str(target["name"]) if bundled else problem.dataset.target.name)
+
+
+def shapes_of(case: Mapping[str, Any]) -> list[list[int]]:
+    """Hidden widths of the case's KANs. Raises UsageError for anything but lists of whole numbers."""
+    shapes = case.get("shapes", [[]])
+    if not isinstance(shapes, list) or not all(isinstance(hidden, list) for hidden in shapes):
+        raise UsageError(f"shapes={shapes} of a case must be a list of hidden widths, such as [[1], [5]].")
+    return [[int(width) for width in hidden] for hidden in shapes]
+
+
+def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
+    """The KAN with these hidden widths, trained along `grid`: a number of intervals or a schedule."""
+    if not isinstance(cfg.model, KANConfig):
+        raise UsageError(f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan.")
+    model = replace(cfg.model, hidden=hidden, intervals=grid)
+    check_model(model, 1)
+    return model
+
+
+def kan_of(case: Case, model: KANConfig) -> KAN:
+    """A fresh KAN on the last grid of its schedule, to count and to time."""
+    schedule = model.intervals if isinstance(model.intervals, list) else [model.intervals]
+    network = factory(replace(model, intervals=schedule[-1]), case.problem)(generator(0, "size"))
+    assert isinstance(network, KAN)
+    return network
+
+
+def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
+    """The KAN's plan and its steps on all grids, those of the search for the penalty's weight included."""
+    plan, _ = make_plan(model, case.settings.solver, case.problem)
+    size = size_of(kan_of(case, model))
+    each = (plan.steps_for(Size(size.shape, g, size.degree).edges * (g + size.degree + 1)) for g in plan.intervals)
+    return replace(plan, narrow=False), sum(each) * (SEARCH if plan.weight is None else 1)
+
+
+def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
+    """Train along the schedule. Where validation chooses a coarser grid than the last, the KAN is the smaller one."""
+    plan, _ = budget_of(case, model)
+    return fit(factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
+
+
+def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int, create: Create | None = None) -> Trained:
+    """Train with the solver and starts of the KANs, for up to `steps` steps; an MLP has no penalty to weigh."""
+    plan, _ = make_plan(model, case.settings.solver, case.problem)
+    plan = replace(plan, steps=steps, weight=0.0)
+    return fit(create or factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
+
+
+def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
+    """The row of the summary: size by every measure, seconds, errors."""
+    network, errors = trained.network, trained.errors
+    quality = scores(network, case.problem)
+    is_kan = isinstance(network, KAN)
+    return Row(
+        "summary",
+        {
+            **marks,
+            "target": case.name,
+            "model": "kan" if is_kan else "mlp",
+            "shape": "-".join(map(str, network.shape)),
+            "intervals": network.intervals if isinstance(network, KAN) else None,
+            "parameters": count_parameters(network),
+            **flops_of(network),
+            "seconds": trained.seconds,
+            "inference_seconds": inference_seconds(network, case.problem.data.train.x),
+            "train_rmse": errors.train,
+            "validation_rmse": errors.validation,
+            "test_rmse": errors.test,
+            "relative_error": errors.test / deviation(case) if errors.test is not None else None,
+            "test_accuracy": quality.get("test_accuracy"),
+            "test_cross_entropy": quality.get("test_cross_entropy"),
+        },
+    )
+
+
+def flops_of(network: nn.Module) -> dict[str, Value]:
+    """FLOPs of one sample, as this engine spends them and as KANbeFair counts them."""
+    if isinstance(network, KAN):
+        base = network.layer(0).spec.base
+        return {"flops": executed_flops(network), "kanbefair_flops": kanbefair_flops(size_of(network), base)}
+    if isinstance(network, MLP):
+        fair = kanbefair_mlp_flops(network.shape, network.activation)
+        return {"flops": executed_flops(network), "kanbefair_flops": fair}
+    return {"flops": None, "kanbefair_flops": None}
+
+
+def inference_seconds(network: nn.Module, x: Tensor) -> float:
+    """Seconds of one pass over `x`, the fastest of several."""
+    with torch.no_grad():
+        network(x)
+        return min(_passes(network, x))
+
+
+def _passes(network: nn.Module, x: Tensor) -> Iterator[float]:
+    for _ in range(PASSES):
+        start = perf_counter()
+        network(x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+        yield perf_counter() - start
+
+
+def deviation(case: Case) -> float:
+    """Standard deviation of the target on its training points, to make errors of different targets comparable."""
+    if case.problem.dataset.classes:
+        return 1.0
+    return float(case.problem.dataset.train.y.std()) or 1.0

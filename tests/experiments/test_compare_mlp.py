@@ -1,0 +1,236 @@
+"""kanrun compare-mlp at small sizes, through the study that the command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from kanrun.experiments import compare_mlp
+
+from kanrun.config import CompareMLPConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, SamplingConfig
+from kanrun.engine.networks import MLP
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study import compare_linear, contest
+from kanrun.study.bundled import bundled_table, check_bundled
+from kanrun.study.compare_matched import growth_claims, matched
+from kanrun.study.execute import check, execute
+from kanrun.study.verdicts import judge, matched_logs, verdict_claims
+
+PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
+RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
+
+
+def settings(**changes: Any) -> CompareMLPConfig:
+    values: dict[str, Any] = {
+        "model": KANConfig(),
+        "solver": LMSolver(starts=1, steps=3),
+        "sampling": SamplingConfig(train=60, test=40),
+        "cases": [PRODUCT],
+        "grids": [3, [3, 6]],
+        "depths": [2],
+        "activations": ["tanh"],
+    }
+    return CompareMLPConfig(**{**values, **changes})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    def start(**changes: Any) -> Run:
+        cfg = settings(**changes)
+        check(compare_mlp, cfg)
+        folder = RunFolder.create(tmp_path, "compare-mlp")
+        outcome = execute(compare_mlp, cfg, folder, quiet=True)
+        assert outcome.status == Status.COMPLETED, outcome
+        return Run(folder.path)
+
+    return start
+
+
+def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., Run]) -> None:
+    growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
+    finished = run(cases=[PRODUCT, RUNGE], seeds=2, growth=growth)
+    summary = finished.table("summary")
+    assert len(summary) == 2 * 2 * (2 + 2)
+    product = summary[summary["target"] == "product"]
+    assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
+    for kan, rows in product.groupby("kan"):  # a KAN whose coarser grid validation chose is the smaller one
+        sizes = rows.groupby("model")["parameters"].max()
+        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan
+    assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
+    counts = finished.table("counts")
+    same = counts[counts["convention"] == "separate"]
+    assert (same["count"] == same["exact"]).all()
+    sentences = [claim.sentence for claim in finished.manifest.claims]
+    assert sentences[0].startswith("product: at equal parameters")
+    assert all(claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence)
+    figures = {path.stem for path in finished.figures}
+    assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
+
+
+def test_both_sides_take_the_same_number_of_steps() -> None:
+    cfg = settings()
+    case = contest.case_of(cfg, PRODUCT, 0)
+    model = contest.kan_settings(cfg, [2], [3, 6, 9])
+    plan, steps = contest.budget_of(case, model)
+    assert steps == 3 * 3 * contest.SEARCH  # grids x steps x what the search for the penalty's weight may add
+    assert plan.starts == 1
+    trained = contest.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
+    assert trained.stages[0].steps <= steps
+
+
+@pytest.mark.parametrize("match", ["flops", "time"])
+def test_other_measures_match_too(match: str) -> None:
+    cfg = settings(match=match)
+    case = contest.case_of(cfg, PRODUCT, 0)
+    kan = contest.kan_of(case, contest.kan_settings(cfg, [2], [3, 6]))
+    found = matched(match, case, kan, 2, "tanh")
+    assert len(found.hidden) == 2
+    if match == "flops":
+        assert found.close
+
+
+def test_a_match_that_cannot_be_near_is_said(run: Callable[..., Run]) -> None:
+    case = {"target": {"kind": "expression", "formula": "x0 + x5"}, "shapes": [[]]}
+    finished = run(cases=[case], grids=[1], depths=[5])
+    assert any("no MLP with 5 hidden layers matches" in note for note in finished.manifest.notes)
+
+
+def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
+    finished = run(match=None, widths=[2, 4], grids=[3])
+    assert list(finished.table("summary")["shape"]) == ["2-2-1", "2-2-2-1", "2-4-4-1"]
+    assert not finished.manifest.claims
+
+
+def test_universal_approximation(run: Callable[..., Run]) -> None:
+    finished = run(comparison="universal_approximation", cases=[RUNGE], widths=[1, 6], errors=[10.0, 1e-9])
+    reached, missed = finished.manifest.claims
+    assert (reached.measured, reached.holds) == (1, True)
+    assert not missed.holds
+    assert "is the least reached" in str(missed.measured)
+
+
+def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
+    finished = run(comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[4])
+    assert finished.table("summary")["shape"].tolist() == ["1-3-1"]
+    (claim,) = finished.manifest.claims
+    assert claim.bound == "<= 0.5"
+
+
+def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
+    sampling = SamplingConfig(train=80, test=20, noise=0.1)
+    finished = run(
+        comparison="no_activation", depths=[0, 1, 3], widths=[3], sampling=sampling, solver=LMSolver(starts=1)
+    )
+    assert all(claim.holds for claim in finished.manifest.claims), finished.manifest.claims
+    assert len(finished.table("linear")) == 3
+
+
+def test_the_product_of_matrices_by_hand() -> None:
+    network = MLP((2, 3, 1), "identity")
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    matrix, offset = compare_linear.product(network)
+    x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(network(x), x @ matrix.T + offset)
+    assert compare_linear.bits_that_differ(network, 0) == 0
+
+
+def test_implementation_tricks(run: Callable[..., Run]) -> None:
+    finished = run(comparison="implementation_tricks", grids=[3], seeds=2)
+    assert set(finished.table("summary")["variant"]) == set(compare_mlp.compare_tricks.VARIANTS)
+    assert len(finished.manifest.claims) == 4
+
+
+def test_real_tables(run: Callable[..., Run]) -> None:
+    pytest.importorskip("sklearn")
+    case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
+    sampling = SamplingConfig(train=None, test=None)
+    finished = run(cases=[case], grids=[2], depths=[1], seeds=2, sampling=sampling, solver=LBFGSSolver(steps=15))
+    summary = finished.table("summary")
+    assert summary["test_accuracy"].between(0.5, 1).all()
+    assert (summary["test_cross_entropy"] > 0).all()
+    assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
+
+
+def test_bundled_tables_are_gone_afterwards() -> None:
+    pytest.importorskip("sklearn")
+    with bundled_table("wine") as table:
+        path = Path(table.path)
+        assert len(table.inputs) == 13
+        assert pd.read_csv(path)[table.outputs[0]].nunique() == 3
+    assert not path.exists()
+    with pytest.raises(UsageError, match="no bundled table titanic"):
+        check_bundled("titanic")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"comparison": "fastest"}, "comparison=fastest is not known"),
+        ({"cases": []}, "names nothing to learn"),
+        ({"cases": [{"shapes": [[1]]}]}, "a case has a target"),
+        ({"cases": [{**PRODUCT, "shapes": [3]}]}, "list of hidden widths"),
+        ({"cases": [{**PRODUCT, "goal": 1}]}, "a case has a target"),
+        ({"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]}, "no bundled table titanic"),
+        ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
+        ({"match": "memory"}, "match=memory is not known"),
+        ({"match": None}, "match=null compares MLPs of given widths"),
+        ({"depths": [0]}, "depths from 1 on"),
+        ({"grids": [[5, 3]]}, "must increase"),
+        ({"activations": ["step"]}, "model.activation=step"),
+        ({"model": MLPConfig()}, "use model=kan"),
+        ({"growth": {"heights": [1]}}, "growth has no heights"),
+        ({"comparison": "universal_approximation", "widths": [2]}, "errors=.. must list"),
+        ({"comparison": "universal_approximation", "errors": [0.1]}, "names no width"),
+        ({"comparison": "kolmogorov_arnold"}, "needs bound"),
+        ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
+        ({"comparison": "no_activation"}, "one width"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(compare_mlp, settings(**changes))
+
+
+@pytest.mark.parametrize(("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
+def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
+    noise = np.random.default_rng(1).normal(size=(6, 3))
+    verdict = judge(shift + noise - noise.mean())
+    assert verdict.winner == winner
+    assert verdict.ratio == pytest.approx(10**shift)
+    assert verdict.low <= verdict.ratio <= verdict.high
+    assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
+
+
+def test_validation_and_not_test_errors_choose_the_opponent() -> None:
+    rows = pd.DataFrame(
+        [
+            {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "test_rmse": 1.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "test_rmse": 100.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "test_rmse": 0.1},
+        ]
+    )
+    np.testing.assert_allclose(matched_logs(rows, "test_rmse"), [[2.0]])
+    (claim,) = verdict_claims(rows, "parameters")
+    assert claim.holds
+    assert claim.measured == pytest.approx(100)
+
+
+def test_growth_claims_see_a_wrong_law() -> None:
+    rows = [
+        {"model": model, "width": w, "depth": d, "functions": g, "parameters": w**3 * d * (g or 1), "formula": w**3 * d}
+        for model in ("kan", "mlp")
+        for w in (4, 8, 16)
+        for d in (2, 4, 8)
+        for g in ((5, 10) if model == "kan" else (None,))
+    ]
+    claims = {claim.sentence: claim for claim in growth_claims(pd.DataFrame(rows))}
+    assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
+    assert claims["Parameters of a KAN grow with L layers to the power"].holds
+    assert not claims["Formulas of parameters against the modules: largest difference"].holds
