@@ -10,24 +10,28 @@ from torch import Tensor
 from kanrun.engine.layers.bases import base_function, base_slope
 from kanrun.engine.splines import Grid, dense_rows, local_basis, prefers_sparse
 from kanrun.engine.splines.contraction import row_products, row_sums, table_index, weighted_rows
+from kanrun.engine.splines.planes import local_planes
 
 
 class Edges(NamedTuple):
-    """What a layer's edges are, apart from the numbers that are differentiated; mask (outputs, inputs)."""
+    """What a layer's edges are, apart from the numbers that are differentiated.
+
+    mask (outputs, inputs), false where an edge is pruned; None where none is.
+    """
 
     grid: Grid
     base: str
-    mask: Tensor
+    mask: Tensor | None
 
 
 def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges) -> Tensor:
     """As `layers.edge_sums.edge_sums`."""
-    basis, interval = local_basis(x, edges.grid)
-    table = coefficients * (spline_weight * edges.mask)[..., None]
+    basis, interval = _basis(x, edges.grid)
+    table = coefficients * _masked(spline_weight, edges)[..., None]
     y = _product(basis, interval, table)
     if edges.base == "zero":
         return y
-    return y + base_function(edges.base)(x) @ (base_weight * edges.mask).T
+    return y + base_function(edges.base)(x) @ _masked(base_weight, edges).T
 
 
 def gradients(
@@ -37,17 +41,31 @@ def gradients(
     grid = edges.grid
     basis, interval = local_basis(x, grid)
     slopes, _ = local_basis(x, grid, 1)
-    scale = (spline_weight * edges.mask)[..., None]
+    scale = _masked(spline_weight, edges)[..., None]
     near, by_table = _adjoints(g, basis, interval, coefficients * scale)
-    by_x = (near * slopes).sum(-1) + base_slope(edges.base, x) * (g @ (base_weight * edges.mask))
-    by_base = g.T @ base_function(edges.base)(x) * edges.mask
-    return by_x, by_table * scale, by_base, (by_table * coefficients).sum(-1) * edges.mask
+    by_x = (near * slopes).sum(-1) + base_slope(edges.base, x) * (g @ _masked(base_weight, edges))
+    by_base = _masked(g.T @ base_function(edges.base)(x), edges)
+    return by_x, by_table * scale, by_base, _masked((by_table * coefficients).sum(-1), edges)
+
+
+def _basis(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    if torch.compiler.is_compiling():
+        # Plain arithmetic, which a compiler fuses; its own derivative is the first one only.
+        local = local_planes(x, grid, axis=-1, slopes=False)
+        return local.values.movedim(0, -1), local.interval
+    return local_basis(x, grid)
+
+
+def _masked(weight: Tensor, edges: Edges) -> Tensor:
+    return weight if edges.mask is None else weight * edges.mask
 
 
 def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
     outputs, functions = table.shape[0], table.shape[-1]
     if prefers_sparse(functions, basis.shape[-1] - 1, basis.dtype):
         index = table_index(interval, basis.shape[-1], functions)
+        if torch.compiler.is_compiling():
+            return (table.reshape(outputs, -1).T[index] * basis.flatten(1)[..., None]).sum(1)
         return weighted_rows(basis.flatten(1), table.reshape(outputs, -1).T, index)
     return dense_rows(basis, interval, functions).flatten(1) @ table.flatten(1).T
 

@@ -19,6 +19,7 @@ from kanrun.engine.layers import composed
 from kanrun.engine.layers.bases import base_function, base_pullback
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.splines import dense, prefers_sparse, sparse
+from kanrun.engine.splines.scratch import scratch
 from kanrun.engine.splines.tracing import is_traced
 
 
@@ -37,21 +38,20 @@ class _EdgeSums(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges
     ) -> Tensor:
-        whole = bool(edges.mask.all())
-        scale = (spline_weight if whole else spline_weight * edges.mask)[..., None]
-        table = coefficients * scale
+        scale = spline_weight if edges.mask is None else spline_weight * edges.mask
+        table = coefficients * scale[..., None]
         kernel = sparse if prefers_sparse(edges.grid.functions, edges.grid.degree, x.dtype) else dense
         sums: tuple[Tensor, Any] = kernel.spline_sums(x, table, edges.grid, any(ctx.needs_input_grad))
         y, kept = sums
         base = None
         if edges.base != "zero":
             base = base_function(edges.base)(x)
-            y.addmm_(base, (base_weight if whole else base_weight * edges.mask).t())
+            weight = base_weight if edges.mask is None else base_weight * edges.mask
+            y = torch.addmm(y, base, weight.t())
         if any(ctx.needs_input_grad):
-            ctx.edges, ctx.whole, ctx.kernel = edges, whole, kernel
-            ctx.table, ctx.kept = table, kept
+            ctx.edges, ctx.kernel, ctx.table, ctx.kept = edges, kernel, table, kept
             ctx.save_for_backward(x, coefficients, base_weight, spline_weight, base)
-        return y
+        return y.contiguous()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -64,19 +64,25 @@ class _EdgeSums(torch.autograd.Function):
         by_x, by_table = ctx.kernel.gradients(g, x, ctx.table, ctx.edges.grid, ctx.kept, wanted)
         by_base = by_scale = None
         if by_table is not None:
-            by_scale = (by_table * coefficients).sum(-1) if need_s else None
+            by_scale = _dots(by_table, coefficients) if need_s else None
             by_table.mul_(spline_weight[..., None])
         if base is not None:
             by_base = g.t() @ base if need_b else None
             if by_x is not None:
-                weight = base_weight if ctx.whole else base_weight * ctx.edges.mask
+                weight = base_weight if ctx.edges.mask is None else base_weight * ctx.edges.mask
                 by_x = base_pullback(ctx.edges.base, g @ weight, x).add_(by_x)
-        if not ctx.whole:
+        if ctx.edges.mask is not None:
             by_table, by_base, by_scale = (_masked(part, ctx.edges.mask) for part in (by_table, by_base, by_scale))
         return by_x, by_table, by_base, by_scale, None
 
 
 _edge_sums: Callable[[Tensor, Tensor, Tensor, Tensor, Edges], Tensor] = _EdgeSums.apply
+
+
+def _dots(a: Tensor, b: Tensor) -> Tensor:
+    """Sums over the last dimension of a b; as a matrix product, which a sum over few numbers is slower than."""
+    terms = torch.mul(a, b, out=scratch("products", tuple(a.shape), a))
+    return terms.view(-1, a.shape[-1]).mv(a.new_ones(a.shape[-1])).view(a.shape[:-1])
 
 
 def _masked(gradient: Tensor | None, mask: Tensor) -> Tensor | None:

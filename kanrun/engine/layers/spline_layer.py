@@ -13,6 +13,7 @@ from kanrun.engine.layers.bases import base_function
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
 from kanrun.engine.splines import Grid, Outside, dense_rows, extend, local_basis
+from kanrun.engine.splines.tracing import is_traced
 
 Scale = Literal["separate", "single"]
 
@@ -50,6 +51,7 @@ class SplineLayer(nn.Module):
         super().__init__()
         base_function(spec.base)
         self.spec, self.uniform = spec, uniform
+        self._seen: tuple[Tensor, Tensor, tuple[int, int], Edges] | None = None
         inputs = breakpoints.shape[0]
         self.register_buffer("knots", extend(breakpoints, spec.degree))
         self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
@@ -84,11 +86,24 @@ class SplineLayer(nn.Module):
         return self.base_weight * self.mask, self.spline_weight * self.mask
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
-        flat = x.reshape(-1, x.shape[-1])
         single = self.spec.scale == "single"
         base_weight, spline_weight = (self.weight,) * 2 if single else (self.base_weight, self.spline_weight)
-        y = edge_sums(flat, self.coefficients, base_weight, spline_weight, Edges(self.grid, self.spec.base, self.mask))
+        edges = self._edges()
+        if x.ndim == 2:
+            return edge_sums(x, self.coefficients, base_weight, spline_weight, edges)
+        y = edge_sums(x.reshape(-1, x.shape[-1]), self.coefficients, base_weight, spline_weight, edges)
         return y.reshape(*x.shape[:-1], self.outputs)
+
+    def _edges(self) -> Edges:
+        """The grid and, unless it is all true, the mask; looked at anew only after a change of either buffer."""
+        knots, mask = self.knots, self.mask
+        if is_traced() or knots.is_inference() or mask.is_inference():
+            return Edges(self.grid, self.spec.base, mask)
+        seen, versions = self._seen, (knots._version, mask._version)
+        if seen is None or seen[0] is not knots or seen[1] is not mask or seen[2] != versions:
+            edges = Edges(self.grid.framed(), self.spec.base, None if bool(mask.all()) else mask)
+            self._seen = seen = (knots, mask, versions, edges)
+        return seen[3]
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: int = 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -25,6 +25,11 @@ class Grid:
     degree: int
     uniform: bool = False
     outside: Outside = "linear"
+    frame: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
+
+    def framed(self) -> Grid:
+        """The same grid, with what `positions` needs of the knots worked out once."""
+        return replace(self, frame=(self.low, self.density))
 
     @property
     def intervals(self) -> int:
@@ -44,6 +49,11 @@ class Grid:
     def high(self) -> Tensor:
         return self.knots[:, self.degree + self.intervals]
 
+    @property
+    def density(self) -> Tensor:
+        """Intervals a unit of each input; 1 / the width of an interval where the grid is uniform."""
+        return self.intervals / (self.high - self.low)
+
     def part(self, first: int, last: int) -> Grid:
         """The grid of the inputs `first` to `last` - 1 alone."""
         if first == 0 and last == self.knots.shape[0]:
@@ -61,8 +71,8 @@ def positions(x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
 
     Held within +- sqrt(largest number), so that no product with it overflows.
     """
-    low = grid.low
-    scale = along(grid.intervals / (grid.high - low), axis)
+    low, density = grid.frame or (grid.low, grid.density)
+    scale = along(density, axis)
     limit = torch.finfo(x.dtype).max ** 0.5
     return ((x - along(low, axis)) * scale).clamp_(-limit, limit), scale
 

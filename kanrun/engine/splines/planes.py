@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.splines.grid import Grid, along, find_interval, interval_at, positions, search_interval
+from kanrun.engine.splines.scratch import scratch
 from kanrun.engine.splines.tracing import is_traced
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose digits.
@@ -35,14 +36,17 @@ class Local(NamedTuple):
     scale: Tensor | None
 
 
-def local_planes(x: Tensor, grid: Grid, *, axis: int, slopes: bool) -> Local:
-    """The local basis at x, with the inputs along `axis` (0 or -1) and the grid's `outside` policy."""
+def local_planes(x: Tensor, grid: Grid, *, axis: int, slopes: bool, reuse: bool = False) -> Local:
+    """The local basis at x, with the inputs along `axis` (0 or -1) and the grid's `outside` policy.
+
+    With `reuse` the planes may lie in scratch memory, good until the next such call.
+    """
     if grid.uniform and 0 < grid.degree <= UNIFORM_MATRIX_DEGREE:
-        return _uniform(x, grid, axis, slopes)
+        return _uniform(x, grid, axis, slopes, reuse)
     return _general(x, grid, axis, slopes)
 
 
-def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool) -> Local:
+def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool, reuse: bool) -> Local:
     """Powers of the position u in the interval times a constant matrix.
 
     Linear continuation is built into the powers: outside, u^m becomes c^m + m (u - c) c^(m-1) with c the nearer end.
@@ -60,9 +64,14 @@ def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool) -> Local:
         powers = [u, *(low * torch.add(held, beyond, alpha=m + 2) for m, low in enumerate(lower[: k - 1]))]
     else:
         powers = [*lower, lower[-1] * held] if k > 1 else [held]
-    terms = torch.stack([*powers, *lower[: k - 1]] if slopes else powers)
+    used = [*powers, *lower[: k - 1]] if slopes else powers
     matrix, constant = _uniform_constants(k, slopes, x)
-    both = torch.addmm(constant, matrix, terms.reshape(terms.shape[0], -1)).reshape(-1, *x.shape)
+    if reuse:
+        terms = torch.stack(used, out=scratch("terms", (len(used), *x.shape), x))
+        out = scratch("planes", (matrix.shape[0], x.numel()), x)
+        both = torch.addmm(constant, matrix, terms.view(len(used), -1), out=out).view(-1, *x.shape)
+    else:
+        both = torch.addmm(constant, matrix, torch.stack(used).reshape(len(used), -1)).reshape(-1, *x.shape)
     return Local(interval, *_policy(both[: k + 1], both[k + 1 :], x, grid, axis), scale)
 
 
