@@ -138,7 +138,7 @@ def test_runs_list_and_show(kanrun: Command) -> None:
         ([], "study=", ["study=toy_suite"]),
         ([], "st", ["study=", "study=toy_suite"]),
         ([], "sch", []),
-        ([], "hydra/laun", ["hydra/launcher=", "hydra/launcher=basic"]),
+        ([], "hydra/sweep", ["hydra/sweeper=", "hydra/sweeper=basic"]),
         (["nonsense["], "solver=l", ["solver=lbfgs", "solver=lm"]),
     ],
 )
