@@ -22,12 +22,14 @@ def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
     """`cfg` with the cell's differences merged in, typed; a group entry that names a `kind` replaces the group.
+    `bounds` is not a difference but a claim on the cell, see `kanrun.study.bounds`.
 
     Raises UsageError for a key, type or kind that the configuration does not have.
     """
     if not cell:
         return cfg
     node = OmegaConf.structured(cfg)
+    differences = {key: value for key, value in cell.items() if key != "bounds"}
     try:
         for group, kinds in GROUPS.items():
             chosen = cell.get(group)
@@ -35,7 +37,7 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
                 OmegaConf.update(
                     node, group, OmegaConf.structured(_kind(group, kinds, str(chosen["kind"]))), merge=False
                 )
-        merged = OmegaConf.merge(node, dict(cell))
+        merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
         raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}") from error
     assert isinstance(merged, DictConfig)

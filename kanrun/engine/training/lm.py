@@ -113,8 +113,8 @@ class LevenbergMarquardt:
                     break
                 best, mu = trial, lower
         else:
-            for _ in range(UP):
-                mu = min(max(mu, 1e-12) * 10, self.options.largest)
+            for attempt in range(UP):
+                mu = min(max(mu, 1e-12) * (10 if attempt < 3 else 100), self.options.largest)
                 best = self._at(system, slope, mu)
                 if best.loss < self.loss:
                     break
