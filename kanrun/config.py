@@ -265,7 +265,7 @@ class ExtendGridConfig(ExperimentConfig):
     degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of the part `order`
     order_intervals: list[int] = field(default_factory=lambda: [6, 12, 24, 48, 96])
     order_from: int = 12  # the first grid past the bends of the target
-    order_points: int = 2000
+    order_points: int = 3000
     sizes: list[int] = field(default_factory=lambda: [100, 300, 1000])  # training points of the part `sizes`
     size_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
     overfit_points: int = 200
@@ -296,9 +296,11 @@ class CompareMLPConfig(ExperimentConfig):
 
 @dataclass
 class InterpretConfig(ExperimentConfig):
-    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it. `model.intervals` is the grid schedule.
+    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it. `model.intervals` is the grid
+    schedule.
 
-    `candidates` are names of the table (null: all); `own_candidates` adds functions of x0 by name. With `from_run`, target,
+    `candidates` are names of the table (null: all); `own_candidates` adds functions of x0 by name. With `from_run`,
+    target,
     sampling and network are those of that run of `kanrun fit`. `suite` lists cells as differences from the rest.
     """
 
@@ -319,7 +321,7 @@ class InterpretConfig(ExperimentConfig):
 
 #: The kinds of each group: what `kind` may say, and the dataclass it stands for.
 GROUPS: dict[str, tuple[type, ...]] = {
-    "target": (NamedTarget, GaussianPeaksTarget, ExpressionTarget, SpecialTarget, FeynmanTarget, TableTarget, PointsTarget),
-    "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
+    "target": (NamedTarget, GaussianPeaksTarget, ExpressionTarget, SpecialTarget, FeynmanTarget, TableTarget,
+    PointsTarget), "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
     "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
 }
