@@ -13,6 +13,9 @@ from torch import Generator, Tensor, nn
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import dense_rows, local_basis, uniform_breakpoints
 
+#: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
+SEEN = 1e-10
+
 
 class KAN(nn.Module):
     """f(x) = (Phi_L o ... o Phi_1)(x), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
@@ -109,5 +112,5 @@ def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
     basis, interval = local_basis(x, grid)
     touched = torch.zeros(grid.functions, x.shape[1], dtype=torch.bool, device=x.device).T
     for part, at in zip(basis.split(4096), interval.split(4096), strict=True):
-        touched = touched | (dense_rows(part, at, grid.functions) != 0).any(0)
+        touched = touched | (dense_rows(part, at, grid.functions).abs() > SEEN).any(0)
     return touched
