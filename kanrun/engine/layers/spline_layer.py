@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from kanrun.engine.layers.bases import base_function
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
-from kanrun.engine.splines import Grid, Outside, dense_rows, extend, local_basis
+from kanrun.engine.splines import Grid, Outside, extend, local_basis
+from kanrun.engine.splines.contraction import table_index, weighted_rows
 from kanrun.engine.splines.tracing import is_traced
 
 Scale = Literal["separate", "single"]
@@ -120,8 +121,10 @@ class SplineLayer(nn.Module):
     ) -> Float[Tensor, "samples out inputs"]:
         """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
         basis, interval = local_basis(x, self.grid, derivative)
-        rows = dense_rows(basis, interval, self.grid.functions)
-        return torch.einsum("sin,oin->soi", rows, self.coefficients)
+        functions, local = self.coefficients.shape[-1], basis.shape[-1]
+        index = table_index(interval, local, functions).view(-1, local)
+        table = self.coefficients.reshape(self.outputs, -1).T
+        return weighted_rows(basis.reshape(-1, local), table, index).view(*x.shape, -1).transpose(1, 2)
 
     def with_grid(
         self,
