@@ -1,9 +1,11 @@
 """Find the formula behind a function, a table or a trained network, and verify it.
 
-Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure 2.4): train, prune, snap edges
-to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody is asked: the
-shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them), candidates are accepted
-by the validation error after a joint refit of all constants, and the formula comes with a certificate.
+Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure 2.4): train, prune,
+snap edges
+to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody is asked:
+the
+shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them), candidates
+are accepted by the validation error after a joint refit of all constants, and the formula comes with a certificate.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""From data, or from a trained network, to a formula with its certificate: what `kanrun interpret` and the library share."""
+"""From data, or from a trained network, to a formula with its certificate: what `kanrun interpret` and the library
+share."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import sympy
-import threadpoolctl
+import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import ArrayLike, NDArray
 
 from kanrun.engine.symbolic import (
@@ -44,8 +45,8 @@ _LEAST_POINTS = 20
 
 @dataclass(frozen=True)
 class Options:
-    """How a formula is sought: `hidden` fixes the network's hidden widths (None: the shape is searched), `slack` is how much
-    worse than the network a formula may be, `budget` the seconds after which no new structure is begun."""
+    """How a formula is sought: `hidden` fixes the network's hidden widths (None: the shape is searched), `slack` is
+    how much worse than the network a formula may be, `budget` the seconds after which no new structure is begun."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
@@ -93,7 +94,7 @@ class Interpretation:
         return str(self.formula.expression) if self.formula else self.sentence
 
 
-def interpret(
+def interpret(  # noqa: PLR0913 (keywords of a public function)
     x: ArrayLike,
     y: ArrayLike,
     *,
@@ -106,8 +107,10 @@ def interpret(
 ) -> Interpretation:
     """The formula of y (N,) in x (N, inputs), with its certificate on a fifth of the points, which are held out.
 
-    `names` are the variables (default x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in x0;
-    `hidden` fixes the KAN's hidden widths. Raises UsageError for data that are not finite, too few or constant inputs only.
+    `names` are the variables (default x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in
+    x0;
+    `hidden` fixes the KAN's hidden widths. Raises UsageError for data that are not finite, too few or constant inputs
+    only.
     """
     points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     points = points[:, None] if points.ndim == 1 else points

@@ -1,4 +1,5 @@
-"""What an interpretation leaves in tables: stages, edges of each stage as figures draw them, candidates of each edge."""
+"""What an interpretation leaves in tables: stages, edges of each stage as figures draw them, candidates of each
+edge."""
 
 from __future__ import annotations
 
@@ -119,7 +120,8 @@ def _label(graph: Graph, edge: Edge) -> str:
 
 
 def candidate_rows(tried: Tried) -> Iterator[Row]:
-    """Every match of every edge of the pruned network: R^2, complexity, and whether the edge is clear or stays numeric."""
+    """Every match of every edge of the pruned network: R^2, complexity, and whether the edge is clear or stays
+    numeric."""
     for index, matches in tried.matches.items():
         edge = tried.network.edges[index]
         for rank, match in enumerate(matches):

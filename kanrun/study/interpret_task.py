@@ -114,9 +114,7 @@ def _task(
         truth = lambda x: outputs.apply(function(inputs.invert(x)))[:, index]  # noqa: E731
         expression = target.expression if network is None else None
     clean = inputs.apply(test.x)
-    check = Check(
-        clean, truth(clean) if truth else scaled(test)[1], inputs.apply(target.domain.T).T, truth, expression
-    )
+    check = Check(clean, truth(clean) if truth else scaled(test)[1], inputs.apply(target.domain.T).T, truth, expression)
     several = len(target.outputs) > 1
     notes = dataset.notes if index == 0 else ()
     if tuple(target.inputs) != tuple(f"x{i}" for i in range(len(target.inputs))) and index == 0:

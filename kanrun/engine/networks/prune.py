@@ -26,8 +26,8 @@ def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "out inputs"]]) -> KAN:
     """
     new = deepcopy(kan)
     alive = [layer.mask & mask.to(layer.mask) for layer, mask in zip(new, masks, strict=True)]
-    for below, above in reversed(list(zip(alive, alive[1:], strict=False))):
-        below &= above.any(0)[:, None]
+    for index in range(len(alive) - 2, -1, -1):
+        alive[index] = alive[index] & alive[index + 1].any(0)[:, None]
     with torch.no_grad():
         for layer, mask in zip(new, alive, strict=True):
             layer.mask.copy_(mask)

@@ -1,8 +1,9 @@
 """How much edges and nodes of a KAN matter: attribution carried back through the network.
 
-An edge's magnitude is the standard deviation of its output on the data. A node's score is shared among the edges into it by
-their magnitudes, and a node gets the largest of what its outgoing edges were given, relative to the magnitude of what it
-sends: B of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1).
+An edge's magnitude is the standard deviation of its output on the data. A node's score is shared among the edges into
+it by
+their magnitudes, and a node gets the largest of what its outgoing edges were given, relative to the magnitude of what
+it sends: B of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from kanrun.engine.networks.kan import KAN, activations
 
 @dataclass(frozen=True)
 class Scores:
-    """`edges[l]` (out, in) of layer l and `nodes[l]` (width) of each row of nodes, inputs first; outputs have score 1."""
+    """`edges[l]` (out, in) of layer l and `nodes[l]` (width) of each row of nodes, inputs first; outputs have score
+    1."""
 
     edges: list[Float[Tensor, "out inputs"]]
     nodes: list[Float[Tensor, " width"]]

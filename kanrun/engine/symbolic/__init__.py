@@ -8,7 +8,15 @@ from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.numeric import NumericSettings, Trained
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.search import NOTHING, SearchSettings, Step, Tried, choose_formula, refine_to_formula, search
+from kanrun.engine.symbolic.search import (
+    NOTHING,
+    SearchSettings,
+    Step,
+    Tried,
+    choose_formula,
+    refine_to_formula,
+    search,
+)
 from kanrun.engine.symbolic.selection import EXACT, SelectionSettings
 
 __all__ = [

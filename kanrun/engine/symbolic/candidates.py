@@ -26,7 +26,8 @@ X = variable("x0")
 
 @dataclass(frozen=True)
 class Domain:
-    """The open interval (low, high) in which a candidate's argument must lie; `pole` is a point that it may not cross."""
+    """The open interval (low, high) in which a candidate's argument must lie; `pole` is a point that it may not
+    cross."""
 
     low: float = -np.inf
     high: float = np.inf

@@ -34,9 +34,7 @@ def _set(graph: Graph, index: int, **constants: float) -> Graph:
     function = graph.edges[index].function
     assert isinstance(function, Symbolic)
     values = dict(zip("abcd", function.constants, strict=True)) | constants
-    return graph.with_function(
-        index, replace(function, constants=(values["a"], values["b"], values["c"], values["d"]))
-    )
+    return graph.with_function(index, replace(function, constants=(values["a"], values["b"], values["c"], values["d"])))
 
 
 def _fix(graph: Graph, index: int, names: str) -> Graph:

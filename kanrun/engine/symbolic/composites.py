@@ -46,20 +46,22 @@ class Composite:
     def with_parameters(self, parameters: Array) -> Composite:
         cut = self.first.parameters.size
         return replace(
-            self, first=self.first.with_parameters(parameters[:cut]), second=self.second.with_parameters(parameters[cut:])
+            self,
+            first=self.first.with_parameters(parameters[:cut]),
+            second=self.second.with_parameters(parameters[cut:]),
         )
 
     def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
         value, slope, inner = self.first.evaluate(t, columns=columns)
         other, other_slope, outer = self.second.evaluate(value if self.kind == "chain" else t, columns=columns)
         if self.kind == "chain":
-            blocks = None if inner is None or outer is None else np.concatenate([other_slope[:, None] * inner, outer], 1)
-            return other, other_slope * slope, blocks
-        if inner is not None and outer is not None:
-            blocks = np.concatenate([other[:, None] * inner, value[:, None] * outer], axis=1)
+            left, values, slopes = other_slope, other, other_slope * slope
         else:
-            blocks = None
-        return value * other, value * other_slope + slope * other, blocks
+            left, values, slopes = other, value * other, value * other_slope + slope * other
+        if inner is None or outer is None:
+            return values, slopes, None
+        right = outer if self.kind == "chain" else value[:, None] * outer
+        return values, slopes, np.concatenate([left[:, None] * inner, right], axis=1)
 
 
 def expanded(graph: Graph) -> Graph:
@@ -121,13 +123,14 @@ def match_composites(t: Array, values: Array, candidates: Sequence[Candidate]) -
 
 @lru_cache(maxsize=256)
 def _curves(candidate: Candidate, centre: float, limit: int) -> tuple[Array, Array]:
-    """At most `limit` grid points (a, b), those with the argument's own zero first, and the curves there, each to [-1, 1]."""
+    """At most `limit` grid points (a, b), those with the argument's own zero first, and the curves there, each to
+    [-1, 1]."""
     own = np.array([[1.0, -centre], [-1.0, centre]]) if "a" not in candidate.free else np.zeros((0, 2))
     if candidate.name in ("sin", "tanh", "gaussian", "cosh", "arctan"):
         sizes = np.array([0.5, 1, 1.6, 2.5, 4, 6, 9])
         own = np.stack([sizes, -sizes * centre], axis=1)
         if candidate.name == "sin":
-            own = np.concatenate([own, own + [0, np.pi / 2]])
+            own = np.concatenate([own, own + np.array([0, np.pi / 2])])
     grid = search_grid(candidate)
     if candidate.name == "x":
         grid = np.array([[1.0, 0.0]])
@@ -203,8 +206,8 @@ def _best(curve: Array, values: Array, points: Array) -> list[tuple[float, tuple
 
 
 def _apart(loss: Array, points: Array) -> list[tuple[int, int]]:
-    """The few smallest entries (i, j) whose first functions' scales differ by half or more: where the best of a coarse grid
-    is a limit (a very flat cosh is a parabola), the true scale is another one."""
+    """The few smallest entries (i, j) whose first functions' scales differ by half or more: where the best of a
+    coarse grid is a limit (a very flat cosh is a parabola), the true scale is another one."""
     partner = np.argmin(loss, axis=1)
     smallest = loss[np.arange(len(points)), partner]
     chosen: list[int] = []
@@ -226,12 +229,15 @@ def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, f
     fitted_scale = replace(scale, constants=(a, b, c * spread, d * spread + float(values.mean())))
     if start.kind == "product":
         fitted_scale = replace(scale, constants=(a, b, c * spread, d * spread))
-    if start.kind == "chain":
-        start = replace(start, second=fitted_scale)
-    else:
-        start = replace(start, first=fitted_scale)
+    chain = start.kind == "chain"
+    start = replace(start, second=fitted_scale) if chain else replace(start, first=fitted_scale)
     simple = canonical(expanded(Graph(1, ("sum",), (Edge(0, 1, start),))))
-    fitted = refit(simple, tau[:, None], values, Settings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=ROUNDING**0.5 * spread))
+    fitted = refit(
+        simple,
+        tau[:, None],
+        values,
+        Settings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=ROUNDING**0.5 * spread),
+    )
     if not np.isfinite(fitted.rmse):
         return None
     parts = [edge.function for edge in fitted.graph.edges if isinstance(edge.function, Symbolic)]

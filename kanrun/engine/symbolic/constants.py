@@ -55,7 +55,9 @@ def nice(value: float, window: float) -> sympy.Expr | None:
     return best[1] if best else None
 
 
-def round_constants(graph: Graph, train: tuple[Array, Array], validation: tuple[Array, Array], allowed: float) -> Rounded:
+def round_constants(
+    graph: Graph, train: tuple[Array, Array], validation: tuple[Array, Array], allowed: float
+) -> Rounded:
     """Fixes constants at nice numbers one after another, refitting the others; each stays only if the validation
     error is then at most `allowed`."""
     changes: list[tuple[int, str, float, str]] = []
@@ -107,7 +109,9 @@ def _nearest(
         if number is None:
             tried.add((index, name))
             continue
-        distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(number)
+        distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
+            number
+        )
         if best is None or distance < best[0]:
             best = float(distance), index, name, number
     return best[1:] if best else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import sympy
@@ -96,13 +96,14 @@ class Spline:
         _, _, design = empty.evaluate(points)
         assert design is not None
         target = self.evaluate(points, columns=False)[0]
-        return empty.with_parameters(np.linalg.lstsq(design, target, rcond=1e-13)[0])
+        return empty.with_parameters(np.asarray(np.linalg.lstsq(design, target, rcond=1e-13)[0], dtype=np.float64))
 
 
 @lru_cache(maxsize=8)
 def _pieces(degree: int) -> tuple[Array, Array]:
     """Row p, column i: coefficient of u^p in the i-th local basis function, and in its derivative."""
-    piecewise = PPoly.from_spline(BSpline.basis_element(np.arange(degree + 2.0), extrapolate=False))
+    element: Any = BSpline.basis_element(np.arange(degree + 2.0), extrapolate=False)
+    piecewise = PPoly.from_spline(element)
     pieces = piecewise.c[::-1, -(degree + 1) - degree : piecewise.c.shape[1] - degree] if degree else piecewise.c[::-1]
     matrix = np.ascontiguousarray(pieces[:, ::-1])
     slopes = np.zeros_like(matrix)
@@ -125,7 +126,9 @@ class Symbolic:
         return np.array([self.constants[CONSTANTS.index(name)] for name in self.free])
 
     def with_parameters(self, parameters: Array) -> Symbolic:
-        values = dict(zip(CONSTANTS, self.constants, strict=True)) | dict(zip(self.free, parameters.tolist(), strict=True))
+        values = dict(zip(CONSTANTS, self.constants, strict=True)) | dict(
+            zip(self.free, parameters.tolist(), strict=True)
+        )
         return replace(self, constants=(values["a"], values["b"], values["c"], values["d"]))
 
     def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:

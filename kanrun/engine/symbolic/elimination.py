@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 
 from kanrun.engine.symbolic.canonical import scale_node
@@ -14,18 +12,21 @@ from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.skeletons import fitted_grids
 
-Removed = Callable[[int, float], None]
+#: Nodes tried in a round, steps of each trial, and the relative error below which a network counts as accurate; it may
+#: then become this many times as large.
+_MOST_NODES, _NODE_STEPS, _ACCURATE, _REGAINED = 4, 40, 3e-3, 6.0
 
 
 def edge_scores(graph: Graph, samples: Samples) -> list[float]:
-    """How much the output changes (root mean square, relative to the spread of y) when an edge gives its mean instead."""
+    """How much the output changes (root mean square, relative to the spread of y) when an edge gives its mean
+    instead."""
     values, outs = graph.edge_outputs(samples.x)
     scores = []
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Identity):
             scores.append(np.inf)
             continue
-        flat = graph.with_function(i, _Flat(edge.function.parameters, float(np.mean(outs[i]))))
+        flat = graph.with_function(i, _Flat(float(np.mean(outs[i]))))
         change = flat(samples.x) - values[graph.output]
         scores.append(float(np.sqrt(np.mean(change**2))) / samples.spread)
     return scores
@@ -34,7 +35,7 @@ def edge_scores(graph: Graph, samples: Samples) -> list[float]:
 class _Flat(Identity):
     """Constant in place of a function with as many parameters."""
 
-    def __init__(self, parameters: np.ndarray, value: float) -> None:
+    def __init__(self, value: float) -> None:
         object.__setattr__(self, "value", value)
 
     def evaluate(self, t: np.ndarray, *, columns: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
@@ -48,7 +49,7 @@ def eliminate(graph: Graph, samples: Samples, *, slack: float, floor: float, pen
     An edge may go if the relative validation error after a refit is at most (1 + slack) times the smallest one met so
     far, or at most `floor`.
     """
-    best = samples.error(graph)
+    graph, best = _without_nodes(graph, samples, slack, penalty)
     kept: set[tuple[int, int, int]] = set()
     while True:
         scores = edge_scores(graph, samples)
@@ -66,6 +67,37 @@ def eliminate(graph: Graph, samples: Samples, *, slack: float, floor: float, pen
             kept.add(_key(graph, i))
         else:
             return graph
+
+
+def _without_nodes(graph: Graph, samples: Samples, slack: float, penalty: float) -> tuple[Graph, float]:
+    """The graph without the hidden sums that are not needed, the least important first, and its error.
+
+    Parallel nodes share a function that one alone would have; what is left has far to go, so it is given more steps,
+    and while a network is accurate its error may grow several times: grids and steps win that back.
+    """
+    best = samples.error(graph)
+    while True:
+        scores = edge_scores(graph, samples)
+        nodes = [node for node in range(graph.inputs, graph.output) if _has_sibling(graph, node)]
+        order = sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[:_MOST_NODES]
+        for node in order:
+            trial = _without(graph, graph.out_of(node)[0], samples)
+            trial = _settled(trial, samples, penalty, _NODE_STEPS)
+            error = samples.error(trial)
+            if error <= (1 + slack if best > _ACCURATE else _REGAINED) * max(best, _ACCURATE / _REGAINED):
+                graph, best = trial, min(best, error)
+                break
+        else:
+            return graph, best
+
+
+def _has_sibling(graph: Graph, node: int) -> bool:
+    """Whether another sum goes to where `node` goes."""
+    if graph.operation(node) != "sum" or len(graph.out_of(node)) != 1:
+        return False
+    (out,) = graph.out_of(node)
+    beside = [graph.edges[i].source for i in graph.into(graph.edges[out].target)]
+    return any(other != node and other >= graph.inputs and graph.operation(other) == "sum" for other in beside)
 
 
 def _key(graph: Graph, index: int) -> tuple[int, int, int]:
@@ -88,6 +120,7 @@ def _without(graph: Graph, index: int, samples: Samples) -> Graph:
     return without_edges(graph, {index})
 
 
-def _settled(graph: Graph, samples: Samples, penalty: float) -> Graph:
-    first = refit(graph, samples.x, samples.y, Settings(steps=12, penalty=penalty, gain=1e-2)).graph
-    return refit(fitted_grids(first, samples.x), samples.x, samples.y, Settings(steps=12, penalty=penalty, gain=1e-2)).graph
+def _settled(graph: Graph, samples: Samples, penalty: float, steps: int = 12) -> Graph:
+    fit = Settings(steps=steps, penalty=penalty, gain=1e-2)
+    first = refit(graph, samples.x, samples.y, fit).graph
+    return refit(fitted_grids(first, samples.x), samples.x, samples.y, fit).graph

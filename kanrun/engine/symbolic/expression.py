@@ -62,7 +62,15 @@ def simplified(expression: sympy.Expr, names: Sequence[str], points: Array, seco
                     best, best_size = form, size(form)
             except OutOfTime:
                 return best
-            except (ArithmeticError, AttributeError, KanrunError, NotImplementedError, RecursionError, TypeError, ValueError):
+            except (
+                ArithmeticError,
+                AttributeError,
+                KanrunError,
+                NotImplementedError,
+                RecursionError,
+                TypeError,
+                ValueError,
+            ):
                 continue  # sympy has forms that it cannot take; the expression as it is stands
     return best
 

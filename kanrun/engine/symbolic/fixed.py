@@ -16,7 +16,8 @@ from kanrun.engine.symbolic.search import SearchSettings, Step, Tried, refine_to
 from kanrun.engine.symbolic.skeletons import fitted_grids, kan_shape
 from kanrun.engine.symbolic.sparsity import penalty_rows
 
-_ROUNDS = 4
+#: Rounds of reweighting, and the growth of the error after which sparsity is given up.
+_ROUNDS, _ASTRAY = 4, 1.5
 
 
 def fixed_shape(
@@ -30,13 +31,15 @@ def fixed_shape(
     """Steps of the stages and what came of them, for the KAN of widths `shape`."""
     name, began = "-".join(map(str, shape)), time.monotonic()
     starts = []
-    for _ in range(settings.numeric.starts):
-        fresh = kan_shape(shape, samples.x, samples.y, 3, settings.degree, generator)
+    for attempt in range(settings.numeric.starts):
+        fresh = kan_shape(shape, samples.x, samples.y, 3 + 2 * (attempt % 2), settings.degree, generator)
         graph = coarse_fit(fresh, samples, settings.numeric.coarse_penalty)
         starts.append(Trained(graph, samples.error(graph)))
     best = min(starts, key=lambda each: each.error)
     sparse = sparsified(best.graph, samples, sparsity) if sparsity > 0 else best.graph
     trained = extend(sparse, samples, settings.numeric.grids, settings.numeric)
+    if trained.error > _ASTRAY * best.error:  # the penalty led into a worse valley than the one it started from
+        trained = extend(best.graph, samples, settings.numeric.grids, settings.numeric)
     yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
     yield from refine_to_formula(name, trained, samples, candidates, settings)
 

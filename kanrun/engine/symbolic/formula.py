@@ -58,7 +58,8 @@ class Formula:
 
 
 def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: float) -> Formula:
-    """The formula of a symbolic graph: refitted, rounded where the validation error allows, simplified within `seconds`."""
+    """The formula of a symbolic graph: refitted, rounded where the validation error allows, simplified within
+    `seconds`."""
     polished = polish(canonical(expanded(graph)), samples)
     error = samples.error(polished)
     allowed = max((1 + SLACK) * error, 0.1 * EXACT)

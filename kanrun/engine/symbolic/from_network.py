@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, activations
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
@@ -39,13 +40,13 @@ def graph_of(network: KAN, x: Array, output: int, intervals: int) -> Graph:
     return without_edges(graph, set())
 
 
-def _spline(layer: torch.nn.Module, out: int, into: int, ends: tuple[float, float], intervals: int) -> Spline:
+def _spline(layer: SplineLayer, out: int, into: int, ends: tuple[float, float], intervals: int) -> Spline:
     empty = Spline(*ends, np.zeros(intervals + 3), 3)
     points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + 3))
-    at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)  # type: ignore[arg-type]
+    at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
     at[:, into] = torch.as_tensor(points)
     with torch.no_grad():
-        values = layer.edge_values(at.to(layer.knots))[:, out, into].double().cpu().numpy()  # type: ignore[operator, arg-type]
+        values = layer.edge_values(at.to(layer.knots))[:, out, into].double().cpu().numpy()
     design = empty.evaluate(points)[2]
     assert design is not None
-    return empty.with_parameters(np.linalg.lstsq(design, values, rcond=1e-13)[0])
+    return empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))

@@ -1,6 +1,7 @@
 """The freedom between a product and the sum beside it, used to make the sum's terms plain.
 
-In alpha(x) + phi(x) psi(y) a constant k may move: (alpha - k phi)(x) + phi(x) (psi + k)(y) is the same function. Training leaves
+In alpha(x) + phi(x) psi(y) a constant k may move: (alpha - k phi)(x) + phi(x) (psi + k)(y) is the same function.
+Training leaves
 k anywhere; matching wants the alpha that is nearest to a straight line, which is often no term at all.
 """
 
@@ -17,7 +18,8 @@ from kanrun.engine.symbolic.samples import Samples
 
 @dataclass(frozen=True)
 class Pair:
-    """Edges of the same source: `alpha` into a sum, `phi` into a product of two that goes into that sum; `psi` the other."""
+    """Edges of the same source: `alpha` into a sum, `phi` into a product of two that goes into that sum; `psi` the
+    other."""
 
     alpha: int
     phi: int
@@ -53,7 +55,9 @@ def plain_gauge(graph: Graph, samples: Samples) -> Graph:
 def shifted(graph: Graph, pair: Pair, k: float) -> Graph:
     """alpha - k phi and psi + k in place of alpha and psi."""
     alpha, phi, psi = (graph.edges[i].function for i in (pair.alpha, pair.phi, pair.psi))
-    assert isinstance(alpha, Spline) and isinstance(phi, Spline) and isinstance(psi, Spline)
+    assert isinstance(alpha, Spline)
+    assert isinstance(phi, Spline)
+    assert isinstance(psi, Spline)
     on_same = phi.refined(alpha.intervals, alpha.low, alpha.high) if _differs(alpha, phi) else phi
     graph = graph.with_function(pair.alpha, alpha.with_parameters(alpha.parameters - k * on_same.parameters))
     return graph.with_function(pair.psi, psi.with_parameters(psi.parameters + k))

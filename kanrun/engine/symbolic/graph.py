@@ -1,8 +1,8 @@
 """A formula as a graph: inputs, nodes that add or multiply, and a function on every edge.
 
 A pruned KAN is such a graph with sums only; multiplication nodes are KAN 2.0's (Liu et al., arXiv
-2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph with other edge functions, so that
-one evaluation, one Jacobian and one refit serve them all.
+2408.10205, section 3.1). Numeric, partly symbolic and symbolic networks are the same graph with other edge functions,
+so that one evaluation, one Jacobian and one refit serve them all.
 """
 
 from __future__ import annotations
@@ -145,7 +145,8 @@ def _combine(operation: Operation, outs: Sequence[Array], samples: int) -> Array
 def without_edges(graph: Graph, dead: set[int]) -> Graph:
     """The graph without those edges, and without the nodes that no longer lead from anything to the output.
 
-    A pruned edge of a sum counts zero, of a product one. A sum or product left with nothing but one identity edge is short-cut.
+    A pruned edge of a sum counts zero, of a product one. A sum or product left with nothing but one identity edge is
+    short-cut.
     """
     edges = [edge for i, edge in enumerate(graph.edges) if i not in dead]
     changed = True

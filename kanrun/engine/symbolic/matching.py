@@ -174,7 +174,9 @@ def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: floa
     c, d = np.linalg.lstsq(design, values, rcond=None)[0]
     function = Symbolic(candidate, (a, b, float(c), float(d)), candidate.free)
     graph = Graph(1, ("sum",), (Edge(0, 1, function),))
-    fitted = refit(graph, tau[:, None], values, Settings(steps=_POLISH_STEPS, gain=1e-3, floor=(ROUNDING * spread) ** 0.5))
+    fitted = refit(
+        graph, tau[:, None], values, Settings(steps=_POLISH_STEPS, gain=1e-3, floor=(ROUNDING * spread) ** 0.5)
+    )
     result = fitted.graph.edges[0].function
     assert isinstance(result, Symbolic)
     if not np.isfinite(fitted.rmse) or not result.allows(tau):

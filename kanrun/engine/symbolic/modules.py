@@ -1,7 +1,9 @@
 """Which inputs act together: modules of a trained network, found by how its gradient turns.
 
-A set A of inputs is a module of f when f(x) = F(u(x_A), x_rest): then the direction of the gradient within A does not depend on the
-rest. (Udrescu et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose structures; training decides.
+A set A of inputs is a module of f when f(x) = F(u(x_A), x_rest): then the direction of the gradient within A does not
+depend on the
+rest. (Udrescu et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose structures; training
+decides.
 """
 
 from __future__ import annotations
@@ -52,11 +54,12 @@ def _turn(first: Array, second: Array) -> float:
 
 
 def trees(scores: dict[tuple[int, ...], float], inputs: int, threshold: float) -> list[list[tuple[int, ...]]]:
-    """Nested families of modules, most promising first: the clearest module, then those that neither cut it nor one another.
+    """Nested families of modules, most promising first: the clearest module, then those that neither cut it nor one
+    another.
 
     Each family has at least one module; a set that is a union of others is left out when they explain it.
     """
-    order = sorted((s for s in scores if scores[s] < threshold), key=lambda s: (scores[s] * (1 + 0.3 * len(s))))
+    order = sorted((s for s in scores if scores[s] < threshold), key=lambda s: scores[s] * (1 + 0.3 * len(s)))
     families = []
     for first in order[:3]:
         family = [first]

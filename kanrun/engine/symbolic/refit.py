@@ -1,8 +1,8 @@
 """Joint refit of all constants and spline coefficients of a graph: Levenberg-Marquardt in float64.
 
 Loss = mean squared residual + penalty * var(y) * sum over splines of G^(2m - 1) |D^m c|^2, m = degree + 2. Columns
-are scaled to norm one, so that damping is in the units of the parameters. Steps are taken from the normal equations while the
-damping keeps them well conditioned and from a QR factorisation below that.
+are scaled to norm one, so that damping is in the units of the parameters. Steps are taken from the normal equations
+while the damping keeps them well conditioned and from a QR factorisation below that.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
     loss = float(residual @ residual)
     if not np.isfinite(loss) or not np.isfinite(jacobian).all() or parameters.size == 0:
         return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, 0)
-    step = 0
-    for step in range(1, settings.steps + 1):
+    taken = 0
+    for _ in range(settings.steps):
         scale = np.sqrt(np.einsum("np,np->p", jacobian, jacobian))
         scale[scale == 0] = 1.0
         scaled = jacobian / scale
@@ -78,13 +78,14 @@ def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
             damping = max(damping * 6, 1e-12)
         if not accepted:
             break
+        taken += 1
         slow = slow + 1 if value > loss * (1 - settings.gain) else 0
         graph, parameters, loss = trial, parameters - move, value
         damping = max(damping / 8, 1e-16)
         residual, jacobian, rmse = _system(graph, x, y, settings)
         if not np.isfinite(jacobian).all() or rmse <= settings.floor or slow >= settings.patience:
             break
-    return Fitted(graph, rmse, step)
+    return Fitted(graph, rmse, taken)
 
 
 def _solve(jacobian: Array, residual: Array, damping: float) -> Array:
@@ -94,7 +95,7 @@ def _solve(jacobian: Array, residual: Array, damping: float) -> Array:
         normal[np.diag_indices(width)] += damping
         try:
             factor = scipy.linalg.cho_factor(normal, check_finite=False)
-            return scipy.linalg.cho_solve(factor, jacobian.T @ residual, check_finite=False)  # type: ignore[no-any-return]
+            return np.asarray(scipy.linalg.cho_solve(factor, jacobian.T @ residual, check_finite=False))
         except scipy.linalg.LinAlgError:
             pass  # not positive definite by rounding: the factorisation below has no such limit
     stacked = np.concatenate([jacobian, np.sqrt(damping) * np.eye(width)])
@@ -102,8 +103,8 @@ def _solve(jacobian: Array, residual: Array, damping: float) -> Array:
     target = q[: jacobian.shape[0]].T @ residual
     diagonal = np.abs(np.diagonal(r))
     if diagonal.min() > 0:
-        return scipy.linalg.solve_triangular(r, target, check_finite=False)  # type: ignore[no-any-return]
-    return np.linalg.lstsq(r, target, rcond=None)[0]
+        return np.asarray(scipy.linalg.solve_triangular(r, target, check_finite=False))
+    return np.asarray(np.linalg.lstsq(r, target, rcond=None)[0])
 
 
 def _system(graph: Graph, x: Array, y: Array, settings: Settings) -> tuple[Array, Array, float]:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array, Candidate
-from kanrun.engine.symbolic.elimination import eliminate
 from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.elimination import eliminate
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match
 from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
@@ -92,7 +92,11 @@ class _Search:
     """What has been tried so far, and what is worth trying still."""
 
     def __init__(
-        self, samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings, generator: np.random.Generator
+        self,
+        samples: Samples,
+        candidates: Sequence[Candidate],
+        settings: SearchSettings,
+        generator: np.random.Generator,
     ) -> None:
         self.samples, self.candidates, self.settings, self.generator = samples, candidates, settings, generator
         self.end = time.monotonic() + settings.seconds
@@ -144,6 +148,7 @@ NOTHING = 0.95
 _MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD = 14, 7, 3e-3
 #: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
 _PRUNING_INTERVALS = 8
+
 
 def _ranked(
     shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator, end: float
@@ -258,8 +263,8 @@ def refine_to_formula(
 
 
 def pruned_network(trained: Trained, samples: Samples, settings: SearchSettings) -> tuple[Graph, float]:
-    """The network without the edges it does not need, and its error; the edges are tried out on a coarser grid, which is
-    then extended again. The trained network itself where nothing could go."""
+    """The network without the edges it does not need, and its error; the edges are tried out on a coarser grid, which
+    is then extended again. The trained network itself where nothing could go."""
     penalty = settings.numeric.penalty
     coarse = trained.graph
     if max((intervals_of(trained.graph)), default=0) > _PRUNING_INTERVALS:
@@ -278,7 +283,8 @@ def intervals_of(graph: Graph) -> list[int]:
 
 
 def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
-    """The exact one, else the formula with the smallest error, complexity weighing 2 % a unit; None if nothing trained."""
+    """The exact one, else the formula with the smallest error, complexity weighing 2 % a unit; None if nothing
+    trained."""
     exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
     if exact:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
@@ -286,7 +292,9 @@ def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | 
         return None
     return min(
         tried,
-        key=lambda each: each.formula_error * (1 + 0.02 * (each.formula.complexity if each.formula else 0))
-        if each.formula
-        else 100 * each.network_error,
+        key=lambda each: (
+            each.formula_error * (1 + 0.02 * (each.formula.complexity if each.formula else 0))
+            if each.formula
+            else 100 * each.network_error
+        ),
     )

@@ -1,8 +1,9 @@
 """Edges become symbolic in context: what counts is the network's validation error after a joint refit.
 
-First whole assignments, best matches first: where the network is accurate, its edges show their functions clearly. Failing that, a
-beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches the other edges again, and keeps
-the few best partial formulas, so that a bad choice is left behind rather than built upon.
+First whole assignments, best matches first: where the network is accurate, its edges show their functions clearly.
+Failing that, a
+beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches the other edges
+again, and keeps the few best partial formulas, so that a bad choice is left behind rather than built upon.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ _CLEAR = 3e-8
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge; `seconds` in all."""
+    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge; `seconds` in
+    all."""
 
     assignments: int = 24
     width: int = 3
@@ -89,7 +91,12 @@ def select(
 
 
 def _try_assignments(
-    graph: Graph, samples: Samples, matches: dict[int, list[Match]], goal: float, settings: SelectionSettings, end: float
+    graph: Graph,
+    samples: Samples,
+    matches: dict[int, list[Match]],
+    goal: float,
+    settings: SelectionSettings,
+    end: float,
 ) -> tuple[_State, int]:
     best, tried = _State(float("inf"), graph), 0
     if all(matches.values()):
@@ -176,7 +183,9 @@ def _beam(
         for state in beam:
             here = known.get(id(state.graph)) or edge_matches(state.graph, samples, candidates)
             index = _surest(here)
-            for match in here[index][: settings.branches] if index is not None else []:
+            if index is None:
+                continue
+            for match in here[index][: settings.branches]:
                 if time.monotonic() > end:
                     return finished, tried
                 trial = state.graph.with_function(index, match.function)
@@ -197,7 +206,8 @@ def _surest(matches: dict[int, list[Match]]) -> int | None:
     usable = {i: found for i, found in matches.items() if found}
     if len(usable) < len(matches):
         return None
-    return min(usable, key=lambda i: usable[i][0].score + 0.5 * (usable[i][0].score - usable[i][-1].score), default=None)
+    leads = {i: found[0].score + 0.5 * (found[0].score - found[-1].score) for i, found in usable.items()}
+    return min(leads, key=lambda i: leads[i], default=None)
 
 
 def _joint(graph: Graph, samples: Samples, penalty: float) -> _State:

@@ -1,7 +1,7 @@
 """Structures to try: a formula's tree with a spline on every edge, built from short descriptions.
 
-A term is an input's index, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge of its own function. `Plain(term)`
-hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+A term is an input's index, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge of its own function.
+`Plain(term)` hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import TypeAlias
 
 import numpy as np
 
@@ -33,7 +33,9 @@ class Plain:
     term: Sum | Product
 
 
-Term = Union[int, Sum, Product, Plain]
+_SUM: Operation = "sum"
+
+Term: TypeAlias = int | Sum | Product | Plain
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,7 @@ def start(skeleton: Skeleton, x: Array, y: Array, intervals: int, degree: int, g
             bare = inner.term if isinstance(inner, Plain) else inner
             sources.append((bare if isinstance(bare, int) else build(bare), isinstance(inner, Plain)))
         operations.append("sum" if isinstance(term, Sum) else "product")
-        node = inputs + len(operations) - 1
+        node: int = inputs + len(operations) - 1
         for source, plain in sources:
             edges.append(Edge(source, node, Identity() if plain else _bent_line(intervals, degree, generator)))
         return node
@@ -82,7 +84,9 @@ def start(skeleton: Skeleton, x: Array, y: Array, intervals: int, degree: int, g
     return scaled(fitted_grids(graph, x, keep=False), x, y)
 
 
-def kan_shape(shape: Sequence[int], x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
+def kan_shape(
+    shape: Sequence[int], x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator
+) -> Graph:
     """The fully connected sums of a KAN of widths `shape`, with random splines as in `start`."""
     edges: list[Edge] = []
     first = 0
@@ -90,7 +94,8 @@ def kan_shape(shape: Sequence[int], x: Array, y: Array, intervals: int, degree: 
         for target in range(first + inputs, first + inputs + outputs):
             edges += [Edge(first + i, target, _bent_line(intervals, degree, generator)) for i in range(inputs)]
         first += inputs
-    graph = Graph(shape[0], ("sum",) * sum(shape[1:]), tuple(edges))
+    operations: tuple[Operation, ...] = tuple(_SUM for _ in range(sum(shape[1:])))
+    graph = Graph(shape[0], operations, tuple(edges))
     return scaled(fitted_grids(graph, x, keep=False), x, y)
 
 
@@ -100,11 +105,13 @@ def _bent_line(intervals: int, degree: int, generator: np.random.Generator) -> E
     return Spline(-1.0, 1.0, line + 0.1 * generator.normal(size=functions), degree)
 
 
-def fitted_grids(graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True) -> Graph:
+def fitted_grids(
+    graph: Graph, x: Array, *, intervals: int | None = None, margin: float = 0.02, keep: bool = True
+) -> Graph:
     """The graph with every spline's grid over the range of what reaches it (+ margin), nodes in order.
 
-    With `keep` the splines keep their functions, to least squares accuracy; without, the coefficients stay as numbers and the functions
-    are stretched.
+    With `keep` the splines keep their functions, to least squares accuracy; without, the coefficients stay as numbers
+    and the functions are stretched.
     """
     for i in range(len(graph.edges)):
         function = graph.edges[i].function

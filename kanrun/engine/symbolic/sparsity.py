@@ -1,8 +1,9 @@
 """The paper's sparsity penalty for a second-order solver: L1 and entropy of edge magnitudes as weighted squares.
 
-lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S = -sum p log p of its layer's
-shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the current graph the penalty is
-sum_e w_e m_e^2 with w_e = lambda (1 + dS/dm_e) / (2 m_e): iteratively reweighted least squares.
+lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S = -sum p log p of its
+layer's
+shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the current graph
+the penalty is sum_e w_e m_e^2 with w_e = lambda (1 + dS/dm_e) / (2 m_e): iteratively reweighted least squares.
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ def penalty_rows(graph: Graph, x: Array, weight: float) -> Rows:
             continue
         _, _, design = edge.function.evaluate(values[edge.source])
         assert design is not None
-        triangle = np.linalg.qr((design - design.mean(0)) / np.sqrt(x.shape[0]), mode="r")
+        triangle = np.linalg.qr((design - design.mean(0)) / np.sqrt(x.shape[0]))[1]
         block = np.zeros((triangle.shape[0], int(starts[-1])))
-        block[:, starts[i] : starts[i + 1]] = triangle * np.sqrt(weight * max(1 + pull[i], 0.0) / (2 * max(size[i], floor)))
+        pulled = weight * max(1 + float(pull[i]), 0.0) / (2 * max(float(size[i]), floor))
+        block[:, starts[i] : starts[i + 1]] = np.sqrt(pulled) * triangle
         blocks.append(block)
     rows = np.concatenate(blocks) if blocks else np.zeros((0, int(starts[-1])))
     return lambda other: (rows @ other.parameters, rows)

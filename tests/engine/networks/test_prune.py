@@ -1,0 +1,71 @@
+"""Scores and pruning of a KAN: exact for dead edges, settings kept, the old network untouched."""
+
+from __future__ import annotations
+
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN
+from kanrun.engine.networks.prune import prune_on_validation, pruned, with_masks
+from kanrun.engine.networks.scores import magnitudes, scores
+
+
+def network(shape: tuple[int, ...] = (3, 4, 2)) -> KAN:
+    generator = torch.Generator().manual_seed(0)
+    domain = torch.tensor([[-1.0, 1.0]] * shape[0], dtype=torch.float64)
+    return KAN.create(shape, 5, EdgeSpec(degree=3, base="silu"), domain=domain, generator=generator)
+
+
+def points(inputs: int = 3) -> torch.Tensor:
+    return torch.rand(200, inputs, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 2 - 1
+
+
+def test_scores_are_shares_of_the_outputs() -> None:
+    kan, x = network(), points()
+    result = scores(kan, x)
+    for edges, below, above in zip(result.edges, result.nodes, result.nodes[1:], strict=False):
+        torch.testing.assert_close(edges.sum(1), above)
+        torch.testing.assert_close(edges.sum(0), below)
+    assert magnitudes(kan, x)[0].shape == (4, 3)
+
+
+def test_a_dead_edge_is_pruned_without_any_change() -> None:
+    kan, x = network(), points()
+    with torch.no_grad():
+        kan.layer(0).coefficients[1, 2] = 0.0
+        kan.layer(0).base_weight[1, 2] = 0.0
+    smaller = pruned(kan, x, 1e-12)
+    assert not smaller.layer(0).mask[1, 2]
+    assert int(smaller.layer(0).mask.sum()) == 11
+    torch.testing.assert_close(smaller(x), kan(x), rtol=0, atol=0)
+
+
+def test_pruning_keeps_settings_and_the_old_network() -> None:
+    kan, x = network(), points()
+    before = {name: value.clone() for name, value in kan.state_dict().items()}
+    smaller = pruned(kan, x, 0.2)
+    assert smaller is not kan
+    assert smaller.describe() == kan.describe()
+    assert all(torch.equal(value, before[name]) for name, value in kan.state_dict().items())
+    assert int(smaller.layer(0).mask.sum()) < 12
+    assert bool(smaller.layer(1).mask.any(1).all())
+
+
+def test_edges_into_a_node_without_a_way_out_go_too() -> None:
+    kan = network()
+    masks = [layer.mask.clone() for layer in kan]
+    masks[1][:, 2] = False
+    smaller = with_masks(kan, masks)
+    assert not smaller.layer(0).mask[2].any()
+    assert smaller.layer(0).mask[0].all()
+
+
+def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
+    kan, x = network((3, 4, 1)), points()
+    with torch.no_grad():
+        for layer in kan:
+            layer.base_weight[:] *= 1e-9
+        kan.layer(0).coefficients[2:] *= 1e-9
+        y = kan(x)[:, 0]
+    smaller = prune_on_validation(kan, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0)
+    assert int(smaller.layer(0).mask.sum()) <= 6

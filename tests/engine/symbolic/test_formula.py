@@ -1,0 +1,136 @@
+"""From graphs to formulas: planted formulas are found, constants rounded, certificates say what is true."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sympy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.symbolic import Edge, Graph, Samples, SelectionSettings, Symbolic, certify, choose, finished
+from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.constants import nice
+from kanrun.engine.symbolic.deadline import OutOfTime, within
+from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.expression import simplified
+from kanrun.engine.symbolic.selection import select
+from kanrun.formulas import parse, to_numpy
+
+INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
+OUTER = ("x", "exp", "sin", "sqrt", "x^2")
+
+
+def as_spline(function: Symbolic, t: np.ndarray) -> Spline:
+    low, high = float(t.min()), float(t.max())
+    return Spline(low, high, np.zeros(33), 3).refined(30).with_parameters(
+        _coefficients(function, Spline(low, high, np.zeros(33), 3))
+    )
+
+
+def _coefficients(function: Symbolic, empty: Spline) -> np.ndarray:
+    points = np.linspace(empty.low, empty.high, 300)
+    design = empty.evaluate(points)[2]
+    assert design is not None
+    return np.asarray(np.linalg.lstsq(design, function.evaluate(points)[0], rcond=1e-13)[0])
+
+
+@settings(max_examples=12, deadline=None, derandomize=True)
+@given(
+    first=st.sampled_from(INNER),
+    second=st.sampled_from(INNER),
+    outer=st.sampled_from(OUTER),
+    scales=st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),
+)
+def test_a_planted_formula_is_recovered_from_its_network(
+    first: str, second: str, outer: str, scales: tuple[float, float]
+) -> None:
+    """Splines drawn through a random formula's edges are snapped back to a formula of the same values."""
+    x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
+    inner = [Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5)) for name, scale in zip((first, second), scales, strict=True)]
+    edges = (Edge(0, 2, inner[0]), Edge(1, 2, inner[1]), Edge(2, 3, Symbolic(TABLE[outer], (0.6, 0.2, 1.3, 0.0))))
+    planted = Graph(2, ("sum", "sum"), edges)
+    y = planted(x)
+    if not np.isfinite(y).all():
+        return
+    values = planted.node_values(x)
+    network = planted
+    for i, edge in enumerate(planted.edges):
+        assert isinstance(edge.function, Symbolic)
+        network = network.with_function(i, as_spline(edge.function, values[edge.source]))
+    samples = Samples(x[:400], y[:400], x[400:], y[400:])
+    found = select(network, samples, choose(None), 1e-10, SelectionSettings(seconds=10))
+    assert found.graph is not None
+    assert found.error < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.5, "1/2"), (np.pi, "pi"), (2 * np.e, "2*E"), (np.sqrt(2) / 2, "sqrt(2)/2"), (1e-14, "0"), (-3.0, "-3")],
+)
+def test_nice_numbers(value: float, text: str) -> None:
+    assert str(nice(value, 1e-10)) == text
+
+
+def test_numbers_without_meaning_stay() -> None:
+    assert nice(0.7234871234, 1e-10) is None
+    assert nice(0.7234871234, 1e-2) is None or abs(float(nice(0.7234871234, 1e-2)) - 0.7234871234) <= 1e-2
+
+
+def test_rounding_needs_the_data_to_allow_it() -> None:
+    x = np.random.default_rng(0).uniform(0, 1, (400, 1))
+    for scale, shown in ((2.0, True), (2.0003, False)):
+        y = np.exp(scale * x[:, 0])
+        graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),))
+        formula = finished(graph, Samples(x[:300], y[:300], x[300:], y[300:]), ["x0"], 2.0)
+        assert (formula.expression == sympy.exp(2 * parse("x0"))) is shown
+        np.testing.assert_allclose(formula(x), y, rtol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("tanh(atanh(x0)+atanh(x1))", "(x0 + x1)/(1 + x0*x1)"),
+        ("(x0+x1)^2/4-(x0-x1)^2/4", "x0*x1"),
+        ("exp(log(x0)+2*log(x1))", "x0*x1^2"),
+    ],
+)
+def test_simplification_undoes_detours(text: str, expected: str) -> None:
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
+    shorter = simplified(parse(text), ["x0", "x1"], points, 10.0)
+    assert sympy.simplify(shorter - parse(expected)) == 0
+    assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
+
+
+def test_work_past_its_deadline_is_ended() -> None:
+    def forever() -> None:
+        while True:
+            pass
+
+    with pytest.raises(OutOfTime):
+        within(0.2)(forever)
+
+
+def test_the_certificate_tells_truth_from_likeness() -> None:
+    x = np.random.default_rng(1).uniform(-1, 1, (300, 1))
+    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (np.pi, 0.0, 1.0, 0.0))),))
+    true = parse("sin(pi*x0)")
+    truth = to_numpy(true, ["x0"])
+    formula = finished(graph, Samples(x, truth(x), x, truth(x)), ["x0"], 2.0)
+    good = certify(formula, truth, (x, truth(x)), x, truth, true)
+    assert (good.recovered, good.form, good.symbolically) == ("yes", "yes", "yes")
+    assert good.difference < 1e-12
+    other = to_numpy(parse("sin(3*x0)"), ["x0"])
+    off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"))
+    assert (off.recovered, off.form, off.symbolically) == ("no", "yes", "no")
+    assert certify(formula, other, (x, other(x)), x, None, None).recovered == "unknown"
+
+
+def test_a_formula_has_four_forms() -> None:
+    x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
+    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.0, 2.0, 0.0), "bcd")),))
+    forms = finished(graph, Samples(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"], 1.0).forms()
+    assert forms["text"] == "2*x0**2"
+    assert forms["latex"] == "2 x_{0}^{2}"
+    assert "def formula(x0)" in forms["python"]
+    assert forms["srepr"].startswith("Mul(")

@@ -1,0 +1,137 @@
+"""Graphs: values and Jacobians by finite differences, canonical forms, pruning, the penalty, composites."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.canonical import canonical
+from kanrun.engine.symbolic.composites import Composite, expanded
+from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.gauge import pairs, plain_gauge
+from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
+from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.skeletons import Plain, Product, Skeleton, Sum, fitted_grids, kan_shape, start
+from kanrun.engine.symbolic.sparsity import magnitudes, penalty_rows
+
+RNG = np.random.default_rng(3)
+X = RNG.uniform(0.2, 1.0, (200, 2))
+
+
+def mixed() -> Graph:
+    """(2 sin(3 x0 + 1) + s(x1)) * exp(x0) + x1^2 through a log edge, with one spline."""
+    spline = Spline(0.1, 1.1, RNG.normal(size=9), 3)
+    return Graph(
+        2,
+        ("sum", "product", "sum", "sum"),
+        (
+            Edge(0, 2, Symbolic(TABLE["sin"], (3.0, 1.0, 0.3, 5.0))),
+            Edge(1, 2, spline),
+            Edge(2, 3, Identity()),
+            Edge(0, 3, Symbolic(TABLE["exp"], (1.2, 0.1, 0.9, 0.2))),
+            Edge(3, 4, Identity()),
+            Edge(1, 4, Symbolic(TABLE["x^2"], (0.7, 0.1, 2.0, 1.0))),
+            Edge(4, 5, Symbolic(TABLE["log"], (0.5, 8.0, 2.0, -1.0))),
+        ),
+    )
+
+
+def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
+    graph = mixed()
+    value, jacobian = graph.linearise(X)
+    np.testing.assert_allclose(value, graph(X))
+    p, step = graph.parameters, 1e-6
+    for i in range(p.size):
+        shift = step * np.eye(p.size)[i]
+        numeric = (graph.with_parameters(p + shift)(X) - graph.with_parameters(p - shift)(X)) / (2 * step)
+        np.testing.assert_allclose(jacobian[:, i], numeric, atol=2e-8)
+
+
+@pytest.mark.parametrize("kind", ["chain", "product"])
+def test_a_composite_is_its_two_edges(kind: str) -> None:
+    function = Composite(
+        kind,  # type: ignore[arg-type]
+        Symbolic(TABLE["sin"], (1.3, 0.2, 0.4, 2.0)),
+        Symbolic(TABLE["1/x"], (0.9, 0.3, 1.5, 0.1)),
+    )
+    graph = Graph(1, ("sum",), (Edge(0, 1, function),))
+    np.testing.assert_allclose(expanded(graph)(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
+    value, jacobian = graph.linearise(X[:, :1])
+    p = graph.parameters
+    for i in range(p.size):
+        shift = 1e-6 * np.eye(p.size)[i]
+        numeric = (graph.with_parameters(p + shift)(X[:, :1]) - graph.with_parameters(p - shift)(X[:, :1])) / 2e-6
+        np.testing.assert_allclose(jacobian[:, i], numeric, atol=1e-7)
+
+
+def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:
+    graph = mixed()
+    simple = canonical(graph)
+    np.testing.assert_allclose(simple(X), graph(X), rtol=1e-11, atol=1e-11)
+    assert simple.parameters.size < graph.parameters.size
+    _, jacobian = simple.linearise(X)
+    norms = np.linalg.norm(jacobian, axis=0)
+    assert norms.min() > 0
+
+
+def test_linear_detours_are_taken_out() -> None:
+    inner = (Edge(0, 2, Symbolic(TABLE["sin"], (1.0, 0.0, 1.0, 0.0))), Edge(1, 2, Symbolic(TABLE["exp"], (1, 0, 1, 0))))
+    graph = Graph(2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5)))))
+    simple = canonical(graph)
+    assert len(simple.operations) == 1
+    np.testing.assert_allclose(simple(X), graph(X), rtol=1e-13)
+
+
+def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
+    skeleton = Skeleton("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))))
+    graph = start(skeleton, X, X[:, 0], 4, 3, np.random.default_rng(0))
+    (last, _) = graph.into(graph.output)
+    smaller = without_edges(graph, {last})
+    assert smaller.active_edges == 3
+    assert len(smaller.operations) == 2
+
+
+def test_splines_on_another_grid_keep_their_function() -> None:
+    graph = kan_shape((2, 3, 1), X, X[:, 0], 5, 3, np.random.default_rng(1))
+    finer = fitted_grids(graph, X, intervals=10, margin=0.05)
+    assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
+
+
+def test_the_gauge_of_a_product_changes_no_value() -> None:
+    skeleton = Skeleton("product", Sum((0, 1, Plain(Product((0, 1))))))
+    graph = start(skeleton, X, X[:, 0] * X[:, 1], 4, 3, np.random.default_rng(2))
+    assert len(pairs(graph)) == 2
+    straight = plain_gauge(graph, Samples(X, X[:, 0], X, X[:, 0]))
+    np.testing.assert_allclose(straight(X), graph(X), atol=1e-12)
+
+
+def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:
+    truth = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (2.0, -0.5, 1.5, 0.3))),))
+    begun = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (1.0, 0.0, 1.0, 0.0))),))
+    y = truth(X[:, :1])
+    fitted = refit(begun, X[:, :1], y, Settings(steps=60))
+    assert fitted.rmse < 1e-12
+    assert refit(begun, X[:, :1], y, Settings(steps=1)).rmse <= np.sqrt(np.mean((begun(X[:, :1]) - y) ** 2))
+
+
+def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:
+    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["log"], (1.0, -5.0, 1.0, 0.0))),))
+    fitted = refit(graph, X[:, :1], X[:, 0])
+    assert fitted.graph is graph
+    assert fitted.rmse == np.inf
+
+
+def test_the_sparsity_penalty_is_its_definition() -> None:
+    graph = kan_shape((2, 2, 1), X, X[:, 0], 4, 3, np.random.default_rng(4))
+    residual, rows = penalty_rows(graph, X, 0.01)(graph)
+    np.testing.assert_allclose(rows @ graph.parameters, residual)
+    size = magnitudes(graph, X)
+    total = 0.0
+    for edges in ([0, 1, 2, 3], [4, 5]):
+        shares = size[edges] / size[edges].sum()
+        entropy = -(shares * np.log(shares)).sum()
+        pull = np.clip(-(np.log(shares) + entropy), -0.9, 10)
+        total += 0.01 * float(((1 + pull) / (2 * size[edges]) * size[edges] ** 2).sum())
+    assert residual @ residual == pytest.approx(total, rel=1e-9)

@@ -1,0 +1,84 @@
+"""The shape search and fixed shapes on small problems; modules; what is not found is said."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kanrun
+from kanrun.engine.symbolic import Samples, SearchSettings, Step, Tried, choose, fixed_shape
+from kanrun.engine.symbolic.modules import module_scores, tree, trees
+from kanrun.engine.symbolic.skeletons import Sum
+from kanrun.errors import UsageError
+
+RNG = np.random.default_rng(0)
+
+
+def interpreted(f, low: float, high: float, inputs: int, **options):  # type: ignore[no-untyped-def]
+    x = RNG.uniform(low, high, (900, inputs))
+    return kanrun.interpret(x, f(x), **options)
+
+
+def test_a_sum_loses_its_irrelevant_input() -> None:
+    result = interpreted(lambda x: 1.5 * x[:, 0] + 2 * np.cos(3 * x[:, 1] - 1), -1, 1, 3)
+    assert str(result) == "3*x0/2 + 2*cos(3*x1 - 1)"
+    assert result.tried.network.active_edges == 2
+    assert result.certificate.formula_rmse < 1e-12
+
+
+def test_a_product_comes_out_as_a_product() -> None:
+    assert str(interpreted(lambda x: x[:, 0] * x[:, 1], -1, 1, 2)) == "x0*x1"
+
+
+def test_one_input_and_users_names() -> None:
+    result = interpreted(lambda x: np.exp(-(x[:, 0] ** 2) / 2), -1, 1, 1, names=["t"])
+    assert str(result) == "exp(-t**2/2)"
+
+
+def test_noise_alone_has_no_structure() -> None:
+    x, y = RNG.uniform(-1, 1, (300, 2)), RNG.normal(size=300)
+    result = kanrun.interpret(x, y, budget=3.0)
+    assert result.outcome == "failed"
+    assert result.formula is None
+    assert "no structure found" in str(result)
+
+
+def test_a_constant_is_said_to_be_one() -> None:
+    result = kanrun.interpret(RNG.uniform(-1, 1, (100, 2)), np.full(100, 3.0))
+    assert "constant" in result.sentence
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "message"),
+    [
+        (np.zeros((5, 1)), np.zeros(5), "too few"),
+        (np.zeros((50, 1)), np.zeros(49), "must be"),
+        (np.full((50, 1), np.nan), np.zeros(50), "finite"),
+    ],
+)
+def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        kanrun.interpret(x, y)
+
+
+def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
+    x = RNG.uniform(-1, 1, (800, 2))
+    y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
+    samples = Samples(x[:600], y[:600], x[600:], y[600:])
+    events = list(fixed_shape((2, 3, 1), samples, choose(None), SearchSettings(), np.random.default_rng(0), 1e-3))
+    tried = events[-1]
+    assert isinstance(tried, Tried)
+    assert [event.stage for event in events if isinstance(event, Step)] == ["train", "prune", "snap"]
+    assert tried.network.active_edges == 3
+    assert tried.formula_error < 1e-10
+
+
+def test_modules_are_found_by_the_gradient() -> None:
+    def gradient(x: np.ndarray) -> np.ndarray:  # of sin(x0 + x1^2) * x2
+        u = x[:, 0] + x[:, 1] ** 2
+        return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
+
+    scores = module_scores(gradient, RNG.uniform(0.1, 1, (300, 3)), np.random.default_rng(0))
+    assert scores[0, 1] < 1e-7 < 0.05 < min(scores[0, 2], scores[1, 2])
+    (family,) = trees(scores, 3, 0.02)
+    assert tree(family, range(3), frozenset()) == (2, Sum((0, 1)))
