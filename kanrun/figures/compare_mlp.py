@@ -209,7 +209,8 @@ def bars(summary: DataFrame, name: str, bound: str) -> Figure:
         panel.plot([rows[bound].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION)
     labels = [f"{letters(str(group), 34)}  [{_shape(summary, name, group)}]" for group in groups]
     panel.set_yticks(range(len(groups)), labels)
-    panel.set(xscale="log", xlabel="test RMSE / deviation (dots: seeds, bar: median, red: the stated bound)")
+    panel.set(xscale="log", xlabel="test RMSE / deviation")
+    panel.set_title("dots: seeds, bar: median, red: bound", fontsize=8)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
     return figure

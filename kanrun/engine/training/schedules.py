@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from kanrun.engine.training.plan import Plan
 from kanrun.errors import UsageError
 
 
+@runtime_checkable
 class Schedule(Protocol):
     """`grids` are the numbers of intervals in their order, strictly increasing."""
 
