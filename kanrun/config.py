@@ -166,7 +166,7 @@ class LBFGSSolver:
     steps: int | None = None
     starts: int | None = None
     history: int = 30
-    penalty: float = 0.0
+    penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
     local: bool = False
     kind: str = "lbfgs"
 
@@ -179,7 +179,7 @@ class AdamSolver:
     schedule: str = "cosine"  # or constant
     batch: int | None = None  # null is all points at once
     weight_decay: float = 0.0
-    penalty: float = 0.0
+    penalty: Any = "auto"  # as for lbfgs
     local: bool = False
     patience: int | None = None  # steps without a better validation error until a grid is left
     kind: str = "adam"
@@ -317,6 +317,35 @@ class InterpretConfig(ExperimentConfig):
     budget: float = 40.0  # seconds after which no new structure is begun
     simplify: float = 5.0  # seconds for simplification
     suite: list[Any] = field(default_factory=list)
+
+
+@dataclass
+class ContinualConfig(ExperimentConfig):
+    """`kanrun continual`: peaks exp(-sharpness |x - c|^2), one a phase; a phase sees the box around its centre alone.
+
+    A learner is {name: ..., kind: kan or mlp} with differences from `model` (kan) or an activation (mlp: as many
+    parameters as `model`), and what it keeps of earlier phases: `memory: none`, `replay`, `rehearse`, `hold` or `ewc`.
+    """
+
+    model: Any = MISSING
+    solver: Any = MISSING
+    centres: list[Any] | None = None  # places, pairs in two dimensions; null: `peaks` along each axis, around 0
+    peaks: int = 5
+    spacing: float = 0.4  # of the centres; also the width of a phase
+    sharpness: float = 300.0
+    dimension: int = 1  # or 2
+    order: Any = "ascending"  # or descending, random (drawn from the seed), or a list of positions from 0
+    overlap: float = 0.0  # a phase is this share wider: 0 touches its neighbours, 1 reaches their centres
+    points: int = 100  # of a phase, evenly spaced
+    evaluation: int = 500  # evenly spaced points of the whole domain
+    trials: int = 3  # of every learner; the best on all phases' data after the last one counts
+    parts: list[str] = field(default_factory=lambda: ["learners", "intervals", "overlap", "depth"])
+    learners: list[Any] = MISSING
+    intervals: list[int] = field(default_factory=lambda: [100, 200, 400])  # part `intervals`: grids of `model`
+    overlaps: list[float] = field(default_factory=lambda: [0.0, 0.25, 0.5, 1.0])  # part `overlap`
+    compared: list[str] = field(default_factory=lambda: ["KAN", "MLP tanh"])  # learners of the part `overlap`
+    shapes: list[Any] = field(default_factory=lambda: [[], [5], [3, 3]])  # part `depth`: hidden widths, same parameters
+    memories: list[str] = field(default_factory=lambda: ["none", "hold", "rehearse"])  # of the part `depth`
 
 
 #: The kinds of each group: what `kind` may say, and the dataclass it stands for.

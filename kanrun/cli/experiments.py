@@ -68,6 +68,11 @@ EXPERIMENTS = (
         "Compare KANs with MLPs of the same parameters, FLOPs or time.",
         ("kanrun compare-mlp", "kanrun compare-mlp match=flops", "kanrun compare-mlp study=no_activation"),
     ),
+    Experiment(
+        "continual",
+        "Learn peak after peak, and measure what is forgotten.",
+        ("kanrun continual", "kanrun continual study=two_dimensional", "kanrun continual peaks=7 spacing=0.3 order=random"),
+    ),
 )
 
 

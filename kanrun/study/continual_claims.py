@@ -1,0 +1,111 @@
+"""What a run of `kanrun continual` claims, from its summary: who forgets, who does not, and at which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from kanrun.runs import Claim
+from kanrun.study.powers import exponent, spread
+
+#: A KAN forgets nothing below this, in the units of the peaks, whose height is 1; an MLP forgets above that.
+NOTHING, MUCH, SOME = 1e-6, 1e-1, 1e-2
+#: How far above the best spline's error training may end.
+NEAR = 1.02
+#: A memory keeps a network if this share of the forgetting is left at most.
+KEPT = 0.1
+
+
+def claims(summary: pd.DataFrame) -> Iterator[Claim]:
+    """The claims of every part that is there."""
+    parts = {str(part): rows for part, rows in summary.groupby("part", sort=False)}
+    if "learners" in parts:
+        yield from _of_learners(parts["learners"])
+    if "intervals" in parts:
+        yield from _order(parts["intervals"])
+    if "overlap" in parts:
+        yield from _overlap(parts["overlap"])
+    if "depth" in parts:
+        yield from _depth(parts["depth"])
+
+
+def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
+    for name, some in rows.groupby("learner", sort=False):
+        role, lost = some["role"].iloc[0], some["worst_forgetting"]
+        if role == "kan":
+            yield _most(f"{name}: no phase is forgotten (worst phase)", lost, NOTHING)
+            if some["best_spline_rmse"].notna().all():
+                yield _near_best(f"{name}: RMSE on everything after the last phase", some)
+        elif role == "mlp":
+            yield _least(f"{name}: of the same parameters, forgets (worst phase)", lost, MUCH)
+        elif "trainable scales" in role or "grid updates" in role:
+            yield _least(f"{name}: forgetting is back (worst phase)", lost, SOME)
+        elif role == "deep kan":
+            yield _least(f"{name}: forgets too (worst phase)", lost, SOME)
+    yield from _kept(rows)
+
+
+def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
+    """What memories leave of the forgetting of the same kind of network without one."""
+    for kind in ("mlp", "deep kan"):
+        without = rows[rows["role"] == kind]
+        for name, some in rows[rows["role"].str.startswith(f"{kind}, ")].groupby("learner", sort=False):
+            if without.empty:
+                continue
+            reference = without.groupby("seed")["worst_forgetting"].min()
+            share = some.set_index("seed")["worst_forgetting"] / reference
+            yield _most(f"{name}: forgets at most a tenth of the best {kind} that keeps nothing (share)", share, KEPT)
+
+
+def _near_best(sentence: str, rows: pd.DataFrame) -> Claim:
+    best, worst = rows["best_spline_rmse"].max(), rows["rmse"].max()
+    bound = f"at most {NEAR * best:.3g}, {NEAR:g} times the best spline's {best:.3g}"
+    return Claim(sentence, float(worst), bound, bool(worst <= NEAR * best), spread(rows["rmse"]))
+
+
+def _order(rows: pd.DataFrame) -> Iterator[Claim]:
+    slopes = pd.Series([exponent(some["intervals"], some["rmse"]) for _, some in rows.groupby("seed")]).dropna()
+    if slopes.empty:
+        return
+    degree, low, high = rows["degree"].iloc[0], rows["intervals"].min(), rows["intervals"].max()
+    theory, middle = -(degree + 1), float(slopes.median())
+    sentence = f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
+    yield Claim(sentence, middle, f"{theory:g} +- 0.3", abs(middle - theory) <= 0.3, spread(slopes))
+    yield _most("no phase is forgotten on any of these grids (worst phase)", rows["worst_forgetting"], NOTHING)
+
+
+def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
+    kan, mlp = rows[rows["role"] == "kan"], rows[rows["role"] == "mlp"]
+    if len(kan):
+        reach = kan["overlap"].max()
+        yield _most(f"the KAN forgets at most 1e-5 with phases that overlap by up to {reach:g}",
+                    kan["worst_forgetting"], 10 * NOTHING)  # fmt: skip
+    if len(mlp):
+        yield _least("the MLP forgets at each of these overlaps", mlp["worst_forgetting"], MUCH)
+
+
+def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
+    deep = rows[rows["layers"] > 1]
+    for memory, some in deep.groupby("memory", sort=False):
+        if memory == "none":
+            yield _least("KANs of more than one layer forget too", some["worst_forgetting"], SOME)
+            continue
+        keys = ["seed", "shape"]
+        without = deep[deep["memory"] == "none"].set_index(keys)
+        if without.empty:
+            continue
+        lost = some.set_index(keys)["worst_forgetting"] / without["worst_forgetting"]
+        yield _most(f"memory={memory} keeps deeper KANs: at most a tenth is forgotten (share)", lost, KEPT)
+        gained = some.set_index(keys)["rmse"] / without["rmse"]
+        yield _most(f"and memory={memory} lets them learn: RMSE on everything (share)", gained, KEPT)
+
+
+def _most(sentence: str, values: pd.Series, bound: float) -> Claim:
+    largest = float(values.max())
+    return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, spread(values.dropna()))
+
+
+def _least(sentence: str, values: pd.Series, bound: float) -> Claim:
+    smallest = float(values.min())
+    return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, spread(values.dropna()))

@@ -1,0 +1,139 @@
+"""The course that is learned: narrow peaks, the phases that show one peak each, and the points that judge them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from kanrun.config import ContinualConfig, ExpressionTarget
+from kanrun.engine.training import Samples, TrainingData
+from kanrun.errors import UsageError
+from kanrun.study.problem import PRECISIONS, Problem, torch_device
+from kanrun.study.seeds import generator
+from kanrun.targets import Dataset, Points, Scaling, build_target
+
+Array = NDArray[np.float64]
+ORDERS = ("ascending", "descending", "random")
+#: Phases, and points of all of them, that a run accepts.
+MOST_PEAKS, MOST_POINTS = 100, 200_000
+
+
+@dataclass(frozen=True)
+class Course:
+    """`phases[i]` is what phase i shows; `boxes[i]` (inputs, 2) where it lies; `everything` judges the whole domain.
+
+    `between` marks the points of `everything` that are farther than a quarter of the spacing from every centre.
+    """
+
+    problem: Problem
+    phases: tuple[Samples, ...]
+    boxes: tuple[Tensor, ...]
+    everything: Samples
+    between: Tensor
+
+
+def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
+    """The phases in the order that `seed` says; nothing else of a course is random. Raises UsageError."""
+    centres = centres_of(cfg)
+    low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
+    half = cfg.spacing / 2 * (1 + overlap)
+    target = build_target(ExpressionTarget(_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist()))
+    assert target.function is not None  # an invariant: formulas are functions
+    points = [
+        _lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
+        for centre in centres[_order(cfg.order, len(centres), seed)]
+    ]
+    judged = _lattice(low, high, cfg.evaluation)
+    nearest = np.linalg.norm(judged[:, None] - centres[None], axis=-1).min(1)
+    everything = Points(judged, target.function(judged))
+    shown = Points(np.concatenate(points), target.function(np.concatenate(points)))
+    identity = Scaling.identity
+    dataset = Dataset(target, shown, None, everything, identity(cfg.dimension), identity(1), "regression", None, ())
+    dtype, device = PRECISIONS[cfg.precision], torch_device(cfg.device, cfg.precision)
+
+    def samples(at: Points) -> Samples:
+        return Samples(*(torch.tensor(part, dtype=dtype, device=device) for part in (at.x, at.y)))
+
+    domain = torch.tensor(target.domain, dtype=dtype, device=device)
+    phases = tuple(samples(Points(x, target.function(x))) for x in points)
+    return Course(
+        Problem(dataset, TrainingData(samples(shown)), domain),
+        phases,
+        tuple(torch.stack([phase.x.amin(0), phase.x.amax(0)], 1) for phase in phases),
+        samples(everything),
+        torch.tensor(nearest > cfg.spacing / 4, device=device),
+    )
+
+
+def centres_of(cfg: ContinualConfig) -> Array:
+    """(peaks, dimension): the centres asked for, or as many as `peaks` says along every axis, around 0."""
+    if cfg.centres is not None:
+        rows = [[c] if isinstance(c, int | float) else list(c) for c in cfg.centres]
+        for row in rows:
+            if len(row) != cfg.dimension or not all(isinstance(v, int | float) and isfinite(v) for v in row):
+                raise UsageError(
+                    f"centres has {row}, where a place in {cfg.dimension} dimension(s) is needed: "
+                    f"{cfg.dimension} finite number(s)."
+                )
+        if not rows:
+            raise UsageError("centres=[] has no peaks; give at least one, such as centres=[0.0], or centres=null.")
+        return np.array(rows, dtype=np.float64)
+    axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
+    axis = np.array([round(float(c), 12) for c in axis])
+    return np.array(list(itertools.product(axis, repeat=cfg.dimension)), dtype=np.float64)
+
+
+def check_course(cfg: ContinualConfig) -> None:
+    """Raise UsageError for the first setting of the peaks or phases that cannot work."""
+    if cfg.dimension not in (1, 2):
+        raise UsageError(f"dimension={cfg.dimension} must be 1 or 2.")
+    if cfg.peaks < 1:
+        raise UsageError(f"peaks={cfg.peaks} leaves nothing to learn; give at least 1.")
+    for name in ("sharpness", "spacing"):
+        if not 0 < getattr(cfg, name) < float("inf"):
+            raise UsageError(f"{name}={getattr(cfg, name)} must be a positive number.")
+    for overlap in (cfg.overlap, *cfg.overlaps):
+        if not -1 < overlap < float("inf"):
+            raise UsageError(f"overlap={overlap} must be above -1; 0 lets phases touch, 1 reaches the next centres.")
+    for name in ("points", "evaluation"):
+        if not 2 <= getattr(cfg, name) <= MOST_POINTS:
+            raise UsageError(f"{name}={getattr(cfg, name)} must be from 2 to {MOST_POINTS}.")
+    count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
+    if count > MOST_PEAKS or count * cfg.points > MOST_POINTS:
+        raise UsageError(f"{count} phases of {cfg.points} points are too many: {MOST_PEAKS} and {MOST_POINTS} in all.")
+    _order(cfg.order, len(centres_of(cfg)), cfg.seed)
+
+
+def _order(order: Any, count: int, seed: int) -> Sequence[int]:
+    """Which peak comes when; positions count from 0."""
+    if order == "random":
+        drawn: list[int] = torch.randperm(count, generator=generator(seed, "order of the peaks")).tolist()
+        return drawn
+    if order in ORDERS:
+        return list(range(count))[:: 1 if order == "ascending" else -1]
+    if not isinstance(order, list) or sorted(map(str, order)) != sorted(map(str, range(count))):
+        raise UsageError(f"order={order} must be one of {', '.join(ORDERS)}, or all of 0 .. {count - 1} in some order.")
+    return [int(position) for position in order]
+
+
+def _lattice(low: Array, high: Array, points: int) -> Array:
+    """About `points` evenly spaced points of a box, its border among them: (points, dimension)."""
+    each = max(2, round(points ** (1 / len(low))))
+    axes = [np.linspace(a, b, each) for a, b in zip(low, high, strict=True)]
+    return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
+
+
+def _formula(centres: Array, sharpness: float) -> str:
+    def peak(centre: Array) -> str:
+        squares = "+".join(f"(x{i}-({float(c)!r}))^2" for i, c in enumerate(centre))
+        return f"exp(-{sharpness!r}*({squares}))"
+
+    return "+".join(map(peak, centres))

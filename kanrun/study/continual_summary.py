@@ -1,0 +1,68 @@
+"""The rows of a course's summary: who learned, how much was forgotten, what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kanrun.config import KANConfig
+from kanrun.engine.networks import KAN, count_parameters
+from kanrun.runs.records import Row, Value
+from kanrun.study.continual_course import Course
+from kanrun.study.continual_forgetting import measure_forgetting
+from kanrun.study.continual_learners import Learner
+from kanrun.study.continual_training import Trial, best_spline
+
+
+def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
+    """What tells the rows of a cell apart in every table."""
+    return {
+        "part": cell["part"],
+        "learner": learner.name,
+        "memory": learner.memory,
+        "overlap": cell["overlap"],
+    }
+
+
+def role(learner: Learner) -> str:
+    """What claims take a learner for."""
+    model = learner.model
+    if not isinstance(model, KANConfig):
+        return "mlp" if learner.memory == "none" else f"mlp, {learner.memory}"
+    if learner.plain:
+        return "kan"
+    changed = [("trainable scales", not model.frozen_scales), ("grid updates", model.update_grid)]
+    named = [name for name, is_so in changed if is_so]
+    return ", ".join(["deep kan" if model.hidden else "kan", *named, *([learner.memory] * (learner.memory != "none"))])
+
+
+def summary(
+    place: Mapping[str, Value], learner: Learner, course: Course, best: Trial, tried: Sequence[Trial]
+) -> Row:  # fmt: skip
+    """One row a learner: the best trial's measures, the seconds of all."""
+    network, found = best.network, measure_forgetting(best.matrix)
+    return Row(
+        "summary",
+        {
+            **place,
+            "role": role(learner),
+            "shape": "-".join(map(str, network.shape)),
+            "layers": len(network.shape) - 1,
+            "intervals": network.intervals if isinstance(network, KAN) else None,
+            "degree": network.layer(0).spec.degree if isinstance(network, KAN) else None,
+            "parameters": count_parameters(network),
+            "phases": len(course.phases),
+            "stored": best.stored,
+            "learned": found.learned,
+            "average_error": found.average_error,
+            "forgetting": found.forgetting,
+            "worst_forgetting": found.worst_forgetting,
+            "backward_transfer": found.backward_transfer,
+            "between_rmse": best.between,
+            "rmse": best.rmse,
+            "best_spline_rmse": best_spline(network, course),
+            "trial": best.number,
+            "steps": best.steps,
+            "seconds": sum(trial.seconds for trial in tried),
+        },
+    )
