@@ -2,7 +2,7 @@
 
 from kanrun.engine.layers.bases import BASES, base_function, base_slope
 from kanrun.engine.layers.initialisation import SCHEMES, initialise
-from kanrun.engine.layers.magnitudes import Magnitude, edge_magnitudes
+from kanrun.engine.layers.magnitudes import edge_magnitudes
 from kanrun.engine.layers.regrid import move_layer, refine_layer
 from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
 
@@ -10,7 +10,6 @@ __all__ = [
     "BASES",
     "SCHEMES",
     "EdgeSpec",
-    "Magnitude",
     "SplineLayer",
     "base_function",
     "base_slope",

@@ -66,7 +66,8 @@ SCHEMES: dict[str, Callable[[SplineLayer, Generator], tuple[float, float]]] = {
 def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
     """Fill `layer`: base weights and coefficients normal with the scheme's two deviations; w_s = 1.
 
-    With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base back.
+    With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base
+    back.
     Raises UsageError for an unknown scheme.
     """
     if scheme not in SCHEMES:

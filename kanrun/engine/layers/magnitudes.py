@@ -7,8 +7,6 @@ numbers a batch, so that no tensor of samples x outputs x inputs is made. `mean_
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -19,8 +17,6 @@ from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
 
-Magnitude = Literal["rms", "mean_abs"]
-
 #: Keeps the root differentiable at an edge that is zero.
 EPSILON = 1e-12
 #: Most numbers in a chunk of edge values.
@@ -28,7 +24,7 @@ CHUNK = 1 << 20
 
 
 def edge_magnitudes(
-    layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: Magnitude = "rms"
+    layer: SplineLayer, x: Float[Tensor, "samples inputs"], kind: str = "rms"
 ) -> Float[Tensor, "out inputs"]:
     """The size of every edge on x, base included; differentiable in x and the layer's numbers.
 
@@ -64,7 +60,7 @@ def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
 
 
 def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:
-    """Terms (samples, inputs, p) of functions interval ... interval + p - 1, summed over samples (inputs, functions)."""
+    """Terms (samples, inputs, p) of functions interval, interval + 1, ... summed over samples: (inputs, functions)."""
     inputs = interval.shape[1]
     offsets = torch.arange(inputs, device=interval.device) * functions
     index = (interval + offsets)[..., None] + torch.arange(terms.shape[-1], device=interval.device)

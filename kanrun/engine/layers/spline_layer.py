@@ -122,9 +122,9 @@ class SplineLayer(nn.Module):
         """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
         basis, interval = local_basis(x, self.grid, derivative)
         functions, local = self.coefficients.shape[-1], basis.shape[-1]
-        index = table_index(interval, local, functions).view(-1, local)
+        index = table_index(interval, local, functions).reshape(-1, local)
         table = self.coefficients.reshape(self.outputs, -1).T
-        return weighted_rows(basis.reshape(-1, local), table, index).view(*x.shape, -1).transpose(1, 2)
+        return weighted_rows(basis.reshape(-1, local), table, index).view(*x.shape, self.outputs).transpose(1, 2)
 
     def with_grid(
         self,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Outside = Literal["linear", "constant", "zero"]
@@ -61,7 +61,7 @@ class Grid:
         return Grid(self.knots[first:last], self.degree, self.uniform, self.outside)
 
 
-def along(each: Float[Tensor, " inputs"], axis: int) -> Tensor:
+def along(each: Shaped[Tensor, " inputs"], axis: int) -> Tensor:
     """One number an input, shaped to meet data whose inputs lie along `axis`: 0, the first, or -1, the last."""
     return each[:, None] if axis == 0 else each
 
@@ -74,12 +74,12 @@ def positions(x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
     low, density = grid.frame or (grid.low, grid.density)
     scale = along(density, axis)
     limit = torch.finfo(x.dtype).max ** 0.5
-    return ((x - along(low, axis)) * scale).clamp_(-limit, limit), scale
+    return ((x - along(low, axis)) * scale).clamp(-limit, limit), scale
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
     """Index of the interval under position `t`; the second clamp is for NaN, whose integer is arbitrary."""
-    return t.clamp(0, intervals - 1).long().clamp_(0, intervals - 1)
+    return t.clamp(0, intervals - 1).long().clamp(0, intervals - 1)
 
 
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:

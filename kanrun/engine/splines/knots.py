@@ -37,21 +37,33 @@ def uniform_breakpoints(
 ) -> Float[Tensor, "inputs points"]:
     """`intervals` equal intervals of [low, high], both ends exact.
 
-    Raises UsageError where low >= high or intervals < 1.
+    Raises UsageError where low >= high, intervals < 1, or the precision cannot tell the breakpoints apart.
     """
     if intervals < 1:
         raise UsageError(f"A grid needs at least 1 interval, not {intervals}.")
     if bool((low >= high).any()):
         raise UsageError("A grid needs lower < upper in every input.")
     steps = torch.linspace(0, 1, intervals + 1, dtype=low.dtype, device=low.device)
-    return torch.lerp(low[:, None], high[:, None], steps)
+    return _told_apart(torch.lerp(low[:, None], high[:, None], steps))
 
 
 def subdivide(breakpoints: Float[Tensor, "inputs points"], factor: int) -> Float[Tensor, "inputs finer"]:
-    """Each interval cut into `factor` equal ones; the old breakpoints stay to the last bit."""
+    """Each interval cut into `factor` equal ones; the old breakpoints stay to the last bit.
+
+    Raises UsageError where the precision cannot tell the new ones apart.
+    """
     steps = torch.arange(factor, dtype=breakpoints.dtype, device=breakpoints.device) / factor
     cut = torch.lerp(breakpoints[:, :-1, None], breakpoints[:, 1:, None], steps)
-    return torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1)
+    return _told_apart(torch.cat([cut.flatten(1), breakpoints[:, -1:]], dim=1))
+
+
+def _told_apart(breakpoints: Tensor) -> Tensor:
+    if not bool((breakpoints.diff(dim=1) > 0).all()):
+        raise UsageError(
+            f"{breakpoints.shape[1] - 1} intervals are too many for a range this narrow in this precision "
+            f"({breakpoints.dtype}): take fewer, or precision=float64."
+        )
+    return breakpoints
 
 
 def breakpoints_from_data(
@@ -59,15 +71,16 @@ def breakpoints_from_data(
 ) -> Float[Tensor, "inputs points"]:
     """A grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
-    The range is widened by `margin` of itself on either side. A constant input gets the width that its
-    size in this precision allows (at least 1). No interval is narrower than MINIMUM_SPACING of the uniform
-    one, so that repeated values, outliers and two-point data never make two breakpoints equal. Samples that are
-    not finite are refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates").
+    The range is widened by `margin` of itself on either side, and as far as this precision needs to tell the
+    breakpoints apart. A constant input gets a width of its own size, at least 1. No interval is narrower than
+    MINIMUM_SPACING of the uniform one, so that repeated values, outliers and two-point data never make two breakpoints
+    equal. Samples that are not finite are refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid
+    updates").
     """
     low, high = x.amin(0), x.amax(0)
-    width = high - low
-    flat = width <= 1e-12 * torch.maximum(low.abs(), high.abs())
-    pad = torch.where(flat, 0.5 * torch.clamp(low.abs(), min=1.0), margin * width)
+    width, grain = high - low, 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+    least = (intervals * grain - width) / 2
+    pad = torch.where(width <= grain, 0.5 * low.abs().clamp(min=1.0), torch.maximum(margin * width, least))
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
     if adapt == 0.0:
         return uniform
@@ -79,13 +92,14 @@ def breakpoints_from_data(
     quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(x.dtype))
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
-    return _keep_apart(mixed, MINIMUM_SPACING)
+    share = (intervals * grain / (uniform[:, -1] - uniform[:, 0])).clamp(MINIMUM_SPACING, 0.5)
+    return _keep_apart(mixed, share[:, None])
 
 
-def _keep_apart(breakpoints: Float[Tensor, "inputs points"], share: float) -> Float[Tensor, "inputs points"]:
-    """Intervals of at least `share` of the uniform one, same ends, by lifting all and rescaling."""
+def _keep_apart(breakpoints: Float[Tensor, "inputs points"], share: Tensor) -> Float[Tensor, "inputs points"]:
+    """Intervals of about `share` (inputs, 1) of the uniform one or more, same ends, by lifting all and rescaling."""
     low, high = breakpoints[:, :1], breakpoints[:, -1:]
-    widths = breakpoints.diff(dim=1)
-    widths = torch.maximum(widths, share * (high - low) / widths.shape[1])
-    inner = low + torch.cumsum(widths, 1)[:, :-1] * (high - low) / widths.sum(1, keepdim=True)
+    widths = breakpoints.diff(dim=1) / (high - low)
+    widths = torch.maximum(widths, share / widths.shape[1])
+    inner = low + (high - low) * (torch.cumsum(widths, 1)[:, :-1] / widths.sum(1, keepdim=True))
     return torch.cat([low, inner, high], dim=1)

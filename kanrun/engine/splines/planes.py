@@ -66,12 +66,13 @@ def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool, reuse: bool) -> Loc
         powers = [*lower, lower[-1] * held] if k > 1 else [held]
     used = [*powers, *lower[: k - 1]] if slopes else powers
     matrix, constant = _uniform_constants(k, slopes, x)
+    count, shape = x.numel(), (matrix.shape[0], *x.shape)
     if reuse:
         terms = torch.stack(used, out=scratch("terms", (len(used), *x.shape), x))
-        out = scratch("planes", (matrix.shape[0], x.numel()), x)
-        both = torch.addmm(constant, matrix, terms.view(len(used), -1), out=out).view(-1, *x.shape)
+        out = scratch("planes", (matrix.shape[0], count), x)
+        both = torch.addmm(constant, matrix, terms.view(len(used), count), out=out).view(shape)
     else:
-        both = torch.addmm(constant, matrix, torch.stack(used).reshape(len(used), -1)).reshape(-1, *x.shape)
+        both = torch.addmm(constant, matrix, torch.stack(used).reshape(len(used), count)).reshape(shape)
     return Local(interval, *_policy(both[: k + 1], both[k + 1 :], x, grid, axis), scale)
 
 

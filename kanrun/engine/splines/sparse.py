@@ -30,11 +30,12 @@ def spline_sums(x: Tensor, table: Tensor, grid: Grid, keep: bool) -> tuple[Tenso
     """y[n, o] = sum_i sum_f B_f(x[n, i]) table[o, i, f], and with `keep` what `gradients` needs."""
     local = local_planes(x, grid, axis=-1, slopes=keep)
     samples, inputs = x.shape
+    terms = (grid.degree + 1) * inputs
     steps = torch.arange(inputs, device=x.device) * grid.functions
     shifts = torch.arange(grid.degree + 1, device=x.device)[:, None]
     # Each sample's terms run function by function, input by input within: the order that copies fastest.
-    index = (local.interval + steps)[:, None].add(shifts).reshape(samples, -1)
-    weights = torch.stack(local.values.unbind(0), 1).reshape(samples, -1)
+    index = (local.interval + steps)[:, None].add(shifts).reshape(samples, terms)
+    weights = torch.stack(local.values.unbind(0), 1).reshape(samples, terms)
     rows = table.reshape(table.shape[0], -1).t().contiguous()
     return bag(weights, rows, index), Gathered(local, index, rows) if keep else None
 
@@ -45,7 +46,7 @@ def gradients(
     """(d/dx, d/dtable) of sum(g * y), as far as `wanted`."""
     by_x, by_table = None, None
     if wanted[0]:
-        near = dots(kept.rows, g, kept.chosen).view(x.shape[0], grid.degree + 1, -1)
+        near = dots(kept.rows, g, kept.chosen).view(x.shape[0], grid.degree + 1, x.shape[1])
         by_x = near.mul_(kept.local.slopes.transpose(0, 1)).sum(1)
         if kept.local.scale is not None:
             by_x.mul_(kept.local.scale)
@@ -58,6 +59,8 @@ def _table_gradient(g: Tensor, local: Local, grid: Grid) -> Tensor:
     """sum_n B_f(x[n, i]) g[n, o] as (inputs, G + k, outputs): over each interval's samples, function by function."""
     inputs = local.interval.shape[1]
     intervals, count = grid.intervals, grid.degree + 1
+    if g.shape[0] == 0:
+        return g.new_zeros(inputs, grid.functions, g.shape[1])
     keys = local.interval + torch.arange(inputs, device=g.device) * intervals
     order, starts = grouped(keys.reshape(-1), inputs * intervals)
     weights = local.values.reshape(count, -1).index_select(1, order)

@@ -1,0 +1,62 @@
+"""Where layers start: the deviations that each scheme promises."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kanrun.engine.layers import SCHEMES, EdgeSpec, SplineLayer, initialise
+
+
+def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):
+    points = torch.linspace(-1, 1, intervals + 1, dtype=dtype).expand(inputs, -1)
+    layer = SplineLayer(points, outputs, spec or EdgeSpec(), uniform=True)
+    initialise(layer, scheme, torch.Generator().manual_seed(seed))
+    return layer.requires_grad_(False)
+
+
+def test_the_papers():
+    layer = make("paper")
+    assert layer.base_weight.std() == pytest.approx((2 / 100) ** 0.5, rel=0.05)
+    assert layer.coefficients.std() == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(layer.spline_weight, torch.ones_like(layer.spline_weight))
+
+
+def test_the_power_law():
+    layer = make("power_law")
+    fan = 40 * 9
+    assert layer.base_weight.std() == pytest.approx(fan**-0.25, rel=0.05)
+    assert layer.coefficients.std() == pytest.approx(fan**-1.75, rel=0.05)
+
+
+@pytest.mark.parametrize("intervals", [5, 20])
+def test_lecun_keeps_the_variance(intervals):
+    layer = make("lecun", inputs=100, outputs=200, intervals=intervals)
+    x = 2 * torch.rand(4000, 100, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1
+    assert layer(x).var(0).mean() == pytest.approx(float(x.var()), rel=0.5)
+
+
+def test_glorot_is_between_forward_and_backward():
+    square, wide = make("glorot", 50, 50), make("glorot", 50, 400)
+    assert wide.base_weight.std() < square.base_weight.std()
+    assert wide.coefficients.std() < square.coefficients.std()
+
+
+def test_splines_alone():
+    assert not make("spline").base_weight.any()
+    assert make("spline").coefficients.std() == pytest.approx(0.3 / 40**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_seed_means_the_same_start_everywhere(scheme):
+    wide, narrow = make(scheme, 4, 3), make(scheme, 4, 3, dtype=torch.float32)
+    torch.testing.assert_close(wide.coefficients.float(), narrow.coefficients, rtol=1e-4, atol=1e-6)
+    assert torch.equal(make(scheme, 4, 3, seed=1).coefficients, make(scheme, 4, 3, seed=1).coefficients)
+    assert not torch.equal(make(scheme, 4, 3, seed=1).coefficients, wide.coefficients)
+
+
+@pytest.mark.parametrize("spec", [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, outside="zero")])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_on_every_kind_of_edge(scheme, spec):
+    layer = make(scheme, 3, 2, spec=spec)
+    assert all(parameter.isfinite().all() for parameter in layer.parameters())

@@ -1,0 +1,76 @@
+"""Edge magnitudes against edge values written out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initialise, magnitudes
+from kanrun.errors import UsageError
+
+PLAIN = EdgeSpec()
+
+
+def make(intervals, spec=PLAIN):
+    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1)
+    layer = SplineLayer(points, 4, spec, uniform=True)
+    initialise(layer, "paper", torch.Generator().manual_seed(0))
+    layer.mask[1, 1] = False
+    x = 1.3 * (2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1)
+    return layer, x.requires_grad_()
+
+
+def slow(layer, x, kind):
+    values = layer.edge_values(x)
+    return values.abs().mean(0) if kind == "mean_abs" else (values.square().mean(0) + magnitudes.EPSILON).sqrt()
+
+
+@pytest.mark.parametrize("kind", ["rms", "mean_abs"])
+@pytest.mark.parametrize(
+    "spec", [EdgeSpec(), EdgeSpec(scale="single"), EdgeSpec(base="zero", degree=1), EdgeSpec(degree=0)]
+)
+@pytest.mark.parametrize("intervals", [1, 5, 100])
+def test_values_and_gradients(intervals, spec, kind, monkeypatch):
+    monkeypatch.setattr(magnitudes, "CHUNK", 12 * 7)
+    layer, x = make(intervals, spec)
+    found, expected = edge_magnitudes(layer, x, kind), slow(layer, x, kind)
+    torch.testing.assert_close(found, expected, atol=1e-7, rtol=1e-10)
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    weights = torch.arange(12.0, dtype=torch.float64).view(4, 3)
+    gradients = torch.autograd.grad((weights * found).sum(), wanted)
+    for a, b in zip(gradients, torch.autograd.grad((weights * expected).sum(), wanted), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_an_edge_that_is_zero_has_a_finite_gradient():
+    layer, x = make(5)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+    edge_magnitudes(layer, x).sum().backward()
+    assert layer.coefficients.grad.isfinite().all()
+
+
+def test_no_tensor_of_all_edges_and_samples():
+    layer, _ = make(5)
+    x = torch.zeros(20_000, 3, dtype=torch.float64, requires_grad=True)
+    largest = 0
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: t, lambda t: t):
+        seen = edge_magnitudes(layer, x)
+    node, todo = None, [seen.grad_fn]
+    while todo:
+        node = todo.pop()
+        for name in dir(node):
+            saved = getattr(node, name) if name.startswith("_saved_") else None
+            if isinstance(saved, torch.Tensor):
+                largest = max(largest, saved.numel())
+        todo.extend(parent for parent, _ in node.next_functions if parent is not None)
+    assert largest <= 20_000 * 3 * 4
+
+
+def test_refusals():
+    layer, x = make(5)
+    with pytest.raises(UsageError, match="rms or mean_abs"):
+        edge_magnitudes(layer, x, "max")
+    with pytest.raises(UsageError, match="at least one sample"):
+        edge_magnitudes(layer, x[:0])

@@ -1,0 +1,288 @@
+"""A spline layer against loops over its edges, its derivatives to second order, and what becomes of copies."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.layers import BASES, EdgeSpec, SplineLayer, base_function, base_slope, initialise, refine_layer
+from kanrun.engine.splines import contraction, dense, local_basis
+from kanrun.errors import UsageError
+
+NARROW, WIDE = 4, 60  # intervals for the dense and, in both precisions, the sparse product
+
+
+def make(inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
+    if not uniform:
+        points[:, 1:-1] += 0.3 / intervals * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
+    layer = SplineLayer(points.to(dtype), outputs, spec or EdgeSpec(), uniform=uniform)
+    initialise(layer, "paper", generator)
+    with torch.no_grad():
+        for weight in scales_of(layer):
+            weight.copy_(0.5 + torch.rand(weight.shape, generator=generator))
+    return layer
+
+
+def scales_of(layer):
+    return [parameter for name, parameter in layer.named_parameters() if name != "coefficients"]
+
+
+def data(layer, samples=12, spread=1.3, seed=1):
+    share = torch.rand(samples, layer.inputs, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return ((2 * share - 1) * spread).to(layer.knots)
+
+
+def by_edges(layer, x):
+    basis, interval = local_basis(x, layer.grid)
+    base = base_function(layer.spec.base)(x)
+    w_b, w_s = (layer.weight,) * 2 if layer.spec.scale == "single" else (layer.base_weight, layer.spline_weight)
+    columns = []
+    for o in range(layer.outputs):
+        total = torch.zeros(x.shape[0], dtype=x.dtype)
+        for i in range(layer.inputs):
+            if layer.mask[o, i]:
+                at = interval[:, i, None] + torch.arange(layer.spec.degree + 1)
+                spline = (basis[:, i] * layer.coefficients[o, i][at]).sum(1)
+                total = total + w_b[o, i] * base[:, i] + w_s[o, i] * spline
+        columns.append(total)
+    return torch.stack(columns, 1)
+
+
+SPECS = [
+    *(EdgeSpec(outside=outside) for outside in ("linear", "constant", "zero")),
+    *(EdgeSpec(degree=degree) for degree in (1, 2, 6)),
+    *(EdgeSpec(base=base) for base in BASES),
+    EdgeSpec(scale="single"),
+]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.outside}")
+@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+def test_the_layer_is_the_sum_of_its_edges(intervals, uniform, spec, dtype):
+    layer = make(intervals=intervals, uniform=uniform, spec=spec, dtype=dtype)
+    layer.mask[1, 2] = False
+    x = data(layer)
+    tolerance = 1e-12 if dtype == torch.float64 else 1e-5
+    torch.testing.assert_close(layer(x), by_edges(layer, x), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.outside}")
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_first_derivatives_are_autograds_of_the_sum(intervals, spec):
+    layer = make(intervals=intervals, spec=spec)
+    layer.mask[0, 1] = False
+    x = data(layer).requires_grad_()
+    wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+    g = torch.randn(12, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = torch.autograd.grad(by_edges(layer, x), wanted, g)
+    for keep in (False, True):
+        found = torch.autograd.grad(layer(x), wanted, g, create_graph=keep)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_gradcheck_to_second_order(intervals, uniform, outside):
+    layer = make(2, 2, intervals, EdgeSpec(outside=outside), uniform=uniform)
+    layer.mask[0, 1] = False
+    assert contraction.prefers_sparse(layer.grid.functions, 3) == (intervals == WIDE)
+    names = [name for name, _ in layer.named_parameters()]
+    x = data(layer, 4).requires_grad_()
+
+    def run(at, *values):
+        return torch.func.functional_call(layer, dict(zip(names, values, strict=True)), (at,))
+
+    arguments = (x, *(p.detach().clone().requires_grad_() for p in layer.parameters()))
+    assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
+
+
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_a_graph_can_be_walked_twice(intervals):
+    layer = make(intervals=intervals)
+    x = data(layer).requires_grad_()
+    y = layer(x).sum()
+    first = torch.autograd.grad(y, [x, *layer.parameters()], retain_graph=True)
+    layer(data(layer, seed=5)).sum().backward()  # uses the same scratch memory
+    again = torch.autograd.grad(y, [x, *layer.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_large_batches_agree_with_small_ones(intervals):
+    layer = make(4, 3, intervals)
+    x = data(layer, 5000, spread=0.99).requires_grad_()
+    assert x.numel() > dense.KEPT
+    y = layer(x)
+    parts = [part.detach().requires_grad_() for part in x.split(500)]
+    small = torch.cat([layer(part) for part in parts])
+    torch.testing.assert_close(y, small, atol=1e-12, rtol=0)
+    whole = torch.autograd.grad(y.square().sum(), [x, *layer.parameters()])
+    pieces = torch.autograd.grad(small.square().sum(), [*parts, *layer.parameters()])
+    torch.testing.assert_close(whole[0], torch.cat(pieces[: len(parts)]), atol=1e-11, rtol=1e-11)
+    for a, b in zip(whole[1:], pieces[len(parts) :], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-11)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 3), max_size=3),
+    inputs=st.integers(1, 4),
+    outputs=st.integers(1, 4),
+    degree=st.integers(0, 5),
+    intervals=st.sampled_from([1, 3, 90]),
+)
+def test_any_shape(shape, inputs, outputs, degree, intervals):
+    layer = make(inputs, outputs, intervals, EdgeSpec(degree=degree))
+    x = torch.linspace(-1, 1, max(1, inputs), dtype=torch.float64).expand(*shape, inputs)
+    y = layer(x)
+    assert y.shape == (*shape, outputs)
+    assert y.is_contiguous()
+    torch.testing.assert_close(y.reshape(-1, outputs), layer(x.reshape(-1, inputs)))
+
+
+@pytest.mark.parametrize("scale", ["separate", "single"])
+def test_pruned_edges_do_nothing_and_learn_nothing(scale):
+    layer = make(spec=EdgeSpec(scale=scale))
+    layer.mask[0, 1] = False
+    x = data(layer)
+    before = layer(x)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter[0, 1] += 7.0
+    assert torch.equal(layer(x), before)
+    layer(x).square().sum().backward()
+    for parameter in layer.parameters():
+        assert not parameter.grad[0, 1].any()
+        assert parameter.grad[1, 1].any()
+    assert not layer.edge_values(x)[:, 0, 1].any()
+
+
+def test_nodes_can_change_places():
+    layer = make(3, 4)
+    x = data(layer)
+    inputs, outputs = torch.tensor([2, 0, 1]), torch.tensor([3, 1, 0, 2])
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        for name, parameter in other.named_parameters():
+            parameter.copy_(layer.get_parameter(name)[outputs][:, inputs])
+    torch.testing.assert_close(other(x[:, inputs]), layer(x)[:, outputs], atol=1e-13, rtol=0)
+
+
+def test_edge_values_are_the_terms():
+    layer = make(3, 2, WIDE, uniform=False)
+    x = data(layer)
+    torch.testing.assert_close(layer.edge_values(x).sum(-1), layer(x), atol=1e-12, rtol=0)
+    h = 1e-6
+    slope = (layer.spline_values(x + h) - layer.spline_values(x - h)) / (2 * h)
+    torch.testing.assert_close(layer.spline_values(x, 1), slope, atol=1e-6, rtol=1e-6)
+
+
+def test_fixed_scales_do_not_learn():
+    layer = make(spec=EdgeSpec(trainable_scales=False))
+    layer(data(layer)).sum().backward()
+    assert layer.coefficients.grad.any()
+    assert all(parameter.grad is None for parameter in scales_of(layer))
+
+
+def test_copies_and_stored_layers_are_the_same_function():
+    layer = make(intervals=7, uniform=False, spec=EdgeSpec(degree=2, base="tanh", outside="zero"))
+    layer.mask[0, 0] = False
+    x = data(layer)
+    expected = layer(x)
+    rebuilt = SplineLayer.from_description(layer.describe())
+    rebuilt.load_state_dict(layer.state_dict())
+    assert torch.equal(copy.deepcopy(layer)(x), expected)
+    assert torch.equal(rebuilt(x), expected)
+
+
+def test_changes_of_grid_and_mask_in_place_are_seen():
+    layer = make()
+    x = data(layer)
+    layer(x)
+    layer.mask[0, 0] = False
+    assert torch.equal(layer(x), by_edges(layer, x)) or (layer(x) - by_edges(layer, x)).abs().max() < 1e-13
+    state = {name: value.clone() for name, value in layer.state_dict().items()}
+    state["knots"] = 2 * state["knots"]
+    layer.load_state_dict(state)
+    torch.testing.assert_close(layer(x), by_edges(layer, x), atol=1e-13, rtol=0)
+    single = copy.deepcopy(layer).to(torch.float32)
+    torch.testing.assert_close(single(x.float()), layer(x).float(), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_transforms(intervals):
+    layer = make(intervals=intervals)
+    x = data(layer)
+    y = layer(x)
+    torch.testing.assert_close(torch.vmap(layer)(x[:, None])[:, 0], y)
+    rows = torch.vmap(torch.func.jacrev(lambda at: layer(at[None])[0]))(x)
+    inputs = x.clone().requires_grad_()
+    for o in range(2):
+        (expected,) = torch.autograd.grad(layer(inputs)[:, o].sum(), inputs)
+        torch.testing.assert_close(rows[:, o], expected)
+    many, _ = torch.func.stack_module_state([make(intervals=intervals, seed=s) for s in range(3)])
+    fixed = dict(layer.named_buffers())
+    outputs = torch.vmap(lambda p: torch.func.functional_call(layer, {**p, **fixed}, (x,)))(many)
+    expected = torch.stack([make(intervals=intervals, seed=s)(x) for s in range(3)])
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(layer(x), y)
+
+
+def test_inference_mode_leaves_nothing_behind():
+    with torch.inference_mode():
+        layer = make()
+        layer(data(layer))
+    trained = make()
+    with torch.inference_mode():
+        trained(data(trained))
+    trained(data(trained)).sum().backward()
+    assert trained.coefficients.grad is not None
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_slopes_of_bases(base):
+    x = torch.linspace(-4, 4, 40, dtype=torch.float64, requires_grad=True)
+    if base == "zero":
+        assert not base_slope(base, x).any()
+        return
+    (expected,) = torch.autograd.grad(base_function(base)(x).sum(), x)
+    torch.testing.assert_close(base_slope(base, x), expected)
+    assert base_slope(base, torch.tensor([-1e30, 1e30])).isfinite().all()
+
+
+@pytest.mark.parametrize("factor", [1, 2, 5])
+def test_refining_to_a_multiple_is_exact(factor):
+    layer = make(intervals=4, uniform=False)
+    fine, how = refine_layer(layer, 4 * factor)
+    x = data(layer, 200, spread=2.0)
+    assert how == "insertion"
+    torch.testing.assert_close(fine(x), layer(x), atol=1e-12 * float(layer(x).abs().max()), rtol=0)
+
+
+def test_refusals():
+    with pytest.raises(UsageError, match=r"model\.base=cosh"):
+        make(spec=EdgeSpec(base="cosh"))
+    with pytest.raises(UsageError, match=r"model\.initialisation=zero"):
+        initialise(make(), "zero", torch.Generator())
+
+
+@pytest.mark.slow
+def test_compiled():
+    layer = make(dtype=torch.float32)
+    x = data(layer).requires_grad_()
+    compiled = torch.compile(layer, fullgraph=True)
+    torch.testing.assert_close(compiled(x), layer(x))
+    (found,) = torch.autograd.grad(compiled(x).sum(), x)
+    (expected,) = torch.autograd.grad(layer(x).sum(), x)
+    torch.testing.assert_close(found, expected)

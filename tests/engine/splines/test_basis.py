@@ -1,0 +1,188 @@
+"""The local basis against the recurrence written out slowly, and against scipy's B-splines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.interpolate import BSpline
+
+from kanrun.engine.splines import Grid, extend, find_interval, local_basis
+from kanrun.engine.splines.contraction import dense_rows
+
+DEGREES = [0, 1, 2, 3, 4, 5, 6, 8]
+POLICIES = ["linear", "constant", "zero"]
+
+
+def make_grid(degree, intervals, uniform, outside="linear", inputs=2, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    if uniform:
+        points = torch.linspace(-1.5, 2.0, intervals + 1, dtype=torch.float64).expand(inputs, -1)
+    else:
+        widths = 0.2 + torch.rand(inputs, intervals, generator=generator, dtype=torch.float64)
+        points = torch.cat([torch.zeros(inputs, 1, dtype=torch.float64), widths.cumsum(1)], 1) - 1
+    return Grid(extend(points.to(dtype), degree), degree, uniform, outside)
+
+
+def cox_de_boor(x, knots, index, degree):
+    """B_index of `degree` at x by the recurrence; the last interval of the knots is closed."""
+    if degree == 0:
+        closed = x == knots[-1] and knots[index] < x == knots[index + 1]
+        return float(knots[index] <= x < knots[index + 1] or closed)
+    value = 0.0
+    if knots[index + degree] > knots[index]:
+        left = (x - knots[index]) / (knots[index + degree] - knots[index])
+        value += left * cox_de_boor(x, knots, index, degree - 1)
+    if knots[index + degree + 1] > knots[index + 1]:
+        right = (knots[index + degree + 1] - x) / (knots[index + degree + 1] - knots[index + 1])
+        value += right * cox_de_boor(x, knots, index + 1, degree - 1)
+    return value
+
+
+def points_of(grid, count=40, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    share = torch.rand(count, grid.knots.shape[0], generator=generator, dtype=torch.float64)
+    return grid.low + share * (grid.high - grid.low)
+
+
+def all_functions(x, grid, derivative=0):
+    values, interval = local_basis(x, grid, derivative)
+    return dense_rows(values, interval, grid.functions)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 4])
+def test_values_are_those_of_the_recurrence(degree, uniform):
+    grid = make_grid(degree, 4, uniform)
+    x = points_of(grid, 12)
+    found = all_functions(x, grid)
+    for i in range(2):
+        knots = grid.knots[i].tolist()
+        slow = [[cox_de_boor(at, knots, f, degree) for f in range(grid.functions)] for at in x[:, i].tolist()]
+        np.testing.assert_allclose(found[:, i].numpy(), slow, atol=1e-13)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", DEGREES)
+def test_values_and_derivatives_are_scipys(degree, uniform):
+    grid = make_grid(degree, 7, uniform)
+    x = points_of(grid)
+    for derivative in range(min(degree, 3) + 1):
+        found = all_functions(x, grid, derivative)
+        for i in range(2):
+            spline = BSpline(grid.knots[i].numpy(), np.eye(grid.functions), degree)
+            reference = spline(x[:, i].numpy(), nu=derivative)
+            np.testing.assert_allclose(found[:, i].numpy(), reference, atol=1e-12 * max(1, np.abs(reference).max()))
+
+
+@pytest.mark.parametrize("outside", POLICIES)
+@pytest.mark.parametrize("degree", DEGREES)
+def test_derivatives_past_the_degree_are_zero(degree, outside):
+    grid = make_grid(degree, 3, False, outside)
+    assert not all_functions(points_of(grid), grid, degree + 1).any()
+
+
+@settings(max_examples=40, deadline=None)
+@given(degree=st.integers(0, 7), intervals=st.integers(1, 12), uniform=st.booleans(), seed=st.integers(0, 1000))
+def test_values_sum_to_one_on_the_closed_domain(degree, intervals, uniform, seed):
+    grid = make_grid(degree, intervals, uniform, seed=seed)
+    x = torch.cat([points_of(grid, 20, seed), grid.low[None], grid.high[None]])
+    values, interval = local_basis(x, grid)
+    torch.testing.assert_close(values.sum(-1), torch.ones_like(x), atol=1e-12, rtol=0)
+    assert values.min() >= -1e-13
+    assert interval.min() >= 0
+    assert interval.max() < intervals
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", [1, 2, 3, 6])
+def test_linear_continuation_keeps_value_and_slope(degree, uniform):
+    grid = make_grid(degree, 4, uniform)
+    ends, step = torch.stack([grid.low, grid.high]), torch.tensor([[-0.7], [0.7]], dtype=torch.float64)
+    expected = all_functions(ends, grid) + step[..., None] * all_functions(ends, grid, 1)
+    torch.testing.assert_close(all_functions(ends + step, grid), expected, atol=1e-12, rtol=0)
+    torch.testing.assert_close(all_functions(ends + step, grid, 1), all_functions(ends, grid, 1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", [0, 1, 3, 6])
+def test_other_policies_hold_or_drop_the_end_values(degree, uniform):
+    hold, drop = (make_grid(degree, 4, uniform, outside) for outside in ("constant", "zero"))
+    ends, step = torch.stack([hold.low, hold.high]), torch.tensor([[-0.7], [0.7]], dtype=torch.float64)
+    torch.testing.assert_close(all_functions(ends + step, hold), all_functions(ends, hold), atol=1e-12, rtol=0)
+    assert not all_functions(ends + step, hold, 1).any()
+    assert not all_functions(ends + step, drop).any()
+    assert all_functions(ends, drop).sum(-1).allclose(torch.ones_like(ends))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("outside", POLICIES)
+@pytest.mark.parametrize("uniform", [True, False])
+def test_far_inputs_stay_finite(uniform, outside, dtype):
+    grid = make_grid(3, 5, uniform, outside, dtype=dtype)
+    far = torch.tensor([1e6, 1e18, torch.finfo(dtype).max, float("inf")], dtype=dtype)
+    x = torch.cat([-far, far])[:, None].expand(-1, 2)
+    for derivative in (0, 1, 2):
+        values, interval = local_basis(x, grid, derivative)
+        assert values.isfinite().all()
+        assert interval[:4].eq(0).all()
+        assert interval[4:].eq(4).all()
+
+
+@pytest.mark.parametrize("uniform", [True, False])
+def test_nan_stays_with_its_own_sample(uniform):
+    grid = make_grid(3, 5, uniform)
+    x = torch.tensor([[float("nan"), 0.0], [0.1, 0.2]], dtype=torch.float64)
+    values, interval = local_basis(x, grid)
+    assert values[0, 0].isnan().any()
+    assert values[0, 1].isfinite().all()
+    assert values[1].isfinite().all()
+    assert interval.min() >= 0
+    assert interval.max() < 5
+
+
+@pytest.mark.parametrize("intervals", [1000, 5000])
+@pytest.mark.parametrize("low", [0.0, 100.0])
+def test_many_intervals_in_single_precision(intervals, low):
+    points = torch.linspace(low, low + 1, intervals + 1, dtype=torch.float64)[None].float()
+    grid = Grid(extend(points, 3), 3, True)
+    x = torch.cat([low + torch.rand(500, 1, generator=torch.Generator().manual_seed(0)), points[:, [0, -1]].T])
+    values, interval = local_basis(x, grid)
+    torch.testing.assert_close(values.sum(-1), torch.ones_like(x), atol=1e-5, rtol=0)
+    assert interval.max() < intervals
+
+
+def test_an_interval_holds_its_points_for_any_shape():
+    grid = make_grid(3, 6, False)
+    x = points_of(grid, 24).reshape(2, 3, 4, 2)
+    j = find_interval(x, grid)
+    points = grid.knots[:, 3:-3]
+    for i in range(2):
+        assert (points[i][j[..., i]] <= x[..., i]).all()
+        assert (x[..., i] <= points[i][j[..., i] + 1]).all()
+
+
+@pytest.mark.parametrize("outside", POLICIES)
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", [1, 3, 6])
+def test_gradients_to_second_order(degree, uniform, outside):
+    grid = make_grid(degree, 4, uniform, outside)
+    x = torch.cat([points_of(grid, 4), grid.high[None] + 0.3, grid.low[None] - 0.3]).requires_grad_()
+
+    def values(at):
+        return local_basis(at, grid)[0]
+
+    assert torch.autograd.gradcheck(values, (x,))
+    assert torch.autograd.gradgradcheck(values, (x,))
+
+
+def test_transforms():
+    grid = make_grid(3, 5, True)
+    x = points_of(grid, 6)
+    expected = local_basis(x, grid, 1)[0]
+    slopes = torch.func.vmap(torch.func.jacrev(lambda at: local_basis(at[None], grid)[0][0]))(x)
+    torch.testing.assert_close(slopes.diagonal(dim1=1, dim2=3).transpose(1, 2), expected)
+    kept = local_basis(x, grid)[0]  # after the transform: nothing of it may have been kept
+    torch.testing.assert_close(kept.sum(-1), torch.ones_like(x))

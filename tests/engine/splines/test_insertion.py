@@ -1,0 +1,75 @@
+"""Knot insertion: the same function on more knots, to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.splines import Grid, contains, extend, insert_knots, local_basis, subdivide
+from kanrun.engine.splines.contraction import dense_rows
+
+
+def random_points(intervals, inputs, generator):
+    widths = 0.2 + torch.rand(inputs, intervals, generator=generator, dtype=torch.float64)
+    return torch.cat([torch.zeros(inputs, 1, dtype=torch.float64), widths.cumsum(1)], 1) - 0.5
+
+
+def value(coefficients, grid, x):
+    basis, interval = local_basis(x, grid)
+    return torch.einsum("sin,oin->soi", dense_rows(basis, interval, grid.functions), coefficients)
+
+
+def more_points(points, generator):
+    """All old breakpoints and as many random ones between each two."""
+    shares = torch.rand(*points[:, 1:].shape, 2, generator=generator, dtype=torch.float64).sort(-1).values * 0.8 + 0.1
+    new = points[:, :-1, None] + shares * points.diff(dim=1)[..., None]
+    return torch.cat([points, new.flatten(1)], 1).sort(1).values
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    degree=st.integers(1, 6),
+    intervals=st.integers(1, 8),
+    factor=st.sampled_from([1, 2, 3, 7]),
+    arbitrary=st.booleans(),
+    outside=st.sampled_from(["linear", "constant", "zero"]),
+    seed=st.integers(0, 10_000),
+)
+def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed):
+    generator = torch.Generator().manual_seed(seed)
+    points = random_points(intervals, 2, generator)
+    coarse = Grid(extend(points, degree), degree, False, outside)
+    finer = more_points(points, generator) if arbitrary else subdivide(points, factor)
+    fine = Grid(extend(finer, degree), degree, False, outside)
+    coefficients = torch.randn(3, 2, coarse.functions, generator=generator, dtype=torch.float64)
+    assert contains(fine, coarse)
+    inserted = insert_knots(coefficients, coarse, fine)
+    share = torch.rand(80, 2, generator=generator, dtype=torch.float64) * 1.6 - 0.3
+    x = coarse.low + share * (coarse.high - coarse.low)
+    old, new = value(coefficients, coarse, x), value(inserted, fine, x)
+    torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+
+
+def test_steps_are_carried_too():
+    generator = torch.Generator().manual_seed(0)
+    points = random_points(4, 2, generator)
+    coarse = Grid(points, 0)
+    fine = Grid(subdivide(points, 3), 0)
+    coefficients = torch.randn(2, 2, 4, generator=generator, dtype=torch.float64)
+    x = points[:, :1].T + torch.rand(50, 2, generator=generator, dtype=torch.float64)
+    assert torch.equal(value(insert_knots(coefficients, coarse, fine), fine, x), value(coefficients, coarse, x))
+
+
+@pytest.mark.parametrize("change", ["moved", "wider", "fewer", "degree"])
+def test_grids_that_do_not_contain_the_old_one(change):
+    points = torch.linspace(-1, 1, 6, dtype=torch.float64)[None]
+    coarse = Grid(extend(points, 3), 3)
+    other = {
+        "moved": Grid(extend(points + torch.tensor([0, 0.1, 0, 0, 0, 0.0]), 3), 3),
+        "wider": Grid(extend(torch.cat([points - 2.0, points], 1).sort(1).values, 3), 3),
+        "fewer": Grid(extend(points[:, ::5], 3), 3),
+        "degree": Grid(extend(points, 2), 2),
+    }[change]
+    assert not contains(other, coarse)

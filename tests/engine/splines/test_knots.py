@@ -1,0 +1,86 @@
+"""Grids from domains and from data: increasing whatever the data."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.splines import breakpoints_from_data, extend, subdivide, uniform_breakpoints
+from kanrun.errors import UsageError
+
+DATA = {
+    "duplicates": [0.0] * 50 + [1.0] * 50,
+    "constant": [3.0] * 10,
+    "zero": [0.0] * 10,
+    "large constant": [1e7] * 10,
+    "two points": [-1.0, 2.0],
+    "one point": [0.5],
+    "outlier": [0.001 * i for i in range(100)] + [1e6],
+    "tiny": [1e-30 * i for i in range(10)],
+    "far and narrow": [1000.0 + 1e-4 * i for i in range(20)],
+    "nearly constant": [1.0, 1.0 + 1e-7, 1.0 - 1e-7],
+}
+
+
+def assert_proper(points, x):
+    assert points.isfinite().all()
+    assert (points.diff(dim=1) > 0).all()
+    assert (extend(points, 3).diff(dim=1) > 0).all()
+    assert (points[:, 0] <= x.amin(0)).all()
+    assert (points[:, -1] >= x.amax(0)).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("adapt", [0.0, 0.02, 0.5, 1.0])
+@pytest.mark.parametrize("intervals", [1, 5, 100])
+@pytest.mark.parametrize("name", DATA)
+def test_breakpoints_from_any_data_increase(name, intervals, adapt, dtype):
+    x = torch.tensor(DATA[name], dtype=dtype)[:, None]
+    assert_proper(breakpoints_from_data(x, intervals, adapt, 0.05), x)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=40),
+    intervals=st.integers(1, 60),
+    adapt=st.floats(0, 1),
+    single=st.booleans(),
+)
+def test_breakpoints_from_random_data_increase(values, intervals, adapt, single):
+    x = torch.tensor(values, dtype=torch.float32 if single else torch.float64)[:, None]
+    assert_proper(breakpoints_from_data(x, intervals, adapt, 0.0), x)
+
+
+def test_breakpoints_follow_the_quantiles_as_far_as_asked():
+    x = torch.linspace(0, 1, 1001, dtype=torch.float64)[:, None] ** 3
+    quantiles = breakpoints_from_data(x, 4, 1.0, 0.0)
+    torch.testing.assert_close(quantiles[0], torch.linspace(0, 1, 5, dtype=torch.float64) ** 3, atol=1e-2, rtol=0)
+    half = breakpoints_from_data(x, 4, 0.5, 0.0)
+    uniform = breakpoints_from_data(x, 4, 0.0, 0.0)
+    torch.testing.assert_close(half, (quantiles + uniform) / 2, atol=1e-2, rtol=0)
+
+
+def test_ends_are_exact_and_old_points_stay():
+    low, high = torch.tensor([0.1, -3.0], dtype=torch.float64), torch.tensor([0.7, 5.0], dtype=torch.float64)
+    points = uniform_breakpoints(low, high, 7)
+    assert torch.equal(points[:, 0], low)
+    assert torch.equal(points[:, -1], high)
+    assert torch.equal(subdivide(points, 5)[:, ::5], points)
+
+
+def test_refusals():
+    one = torch.ones(1)
+    with pytest.raises(UsageError, match="at least 1 interval"):
+        uniform_breakpoints(0 * one, one, 0)
+    with pytest.raises(UsageError, match="lower < upper"):
+        uniform_breakpoints(one, one, 3)
+
+
+def test_a_grid_too_fine_for_its_precision_is_refused():
+    low = torch.tensor([1000.0])
+    with pytest.raises(UsageError, match="precision"):
+        uniform_breakpoints(low, low + 0.01, 1000)
+    with pytest.raises(UsageError, match="precision"):
+        subdivide(uniform_breakpoints(low, low + 0.01, 10), 100)

@@ -1,0 +1,52 @@
+"""Least squares splines: against numpy, without full rank, and how fast they approach a function."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun.engine.splines import Grid, design_matrix, extend, fit_coefficients, sample_points, uniform_breakpoints
+
+
+def grid_of(intervals, degree, dtype=torch.float64, uniform=True):
+    points = uniform_breakpoints(torch.tensor([-1.0]).to(dtype), torch.tensor([1.0]).to(dtype), intervals)
+    return Grid(extend(points, degree), degree, uniform)
+
+
+def test_the_solution_is_numpys():
+    grid = grid_of(5, 3)
+    generator = torch.Generator().manual_seed(0)
+    x = 2 * torch.rand(200, 1, generator=generator, dtype=torch.float64) - 1
+    y = torch.randn(200, 2, 1, generator=generator, dtype=torch.float64)
+    found = fit_coefficients(x, y, grid)[:, 0]
+    expected = np.linalg.lstsq(design_matrix(x, grid)[0].numpy(), y[..., 0].numpy(), rcond=None)[0].T
+    np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("data", [[0.3] * 40, [-0.9, 0.4], [0.1], [-1.0, 1.0] * 20, [0.01, 0.02, 0.03]])
+def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
+    grid = grid_of(8, 3, dtype)
+    x = torch.tensor(data, dtype=dtype)[:, None]
+    y = torch.sin(3 * x)[:, None, :]
+    coefficients = fit_coefficients(x, y, grid)
+    assert coefficients.isfinite().all()
+    assert coefficients.abs().max() < 100
+    fitted = torch.einsum("sn,on->so", design_matrix(x, grid)[0], coefficients[:, 0])
+    torch.testing.assert_close(fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
+def test_the_error_falls_with_the_power_degree_plus_one(degree):
+    widths = [48, 64, 96]
+    errors = []
+    at = torch.linspace(-1, 1, 2001, dtype=torch.float64)[:, None]
+    for intervals in widths:
+        grid = grid_of(intervals, degree)
+        x = sample_points(grid, 12)
+        c = fit_coefficients(x, torch.exp(torch.sin(3 * x))[:, None, :], grid)
+        fitted = design_matrix(at, grid)[0] @ c[0, 0]
+        errors.append(float((fitted - torch.exp(torch.sin(3 * at[:, 0]))).square().mean().sqrt()))
+    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-(degree + 1), abs=0.3)

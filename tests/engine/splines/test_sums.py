@@ -1,0 +1,153 @@
+"""Sums of splines and their gradients by every kernel, against loops over samples, edges and functions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kanrun.engine.splines import Grid, cubic, dense, extend, gathering, local_basis, sparse
+from kanrun.engine.splines.contraction import (
+    dense_rows,
+    row_products,
+    row_sums,
+    sparse_product,
+    weighted_rows,
+)
+
+
+def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
+    generator = torch.Generator().manual_seed(degree)
+    points = torch.linspace(-1, 1, 6, dtype=torch.float64).expand(inputs, -1)
+    if not uniform:
+        points = points + 0.1 * torch.rand(points.shape, generator=generator, dtype=torch.float64)
+    grid = Grid(extend(points, degree), degree, uniform, outside)
+    x = spread * (2 * torch.rand(samples, inputs, generator=generator, dtype=torch.float64) - 1)
+    table = torch.randn(4, inputs, grid.functions, generator=generator, dtype=torch.float64)
+    g = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
+    return grid, x, table, g
+
+
+def by_loops(x, table, grid):
+    basis, interval = local_basis(x, grid)
+    y = torch.zeros(x.shape[0], table.shape[0], dtype=x.dtype)
+    for n in range(x.shape[0]):
+        for o in range(table.shape[0]):
+            for i in range(x.shape[1]):
+                for p in range(grid.degree + 1):
+                    y[n, o] += basis[n, i, p] * table[o, i, interval[n, i] + p]
+    return y
+
+
+@pytest.mark.parametrize("kernel", [dense, sparse], ids=["dense", "sparse"])
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
+@pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
+def test_sums_and_gradients(kernel, degree, uniform, outside, spread):
+    grid, x, table, g = case(degree, uniform, outside, spread)
+    y, kept = kernel.spline_sums(x, table, grid, True)
+    torch.testing.assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
+    by_x, by_table = kernel.gradients(g, x, table, grid, kept, (True, True))
+    basis, interval = local_basis(x, grid)
+    slopes, _ = local_basis(x, grid, 1)
+    rows, steep = dense_rows(basis, interval, grid.functions), dense_rows(slopes, interval, grid.functions)
+    torch.testing.assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
+    torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
+    only_table = kernel.gradients(g, x, table, grid, kept, (False, True))
+    assert only_table[0] is None
+    torch.testing.assert_close(only_table[1], by_table)
+    assert kernel.gradients(g, x, table, grid, kept, (True, False))[1] is None
+
+
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
+def test_blocks_and_scratch_change_nothing(spread, monkeypatch):
+    grid, x, table, g = case(3, True, "linear", spread, samples=40, inputs=7)
+    y, kept = dense.spline_sums(x, table, grid, True)
+    expected = dense.gradients(g, x, table, grid, kept, (True, True))
+    monkeypatch.setattr(dense, "KEPT", 0)
+    monkeypatch.setattr(dense, "BLOCK", 40 * grid.functions * 2)
+    again, kept = dense.spline_sums(x, table, grid, True)
+    found = dense.gradients(g, x, table, grid, kept, (True, True))
+    torch.testing.assert_close(again, y, atol=1e-13, rtol=0)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
+
+
+def test_the_closed_form_serves_cubics_inside_only():
+    grid, x, _, _ = case(3, True, "linear", 0.9)
+    assert cubic.positions_inside(x.T.contiguous(), grid) is not None
+    beyond = x.clone()
+    beyond[0, 0] = 1.5
+    assert cubic.positions_inside(beyond.T.contiguous(), grid) is None
+    beyond[0, 0] = float("nan")
+    assert cubic.positions_inside(beyond.T.contiguous(), grid) is None
+    for degree, uniform in [(2, True), (3, False)]:
+        grid, x, _, _ = case(degree, uniform, "linear", 0.9)
+        assert cubic.positions_inside(x.T.contiguous(), grid) is None
+
+
+@pytest.mark.parametrize("count", [50, 9000, 40000])
+@pytest.mark.parametrize("groups", [7, 40000])
+def test_grouping_keeps_order_within_a_group(count, groups):
+    keys = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(0))
+    order, starts = gathering.grouped(keys, groups)
+    assert torch.equal(order, keys.sort(stable=True).indices)
+    assert torch.equal(starts, torch.searchsorted(keys.sort().values, torch.arange(groups)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_gathering_kernels_by_loops(dtype):
+    generator = torch.Generator().manual_seed(0)
+    table, grad = torch.randn(9, 3, generator=generator).to(dtype), torch.randn(5, 3, generator=generator).to(dtype)
+    index = torch.randint(9, (5, 4), generator=generator)
+    weights = torch.randn(5, 4, generator=generator).to(dtype)
+    torch.testing.assert_close(gathering.bag(weights, table, index), (weights[..., None] * table[index]).sum(1))
+    inner = (table[index] * grad[:, None]).sum(-1)
+    torch.testing.assert_close(gathering.dots(table, grad, index), inner)
+    torch.testing.assert_close(gathering._dots_by_blocks(table, grad, index), inner)
+    total = torch.zeros(9, 3, dtype=dtype)
+    for b in range(5):
+        for s in range(4):
+            total[index[b, s]] += weights[b, s] * grad[b]
+    torch.testing.assert_close(gathering.spread(weights, grad, index, 9), total)
+
+
+def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(6, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn(3, 2, generator=generator, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(3, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+    index = torch.randint(6, (3, 4), generator=generator)
+    maps = [
+        (lambda w, t: weighted_rows(w, t, index), (weights, table)),
+        (lambda t, g: row_products(t, g, index), (table, grad)),
+        (lambda w, g: row_sums(w, g, index, 6), (weights, grad)),
+    ]
+    for function, arguments in maps:
+        assert torch.autograd.gradcheck(function, arguments)
+        assert torch.autograd.gradgradcheck(function, arguments)
+        detached = [argument.detach() for argument in arguments]
+        many = [torch.stack([argument, 2 * argument, argument + 1]) for argument in detached]
+        for dims in [(0, 0), (0, None), (None, 0)]:
+            used = [m if d == 0 else a for m, a, d in zip(many, detached, dims, strict=True)]
+            expected = [function(*(m[v] if d == 0 else m for m, d in zip(used, dims, strict=True))) for v in range(3)]
+            torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
+
+
+def test_sparse_product_is_the_dense_one():
+    grid, x, table, _ = case(3, False, "linear", 1.2)
+    basis, interval = local_basis(x, grid)
+    torch.testing.assert_close(
+        sparse_product(basis, interval, table),
+        torch.einsum("nif,oif->no", dense_rows(basis, interval, grid.functions), table),
+    )
+
+
+def test_no_samples():
+    grid, x, table, g = case(3, True, "linear", 0.9)
+    for kernel in (dense, sparse):
+        y, kept = kernel.spline_sums(x[:0], table, grid, True)
+        assert y.shape == (0, 4)
+        by_x, by_table = kernel.gradients(g[:0], x[:0], table, grid, kept, (True, True))
+        assert by_x.shape == (0, 3)
+        assert not by_table.any()
