@@ -120,7 +120,7 @@ class BSpline(Curve):
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
         flat = x.reshape(-1, 1)
         values, interval = local_basis(flat, self.grid)
-        return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(*x.shape[:-1], -1)
+        return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(*x.shape[:-1], self.grid.functions)
 
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "degree": self.degree}

@@ -1,0 +1,173 @@
+"""A KAN on other grids: exact where it can be, close where it cannot, and convergent as grids get finer."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kanrun.engine.layers import EdgeSpec, move_layer
+from kanrun.engine.networks import KAN, activations, adapt_inputs, refine, regrid_hidden
+from kanrun.engine.splines import breakpoints_of
+
+
+def kan(shape, intervals, spec=None, seed=0, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(seed)
+    domain = torch.tensor([[-1.0, 1.5]], dtype=dtype).expand(shape[0], 2)
+    network = KAN.create(shape, intervals, spec or EdgeSpec(), domain=domain, generator=generator)
+    with torch.no_grad():
+        for layer in network:
+            layer.coefficients.add_(torch.randn(layer.coefficients.shape, generator=generator, dtype=torch.float64))
+    return network
+
+
+def data(network, samples=200, spread=1.0, seed=1):
+    share = torch.rand(samples, network.shape[0], generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (0.25 + spread * 2.5 * (share - 0.5)).to(network.layer(0).knots)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    widths=st.lists(st.integers(1, 3), min_size=2, max_size=4),
+    degree=st.integers(1, 5),
+    intervals=st.integers(1, 6),
+    factor=st.integers(1, 5),
+    outside=st.sampled_from(["linear", "constant", "zero"]),
+    seed=st.integers(0, 1000),
+)
+def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, intervals, factor, outside, seed):
+    # Hidden values leave their grids, so what lies outside is part of it.
+    network = kan(widths, intervals, EdgeSpec(degree=degree, outside=outside), seed)
+    x = data(network, 100, 1.6, seed)
+    new = refine(network, intervals * factor, x)
+    assert new.how == "insertion"
+    assert new.network.intervals == intervals * factor
+    slope = max(
+        1.0,
+        *(
+            float(layer.edge_values(t, 1).abs().max())
+            for layer, t in zip(network, activations(network, x), strict=False)
+        ),
+    )
+    if outside == "zero":
+        inside = torch.stack(
+            [
+                ((t >= layer.grid.low) & (t <= layer.grid.high)).all(1)
+                & ((t - layer.grid.low).abs().amin(1) > 1e-9)
+                & ((t - layer.grid.high).abs().amin(1) > 1e-9)
+                for layer, t in zip(network, activations(network, x), strict=False)
+            ]
+        ).all(0)
+        x = x[inside]
+    old, found = network(x), new.network(x)
+    torch.testing.assert_close(
+        found,
+        old,
+        atol=1e-12 * slope ** (len(widths) - 2) * max(1.0, float(network(data(network)).abs().max())),
+        rtol=1e-12,
+    )
+
+
+def test_refining_a_trained_range_changes_nothing_to_speak_of():
+    network = kan([2, 3, 1], 4)
+    x = data(network, 300)
+    regridded = regrid_hidden(network, x, adapt=0.3, margin=0.05).network
+    fine = refine(regridded, 40, x)
+    assert fine.change < 1e-12
+    assert fine.how == "insertion"
+
+
+def test_other_grids_are_fitted_and_the_change_is_said():
+    network = kan([2, 3, 1], 4)
+    x = data(network, 300)
+    new = refine(network, 30, x)
+    assert new.how == "least squares"
+    size = network(x).abs().max()
+    assert new.change == pytest.approx(float((new.network(x) - network(x)).abs().max() / size))
+    assert 0 < new.change < 0.05
+    assert refine(network, 300, x).how == "insertion"
+
+
+def test_hidden_grids_follow_what_reaches_them():
+    network = kan([2, 3, 1], 20)
+    x = data(network, 300)
+    new = regrid_hidden(network, x, adapt=0.0, margin=0.05).network
+    reaching = activations(network, x)[1]
+    points = breakpoints_of(new.layer(1).knots, 3)
+    width = reaching.amax(0) - reaching.amin(0)
+    torch.testing.assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
+    torch.testing.assert_close(points[:, -1], reaching.amax(0) + 0.05 * width)
+    assert torch.equal(new.layer(0).knots, network.layer(0).knots)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("samples", [1, 2, 50])
+@pytest.mark.parametrize("kind", ["constant", "two values", "outlier", "spread"])
+def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
+    network = kan([2, 3, 1], 5, dtype=dtype)
+    x = data(network, samples)
+    if kind == "constant":
+        x[:] = 0.3
+    if kind == "two values":
+        x = torch.where(x > 0.2, torch.ones_like(x), -torch.ones_like(x))
+    if kind == "outlier":
+        x[0] = 1e5
+    for adapt in (0.0, 0.5, 1.0):
+        hidden = regrid_hidden(network, x, adapt=adapt, margin=0.05).network
+        both = adapt_inputs(hidden, x.clamp(-1, 1.5), adapt=adapt).network
+        for layer in both:
+            assert (layer.knots.diff(dim=1) > 0).all()
+            assert layer.coefficients.isfinite().all()
+        assert both(x).isfinite().all()
+
+
+def test_scales_and_masks_are_carried():
+    network = kan([2, 3, 1], 4)
+    with torch.no_grad():
+        network.layer(0).spline_weight.mul_(3.7)
+        network.layer(0).mask[1, 0] = False
+    x = data(network, 300)
+    fine = refine(network, 12, x).network
+    assert torch.equal(fine.layer(0).spline_weight, network.layer(0).spline_weight)
+    assert torch.equal(fine.layer(0).mask, network.layer(0).mask)
+    assert refine(network, 12, x).change < 1e-12
+
+
+def test_the_old_network_is_left_alone():
+    network = kan([2, 2, 1], 4)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    x = data(network)
+    refine(network, 9, x)
+    regrid_hidden(network, x, intervals=7, adapt=0.1, margin=0.05)
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_carrying_a_function_converges_with_the_grid(degree):
+    layer = kan([1, 1], 5, EdgeSpec(degree=5, base="zero")).layer(0)
+    x = data(KAN([layer]), 1000)
+    errors, widths = [], [20, 40, 80]
+    for intervals in widths:
+        smooth = kan([1, 1], intervals, EdgeSpec(degree=degree, base="zero")).layer(0)
+        at = torch.linspace(-1, 1.5, 12 * intervals, dtype=torch.float64)[:, None]
+        from kanrun.engine.splines import fit_coefficients
+
+        values = layer.spline_values(at).detach()
+        fitted = smooth.with_grid(
+            breakpoints_of(smooth.knots, degree), fit_coefficients(at, values, smooth.grid), uniform=True
+        )
+        errors.append(float((fitted.spline_values(x) - layer.spline_values(x)).square().mean().sqrt()))
+    slope = np.polyfit(np.log(widths), np.log(errors), 1)[0]
+    assert slope == pytest.approx(-(degree + 1), abs=0.3)
+
+
+def test_moving_keeps_how_it_was_done():
+    layer = kan([2, 2], 4).layer(0)
+    points = breakpoints_of(layer.knots, 3)
+    same, how = move_layer(layer, points, uniform=True)
+    assert how == "insertion"
+    torch.testing.assert_close(same.coefficients, layer.coefficients, atol=1e-14, rtol=1e-14)
+    _, how = move_layer(layer, points + 0.01, uniform=True)
+    assert how == "least squares"
