@@ -51,7 +51,8 @@ def overlap(cfg: ContinualConfig) -> Cells:
 
 
 def depth(cfg: ContinualConfig) -> Cells:
-    return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in cfg.memories]
+    kept = {True: cfg.memories, False: cfg.memories[:1]}  # one layer alone is there to be compared with
+    return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in kept[len(hidden) > 0]]
 
 
 PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {

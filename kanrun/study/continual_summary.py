@@ -60,7 +60,7 @@ def summary(
             "backward_transfer": found.backward_transfer,
             "between_rmse": best.between,
             "rmse": best.rmse,
-            "best_spline_rmse": best_spline(network, course),
+            "best_spline_rmse": best_spline(network, course) if learner.plain else None,
             "trial": best.number,
             "steps": best.steps,
             "seconds": sum(trial.seconds for trial in tried),

@@ -94,7 +94,9 @@ def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draw
     if not memory.anchors:
         return make_solver(network, data, plan, weight, draws)
     size = output_size(samples, "regression")
-    objective = Anchored(samples, size, "regression", weight, plan.local, tuple(memory.anchors), memory.strength)
+    objective = Anchored(
+        samples, size, weight=weight, local=plan.local, anchors=tuple(memory.anchors), strength=memory.strength
+    )
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=plan.steps or STEPS["adam"]), draws)
     return LBFGS(network, objective, history=plan.history)
