@@ -14,7 +14,6 @@ import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import ArrayLike, NDArray
 
 from kanrun.engine.symbolic import (
-    NOTHING,
     Candidate,
     Certificate,
     Formula,
@@ -168,7 +167,7 @@ def _events(samples: Samples, options: Options, seed: int, given: Graph | None) 
     if given is not None:
         trained = Trained(given, samples.error(given))
         yield Step("train", "given network", given, trained.error, 0.0)
-        if trained.error < NOTHING:
+        if trained.error < samples.nothing:
             yield from refine_to_formula("given network", trained, samples, options.candidates, options.search)
     elif options.hidden is not None:
         shape = (samples.x.shape[1], *options.hidden, 1)
@@ -181,10 +180,10 @@ def _concluded(
     samples: Samples, check: Check, options: Options, steps: list[Step], tried: list[Tried], began: float
 ) -> Interpretation:
     best = min((step.error for step in steps), default=float("inf"))
-    if best >= NOTHING or not tried:
+    if best >= samples.nothing or not tried:
         sentence = (
             "no structure found: no network predicts held-out points better than their mean does"
-            if best >= NOTHING
+            if best >= samples.nothing
             else f"the network did not train: its relative error on held-out points is {best:.2g}"
         )
         return Interpretation("failed", sentence, None, None, None, "", time.monotonic() - began, None, tuple(steps))

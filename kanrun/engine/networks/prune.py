@@ -10,14 +10,14 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from kanrun.engine.networks.kan import KAN
+from kanrun.engine.networks.kan import KAN, activations
 from kanrun.engine.networks.scores import scores
 
 #: The validation error may grow by this when edges go.
 SLACK = 0.05
 
 
-def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "out inputs"]]) -> KAN:
+def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "_ _"]]) -> KAN:
     """A copy of `kan` in which only the edges of `masks` (one a layer) are alive; those pruned before stay pruned.
 
     Edges into a node from which nothing alive leads to an output go too, so the function is that of the masks
@@ -35,7 +35,8 @@ def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "out inputs"]]) -> KAN:
 
 
 def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> KAN:
-    """`kan` without the edges whose score on x is below `threshold`; at least the best edge into each output stays."""
+    """`kan` without the edges whose score on x is below `threshold`; at least the best edge into each output stays,
+    and the means of lost edges stay as constants."""
     data = torch.as_tensor(x).to(kan.layer(0).knots)
     edges = scores(kan, data).edges
     masks = [edge >= threshold for edge in edges]
@@ -43,7 +44,23 @@ def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: 
     for layer in range(len(masks) - 2, -1, -1):  # a node that is needed keeps the best way into it
         needed = masks[layer + 1].any(0)[:, None]
         masks[layer] |= needed & (edges[layer] == edges[layer].amax(1, keepdim=True))
-    return with_masks(kan, masks)
+    return _with_means(with_masks(kan, masks), kan, data)
+
+
+def _with_means(new: KAN, old: KAN, x: Tensor) -> KAN:
+    """`new` with the mean on x of every edge that it lost added to the largest edge kept into the same node: a constant
+    is not noise. B-splines sum to one, so it is added to the coefficients."""
+    with torch.no_grad():
+        for layer, before, reaching in zip(new, old, activations(old, x), strict=False):
+            values = before.edge_values(reaching)
+            lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
+            size = values.std(0, correction=0) * layer.mask
+            scale = layer.scales()[1]
+            for out in range(layer.outputs):
+                keeper = int(size[out].argmax())
+                if layer.mask[out, keeper] and lost[out] != 0 and scale[out, keeper] != 0:
+                    layer.coefficients[out, keeper] += lost[out] / scale[out, keeper]
+    return new
 
 
 def prune_on_validation(

@@ -22,11 +22,11 @@ class Scores:
     """`edges[l]` (out, in) of layer l and `nodes[l]` (width) of each row of nodes, inputs first; outputs have score
     1."""
 
-    edges: list[Float[Tensor, "out inputs"]]
-    nodes: list[Float[Tensor, " width"]]
+    edges: list[Float[Tensor, "_ _"]]
+    nodes: list[Float[Tensor, _]]
 
 
-def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "out inputs"]]:
+def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
     """The standard deviation of every edge's output on x, layer by layer; 0 for pruned edges."""
     with torch.no_grad():
         reaching = activations(kan, x)

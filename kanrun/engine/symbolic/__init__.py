@@ -9,7 +9,6 @@ from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.numeric import NumericSettings, Trained
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.search import (
-    NOTHING,
     SearchSettings,
     Step,
     Tried,
@@ -21,7 +20,6 @@ from kanrun.engine.symbolic.selection import EXACT, SelectionSettings
 
 __all__ = [
     "EXACT",
-    "NOTHING",
     "RECOVERED",
     "TABLE",
     "Candidate",

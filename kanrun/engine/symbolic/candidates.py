@@ -41,7 +41,7 @@ class Domain:
         if self.pole is None:
             return True
         if self.period is None:
-            return low > self.pole or high < self.pole
+            return bool(low > self.pole or high < self.pole)
         return bool(np.floor((low - self.pole) / self.period) == np.floor((high - self.pole) / self.period))
 
 

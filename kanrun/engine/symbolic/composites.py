@@ -172,7 +172,8 @@ def _products(curve: Array, left: Candidate, right: Candidate, centre: float) ->
         return []
     f, g = np.broadcast_arrays(curves[:, None, :], other_curves[None, :, :])
     basis = np.stack([f * g, f, g, np.ones_like(f)], axis=-1)
-    basis = basis / np.linalg.norm(basis, axis=-2, keepdims=True)
+    size = np.linalg.norm(basis, axis=-2, keepdims=True)
+    basis = basis / np.where(size > 0, size, 1.0)
     normal = np.einsum("ijnp,ijnq->ijpq", basis, basis) + 1e-12 * np.eye(4)
     solution = np.linalg.solve(normal, np.einsum("ijnp,n->ijp", basis, curve)[..., None])[..., 0]
     loss = np.mean((np.einsum("ijnp,ijp->ijn", basis, solution) - curve) ** 2, axis=-1)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import sympy
@@ -20,6 +20,7 @@ from kanrun.engine.symbolic.candidates import Array, Candidate
 CONSTANTS = "abcd"
 
 
+@runtime_checkable
 class EdgeFunction(Protocol):
     """What a graph asks of the function on an edge."""
 

@@ -53,9 +53,9 @@ def eliminate(graph: Graph, samples: Samples, *, slack: float, floor: float, pen
     kept: set[tuple[int, int, int]] = set()
     while True:
         scores = edge_scores(graph, samples)
-        order = [i for i in np.argsort(scores) if np.isfinite(scores[i]) and _key(graph, i) not in kept]
+        order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i]) and _key(graph, i) not in kept]
         for i in order:
-            trial = _without(graph, int(i), samples)
+            trial = _without(graph, i, samples)
             if not trial.edges or len(trial.edges) == len(graph.edges):
                 kept.add(_key(graph, i))
                 continue

@@ -18,7 +18,7 @@ from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 
 #: Candidates that are polished, grid points of each, and steps.
-_POLISHED, _STARTS, _POLISH_STEPS = 12, 2, 24
+_POLISHED, _STARTS, _POLISH_STEPS = 12, 2, 40
 _SAMPLES, _COARSE = 120, 81
 #: What counts as no loss at all when matches are ranked.
 ROUNDING = 1e-14
@@ -175,7 +175,10 @@ def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: floa
     function = Symbolic(candidate, (a, b, float(c), float(d)), candidate.free)
     graph = Graph(1, ("sum",), (Edge(0, 1, function),))
     fitted = refit(
-        graph, tau[:, None], values, Settings(steps=_POLISH_STEPS, gain=1e-3, floor=(ROUNDING * spread) ** 0.5)
+        graph,
+        tau[:, None],
+        values,
+        Settings(steps=_POLISH_STEPS, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
     )
     result = fitted.graph.edges[0].function
     assert isinstance(result, Symbolic)

@@ -25,6 +25,13 @@ class Samples:
         """The standard deviation of y: errors are small or large relative to it."""
         return max(float(np.std(self.y)), 1e-300)
 
+    @cached_property
+    def nothing(self) -> float:
+        """The relative validation error from which on a model has learned nothing: that of the mean of y, less what the
+        best of several models reaches by chance on so few points."""
+        by_mean = self.error(lambda x: np.full(x.shape[0], float(np.mean(self.y))))
+        return by_mean * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
+
     def error(self, model: Callable[[Array], Array]) -> float:
         """Root mean square error on the validation data relative to the spread; inf where the model is not finite."""
         with np.errstate(all="ignore"):

@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
 from kanrun.engine.symbolic.numeric import NumericSettings, Trained, coarse_fit, extend, train_graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.selection import EXACT, SelectionSettings, select
+from kanrun.engine.symbolic.selection import EXACT, PER_UNIT, SelectionSettings, select
 from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
 from kanrun.engine.symbolic.skeletons import Skeleton, fitted_grids, kan_shape, start
 
@@ -115,7 +115,7 @@ class _Search:
 
     def attempt(self, shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
         for name, make in _ranked(shapes, self.samples, self.settings, self.generator, self.end):
-            if self.exact() or time.monotonic() > self.end:
+            if self.over():
                 return
             yield from self.explore(name, make)
 
@@ -137,13 +137,11 @@ class _Search:
     def last_resort(self) -> Iterator[Step | Tried]:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
         best = min((trained.error for _, trained in self.trained), default=np.inf)
-        if best < NOTHING:
+        if best < self.samples.nothing:
             near = [(name, each) for name, each in self.trained if each.error <= 1.1 * best]
             yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
 
 
-#: Relative error from which on a network has learned nothing.
-NOTHING = 0.95
 #: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
 _MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD = 14, 7, 3e-3
 #: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
@@ -283,7 +281,7 @@ def intervals_of(graph: Graph) -> list[int]:
 
 
 def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
-    """The exact one, else the formula with the smallest error, complexity weighing 2 % a unit; None if nothing
+    """The exact one, else the formula with the smallest error, complexity weighing PER_UNIT a unit; None if nothing
     trained."""
     exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
     if exact:
@@ -293,8 +291,6 @@ def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | 
     return min(
         tried,
         key=lambda each: (
-            each.formula_error * (1 + 0.02 * (each.formula.complexity if each.formula else 0))
-            if each.formula
-            else 100 * each.network_error
+            each.formula_error * (1 + PER_UNIT * each.formula.complexity) if each.formula else 100 * each.network_error
         ),
     )

@@ -28,6 +28,10 @@ from kanrun.engine.symbolic.samples import Samples
 
 #: Relative validation error at which a formula is taken as exact: nothing can be better.
 EXACT = 1e-11
+#: What a unit of complexity must lower the error by, relatively.
+PER_UNIT = 6e-3
+#: Above this relative error a network is taken to have met noise, and a formula `AS_GOOD` times as wrong to be enough.
+NOISY, AS_GOOD = 5e-3, 1.02
 #: 1 - R^2 below which a single candidate is not doubted.
 _CLEAR = 3e-8
 
@@ -57,8 +61,14 @@ class Selected:
 
 @dataclass(order=True)
 class _State:
-    error: float
+    """Ordered by `cost`: the error, more by a share for each unit of complexity, as noise would lower it by chance."""
+
+    cost: float = field(init=False)
+    error: float = field(compare=False)
     graph: Graph = field(compare=False)
+
+    def __post_init__(self) -> None:
+        self.cost = max(self.error, EXACT) * (1 + PER_UNIT * self.graph.complexity)
 
 
 def edge_matches(graph: Graph, samples: Samples, candidates: Sequence[Candidate]) -> dict[int, list[Match]]:
@@ -79,6 +89,9 @@ def select(
     graph = plain_gauge(graph, samples)
     matches = edge_matches(graph, samples, candidates)
     best, tried = _try_assignments(graph, samples, matches, goal, settings, end)
+    accuracy = samples.error(graph)
+    if accuracy > NOISY:
+        goal = max(goal, AS_GOOD * accuracy)
     if best.error > goal and time.monotonic() < end:
         matches = with_composites(graph, samples, candidates, matches)
         state, more = _try_assignments(graph, samples, matches, goal, settings, end)

@@ -23,8 +23,10 @@ OUTER = ("x", "exp", "sin", "sqrt", "x^2")
 
 def as_spline(function: Symbolic, t: np.ndarray) -> Spline:
     low, high = float(t.min()), float(t.max())
-    return Spline(low, high, np.zeros(33), 3).refined(30).with_parameters(
-        _coefficients(function, Spline(low, high, np.zeros(33), 3))
+    return (
+        Spline(low, high, np.zeros(33), 3)
+        .refined(30)
+        .with_parameters(_coefficients(function, Spline(low, high, np.zeros(33), 3)))
     )
 
 
@@ -59,7 +61,7 @@ def test_a_planted_formula_is_recovered_from_its_network(
         assert isinstance(edge.function, Symbolic)
         network = network.with_function(i, as_spline(edge.function, values[edge.source]))
     samples = Samples(x[:400], y[:400], x[400:], y[400:])
-    found = select(network, samples, choose(None), 1e-10, SelectionSettings(seconds=10))
+    found = select(network, samples, choose(None), 1e-10, SelectionSettings(seconds=10.0))
     assert found.graph is not None
     assert found.error < 1e-9
 

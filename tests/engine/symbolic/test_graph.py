@@ -77,7 +77,10 @@ def test_canonical_keeps_the_function_and_drops_redundant_constants() -> None:
 
 
 def test_linear_detours_are_taken_out() -> None:
-    inner = (Edge(0, 2, Symbolic(TABLE["sin"], (1.0, 0.0, 1.0, 0.0))), Edge(1, 2, Symbolic(TABLE["exp"], (1, 0, 1, 0))))
+    inner = (
+        Edge(0, 2, Symbolic(TABLE["sin"], (1.0, 0.0, 1.0, 0.0))),
+        Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0))),
+    )
     graph = Graph(2, ("sum", "sum"), (*inner, Edge(2, 3, Symbolic(TABLE["x"], (1.0, 0.0, 2.0, 0.5)))))
     simple = canonical(graph)
     assert len(simple.operations) == 1
