@@ -21,7 +21,7 @@ from kanrun.study.published import published
 from kanrun.study.seeds import generator
 
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
-ROUNDING = 1e-11
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
