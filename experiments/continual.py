@@ -3,7 +3,7 @@
 Reproduces the KAN paper's section 3.4 (arXiv 2404.19756, Figure 3.4): a [1, 1] KAN learns sum exp(-300 (x - c)^2) peak
 by peak and forgets nothing, an MLP forgets. `parts` says what is run:
 
-- `learners`: the paper's figure, one row a learner, with replay and EWC as baselines and the KAN's defaults as ablations;
+- `learners`: the paper's figure, one row a learner, with replay and EWC as baselines, the KAN's defaults as ablations;
 - `intervals`: the KAN on finer grids, to see the order of its error;
 - `overlap`: phases that reach into each other; `depth`: deeper KANs of the same parameters, and what keeps them.
 
@@ -33,6 +33,7 @@ from kanrun.study.continual_forgetting import measure_forgetting
 from kanrun.study.continual_learners import Learner, learners_of, of_shape
 from kanrun.study.continual_summary import marks, summary
 from kanrun.study.continual_training import Trial, go_through
+from kanrun.study.models import check_model
 from kanrun.study.plans import make_plan
 
 Cells = list[dict[str, Any]]
@@ -62,7 +63,9 @@ PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {
 
 def cells(cfg: ContinualConfig) -> Cells:
     """The cells of every part that is asked for; those beside the first part are trained once, not `trials` times."""
-    return [{"part": part, "overlap": cfg.overlap, "trials": 1, **cell} for part in cfg.parts for cell in PARTS[part](cfg)]
+    return [
+        {"part": part, "overlap": cfg.overlap, "trials": 1, **cell} for part in cfg.parts for cell in PARTS[part](cfg)
+    ]
 
 
 def check(cfg: ContinualConfig) -> None:
@@ -88,8 +91,8 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
     if "intervals" not in cell:
         return learner
     model = replace(learner.model, intervals=cell["intervals"])
-    make_sure = of_shape(replace(cfg, model=model), [], "none")  # refuses a grid that cannot be
-    return replace(make_sure, model=model, name=f"KAN, G = {cell['intervals']}")
+    check_model(model, cfg.dimension)
+    return replace(learner, model=model, name=f"KAN, G = {cell['intervals']}")
 
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:

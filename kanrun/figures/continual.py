@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -48,7 +49,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     """
     learners, count = _some(functions["learner"], MOST_ROWS), int(functions["after"].max())
     shown = _some(functions["after"], MOST_COLUMNS)
-    figure = new_figure(0.72 * (len(learners) + 1) + 0.5, 1.25 * len(shown) + 1.0)
+    figure = _with_labels(new_figure(0.72 * (len(learners) + 1) + 0.5, 1.25 * len(shown) + 1.2))
     rows = grid_of_axes(figure, len(learners) + 1, len(shown))
     low, high = functions["truth"].min(), functions["truth"].max()
     margin = 0.3 * (high - low or 1.0)
@@ -60,11 +61,11 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
         panel.fill_between(truth["x0"], truth["truth"], low, color=PALE, lw=0)
         panel.plot(points["x0"], points["y"], ".", color=BLACK, ms=2)
         panel.set_title(f"phase {after}" + (f" of {count}" if count > len(shown) else ""), fontsize=8)
-        for row, learner in enumerate(learners, 1):
+        for below, learner in enumerate(learners, 1):
             known = functions[(functions["learner"] == learner) & (functions["after"] == after)]
-            rows[row][column].fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
+            rows[below][column].fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
             colour = BLUE if str(learner).startswith("KAN") else VERMILLION
-            rows[row][column].plot(known["x0"], known["output"], color=colour, lw=1.0)
+            rows[below][column].plot(known["x0"], known["output"], color=colour, lw=1.0)
     for row, name in zip(rows, ["data", *learners], strict=True):
         row[0].set_ylabel(_folded(str(name)), rotation=0, ha="right", va="center", fontsize=7.5)
         for panel in row:
@@ -80,7 +81,7 @@ def surfaces(functions: DataFrame) -> Figure:
     `functions` has the columns learner, after, x0, x1, truth, output.
     """
     learners, shown = _some(functions["learner"], MOST_ROWS), _some(functions["after"], MOST_COLUMNS)
-    figure = new_figure(0.95 * (len(learners) + 1) + 0.3, 1.0 * len(shown) + 1.6)
+    figure = _with_labels(new_figure(0.95 * (len(learners) + 1) + 0.3, 1.0 * len(shown) + 1.9))
     rows = grid_of_axes(figure, len(learners) + 1, len(shown))
     scale: Any = {"vmin": functions["truth"].min(), "vmax": functions["truth"].max()}
     first = functions[(functions["learner"] == learners[0]) & (functions["after"] == shown[0])]
@@ -203,9 +204,9 @@ def against_depth(summary: DataFrame) -> Figure:
 _MEMORY = {"none": "nothing kept", "hold": "seen coefficients held", "rehearse": "own outputs rehearsed"}
 
 
-def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, float]) -> Any:
+def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, Any]) -> Any:
     table = known.pivot_table(index="x1", columns="x0", values=column)
-    extent = (table.columns.min(), table.columns.max(), table.index.min(), table.index.max())
+    extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
     image = panel.imshow(table.to_numpy(), origin="lower", extent=extent, **scale)
     _bare(panel)
     return image
@@ -225,5 +226,12 @@ def _some(column: Any, most: int) -> list[Any]:
     return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
+def _with_labels(figure: Figure) -> Figure:
+    """Room at the left: the layout does not see all of a label that is turned upright."""
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.06, 0, 0.94, 1))
+    return figure
+
+
 def _folded(name: str) -> str:
-    return letters(name, 30).replace(", ", ",\n")
+    return "\n".join(wrap(letters(name, 36), 12))

@@ -57,7 +57,7 @@ def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
             reference = without.groupby("seed")["worst_forgetting"].min()
             share = some.set_index("seed")["worst_forgetting"] / reference
             sentence = f"{name}: forgets less than the best {_KINDS[kind]} that keeps nothing (share of it)"
-            yield _most(sentence, share, KEPT if "rehearse" in name else 1.0)
+            yield _most(sentence, share, KEPT if "rehearse" in str(name) else 1.0)
 
 
 def _near_best(sentence: str, rows: pd.DataFrame) -> Claim:

@@ -76,7 +76,7 @@ def make_network(learner: Learner, cfg: ContinualConfig, course: Course, trial: 
     model = learner.model
     if isinstance(model, MLPConfig):
         depth = learner.depths[trial % len(learner.depths)]
-        wanted = kan_parameters(cfg.model, cfg.dimension)
+        wanted = float(kan_parameters(cfg.model, cfg.dimension))
         model = replace(model, hidden=list(by_parameters(cfg.dimension, 1, depth, wanted).hidden))
     return factory(model, course.problem, cfg.solver.kind)(draws)
 

@@ -1,0 +1,122 @@
+"""The measures of forgetting by their definitions, and what memories keep."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun.config import ContinualConfig
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.training import Samples, predict
+from kanrun.study.continual_course import make_course
+from kanrun.study.continual_forgetting import measure_forgetting
+from kanrun.study.continual_memory import MEMORIES, Anchored, Hold, Rehearse, Replay
+from kanrun.study.continual_training import held, on_the_data
+
+
+def flat_kan(intervals: int = 20) -> KAN:
+    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    draws = torch.Generator().manual_seed(0)
+    return KAN.create((1, 1), intervals, EdgeSpec(trainable_scales=False), domain=domain, generator=draws)
+
+
+def phase(low: float, high: float, count: int = 30) -> Samples:
+    x = torch.linspace(low, high, count, dtype=torch.float64)[:, None]
+    return Samples(x, x.sin())
+
+
+def box(samples: Samples) -> torch.Tensor:
+    return torch.stack([samples.x.amin(0), samples.x.amax(0)], 1)
+
+
+def test_measures_follow_their_definitions_on_a_matrix_by_hand() -> None:
+    found = measure_forgetting(np.array([[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]]))
+    assert found.average_error == pytest.approx((0.5 + 0.1 + 0.4) / 3)
+    assert found.forgetting == pytest.approx((0.4 + 0.0) / 2)
+    assert found.worst_forgetting == pytest.approx(0.4)
+    assert found.backward_transfer == pytest.approx(((0.1 - 0.5) + (0.2 - 0.1)) / 2)
+    assert found.learned == pytest.approx((0.1 + 0.2 + 0.4) / 3)
+
+
+def test_one_phase_has_nothing_to_forget() -> None:
+    found = measure_forgetting(np.array([[0.25]]))
+    assert (found.forgetting, found.worst_forgetting, found.backward_transfer) == (0, 0, 0)
+
+
+def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
+    cfg = ContinualConfig()
+    touching, wide = make_course(cfg, 0.0, 0), make_course(cfg, 0.5, 0)
+    ends = torch.cat(touching.boxes)
+    assert ends.flatten().tolist() == pytest.approx([-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12)
+    assert wide.boxes[1][0].tolist() == pytest.approx([-0.7, -0.1])
+    assert wide.boxes[0][0].tolist() == pytest.approx([-1, -0.5])
+    peak = touching.phases[2]
+    assert peak.y.amax() == pytest.approx(1, abs=2e-3)
+    assert len(touching.everything) == 500
+    away = touching.everything.x[touching.between, 0]
+    assert float((away[:, None] - torch.tensor([-0.8, -0.4, 0, 0.4, 0.8])).abs().amin()) > 0.1
+
+
+def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
+    backwards = make_course(ContinualConfig(order="descending"), 0.0, 0)
+    assert backwards.boxes[0].mean() == pytest.approx(0.8)
+    given = make_course(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
+    assert [round(float(place.mean()), 6) for place in given.boxes] == [0.0, -0.4, 0.4]
+    drawn = [make_course(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean() for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({float(place) for place in drawn}) > 1
+    plane = make_course(ContinualConfig(dimension=2, peaks=2, spacing=1.0, points=100), 0.0, 0)
+    assert [tuple(phase.x.shape) for phase in plane.phases] == [(100, 2)] * 4
+    assert plane.problem.domain.tolist() == [[-1, 1], [-1, 1]]
+
+
+def test_replay_keeps_some_points_and_rehearsal_none() -> None:
+    first, second, network = phase(-1, 0), phase(0, 1), flat_kan()
+    replay, rehearse = Replay(kept=5), Rehearse()
+    for memory in (replay, rehearse):
+        assert memory.samples(network, first, box(first)) is first
+        memory.learned(network, first, box(first))
+    joined = replay.samples(network, second, box(second))
+    assert len(joined) == len(second) + 5
+    assert replay.stored == 10
+    own = rehearse.samples(network, second, box(second))
+    assert torch.equal(own.y[len(second) :], predict(network, own.x[len(second) :]))
+    assert float(own.x[len(second) :].max()) < 0
+    assert rehearse.stored == 2
+
+
+def test_held_coefficients_get_no_gradient_and_the_others_do() -> None:
+    network, memory, first = flat_kan(), Hold(), phase(-1, 0)
+    assert memory.free(network) is None
+    memory.learned(network, first, box(first))
+    everywhere = phase(-1, 1)
+    with held(network, memory.free(network)):
+        network(everywhere.x).square().sum().backward()
+    slope = network.layer(0).coefficients.grad
+    assert slope is not None
+    seen = memory.seen[0]
+    assert float(slope[:, seen].abs().max()) == 0
+    assert float(slope[:, ~seen].abs().min()) > 0
+
+
+def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
+    network = MLP.create((1, 3, 1), "tanh", generator=torch.Generator().manual_seed(0))
+    first, memory = phase(-1, 0), MEMORIES["ewc"]()
+    memory.learned(network, first, box(first))
+    anchored = Anchored(first, 1.0, anchors=tuple(memory.anchors), strength=2.0)
+    bare = Anchored(first, 1.0)
+    assert float((anchored.value(network, first) - bare.value(network, first)).detach()) == 0
+    importance = memory.anchors[0][1][-1]
+    assert float(importance) == pytest.approx(1)  # the output's own bias moves every output by as much
+    with torch.no_grad():
+        network.linear[-1].bias += 0.5
+    assert float((anchored.value(network, first) - bare.value(network, first)).detach()) == pytest.approx(0.25)
+
+
+def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
+    there = phase(0.2, 0.6)
+    moved = on_the_data(flat_kan(), there.x, 0.0)
+    assert float(moved.layer(0).grid.low) == pytest.approx(0.2, abs=0.01)
+    assert float(moved.layer(0).grid.high) == pytest.approx(0.6, abs=0.01)
