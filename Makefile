@@ -23,10 +23,10 @@ fit: $(VENV)/installed ## set up .venv and fit the default target; the last line
 	@$(BIN)/kanrun fit $(ARGS)
 
 test: $(VENV)/installed-dev ## the default test suite
-	$(BIN)/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
 
 test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
 
 # import-linter and mypy see experiments/ and conf/ as part of kanrun in an installed wheel only, so they look at
 # one that is freshly built into an empty folder, from a folder without the sources.

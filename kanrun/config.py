@@ -354,3 +354,25 @@ GROUPS: dict[str, tuple[type, ...]] = {
     PointsTarget), "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
     "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
 }
+
+
+@dataclass
+class BenchConfig(ExperimentConfig):
+    """`kanrun bench`: what is measured runs in turn in one process, and is compared by medians over rounds.
+
+    A layer is [batch, inputs, outputs, intervals]. Peers that are not installed are named as such.
+    """
+
+    precision: str = "float32"  # of the layers; time_to_accuracy is in float64
+    part: str = "all"  # or layers, growth, time_to_accuracy, startup
+    rounds: int = 20
+    case_seconds: float = 30.0  # after which a case is left, once it has had three rounds
+    layers: list[Any] = MISSING
+    peers: list[str] = field(default_factory=lambda: ["pykan", "inkan", "inkan compiled", "jaxkan"])
+    growth_shape: list[int] = field(default_factory=lambda: [8, 8])  # inputs, outputs
+    growth_batch: int = 4096
+    growth_intervals: list[int] = field(default_factory=lambda: [5, 10, 20, 50, 100, 200, 500, 1000, 2000])
+    growth_batches: list[int] = field(default_factory=lambda: [256, 512, 1024, 2048, 4096, 8192])
+    errors: list[float] = field(default_factory=lambda: [1e-3, 2.5e-4, 8.2e-5])  # to be reached on fresh points
+    intervals: list[int] = field(default_factory=lambda: [3, 5, 10, 20])  # schedule of time_to_accuracy
+    limit: float = 60.0  # seconds of one training

@@ -5,11 +5,14 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from kanrun.config import AdamSolver, AutoSolver, KANConfig, LBFGSSolver, LMSolver
-from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Work, choose_solver
+from kanrun.config import AdamSolver, AutoSolver, KANConfig
+from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
 from kanrun.errors import UsageError
 from kanrun.study.models import AUTO_COEFFICIENTS, intervals_of, network_shape
 from kanrun.study.problem import Problem
+
+#: The smoothness penalty of classifiers: on second differences, of this weight.
+CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 
 
 def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
@@ -27,7 +30,8 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         intervals=intervals_of(model),
         steps=solver.steps,
         starts=solver.starts or _starts(model, shape, name),
-        weight=_weight(solver, name),
+        weight=_weight(solver, name, problem.data.task),
+        order=CLASSIFICATION_ORDER if problem.data.task == "classification" else None,
         narrow=getattr(solver, "narrow", False),
         update_grid=getattr(model, "update_grid", False),
         adapt=getattr(model, "adapt", 0.0),
@@ -54,7 +58,7 @@ def _edges(shape: tuple[int, ...]) -> int:
 
 def _adam(solver: Any) -> AdamOptions:
     if not isinstance(solver, AdamSolver):
-        return AdamOptions(batch=256)
+        return AdamOptions(batch=1024)
     return AdamOptions(
         learning_rate=solver.learning_rate,
         schedule=solver.schedule,
@@ -63,10 +67,17 @@ def _adam(solver: Any) -> AdamOptions:
     )
 
 
-def _weight(solver: Any, name: str) -> float | None:
-    """The penalty's weight, None where validation chooses it."""
-    given = getattr(solver, "penalty", "auto" if name == "lm" else 0.0)
-    return None if given == "auto" else float(given)
+def _weight(solver: Any, name: str, task: Task) -> float | None:
+    """The penalty's weight, None where validation chooses it (Levenberg-Marquardt).
+
+    Classes that can be separated have no finite minimum of cross-entropy: a penalty on curvature gives them one.
+    """
+    given = getattr(solver, "penalty", "auto")
+    if given != "auto":
+        return float(given)
+    if name == "lm":
+        return None
+    return CLASSIFICATION_WEIGHT if task == "classification" else 0.0
 
 
 def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
@@ -92,13 +103,11 @@ def check_solver(solver: Any) -> None:
             raise UsageError(f"solver.schedule={solver.schedule} is not known; choose cosine or constant.")
         if solver.weight_decay < 0:
             raise UsageError(f"solver.weight_decay={solver.weight_decay} must not be negative.")
-    if isinstance(solver, LMSolver | LBFGSSolver | AdamSolver):
-        _check_penalty(solver.penalty, isinstance(solver, LMSolver))
+    _check_penalty(getattr(solver, "penalty", "auto"))
 
 
-def _check_penalty(penalty: Any, auto: bool) -> None:
-    if auto and penalty == "auto":
+def _check_penalty(penalty: Any) -> None:
+    if penalty == "auto":
         return
     if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not 0 <= penalty < float("inf"):
-        allowed = "a number from 0 on, or auto" if auto else "a number from 0 on"
-        raise UsageError(f"solver.penalty={penalty} must be {allowed}.")
+        raise UsageError(f"solver.penalty={penalty} must be a number from 0 on, or auto.")

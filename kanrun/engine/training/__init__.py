@@ -7,7 +7,7 @@ from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.engine.training.loop import Trained, fit, train
 from kanrun.engine.training.penalty import penalty, penalty_order, smoothness_rows
 from kanrun.engine.training.plan import FEW_STARTS, STARTS, STEPS, WIDE, Plan, SolverName, Work, choose_solver
-from kanrun.engine.training.solvers import SOLVERS, Solver, make_solver
+from kanrun.engine.training.solvers import SOLVERS, Smoothing, Solver, make_solver
 
 __all__ = [
     "FEW_STARTS",
@@ -25,6 +25,7 @@ __all__ = [
     "Objective",
     "Plan",
     "Samples",
+    "Smoothing",
     "Solver",
     "SolverName",
     "Stage",

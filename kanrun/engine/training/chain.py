@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.networks import KAN, Network, activations, get_unknowns, refine, regrid_hidden
 from kanrun.engine.training.clock import Clock
-from kanrun.engine.training.data import Errors, TrainingData, measure
+from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Solver, make_solver
+from kanrun.engine.training.solvers import Smoothing, Solver, make_solver
 from kanrun.engine.training.starts import MARGIN
 from kanrun.errors import TrainingFailed
 
@@ -22,11 +22,14 @@ FILLED = 0.8
 #: A grid is left when the objective falls by less than this share in each of two steps.
 STALLED = 0.02
 #: The penalty's weight moves by this factor, within these bounds.
-FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e-3
+FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e2
 #: A weight must lower the validation error by this share.
 WORTH = 0.03
 #: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
 MISSES, TOO_FAR = 4, 1.5
+#: A first fit with a larger relative error is taken for noisy: second differences are penalised then, by one of these
+#: weights (relative to outputs of unit deviation and a domain of unit width), each trained for some steps.
+NOISY, ROUGH_ORDER, ROUGH_WEIGHTS, ROUGH_STEPS = 0.05, 2, tuple(10.0**-e for e in range(-1, 7)), 8
 #: Only grids with at most so many unknowns search upwards: noise shows on coarse grids already.
 UPWARDS = 1000
 
@@ -58,6 +61,7 @@ class Stage:
     before: float | None  # training error just before and
     after: float  # just after the extension
     random: Tensor  # the generator's state
+    order: int | None = None  # of the penalty, where that is not degree + 2
 
 
 class Chain:
@@ -66,7 +70,7 @@ class Chain:
     def __init__(
         self, network: Network, weight: float, data: TrainingData, plan: Plan, generator: Generator, clock: Clock
     ) -> None:
-        self.network, self.weight, self.data, self.plan = network, weight, data, plan
+        self.network, self.smoothing, self.data, self.plan = network, Smoothing(weight, plan.order), data, plan
         self.generator, self.clock = generator, clock
         self.stages: list[Stage] = []
 
@@ -79,14 +83,18 @@ class Chain:
         best = _Best(network, self.data)
         budget = self.plan.steps_for(get_unknowns(network).numel())
         counted = _Counter(number, self.clock)
-        solver = make_solver(network, self.data, self.plan, self.weight, self.generator)
+        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
         yield from self._run(solver, budget, best, counted)
-        if self.plan.solver == "lm" and self.plan.weight is None and tries:
-            yield from self._search_weight(best, budget, counted, tries)
+        if self.plan.solver == "lm" and self.plan.weight is None:
+            if number == 1 and best.error > NOISY * spread(self.data):
+                yield from self._smooth(best, counted)
+            if tries:
+                yield from self._search_weight(best, budget, counted, tries)
         self.network = best.network
         stage = Stage(
             number, _intervals(network), best.network, measure(best.network, self.data), counted.steps,
-            self.clock.seconds, self.weight, how, change, before, after, self.generator.get_state(),
+            self.clock.seconds, self.smoothing.weight, how, change, before, after, self.generator.get_state(),
+            self.smoothing.order,
         )  # fmt: skip
         self.stages.append(stage)
         return stage
@@ -104,18 +112,32 @@ class Chain:
             moved = refine(network, intervals, x)
         return moved.network, moved.how, moved.change
 
+    def _smooth(self, best: _Best, counted: _Counter) -> Events[Step, None, None]:
+        """Where the first fit is poor, noise is likely: try second differences, from nearly straight edges down.
+
+        Their penalty keeps straight lines alone, where that of high order keeps polynomials that overfit.
+        """
+        path = _Best(best.network, self.data)
+        for weight in ROUGH_WEIGHTS:
+            path.error = float("inf")
+            smoothing = Smoothing(weight, ROUGH_ORDER)
+            solver = make_solver(path.network, self.data, self.plan, smoothing, self.generator)
+            yield from self._run(solver, ROUGH_STEPS, path, counted)
+            if path.error < best.error:
+                best.network, best.error, self.smoothing = deepcopy(path.network), path.error, smoothing
+
     def _search_weight(self, best: _Best, budget: int, counted: _Counter, tries: int) -> Events[Step, None, None]:
         """Lower weights while they help; where not even the first does, higher ones."""
         moved = False
         for _ in range(tries):
-            tried = self.weight / FACTOR
+            tried = self.smoothing.weight / FACTOR
             if tried < SMALLEST * 0.9 or not (yield from self._try(best, tried, max(3, budget // 2), counted)):
                 break
             moved = True
         unknowns = get_unknowns(best.network).numel()
         if moved or unknowns > UPWARDS:
             return
-        missed, tried = 0, self.weight * FACTOR
+        missed, tried = 0, self.smoothing.weight * FACTOR
         while tried < LARGEST and missed < MISSES:
             error = best.error
             helped = yield from self._try(best, tried, max(3, budget // 3), counted)
@@ -128,12 +150,13 @@ class Chain:
         """Train on from the best network with another weight; it is kept where validation says so."""
         trial = _Best(deepcopy(best.network), self.data)
         trial.error = float("inf")
-        solver = make_solver(trial.network, self.data, self.plan, weight, self.generator)
+        smoothing = replace(self.smoothing, weight=weight)
+        solver = make_solver(trial.network, self.data, self.plan, smoothing, self.generator)
         yield from self._run(solver, steps, trial, counted)
         self._reached = trial.error
         if not trial.error < (1 - WORTH) * best.error:
             return False
-        best.network, best.error, self.weight = trial.network, trial.error, weight
+        best.network, best.error, self.smoothing = trial.network, trial.error, smoothing
         return True
 
     def _run(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, None]:
@@ -159,7 +182,7 @@ class _Best:
         self.network, self.error = deepcopy(network), measure(network, data).selected
 
     def offer(self, network: object, errors: Errors) -> bool:
-        if not errors.selected <= self.error:
+        if not errors.selected < self.error:
             return False
         self.network, self.error = deepcopy(network), errors.selected  # type: ignore[assignment]
         return True

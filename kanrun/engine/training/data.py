@@ -118,3 +118,14 @@ def output_size(samples: Samples, task: Task) -> float:
         return 1.0
     deviation = float((samples.y - samples.y.mean(0)).square().mean().sqrt())
     return deviation if deviation > 0 else max(1.0, float(samples.y.abs().max()))
+
+
+def spread(data: TrainingData) -> float:
+    """The training error, in the user's units, of predicting the mean: what errors are relative to."""
+    if data.task == "classification":
+        return 1.0
+    difference = data.train.y - data.train.y.mean(0)
+    if data.unit is not None:
+        difference = difference * data.unit
+    deviation = float(difference.square().mean().sqrt())
+    return deviation if deviation > 0 else 1.0

@@ -27,11 +27,12 @@ class Objective:
     task: Task = "regression"
     weight: float = 0.0
     local: bool = False
+    order: int | None = None  # of the smoothness penalty, by default degree + 2
 
     def value(self, network: nn.Module, samples: Samples) -> Tensor:
         """The objective on some of the samples, differentiable."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
-        return loss + self.weight * penalty(network) if self.weight else loss
+        return loss + self.weight * penalty(network, self.order) if self.weight else loss
 
 
 class LBFGS:

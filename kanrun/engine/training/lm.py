@@ -37,6 +37,7 @@ class LMOptions:
     largest: float = 1e6
     thorough: bool = True
     local: bool = False  # never move coefficients whose basis functions saw no data
+    order: int | None = None  # of the smoothness penalty, by default degree + 2
 
 
 @dataclass
@@ -59,7 +60,7 @@ class LevenbergMarquardt:
         self.network, self.samples, self.size, self.weight = network, samples, size, weight
         self.options = options or LMOptions()
         self.damping = self.options.damping
-        self.smoothness = smoothness_rows(network)
+        self.smoothness = smoothness_rows(network, self.options.order)
         self._held = unseen(network, samples.x) if self.options.local else None
         self._start = get_unknowns(network)
         self.loss = self._objective()

@@ -17,9 +17,9 @@ from torch import Generator
 from kanrun.engine.networks import KAN, Curve, Network, get_unknowns, halved, narrowed, padded
 from kanrun.engine.training.chain import Chain, Stage, Step
 from kanrun.engine.training.clock import Clock
-from kanrun.engine.training.data import Errors, TrainingData, measure, output_size
+from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import make_solver
+from kanrun.engine.training.solvers import Smoothing, make_solver
 from kanrun.engine.training.starts import GOOD, Create, best_start
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
@@ -74,7 +74,7 @@ class _Training:
         self.create, self.data, self.plan, self.generator = create, data, plan, generator
         self.clock = Clock(done[-1].seconds if done else 0.0)
         self.done = done
-        self.size = output_size(data.train, data.task)
+        self.spread = spread(data)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
 
     def run(self) -> Events[Step | Stage, None, Trained]:
@@ -150,7 +150,7 @@ class _Training:
         if not self.plan.stop_early:
             return False
         errors = [stage.errors.selected for stage in chain.stages]
-        if errors[-1] <= ROUNDING * self.size:
+        if errors[-1] <= ROUNDING * self.spread:
             return True
         helped = [i for i, error in enumerate(errors) if i == 0 or error < 0.9 * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= 2
@@ -167,6 +167,7 @@ class _Training:
         last = self.done[-1]
         self.generator.set_state(last.random)
         chain = self._chain(last.network, last.weight)
+        chain.smoothing = Smoothing(last.weight, last.order)
         chain.stages = list(self.done)
         return chain
 
@@ -177,7 +178,8 @@ class _Training:
             network.fit(self.data.everything.x, self.data.everything.y)
         elif self.plan.refit and self.plan.solver == "lm" and self.data.validation is not None:
             everything = replace(self.data, train=self.data.everything, validation=None)
-            solver = make_solver(network, everything, self.plan, chosen.weight, self.generator)
+            smoothing = Smoothing(chosen.weight, chosen.order)
+            solver = make_solver(network, everything, self.plan, smoothing, self.generator)
             for _ in range(REFIT):
                 solver.step()
                 if solver.converged:

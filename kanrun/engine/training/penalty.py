@@ -51,14 +51,17 @@ def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
     return (means - grid.low[:, None]) / (grid.high - grid.low)[:, None]
 
 
-def smoothness_rows(network: nn.Module) -> LocalRows:
-    """The penalty's root D over the unknowns, |D u|^2 = P: m + 1 non-zeros a row; no rows without splines."""
+def smoothness_rows(network: nn.Module, order: int | None = None) -> LocalRows:
+    """The penalty's root D over the unknowns, |D u|^2 = P: m + 1 non-zeros a row; no rows without splines.
+
+    `order` is m, by default `penalty_order` of each layer.
+    """
     indices, values, start = [], [], 0
     layers = list(network) if isinstance(network, KAN) else []
-    terms = max((penalty_order(layer.spec.degree) for layer in layers), default=0) + 1
-    for layer in layers:
-        order = penalty_order(layer.spec.degree)
-        operator = difference_operator(layer.grid, order)
+    orders = [order or penalty_order(layer.spec.degree) for layer in layers]
+    terms = max(orders, default=0) + 1
+    for layer, m in zip(layers, orders, strict=True):
+        operator = difference_operator(layer.grid, m)
         outputs, inputs, functions = layer.coefficients.shape
         at = torch.arange(operator.shape[1], device=operator.device)[:, None]
         at = at + torch.arange(terms, device=operator.device)
@@ -75,12 +78,12 @@ def smoothness_rows(network: nn.Module) -> LocalRows:
     return LocalRows(torch.cat(indices), torch.cat(values), start)
 
 
-def penalty(network: nn.Module) -> Tensor:
+def penalty(network: nn.Module, order: int | None = None) -> Tensor:
     """The penalty as a differentiable scalar, for first-order solvers; zero for networks without splines."""
     first = next(network.parameters())
     total = torch.zeros((), dtype=first.dtype, device=first.device)
     for layer in network if isinstance(network, KAN) else ():
-        operator = difference_operator(layer.grid, penalty_order(layer.spec.degree))
+        operator = difference_operator(layer.grid, order or penalty_order(layer.spec.degree))
         _, scales = layer.scales()
         differences = torch.einsum("idn,oin->oid", operator, layer.coefficients) * scales[..., None]
         total = total + differences.square().sum()

@@ -13,7 +13,7 @@ SolverName = Literal["lm", "lbfgs", "adam"]
 #: Multiplications that one Levenberg-Marquardt step may cost: about a second on two cores.
 LM_WORK = 1e11
 #: Numbers that one gradient may touch (samples x active terms) before whole batches are too slow for LBFGS.
-LBFGS_WORK = 5e8
+LBFGS_WORK = 1e7
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Plan:
     steps: int | None = None
     starts: int = 1
     weight: float | None = None
+    order: int | None = None  # of the smoothness penalty, by default degree + 2
     narrow: bool = False
     update_grid: bool = True
     adapt: float = 0.0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, nn
@@ -20,6 +20,7 @@ from kanrun.errors import UsageError
 SMALL = 300
 
 
+@runtime_checkable
 class Solver(Protocol):
     """Lowers its objective on one network, in place, a step at a time."""
 
@@ -33,42 +34,55 @@ class Solver(Protocol):
         """One step; the objective after it. Raises TrainingFailed where it is not finite."""
 
 
-def _lm(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+@dataclass(frozen=True)
+class Smoothing:
+    """The smoothness penalty of a solver: its weight, and its order where that is not degree + 2."""
+
+    weight: float = 0.0
+    order: int | None = None
+
+
+def _lm(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
     small = sum(parameter.numel() for _, parameter in unknowns(network)) <= SMALL
     if isinstance(network, KAN):
-        options = LMOptions(damping=1e-4 if small else 1e-7, local=plan.local)
+        options = LMOptions(damping=1e-4 if small else 1e-7, local=plan.local, order=smoothing.order)
     else:  # long valleys: many cheap steps lead further than few thorough ones
         options = LMOptions(damping=1e-2, thorough=False, smallest=1e-10)
-    return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), weight, options)
+    return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), smoothing.weight, options)
 
 
-def _lbfgs(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
-    return LBFGS(network, _objective(data, plan, weight), history=plan.history)
+def _lbfgs(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
+    return LBFGS(network, _objective(data, plan, smoothing), history=plan.history)
 
 
-def _adam(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+def _adam(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
     options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
-    return Adam(network, _objective(data, plan, weight), options, generator)
+    return Adam(network, _objective(data, plan, smoothing), options, generator)
 
 
-def _objective(data: TrainingData, plan: Plan, weight: float) -> Objective:
-    return Objective(data.train, output_size(data.train, data.task), data.task, weight, plan.local)
+def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
+    size = output_size(data.train, data.task)
+    return Objective(data.train, size, data.task, smoothing.weight, plan.local, smoothing.order)
 
 
-SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, float, Generator], Solver]] = {
+SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator], Solver]] = {
     "lm": _lm,
     "lbfgs": _lbfgs,
     "adam": _adam,
 }
 
 
-def make_solver(network: nn.Module, data: TrainingData, plan: Plan, weight: float, generator: Generator) -> Solver:
+def make_solver(
+    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator
+) -> Solver:
     """The plan's solver on `network`; second-order ones need float64.
 
     Raises UsageError for a solver that does not fit the task or the precision.
     """
     if plan.solver == "lm" and next(network.parameters()).dtype != torch.float64:
         raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
-    return SOLVERS[plan.solver](network, data, plan, weight, generator)
+    if not isinstance(smoothing, Smoothing):
+        smoothing = Smoothing(smoothing)
+    return SOLVERS[plan.solver](network, data, plan, smoothing, generator)

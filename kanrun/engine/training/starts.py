@@ -22,9 +22,9 @@ Create = Callable[[Generator], Network]
 #: Intervals of a start, where the schedule does not begin as coarse.
 COARSE, COARSE_ENOUGH = 4, 8
 #: Steps of a phase, and phases before and after thinning.
-STEPS, BEFORE, AFTER = 10, 1, 3
+STEPS, BEFORE, AFTER = 10, 2, 2
 #: Batches of starts that may follow when none of a batch fits to this relative error.
-BATCHES, GOOD = 3, 0.03
+BATCHES, GOOD = 5, 0.03
 #: Samples that a start looks at, for each unknown, and at least.
 PER_UNKNOWN, AT_LEAST = 3, 1000
 #: Hidden grids reach this share of the activations' range beyond it.

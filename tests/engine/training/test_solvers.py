@@ -44,7 +44,12 @@ def samples(count: int = 200, seed: int = 2) -> Samples:
     return Samples(x, torch.sin(2 * x[:, :1]) * x[:, 1:])
 
 
-NETWORKS = {"kan": kan, "wide grid": lambda: kan(intervals=60), "kan, single scale": lambda: kan(scale="single"), "mlp": mlp}
+NETWORKS = {
+    "kan": kan,
+    "wide grid": lambda: kan(intervals=60),
+    "kan, single scale": lambda: kan(scale="single"),
+    "mlp": mlp,
+}
 
 
 @pytest.mark.parametrize("name", SOLVERS)
