@@ -36,17 +36,17 @@ class Match:
         return self.value / self.wanted - 1
 
 
-def by_parameters(inputs: int, outputs: int, depth: int, wanted: float) -> Match:
+def by_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose parameters come nearest to `wanted`."""
     return nearest(_with_ends(inputs, outputs, lambda shape: float(mlp_parameters(shape))), depth, wanted, "parameters")
 
 
-def by_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: float) -> Match:
+def by_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose FLOPs a sample, as executed, come nearest to `wanted`."""
     return nearest(_with_ends(inputs, outputs, lambda shape: mlp_flops(shape, activation)), depth, wanted, "flops")
 
 
-def by_time(seconds: Measure, depth: int, wanted: float) -> Match:
+def by_time(seconds: Measure, depth: int, wanted: int | float) -> Match:
     """The MLP of one width whose measured `seconds(hidden)` come nearest to `wanted`: doubling, then bisection.
 
     Each width is measured once; a clock is no monotonic function of width, so the nearest of all that was seen counts.
@@ -68,7 +68,7 @@ def by_time(seconds: Measure, depth: int, wanted: float) -> Match:
     return _best(((width,) * depth for width in seen), lambda hidden: seen[hidden[0]], wanted, TOLERANCE["time"])
 
 
-def nearest(measure: Measure, depth: int, wanted: float, what: str) -> Match:
+def nearest(measure: Measure, depth: int, wanted: int | float, what: str) -> Match:
     """The hidden widths (n, ..., n, m) whose `measure`, increasing in every width, matches `wanted` best."""
     _check(depth, wanted)
     even = _largest(lambda n: measure((n,) * depth) <= wanted)
@@ -80,13 +80,13 @@ def nearest(measure: Measure, depth: int, wanted: float, what: str) -> Match:
     return _best(candidates, measure, wanted, TOLERANCE[what])
 
 
-def _best(candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: float, tolerance: float) -> Match:
+def _best(candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int | float, tolerance: float) -> Match:
     def rank(match: Match) -> tuple[bool, float, float]:
         uneven = max(match.hidden) - min(match.hidden)
-        return not match.close, uneven if match.close else 0.0, abs(match.off)
+        return not match.close, float(uneven) if match.close else 0.0, abs(match.off)
 
     values = ((hidden, measure(hidden)) for hidden in candidates)
-    return min((Match(h, v, wanted, abs(v - wanted) <= tolerance * wanted) for h, v in values), key=rank)
+    return min((Match(h, v, float(wanted), abs(v - wanted) <= tolerance * wanted) for h, v in values), key=rank)
 
 
 def _largest(fits: Callable[[int], bool]) -> int:
@@ -105,7 +105,7 @@ def _with_ends(inputs: int, outputs: int, measure: Measure) -> Measure:
     return lambda hidden: measure((inputs, *hidden, outputs))
 
 
-def _check(depth: int, wanted: float) -> None:
+def _check(depth: int, wanted: int | float) -> None:
     if depth < 1:
         raise UsageError(f"An MLP of {depth} hidden layers has no width to match; use depths from 1 on.")
     if not wanted > 0:
