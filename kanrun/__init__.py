@@ -1,7 +1,7 @@
 """kanrun: command-line experiments with Kolmogorov-Arnold Networks, and the engine behind them.
 
-`kanrun.interpret` and `kanrun.load_run` load what they need when first asked for, so that importing kanrun, and `kanrun --help`,
-stay fast; so does the version.
+`kanrun.interpret` and `kanrun.load_run` load what they need when first asked for, so that importing kanrun, and
+`kanrun --help`, stay fast; so does the version.
 """
 
 from __future__ import annotations

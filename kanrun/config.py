@@ -348,14 +348,6 @@ class ContinualConfig(ExperimentConfig):
     memories: list[str] = field(default_factory=lambda: ["none", "hold", "rehearse"])  # of the part `depth`
 
 
-#: The kinds of each group: what `kind` may say, and the dataclass it stands for.
-GROUPS: dict[str, tuple[type, ...]] = {
-    "target": (NamedTarget, GaussianPeaksTarget, ExpressionTarget, SpecialTarget, FeynmanTarget, TableTarget,
-    PointsTarget), "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
-    "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
-}
-
-
 @dataclass
 class BenchConfig(ExperimentConfig):
     """`kanrun bench`: what is measured runs in turn in one process, and is compared by medians over rounds.
@@ -376,3 +368,19 @@ class BenchConfig(ExperimentConfig):
     errors: list[float] = field(default_factory=lambda: [1e-3, 2.5e-4, 8.2e-5])  # to be reached on fresh points
     intervals: list[int] = field(default_factory=lambda: [3, 5, 10, 20])  # schedule of time_to_accuracy
     limit: float = 60.0  # seconds of one training
+
+
+#: The kinds of each group: what `kind` may say, and the dataclass it stands for.
+GROUPS: dict[str, tuple[type, ...]] = {
+    "target": (
+        NamedTarget,
+        GaussianPeaksTarget,
+        ExpressionTarget,
+        SpecialTarget,
+        FeynmanTarget,
+        TableTarget,
+        PointsTarget,
+    ),
+    "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
+    "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
+}

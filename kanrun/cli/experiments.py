@@ -71,7 +71,16 @@ EXPERIMENTS = (
     Experiment(
         "continual",
         "Learn peak after peak, and measure what is forgotten.",
-        ("kanrun continual", "kanrun continual study=two_dimensional", "kanrun continual peaks=7 spacing=0.3 order=random"),
+        (
+            "kanrun continual",
+            "kanrun continual study=two_dimensional",
+            "kanrun continual peaks=7 spacing=0.3 order=random",
+        ),
+    ),
+    Experiment(
+        "bench",
+        "Measure speed side by side with other KAN libraries and an MLP.",
+        ("kanrun bench", "kanrun bench part=layers", "kanrun bench part=growth rounds=50", "kanrun bench threads=1"),
     ),
 )
 

@@ -15,27 +15,8 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from kanrun import config
+from kanrun.config import GROUPS
 from kanrun.errors import UsageError
-
-GROUPS: dict[str, tuple[type, ...]] = {
-    "target": (
-        config.NamedTarget,
-        config.GaussianPeaksTarget,
-        config.ExpressionTarget,
-        config.SpecialTarget,
-        config.FeynmanTarget,
-        config.TableTarget,
-        config.PointsTarget,
-    ),
-    "model": (
-        config.KANConfig,
-        config.MLPConfig,
-        config.PolynomialConfig,
-        config.BezierConfig,
-        config.BSplineConfig,
-    ),
-    "solver": (config.AutoSolver, config.LMSolver, config.LBFGSSolver, config.AdamSolver),
-}
 
 
 def kind_of(schema: type) -> str:

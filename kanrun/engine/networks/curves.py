@@ -1,8 +1,8 @@
 """Curves of one input that are linear in their coefficients: polynomial, Bezier, B-spline.
 
 All fit by least squares (`fit`), in float64, the smallest solution where data are too few. Each maps x (..., 1) to
-(..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as polynomials, the B-spline
-linearly.
+(..., outputs) as basis(x) @ coefficients, on a domain [low, high]; outside it they continue as polynomials, the
+B-spline linearly.
 """
 
 from __future__ import annotations

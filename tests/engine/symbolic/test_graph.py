@@ -58,7 +58,7 @@ def test_a_composite_is_its_two_edges(kind: str) -> None:
     )
     graph = Graph(1, ("sum",), (Edge(0, 1, function),))
     np.testing.assert_allclose(expanded(graph)(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
-    value, jacobian = graph.linearise(X[:, :1])
+    _, jacobian = graph.linearise(X[:, :1])
     p = graph.parameters
     for i in range(p.size):
         shift = 1e-6 * np.eye(p.size)[i]

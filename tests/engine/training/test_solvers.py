@@ -166,9 +166,9 @@ def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
     data = samples()
     plan = Plan("adam", steps=5, adam=AdamOptions(learning_rate=1e300, schedule="constant"))
     solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
-    with pytest.raises(TrainingFailed, match=r"step \d+ of Adam"):
-        for _ in range(5):
-            solver.step()
+    solver.step()
+    with pytest.raises(TrainingFailed, match=r"step 2 of Adam"):
+        solver.step()
 
 
 @pytest.mark.parametrize("name", ["lbfgs", "adam"])

@@ -73,7 +73,7 @@ def test_direct_step_is_the_damped_solution(mu: float) -> None:
 
 def test_refinement_reaches_the_undamped_minimum_that_normal_equations_miss() -> None:
     """The smallest |A d + b| that dense least squares finds, to the last digits; the direct step stays above it."""
-    problem, rows, stacked, values = system(1e-20)
+    problem, rows, stacked, _ = system(1e-20)
     unknowns = torch.zeros(stacked.shape[1], dtype=torch.float64)
     problem.residual = stacked[:300] @ torch.linspace(-1, 1, len(unknowns), dtype=torch.float64)  # in range: minimum 0
     factor = problem.factor(rows, 0.0, 1e-8, None)

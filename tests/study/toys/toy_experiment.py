@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from kanrun.config import ExperimentConfig
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs import Checkpoint, Claim, Note, Record, Row, Table
@@ -55,9 +56,7 @@ def cells(cfg: ToyConfig) -> list[dict[str, Any]]:
     return [{"size": size} for size in cfg.sizes]
 
 
-def run(
-    cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None
-) -> Iterator[Record]:
+def run(cfg: ToyConfig, cell: Mapping[str, Any], seed: int, resume: Checkpoint | None = None) -> Iterator[Record]:
     size = cell["size"]
     state, start = np.random.default_rng((size, seed)).normal(size=size), 0
     if resume is None:
@@ -70,7 +69,9 @@ def run(
         time.sleep(cfg.pause)
         state = np.cos(3 * state) * 0.9
         rmse = float(np.sqrt(np.mean(state**2)))
-        yield Row("metrics", {"seed": seed, "stage": step // 3, "step": step, "train_rmse": rmse, "seconds": time.time()})
+        yield Row(
+            "metrics", {"seed": seed, "stage": step // 3, "step": step, "train_rmse": rmse, "seconds": time.time()}
+        )
         if step % 2 == 1:
             yield Checkpoint("resume", {"state": state}, {"step": step + 1})
             yield Table("curve", {"x": np.arange(step), "y": state[0] + np.arange(step)})
