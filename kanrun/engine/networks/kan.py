@@ -94,8 +94,8 @@ def activations(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
     return values
 
 
-def support(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "inputs functions"]]:
-    """For each layer, which basis functions see at least one of the samples `x`.
+def support(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
+    """For each layer, which basis functions (inputs, functions) see at least one of the samples `x`.
 
     A function with no sample in its k + 1 intervals cannot be learned from them. Samples outside the grid touch
     what the `outside` policy continues.
