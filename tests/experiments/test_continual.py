@@ -128,7 +128,8 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
 
 def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> None:
     run = finished(
-        tmp_path, parts=["intervals", "overlap"], intervals=[100, 200], overlaps=[0.0, 0.5], compared=["KAN"]
+        tmp_path, parts=["intervals", "overlap"], intervals=[40, 80], overlaps=[0.0, 0.5], compared=["KAN"],
+        peaks=2, model=MODEL,
     )  # fmt: skip
     drawn = {path.stem for path in (run.path / "figures").glob("*.png")}
     assert drawn == {"error_against_intervals", "forgetting_against_overlap"}
