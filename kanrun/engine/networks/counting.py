@@ -132,7 +132,7 @@ def mlp_flops(shape: Sequence[int], activation: str) -> float:
     return float(sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden)
 
 
-def _layer_flops(layer: SplineLayer) -> float:
+def _layer_flops(layer: SplineLayer) -> int:
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
     terms = k + 1 if prefers_sparse(functions, k, layer.knots.dtype) else functions
