@@ -1,0 +1,186 @@
+"""The documentation is tested: its commands compose, its links lead somewhere, and nothing that exists is left out."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+import yaml
+
+from kanrun.cli.app import app
+from kanrun.cli.experiments import EXPERIMENTS, with_info_value
+from kanrun.cli.help import groups_of
+from kanrun.cli.quoting import hydra_words
+from kanrun.launch import Request
+from kanrun.launch.composing import compose, open_loader
+from kanrun.launch.schemas import typed
+
+ROOT = Path(__file__).parents[1]
+README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+FIGURES = sorted((ROOT / "docs" / "figures").iterdir())
+TEXT = {page: page.read_text(encoding="utf-8") for page in PAGES}
+#: Where links out of the documentation may lead.
+SITES = {"hydra.cc", "keepachangelog.com", "semver.org", "arxiv.org"}
+
+
+def named(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def command_lines() -> list[str]:
+    """Every `kanrun ...` of the documentation, in blocks and in running text."""
+    found: dict[str, None] = {}
+    for text in TEXT.values():
+        for block in re.findall(r"```sh\n(.*?)```", text, flags=re.DOTALL):
+            found |= dict.fromkeys(line for line in block.splitlines() if line.startswith("kanrun "))
+        for span in re.findall(r"`([^`\n]+)`", without_code(text)):
+            found |= dict.fromkeys(call.rstrip(")") for call in re.findall(r"(?<!from )\bkanrun [a-z-].*", span))
+    return list(found)
+
+
+def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
+    """The commands of the app by their words, those of groups included."""
+    found = {}
+    for name, command in (group or typer.main.get_command(app)).commands.items():
+        words = f"{prefix}{name}"
+        found |= commands(command, f"{words} ") if hasattr(command, "commands") else {words: command}
+    return found
+
+
+def choices() -> set[str]:
+    return {choice for e in EXPERIMENTS for group, some in groups_of(e.name) if group != "study" for choice in some}
+
+
+@pytest.mark.parametrize("line", command_lines())
+def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command exists and has the options; overrides of an experiment compose and fit its schema."""
+    monkeypatch.chdir(ROOT)
+    words = with_info_value(shlex.split(line, comments=True)[1:])
+    if words[0].startswith("-"):
+        return
+    name = " ".join(words[:2]) if words[0] == "runs" else words[0]
+    command = commands()[name]
+    if words == name.split():
+        return
+    context = command.make_context(name, words[len(name.split()) :])
+    if name not in {experiment.name for experiment in EXPERIMENTS}:
+        return
+    multirun = context.params["multirun"]
+    overrides = tuple(hydra_words(context.params["overrides"] or (), name, multirun))
+    request = Request(name, overrides, multirun=multirun)
+    for job in compose(request, open_loader(request)).jobs:
+        assert typed(name, job)
+
+
+def test_files_named_in_command_lines_exist() -> None:
+    for line in command_lines():
+        for path in re.findall(r"docs/[\w./-]+", line):
+            assert (ROOT / path).is_file(), line
+
+
+def test_every_command_is_in_the_readme() -> None:
+    assert [name for name in commands() if f"`kanrun {name}`" not in TEXT[README]] == []
+
+
+def test_every_choice_of_every_group_is_in_the_readme() -> None:
+    assert sorted(choice for choice in choices() if f"`{choice}`" not in TEXT[README]) == []
+
+
+def test_every_study_is_in_the_lecture() -> None:
+    _, _, text = TEXT[LECTURE].partition("## The studies")
+    rows = [[cell.strip(" `") for cell in row.split("|")[1:3]] for row in text.splitlines() if row.startswith("|")]
+    command, listed = "", set()
+    for first, study in rows[2:]:
+        command = first or command
+        listed.add((command, study))
+    there = {
+        (e.name, study) for e in EXPERIMENTS for group, some in groups_of(e.name) if group == "study" for study in some
+    }
+    assert listed == there
+
+
+def test_every_experiment_is_in_the_lecture() -> None:
+    assert [e.name for e in EXPERIMENTS if f"\nkanrun {e.name}" not in TEXT[LECTURE]] == []
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=named)
+def test_links_and_figures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(TEXT[page])):
+        if target.startswith("https://"):
+            assert target.split("/")[2] in SITES, target
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", without_code(file.read_text(encoding="utf-8")), flags=re.MULTILINE)
+            assert anchor in {slug(heading) for heading in headings}, target
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CITATION.cff"], ids=named)
+def test_no_path_of_a_machine_is_named(page: Path) -> None:
+    found = re.findall(r"(?<![\w.])/(?:home|root|tmp|work|usr|opt|mnt|var|Users)/\S*", page.read_text(encoding="utf-8"))
+    assert found == []
+
+
+def test_figures_are_used_and_small() -> None:
+    shown = {Path(target).name for text in TEXT.values() for target in re.findall(r"!\[[^\]]+\]\(([^)\s]+)\)", text)}
+    assert {figure.name for figure in FIGURES} == shown
+    sizes = {figure.name: figure.stat().st_size for figure in FIGURES}
+    assert {name: size for name, size in sizes.items() if size > 150_000} == {}
+    assert sum(sizes.values()) < 3_000_000
+
+
+def test_the_first_screen_has_two_commands() -> None:
+    start, _, _ = TEXT[README].partition("![")
+    (block,) = re.findall(r"```sh\n(.*?)```", start, flags=re.DOTALL)
+    assert [line.partition("#")[0].strip() for line in block.splitlines()] == ["make fit", "make test"]
+
+
+def test_python_in_the_readme_compiles_and_its_names_are_exported() -> None:
+    import kanrun
+
+    (block,) = re.findall(r"```python\n(.*?)```", TEXT[README], flags=re.DOTALL)
+    compile(block, "README.md", "exec")
+    exported = re.findall(r"from kanrun import (\w+)", TEXT[README])
+    assert set(exported) == set(kanrun.__all__)
+
+
+@pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_files_and_tables_that_are_named_exist(name: str) -> None:
+    """Paths in backticks exist (those with a placeholder apart), and a table `X` in `file` is there."""
+    text = TEXT[ROOT / name]
+    for path in re.findall(r"`((?:kanrun|conf|experiments|tests|docs)/[^`\s<]*)`", text):
+        assert (ROOT / path).exists(), path
+    for table, path in re.findall(r"`([A-Za-z_]+)` in `([\w/]+\.py)`", text):
+        assert re.search(rf"^(?:def )?{table}\b", (ROOT / path).read_text(encoding="utf-8"), re.MULTILINE), table
+
+
+def test_every_room_is_in_the_architecture() -> None:
+    rooms = {path.parent.relative_to(ROOT).as_posix() for path in (ROOT / "kanrun").rglob("__init__.py")}
+    missing = [
+        room for room in rooms - {"kanrun", "kanrun/engine"} if f"`{room}/`" not in TEXT[ROOT / "ARCHITECTURE.md"]
+    ]
+    assert missing == []
+
+
+def test_citation_and_changelog_have_the_version() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert {"cff-version", "message", "title", "authors", "license"} <= set(citation)
+    assert citation["version"] == version
+    assert f"## {version}" in TEXT[ROOT / "CHANGELOG.md"]
