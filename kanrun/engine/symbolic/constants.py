@@ -127,7 +127,7 @@ def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], 
         for i, edge in enumerate(graph.edges)
         for name in (edge.function.free if isinstance(edge.function, Symbolic) else "?" * edge.function.parameters.size)
     ]
-    if not names:
+    if not names or not np.isfinite(jacobian).all():
         return {}
     norms = np.sqrt(np.einsum("np,np->p", jacobian, jacobian))
     norms[norms == 0] = 1.0

@@ -37,16 +37,32 @@ def _coefficients(function: Symbolic, empty: Spline) -> np.ndarray:
     return np.asarray(np.linalg.lstsq(design, function.evaluate(points)[0], rcond=1e-13)[0])
 
 
-@settings(max_examples=12, deadline=None, derandomize=True)
-@given(
-    first=st.sampled_from(INNER),
-    second=st.sampled_from(INNER),
-    outer=st.sampled_from(OUTER),
-    scales=st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),
-)
+PLANTED = {
+    "first": st.sampled_from(INNER),
+    "second": st.sampled_from(INNER),
+    "outer": st.sampled_from(OUTER),
+    "scales": st.tuples(st.floats(0.8, 2.0), st.floats(0.8, 2.0)),
+}
+
+
+@settings(max_examples=3, deadline=None, derandomize=True)
+@given(**PLANTED)
 def test_a_planted_formula_is_recovered_from_its_network(
     first: str, second: str, outer: str, scales: tuple[float, float]
 ) -> None:
+    recovered(first, second, outer, scales)
+
+
+@pytest.mark.slow
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(**PLANTED)
+def test_many_planted_formulas_are_recovered(
+    first: str, second: str, outer: str, scales: tuple[float, float]
+) -> None:
+    recovered(first, second, outer, scales)
+
+
+def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
     """Splines drawn through a random formula's edges are snapped back to a formula of the same values."""
     x = np.random.default_rng(5).uniform(-1, 1, (600, 2))
     inner = [Symbolic(TABLE[name], (scale, 0.1, 0.5, 1.5)) for name, scale in zip((first, second), scales, strict=True)]
