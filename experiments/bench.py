@@ -1,0 +1,161 @@
+"""How fast kanrun is, measured side by side with other KAN libraries and an MLP of the same number of parameters.
+
+Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
+one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
+arXiv 2404.19756, Figure 2.3) and `startup` (the command itself). Everything is measured in one process, in turn, and
+compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from kanrun.config import BenchConfig
+from kanrun.errors import UsageError
+from kanrun.figures import bench as drawings
+from kanrun.runs import Claim
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study import bench_claims as judge
+from kanrun.study.bench_accuracy import PACKAGE, race
+from kanrun.study.bench_clock import LiveBytes, in_turn
+from kanrun.study.bench_layers import MLP_NAME, OURS, Case, build, missing, our_layer, version
+from kanrun.study.bench_startup import startup
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+def check(cfg: BenchConfig) -> None:
+    if cfg.part != "all" and cfg.part not in PARTS:
+        raise UsageError(f"part={cfg.part} is none of all, {', '.join(PARTS)}.")
+    for layer in cfg.layers:
+        if len(layer) != 4 or min(layer) < 1:
+            raise UsageError(
+                f"layers has {list(layer)}: a layer is [batch, inputs, outputs, intervals], all at least 1."
+            )
+    if cfg.rounds < 1:
+        raise UsageError(f"rounds={cfg.rounds} must be at least 1.")
+
+
+def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
+    """One cell, so that nothing runs beside what is measured."""
+    return [{"part": cfg.part}]
+
+
+def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    yield Row(
+        "machine", {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
+    )
+    for name, part in PARTS.items():
+        if cell["part"] in ("all", name):
+            yield Note(f"measuring {name}")
+            yield from part(cfg, seed)
+
+
+def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
+    """A training step of every layer by every competitor."""
+    for numbers in cfg.layers:
+        case, steps, failed = Case(*numbers), {}, {}
+        for name in (OURS, MLP_NAME, *cfg.peers):
+            try:
+                steps[name] = build(name, case, DTYPES[cfg.precision])
+            except ModuleNotFoundError as error:
+                failed[name] = "not installed" if missing(name) else f"lacks {error.name}"
+            except Exception as error:  # whatever a peer raises is its result
+                failed[name] = f"failed: {type(error).__name__}"
+        times = in_turn(steps, cfg.rounds, cfg.case_seconds)
+        rows = [_layer_row(case, name, times, failed) for name in (OURS, MLP_NAME, *cfg.peers)]
+        yield from (Row("layers", row) for row in rows)
+        yield Note(f"{case.name}: {1e3 * rows[0]['seconds']:.3g} ms; {', '.join(map(_ratio, rows[1:]))}")
+
+
+def _layer_row(case: Case, name: str, times: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+    row = {"case": case.name, "batch": case.batch, "inputs": case.inputs, "outputs": case.outputs}
+    row |= {"intervals": case.intervals, "competitor": name, "version": version(name), "status": failed.get(name, "ok")}
+    if name in failed:
+        return row | dict.fromkeys(("seconds", "ratio", "ratio_least", "ratio_most"), float("nan")) | {"rounds": 0}
+    ratios = times[name] / times[OURS]
+    low, middle, high = np.nanpercentile(ratios, [10, 50, 90])
+    values = {"seconds": float(np.nanmedian(times[name])), "ratio": float(middle)}
+    return row | values | {
+        "ratio_least": float(low), "ratio_most": float(high), "rounds": int(np.isfinite(times[name]).sum()),
+    }  # fmt: skip
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    return (
+        f"{row['competitor']} {row['ratio']:.2f}x" if row["status"] == "ok" else f"{row['competitor']} {row['status']}"
+    )
+
+
+def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
+    """Step time and peak memory against the grid and against the batch."""
+    dtype, (inputs, outputs) = DTYPES[cfg.precision], cfg.growth_shape
+    last = min(1000, max(cfg.growth_intervals))
+    sweeps = {
+        "intervals": {g: Case(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
+        "batch": {b: Case(b, inputs, outputs, last) for b in cfg.growth_batches},
+    }
+    for varied, cases in sweeps.items():
+        steps = {str(value): build(OURS, case, dtype) for value, case in cases.items()}
+        times = in_turn(steps, cfg.rounds, cfg.case_seconds)
+        for value, case in cases.items():
+            with LiveBytes() as live:
+                build(OURS, case, dtype)()
+            held = our_layer(case, dtype).coefficients
+            yield Row(
+                "growth",
+                {
+                    "varied": varied, "value": value, "seconds": float(np.nanmedian(times[str(value)])),
+                    "peak_bytes": live.peak, "coefficient_bytes": held.numel() * held.element_size(),
+                },
+            )  # fmt: skip
+
+
+def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+    """Seconds until each error is reached on fresh points, by ours and by others."""
+    _, runners = race(cfg, seed)
+    for name, start in runners.items():
+        best, seconds, status, reached = float("inf"), 0.0, "ok", dict.fromkeys(cfg.errors, float("nan"))
+        try:
+            for seconds, error in start():
+                yield Row("time_to_accuracy", {"competitor": name, "seconds": seconds, "test_rmse": error})
+                best = min(best, error)
+                reached |= {goal: seconds for goal in cfg.errors if error <= goal and np.isnan(reached[goal])}
+        except ModuleNotFoundError as error:
+            status = "not installed" if name in PACKAGE and missing(PACKAGE[name]) else f"lacks {error.name}"
+        except Exception as error:  # whatever a peer raises is its result
+            if name not in PACKAGE:
+                raise
+            status = f"failed: {type(error).__name__}"
+        for goal, taken in reached.items():
+            result: dict[str, Any] = {"competitor": name, "error": goal, "seconds": taken, "status": status}
+            yield Row("accuracy", result | {"best": best, "trained": seconds})
+
+
+PARTS: dict[str, Callable[[BenchConfig, int], Iterator[Record]]] = {
+    "layers": layers,
+    "growth": growth,
+    "time_to_accuracy": time_to_accuracy,
+    "startup": lambda cfg, _: startup(min(cfg.rounds, 5)),
+}
+
+
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+    if "layers" in tables:
+        yield "layers", drawings.ratios(tables["layers"])
+    if "growth" in tables:
+        yield "growth", drawings.growth(tables["growth"], judge.exponents(tables["growth"]))
+    if "time_to_accuracy" in tables:
+        goals = sorted(tables["accuracy"]["error"].unique())
+        yield "time_to_accuracy", drawings.error_against_time(tables["time_to_accuracy"], goals)
+
+
+def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+    return judge.all_claims(tables)

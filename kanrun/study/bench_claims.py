@@ -1,0 +1,95 @@
+"""The figures that `kanrun bench` is to reach, as claims on its tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from pandas import DataFrame, Series
+
+from kanrun.runs.manifest import Claim
+from kanrun.study.bench_accuracy import LBFGS, LM, PYKAN
+from kanrun.study.bench_layers import MLP_NAME, OURS
+
+#: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
+#: memory in copies of the coefficients, pykan against ours, seconds of --help.
+MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 10.0, 1.5, 12.0, 50.0, 0.2
+
+
+def layer_claims(table: DataFrame) -> Iterator[Claim]:
+    for name, rows in table.groupby("case", sort=False):
+        times = rows[rows["status"] == "ok"].set_index("competitor")
+        peers = times.drop(index=[OURS, MLP_NAME], errors="ignore")
+        sentence = f"{name}: kanrun is not slower than the fastest other KAN"
+        if peers.empty:
+            yield Claim(sentence, "no other KAN library is installed", "ratio at most 1", False)
+        else:
+            yield _ratio(sentence, times, OURS, str(peers["seconds"].idxmin()), 1.0)
+        if rows["intervals"].iloc[0] == 5 and rows["outputs"].iloc[0] == 64:
+            yield _ratio(
+                f"{name}: kanrun takes at most {MLP_FACTOR:g} times an MLP's time", times, OURS, MLP_NAME, MLP_FACTOR
+            )
+        if rows["intervals"].iloc[0] == 1000:
+            sentence = f"{name}: kanrun is {WIDE_FACTOR:g} times faster than an MLP"
+            yield _ratio(sentence, times, OURS, MLP_NAME, 1 / WIDE_FACTOR)
+
+
+def _ratio(sentence: str, times: DataFrame, ours: str, other: str, bound: float) -> Claim:
+    seconds, least, most = (_numbers(times[name]) for name in ("seconds", "ratio_least", "ratio_most"))
+    ratio = seconds[ours] / seconds[other]
+    spread = f"{other}/kanrun {least[other]:.2f} .. {most[other]:.2f} over rounds"
+    return Claim(sentence, ratio, f"ratio at most {bound:g}", ratio <= bound, spread)
+
+
+def _numbers(column: Series) -> dict[Any, float]:
+    return {name: float(value) for name, value in column.astype(float).items()}
+
+
+def growth_claims(table: DataFrame) -> Iterator[Claim]:
+    grids = table[table["varied"] == "intervals"].set_index("value")
+    seconds, peak, held = (_numbers(grids[name]) for name in ("seconds", "peak_bytes", "coefficient_bytes"))
+    if {50, 1000} <= set(seconds):
+        ratio = seconds[1000] / seconds[50]
+        yield Claim("a step at G = 1000 against G = 50", ratio, f"ratio at most {GROWTH:g}", ratio <= GROWTH)
+        copies = (peak[1000] - peak[50]) / (held[1000] - held[50])
+        sentence = "peak memory grows by copies of the coefficients alone from G = 50 to 1000"
+        yield Claim(sentence, copies, f"at most {COPIES:g} copies", copies <= COPIES)
+
+
+def exponents(table: DataFrame) -> dict[str, float]:
+    """The fitted power of the step time, by what was varied: over the upper half of its values."""
+    found = {}
+    for varied, rows in table.groupby("varied", sort=False):
+        upper = rows.iloc[len(rows) // 2 :]
+        if len(upper) > 1:
+            found[str(varied)] = float(np.polyfit(np.log(upper["value"]), np.log(upper["seconds"]), 1)[0])
+    return found
+
+
+def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
+    goal = float(table["error"].astype(float).min())
+    rows = table[table["error"] == goal].set_index("competitor")
+    seconds, trained = _numbers(rows["seconds"]), _numbers(rows["trained"])
+    sentence, bound = (
+        f"kanrun reaches a test RMSE of {goal:g} {TO_ACCURACY:g} times faster than pykan",
+        f"ratio at least {TO_ACCURACY:g}",
+    )
+    if PYKAN not in seconds or rows["status"].to_dict()[PYKAN] != "ok":
+        yield Claim(sentence, f"pykan {rows['status'].to_dict().get(PYKAN, 'missing')}", bound, False)
+        return
+    ours = min((seconds[name] for name in (LM, LBFGS) if np.isfinite(seconds[name])), default=float("inf"))
+    got_there = bool(np.isfinite(seconds[PYKAN]))
+    # A pykan that never got there is counted with all the time that it took.
+    ratio = (seconds[PYKAN] if got_there else trained[PYKAN]) / ours
+    yield Claim(sentence, ratio, bound, ratio >= TO_ACCURACY, None if got_there else "pykan did not get there")
+
+
+def startup_claims(table: DataFrame) -> Iterator[Claim]:
+    seconds = _numbers(table.set_index("command")["seconds"])["--help"]
+    yield Claim("kanrun --help answers in time, in seconds", seconds, f"at most {HELP:g}", seconds <= HELP)
+
+
+def all_claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+    makers = {"layers": layer_claims, "growth": growth_claims, "accuracy": accuracy_claims, "startup": startup_claims}
+    return [claim for name, make in makers.items() if name in tables for claim in make(tables[name])]
