@@ -1,8 +1,8 @@
 """Seconds until a test error is reached: exp(sin(pi x0) + x1^2) by a [2, 5, 1] network, on the same points for all.
 
-Each starts once. Ours train by `kanrun fit`'s own loop, Levenberg-Marquardt and LBFGS, along the schedule of grids; pykan by its LBFGS
-along the same schedule; jaxkan by optax's Adam and L-BFGS on the last grid (it has no schedule of its own). Time counts
-all that training does, compilation included, but not the measuring of test errors.
+Each starts once. Ours train by `kanrun fit`'s own loop, Levenberg-Marquardt and LBFGS, along the schedule of grids;
+pykan by its LBFGS along the same schedule; jaxkan by optax's Adam and L-BFGS on the last grid (it has no schedule of
+its own). Time counts all that training does, compilation included, but not the measuring of test errors.
 """
 
 from __future__ import annotations

@@ -78,7 +78,7 @@ def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
     if PYKAN not in seconds or rows["status"].to_dict()[PYKAN] != "ok":
         yield Claim(sentence, f"pykan {rows['status'].to_dict().get(PYKAN, 'missing')}", bound, False)
         return
-    ours = min((seconds[name] for name in (LM, LBFGS) if np.isfinite(seconds[name])), default=float("inf"))
+    ours = min((seconds[name] for name in (LM, LBFGS) if np.isfinite(seconds.get(name, np.nan))), default=float("inf"))
     got_there = bool(np.isfinite(seconds[PYKAN]))
     # A pykan that never got there is counted with all the time that it took.
     ratio = (seconds[PYKAN] if got_there else trained[PYKAN]) / ours

@@ -1,0 +1,137 @@
+"""`kanrun bench` at smoke size: tables, claims, figures, and peers that are missing or fail."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from kanrun.experiments import bench
+
+from kanrun.config import BenchConfig
+from kanrun.errors import UsageError
+from kanrun.figures.bench import ratios
+from kanrun.runs import Run, RunFolder
+from kanrun.study import bench_claims, bench_layers
+from kanrun.study.bench_clock import LiveBytes, in_turn
+from kanrun.study.execute import check, execute
+
+LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
+
+
+def settings(**changes: object) -> BenchConfig:
+    values = {"layers": LAYERS, "rounds": 2, "threads": 1, "device": "cpu", "case_seconds": 5.0} | changes
+    return BenchConfig(**values)  # type: ignore[arg-type]
+
+
+def run(folder: Path, cfg: BenchConfig) -> Run:
+    check(bench, cfg)
+    made = RunFolder.create(folder / "outputs", "bench")
+    assert execute(bench, cfg, made, quiet=True).reason is None
+    return Run(made.path)
+
+
+def test_layers_are_measured_and_missing_peers_named(tmp_path: Path) -> None:
+    done = run(tmp_path, settings(part="layers", peers=["no such library"]))
+    table = done.table("layers")
+    assert set(table["competitor"]) == {"kanrun", "MLP", "no such library"}
+    assert (table[table["competitor"] != "no such library"]["seconds"] > 0).all()
+    assert table[table["competitor"] == "no such library"]["status"].str.startswith("failed").all()
+    assert len(done.manifest.claims) == 5
+    assert (done.path / "figures" / "layers.png").is_file()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("kan") is not None, reason="pykan is installed")
+def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path) -> None:
+    table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table("layers")
+    assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
+
+
+def test_growth(tmp_path: Path) -> None:
+    cfg = settings(part="growth", growth_batch=64, growth_intervals=[5, 50, 1000], growth_batches=[32, 64])
+    done = run(tmp_path, cfg)
+    table = done.table("growth")
+    assert list(table["value"]) == [5, 50, 1000, 32, 64]
+    assert (table["peak_bytes"] > 0).all()
+    assert [claim.measured for claim in done.manifest.claims][1] < bench_claims.COPIES
+    assert (done.path / "figures" / "growth.png").is_file()
+
+
+@pytest.mark.slow
+def test_time_to_accuracy(tmp_path: Path) -> None:
+    done = run(tmp_path, settings(part="time_to_accuracy", limit=2.0, errors=[1e-1], intervals=[3]))
+    accuracy = done.table("accuracy").set_index("competitor")
+    assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
+    assert (done.path / "figures" / "time_to_accuracy.png").is_file()
+
+
+@pytest.mark.slow
+def test_startup(tmp_path: Path) -> None:
+    table = run(tmp_path, settings(part="startup", rounds=1)).table("startup")
+    assert (table["seconds"] > 0).all()
+
+
+def test_an_mlp_has_as_many_parameters() -> None:
+    for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
+        case = bench_layers.Case(*numbers)
+        ours = sum(p.numel() for p in bench_layers.our_layer(case, torch.float32).parameters())
+        mlp = sum(p.numel() for p in bench_layers.TORCH["MLP"](case, torch.float32).parameters())
+        assert ours == case.parameters
+        assert mlp == pytest.approx(ours, rel=0.01)
+
+
+def test_turns_are_taken_in_order_and_slow_ones_sit_out() -> None:
+    order: list[str] = []
+    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 10.0)
+    assert set(times) == {"a", "b"}
+    assert all(len(values) == 2 for values in times.values())
+    assert "".join(order).count("ab") >= 2
+
+
+def test_live_bytes_are_those_at_once() -> None:
+    with LiveBytes() as live:
+        for _ in range(3):
+            held = torch.zeros(1000, dtype=torch.float64)
+            held = held + 1
+    assert 16_000 <= live.peak <= 24_000
+    assert held.numel() == 1000
+
+
+def accuracy(ours: float, theirs: float) -> pandas.DataFrame:
+    rows = [("kanrun LM", ours, "ok", ours), ("pykan LBFGS", theirs, "ok", 30.0)]
+    return pandas.DataFrame(rows, columns=["competitor", "seconds", "status", "trained"]).assign(error=8.2e-5)
+
+
+def test_claims_on_time_to_accuracy() -> None:
+    (good,) = bench_claims.accuracy_claims(accuracy(0.2, 20.0))
+    assert good.holds
+    assert good.measured == pytest.approx(100)
+    (never,) = bench_claims.accuracy_claims(accuracy(1.0, float("nan")))
+    assert not never.holds
+    assert never.measured == pytest.approx(30)
+    (lost,) = bench_claims.accuracy_claims(accuracy(float("nan"), 20.0))
+    assert not lost.holds
+
+
+def test_the_fastest_other_library_is_marked() -> None:
+    names = ["kanrun", "MLP", "one", "two", "three"]
+    table = pandas.DataFrame({
+        "case": "c", "competitor": names, "seconds": [1.0, 0.5, 3.0, 2.0, float("nan")],
+        "status": ["ok"] * 4 + ["not installed"],
+    })  # fmt: skip
+    axes = ratios(table).axes[0]
+    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 0.5, 3.0, 2.0]
+    assert axes.patches[3].get_facecolor() != axes.patches[2].get_facecolor()
+    assert any("not installed" in text.get_text() for text in axes.texts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"part": "speed"}, "part=speed"), ({"layers": [[1, 2]]}, "a layer is"), ({"rounds": 0}, "rounds=0")],
+)
+def test_refusals(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        bench.check(settings(**changes))
