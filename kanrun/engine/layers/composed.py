@@ -62,7 +62,7 @@ def _masked(weight: Tensor, edges: Edges) -> Tensor:
 
 def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
     outputs, functions = table.shape[0], table.shape[-1]
-    if prefers_sparse(functions, basis.shape[-1] - 1, basis.dtype):
+    if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         if torch.compiler.is_compiling():
             return (table.reshape(outputs, -1).T[index] * basis.flatten(1)[..., None]).sum(1)
@@ -73,7 +73,7 @@ def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
 def _adjoints(g: Tensor, basis: Tensor, interval: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """(d/dbasis, d/dtable) of sum(g * product)."""
     outputs, inputs, functions = table.shape
-    if prefers_sparse(functions, basis.shape[-1] - 1, basis.dtype):
+    if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         near = row_products(table.reshape(outputs, -1).T, g, index)
         return near.view_as(basis), row_sums(basis.flatten(1), g, index, inputs * functions).T.reshape(table.shape)

@@ -40,7 +40,9 @@ class _EdgeSums(torch.autograd.Function):
     ) -> Tensor:
         scale = spline_weight if edges.mask is None else spline_weight * edges.mask
         table = coefficients * scale[..., None]
-        kernel = sparse if prefers_sparse(edges.grid.functions, edges.grid.degree, x.dtype) else dense
+        grid, outputs = edges.grid, table.shape[0]
+        wide = prefers_sparse(grid.functions, grid.degree, x.dtype, outputs, x.numel())
+        kernel = sparse if wide else dense
         sums: tuple[Tensor, Any] = kernel.spline_sums(x, table, edges.grid, any(ctx.needs_input_grad))
         y, kept = sums
         base = None

@@ -16,14 +16,25 @@ from torch import Tensor
 
 from kanrun.engine.splines.gathering import bag, dots, spread
 
-#: Measured with `kanrun bench`: above this many functions for each one that counts, gathering wins. Single
-#: precision has a far faster bag.
-SPARSE_ABOVE = {torch.float32: 3, torch.float64: 12}
+#: Measured: above this many functions for each one that counts, gathering wins. Rows of a vector register's
+#: length or more are gathered faster, in single precision above all; few points are not worth its preparations.
+SPARSE_ABOVE, SPARSE_ABOVE_LONG, SPARSE_ABOVE_LONG_SINGLE, SPARSE_ABOVE_FEW = 11.0, 6.0, 3.5, 22.0
+LONG, FEW = 16, 1 << 12
 
 
-def prefers_sparse(functions: int, degree: int, dtype: torch.dtype = torch.float64) -> bool:
-    """Whether a grid with `functions` = G + k basis functions an input is wide enough for the sparse way."""
-    return functions > SPARSE_ABOVE.get(dtype, SPARSE_ABOVE[torch.float64]) * (degree + 1)
+def prefers_sparse(
+    functions: int, degree: int, dtype: torch.dtype = torch.float64, outputs: int = 1, points: int = FEW
+) -> bool:
+    """Whether a grid with `functions` = G + k basis functions an input is wide enough for the sparse way.
+
+    `points` is samples x inputs.
+    """
+    above = SPARSE_ABOVE
+    if points < FEW:
+        above = SPARSE_ABOVE_FEW
+    elif outputs >= LONG:
+        above = SPARSE_ABOVE_LONG_SINGLE if dtype == torch.float32 else SPARSE_ABOVE_LONG
+    return functions > above * (degree + 1)
 
 
 def dense_rows(

@@ -14,7 +14,7 @@ from kanrun.engine.layers import BASES, EdgeSpec, SplineLayer, base_function, ba
 from kanrun.engine.splines import contraction, dense, local_basis
 from kanrun.errors import UsageError
 
-NARROW, WIDE = 4, 60  # intervals for the dense and, in both precisions, the sparse product
+NARROW, WIDE = 4, 160  # intervals for the dense and, for any data and precision, the sparse product
 
 
 def make(inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtype=torch.float64, seed=0):
