@@ -1,4 +1,8 @@
-"""Measuring side by side: each competitor in turn, round after round, so that a busy machine slows all alike."""
+"""Measuring side by side: each competitor in turn, round after round, so that a busy machine slows all alike.
+
+The order rotates, and each turn begins with a step that is not timed, so that nobody pays for what the one before left
+in the caches.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from torch.utils._pytree import tree_leaves
 
 Step = Callable[[], None]
 
-#: Seconds that one competitor's share of a round should last, and the most steps in it.
-SHARE, MOST_STEPS = 0.02, 40
+#: Seconds that one competitor's share of a round should last, and the fewest and most steps in it.
+SHARE, FEWEST_STEPS, MOST_STEPS = 0.05, 3, 100
 #: A competitor whose step takes longer than this many seconds has this many rounds.
 SLOW, SLOW_ROUNDS = 1.0, 3
 WARM_UP = 3
@@ -30,9 +34,10 @@ def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str,
     for number in range(rounds):
         if number >= SLOW_ROUNDS and time.perf_counter() - began > seconds:
             break
-        for name, step in steps.items():
+        names = list(steps)
+        for name in names[number % len(names) :] + names[: number % len(names)]:
             idle = expected[name] > SLOW and number >= SLOW_ROUNDS
-            found[name].append(float("nan") if idle else _median(step, expected[name]))
+            found[name].append(float("nan") if idle else _median(steps[name], expected[name]))
     return {name: np.array(values) for name, values in found.items()}
 
 
@@ -44,7 +49,10 @@ def _warm(step: Step) -> float:
 
 
 def _median(step: Step, expected: float) -> float:
-    count = int(np.clip(SHARE / max(expected, 1e-9), 1, MOST_STEPS))
+    if expected > SLOW:
+        return _time(step)
+    step()
+    count = int(np.clip(SHARE / max(expected, 1e-9), FEWEST_STEPS, MOST_STEPS))
     return float(np.median([_time(step) for _ in range(count)]))
 
 
