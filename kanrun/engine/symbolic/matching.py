@@ -94,7 +94,7 @@ def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[
 
     The edge is taken at equal steps, weighted by how dense its arguments are there.
     """
-    grid, f, square = _grid_values(candidate)
+    grid, f, square = grid_values(candidate)
     if not len(grid):
         return np.inf, []
     tau = np.linspace(-1, 1, _COARSE)
@@ -119,7 +119,7 @@ def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[
 
 
 @lru_cache(maxsize=64)
-def _grid_values(candidate: Candidate) -> tuple[Array, Array, Array]:
+def grid_values(candidate: Candidate) -> tuple[Array, Array, Array]:
     """The grid points that the domain allows, f there on [-1, 1], and its square."""
     grid = search_grid(candidate)
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)

@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
 from kanrun.engine.symbolic.numeric import NumericSettings, Trained, coarse_fit, extend, train_graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.selection import EXACT, PER_UNIT, SelectionSettings, select
+from kanrun.engine.symbolic.selection import EXACT, NOISY, PER_UNIT, SelectionSettings, select
 from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
 from kanrun.engine.symbolic.skeletons import Skeleton, fitted_grids, kan_shape, start
 
@@ -99,16 +99,17 @@ class _Search:
         generator: np.random.Generator,
     ) -> None:
         self.samples, self.candidates, self.settings, self.generator = samples, candidates, settings, generator
-        self.end = time.monotonic() + settings.seconds
+        self.end = time.thread_time() + settings.seconds  # of this thread: a busy machine changes no result
         self.tried: list[Tried] = []
         self.trained: list[tuple[str, Trained]] = []
 
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network (noise is then all that is left), or time is up."""
-        if self.exact() or time.monotonic() > self.end:
+        if self.exact() or time.thread_time() > self.end:
             return True
-        best = min((error for _, error in ((n, t.error) for n, t in self.trained)), default=np.inf)
-        return any(t.formula_error <= 1.05 * best for t in self.tried) and len(self.trained) > 2
+        best = min((trained.error for _, trained in self.trained), default=np.inf)
+        noisy = best > NOISY and len(self.trained) > 2
+        return noisy and any(each.formula_error <= 1.05 * best for each in self.tried)
 
     def exact(self) -> bool:
         return any(each.is_exact(self.settings.exact) for each in self.tried)
@@ -143,7 +144,7 @@ class _Search:
 
 
 #: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
-_MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD = 14, 7, 3e-3
+_MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD, _SMALL = 14, 7, 3e-3, 10
 #: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
 _PRUNING_INTERVALS = 8
 
@@ -156,13 +157,19 @@ def _ranked(
         yield shape.name, _maker(shape, samples, settings)
     coarse: list[tuple[float, Skeleton, Trained]] = []
     for shape in sorted(shapes[2:], key=lambda shape: shape.edges)[:_MOST_RANKED]:
-        fits = [_coarse(shape, samples, settings, generator, intervals) for intervals in (3, 3, 7)]
+        fits = [_coarse(shape, samples, settings, generator, intervals) for intervals in _coarse_grids(shape, samples)]
         best = min(fits, key=lambda fit: fit.error)
-        coarse.append((best.error * 1.1**shape.edges * shape.handicap, shape, best))
-        if best.error < _CLEARLY_GOOD or time.monotonic() > end:
+        coarse.append((best.error * 1.2**shape.edges * shape.handicap, shape, best))
+        if best.error < _CLEARLY_GOOD or time.thread_time() > end:
             break
     for _, shape, best in sorted(coarse, key=lambda entry: entry[0])[:_MOST_EXPLORED]:
         yield shape.name, _continued(shape, best, samples, settings)
+
+
+def _coarse_grids(shape: Skeleton, samples: Samples) -> tuple[int, ...]:
+    """The grids of a structure's coarse fits: more of them for small structures of several inputs, which are cheap and
+    often get stuck, so that a larger structure that contains them does not take their place."""
+    return (3, 3, 7, 4, 5, 4) if samples.x.shape[1] > 2 and shape.edges <= _SMALL else (3, 3, 7)
 
 
 def _coarse(

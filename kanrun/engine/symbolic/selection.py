@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.candidates import Candidate
 from kanrun.engine.symbolic.canonical import canonical
 from kanrun.engine.symbolic.composites import expanded, match_composites
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
-from kanrun.engine.symbolic.gauge import plain_gauge
+from kanrun.engine.symbolic.gauge import gauges
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.refit import Settings, refit
@@ -84,15 +84,23 @@ def select(
 
     A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`.
     """
-    end = time.monotonic() + settings.seconds
+    end = time.thread_time() + settings.seconds
     goal = max(target, EXACT)
-    graph = plain_gauge(graph, samples)
-    matches = edge_matches(graph, samples, candidates)
-    best, tried = _try_assignments(graph, samples, matches, goal, settings, end)
+    best, tried, chosen = _State(float("inf"), graph), 0, None
+    for gauge in gauges(graph, samples, candidates):
+        matches = edge_matches(gauge, samples, candidates)
+        state, more = _try_assignments(gauge, samples, matches, goal, settings, end)
+        tried += more
+        if chosen is None or state < best:
+            best, chosen = state, (gauge, matches)
+        if best.error <= goal:
+            break
+    assert chosen is not None
+    graph, matches = chosen
     accuracy = samples.error(graph)
     if accuracy > NOISY:
         goal = max(goal, AS_GOOD * accuracy)
-    if best.error > goal and time.monotonic() < end:
+    if best.error > goal and time.thread_time() < end:
         matches = with_composites(graph, samples, candidates, matches)
         state, more = _try_assignments(graph, samples, matches, goal, settings, end)
         best, tried = min(best, state), tried + more
@@ -115,7 +123,7 @@ def _try_assignments(
     if all(matches.values()):
         for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
             best, tried = min(best, _refitted(_assigned(graph, assignment), samples)), tried + 1
-            if best.error <= goal or time.monotonic() > end:
+            if best.error <= goal or time.thread_time() > end:
                 break
     return best, tried
 
@@ -199,7 +207,7 @@ def _beam(
             if index is None:
                 continue
             for match in here[index][: settings.branches]:
-                if time.monotonic() > end:
+                if time.thread_time() > end:
                     return finished, tried
                 trial = state.graph.with_function(index, match.function)
                 grown.append(_joint(trial, samples, settings.penalty))
