@@ -1,5 +1,5 @@
 # All targets need Python 3.11 to 3.13, make and a package index; everything is installed into .venv.
-# On plain Linux, PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu takes the small build of torch.
+# On plain Linux, install the small CPU build of torch into .venv first, as its own install page says; see README.
 
 VENV := .venv
 BIN := $(VENV)/bin

@@ -15,7 +15,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kanrun.config import FitConfig
-from kanrun.engine.networks import count_parameters
+from kanrun.engine.networks import KAN, active_shape, count_parameters
 from kanrun.engine.training import Stage, Step, Trained, train
 from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
 from kanrun.runs import Claim
@@ -53,7 +53,8 @@ def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | No
     done = stages_from_checkpoint(resume, problem.domain.device)
     if not done:
         yield from (Note(text, warning=True) for text in problem.dataset.notes)
-        yield Note(f"solver {why}")
+        if cfg.model.kind in ("kan", "mlp"):
+            yield Note(f"solver {why}")
     events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
     trained = yield from _recorded(events, done)
     yield from _results(cfg, cell, seed, problem, trained, plan.solver)
@@ -128,6 +129,8 @@ def _results(
         verdict = "beats" if beaten else "does not beat"
         yield Note(f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}", warning=not beaten)
         summary["linear_rmse"] = linear
+    if isinstance(network, KAN) and (kept := active_shape(network)) != network.shape:
+        yield Note(f"validation kept the nodes {list(kept)} of {list(network.shape)} and pruned the others")
     yield Row("summary", summary)
     yield from bound_rows(cell, summary)
     yield prediction_table(network, problem)

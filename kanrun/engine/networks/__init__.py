@@ -18,7 +18,7 @@ from kanrun.engine.networks.jacobian import (
 from kanrun.engine.networks.kan import KAN, activations, support
 from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 from kanrun.engine.networks.regrid import Regridded, adapt_inputs, refine, regrid_hidden
-from kanrun.engine.networks.widths import halved, narrowed, padded
+from kanrun.engine.networks.widths import active_shape, halved, narrowed, padded
 from kanrun.errors import KanrunError
 
 #: Every network that a checkpoint can hold, by its `kind`.
@@ -58,6 +58,7 @@ __all__ = [
     "Polynomial",
     "Regridded",
     "activations",
+    "active_shape",
     "adapt_inputs",
     "count_parameters",
     "edge_slopes",

@@ -51,3 +51,9 @@ def padded(kan: KAN, shape: Sequence[int]) -> KAN:
             new.mask[: layer.outputs, : layer.inputs] = layer.mask
         layers.append(new)
     return KAN(layers)
+
+
+def active_shape(kan: KAN) -> tuple[int, ...]:
+    """Widths counting only nodes that an edge leads out of; inputs and outputs count all."""
+    hidden = (int(layer.mask.any(0).sum()) for layer in list(kan)[1:])
+    return (kan.shape[0], *hidden, kan.shape[-1])
