@@ -60,7 +60,7 @@ def plain_gauge(graph: Graph, samples: Samples) -> Graph:
 
 
 def gauges(graph: Graph, samples: Samples, candidates: Sequence[Candidate]) -> list[Graph]:
-    """The same function in a few gauges: the straight one, then those in which an alpha comes nearest to a candidate."""
+    """The same function in a few gauges: the straight one, then those in which an alpha is nearest to a candidate."""
     straight = plain_gauge(graph, samples)
     found = []
     for pair in pairs(straight):
