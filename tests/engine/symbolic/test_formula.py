@@ -56,9 +56,7 @@ def test_a_planted_formula_is_recovered_from_its_network(
 @pytest.mark.slow
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(**PLANTED)
-def test_many_planted_formulas_are_recovered(
-    first: str, second: str, outer: str, scales: tuple[float, float]
-) -> None:
+def test_many_planted_formulas_are_recovered(first: str, second: str, outer: str, scales: tuple[float, float]) -> None:
     recovered(first, second, outer, scales)
 
 
