@@ -26,7 +26,7 @@ Create = Callable[[Generator], Network]
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
     """Widths of the network, inputs first."""
-    return (inputs, *getattr(model, "hidden", ()), outputs)
+    return (inputs, *(getattr(model, "hidden", ()) or ()), outputs)
 
 
 def factory(model: Any, problem: Problem, solver: str = "lm") -> Create:

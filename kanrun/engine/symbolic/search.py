@@ -77,6 +77,7 @@ def search(
     yield from run.attempt(first_shapes(inputs))
     if len(inputs) > 2 and not run.over():
         yield from run.attempt(_module_shapes(samples, settings, generator))
+        run.simple_done = True
     for shape in deep_shapes(len(inputs)) if len(inputs) > 1 else ():
         if run.over():
             break
@@ -102,13 +103,14 @@ class _Search:
         self.end = time.thread_time() + settings.seconds  # of this thread: a busy machine changes no result
         self.tried: list[Tried] = []
         self.trained: list[tuple[str, Trained]] = []
+        self.simple_done = samples.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network (noise is then all that is left), or time is up."""
         if self.exact() or time.thread_time() > self.end:
             return True
         best = min((trained.error for _, trained in self.trained), default=np.inf)
-        noisy = best > NOISY and len(self.trained) > 2
+        noisy = best > NOISY and len(self.trained) > 2 and self.simple_done
         return noisy and any(each.formula_error <= 1.05 * best for each in self.tried)
 
     def exact(self) -> bool:
@@ -127,7 +129,7 @@ class _Search:
         self.trained.append((name, trained))
         yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
         best = min((each.formula_error for each in self.tried), default=np.inf)
-        if trained.error <= self.settings.worth and trained.error < 0.9 * best:
+        if trained.error <= self.settings.worth and (trained.error < NOISY or trained.error < 0.9 * best):
             yield from self.snap(name, trained)
 
     def snap(self, name: str, trained: Trained) -> Iterator[Step | Tried]:
@@ -160,7 +162,8 @@ def _ranked(
         fits = [_coarse(shape, samples, settings, generator, intervals) for intervals in _coarse_grids(shape, samples)]
         best = min(fits, key=lambda fit: fit.error)
         coarse.append((best.error * 1.2**shape.edges * shape.handicap, shape, best))
-        if best.error < _CLEARLY_GOOD or time.thread_time() > end:
+        enough = best.error < _CLEARLY_GOOD and samples.x.shape[1] > 2  # few inputs have few structures: all are ranked
+        if enough or time.thread_time() > end:
             break
     for _, shape, best in sorted(coarse, key=lambda entry: entry[0])[:_MOST_EXPLORED]:
         yield shape.name, _continued(shape, best, samples, settings)
