@@ -208,7 +208,7 @@ class ExperimentConfig:
     seeds: int = 1  # how many: seed, seed + 1, ...
     precision: str = "float64"
     device: str = "auto"
-    threads: int | None = None  # of one training; null is all cores for a single training, 1 where a run has several
+    threads: int | None = None  # of one training; null is 1: small matrices gain nothing from more
     executor: Any = field(default_factory=ExecutorConfig)
 
 

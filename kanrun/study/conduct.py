@@ -96,7 +96,7 @@ class Study:
 
     def _events(self, tasks: Sequence[Task], resume: Resume) -> Generator[Event, None, None]:
         executor = executor_of(self._cfg)
-        threads = threads_of(self._cfg, len(self._tasks))
+        threads = threads_of(self._cfg)
         job = Job(Reference.to(self._experiment), self._cfg, threads)
         kind = executor.kind if tasks else "serial"  # nothing left to do needs no workers
         if kind == "local":

@@ -91,7 +91,7 @@ def _manifest(
         cells=len({task.index for task in tasks}),
         device=device_of(cfg),
         precision=cfg.precision,
-        threads=threads_of(cfg, len(tasks)),
+        threads=threads_of(cfg),
         executor=asdict(executor_of(cfg)),
     )
 

@@ -61,13 +61,13 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def threads_of(cfg: ExperimentConfig, tasks: int) -> int:
-    """Return the threads of one training: `threads`, or by default all cores for one task, 1 for several.
+def threads_of(cfg: ExperimentConfig) -> int:
+    """Return the threads of one training: `threads`, or 1.
 
-    The rule looks at the number of tasks and not at the executor, because sums over several threads round
-    differently: so the numbers of a study are the same in any executor with any number of workers.
+    The matrices of most trainings are so small that a second thread costs more than it brings. One rule for every
+    executor and number of tasks keeps the numbers equal: sums over several threads round differently.
     """
-    return cfg.threads if cfg.threads is not None else cores() if tasks == 1 else 1
+    return cfg.threads or 1
 
 
 def device_of(cfg: ExperimentConfig) -> str:

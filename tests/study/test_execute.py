@@ -17,7 +17,7 @@ from kanrun.config import ExecutorConfig
 from kanrun.errors import StorageFailed, Terminated, UsageError
 from kanrun.runs import Record, Row, Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.settings import cores, device_of, threads_of
+from kanrun.study.settings import device_of, threads_of
 
 RunToy = Callable[..., Any]
 
@@ -30,7 +30,7 @@ def test_one_training_leaves_everything(run_toy: RunToy, capsys: pytest.CaptureF
     assert manifest.status == "COMPLETED"
     assert manifest.argv == ("toy",)
     assert manifest.seeds == (0,)
-    assert manifest.threads == cores()
+    assert manifest.threads == 1
     assert manifest.notes == ("size 3 was chosen",)
     assert manifest.metrics["test_rmse"] == run.table("summary")["test_rmse"][0]
     assert [claim.holds for claim in manifest.claims] == [True, False]
@@ -184,13 +184,12 @@ def test_bad_settings_are_refused_before_anything_runs(settings: dict[str, Any],
         check(toy_experiment, ToyConfig(**settings))
 
 
-def test_threads_depend_on_the_number_of_trainings_only() -> None:
+def test_threads_are_the_same_in_every_executor() -> None:
     for kind in ("serial", "local"):
         cfg = ToyConfig(executor=ExecutorConfig(kind))
-        assert threads_of(cfg, 1) == cores()
-        assert threads_of(cfg, 2) == 1
+        assert threads_of(cfg) == 1
         cfg.threads = 3
-        assert threads_of(cfg, 1) == threads_of(cfg, 2) == 3
+        assert threads_of(cfg) == 3
 
 
 def test_the_device_is_resolved() -> None:

@@ -30,6 +30,8 @@ MISSES, TOO_FAR = 4, 1.5
 #: A first fit with a larger relative error is taken for noisy: second differences are penalised then, by one of these
 #: weights (relative to outputs of unit deviation and a domain of unit width), each trained for some steps.
 NOISY, ROUGH_ORDER, ROUGH_WEIGHTS, ROUGH_STEPS = 0.05, 2, tuple(10.0**-e for e in range(-1, 7)), 8
+#: Measuring looks at no more than this many times the samples that the steps before it did.
+MEASURED_SHARE = 2
 #: Only grids with at most so many unknowns search upwards: noise shows on coarse grids already.
 UPWARDS = 1000
 
@@ -161,14 +163,17 @@ class Chain:
 
     def _run(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, None]:
         """Steps of `solver` until it converges, stalls, loses patience or has taken `steps`."""
-        stalled, unimproved = 0, 0
-        for _ in range(steps):
+        stalled, unimproved, every = 0, 0, _measured_every(solver, self.data)
+        for taken in range(1, steps + 1):
             before, loss = solver.loss, solver.step()
+            counted.steps += 1
+            if taken % every and taken < steps and not solver.converged:
+                continue
             errors = measure(solver.network, self.data)
             if not errors.train < float("inf"):
-                raise TrainingFailed(f"The error is not finite at stage {counted.stage}, step {counted.steps + 1}.")
+                raise TrainingFailed(f"The error is not finite at stage {counted.stage}, step {counted.steps}.")
             unimproved = 0 if best.offer(solver.network, errors) else unimproved + 1
-            yield from counted.count(_intervals(solver.network), errors)
+            yield from counted.show(_intervals(solver.network), errors)
             stalled = stalled + 1 if solver.stalls and loss > (1 - STALLED) * before else 0
             impatient = self.plan.patience is not None and unimproved >= self.plan.patience
             if solver.converged or stalled >= 2 or impatient:
@@ -194,11 +199,16 @@ class _Counter:
     def __init__(self, stage: int, clock: Clock) -> None:
         self.stage, self.steps, self._clock = stage, 0, clock
 
-    def count(self, intervals: int | None, errors: Errors) -> Events[Step, None, None]:
-        self.steps += 1
+    def show(self, intervals: int | None, errors: Errors) -> Events[Step, None, None]:
         seconds = self._clock.stop()
         yield Step(self.stage, self.steps, intervals, errors, seconds)
         self._clock.go()
+
+
+def _measured_every(solver: Solver, data: TrainingData) -> int:
+    """Steps between two measurements: 1, but more where a step looks at few of many samples."""
+    rows = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
+    return max(1, rows // (MEASURED_SHARE * solver.rows))
 
 
 def _fits(network: KAN, x: Tensor) -> bool:

@@ -43,6 +43,7 @@ class LBFGS:
 
     def __init__(self, network: nn.Module, objective: Objective, *, history: int = 30) -> None:
         self.network, self.objective = network, objective
+        self.rows = len(objective.samples)
         self.parameters = trainable(network)
         self._optimiser = torch.optim.LBFGS(
             self.parameters, lr=1.0, max_iter=1, max_eval=25, history_size=history, line_search_fn="strong_wolfe",
@@ -91,6 +92,7 @@ class Adam:
 
     def __init__(self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator) -> None:
         self.network, self.objective, self.options, self.generator = network, objective, options, generator
+        self.rows = min(options.batch or len(objective.samples), len(objective.samples))
         self.parameters = trainable(network)
         self._optimiser = torch.optim.AdamW(
             self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay

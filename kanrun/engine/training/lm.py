@@ -58,6 +58,7 @@ class LevenbergMarquardt:
         self, network: nn.Module, samples: Samples, size: float, weight: float, options: LMOptions | None = None
     ) -> None:
         self.network, self.samples, self.size, self.weight = network, samples, size, weight
+        self.rows = len(samples)
         self.options = options or LMOptions()
         self.damping = self.options.damping
         self.smoothness = smoothness_rows(network, self.options.order)

@@ -28,6 +28,7 @@ class Solver(Protocol):
     network: nn.Module
     loss: float
     converged: bool
+    rows: int  # samples that one step looks at
     stalls: bool  # whether steps that gain little mean that the rest will too
 
     def step(self) -> float:

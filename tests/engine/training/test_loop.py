@@ -1,0 +1,105 @@
+"""The training loop: what it yields, that it selects on validation data, and that it goes on to the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Generator
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, active_shape, get_unknowns
+from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, train
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+
+
+def samples(count: int, seed: int, noise: float = 0.0) -> Samples:
+    g = Generator().manual_seed(seed)
+    x = torch.rand(count, 2, dtype=torch.float64, generator=g) * 2 - 1
+    y = torch.exp(torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
+    return Samples(x, y + noise * torch.randn(count, 1, dtype=torch.float64, generator=g))
+
+
+def create(generator: Generator, hidden: int = 2) -> KAN:
+    spec = EdgeSpec()
+    return KAN.create([2, hidden, 1], 4, spec, domain=DOMAIN, initialisation="spline", generator=generator)
+
+
+def drained(events: object, keep: int | None = None) -> tuple[list[Step], list[Stage], Trained | None]:
+    """Events of a training, to its end or until `keep` stages are finished."""
+    steps: list[Step] = []
+    stages: list[Stage] = []
+    assert isinstance(events, Iterator)
+    while keep is None or len(stages) < keep:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            return steps, stages, end.value
+        (steps if isinstance(event, Step) else stages).append(event)
+    return steps, stages, None
+
+
+PLAN = Plan("lm", (4, 8, 16), starts=3, narrow=True)
+DATA = TrainingData(samples(300, 0), samples(60, 1), samples(200, 2))
+
+
+def test_grids_extend_and_errors_fall() -> None:
+    steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
+    assert [stage.intervals for stage in stages] == [4, 8, 16]
+    assert trained is not None
+    assert trained.errors.test is not None
+    assert trained.errors.test < 1e-3
+    assert {step.stage for step in steps} == {1, 2, 3}
+    seconds = [step.seconds for step in steps]
+    assert 0 < min(seconds) < float("inf")
+    assert trained.seconds >= max(seconds)
+
+
+def test_a_training_goes_on_from_its_stages_to_the_same_numbers() -> None:
+    _, _, whole = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
+    _, done, _ = drained(train(create, DATA, PLAN, Generator().manual_seed(0)), keep=2)
+    _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), done))
+    assert whole is not None
+    assert resumed is not None
+    assert torch.equal(get_unknowns(whole.network), get_unknowns(resumed.network))
+    assert whole.errors == resumed.errors
+
+
+def test_test_data_select_nothing() -> None:
+    other = TrainingData(DATA.train, DATA.validation, Samples(DATA.train.x, -100 * DATA.train.y))
+    ends = [drained(train(create, data, PLAN, Generator().manual_seed(0)))[2] for data in (DATA, other)]
+    assert ends[0] is not None
+    assert ends[1] is not None
+    assert torch.equal(get_unknowns(ends[0].network), get_unknowns(ends[1].network))
+
+
+def test_unneeded_nodes_are_pruned_inside_the_shape() -> None:
+    """exp(sin(pi x0) + x1^2) needs one hidden node; the network keeps the shape that was asked for."""
+    plan = Plan("lm", (4, 8, 16, 32), starts=4, narrow=True)
+    trained = drained(train(create, DATA, plan, Generator().manual_seed(1)))[2]
+    assert trained is not None
+    assert isinstance(trained.network, KAN)
+    assert trained.network.shape == (2, 2, 1)
+    assert active_shape(trained.network) in {(2, 1, 1), (2, 2, 1)}
+
+
+def test_noise_turns_to_second_differences() -> None:
+    data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
+    _, stages, trained = drained(train(create, data, Plan("lm", (4, 8), starts=2), Generator().manual_seed(0)))
+    plain = drained(train(create, data, Plan("lm", (4, 8), starts=2, weight=0.0), Generator().manual_seed(0)))[2]
+    assert stages[0].order == 2
+    assert trained is not None
+    assert plain is not None
+    assert trained.errors.test is not None
+    assert plain.errors.test is not None
+    assert trained.errors.test < plain.errors.test
+
+
+@pytest.mark.parametrize(("batch", "shown"), [(None, 20), (8, 1)])
+def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) -> None:
+    plan = Plan("adam", (4,), steps=20, adam=AdamOptions(batch=batch))
+    steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
+    assert len(steps) == shown
+    assert steps[-1].step == 20
