@@ -16,7 +16,7 @@ from kanrun.targets.table_dataset import table_dataset
 
 
 def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
-    """The points of one seed for a target of config.py.
+    """The points of one seed for one of kanrun.config's targets.
 
     Functions: uniform random training and test points, each from its own stream; noise (relative to the
     standard deviation of each output over the training points) on training and validation points, never on

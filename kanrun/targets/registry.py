@@ -25,7 +25,7 @@ BUILDERS: dict[str, Callable[[Any], Target]] = {
 
 
 def build_target(config: Any) -> Target:
-    """The target of one of config.py's target dataclasses. Raises UsageError for anything that is not fit.
+    """The target of one of kanrun.config's targets. Raises UsageError for anything that is not fit.
 
     A table is read for this, and its domain is the range of all its rows; `make_dataset` gives the target with
     the range of the training rows.

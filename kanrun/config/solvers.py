@@ -1,0 +1,52 @@
+"""The solvers, one dataclass a kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class AutoSolver:
+    """Picks by the numbers of parameters and data, and says which."""
+
+    steps: int | None = None  # per grid; null is the chosen solver's default
+    starts: int | None = None
+    narrow: bool = True  # lm: validation may also choose fewer hidden nodes; the others are pruned
+    kind: str = "auto"
+
+
+@dataclass
+class LMSolver:
+    """Levenberg-Marquardt."""
+
+    steps: int | None = None
+    starts: int | None = None  # at the coarse grid; the best goes on
+    narrow: bool = True  # validation may also choose fewer hidden nodes; the others are pruned
+    penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
+    local: bool = False  # never move coefficients whose basis functions saw no data
+    kind: str = "lm"
+
+
+@dataclass
+class LBFGSSolver:
+    steps: int | None = None
+    starts: int | None = None
+    history: int = 30
+    penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
+    local: bool = False
+    kind: str = "lbfgs"
+
+
+@dataclass
+class AdamSolver:
+    steps: int | None = None
+    starts: int | None = None
+    learning_rate: float = 1e-2
+    schedule: str = "cosine"  # or constant
+    batch: int | None = None  # null is all points at once
+    weight_decay: float = 0.0
+    penalty: Any = "auto"  # as for lbfgs
+    local: bool = False
+    patience: int | None = None  # steps without a better validation error until a grid is left
+    kind: str = "adam"
