@@ -6,7 +6,7 @@ de Casteljau's construction (`bernstein_basis`, `de_casteljau`); the B-spline ba
 control polygon and Bezier pieces, and what one moved control point changes (`bspline_basis`, `bspline_pieces`,
 `local_control`); how smooth a knot of multiplicity m leaves a curve (`continuity`); planar curves through and near
 points (`planar`). Beyond the lecture: Chebyshev points beside the equispaced ones, measured orders, and the identities
-on random curves. Nothing else is drawn at random, so all other parts are done for the first seed only.
+on random curves; nothing else is random, so all other parts are done for the first seed only.
 """
 
 from __future__ import annotations
@@ -148,38 +148,14 @@ def random_identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
 
 
 PARTS = {
-    "equispaced": equispaced,
-    "lecture": lecture,
-    "bezier": bezier,
-    "bspline": bspline,
-    "continuity": continuity,
-    "planar": planar,
-    "identities": random_identities,
-}
+    "equispaced": equispaced, "lecture": lecture, "bezier": bezier, "bspline": bspline, "continuity": continuity,
+    "planar": planar, "identities": random_identities,
+}  # fmt: skip
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
-    for name, (draw, needed) in drawings.FIGURES.items():
-        if all(table in tables for table in needed):
-            yield name, draw(*(tables[table] for table in needed))
+    yield from drawings.figures(tables)
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
-    found: list[Claim] = []
-    if "orders" in tables:
-        found += [*judge.growth_at_ends(tables["summary"]), *judge.convergence(tables["orders"])]
-    if "lecture_points" in tables:
-        four = tables["lecture_points"]
-        miss = (four["polynomial"] - four["y"]).abs()
-        found.append(judge.at_most("the polynomial goes through the four points to the last bit", four, miss, 0))
-    if "continuity" in tables:
-        found += judge.continuity(tables["continuity"])
-    if "planar_points" in tables:
-        through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
-        miss = through["max_distance"] / through["size"]
-        found.append(
-            judge.at_most("the planar curve goes through its points, as a share of their extent", through, miss, 1e-12)
-        )
-    if "identities" in tables:
-        found += judge.identities(tables["identities"])
-    return found
+    return list(judge.claims(tables))

@@ -6,7 +6,8 @@ loss, the error against the number of grid intervals G, and the training time. `
 - `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on validation points;
 - `scratch`: every grid of the first schedule alone, with the same solver, starts and steps;
 - `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k + 1);
-- `sizes`: several numbers of training points; `overfit`: few points, with and without penalty and warm start.
+- `sizes`: several numbers of training points;
+- `overfit`: few points, with the penalty that validation chooses, and with neither penalty nor validation.
 
 It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight validation chooses.
 """
@@ -14,18 +15,20 @@ It differs from the paper in the solver (second order) and in the smoothness pen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kanrun.config import ExtendGridConfig
-from kanrun.engine.training import Step, train
+from kanrun.engine.training import Stage, Step, train
 from kanrun.figures import extend_grid as drawn
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study import grid_claims
 from kanrun.study import grid_extension as study
+from kanrun.study.following import follow
 from kanrun.study.grid_schedules import schedule_of
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
@@ -63,9 +66,10 @@ def sizes(cfg: ExtendGridConfig) -> Cells:
 
 
 def overfit(cfg: ExtendGridConfig) -> Cells:
-    few = {"points": cfg.overfit_points}
-    warm = [{**few, "schedule": listed(cfg.overfit_intervals), "penalised": with_it} for with_it in (True, False)]
-    return warm + [{**few, "schedule": listed([g]), "penalised": False} for g in cfg.overfit_intervals[-1:]]
+    few, whole = {"points": cfg.overfit_points}, listed(cfg.overfit_intervals)
+    bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
+    alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
+    return [{**few, "schedule": whole}, {**bare, "schedule": whole}, *alone]
 
 
 PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {
@@ -94,28 +98,23 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     if one.left_out:
         yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
-    create, plan = factory(one.cfg.model, problem), one.schedule.applied(plan)
+    create, plan = factory(one.cfg.model, problem, plan.solver), one.schedule.applied(plan)
     if one.marks["start"] == "scratch":
         trained = study.from_scratch(create, problem.data, plan, seed)
     else:
-        trained = yield from recorded(train(create, problem.data, plan, generator(seed, "training")), one.marks)
+        events = train(create, problem.data, plan, generator(seed, "training"))
+        trained = yield from follow(events, partial(step_rows, marks=one.marks))
     yield from study.stage_rows(one, problem, trained)
     if one.marks["compared"]:
         yield from study.published_rows(one, problem, trained)
     yield Row("summary", study.summary(one, trained))
 
 
-def recorded(events: Any, marks: dict[str, Any]) -> Any:
-    """Rows of the training's steps; returns what was trained."""
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
-        if isinstance(event, Step):
-            errors = {f"{name}_rmse": value for name, value in vars(event.errors).items()}
-            place = {"stage": event.stage, "step": event.step, "intervals": event.intervals, "seconds": event.seconds}
-            yield Row("metrics", {**marks, **place, **errors})
+def step_rows(event: Step | Stage, marks: Mapping[str, Any]) -> Iterator[Record]:
+    if isinstance(event, Step):
+        errors = {f"{name}_rmse": value for name, value in vars(event.errors).items()}
+        place = {"stage": event.stage, "step": event.step, "intervals": event.intervals, "seconds": event.seconds}
+        yield Row("metrics", {**marks, **place, **errors})
 
 
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:

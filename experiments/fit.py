@@ -9,6 +9,7 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -24,6 +25,7 @@ from kanrun.study.bounds import bound_claims, bound_rows
 from kanrun.study.cells import suite_cells, with_cell
 from kanrun.study.checkpoints import stages_from_checkpoint, stages_to_checkpoint
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.following import follow
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
@@ -56,24 +58,18 @@ def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | No
         if cfg.model.kind in ("kan", "mlp"):
             yield Note(f"solver {why}")
     events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
-    trained = yield from _recorded(events, done)
+    trained = yield from follow(events, partial(_recorded, list(done)))
     yield from _results(cfg, cell, seed, problem, trained, plan.solver)
 
 
-def _recorded(events: Any, done: list[Stage]) -> Any:
-    """Rows of the training's steps and a checkpoint after each of its grids; returns what was trained."""
-    stages = list(done)
-    while True:
-        try:
-            event = next(events)
-        except StopIteration as end:
-            return end.value
-        if isinstance(event, Step):
-            yield Row("metrics", _step_row(event))
-        else:
-            stages.append(event)
-            yield Row("stages", _stage_row(event))
-            yield stages_to_checkpoint(stages)
+def _recorded(stages: list[Stage], event: Step | Stage) -> Iterator[Record]:
+    """A row a step; after each grid its row, and a checkpoint of all grids so far."""
+    if isinstance(event, Step):
+        yield Row("metrics", _step_row(event))
+        return
+    stages.append(event)
+    yield Row("stages", _stage_row(event))
+    yield stages_to_checkpoint(stages)
 
 
 def _step_row(step: Step) -> dict[str, Any]:

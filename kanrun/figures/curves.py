@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -194,3 +194,10 @@ FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
     "continuity": (continuity, ("multiple_knots", "continuity")),
     "planar": (plane.planar, ("planar_curves", "planar_points", "planar_control")),
 }
+
+
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """Every figure whose tables are there, with its name."""
+    for name, (draw, needed) in FIGURES.items():
+        if all(table in tables for table in needed):
+            yield name, draw(*(tables[table] for table in needed))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from pandas import DataFrame, Series
@@ -15,6 +15,25 @@ FIRST_FITTED = 40
 ROUNDING = 1e-12
 #: How far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
+
+
+def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
+    """The claims of every part of `kanrun curves` that left its tables."""
+    if "orders" in tables:
+        yield from growth_at_ends(tables["summary"])
+        yield from convergence(tables["orders"])
+    if "lecture_points" in tables:
+        four = tables["lecture_points"]
+        miss = (four["polynomial"] - four["y"]).abs()
+        yield at_most("the polynomial goes through the four points to the last bit", four, miss, 0)
+    if "continuity" in tables:
+        yield from continuity(tables["continuity"])
+    if "planar_points" in tables:
+        through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
+        miss = through["max_distance"] / through["size"]
+        yield at_most("the planar curve goes through its points, as a share of their extent", through, miss, 1e-12)
+    if "identities" in tables:
+        yield from identities(tables["identities"])
 
 
 def at_most(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:

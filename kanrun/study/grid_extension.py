@@ -79,8 +79,9 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
 
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
-    """The cell's own number of training points, where it has one."""
-    return replace(cfg.sampling, train=cell.get("points", cfg.sampling.train))
+    """The cell's own number of training points and share held out, where it has them."""
+    held = cell.get("validation", cfg.sampling.validation)
+    return replace(cfg.sampling, train=cell.get("points", cfg.sampling.train), validation=held)
 
 
 def without_penalty(solver: Any) -> Any:
