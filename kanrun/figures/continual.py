@@ -156,7 +156,7 @@ def against_intervals(summary: DataFrame) -> Figure:
     panel.xaxis.set_major_formatter(ScalarFormatter())
     panel.xaxis.set_minor_locator(NullLocator())
     panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(loc="outside right center")
     return figure
 
 
@@ -174,7 +174,7 @@ def against_overlap(summary: DataFrame) -> Figure:
         panel.semilogy(rows["overlap"], lost, "o", color=colour, ms=2.5, alpha=0.6)
         panel.semilogy(middle.index, middle, "-", color=colour, label=letters(str(learner), 30))
     panel.set(xlabel="overlap of neighbouring phases", ylabel="forgetting, worst phase")
-    panel.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    figure.legend(loc="outside right center")
     return figure
 
 

@@ -1,4 +1,7 @@
-"""The lecture's three implementation tricks of KANs, each switched off in turn."""
+"""The lecture's three implementation tricks of KANs, each switched off in turn.
+
+All parameters have to be trained for that: a solver that moves the spline coefficients alone never uses the base.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from torch import Generator
 from kanrun.config import CompareMLPConfig
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.training import fit
+from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study import contest
@@ -44,10 +48,15 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: CompareMLPConfig) -> None:
-    """Raise UsageError for a KAN that cannot be built."""
+    """Raise UsageError for a KAN that cannot be built, or a solver that would not use its base."""
     for cell in cells(cfg):
         case = contest.case_of(cfg, cell["case"], cfg.seed)
-        contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        plan, _ = contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        if plan.solver == "lm":
+            raise UsageError(
+                "comparison=implementation_tricks needs a solver that trains the residual base too, "
+                "and solver=lm moves the spline coefficients alone; use solver=lbfgs or solver=adam."
+            )
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
@@ -57,7 +66,7 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     unscaled = off.pop("unscaled", False)
     model = replace(contest.kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
     plan, _ = contest.budget_of(case, model)
-    create = factory(model, case.problem)
+    create = factory(model, case.problem, plan.solver)
     chosen = _Unscaled(create) if unscaled else create
     trained = fit(chosen, case.problem.data, plan, generator(seed, "training"))
     marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}

@@ -15,8 +15,8 @@ from kanrun.study import contest
 from kanrun.study.models import check_model
 
 Cell = Mapping[str, Any]
-#: Solver steps of each network, and starts are the solver's.
-STEPS = 60
+#: Most solver steps of each network: the theorem is about the best weights, not about those found soon.
+STEPS = 300
 
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:

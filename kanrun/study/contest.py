@@ -98,7 +98,7 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
 def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
     """Train along the schedule. Where validation chooses a coarser grid than the last, the KAN is the smaller one."""
     plan, _ = budget_of(case, model)
-    return fit(factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
+    return fit(factory(model, case.problem, plan.solver), case.problem.data, plan, generator(seed, "training"))
 
 
 def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int, create: Create | None = None) -> Trained:

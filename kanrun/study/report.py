@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     import pandas
 
 # Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
-_FIRST = ("cell", "seed", "test_rmse", "target", "seconds", "shape", "intervals", "validation_rmse", "train_rmse")
+_FIRST = (
+    "cell", "seed", "test_rmse", "test_accuracy", "rmse", "worst_forgetting", "quartiles", "learner", "target", "model",
+    "variant", "part", "schedule", "seconds", "activation", "shape", "parameters", "intervals", "overlap",
+    "train_points", "degree", "penalised", "inference_seconds", "flops", "validation_rmse", "train_rmse",
+)  # fmt: skip
+# The errors whose quartiles over seeds stand beside their median.
+_ERRORS = ("test_rmse", "rmse")
 _MOST_ROWS = 40
 
 
@@ -43,7 +49,7 @@ def print_summary(console: Console, summary: pandas.DataFrame) -> None:
     if "seed" in summary and summary["seed"].nunique() > 1:
         if "cell" in summary:
             title = f"medians over {summary['seed'].nunique()} seeds"
-            rows = _merged(summary.drop(columns="seed"), "cell")
+            rows = _with_quartiles(_merged(summary.drop(columns="seed"), "cell"), summary)
         elif len(summary) <= _MOST_ROWS:
             median = _merged(summary.assign(_one=0), "_one").assign(seed="median")
             rows = _joined(summary, median)
@@ -124,6 +130,18 @@ def _merged(frame: pandas.DataFrame, group: str) -> pandas.DataFrame:
     rules = {name: "median" if name in numbers else _agreed for name in frame.columns if name not in {group, "seed"}}
     merged: pandas.DataFrame = grouped.agg(rules).reset_index()
     return merged.drop(columns="_one", errors="ignore")
+
+
+def _with_quartiles(rows: pandas.DataFrame, summary: pandas.DataFrame) -> pandas.DataFrame:
+    """Return the medians with the quartiles over seeds after the error."""
+    error = next((name for name in _ERRORS if name in rows), None)
+    if error is None:
+        return rows
+    values = summary.groupby("cell", sort=False)[error]
+    low, high = (values.quantile(share).reindex(rows["cell"]) for share in (0.25, 0.75))
+    words = [f"{shown(a)} .. {shown(b)}" if shown(a) else "" for a, b in zip(low, high, strict=True)]
+    rows.insert(list(rows.columns).index(error) + 1, "quartiles", words)
+    return rows
 
 
 def _agreed(values: pandas.Series[Any]) -> Any:

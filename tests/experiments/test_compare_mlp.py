@@ -142,8 +142,12 @@ def test_the_product_of_matrices_by_hand() -> None:
 
 
 def test_implementation_tricks(run: Callable[..., Run]) -> None:
-    finished = run(comparison="implementation_tricks", cases=[RUNGE], grids=[3], seeds=2)
-    assert set(finished.table("summary")["variant"]) == set(compare_mlp.compare_tricks.VARIANTS)
+    solver = LBFGSSolver(steps=4)
+    finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver)
+    summary = finished.table("summary")
+    assert set(summary["variant"]) == set(compare_mlp.compare_tricks.VARIANTS)
+    errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
+    assert (errors["no residual base"] != errors["all tricks"]).all()  # a comparison, not twice the same training
     assert len(finished.manifest.claims) == 4
 
 
@@ -191,6 +195,7 @@ def test_bundled_tables_are_gone_afterwards() -> None:
         ({"comparison": "kolmogorov_arnold"}, "needs bound"),
         ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
         ({"comparison": "no_activation"}, "one width"),
+        ({"comparison": "implementation_tricks"}, "trains the residual base too"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:

@@ -142,6 +142,21 @@ def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
     assert [claim.holds for claim in found] == [False, False]
 
 
+def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
+    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1}
+    learned = [
+        {**row, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
+        {**row, "part": "learners", "learner": "half", "role": "mlp, ewc", "worst_forgetting": 0.5},
+        {**row, "part": "learners", "learner": "all", "role": "mlp, replay", "worst_forgetting": 0.05},
+        {**row, "part": "overlap", "learner": "KAN", "role": "kan", "worst_forgetting": 2e-6},
+        {**row, "part": "overlap", "learner": "KAN, rehearse", "role": "kan, rehearse", "worst_forgetting": 5e-7},
+    ]
+    found = {claim.sentence.partition(":")[0]: claim for claim in claims(pd.DataFrame(learned))}
+    assert {name: claim.holds for name, claim in found.items()} == {
+        "MLP": True, "half": False, "all": True, "KAN": False, "KAN, rehearse": True,
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [

@@ -74,6 +74,16 @@ def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
     assert len(finished.table("summary")) == 2 * len(extend_grid.cells(settings()))
 
 
+def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Run) -> None:
+    rows = finished.table("stages").query("part == 'overfit'")
+    bare = rows[~rows["penalised"]]
+    assert bare["validation_rmse"].isna().all()
+    assert (bare["penalty"] == 0).all()
+    assert (bare["threshold"] == 40 - 5).all()  # no point is held out
+    assert set(bare.loc[bare["intervals"] >= bare["threshold"], "intervals"]) == {60}
+    assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
+
+
 def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
     claims = {claim.sentence: claim for claim in finished.manifest.claims}
     exact = next(claim for sentence, claim in claims.items() if sentence.startswith("A nested refinement"))

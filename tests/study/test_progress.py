@@ -79,6 +79,16 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
         assert "holds  the [error] is small: measured 1.00e-07 (1e-7 .. 3e-7), bound <= 1e-5" in text
 
 
+def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() -> None:
+    errors = {"test_rmse": [1.0, 2.0, 3.0, 4.0, 5.0], "seconds": 1.0}
+    names = {"model": "mlp", "activation": "tanh", "target": "product", "shape": "2-5-1", "parameters": 21}
+    many = {f"another_column_{number}": number for number in range(20)}
+    cells = [pandas.DataFrame({"cell": cell, "seed": range(5), **many, **names, **errors}) for cell in (0, 1)]
+    stream = io.StringIO()
+    report.print_summary(Console(file=stream, width=120), pandas.concat(cells))
+    assert re.search(r"0 .*mlp +tanh +product +2-5-1 +21 +3 +2 \.\. 4 +1", stream.getvalue())
+
+
 def test_numbers_are_shown_with_the_digits_that_count() -> None:
     cases = {0.5: "0.5", 3.0: "3", 1.23456e-7: "1.23e-07", 123456.7: "1.23e+05", 0.99999991: "0.99999991"}
     assert {value: report.shown(value) for value in cases} == cases
