@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 from pandas import DataFrame
 
 from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
@@ -210,6 +210,7 @@ def bars(summary: DataFrame, name: str, bound: str) -> Figure:
     labels = [f"{letters(str(group), 34)}  [{_shape(summary, name, group)}]" for group in groups]
     panel.set_yticks(range(len(groups)), labels)
     panel.set(xscale="log", xlabel="test RMSE / deviation")
+    panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_title("dots: seeds, bar: median, red: bound", fontsize=8)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
@@ -250,6 +251,7 @@ def variants(summary: DataFrame) -> Figure:
             panel.plot(rows["test_rmse"], [place] * len(rows), "o", color=BLUE, alpha=0.5)
             panel.plot(rows["test_rmse"].median(), place, "|", color=BLACK, ms=11, mew=1.6)
         panel.set(xscale="log", title=letters(str(target), 30), xlabel="test RMSE")
+        panel.xaxis.set_minor_formatter(NullFormatter())
         panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
@@ -278,10 +280,12 @@ def _few_ticks(panel: Axes) -> None:
     """Round numbers on a logarithmic x axis, also where it spans less than a decade."""
     low, high = panel.get_xlim()
     span = np.log10(high / low)
-    coarse, middle, fine, finest = (1.0,), (1.0, 3.0), (1.0, 2.0, 5.0), (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
-    steps = coarse if span > 2.5 else middle if span > 1.2 else fine if span > 0.6 else finest
-    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-    ticks = sorted({step * 10.0**decade for decade in decades for step in steps})
+    if span > 0.6:
+        steps = (1.0,) if span > 2.5 else (1.0, 3.0) if span > 1.2 else (1.0, 2.0, 5.0)
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = sorted({step * 10.0**decade for decade in decades for step in steps})
+    else:
+        ticks = list(MaxNLocator(3).tick_values(low, high))
     ticks = [tick for tick in ticks if low <= tick <= high]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
