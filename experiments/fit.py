@@ -8,8 +8,7 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -58,18 +57,26 @@ def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | No
         if cfg.model.kind in ("kan", "mlp"):
             yield Note(f"solver {why}")
     events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
-    trained = yield from follow(events, partial(_recorded, list(done)))
+    trained = yield from follow(events, _Recorded(done))
     yield from _results(cfg, cell, seed, problem, trained, plan.solver)
 
 
-def _recorded(stages: list[Stage], event: Step | Stage) -> Iterator[Record]:
+class _Recorded:
     """A row a step; after each grid its row, and a checkpoint of all grids so far."""
-    if isinstance(event, Step):
-        yield Row("metrics", _step_row(event))
-        return
-    stages.append(event)
-    yield Row("stages", _stage_row(event))
-    yield stages_to_checkpoint(stages)
+
+    def __init__(self, done: Sequence[Stage]) -> None:
+        self._stages, self._lowest = list(done), float("inf")
+
+    def __call__(self, event: Step | Stage) -> Iterator[Record]:
+        if isinstance(event, Step):
+            best = event.errors.selected < self._lowest
+            self._lowest = min(self._lowest, event.errors.selected)
+            yield Row("metrics", {**_step_row(event), "best": best})
+            return
+        self._stages.append(event)
+        self._lowest = float("inf")
+        yield Row("stages", _stage_row(event))
+        yield stages_to_checkpoint(self._stages)
 
 
 def _step_row(step: Step) -> dict[str, Any]:

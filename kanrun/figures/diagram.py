@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from kanrun.figures.diagram_layout import Layout, lay_out, text_of
-from kanrun.figures.edge_panels import strongest
+from kanrun.figures.edge_panels import pruned_rows, strongest
 from kanrun.figures.style import BLACK, BLUE, GREY, VERMILLION, first_seed, letters, only_some, styled
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def _curve(rows: pandas.DataFrame, centre: tuple[float, float], side: float) -> 
 
 
 def _is_pruned(rows: pandas.DataFrame) -> bool:
-    return "pruned" in rows and str(rows["pruned"].iloc[0]).lower() in {"true", "1", "1.0"}
+    return bool(pruned_rows(rows.iloc[:1]).iloc[0])
 
 
 def _colour(rows: pandas.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -12,7 +13,6 @@ from kanrun.figures.diagram_layout import text_of
 from kanrun.figures.style import BLUE, GREY, first_seed, letters, only_some, styled
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.axes import Axes
 
 _MOST = 40
@@ -24,16 +24,23 @@ KEYS = ["layer", "out", "in"]
 def edges(table: pandas.DataFrame, knots: pandas.DataFrame | None = None) -> Figure:
     """Return a panel for each edge (layer, out, in) of the first seed: its function over its input range.
 
-    `table` has the columns seed, layer, out, in, x, y, score, and may have input_name and output_name. Of
-    many edges the 40 with the highest score are drawn. `knots` (seed, layer, in, knot) are ticks below.
+    `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name and pruned.
+    Pruned edges, which are zero, are counted and not drawn; of many others the 40 with the highest score are.
+    `knots` (seed, layer, in, knot) are ticks below.
     """
     table = first_seed(table)
+    pruned = pruned_rows(table)
+    without = len(table[pruned].drop_duplicates(KEYS))
+    table = table[~pruned]
     groups = strongest(table, _MOST)
     count = max(1, len(groups))
     columns = min(_COLUMNS, count)
     rows = -(-count // columns)
     there = len(table.drop_duplicates(KEYS))
     remark = only_some(len(groups), there, "edges, those with the highest scores")
+    if without:
+        said = f"{without} pruned edge{'s' if without > 1 else ''} not drawn"
+        remark = f"{remark}; {said}" if remark else said
     figure, every = _panels(rows, columns, 0.3 if remark else 0.1)
     for axes in every[len(groups) :]:
         axes.set_axis_off()
@@ -47,9 +54,16 @@ def edges(table: pandas.DataFrame, knots: pandas.DataFrame | None = None) -> Fig
     return figure
 
 
+def pruned_rows(table: pandas.DataFrame) -> pandas.Series[bool]:
+    """Return which rows are of pruned edges: none where the table does not say."""
+    if "pruned" not in table:
+        return pandas.Series(False, index=table.index)
+    return table["pruned"].astype(str).str.lower().isin(["true", "1", "1.0"])
+
+
 def _panels(rows: int, columns: int, top: float) -> tuple[Figure, list[Axes]]:
     """Return a figure and its axes, placed by the inch: constrained layout takes as long as drawing them."""
-    wide, high = (1.0, 0.8) if columns > 1 else (2.0, 1.4)
+    wide, high = (1.0, 0.8) if columns > 3 else (1.5, 1.1)
     left, between, above, below = 0.42, 0.42, 0.28, 0.2  # room of tick labels and titles
     width = left + columns * wide + (columns - 1) * between + 0.12
     height = top + rows * (above + high + below)

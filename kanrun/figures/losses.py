@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
+Values = NDArray[np.float64]
 _DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}  # validation last: it often lies on test
 _CLOSEST = 0.045  # of the axis, between two labels of stages
 
@@ -23,8 +24,10 @@ _CLOSEST = 0.045  # of the axis, between two labels of stages
 def loss_curve(metrics: pandas.DataFrame) -> Figure:
     """Return RMSE over steps on a logarithmic axis, with the grid stages of the first seed marked.
 
-    `metrics` has the columns seed, stage, step, intervals, train_rmse, validation_rmse, test_rmse. Steps
-    that start again with each stage are put one after the other. Further seeds are thin lines.
+    `metrics` has the columns seed, stage, step, intervals, train_rmse, validation_rmse, test_rmse, and may have
+    best (whether a step's network is the best of its stage so far). Curves then show the errors of the best
+    network, which is the one that training keeps, and faint dots those of the others. Steps that start again
+    with each stage are put one after the other. Further seeds are thin lines.
     """
     figure = new_figure(3.2)
     axes = figure.subplots()
@@ -39,8 +42,14 @@ def loss_curve(metrics: pandas.DataFrame) -> Figure:
             values = rows[name].to_numpy(dtype=float)
             values = np.where(values > 0, values, np.nan)  # zero has no place on a logarithmic axis
             width, alpha, order = (1.4, 1.0, 3) if number == 0 else (0.7, 0.35, 2)
-            axes.plot(steps, values, color=colour, ls=dash, lw=width, alpha=alpha, zorder=order)
+            path = _kept(rows, values)
+            axes.plot(steps, path, color=colour, ls=dash, lw=width, alpha=alpha, zorder=order)
+            if number == 0 and not np.array_equal(path, values, equal_nan=True):
+                tried = np.where(path == values, np.nan, values)
+                axes.plot(steps, tried, ".", color=colour, ms=3, alpha=0.3, zorder=1)
         handles.append(Line2D([], [], color=colour, ls=dash, label=split))
+    if runs and "best" in runs[0][1] and not _is_best(runs[0][1]).all():
+        handles.append(Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept"))
     if len(runs) > 1:
         handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=f"{len(runs) - 1} more seeds"))
     axes.set_yscale("log")
@@ -53,7 +62,18 @@ def loss_curve(metrics: pandas.DataFrame) -> Figure:
     return figure
 
 
-def _runs(metrics: pandas.DataFrame) -> list[tuple[NDArray[np.float64], pandas.DataFrame]]:
+def _kept(rows: pandas.DataFrame, values: Values) -> Values:
+    """Return `values`, where a step was not the best so far those of the best."""
+    if "best" not in rows:
+        return values
+    return np.asarray(values[np.maximum.accumulate(np.where(_is_best(rows), np.arange(len(values)), 0))])
+
+
+def _is_best(rows: pandas.DataFrame) -> pandas.Series[bool]:
+    return rows["best"].astype(str).str.lower().isin(["true", "1", "1.0"])
+
+
+def _runs(metrics: pandas.DataFrame) -> list[tuple[Values, pandas.DataFrame]]:
     """Return steps that only go up, and rows, for each (cell, seed)."""
     keys = [name for name in ("cell", "seed") if name in metrics]
     groups = [rows for _, rows in metrics.groupby(keys)] if keys else [metrics]
@@ -66,7 +86,7 @@ def _runs(metrics: pandas.DataFrame) -> list[tuple[NDArray[np.float64], pandas.D
     return [run for run in runs if len(run[0])]
 
 
-def _mark_stages(axes: Axes, steps: NDArray[np.float64], rows: pandas.DataFrame) -> None:
+def _mark_stages(axes: Axes, steps: Values, rows: pandas.DataFrame) -> None:
     """Draw a line where each stage starts, and write its number of intervals above."""
     if "intervals" not in rows or rows["intervals"].isna().all():
         return

@@ -12,6 +12,8 @@ from cycler import cycler
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from kanrun.figures.ticks import plain_ticks
+
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
@@ -40,7 +42,7 @@ _LOOK: Any = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.formatter.limits": (-3, 4),
-    "axes.formatter.use_mathtext": True,
+    "axes.formatter.use_mathtext": False,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
@@ -66,7 +68,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
         with mpl.rc_context():
             mpl.rcdefaults()
             mpl.rcParams.update(_LOOK)
-            return draw(*args, **kwargs)
+            figure = draw(*args, **kwargs)
+            plain_ticks(figure)
+            return figure
 
     return drawn
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kanrun.runs.atomic import write_atomic
 
@@ -20,7 +20,13 @@ def write_figure(stem: Path, figure: Figure) -> None:
     """Write `stem`.png and `stem`.svg, each atomically. Raises StorageFailed."""
     import matplotlib
 
-    with matplotlib.rc_context({"svg.hashsalt": "kanrun", "svg.fonttype": "path"}), _laid_out(figure):
+    settings: Any = {
+        "svg.hashsalt": "kanrun",
+        "svg.fonttype": "path",
+        "figure.autolayout": False,
+        "figure.constrained_layout.use": False,
+    }
+    with matplotlib.rc_context(settings), _laid_out(figure):
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)
@@ -29,14 +35,21 @@ def write_figure(stem: Path, figure: Figure) -> None:
 
 @contextlib.contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-    """Lay the figure out once for all formats, since that takes as long as drawing it."""
+    """Lay the figure out once for all formats, since that takes as long as drawing it.
+
+    While a figure has a layout engine, even one that does nothing, each saving draws it twice. At other dots per inch
+    than it is saved with, labels have other widths, and long ones would be clipped.
+    """
     engine = figure.get_layout_engine()
     if engine is None:
         yield
         return
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+    dots = figure.get_dpi()
+    figure.set_dpi(DPI)
+    engine.execute(figure)
+    figure.set_layout_engine(None)
     try:
         yield
     finally:
+        figure.set_dpi(dots)
         figure.set_layout_engine(engine)

@@ -88,3 +88,18 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert list((place / "outputs" / "fit" / "v0001" / "figures").glob("*.png"))
     assert main(["runs", "show"]) == 0
     assert "exp(-x0)*sin(3*x1)" in capfd.readouterr().out
+
+
+def test_steps_say_which_network_was_the_best_so_far(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert (
+        main(["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]", "sampling.train=60", "sampling.test=20"]) == 0
+    )
+    with (place / capfd.readouterr().out.strip() / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lowest: dict[str, float] = {}
+    for row in rows:
+        error = float(row["validation_rmse"])
+        assert row["best"] == str(error < lowest.get(row["stage"], float("inf")))
+        lowest[row["stage"]] = min(error, lowest.get(row["stage"], float("inf")))
+    assert {row["intervals"] for row in rows} == {"3", "5"}
+    assert {row["best"] for row in rows} == {"True", "False"}

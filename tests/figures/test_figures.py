@@ -51,6 +51,19 @@ def test_the_loss_curve_has_the_errors_and_the_stages() -> None:
     stored(figure)
 
 
+def test_what_was_tried_and_not_kept_is_faint() -> None:
+    table = sample.metrics().assign(best=[True] * 10 + [False, True])
+    table.loc[10, "train_rmse"] = 9.0
+    (axes,) = figures.loss_curve(table).axes
+    path, tried = axes.lines[:2]
+    expected = table["train_rmse"].to_numpy().copy()
+    expected[10] = expected[9]
+    np.testing.assert_array_equal(path.get_ydata(), expected)
+    assert np.flatnonzero(np.isfinite(np.asarray(tried.get_ydata(), dtype=float))).tolist() == [10]
+    assert (tried.get_alpha() or 1) < 0.5
+    assert legend(axes) == ["train", "test", "validation", "tried, not kept"]
+
+
 def test_steps_that_start_again_are_put_one_after_the_other() -> None:
     (axes,) = figures.loss_curve(sample.metrics(restart=True)).axes
     np.testing.assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
@@ -206,6 +219,22 @@ def test_each_edge_has_a_panel_with_its_function() -> None:
     assert list(np.asarray(drawn[1].lines[1].get_xdata())) == [-0.5, 0.5]
     assert len(drawn[-1].lines) == 1  # no knots of this edge are known
     stored(figure)
+
+
+def test_pruned_edges_are_counted_and_not_drawn() -> None:
+    table = sample.edges([2, 3, 1])
+    table["pruned"] = table["out"] > 0
+    figure = figures.edges(table)
+    assert [axes.get_title() for axes in figure.axes] == [
+        "column 0 → h1.0",
+        "column 1 → h1.0",
+        "h1.0 → target",
+        "h1.1 → target",
+        "h1.2 → target",
+    ]
+    assert figure.texts[0].get_text() == "4 pruned edges not drawn"
+    stored(figure)
+    stored(figures.edges(table.assign(pruned=True)))
 
 
 def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:

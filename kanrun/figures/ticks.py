@@ -1,0 +1,59 @@
+"""Tick labels as plain text: 10⁻³ in letters, which take a hundredth of the time of typeset mathematics."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, ScalarFormatter
+
+_RAISED = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_MATHS = re.compile(r"\$\\mathdefault\{(.*)\}\$")
+_EXPONENT = re.compile(r"\^\{(-?\d+)\}")
+_POWER = re.compile(r"(\d[\d.]*)e([-\N{MINUS SIGN}]?\d+)")
+
+
+class PlainPowers(LogFormatterSciNotation):
+    """Labels of a logarithmic axis, such as 10⁻³ and 2×10⁻³."""
+
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        text = super().__call__(x, pos)
+        found = _MATHS.fullmatch(text)
+        if not found:
+            return text
+        plain = _EXPONENT.sub(lambda power: power[1].translate(_RAISED), found[1].replace(r"\times", "×"))
+        return self.fix_minus(plain)
+
+
+class PlainNumbers(ScalarFormatter):
+    """Labels of a linear axis; what all of them have in common stands beside it, such as ×10⁻⁶."""
+
+    def get_offset(self) -> str:
+        return _POWER.sub(_as_power, super().get_offset())
+
+
+def _as_power(found: re.Match[str]) -> str:
+    factor = "" if found[1] == "1" and not found.start() else found[1]
+    return f"{factor}×10{found[2].translate(_RAISED)}"
+
+
+def plain_ticks(figure: Figure) -> None:
+    """Let the axes of `figure` write their ticks' labels as plain text, where it has matplotlib's own formatters."""
+    for axes in figure.axes:
+        for each in (axes, *axes.child_axes):
+            if isinstance(each, Axes) or hasattr(each, "xaxis"):
+                for axis in (each.xaxis, each.yaxis):
+                    _replace(axis.get_major_formatter(), axis.set_major_formatter)
+                    _replace(axis.get_minor_formatter(), axis.set_minor_formatter)
+
+
+def _replace(formatter: Any, put: Any) -> None:
+    kinds: dict[type, type] = {LogFormatterSciNotation: PlainPowers, ScalarFormatter: PlainNumbers}
+    kind = kinds.get(type(formatter))
+    if kind is None:
+        return
+    plain = kind()
+    vars(plain).update(vars(formatter))  # limits, offsets and the base, as they were chosen
+    put(plain)
