@@ -69,7 +69,8 @@ def overfit(cfg: ExtendGridConfig) -> Cells:
     few, whole = {"points": cfg.overfit_points}, listed(cfg.overfit_intervals)
     bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
     alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
-    return [{**few, "schedule": whole}, {**bare, "schedule": whole}, *alone]
+    smooth = [{**few, "schedule": whole}] if study.penalises(cfg.solver) else []
+    return [*smooth, {**bare, "schedule": whole}, *alone]
 
 
 PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {

@@ -72,7 +72,7 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
         "shape": "-".join(map(str, shape)),
         "degree": degree,
         "train_points": sampling.train,
-        "penalised": bool(cell.get("penalised", True)),
+        "penalised": penalises(solver),
         "compared": cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0],
     }
     return Extension(replace(cfg, model=model, sampling=sampling, solver=solver), schedule, left_out, marks)
@@ -82,6 +82,12 @@ def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfi
     """The cell's own number of training points and share held out, where it has them."""
     held = cell.get("validation", cfg.sampling.validation)
     return replace(cfg.sampling, train=cell.get("points", cfg.sampling.train), validation=held)
+
+
+def penalises(solver: Any) -> bool:
+    """Whether trainings are smoothed: by Levenberg-Marquardt unless told not to, by other solvers only when told to."""
+    weight = getattr(solver, "penalty", "auto")
+    return solver.kind in ("auto", "lm") if weight == "auto" else weight > 0
 
 
 def without_penalty(solver: Any) -> Any:

@@ -124,6 +124,14 @@ def test_first_order_solvers_follow_schedules_too() -> None:
     assert [row["intervals"] for row in rows] == [4, 8, 20]
 
 
+def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
+    cells = {name: extend_grid.overfit(settings(solver=solver)) for name, solver in (
+        ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("lbfgs", LBFGSSolver()),
+        ("smooth lbfgs", LBFGSSolver(penalty=1e-12)),
+    )}  # fmt: skip
+    assert {name: len(each) for name, each in cells.items()} == {"lm": 3, "bare lm": 2, "lbfgs": 2, "smooth lbfgs": 3}
+
+
 def test_schedules_are_read_from_the_configuration() -> None:
     assert schedule_of(LIST) == ListSchedule((4, 8, 20))
     assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}) == DoublingSchedule(3, 9, False)
