@@ -80,13 +80,21 @@ def _order(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
+    """Phases that touch or lie apart, and those that overlap: there two phases fit the same coefficients."""
     for name, some in rows.groupby("learner", sort=False):
-        reach, role = some["overlap"].max(), str(some["role"].iloc[0])
-        where = f"with phases that overlap by up to {reach:g} (worst phase)"
-        if role == "mlp":
-            yield _least(f"{name}: forgets at each overlap, {where}", some["worst_forgetting"], MUCH)
-        elif role.startswith("kan"):
-            yield _most(f"{name}: no phase is forgotten {where}", some["worst_forgetting"], NOTHING)
+        apart = some["overlap"] <= 0
+        yield from _of_overlap(str(name), some[apart], "that do not overlap")
+        yield from _of_overlap(str(name), some[~apart], f"that overlap by up to {some['overlap'].max():g}")
+
+
+def _of_overlap(name: str, rows: pd.DataFrame, phases: str) -> Iterator[Claim]:
+    if rows.empty:
+        return
+    role, lost = str(rows["role"].iloc[0]), rows["worst_forgetting"]
+    if role == "mlp":
+        yield _least(f"{name}: forgets with phases {phases} (worst phase)", lost, MUCH)
+    elif role.startswith("kan"):
+        yield _most(f"{name}: no phase is forgotten, with phases {phases} (worst phase)", lost, NOTHING)
 
 
 def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
