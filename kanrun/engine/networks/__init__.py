@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from kanrun.engine.networks import dense_jacobian as dense_jacobian  # adds its forms of linearise
 from kanrun.engine.networks.curves import Bezier, BSpline, Curve, Polynomial
 from kanrun.engine.networks.jacobian import (
     edge_slopes,
