@@ -17,6 +17,7 @@ from kanrun.targets.table_file import check_path
 
 TASKS = ("regression", "classification")
 TEST_SHARE = 0.2  # of a table, where the config gives no numbers
+FEWEST_TRAIN = 2  # rows: one has no deviation to standardise by
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,12 +116,15 @@ def _classes(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np
 def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:
     """How many rows to train on (validation included) and to test on."""
     train, test = sampling.train, sampling.test
+    if train is not None and train < FEWEST_TRAIN:
+        raise UsageError(f"sampling.train={train} must be at least {FEWEST_TRAIN} for a table")
     if test is None:
-        test = round(TEST_SHARE * rows) if train is None else max(rows - train, 0)
+        test = max(round(TEST_SHARE * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
-        train = max(rows - test, 1)
+        train = max(rows - test, FEWEST_TRAIN)
     if train + test > rows:
-        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} has {rows} rows")
+        has = f"has {rows} row{'' if rows == 1 else 's'}"
+        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} {has}")
     return train, test
 
 

@@ -22,6 +22,9 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     (tmp_path / "good (1).csv").write_text("area (m2),b,price\n" + rows)
     (tmp_path / "text.csv").write_text("area (m2),b,price\n" + rows + "3,x,4\n")
     (tmp_path / "short.csv").write_text("area (m2),b,price\n1,2,3\n")
+    (tmp_path / "one.csv").write_text("area (m2),b,price\n1,2,3\n")
+    (tmp_path / "two.csv").write_text("area (m2),b,price\n1,2,3\n2,3,4\n")
+    (tmp_path / "none.csv").write_text("area (m2),b,price\n")
     (tmp_path / "twice.csv").write_text("area (m2),b,b,price\n1,2,3,4\n")
     (tmp_path / "empty.csv").write_text("")
     (tmp_path / "binary.csv").write_bytes(bytes(range(256)) * 4)
@@ -54,6 +57,11 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         ([*TABLE, "target.path=."], ["'.'"]),
         ([*TABLE, "target.path=text.csv"], ["'b'", "'x'"]),
         ([*TABLE, "target.path=short.csv", "sampling.train=100"], ["100 training", "short.csv"]),
+        ([*TABLE, "target.path=one.csv"], ["2 training and 1 test", "one.csv has 1 row"]),
+        ([*TABLE, "target.path=two.csv"], ["2 training and 1 test", "two.csv has 2 rows"]),
+        ([*TABLE, "target.path=one.csv", "sampling.test=0"], ["2 training", "one.csv has 1 row"]),
+        ([*TABLE, "target.path=good (1).csv", "sampling.train=1"], ["sampling.train=1", "at least 2"]),
+        ([*TABLE, "target.path=none.csv"], ["none.csv"]),
         ([*TABLE, "target.path=twice.csv"], ["twice.csv", "'b'"]),
         ([*TABLE, "target.path=good (1).csv", "target.outputs=prize"], ["'prize'", "price"]),
     ],

@@ -224,10 +224,13 @@ def test_a_constant_output_is_noted(tmp_path: Path) -> None:
 
 
 def test_tiny_tables(tmp_path: Path) -> None:
-    data = dataset(TableTarget(str(write(tmp_path, "a,y\n1,3\n")), ["a"], ["y"]))
-    assert len(data.train) == 1
+    three = TableTarget(str(write(tmp_path, "a,y\n1,3\n2,4\n3,8\n")), ["a"], ["y"])
+    data = dataset(three)
+    assert len(data.train) == 2
     assert data.validation is None
-    assert data.test is None
+    assert data.test is not None
+    assert len(data.test) == 1
+    assert dataset(three, test=0).test is None
 
 
 @pytest.mark.parametrize(
@@ -236,8 +239,9 @@ def test_tiny_tables(tmp_path: Path) -> None:
         ({}, {"train": 180, "test": 30}, "180 training and 30 test rows are 210, but people.csv has 200 rows"),
         ({}, {"train": 1000, "test": 1000}, "1000 training and 1000 test rows are 2000, but people.csv has 200 rows"),
         ({}, {"train": 300, "test": None}, "300 training and 0 test rows are 300, but people.csv has 200 rows"),
-        ({}, {"train": None, "test": 200}, "1 training and 200 test rows are 201, but people.csv has 200"),
+        ({}, {"train": None, "test": 200}, "2 training and 200 test rows are 202, but people.csv has 200"),
         ({}, {"train": 0}, "sampling.train=0 must be at least 1"),
+        ({}, {"train": 1}, "sampling.train=1 must be at least 2 for a table"),
         ({}, {"noise": -1.0}, "sampling.noise=-1.0 must be"),
         ({"inputs": []}, {}, "target.inputs must list at least one column, such as target.inputs=[a,b]"),
         ({"outputs": []}, {}, "target.outputs must list at least one column"),
@@ -279,9 +283,11 @@ def test_refusals(path: Path, fields: dict[str, object], sampling: dict[str, obj
     [
         ("a,y\n1,u\n2,u\n", "classification", "column 'y' has the one class 'u' only; at least two are needed"),
         ("a,y\n1,1.5\n2,2\n", "classification", "column 'y' holds 1.5, which is no class"),
+        ("a,y\n1,2\n", "regression", "2 training and 1 test rows are 3, but data.csv has 1 row"),
+        ("a,y\n1,2\n3,4\n", "regression", "2 training and 1 test rows are 3, but data.csv has 2 rows"),
         ("a,y\n1,u\n2,\n", "classification", "column 'y' of data.csv has 1 missing value (first in row 3)"),
         ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is no class"),
-        ("a,y\n1e308,1\n1.5e308,2\n", "regression", "data.csv has values too large for float64"),
+        ("a,y\n1e308,1\n1.5e308,2\n1.2e308,3\n", "regression", "data.csv has values too large for float64"),
     ],
 )
 def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str) -> None:
@@ -291,7 +297,7 @@ def test_refusals_of_content(tmp_path: Path, text: str, task: str, sentence: str
     assert sentence in str(caught.value)
 
 
-@given(st.integers(2, 60), st.integers(0, 3), st.floats(0, 0.5), st.booleans())
+@given(st.integers(3, 60), st.integers(0, 3), st.floats(0, 0.5), st.booleans())
 @settings(max_examples=25, deadline=None)
 def test_no_row_is_lost_or_used_twice(
     tmp_path_factory: pytest.TempPathFactory, rows: int, seed: int, validation: float, classify: bool
