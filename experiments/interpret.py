@@ -15,19 +15,20 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kanrun.config import InterpretConfig
-from kanrun.engine.symbolic import Formula, Step
+from kanrun.engine.symbolic import Step
 from kanrun.figures import network_diagram
-from kanrun.figures.interpret import candidate_map, stages_side_by_side
+from kanrun.figures.interpret import candidate_map, captions, score_card, stages_side_by_side
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cells import suite_cells, with_cell
 from kanrun.study.interpret import Interpretation, interpretation, one_thread
-from kanrun.study.interpret_tables import candidate_rows, edge_tables, shape_of, stage_row
+from kanrun.study.interpret_edges import edge_tables
+from kanrun.study.interpret_summary import summary_row
+from kanrun.study.interpret_tables import candidate_rows, decision_rows, stage_row
 from kanrun.study.interpret_task import Task, formula_checkpoint, options_of, tasks_of
 from kanrun.study.score_card import score_claims
 
@@ -68,56 +69,35 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
 
 def _results(task: Task, result: Interpretation, seed: int) -> Iterator[Record]:
     formula = task.in_units(result.formula) if result.formula else None
-    yield Row("summary", _summary(task, result, formula))
+    yield summary_row(task, result, formula)
     yield Note(f"{task.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
     if formula is not None:
-        yield Row("formulas", {"output": task.output, **formula.forms()})
+        yield Row("formulas", {"output": task.output, "kind": result.outcome, **formula.forms()})
         yield formula_checkpoint(task, formula, result, seed)
+    if result.approximation is not None:
+        forms = task.in_units(result.approximation).forms()
+        yield Row("formulas", {"output": task.output, "kind": "approximation", **forms})
     if result.tried is not None:
         yield from candidate_rows(result.tried)
-        chosen = [step for step in result.steps if step.name == result.structure]
-        if (table := edge_tables(chosen, task.samples, task.inputs, task.output)) is not None:
+        yield from decision_rows(result)
+        if (table := edge_tables(result.stages, task.samples, task.inputs, task.output)) is not None:
             yield replace(table, name="edges" if task.only else f"edges-{task.output}")
 
 
-def _summary(task: Task, result: Interpretation, formula: Formula | None) -> dict[str, Any]:
-    certificate = result.certificate
-    return {
-        "target": task.name,
-        "outcome": result.outcome,
-        "formula": str(formula.expression) if formula else "",
-        "formula_rmse": _number(certificate.formula_rmse * task.unit) if certificate else None,
-        "network_rmse": _number(certificate.network_rmse * task.unit) if certificate else None,
-        "certificate": _number(certificate.difference * task.unit) if certificate else None,
-        "recovered": certificate.recovered if certificate else task.unknown,
-        "form": certificate.form if certificate else task.unknown,
-        "symbolically": certificate.symbolically if certificate else task.unknown,
-        "r2": _number(certificate.r2) if certificate else None,
-        "structure": result.structure,
-        "shape": shape_of(result.tried.network) if result.tried else "",
-        "active_edges": result.tried.network.active_edges if result.tried else 0,
-        "complexity": formula.complexity if formula else None,
-        "seconds": result.seconds,
-        "reason": result.sentence,
-    }
-
-
-def _number(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    """The stages side by side, the network at the last of them, and which candidate fits which edge."""
+    """The stages side by side, the network at the last of them, and which candidate fits which edge; of a suite the
+    score card."""
     if "cell" in tables["summary"]:
+        yield "score_card", score_card(tables["summary"])
         return
     if "edges" in tables and len(tables["edges"]):
         edges = tables["edges"]
-        yield "stages", stages_side_by_side(edges)
+        yield "stages", stages_side_by_side(edges, captions(tables["stages"], tables["summary"]))
         yield "network", network_diagram(edges[edges["stage"] == sorted(edges["stage"].unique())[-1]])
     if "candidates" in tables and len(tables["candidates"]):
         yield "candidates", candidate_map(tables["candidates"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    """How many seeds recovered each target whose truth is known."""
+    """Whether the seeds recovered the targets whose truth is known."""
     return score_claims(tables["summary"])

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _MOST = 1500  # edges of a layer
 _MANY = 60  # edges of a layer, from which on only the strong ones stand out
 _LINE = "#4D4D4D"
+_PLAIN = "="
 Group = tuple[tuple[int, int, int], "pandas.DataFrame"]
 
 
@@ -28,8 +29,9 @@ def network_diagram(table: pandas.DataFrame, title: str | None = None) -> Figure
     """Return the diagram of the first seed's network, inputs below and outputs above.
 
     `table` is as for `edges`. Width and opacity of an edge grow with its score, relative to the highest of
-    its layer. Two further columns are optional: `symbolic` (text written at the edge, which is then drawn
-    in another colour) and `pruned` (true: the edge is a ghost).
+    its layer. Further columns are optional: `symbolic` (text written at the edge, which is then drawn in another
+    colour; `=` is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
+    `operation` (`product` where the node that the edge leads to multiplies).
     """
     table = first_seed(table)
     counts = table.drop_duplicates(["layer", "out", "in"]).groupby("layer").size()
@@ -54,7 +56,19 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout | None = No
     places = [layout.node(layer, i) for layer, count in enumerate(layout.nodes) for i in range(count)]
     size = 26 if max(layout.nodes) <= 30 else 8
     axes.scatter([x for x, _ in places], [y for _, y in places], s=size, c=BLACK, lw=0, zorder=5)
+    for layer, number in _products(table):
+        x, y = layout.node(layer, number)
+        axes.plot([x], [y], "o", ms=8, color=BLACK, zorder=5)
+        axes.plot([x], [y], "x", ms=4.5, mew=1.2, color="white", zorder=6)
     _write_labels(axes, layout)
+
+
+def _products(table: pandas.DataFrame) -> list[tuple[int, int]]:
+    """Return the nodes that multiply, as (layer of nodes, number)."""
+    if "operation" not in table:
+        return []
+    rows = table[table["operation"] == "product"].drop_duplicates(["layer", "out"])
+    return [(int(layer) + 1, int(out)) for layer, out in zip(rows["layer"], rows["out"], strict=True)]
 
 
 def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> None:
@@ -62,32 +76,38 @@ def _draw_layer(axes: Axes, layout: Layout, layer: int, groups: list[Group]) -> 
     band = layout.bands[layer]
     # Boxes stand in the order of their inputs, so that the lines below them hardly cross.
     groups = sorted(groups, key=lambda group: (group[0][2], group[0][1]))
+    boxed = np.array([text_of(rows, "symbolic") != _PLAIN for _, rows in groups], dtype=bool)
     lines: list[Any] = []
     curves: list[Any] = []
     boxes: list[Any] = []
     for number, ((_, out, source), rows) in enumerate(groups):
         x, y = band.centre(number)
         half = band.side / 2
-        up, on = band.ways(number)
+        up, on = band.ways(number) if boxed[number] else ([(x, y)], [(x, y)])
         lines += [[layout.node(layer, source), *up], [*on, layout.node(layer + 1, out)]]
-        boxes.append([(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)])
-        curves.append(_curve(rows, (x, y), 0.84 * band.side))
-        _write_symbolic(axes, rows, (x, y + half), band.slot)
+        if boxed[number]:
+            boxes.append([(x - half, y - half), (x + half, y - half), (x + half, y + half), (x - half, y + half)])
+            curves.append(_curve(rows, (x, y), 0.84 * band.side))
+            _write_symbolic(axes, rows, (x, y + half), band.slot)
     ghosts = np.array([_is_pruned(rows) for _, rows in groups], dtype=bool)
     strength = np.where(ghosts, 0.0, _strengths(groups))
     faint = 0.12 if len(groups) <= _MANY else 0.06
     alpha = np.where(ghosts, 0.16, faint + (1 - faint) * strength)
     width = (0.4 + 1.4 * strength) * float(np.clip(2.5 * band.side, 0.4, 1.0))
-    colours = [GREY if ghost else _colour(rows) for ghost, (_, rows) in zip(ghosts, groups, strict=True)]
+    colours = [
+        GREY if ghost else _colour(rows) for ghost, box, (_, rows) in zip(ghosts, boxed, groups, strict=True) if box
+    ]
     twice: dict[str, Any] = {"linewidths": np.repeat(width, 2), "alpha": list(np.repeat(alpha, 2))}
     frame: dict[str, Any] = {
         "edgecolors": _LINE,
         "linewidths": min(0.6, 2 * band.side),
-        "alpha": list(np.maximum(alpha, 0.2)),
+        "alpha": list(np.maximum(alpha[boxed], 0.2)),
     }
     pen = float(np.clip(2.6 * band.side, 0.5, 1.3))
-    seen = list(np.maximum(alpha, 0.25))
+    seen = list(np.maximum(alpha[boxed], 0.25))
     axes.add_collection(LineCollection(lines, colors=_LINE, zorder=1, **twice))
+    if not boxes:
+        return
     axes.add_collection(PolyCollection(boxes, facecolors="white", edgecolors="none", zorder=2))
     axes.add_collection(PolyCollection(boxes, facecolors="none", zorder=3, **frame))
     axes.add_collection(LineCollection(curves, colors=colours, linewidths=pen, alpha=seen, zorder=4))

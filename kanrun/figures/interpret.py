@@ -1,46 +1,83 @@
-"""Figures of an interpretation: its stages side by side, and which candidate fits which edge."""
+"""Figures of an interpretation: its stages side by side, which candidate fits which edge, a suite's score card."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.diagram import draw_network
 from kanrun.figures.diagram_layout import lay_out
-from kanrun.figures.style import first_seed, letters, styled
+from kanrun.figures.style import GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, styled
 
 if TYPE_CHECKING:
     import pandas
 
-_GAP = 0.3  # inches between two stages
+_GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
+_LEAST_WIDTH, _WIDEST = 1.9, 20.0
+_SCORES = {"recovered": GREEN, "approximated": ORANGE, "failed": VERMILLION}
 _MOST = 400
 _MOST_CANDIDATES = 30
 
 
+def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
+    """Return what stands below each stage's name: active edges, parameters and test RMSE of the first seed's choice."""
+    stages, chosen = first_seed(stages), first_seed(summary)["structure"].iloc[0]
+    rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
+    return [
+        f"{row.active_edges} edges, {row.parameters} parameters\n"
+        + (f"test RMSE {row.test_rmse:.1e}" if np.isfinite(row.test_rmse) else "undefined on some points")
+        for row in rows.itertuples()
+    ]
+
+
 @styled
-def stages_side_by_side(table: pandas.DataFrame) -> Figure:
+def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> Figure:
     """Return the diagrams of the first seed's network at every `stage` of the table, in the order of their names.
 
-    Columns are those of `network_diagram` and `stage`; edges that a stage no longer has are ghosts in it as long as the
-    shape is the same.
+    Columns are those of `network_diagram` and `stage`; `under` are captions, one a stage. Diagrams that do not fit
+    beside one another go on in a further row.
     """
     table = first_seed(table)
     stages = sorted(table["stage"].unique())
     parts = [table[table["stage"] == stage] for stage in stages]
     layouts = [lay_out(part, False, _MOST) for part in parts]
-    width = sum(layout.width for layout in layouts) + _GAP * (len(layouts) - 1)
-    height = max(layout.height for layout in layouts) + 0.35
+    rows = _rows([max(layout.width, _LEAST_WIDTH) for layout in layouts])
+    heights = [max(layouts[i].height for i in row) + _HEADING for row in rows]
+    widths = [sum(max(layouts[i].width, _LEAST_WIDTH) + _GAP for i in row) - _GAP for row in rows]
+    width, height = max(widths), sum(heights)
     figure = Figure(figsize=(width, height))
-    left = 0.0
-    for stage, part, layout in zip(stages, parts, layouts, strict=True):
-        axes = figure.add_axes((left / width, 0.0, layout.width / width, layout.height / height))
-        draw_network(axes, part, layout)
-        middle = (left + layout.width / 2) / width
-        figure.text(middle, 1 - 0.05 / height, letters(str(stage), 40), ha="center", va="top", fontsize=9)
-        left += layout.width + _GAP
+    top = height
+    for row, high in zip(rows, heights, strict=True):
+        left = 0.0
+        for i in row:
+            room = max(layouts[i].width, _LEAST_WIDTH)
+            start, bottom = left + (room - layouts[i].width) / 2, top - high
+            box = start / width, bottom / height, layouts[i].width / width, layouts[i].height / height
+            draw_network(figure.add_axes(box), parts[i], layouts[i])
+            middle = (left + room / 2) / width
+            place: Any = {"ha": "center", "va": "top"}
+            figure.text(middle, (top - 0.05) / height, letters(str(stages[i]), 40), fontsize=9, **place)
+            if i < len(under):
+                figure.text(middle, (top - 0.24) / height, under[i], fontsize=7, color=GREY, **place)
+            left += room + _GAP
+        top -= high
     return figure
+
+
+def _rows(widths: Sequence[float]) -> list[list[int]]:
+    """Return the numbers of what stands in each row of at most `_WIDEST` inches."""
+    rows: list[list[int]] = [[]]
+    used = 0.0
+    for number, width in enumerate(widths):
+        if rows[-1] and used + width > _WIDEST:
+            rows.append([])
+            used = 0.0
+        rows[-1].append(number)
+        used += width + _GAP
+    return rows
 
 
 @styled
@@ -68,4 +105,28 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     axes.set_xticks(range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90)
     axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for _, edge in edges])
     axes.grid(visible=False)
+    return figure
+
+
+@styled
+def score_card(table: pandas.DataFrame) -> Figure:
+    """Return a bar a target: the median seconds over the seeds, coloured by what became of most of them.
+
+    `table` is a suite's summary with the columns target, score, seconds.
+    """
+    names = list(dict.fromkeys(table["target"]))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    longest = float(table["seconds"].max())
+    for number, name in enumerate(names):
+        rows = table[table["target"] == name]
+        counts = rows["score"].value_counts()
+        most = max(_SCORES, key=lambda score: int(counts.get(score, 0)))
+        seconds = float(rows["seconds"].median())
+        axes.barh(number, seconds, color=_SCORES[most], height=0.7)
+        text = ", ".join(f"{counts[score]} {score}" for score in _SCORES if score in counts)
+        axes.text(seconds + 0.01 * longest, number, text, va="center", fontsize=6)
+    axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
+    axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.35 * longest), xlabel="seconds (median over seeds)")
+    axes.grid(visible=False, axis="y")
     return figure

@@ -12,12 +12,13 @@ import numpy as np
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.prune import prune_on_validation, pruned
-from kanrun.engine.symbolic import Formula, Graph, Samples, choose
+from kanrun.engine.symbolic import Formula, Samples, choose
 from kanrun.engine.symbolic.from_network import graph_of
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint
 from kanrun.study.cells import with_cell
-from kanrun.study.interpret import Check, Interpretation, Options, in_units
+from kanrun.study.interpret import check_inputs
+from kanrun.study.interpret_result import Check, Given, Interpretation, Options, in_units
 from kanrun.study.models import check_model
 from kanrun.targets import Dataset, Points, Scaling, make_dataset
 
@@ -31,12 +32,14 @@ class Task:
     inputs: tuple[str, ...]
     samples: Samples
     check: Check
-    network: Graph | None
+    network: Given | None
     index: int
     input_scaling: Scaling
     output_scaling: Scaling
     only: bool
     notes: tuple[str, ...]
+    kind: str
+    noise: float
 
     @property
     def unit(self) -> float:
@@ -107,6 +110,7 @@ def _task(
         return inputs.apply(points.x), outputs.apply(points.y)[:, index]
 
     samples = Samples(*scaled(dataset.train), *scaled(validation))
+    check_inputs(samples.x)
     test = dataset.test if dataset.test is not None and len(dataset.test) else validation
     truth, expression = None, None
     if target.function is not None:
@@ -123,18 +127,21 @@ def _task(
         f"{target.name}, {target.outputs[index]}" if several else target.name,
         target.outputs[index], tuple(target.inputs), samples, check,
         _graph(cfg, network, samples, index), index, inputs, outputs, not several, notes,
+        cfg.target.kind, cfg.sampling.noise,
     )  # fmt: skip
 
 
-def _graph(cfg: InterpretConfig, network: KAN | None, samples: Samples, index: int) -> Graph | None:
-    """The run's network without the edges that it does not need, as a graph."""
+def _graph(cfg: InterpretConfig, network: KAN | None, samples: Samples, index: int) -> Given | None:
+    """The run's network as a graph, whole and without the edges that it does not need."""
     if network is None:
         return None
+    intervals = max(20, network.intervals)
+    whole = graph_of(network, samples.x, index, intervals)
     if cfg.prune is not None:
         network = pruned(network, samples.x, cfg.prune)
     else:
         network = prune_on_validation(network, samples.x, samples.validation_x, samples.validation_y, index)
-    return graph_of(network, samples.x, index, max(20, network.intervals))
+    return Given(whole, graph_of(network, samples.x, index, intervals))
 
 
 def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN]:
@@ -150,7 +157,8 @@ def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN]:
 
 
 def formula_checkpoint(task: Task, formula: Formula, result: Interpretation, seed: int) -> Checkpoint:
-    """The formula in all its forms, beside its domain and certificate; arrays hold the domain."""
+    """The formula in all its forms, beside its domain and certificate; arrays hold the domain, and of f1, f2, ...
+    the ends (2,) of their uniform grids and the coefficients (intervals + degree,)."""
     certificate = vars(result.certificate) if result.certificate else {}
     meta = {
         "formula": formula.forms(),
@@ -162,4 +170,7 @@ def formula_checkpoint(task: Task, formula: Formula, result: Interpretation, see
         "seed": seed,
     }
     domain = task.input_scaling.invert(task.check.domain.T).T
-    return Checkpoint(f"formula-{task.name}-seed{seed}", {"domain": domain}, meta)
+    arrays = {"domain": domain}
+    for name, spline in formula.splines:
+        arrays |= {f"{name}.ends": np.array([spline.low, spline.high]), f"{name}.coefficients": spline.parameters}
+    return Checkpoint(f"formula-{task.name}-seed{seed}", arrays, meta)

@@ -67,7 +67,9 @@ def test_the_formula_is_recovered_and_certified(finished: Run) -> None:
 
 def test_stages_edges_and_candidates_are_recorded(finished: Run) -> None:
     stages = finished.table("stages")
-    assert list(stages[stages["seed"] == 0]["stage"]) == ["train", "prune", "snap"]
+    assert list(stages[stages["seed"] == 0]["stage"]) == [
+        "train", "prune", "retrain", "snap", "refit", "round", "verify",
+    ]  # fmt: skip
     assert stages["shape"].iloc[-1] == "2-1"
     edges = finished.table("edges")
     assert {"stage", "layer", "out", "in", "x", "y", "score", "symbolic", "pruned"} <= set(edges.columns)
@@ -176,6 +178,8 @@ def test_the_score_card_counts_seeds() -> None:
     summary = pd.DataFrame(
         {
             "target": ["a", "a", "b", "c"],
+            "kind": "expression",
+            "noise": 0.0,
             "recovered": ["yes", "no", "yes", "unknown"],
             "formula_rmse": [0.0, 1.0, 0.0, 1.0],
             "seconds": [1.0, 2.0, 70.0, 1.0],

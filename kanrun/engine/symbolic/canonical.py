@@ -83,7 +83,7 @@ def _without_linear_detours(graph: Graph) -> Graph:
             for i, edge in enumerate(graph.edges)
             if i != out[0]
         ]
-        return _without_linear_detours(renumbered(graph.inputs, graph.operations, edges))
+        return _without_linear_detours(renumbered(graph, edges))
     return graph
 
 

@@ -40,6 +40,12 @@ class Composite:
     second: Symbolic
 
     @property
+    def name(self) -> str:
+        """Such as `sin(x^2)` or `x * exp`."""
+        first, second = self.first.candidate.name, self.second.candidate.name
+        return f"{second}({first})" if self.kind == "chain" else f"{first} * {second}"
+
+    @property
     def parameters(self) -> Array:
         return np.concatenate([self.first.parameters, self.second.parameters])
 
@@ -89,7 +95,9 @@ def _with_node(graph: Graph, index: int, composite: Composite) -> Graph:
     at = new - graph.inputs
     operation: Literal["sum", "product"] = "sum" if composite.kind == "chain" else "product"
     operations = (*graph.operations[:at], operation, *graph.operations[at:])
-    return Graph(graph.inputs, operations, tuple(sorted(moved, key=lambda e: (e.target, e.source))))
+    marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
+    marks.insert(at, max(*marks, graph.output) + 1)
+    return Graph(graph.inputs, operations, tuple(sorted(moved, key=lambda e: (e.target, e.source))), tuple(marks))
 
 
 def match_composites(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[Match]:
@@ -252,10 +260,7 @@ def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, f
     if start.kind == "product":
         composite = replace(composite, second=_moved(second, half, middle))
     parts_complexity = first.candidate.complexity + second.candidate.complexity + 1.0
-    name = f"{second.candidate.name}({first.candidate.name})"
-    if start.kind == "product":
-        name = f"{first.candidate.name} * {second.candidate.name}"
-    return Match(composite, fitted.rmse**2 / spread**2, parts_complexity, name)
+    return Match(composite, fitted.rmse**2 / spread**2, parts_complexity, composite.name)
 
 
 def _moved(function: Symbolic, half: float, middle: float) -> Symbolic:

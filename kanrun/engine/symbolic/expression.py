@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import sympy
+from sympy.core.function import AppliedUndef
 
 from kanrun.engine.symbolic.candidates import CONSTANT, Array, X
 from kanrun.engine.symbolic.deadline import OutOfTime, within
@@ -19,12 +20,42 @@ DIGITS = 17
 
 
 def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
-    """The graph as one expression in the variables `names`; raises KanrunError where an edge is still a spline."""
+    """The graph as one expression in the variables `names`; splines are functions by the names of `numeric_names`."""
     values: list[sympy.Expr] = [variable(name) for name in names]
+    numeric = numeric_names(graph)
     for node in range(graph.inputs, graph.output + 1):
-        terms = [_edge_expression(graph.edges[i].function, values[graph.edges[i].source]) for i in graph.into(node)]
+        terms = []
+        for i in graph.into(node):
+            argument = values[graph.edges[i].source]
+            if i in numeric:
+                terms.append(sympy.Function(numeric[i])(argument))
+            else:
+                terms.append(_edge_expression(graph.edges[i].function, argument))
         values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
     return values[graph.output]
+
+
+def numeric_names(graph: Graph) -> dict[int, str]:
+    """A name for each edge that is a spline: f1, f2, ..."""
+    return {index: f"f{number + 1}" for number, index in enumerate(graph.numeric_edges())}
+
+
+def numeric_value(
+    expression: sympy.Expr, names: Sequence[str], x: Array, functions: Mapping[str, Callable[[Array], Array]]
+) -> Array:
+    """Values (N,) at x (N, inputs) of an expression in which `functions` occur by name, with arguments (N,)."""
+    names, columns, replaced = list(names), [x], {}
+    outermost = [call for call in expression.atoms(AppliedUndef) if not _inside_another(call, expression)]
+    for number, call in enumerate(outermost):
+        inner = numeric_value(call.args[0], names[: x.shape[1]], x, functions)
+        columns.append(functions[call.func.__name__](inner)[:, None])
+        names.append(f"value_of_call_{number}")
+        replaced[call] = variable(names[-1])
+    return to_numpy(expression.xreplace(replaced), names)(np.concatenate(columns, axis=1))
+
+
+def _inside_another(call: sympy.Expr, expression: sympy.Expr) -> bool:
+    return any(other != call and other.has(call) for other in expression.atoms(AppliedUndef))
 
 
 def _edge_expression(function: object, argument: sympy.Expr) -> sympy.Expr:

@@ -12,9 +12,10 @@ from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.numeric import Trained, coarse_fit, extend
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.search import SearchSettings, Step, Tried, refine_to_formula
 from kanrun.engine.symbolic.skeletons import fitted_grids, kan_shape
+from kanrun.engine.symbolic.snapping import refine_to_formula
 from kanrun.engine.symbolic.sparsity import penalty_rows
+from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried
 
 #: Rounds of reweighting, and the growth of the error after which sparsity is given up.
 _ROUNDS, _ASTRAY = 4, 1.5
@@ -41,7 +42,8 @@ def fixed_shape(
     if trained.error > _ASTRAY * best.error:  # the penalty led into a worse valley than the one it started from
         trained = extend(best.graph, samples, settings.numeric.grids, settings.numeric)
     yield Step("train", name, trained.graph, trained.error, time.monotonic() - began)
-    yield from refine_to_formula(name, trained, samples, candidates, settings)
+    if trained.error < samples.nothing:
+        yield from refine_to_formula(name, trained, samples, candidates, settings)
 
 
 def sparsified(graph: Graph, samples: Samples, weight: float) -> Graph:

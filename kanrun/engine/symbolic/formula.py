@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import sympy
@@ -13,7 +14,8 @@ from kanrun.engine.symbolic.canonical import canonical, released
 from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.deadline import OutOfTime, within
-from kanrun.engine.symbolic.expression import simplified, size, to_expression
+from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.expression import numeric_names, numeric_value, simplified, size, to_expression
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
@@ -31,15 +33,22 @@ Truth = Callable[[Array], Array]
 
 @dataclass(frozen=True)
 class Formula:
-    """`expression` in the variables `names`, the graph it was read off, and the constants that were rounded."""
+    """`expression` in the variables `names`, the graph it was read off, and the constants that were rounded.
+
+    Partly numeric formulas have functions f1, f2, ... in them: the `splines` of edges that no candidate took over.
+    """
 
     expression: sympy.Expr
     names: tuple[str, ...]
     graph: Graph
     rounded: tuple[tuple[int, str, float, str], ...] = ()
+    splines: tuple[tuple[str, Spline], ...] = ()
 
     def __call__(self, x: Array) -> Array:
         """Values (N,) at x (N, inputs); nan where the formula is not real."""
+        if self.splines:
+            functions = {name: partial(_spline_value, spline) for name, spline in self.splines}
+            return numeric_value(self.expression, self.names, x, functions)
         return to_numpy(self.expression, self.names)(x)
 
     @property
@@ -47,8 +56,8 @@ class Formula:
         return size(self.expression)
 
     def forms(self) -> dict[str, str]:
-        """The formula as text, LaTeX, sympy's srepr and a Python module."""
-        identifiers = all(name.isidentifier() for name in self.names)
+        """The formula as text, LaTeX, sympy's srepr and a Python module (which partly numeric formulas do not have)."""
+        identifiers = all(name.isidentifier() for name in self.names) and not self.splines
         return {
             "text": str(self.expression),
             "latex": to_latex(self.expression),
@@ -57,21 +66,29 @@ class Formula:
         }
 
 
+def _spline_value(spline: Spline, t: Array) -> Array:
+    return spline.evaluate(t, columns=False)[0]
+
+
 def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: float) -> Formula:
-    """The formula of a symbolic graph: refitted, rounded where the validation error allows, simplified within
-    `seconds`."""
+    """The formula of a graph: refitted, rounded where the validation error allows, simplified within `seconds` unless
+    it is partly numeric."""
     polished = polish(canonical(expanded(graph)), samples)
     error = samples.error(polished)
     allowed = max((1 + SLACK) * error, 0.1 * EXACT)
     validation = (samples.validation_x, samples.validation_y)
     rounded = round_constants(polished, (samples.x, samples.y), validation, allowed * samples.spread)
     names = tuple(names)
+    expression = to_expression(rounded.graph, names)
+    if numeric := numeric_names(rounded.graph):
+        splines = [(name, rounded.graph.edges[i].function) for i, name in numeric.items()]
+        kept = tuple((name, function) for name, function in splines if isinstance(function, Spline))
+        return Formula(expression, names, rounded.graph, rounded.changes, kept)
     points = np.concatenate([samples.validation_x, samples.x[:200]])
 
     def passes(expression: sympy.Expr) -> bool:
         return samples.error(to_numpy(expression, names)) <= allowed
 
-    expression = to_expression(rounded.graph, names)
     for share in (0.6, 0.4):
         tidy = tidied(expression, passes)
         expression = simplified(tidy, names, points, share * seconds)
@@ -121,6 +138,8 @@ def certify(
     if truth is None:
         return Certificate(difference, rmse, network_rmse, r2, len(fresh), "unknown", "unknown", "unknown")
     recovered = "yes" if rmse <= RECOVERED else "no"
+    if formula.splines:
+        return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, "no", "no")
     form = "yes" if recovered == "yes" or _same_form(formula, fresh, truth) else "no"
     symbolically = _symbolically(formula.expression, expression) if expression is not None else "unknown"
     return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically)

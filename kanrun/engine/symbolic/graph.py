@@ -32,12 +32,14 @@ class Edge:
 class Graph:
     """Nodes 0 ... inputs - 1 are the inputs; node inputs + i does operations[i]; the last one is the output.
 
-    Edges run from lower to higher nodes and are sorted by target.
+    Edges run from lower to higher nodes and are sorted by target. `marks` name the nodes after the inputs and outlast
+    renumbering, so that a node can be found again in a smaller graph; without them a node's mark is its number.
     """
 
     inputs: int
     operations: tuple[Operation, ...]
     edges: tuple[Edge, ...]
+    marks: tuple[int, ...] = ()
 
     @property
     def output(self) -> int:
@@ -66,6 +68,9 @@ class Graph:
 
     def out_of(self, node: int) -> list[int]:
         return [i for i, edge in enumerate(self.edges) if edge.source == node]
+
+    def mark(self, node: int) -> int:
+        return self.marks[node - self.inputs] if self.marks and node >= self.inputs else node
 
     def operation(self, node: int) -> Operation:
         return self.operations[node - self.inputs]
@@ -175,17 +180,18 @@ def without_edges(graph: Graph, dead: set[int]) -> Graph:
                 edges.append(Edge(into[0].source, out[0].target, function))
                 changed = True
                 break
-    return renumbered(graph.inputs, graph.operations, edges)
+    return renumbered(graph, edges)
 
 
-def renumbered(inputs: int, operations: Sequence[Operation], edges: Sequence[Edge]) -> Graph:
-    """A graph of those edges with only the nodes in use (the output always is)."""
-    output = inputs + len(operations) - 1
-    used = sorted({edge.target for edge in edges} | {output})
+def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
+    """`graph` with those edges instead and only the nodes in use (the output always is), which keep their marks."""
+    inputs = graph.inputs
+    used = sorted({edge.target for edge in edges} | {graph.output})
     number = {node: inputs + i for i, node in enumerate(used)} | {i: i for i in range(inputs)}
     moved = [Edge(number[edge.source], number[edge.target], edge.function) for edge in edges]
     return Graph(
         inputs,
-        tuple(operations[node - inputs] for node in used),
+        tuple(graph.operation(node) for node in used),
         tuple(sorted(moved, key=lambda edge: (edge.target, edge.source))),
+        tuple(graph.mark(node) for node in used),
     )

@@ -15,6 +15,8 @@ from kanrun.engine.symbolic.skeletons import fitted_grids
 Start = Callable[[np.random.Generator], Graph]
 
 _COARSE_ROUNDS = 3
+#: Of the penalty, on grids for sharp functions.
+_SHARP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,9 @@ class NumericSettings:
     steps: int = 25
     coarse_penalty: float = 1e-8
     penalty: float = 1e-16
-    hopeless: float = 0.3  # a coarse fit no better than this is not refined
+    hopeless: float = 0.3  # a coarse fit no better than this is not refined, unless that is a linear problem
+    unresolved: float = 3e-3  # above this, grids go on doubling after the last one while that halves the error
+    finest: int = 160
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def train_graph(start: Start, samples: Samples, settings: NumericSettings, gener
         if best[0] < settings.good and attempt >= 1:
             break
     assert best is not None
-    if not best[0] < settings.hopeless:
+    if not best[0] < settings.hopeless and len(best[1].operations) > 1:
         return Trained(best[1], best[0])
     return extend(best[1], samples, settings.grids, settings)
 
@@ -63,15 +67,34 @@ def coarse_fit(graph: Graph, samples: Samples, penalty: float) -> Graph:
 
 
 def extend(graph: Graph, samples: Samples, grids: tuple[int, ...], settings: NumericSettings) -> Trained:
-    """Finer and finer grids while the validation error falls."""
-    best = Trained(graph, samples.error(graph))
+    """Finer and finer grids while the validation error falls; beyond the last of `grids` for what is too sharp for it,
+    with hardly any penalty, as a sharp function is large in the derivatives that it weighs."""
+    best, last = Trained(graph, samples.error(graph)), max(grids, default=0)
     for intervals in grids:
-        graph = fitted_grids(graph, samples.x, intervals=intervals)
-        fit = Settings(steps=settings.steps, penalty=settings.penalty, gain=1e-2)
-        graph = refit(graph, samples.x, samples.y, fit).graph
-        error = samples.error(graph)
-        if error < best.error:
-            best = Trained(graph, error)
-        elif error > 1.5 * best.error:
+        graph, best, going = _finer(graph, best, samples, intervals, settings.penalty, settings.steps)
+        if not going:
+            break
+    for intervals in _further(last, best, samples, settings):
+        before = best.error
+        _, best, _ = _finer(best.graph, best, samples, intervals, _SHARP * settings.penalty, settings.steps)
+        if best.error < settings.unresolved or best.error > 0.5 * before:
             break
     return best
+
+
+def _finer(
+    graph: Graph, best: Trained, samples: Samples, intervals: int, penalty: float, steps: int
+) -> tuple[Graph, Trained, bool]:
+    """`graph` on another grid, the best so far, and whether finer grids are worth it."""
+    graph = fitted_grids(graph, samples.x, intervals=intervals)
+    graph = refit(graph, samples.x, samples.y, Settings(steps=steps, penalty=penalty, gain=1e-2)).graph
+    error = samples.error(graph)
+    return graph, Trained(graph, error) if error < best.error else best, error <= 1.5 * best.error
+
+
+def _further(last: int, best: Trained, samples: Samples, settings: NumericSettings) -> list[int]:
+    """The last grid again and its doubles, as long as there are points for them, of a network that is not accurate."""
+    if best.error < settings.unresolved or last == 0:
+        return []
+    most = min(settings.finest, samples.y.size / (2 * max(len(best.graph.numeric_edges()), 1)))
+    return [last * 2**k for k in range(1, 8) if last * 2**k <= most]

@@ -7,65 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array, Candidate
-from kanrun.engine.symbolic.edges import Spline
-from kanrun.engine.symbolic.elimination import eliminate
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.matching import Match
 from kanrun.engine.symbolic.modules import MOST_INPUTS, module_scores, trees
-from kanrun.engine.symbolic.numeric import NumericSettings, Trained, coarse_fit, extend, train_graph
-from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.numeric import Trained, train_graph
+from kanrun.engine.symbolic.ranking import Maker, kan_maker, ranked
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.selection import EXACT, NOISY, PER_UNIT, SelectionSettings, select
+from kanrun.engine.symbolic.selection import NOISY
 from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
-from kanrun.engine.symbolic.skeletons import Skeleton, fitted_grids, kan_shape, start
-
-
-@dataclass(frozen=True)
-class SearchSettings:
-    """`worth`: relative error below which a structure is snapped; `within`: a formula this many times as wrong as the
-    best network still counts as good (its own simplicity decides); `seconds`: no new structure after that."""
-
-    worth: float = 0.05
-    within: float = 1.1
-    exact: float = 1e-9
-    seconds: float = 40.0
-    degree: int = 3
-    numeric: NumericSettings = field(default_factory=NumericSettings)
-    selection: SelectionSettings = field(default_factory=SelectionSettings)
-    surrogate: tuple[int, int] = (5, 8)
-    module: float = 0.12
-
-
-@dataclass(frozen=True)
-class Step:
-    """One stage (`train`, `prune`, `snap`) of one structure; `error` is relative to the spread, on validation data."""
-
-    stage: str
-    name: str
-    graph: Graph
-    error: float
-    seconds: float
-    matches: dict[int, list[Match]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A structure's pruned network and, where there is one, its formula."""
-
-    name: str
-    network: Graph
-    network_error: float
-    formula: Graph | None
-    formula_error: float
-    matches: dict[int, list[Match]]
-
-    def is_exact(self, exact: float) -> bool:
-        return self.formula is not None and self.formula_error <= exact
+from kanrun.engine.symbolic.skeletons import Skeleton, kan_shape
+from kanrun.engine.symbolic.snapping import deepened, snapped
+from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried
 
 
 def search(
@@ -75,18 +31,18 @@ def search(
     run = _Search(samples, candidates, settings, generator)
     inputs = list(range(samples.x.shape[1]))
     yield from run.attempt(first_shapes(inputs))
+    yield from run.deepen()
     if len(inputs) > 2 and not run.over():
         yield from run.attempt(_module_shapes(samples, settings, generator))
         run.simple_done = True
+        yield from run.deepen()
     for shape in deep_shapes(len(inputs)) if len(inputs) > 1 else ():
         if run.over():
             break
-        yield from run.explore("-".join(map(str, shape)), _kan_maker(shape, samples, settings))
+        yield from run.explore("-".join(map(str, shape)), kan_maker(shape, samples, settings))
+        yield from run.deepen()
     if not run.tried:
         yield from run.last_resort()
-
-
-Maker = Callable[[np.random.Generator], Trained]
 
 
 class _Search:
@@ -102,6 +58,7 @@ class _Search:
         self.samples, self.candidates, self.settings, self.generator = samples, candidates, settings, generator
         self.end = time.thread_time() + settings.seconds  # of this thread: a busy machine changes no result
         self.tried: list[Tried] = []
+        self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, Trained]] = []
         self.simple_done = samples.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
@@ -117,7 +74,7 @@ class _Search:
         return any(each.is_exact(self.settings.exact) for each in self.tried)
 
     def attempt(self, shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
-        for name, make in _ranked(shapes, self.samples, self.settings, self.generator, self.end):
+        for name, make in ranked(shapes, self.samples, self.settings, self.generator, self.end):
             if self.over():
                 return
             yield from self.explore(name, make)
@@ -133,9 +90,20 @@ class _Search:
             yield from self.snap(name, trained)
 
     def snap(self, name: str, trained: Trained) -> Iterator[Step | Tried]:
-        for event in refine_to_formula(name, trained, self.samples, self.candidates, self.settings):
+        for event in snapped(name, trained, self.samples, self.candidates, self.settings):
             self.tried += [event] if isinstance(event, Tried) else []
             yield event
+
+    def deepen(self) -> Iterator[Step | Tried]:
+        """A longer look at what is not exact so far: accurate and small networks first."""
+        for index in sorted(range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])):
+            if self.over():
+                break
+            for event in deepened(self.tried[index], self.samples, self.candidates, self.settings):
+                if isinstance(event, Tried):
+                    self.tried[index] = event
+                yield event
+        self.deep = len(self.tried)
 
     def last_resort(self) -> Iterator[Step | Tried]:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
@@ -143,80 +111,12 @@ class _Search:
         if best < self.samples.nothing:
             near = [(name, each) for name, each in self.trained if each.error <= 1.1 * best]
             yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
+            yield from self.deepen()
 
 
-#: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
-_MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD, _SMALL = 14, 7, 3e-3, 10
-#: Grid on which edges are pruned: fine enough to tell, coarse enough to be quick.
-_PRUNING_INTERVALS = 8
-
-
-def _ranked(
-    shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator, end: float
-) -> Iterator[tuple[str, Maker]]:
-    """The shapes with how to train them: the first two at once, then the rest in the order of coarse fits."""
-    for shape in shapes[:2]:
-        yield shape.name, _maker(shape, samples, settings)
-    coarse: list[tuple[float, Skeleton, Trained]] = []
-    for shape in sorted(shapes[2:], key=lambda shape: shape.edges)[:_MOST_RANKED]:
-        fits = [_coarse(shape, samples, settings, generator, intervals) for intervals in _coarse_grids(shape, samples)]
-        best = min(fits, key=lambda fit: fit.error)
-        coarse.append((best.error * 1.2**shape.edges * shape.handicap, shape, best))
-        enough = best.error < _CLEARLY_GOOD and samples.x.shape[1] > 2  # few inputs have few structures: all are ranked
-        if enough or time.thread_time() > end:
-            break
-    for _, shape, best in sorted(coarse, key=lambda entry: entry[0])[:_MOST_EXPLORED]:
-        yield shape.name, _continued(shape, best, samples, settings)
-
-
-def _coarse_grids(shape: Skeleton, samples: Samples) -> tuple[int, ...]:
-    """The grids of a structure's coarse fits: more of them for small structures of several inputs, which are cheap and
-    often get stuck, so that a larger structure that contains them does not take their place."""
-    return (3, 3, 7, 4, 5, 4) if samples.x.shape[1] > 2 and shape.edges <= _SMALL else (3, 3, 7)
-
-
-def _coarse(
-    shape: Skeleton, samples: Samples, settings: SearchSettings, generator: np.random.Generator, intervals: int
-) -> Trained:
-    graph = start(shape, samples.x, samples.y, intervals, settings.degree, generator)
-    graph = coarse_fit(graph, samples, settings.numeric.coarse_penalty)
-    return Trained(graph, samples.error(graph))
-
-
-def _maker(shape: Skeleton, samples: Samples, settings: SearchSettings) -> Maker:
-    def make(generator: np.random.Generator) -> Trained:
-        fresh: Callable[[np.random.Generator], Graph] = lambda g: start(  # noqa: E731
-            shape, samples.x, samples.y, 3, settings.degree, g
-        )
-        return train_graph(fresh, samples, settings.numeric, generator)
-
-    return make
-
-
-def _continued(shape: Skeleton, best: Trained, samples: Samples, settings: SearchSettings) -> Maker:
-    """On from a coarse fit that is good, else with more starts."""
-
-    def make(generator: np.random.Generator) -> Trained:
-        if best.error > settings.numeric.good:
-            more = [_coarse(shape, samples, settings, generator, 4) for _ in range(settings.numeric.starts - 3)]
-            chosen = min([best, *more], key=lambda fit: fit.error)
-        else:
-            chosen = best
-        if chosen.error > settings.numeric.hopeless:
-            return chosen
-        return extend(chosen.graph, samples, settings.numeric.grids, settings.numeric)
-
-    return make
-
-
-def _kan_maker(shape: tuple[int, ...], samples: Samples, settings: SearchSettings) -> Maker:
-    def make(generator: np.random.Generator) -> Trained:
-        fresh: Callable[[np.random.Generator], Graph] = lambda g: kan_shape(  # noqa: E731
-            shape, samples.x, samples.y, 3, settings.degree, g
-        )
-        return train_graph(fresh, samples, settings.numeric, generator)
-
-    return make
+def _promise(tried: Tried) -> float:
+    """Lower for networks that are accurate (to a limit) and have few edges."""
+    return float(np.log10(max(tried.network_error, 1e-7))) + 0.35 * tried.network.active_edges
 
 
 def _module_shapes(samples: Samples, settings: SearchSettings, generator: np.random.Generator) -> list[Skeleton]:
@@ -254,53 +154,3 @@ def _gradient(graph: Graph, spread: Array) -> Callable[[Array], Array]:
         return np.stack(columns, axis=1)
 
     return gradient
-
-
-def refine_to_formula(
-    name: str, trained: Trained, samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings
-) -> Iterator[Step | Tried]:
-    """Prunes a trained network, extends its grids again, and snaps its edges."""
-    began = time.monotonic()
-    pruned, error = pruned_network(trained, samples, settings)
-    yield Step("prune", name, pruned, error, time.monotonic() - began)
-    began = time.monotonic()
-    selected = select(pruned, samples, candidates, settings.exact, settings.selection)
-    if selected.graph is not None:
-        yield Step("snap", name, selected.graph, selected.error, time.monotonic() - began, selected.matches)
-    yield Tried(name, pruned, error, selected.graph, selected.error, selected.matches)
-
-
-def pruned_network(trained: Trained, samples: Samples, settings: SearchSettings) -> tuple[Graph, float]:
-    """The network without the edges it does not need, and its error; the edges are tried out on a coarser grid, which
-    is then extended again. The trained network itself where nothing could go."""
-    penalty = settings.numeric.penalty
-    coarse = trained.graph
-    if max((intervals_of(trained.graph)), default=0) > _PRUNING_INTERVALS:
-        coarse = fitted_grids(trained.graph, samples.x, intervals=_PRUNING_INTERVALS)
-        coarse = refit(coarse, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2)).graph
-    pruned = eliminate(coarse, samples, slack=0.3, floor=1e-7, penalty=penalty)
-    if pruned.active_edges == coarse.active_edges:
-        return trained.graph, trained.error
-    again = extend(pruned, samples, settings.numeric.grids[-2:], settings.numeric)
-    return again.graph, again.error
-
-
-def intervals_of(graph: Graph) -> list[int]:
-    """G of every spline."""
-    return [edge.function.intervals for edge in graph.edges if isinstance(edge.function, Spline)]
-
-
-def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
-    """The exact one, else the formula with the smallest error, complexity weighing PER_UNIT a unit; None if nothing
-    trained."""
-    exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
-    if exact:
-        return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
-    if not tried:
-        return None
-    return min(
-        tried,
-        key=lambda each: (
-            each.formula_error * (1 + PER_UNIT * each.formula.complexity) if each.formula else 100 * each.network_error
-        ),
-    )

@@ -32,6 +32,10 @@ EXACT = 1e-11
 PER_UNIT = 6e-3
 #: Above this relative error a network is taken to have met noise, and a formula `AS_GOOD` times as wrong to be enough.
 NOISY, AS_GOOD = 5e-3, 1.02
+#: A formula this much better than the network shows that the network's error is not noise.
+_RESOLVED = 0.7
+#: Ratio of c f to c f + d from which on constants count as diverging.
+_DIVERGED = 1e7
 #: 1 - R^2 below which a single candidate is not doubted.
 _CLEAR = 3e-8
 
@@ -51,12 +55,19 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class Selected:
-    """The best symbolic graph with its relative validation error, and the matches of each edge of the numeric one."""
+    """The best symbolic graph with its relative validation error, and the matches of each edge of the numeric one.
 
+    `snapped` is the same before its constants were refitted, node for node the numeric one; `refitting` the seconds
+    that this took.
+    """
+
+    network: Graph
     graph: Graph | None
     error: float
     matches: dict[int, list[Match]]
     tried: int
+    snapped: Graph | None = None
+    refitting: float = 0.0
 
 
 @dataclass(order=True)
@@ -66,6 +77,8 @@ class _State:
     cost: float = field(init=False)
     error: float = field(compare=False)
     graph: Graph = field(compare=False)
+    snapped: Graph | None = field(compare=False, default=None)
+    seconds: float = field(compare=False, default=0.0)
 
     def __post_init__(self) -> None:
         self.cost = max(self.error, EXACT) * (1 + PER_UNIT * self.graph.complexity)
@@ -80,9 +93,9 @@ def edge_matches(graph: Graph, samples: Samples, candidates: Sequence[Candidate]
 def select(
     graph: Graph, samples: Samples, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
 ) -> Selected:
-    """The first formula with a relative validation error of at most `target`, else the best one met.
+    """The first formula of single candidates with a relative validation error of at most `target`, else the best met.
 
-    A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`.
+    `Selected.network` is the graph in the gauge of that formula.
     """
     end = time.thread_time() + settings.seconds
     goal = max(target, EXACT)
@@ -96,19 +109,36 @@ def select(
         if best.error <= goal:
             break
     assert chosen is not None
-    graph, matches = chosen
-    accuracy = samples.error(graph)
-    if accuracy > NOISY:
+    return _selected(*chosen, best, tried)
+
+
+def select_further(
+    first: Selected, samples: Samples, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
+) -> Selected:
+    """`first`, or better: composites on the edges that no single candidate fits, then a beam over the edges.
+
+    A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`, or
+    where the network has met noise, above that.
+    """
+    end = time.thread_time() + settings.seconds
+    graph, matches, tried = first.network, first.matches, first.tried
+    best = _State(first.error, first.graph or graph, first.snapped, first.refitting)
+    goal, accuracy = max(target, EXACT), samples.error(graph)
+    if accuracy > NOISY and best.error > _RESOLVED * accuracy:  # else its grid is what limits the network, not noise
         goal = max(goal, AS_GOOD * accuracy)
-    if best.error > goal and time.thread_time() < end:
+    if best.error > goal:
         matches = with_composites(graph, samples, candidates, matches)
         state, more = _try_assignments(graph, samples, matches, goal, settings, end)
         best, tried = min(best, state), tried + more
     if best.error > goal:
         beam, more = _beam(graph, samples, candidates, matches, settings, end)
         best, tried = min(best, beam) if beam else best, tried + more
+    return _selected(graph, matches, best, tried)
+
+
+def _selected(graph: Graph, matches: dict[int, list[Match]], best: _State, tried: int) -> Selected:
     found = best.graph if np.isfinite(best.error) else None
-    return Selected(found, best.error, matches, tried)
+    return Selected(graph, found, best.error, matches, tried, best.snapped, best.seconds)
 
 
 def _try_assignments(
@@ -169,22 +199,26 @@ def _assigned(graph: Graph, functions: dict[int, EdgeFunction]) -> Graph:
 
 def _refitted(graph: Graph, samples: Samples) -> _State:
     """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
+    began = time.monotonic()
     simple = canonical(expanded(graph))
     fitted = refit(simple, samples.x, samples.y, Settings(steps=12, gain=1e-2, damping=1e-3))
     if fitted.rmse < 0.2 * samples.spread:
         fitted = refit(fitted.graph, samples.x, samples.y, Settings(steps=60, damping=1e-6))
-    if not defined(fitted.graph, samples):
-        return _State(float("inf"), fitted.graph)
-    return _State(samples.error(fitted.graph), fitted.graph)
+    error = samples.error(fitted.graph) if defined(fitted.graph, samples) else float("inf")
+    return _State(error, fitted.graph, graph, time.monotonic() - began)
 
 
 def defined(graph: Graph, samples: Samples) -> bool:
-    """Whether every candidate is defined, without a pole inside, on the range of what reaches it from all data."""
+    """Whether every candidate is defined, without a pole inside, on the range of what reaches it from all data, and its
+    constants do not diverge: c f and d cancel each other where a candidate is used as the limit of another one."""
     with np.errstate(all="ignore"):
         for x in (samples.x, samples.validation_x):
-            values = graph.node_values(x)
-            for edge in graph.edges:
-                if isinstance(edge.function, Symbolic) and not edge.function.allows(values[edge.source]):
+            values, outs = graph.edge_outputs(x)
+            for edge, out in zip(graph.edges, outs, strict=True):
+                if not isinstance(edge.function, Symbolic):
+                    continue
+                size = np.abs(out - edge.function.constants[3]).max()
+                if not edge.function.allows(values[edge.source]) or size > _DIVERGED * np.abs(out).max():
                     return False
     return True
 
@@ -210,7 +244,7 @@ def _beam(
                 if time.thread_time() > end:
                     return finished, tried
                 trial = state.graph.with_function(index, match.function)
-                grown.append(_joint(trial, samples, settings.penalty))
+                grown.append(joint(trial, samples, settings.penalty))
                 tried += 1
         beam = sorted(state for state in grown if np.isfinite(state.error))[: settings.width]
         if not beam:
@@ -231,7 +265,7 @@ def _surest(matches: dict[int, list[Match]]) -> int | None:
     return min(leads, key=lambda i: leads[i], default=None)
 
 
-def _joint(graph: Graph, samples: Samples, penalty: float) -> _State:
+def joint(graph: Graph, samples: Samples, penalty: float) -> _State:
     """Constants and remaining splines refitted together; the splines' grids follow what reaches them."""
     fitted = refit(graph, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2))
     settled = _followed(fitted.graph, samples)

@@ -14,7 +14,7 @@ from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.deadline import OutOfTime, within
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.expression import simplified
-from kanrun.engine.symbolic.selection import select
+from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -75,7 +75,9 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
         assert isinstance(edge.function, Symbolic)
         network = network.with_function(i, as_spline(edge.function, values[edge.source]))
     samples = Samples(x[:400], y[:400], x[400:], y[400:])
-    found = select(network, samples, choose(None), 1e-10, SelectionSettings(seconds=10.0))
+    limits = SelectionSettings(seconds=10.0)
+    first = select(network, samples, choose(None), 1e-10, limits)
+    found = select_further(first, samples, choose(None), 1e-10, limits)
     assert found.graph is not None
     assert found.error < 1e-9
 

@@ -68,7 +68,8 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     events = list(fixed_shape((2, 3, 1), samples, choose(None), SearchSettings(), np.random.default_rng(0), 1e-3))
     tried = events[-1]
     assert isinstance(tried, Tried)
-    assert [event.stage for event in events if isinstance(event, Step)] == ["train", "prune", "snap"]
+    stages = [event.stage for event in events if isinstance(event, Step)]
+    assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
     assert tried.formula_error < 1e-10
 

@@ -1,0 +1,96 @@
+"""What a search for a formula is told and what it tells: settings, a step for every stage, the outcome of a
+structure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.matching import Match
+from kanrun.engine.symbolic.numeric import NumericSettings
+from kanrun.engine.symbolic.selection import EXACT, PER_UNIT, Selected, SelectionSettings
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """`worth`: relative error below which a structure is snapped; `within`: a formula this many times as wrong as the
+    best network still counts as good (its own simplicity decides); `seconds`: no new structure after that."""
+
+    worth: float = 0.05
+    within: float = 1.1
+    exact: float = 1e-9
+    seconds: float = 40.0
+    degree: int = 3
+    numeric: NumericSettings = field(default_factory=NumericSettings)
+    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    surrogate: tuple[int, int] = (5, 8)
+    module: float = 0.12
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage of one structure; `error` is relative to the spread, on validation data.
+
+    Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched), `refit`, then of the
+    structure that was chosen `mix` (where edges stay numeric), `round` and `verify`. `values` is the stage's model
+    where that is not `graph`.
+    """
+
+    stage: str
+    name: str
+    graph: Graph
+    error: float
+    seconds: float
+    values: Callable[[Array], Array] | None = None
+
+    @property
+    def model(self) -> Callable[[Array], Array]:
+        return self.values or self.graph
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A structure's pruned and retrained network and, where there is one, its formula."""
+
+    name: str
+    network_error: float
+    selected: Selected
+
+    @property
+    def network(self) -> Graph:
+        return self.selected.network
+
+    @property
+    def formula(self) -> Graph | None:
+        return self.selected.graph
+
+    @property
+    def formula_error(self) -> float:
+        return self.selected.error
+
+    @property
+    def matches(self) -> dict[int, list[Match]]:
+        return self.selected.matches
+
+    def is_exact(self, exact: float) -> bool:
+        return self.formula is not None and self.formula_error <= exact
+
+
+def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
+    """The exact one, else the formula with the smallest error, complexity weighing PER_UNIT a unit; None if nothing
+    trained."""
+    exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
+    if exact:
+        return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
+    if not tried:
+        return None
+    return min(
+        tried,
+        key=lambda each: (
+            each.formula_error * (1 + PER_UNIT * each.formula.complexity) if each.formula else 100 * each.network_error
+        ),
+    )

@@ -1,0 +1,184 @@
+"""From the structures that were tried to a result: the best formula rounded and verified, or the network as far as
+candidates could take its edges over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic import (
+    Certificate,
+    Decision,
+    Formula,
+    Graph,
+    Mixed,
+    Samples,
+    Step,
+    Tried,
+    certify,
+    choose_formula,
+    finished,
+    gauges,
+    partly_symbolic,
+)
+from kanrun.study.interpret_result import Array, Check, Interpretation, Options
+
+_FRESH = 1000
+#: Relative validation error that any formula may have, and seconds for the edges that may stay numeric.
+_EXACT, _MIXING = 1e-9, 10.0
+#: Structures that are tried for that, and how much worse than the best their networks may be.
+_MOST_MIXED, _NEAR = 4, 3.0
+#: Stages whose networks are numeric: the best of them is what a formula is measured by.
+_NUMERIC = ("train", "prune", "retrain")
+#: Relative error of a network above which its share of the variance is said beside the formula.
+_POOR = 0.1
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """The structure chosen, the formula and, where that is worse than the network, the approximation; the decision on
+    each edge."""
+
+    choice: Tried
+    formula: Formula | None
+    approximation: Formula | None
+    decisions: tuple[Decision, ...]
+
+
+def concluded(
+    samples: Samples, check: Check, options: Options, steps: Sequence[Step], tried: Sequence[Tried], began: float
+) -> Iterator[Step | Interpretation]:
+    """The steps from the best structure to its formula, then the interpretation."""
+    best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
+    choice = choose_formula(tried, options.search)
+    if best >= samples.nothing or choice is None:
+        yield _nothing(best, samples, steps, began)
+        return
+    more: list[Step] = []
+    outcome = None
+    reference = min(best, choice.network_error)
+    for event in _finishing(choice, tried, samples, options, reference):
+        if isinstance(event, Step):
+            more.append(event)
+            yield event
+        else:
+            outcome = event
+    assert outcome is not None
+    formula_error, choice = choice.formula_error, outcome.choice
+    start = time.monotonic()
+    certificate = certify(
+        outcome.formula, choice.network, (check.x, check.y), fresh(check.domain), check.truth, check.expression
+    )
+    if outcome.formula is not None:
+        error = samples.error(outcome.formula)
+        more.append(
+            Step("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
+        )
+        yield more[-1]
+    kind, sentence = _judged(outcome, formula_error, certificate, samples, reference)
+    yield Interpretation(
+        kind, sentence, outcome.formula, choice.network, certificate, choice.name, time.monotonic() - began,
+        choice, (*steps, *more), outcome.approximation, outcome.decisions,
+    )  # fmt: skip
+
+
+def _nothing(best: float, samples: Samples, steps: Sequence[Step], began: float) -> Interpretation:
+    sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
+    if best >= samples.nothing:
+        sentence = "no structure found: no network predicts held-out points better than their mean does"
+    return Interpretation("failed", sentence, None, None, None, "", time.monotonic() - began, None, tuple(steps))
+
+
+def _finishing(
+    choice: Tried, tried: Sequence[Tried], samples: Samples, options: Options, reference: float
+) -> Iterator[Step | _Outcome]:
+    """Rounds the formula if it is as good as the network, else snaps what edges can be."""
+    allowed = max((1 + options.slack) * reference, _EXACT)
+    names = [f"x{i}" for i in range(samples.x.shape[1])]
+
+    def rounded(graph: Graph) -> tuple[Formula, Step]:
+        start = time.monotonic()
+        formula = finished(graph, samples, names, options.simplify)
+        error = samples.error(formula.graph)
+        return formula, Step("round", choice.name, formula.graph, error, time.monotonic() - start)
+
+    if choice.formula is not None and choice.formula_error <= allowed:
+        formula, step = rounded(choice.formula)
+        yield step
+        yield _Outcome(choice, formula, None, ())
+        return
+    approximation = rounded(choice.formula)[0] if choice.formula is not None else None
+    start = time.monotonic()
+    choice, mixed = _mixed(choice, tried, samples, options)
+    if not mixed.symbolic:
+        yield _Outcome(choice, None, approximation, mixed.decisions)
+        return
+    yield Step("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
+    formula, step = rounded(mixed.graph)
+    yield step
+    yield _Outcome(choice, formula, approximation, mixed.decisions)
+
+
+def _mixed(choice: Tried, tried: Sequence[Tried], samples: Samples, options: Options) -> tuple[Tried, Mixed]:
+    """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
+    best = min(each.network_error for each in tried)
+    near = [each for each in tried if each.network_error <= _NEAR * best][:_MOST_MIXED] or [choice]
+    found: list[tuple[int, float, int, Tried, Mixed]] = []
+    for each in near:
+        allowed = max((1 + options.slack) * each.network_error, _EXACT)
+        variants = gauges(each.network, samples, options.candidates)
+        seconds = _MIXING / (len(near) * len(variants))
+        for variant in variants:
+            mixed = partly_symbolic(variant, samples, options.candidates, each.matches, allowed, seconds)
+            numeric = len(mixed.graph.numeric_edges())
+            found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
+            if numeric == 0:
+                break
+    _, _, _, structure, chosen = min(found, key=lambda entry: entry[:3])
+    return structure, chosen
+
+
+def _judged(
+    outcome: _Outcome, formula_error: float, certificate: Certificate, samples: Samples, reference: float
+) -> tuple[str, str]:
+    choice = outcome.choice
+    if certificate.recovered == "yes":
+        return "recovered", f"the formula is the truth to {certificate.formula_rmse:.1e}"
+    poor = f"; the network itself explains {_explained(samples, choice):.3g} of the variance"
+    poor = poor if choice.network_error > _POOR else ""
+    away = ""
+    if outcome.approximation is not None:
+        ratio = formula_error / max(reference, 1e-300)
+        away = f"; the best formula of candidates alone is {ratio:.3g} times as wrong as the network"
+    if outcome.formula is None:
+        return "failed", f"no structure found: every edge stays numeric{away}{poor}"
+    if outcome.formula.splines:
+        count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
+        return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
+    ratio = samples.error(outcome.formula) / max(reference, 1e-300)
+    return "formula", f"the formula is as good as the network ({ratio:.2g} times its error on held-out points){poor}"
+
+
+def _explained(samples: Samples, choice: Tried) -> float:
+    by_mean = samples.error(lambda x: np.full(x.shape[0], float(np.mean(samples.y))))
+    return 1 - (choice.network_error / by_mean) ** 2
+
+
+def constant(samples: Samples, check: Check, began: float) -> Interpretation:
+    """The interpretation of an output that does not vary."""
+    names = tuple(f"x{i}" for i in range(samples.x.shape[1]))
+    graph = Graph(samples.x.shape[1], ("sum",), ())
+    formula = Formula(sympy.Float(float(samples.y.mean()), 17), names, graph)
+    certificate = certify(formula, formula, (check.x, check.y), fresh(check.domain), None, None)
+    sentence = "no structure found: the output is constant"
+    return Interpretation("formula", sentence, formula, formula, certificate, "", time.monotonic() - began)
+
+
+def fresh(domain: Array) -> Array:
+    """Points of the domain that no part of the search has seen."""
+    low, high = domain[:, 0], domain[:, 1]
+    return low + np.random.default_rng(20240430).random((_FRESH, len(domain))) * (high - low)

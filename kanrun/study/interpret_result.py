@@ -1,0 +1,106 @@
+"""What an interpretation is asked and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import sympy
+from numpy.typing import NDArray
+
+from kanrun.engine.symbolic import (
+    Candidate,
+    Certificate,
+    Decision,
+    Formula,
+    Graph,
+    NumericSettings,
+    SearchSettings,
+    Step,
+    Tried,
+)
+from kanrun.formulas import variable
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a formula is sought: `hidden` fixes the network's hidden widths (None: the shape is searched), `slack` is
+    how much worse than the network a formula may be, `budget` the seconds after which no new structure is begun."""
+
+    candidates: tuple[Candidate, ...]
+    hidden: tuple[int, ...] | None = None
+    grids: tuple[int, ...] = (5, 10, 20)
+    degree: int = 3
+    starts: int = 6
+    sparsity: float = 1e-3
+    slack: float = 0.1
+    budget: float = 40.0
+    simplify: float = 5.0
+
+    @property
+    def search(self) -> SearchSettings:
+        numeric = NumericSettings(starts=self.starts, grids=self.grids)
+        return SearchSettings(seconds=self.budget, degree=self.degree, numeric=numeric)
+
+
+@dataclass(frozen=True)
+class Given:
+    """A network trained elsewhere, `whole` and `pruned`."""
+
+    whole: Graph
+    pruned: Graph
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the result is held against: points (x, y) that nothing was chosen on, and the truth where it is known."""
+
+    x: Array
+    y: Array
+    domain: Array
+    truth: Callable[[Array], Array] | None = None
+    expression: sympy.Expr | None = None
+
+
+@dataclass(frozen=True)
+class Interpretation:
+    """The outcome.
+
+    `outcome` is `recovered` (the formula is the truth), `formula` (as good as the network), `partly numeric` (the
+    formula has functions f1, f2, ... where no candidate was good enough), or `failed`, with `formula` None; `sentence`
+    says what happened. `approximation` is the best formula of candidates alone where that is worse than the network;
+    `decisions` say of every edge whether it became symbolic, and why not.
+    """
+
+    outcome: str
+    sentence: str
+    formula: Formula | None
+    network: Callable[[Array], Array] | None
+    certificate: Certificate | None
+    structure: str
+    seconds: float
+    tried: Tried | None = None
+    steps: tuple[Step, ...] = field(default=(), repr=False)
+    approximation: Formula | None = None
+    decisions: tuple[Decision, ...] = ()
+
+    @property
+    def stages(self) -> list[Step]:
+        """The steps of the structure chosen, the last one of each stage."""
+        return list({step.stage: step for step in self.steps if step.name == self.structure}.values())
+
+    def __str__(self) -> str:
+        return str(self.formula.expression) if self.formula else self.sentence
+
+
+def in_units(formula: Formula, shift: Array, scale: Array, out_shift: float, out_scale: float) -> Formula:
+    """A formula that was found on standardised data, in the user's units."""
+    swap = {
+        variable(name): (variable(name) - sympy.Float(s, 17)) / sympy.Float(c, 17)
+        for name, s, c in zip(formula.names, shift, scale, strict=True)
+    }
+    expression = formula.expression.xreplace(swap) * sympy.Float(out_scale, 17) + sympy.Float(out_shift, 17)
+    return replace(formula, expression=expression)
