@@ -2,8 +2,9 @@
 
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
-arXiv 2404.19756, Figure 2.3) and `startup` (the command itself). Everything is measured in one process, in turn, and
-compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such.
+arXiv 2404.19756, Figure 2.3) and `startup` (the command itself). Layers are measured in one process, in turn, and
+compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and
+nothing is claimed about them.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study import bench_claims as judge
 from kanrun.study.bench_accuracy import PACKAGE, race
-from kanrun.study.bench_clock import LiveBytes, in_turn
+from kanrun.study.bench_clock import in_turn, peak_bytes
 from kanrun.study.bench_layers import MLP_NAME, OURS, Case, build, missing, our_layer, version
+from kanrun.study.bench_peers import PeerFailed
 from kanrun.study.bench_startup import startup
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
@@ -106,37 +108,33 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
         steps = {str(value): build(OURS, case, dtype) for value, case in cases.items()}
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
         for value, case in cases.items():
-            with LiveBytes() as live:
-                build(OURS, case, dtype)()
             held = our_layer(case, dtype).coefficients
+            bytes_held = held.numel() * held.element_size()
             yield Row(
                 "growth",
                 {
                     "varied": varied, "value": value, "seconds": float(np.nanmedian(times[str(value)])),
-                    "peak_bytes": live.peak, "coefficient_bytes": held.numel() * held.element_size(),
+                    "peak_bytes": bytes_held + peak_bytes(steps[str(value)]), "coefficient_bytes": bytes_held,
                 },
             )  # fmt: skip
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Seconds until each error is reached on fresh points, by ours and by others."""
-    _, runners = race(cfg, seed)
-    for name, start in runners.items():
+    for name, start in race(cfg, seed).items():
         best, seconds, status, reached = float("inf"), 0.0, "ok", dict.fromkeys(cfg.errors, float("nan"))
         try:
             for seconds, error in start():
                 yield Row("time_to_accuracy", {"competitor": name, "seconds": seconds, "test_rmse": error})
                 best = min(best, error)
                 reached |= {goal: seconds for goal in cfg.errors if error <= goal and np.isnan(reached[goal])}
-        except ModuleNotFoundError as error:
-            status = "not installed" if name in PACKAGE and missing(PACKAGE[name]) else f"lacks {error.name}"
-        except Exception as error:  # whatever a peer raises is its result
-            if name not in PACKAGE:
-                raise
-            status = f"failed: {type(error).__name__}"
+        except PeerFailed as failure:
+            lacks = f"lacks {failure.module}" if failure.module else str(failure)
+            status = "not installed" if missing(PACKAGE[name]) else lacks
         for goal, taken in reached.items():
             result: dict[str, Any] = {"competitor": name, "error": goal, "seconds": taken, "status": status}
             yield Row("accuracy", result | {"best": best, "trained": seconds})
+        yield Note(f"{name}: {best:.3g} after {seconds:.3g} s" if status == "ok" else f"{name}: {status}")
 
 
 PARTS: dict[str, Callable[[BenchConfig, int], Iterator[Record]]] = {

@@ -1,4 +1,7 @@
-"""The figures that `kanrun bench` is to reach, as claims on its tables."""
+"""The figures that `kanrun bench` is to reach, as claims on its tables.
+
+A sentence about another library is claimed only where that library was measured: tables and notes say which were not.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,23 @@ import numpy as np
 from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
-from kanrun.study.bench_accuracy import LBFGS, LM, PYKAN
+from kanrun.study.bench_accuracy import LBFGS, LM, LM_ONCE
 from kanrun.study.bench_layers import MLP_NAME, OURS
+from kanrun.study.bench_peers import PYKAN
 
 #: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
 #: memory in copies of the coefficients, pykan against ours, seconds of --help.
-MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 10.0, 1.5, 12.0, 50.0, 0.2
+#: The copies are those that a step has to hold: the coefficients; their gradient; both once more with the functions
+#: first, as they are gathered from and added to.
+MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 10.0, 1.5, 4.0, 50.0, 0.2
 
 
 def layer_claims(table: DataFrame) -> Iterator[Claim]:
     for name, rows in table.groupby("case", sort=False):
         times = rows[rows["status"] == "ok"].set_index("competitor")
         peers = times.drop(index=[OURS, MLP_NAME], errors="ignore")
-        sentence = f"{name}: kanrun is not slower than the fastest other KAN"
-        if peers.empty:
-            yield Claim(sentence, "no other KAN library is installed", "ratio at most 1", False)
-        else:
+        if not peers.empty:
+            sentence = f"{name}: kanrun is not slower than the fastest other KAN"
             yield _ratio(sentence, times, str(peers["ratio"].idxmin()), 1.0)
         if rows["intervals"].iloc[0] == 5 and rows["outputs"].iloc[0] == 64:
             yield _ratio(
@@ -70,20 +74,20 @@ def exponents(table: DataFrame) -> dict[str, float]:
 
 def accuracy_claims(table: DataFrame) -> Iterator[Claim]:
     goal = float(table["error"].astype(float).min())
-    rows = table[table["error"] == goal].set_index("competitor")
-    seconds, trained = _numbers(rows["seconds"]), _numbers(rows["trained"])
-    sentence, bound = (
-        f"kanrun reaches a test RMSE of {goal:g} {TO_ACCURACY:g} times faster than pykan",
-        f"ratio at least {TO_ACCURACY:g}",
-    )
-    if PYKAN not in seconds or rows["status"].to_dict()[PYKAN] != "ok":
-        yield Claim(sentence, f"pykan {rows['status'].to_dict().get(PYKAN, 'missing')}", bound, False)
+    rows = table[(table["error"] == goal) & (table["status"] == "ok")].set_index("competitor")
+    seconds, trained, best = (_numbers(rows[name]) for name in ("seconds", "trained", "best"))
+    if PYKAN not in seconds:
         return
-    ours = min((seconds[name] for name in (LM, LBFGS) if np.isfinite(seconds.get(name, np.nan))), default=float("inf"))
     got_there = bool(np.isfinite(seconds[PYKAN]))
-    # A pykan that never got there is counted with all the time that it took.
-    ratio = (seconds[PYKAN] if got_there else trained[PYKAN]) / ours
-    yield Claim(sentence, ratio, bound, ratio >= TO_ACCURACY, None if got_there else "pykan did not get there")
+    # A pykan that never got there is counted with all the time that it took: the ratio is at least that.
+    theirs = seconds[PYKAN] if got_there else trained[PYKAN]
+    remark = f"a lower bound: pykan stopped at {best[PYKAN]:.2g} after {trained[PYKAN]:.0f} s"
+    for how, names in {"with its own settings": (LM, LBFGS), "from one start": (LM_ONCE, LBFGS)}.items():
+        ours = [seconds[name] for name in names if np.isfinite(seconds.get(name, np.nan))]
+        ratio = theirs / min(ours, default=float("inf"))
+        sentence = f"kanrun, {how}, reaches a test RMSE of {goal:g} {TO_ACCURACY:g} times faster than pykan"
+        bound = f"ratio at least {TO_ACCURACY:g}"
+        yield Claim(sentence, ratio, bound, ratio >= TO_ACCURACY, None if got_there else remark)
 
 
 def startup_claims(table: DataFrame) -> Iterator[Claim]:

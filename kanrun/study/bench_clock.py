@@ -6,6 +6,7 @@ in the caches.
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
@@ -60,6 +61,24 @@ def _time(step: Step) -> float:
     began = time.perf_counter()
     step()
     return time.perf_counter() - began
+
+
+def peak_bytes(step: Step) -> int:
+    """The most bytes that a step holds at once beside what was there before.
+
+    In a thread of its own: memory that a thread keeps for its next step is then made, and counted, in this one.
+    """
+    found: list[int] = []
+
+    def measure() -> None:
+        with LiveBytes() as live:
+            step()
+        found.append(live.peak)
+
+    thread = threading.Thread(target=measure)
+    thread.start()
+    thread.join()
+    return found[0]
 
 
 class LiveBytes(TorchDispatchMode):

@@ -22,6 +22,9 @@ from kanrun.engine.splines import dense, prefers_sparse, sparse
 from kanrun.engine.splines.scratch import scratch
 from kanrun.engine.splines.tracing import is_traced
 
+#: Most products of coefficients with their gradient that are held at once.
+PRODUCTS = 1 << 18
+
 
 def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges) -> Tensor:
     """y (samples, outputs) of x (samples, inputs), differentiable in all four tensors; see the module.
@@ -38,20 +41,18 @@ class _EdgeSums(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges
     ) -> Tensor:
-        scale = spline_weight if edges.mask is None else spline_weight * edges.mask
-        table = coefficients * scale[..., None]
-        grid, outputs = edges.grid, table.shape[0]
+        grid, outputs = edges.grid, coefficients.shape[0]
         wide = prefers_sparse(grid.functions, grid.degree, x.dtype, outputs, x.numel())
         kernel = sparse if wide else dense
-        sums: tuple[Tensor, Any] = kernel.spline_sums(x, table, edges.grid, any(ctx.needs_input_grad))
+        scale, keep = _shown(spline_weight, edges), any(ctx.needs_input_grad)
+        sums: tuple[Tensor, Any] = kernel.spline_sums(x, coefficients, scale, grid, keep)
         y, kept = sums
         base = None
         if edges.base != "zero":
             base = base_function(edges.base)(x)
-            weight = base_weight if edges.mask is None else base_weight * edges.mask
-            y = torch.addmm(y, base, weight.t())
-        if any(ctx.needs_input_grad):
-            ctx.edges, ctx.kernel, ctx.table, ctx.kept = edges, kernel, table, kept
+            y = torch.addmm(y, base, _shown(base_weight, edges).t())
+        if keep:
+            ctx.edges, ctx.kernel, ctx.kept = edges, kernel, kept
             ctx.save_for_backward(x, coefficients, base_weight, spline_weight, base)
         return y.contiguous()
 
@@ -63,7 +64,8 @@ class _EdgeSums(torch.autograd.Function):
         need_x, need_c, need_b, need_s, _ = ctx.needs_input_grad
         g = g.contiguous()
         wanted = (need_x, need_c or need_s)
-        by_x, by_table = ctx.kernel.gradients(g, x, ctx.table, ctx.edges.grid, ctx.kept, wanted)
+        edges, scale = ctx.edges, _shown(spline_weight, ctx.edges)
+        by_x, by_table = ctx.kernel.gradients(g, x, coefficients, scale, edges.grid, ctx.kept, wanted)
         by_base = by_scale = None
         if by_table is not None:
             by_scale = _dots(by_table, coefficients) if need_s else None
@@ -71,10 +73,9 @@ class _EdgeSums(torch.autograd.Function):
         if base is not None:
             by_base = g.t() @ base if need_b else None
             if by_x is not None:
-                weight = base_weight if ctx.edges.mask is None else base_weight * ctx.edges.mask
-                by_x = base_pullback(ctx.edges.base, g @ weight, x).add_(by_x)
-        if ctx.edges.mask is not None:
-            by_table, by_base, by_scale = (_masked(part, ctx.edges.mask) for part in (by_table, by_base, by_scale))
+                by_x = base_pullback(edges.base, g @ _shown(base_weight, edges), x).add_(by_x)
+        if edges.mask is not None:
+            by_table, by_base, by_scale = (_masked(part, edges.mask) for part in (by_table, by_base, by_scale))
         return by_x, by_table, by_base, by_scale, None
 
 
@@ -83,8 +84,16 @@ _edge_sums: Callable[[Tensor, Tensor, Tensor, Tensor, Edges], Tensor] = _EdgeSum
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Sums over the last dimension of a b; as a matrix product, which a sum over few numbers is slower than."""
-    terms = torch.mul(a, b, out=scratch("products", tuple(a.shape), a))
-    return terms.view(-1, a.shape[-1]).mv(a.new_ones(a.shape[-1])).view(a.shape[:-1])
+    each, ones = b[:1].numel(), a.new_ones(a.shape[-1])
+    size, found = max(1, PRODUCTS // max(1, each)), a.new_empty(a.shape[:-1])
+    for first, second, sums in zip(a.split(size), b.split(size), found.split(size), strict=True):
+        terms = torch.mul(first, second, out=scratch("products", tuple(first.shape), a))
+        torch.mv(terms.view(-1, a.shape[-1]), ones, out=sums.view(-1))
+    return found
+
+
+def _shown(weight: Tensor, edges: Edges) -> Tensor:
+    return weight if edges.mask is None else weight * edges.mask
 
 
 def _masked(gradient: Tensor | None, mask: Tensor) -> Tensor | None:

@@ -36,29 +36,35 @@ class Block(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What a sum leaves for its gradients: positions where the closed form serves, and the one block of a small sum."""
+    """What a sum leaves for its gradients.
 
+    `table`, scale * coefficients; `inside`, positions where the closed form serves; `block`, the one of a small sum.
+    """
+
+    table: Tensor
     inside: cubic.Positions | None
     block: Block | None
 
 
-def spline_sums(x: Tensor, table: Tensor, grid: Grid, keep: bool) -> tuple[Tensor, Kept]:
-    """y[n, o] = sum_i sum_f B_f(x[n, i]) table[o, i, f], and with `keep` what spares `gradients` making it again."""
+def spline_sums(x: Tensor, coefficients: Tensor, scale: Tensor, grid: Grid, keep: bool) -> tuple[Tensor, Kept]:
+    """y[n, o] = sum_i scale[o, i] sum_f B_f(x[n, i]) coefficients[o, i, f], and with `keep` more for `gradients`."""
+    table = coefficients * scale[..., None]
     flat, columns = table.reshape(table.shape[0], -1), x.t().contiguous()
     keep, inside = keep and x.numel() <= KEPT, cubic.positions_inside(columns, grid)
-    sums, kept = x, Kept(inside, None)
+    sums, kept = x, Kept(table, inside, None)
     for first, last in _blocks(x, grid, keep):
         block = _block(columns, grid, inside, (first, last), slopes=keep, reuse=not keep)
         rows, part = block.rows.flatten(0, 1), flat[:, first * grid.functions : last * grid.functions]
         sums = part @ rows if first == 0 else sums.addmm_(part, rows)
-        kept = Kept(inside, block if keep else None)
+        kept = Kept(table, inside, block if keep else None)
     return (sums if inside is None else sums.mul_(cubic.ROW_FACTOR)).t(), kept
 
 
 def gradients(
-    g: Tensor, x: Tensor, table: Tensor, grid: Grid, kept: Kept, wanted: tuple[bool, bool]
+    g: Tensor, x: Tensor, coefficients: Tensor, scale: Tensor, grid: Grid, kept: Kept, wanted: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
-    """(d/dx, d/dtable) of sum(g * y), as far as `wanted`."""
+    """(d/dx, d/d(scale coefficients)) of sum(g * y), as far as `wanted`; `kept` from `spline_sums`."""
+    table = kept.table
     flat, gt = table.reshape(table.shape[0], -1), g.t()
     by_x = x.new_empty(x.shape[1], x.shape[0]) if wanted[0] else x
     by_table = torch.empty_like(flat) if wanted[1] else flat

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
+from kanrun.engine.splines.scratch import scratch
+
 #: Most numbers that one gathered block may hold, where rows have to be gathered.
 CHUNK = 1 << 18
 #: From so many keys on torch sorts small integers by radix, several times faster than by comparison.
@@ -26,17 +28,19 @@ def bag(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return embedding_bag(index, table.contiguous(), per_sample_weights=weights.contiguous(), mode="sum")
 
 
-def dots(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-    """table[index[b, s]] . grad[b], (b, s)."""
+def dots(table: Tensor, grad: Tensor, index: Tensor, *, reuse: bool = False) -> Tensor:
+    """table[index[b, s]] . grad[b], (b, s); with `reuse` in scratch memory, good until the next such call."""
     if index.numel() == 0:
         return table.new_zeros(index.shape)
     if table.device.type not in ("cpu", "cuda") or table.dtype not in (torch.float32, torch.float64):
         return _dots_by_blocks(table, grad, index)
     _quiet_sparse_tensors()
     samples, terms = index.shape
-    ends = torch.arange(0, samples * terms + 1, terms, device=index.device)
+    ends = torch.arange(0, samples * terms + 1, terms, device=index.device, dtype=index.dtype)
+    count = samples * terms
+    values = scratch("dots", (count,), table).zero_() if reuse else table.new_zeros(count)
     pattern = torch.sparse_csr_tensor(
-        ends, index.reshape(-1), table.new_zeros(samples * terms), (samples, table.shape[0]), check_invariants=False
+        ends, index.reshape(-1), values, (samples, table.shape[0]), check_invariants=False
     )
     # In place, or torch would copy the pattern first.
     torch.sparse.sampled_addmm(pattern, grad.contiguous(), table.mT, beta=0.0, out=pattern)

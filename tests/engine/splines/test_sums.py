@@ -45,29 +45,32 @@ def by_loops(x, table, grid):
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
 def test_sums_and_gradients(kernel, degree, uniform, outside, spread):
     grid, x, table, g = case(degree, uniform, outside, spread)
-    y, kept = kernel.spline_sums(x, table, grid, True)
-    torch.testing.assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
-    by_x, by_table = kernel.gradients(g, x, table, grid, kept, (True, True))
+    scale = torch.rand(table.shape[:2], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    y, kept = kernel.spline_sums(x, table, scale, grid, True)
+    scaled = table * scale[..., None]
+    torch.testing.assert_close(y, by_loops(x, scaled, grid), atol=1e-12, rtol=0)
+    by_x, by_table = kernel.gradients(g, x, table, scale, grid, kept, (True, True))
     basis, interval = local_basis(x, grid)
     slopes, _ = local_basis(x, grid, 1)
     rows, steep = dense_rows(basis, interval, grid.functions), dense_rows(slopes, interval, grid.functions)
     torch.testing.assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
-    torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
-    only_table = kernel.gradients(g, x, table, grid, kept, (False, True))
+    torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, scaled, steep), atol=1e-11, rtol=0)
+    only_table = kernel.gradients(g, x, table, scale, grid, kept, (False, True))
     assert only_table[0] is None
     torch.testing.assert_close(only_table[1], by_table)
-    assert kernel.gradients(g, x, table, grid, kept, (True, False))[1] is None
+    assert kernel.gradients(g, x, table, scale, grid, kept, (True, False))[1] is None
 
 
 @pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
 def test_blocks_and_scratch_change_nothing(spread, monkeypatch):
     grid, x, table, g = case(3, True, "linear", spread, samples=40, inputs=7)
-    y, kept = dense.spline_sums(x, table, grid, True)
-    expected = dense.gradients(g, x, table, grid, kept, (True, True))
+    scale = torch.ones(table.shape[:2], dtype=table.dtype)
+    y, kept = dense.spline_sums(x, table, scale, grid, True)
+    expected = dense.gradients(g, x, table, scale, grid, kept, (True, True))
     monkeypatch.setattr(dense, "KEPT", 0)
     monkeypatch.setattr(dense, "BLOCK", 40 * grid.functions * 2)
-    again, kept = dense.spline_sums(x, table, grid, True)
-    found = dense.gradients(g, x, table, grid, kept, (True, True))
+    again, kept = dense.spline_sums(x, table, scale, grid, True)
+    found = dense.gradients(g, x, table, scale, grid, kept, (True, True))
     torch.testing.assert_close(again, y, atol=1e-13, rtol=0)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
@@ -145,9 +148,10 @@ def test_sparse_product_is_the_dense_one():
 
 def test_no_samples():
     grid, x, table, g = case(3, True, "linear", 0.9)
+    scale = torch.ones(table.shape[:2], dtype=table.dtype)
     for kernel in (dense, sparse):
-        y, kept = kernel.spline_sums(x[:0], table, grid, True)
+        y, kept = kernel.spline_sums(x[:0], table, scale, grid, True)
         assert y.shape == (0, 4)
-        by_x, by_table = kernel.gradients(g[:0], x[:0], table, grid, kept, (True, True))
+        by_x, by_table = kernel.gradients(g[:0], x[:0], table, scale, grid, kept, (True, True))
         assert by_x.shape == (0, 3)
         assert not by_table.any()
