@@ -34,9 +34,12 @@ class Verdict:
 def judge(logs: NDArray[np.float64]) -> Verdict:
     """The verdict on log10(MLP's error / KAN's) of each (seed, pair).
 
-    Whole seeds are drawn with replacement, since the pairs of one seed share their data.
+    Whole seeds are drawn with replacement, since the pairs of one seed share their data. One seed tells nothing of
+    others: its interval has no ends.
     """
     seeds = logs.shape[0]
+    if seeds < 2:
+        return Verdict(float(10 ** logs.mean()), 0.0, float("inf"), seeds)
     draws = np.random.default_rng(0).integers(seeds, size=(RESAMPLES, seeds))
     means = logs.mean(1)[draws].mean(1)
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

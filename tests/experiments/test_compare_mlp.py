@@ -214,14 +214,18 @@ def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
 
 
 def test_validation_and_not_test_errors_choose_the_opponent() -> None:
-    rows = pd.DataFrame(
+    one = pd.DataFrame(
         [
             {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "test_rmse": 1.0},
             {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "test_rmse": 100.0},
             {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "test_rmse": 0.1},
         ]
     )
-    np.testing.assert_allclose(matched_logs(rows, "test_rmse"), [[2.0]])
+    rows = pd.concat([one, one.assign(seed=1)])
+    np.testing.assert_allclose(matched_logs(rows, "test_rmse"), [[2.0], [2.0]])
+    (alone,) = verdict_claims(one, "parameters")
+    assert not alone.holds  # one seed has no spread to judge by
+    assert "a draw" in str(alone.spread)
     (claim,) = verdict_claims(rows, "parameters")
     assert claim.holds
     assert claim.measured == pytest.approx(100)
