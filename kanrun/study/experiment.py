@@ -14,6 +14,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.manifest import Claim
 from kanrun.runs.records import Checkpoint, Record
+from kanrun.study.naming import names_of
 from kanrun.study.settings import using_threads
 
 if TYPE_CHECKING:
@@ -134,4 +135,8 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     if len(cells) == 1:
         return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]
-    return [Task(index, cell, seed) for index, cell in enumerate(cells) for seed in seeds]
+    return [
+        Task(index, cell, seed, f"{name}, seed {seed}" if cfg.seeds > 1 else name)
+        for index, (cell, name) in enumerate(zip(cells, names_of(cells), strict=True))
+        for seed in seeds
+    ]

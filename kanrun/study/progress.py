@@ -12,7 +12,8 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.runs.records import Note, Row
-from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried
+from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Started
+from kanrun.study.experiment import Task
 
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse")  # the best so far goes by the first that is there
 
@@ -29,7 +30,8 @@ class Reporter:
         self._stage: tuple[Any, ...] = ()
         self._last = ""
         self._said: set[str] = set()  # the same note of the next seed is not shown again
-        self._best: tuple[float, str] | None = None
+        self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
+        self._best: dict[Any, tuple[float, str]] = {}  # error and training, by target: no other errors compare
         self._bar: Progress | None = None
         self._bar_task: TaskID | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
@@ -57,13 +59,13 @@ class Reporter:
         """Show what `event` tells."""
         if isinstance(event, Recorded):
             self._recorded(event)
+        elif isinstance(event, Started) and self._total > 1:
+            self._advance(str(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
-            if self._total > 1:
-                self._line(f"{event.task} done in {event.seconds:.1f} s{self._best_text()}")
-            else:
-                self._line(self._last)
-            self._advance(self._best_text().removeprefix(", ") if self._total > 1 else self._last)
+            text = self._result(event.task, event.seconds) if self._total > 1 else self._last
+            self._line(text)
+            self._advance(text)
         elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and starts again: {event.failure.reason}")
         elif isinstance(event, Failed) and self._total > 1:
@@ -82,7 +84,7 @@ class Reporter:
             if record.table == "metrics" and self._total == 1:
                 self._step(record.values)
             elif record.table == "summary" and self._total > 1:
-                self._compare(record.values, str(event.task))
+                self._results[event.task.pair] = record.values
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage = (values.get("stage"), values.get("intervals"))
@@ -92,16 +94,27 @@ class Reporter:
         if self._bar is not None and self._bar_task is not None:
             self._bar.update(self._bar_task, advance=1, text=self._last)
 
-    def _compare(self, values: Mapping[str, Any], where: str) -> None:
+    def _result(self, task: Task, seconds: float) -> str:
+        """What came out of `task`, and which training was the best on its target so far."""
+        values = self._results.pop(task.pair, {})
+        parts = [str(task)]
+        if values.get("shape"):
+            parts.append(str(values["shape"]))
+        if values.get("intervals"):
+            parts.append(f"{values['intervals']} intervals")
+        text = f"{', '.join(parts)}: done in {seconds:.1f} s"
         for name in _ERRORS:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                if self._best is None or value < self._best[0]:
-                    self._best = (float(value), f"best {name.replace('_rmse', ' RMSE')} {value:.2e} ({where})")
-                return
+                return f"{text}, {name.replace('_rmse', ' RMSE')} {value:.2e}{self._compared(values, value, task)}"
+        return text
 
-    def _best_text(self) -> str:
-        return f", {self._best[1]}" if self._best else ""
+    def _compared(self, values: Mapping[str, Any], value: float, task: Task) -> str:
+        target = values.get("target")
+        if target not in self._best or value < self._best[target][0]:
+            self._best[target] = (float(value), str(task))
+            return ", the best so far"
+        return f" (best so far {self._best[target][0]:.2e}: {self._best[target][1]})"
 
     def _advance(self, text: str) -> None:
         if self._bar is not None and self._bar_task is not None:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
-from kanrun.study.executor import Failed, Finished, Recorded
+from kanrun.study.executor import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
 
@@ -22,12 +22,14 @@ def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
     with Reporter(console, total, 30, quiet) as reporter:
         for index in range(total):
             task = Task(index, {}, 0)
+            reporter.handle(Started(task))
             reporter.handle(Recorded(task, Note("solver=auto chose [lm]")))
             reporter.handle(Recorded(task, Note("a column is constant", warning=True)))
             for step in range(30):
                 values = {"stage": step // 10, "step": step, "intervals": 5, "train_rmse": 0.1, "validation_rmse": 0.2}
                 reporter.handle(Recorded(task, Row("metrics", values)))
-            reporter.handle(Recorded(task, Row("summary", {"validation_rmse": 0.1 * (index + 1)})))
+            summary = {"target": f"t{index // 2}", "shape": "2-5-1", "validation_rmse": 0.1 * (index + 1)}
+            reporter.handle(Recorded(task, Row("summary", summary)))
             reporter.handle(Failed(task, Failure("it diverged")) if index == 2 else Finished(task, 1.0))
     return stream.getvalue()
 
@@ -47,10 +49,10 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     assert lines[2:] == [f"5 intervals, step {step}, train 1.00e-01, validation 2.00e-01" for step in (9, 19, 29)]
     lines = show(80, 4, terminal=False).splitlines()
     assert lines[2:] == [
-        "cell 0, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
-        "cell 1, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
+        "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 1.00e-01, the best so far",
+        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 2.00e-01 (best so far 1.00e-01: cell 0, seed 0)",
         "cell 2, seed 0 failed: it diverged",
-        "cell 3, seed 0 done in 1.0 s, best validation RMSE 1.00e-01 (cell 0, seed 0)",
+        "cell 3, seed 0, 2-5-1: done in 1.0 s, validation RMSE 4.00e-01, the best so far",
     ]
 
 

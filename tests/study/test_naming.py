@@ -1,0 +1,36 @@
+"""Cells are called by what tells them apart."""
+
+from __future__ import annotations
+
+from kanrun.study.naming import names_of
+
+
+def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:
+    cells = [
+        {"target": {"kind": "named", "name": "product"}, "model": {"hidden": [2], "degree": 3}, "bounds": {"r2": 1}},
+        {"target": {"kind": "expression", "formula": "x0^2"}, "model": {"hidden": [], "degree": 3}},
+        {"target": {"kind": "expression", "formula": "x0^2"}, "model": {"hidden": [4, 2], "degree": 3}},
+    ]
+    assert names_of(cells) == ["product, hidden [2]", "x0^2, hidden []", "x0^2, hidden [4,2]"]
+
+
+def test_parts_learners_and_schedules() -> None:
+    cells = [
+        {"part": "schedules", "schedule": {"kind": "list", "intervals": [3, 5]}},
+        {"part": "schedules", "schedule": {"kind": "doubling", "first": 3, "last": 96, "nested": False}},
+        {"part": "learners", "learner": "KAN", "case": {"target": {"kind": "feynman", "id": "I.6.2"}, "shapes": [[1]]}},
+    ]
+    assert names_of(cells) == [
+        "schedules, grids [3,5]",
+        "schedules, doubling from 3 to 96, not nested",
+        "learners, KAN, I.6.2",
+    ]
+
+
+def test_cells_that_words_do_not_tell_apart_have_numbers() -> None:
+    assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
+    long = "sin(x0) + " * 10
+    cells = [{"target": {"formula": long + end}} for end in "ab"]
+    first, second = names_of(cells)
+    assert "…" in first
+    assert (first[-8:], second[-8:]) == (", cell 0", ", cell 1")
