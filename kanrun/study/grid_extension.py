@@ -85,9 +85,9 @@ def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfi
 
 
 def penalises(solver: Any) -> bool:
-    """Whether trainings are smoothed: by Levenberg-Marquardt unless told not to, by other solvers only when told to."""
+    """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
     weight = getattr(solver, "penalty", "auto")
-    return solver.kind in ("auto", "lm") if weight == "auto" else weight > 0
+    return solver.kind != "adam" if weight == "auto" else weight > 0
 
 
 def without_penalty(solver: Any) -> Any:

@@ -24,7 +24,7 @@ MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False
 def settings(**changes: Any) -> ContinualConfig:
     values: dict[str, Any] = {
         "model": KANConfig(hidden=[], intervals=200, frozen_scales=True, update_grid=False),
-        "solver": LBFGSSolver(steps=60, local=True),
+        "solver": LBFGSSolver(steps=60, local=True, penalty=0.0),
         "learners": KAN_AND_MLP,
         "trials": 1,
         "parts": ["learners"],
@@ -118,7 +118,8 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": 1})
     run = finished(
         tmp_path, dimension=2, peaks=2, spacing=1.0, sharpness=10.0, points=49, evaluation=64, learners=learners,
-        model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False), solver=LBFGSSolver(steps=4),
+        model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False),
+        solver=LBFGSSolver(steps=4, penalty=0.0),
     )  # fmt: skip
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5

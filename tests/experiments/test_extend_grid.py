@@ -8,7 +8,16 @@ import pandas as pd
 import pytest
 from kanrun.experiments import extend_grid
 
-from kanrun.config import ExtendGridConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, NamedTarget, SamplingConfig
+from kanrun.config import (
+    AdamSolver,
+    ExtendGridConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    MLPConfig,
+    NamedTarget,
+    SamplingConfig,
+)
 from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, PlateauSchedule
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
@@ -126,10 +135,12 @@ def test_first_order_solvers_follow_schedules_too() -> None:
 
 def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
     cells = {name: extend_grid.overfit(settings(solver=solver)) for name, solver in (
-        ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("lbfgs", LBFGSSolver()),
-        ("smooth lbfgs", LBFGSSolver(penalty=1e-12)),
+        ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("bare lbfgs", LBFGSSolver(penalty=0.0)),
+        ("adam", AdamSolver()), ("smooth adam", AdamSolver(penalty=1e-12)),
     )}  # fmt: skip
-    assert {name: len(each) for name, each in cells.items()} == {"lm": 3, "bare lm": 2, "lbfgs": 2, "smooth lbfgs": 3}
+    assert {name: len(each) for name, each in cells.items()} == {
+        "lm": 3, "bare lm": 2, "bare lbfgs": 2, "adam": 2, "smooth adam": 3,
+    }  # fmt: skip
 
 
 def test_schedules_are_read_from_the_configuration() -> None:
