@@ -59,7 +59,8 @@ EXPERIMENTS = (
             "kanrun interpret",
             "kanrun interpret target=expression 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
             "kanrun interpret 'model.hidden=[5]'",
-            "kanrun interpret from_run=fit/v0001",
+            "kanrun interpret 'candidates=[sin,exp,x^2]' 'own_candidates.bump=1/(1+x0^2)'",
+            "kanrun interpret from_run=fit/latest",
             "kanrun interpret study=symbolic_suite executor=local",
         ),
     ),
@@ -152,12 +153,14 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
             typer.Option("--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."),
         ] = None,
     ) -> None:
+        from kanrun.cli.earlier_runs import with_run_folders
         from kanrun.cli.quoting import hydra_words
         from kanrun.launch import Request, launch
 
+        words = with_run_folders(overrides or (), outputs, multirun)
         request = Request(
             command=experiment.name,
-            overrides=tuple(hydra_words(overrides or (), experiment.name, multirun)),
+            overrides=tuple(hydra_words(words, experiment.name, multirun)),
             argv=("kanrun", *sys.argv[1:]),
             outputs=outputs,
             multirun=multirun,

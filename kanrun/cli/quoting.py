@@ -2,9 +2,9 @@
 
 The shell takes quotes away, and Hydra's grammar has its own meaning for the brackets, commas, spaces and signs
 that formulas, file names and column names are full of. The values of `*.formula`, `*.path`, `*.inputs`,
-`*.outputs`, `*.columns` and `*.domain` are therefore quoted here. Values that are quoted already stay as they
-are, and so do null and interpolations `${...}`. With -m, commas at the top level separate the values of a sweep,
-as for any other key.
+`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates` and `from_run` are therefore quoted here.
+Values that are quoted already stay as they are, and so do null and interpolations `${...}`. With -m, commas at
+the top level separate the values of a sweep, as for any other key.
 """
 
 from __future__ import annotations
@@ -36,7 +36,10 @@ def _hydra_word(word: str, module: str, sweeping: bool) -> str:
         return word
     if name == "study":
         return f"{key}={_each(value, lambda text: _study(text, module), sweeping=True)}"
-    quote = _QUOTERS.get(name.rpartition(".")[2]) if "." in name else None
+    if name.startswith(_OWN):
+        key = key if key.startswith(("+", "~")) else f"++{key}"  # new entries need no sign of their own
+        return f"{key}={_each(value, _formula, sweeping)}"
+    quote = _QUOTERS.get(name.rpartition(".")[2]) if "." in name else _TOP.get(name)
     return word if quote is None else f"{key}={_each(value, quote, sweeping)}"
 
 
@@ -98,6 +101,9 @@ _QUOTERS: dict[str, Callable[[str], str]] = {
     "columns": _columns,
     "domain": _domain,
 }
+
+_TOP: dict[str, Callable[[str], str]] = {"candidates": _columns, "from_run": _string}
+_OWN = "own_candidates."
 
 
 def split(text: str) -> list[str]:

@@ -1,9 +1,9 @@
 """How much edges and nodes of a KAN matter: attribution carried back through the network.
 
-An edge's magnitude is the standard deviation of its output on the data. A node's score is shared among the edges into
-it by
-their magnitudes, and a node gets the largest of what its outgoing edges were given, relative to the magnitude of what
-it sends: B of KAN 2.0 (Liu et al., arXiv 2408.10205, section 4.1).
+An edge's magnitude is the standard deviation of its output on the data. Every output has score 1; a node's score is
+shared among the edges into it in proportion to their magnitudes, and a node's score is the sum of what its outgoing
+edges got. So the scores of each layer's edges add up to the number of outputs. This is the attribution of KAN 2.0 (Liu
+et al., arXiv 2408.10205, section 4.1) with shares of the edges' magnitudes in place of ratios to the node's.
 """
 
 from __future__ import annotations

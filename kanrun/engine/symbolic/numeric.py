@@ -1,4 +1,10 @@
-"""Splines on a skeleton trained to the data: several coarse starts, the best goes on through finer grids."""
+"""Splines on a skeleton trained to the data: several coarse starts, the best goes on through finer grids.
+
+This is a training of its own, and not that of `kanrun.engine.training`, since what it trains are graphs: with nodes
+that multiply, edges that skip layers, and edges that are symbolic already while others are splines. The very same
+solver has to refit the constants of all of these in float64 down to rounding errors, hundreds of times a search, for
+which a torch network would have to be built each time. A network of `kanrun fit` comes in through `from_network`.
+"""
 
 from __future__ import annotations
 
