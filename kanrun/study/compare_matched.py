@@ -13,7 +13,7 @@ from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, count_parameters
 from kanrun.engine.networks.counting import CONVENTIONS, executed_flops, kan_parameters, mlp_parameters, size_of
-from kanrun.engine.networks.matching import TOLERANCE, Match, by_flops, by_parameters, by_time
+from kanrun.engine.networks.matching import TOLERANCE, WIDEST, Match, by_flops, by_parameters, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
@@ -27,6 +27,8 @@ from kanrun.study.verdicts import verdict_claims
 Cell = Mapping[str, Any]
 #: How far the exponents of growth may be from the lecture's.
 GROWTH = 0.1
+#: Multiplications that one second-order step of an MLP may cost where time is matched: hours of training begin there.
+MOST_WORK = 1e9
 
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
@@ -121,7 +123,23 @@ def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Ma
         mlp = factory(MLPConfig(list(hidden), activation), case.problem)(generator(0, "size"))
         return contest.inference_seconds(mlp, x)
 
-    return by_time(seconds, depth, contest.inference_seconds(kan, x))
+    return by_time(seconds, depth, contest.inference_seconds(kan, x), widest(case, depth))
+
+
+def widest(case: Case, depth: int) -> int:
+    """The widest MLP of this depth whose steps the case's solver can pay; an MLP's pass is cheap for its size."""
+    inputs, outputs = case.problem.inputs, case.problem.outputs
+    rows, width = len(case.problem.data.train) * outputs, 1
+    if case.settings.solver.kind not in ("auto", "lm") or case.problem.data.task == "classification":
+        return WIDEST
+    while second_order_work(rows, mlp_parameters((inputs, *[width + 1] * depth, outputs))) <= MOST_WORK:
+        width += 1
+    return width
+
+
+def second_order_work(rows: int, parameters: int) -> int:
+    """Multiplications of one Levenberg-Marquardt step."""
+    return 2 * rows * parameters**2 + parameters**3
 
 
 def name_of(kan: KAN) -> str:

@@ -87,7 +87,7 @@ def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfi
 def penalises(solver: Any) -> bool:
     """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
     weight = getattr(solver, "penalty", "auto")
-    return solver.kind != "adam" if weight == "auto" else weight > 0
+    return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
 
 
 def without_penalty(solver: Any) -> Any:

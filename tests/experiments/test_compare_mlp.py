@@ -14,11 +14,13 @@ from kanrun.experiments import compare_mlp
 
 from kanrun.config import CompareMLPConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, SamplingConfig
 from kanrun.engine.networks import MLP
+from kanrun.engine.networks.counting import mlp_parameters
+from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study import compare_linear, contest
 from kanrun.study.bundled import bundled_table, check_bundled
-from kanrun.study.compare_matched import growth_claims, matched
+from kanrun.study.compare_matched import growth_claims, matched, widest
 from kanrun.study.execute import check, execute
 from kanrun.study.verdicts import judge, matched_logs, verdict_claims
 
@@ -93,6 +95,21 @@ def test_other_measures_match_too(match: str) -> None:
     assert len(found.hidden) == 2
     if match == "flops":
         assert found.close
+
+
+def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> None:
+    case = contest.case_of(settings(), PRODUCT, 0)
+    sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
+    assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
+    assert widest(contest.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
+    seen: list[int] = []
+
+    def seconds(hidden: tuple[int, ...]) -> float:
+        seen.append(hidden[0])
+        return float(hidden[0])
+
+    found = by_time(seconds, 2, 100, widest=12)
+    assert (found.hidden, found.close, max(seen)) == ((12, 12), False, 12)
 
 
 def test_a_match_that_cannot_be_near_is_said(run: Callable[..., Run]) -> None:

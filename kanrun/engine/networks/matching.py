@@ -46,8 +46,10 @@ def by_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: int
     return nearest(_with_ends(inputs, outputs, lambda shape: mlp_flops(shape, activation)), depth, wanted, "flops")
 
 
-def by_time(seconds: Measure, depth: int, wanted: int | float) -> Match:
-    """The MLP of one width whose measured `seconds(hidden)` come nearest to `wanted`: doubling, then bisection.
+def by_time(seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST) -> Match:
+    """The MLP of one width up to `widest` whose measured `seconds(hidden)` come nearest to `wanted`.
+
+    The width is found by doubling, then bisection.
 
     Each width is measured once; a clock is no monotonic function of width, so the nearest of all that was seen counts.
     """
@@ -60,8 +62,8 @@ def by_time(seconds: Measure, depth: int, wanted: int | float) -> Match:
         return seen[width]
 
     low, high = 1, 1
-    while at(high) < wanted and high < WIDEST:
-        low, high = high, 2 * high
+    while at(high) < wanted and high < widest:
+        low, high = high, min(2 * high, widest)
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
         low, high = (middle, high) if at(middle) < wanted else (low, middle)
