@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from kanrun.config import AdamSolver, AutoSolver, KANConfig
+from kanrun.config import AdamSolver, AutoSolver, KANConfig, LMSolver
 from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
 from kanrun.errors import UsageError
-from kanrun.study.models import AUTO_COEFFICIENTS, intervals_of, network_shape
+from kanrun.study.models import AUTO_COEFFICIENTS, check_model, intervals_of, network_shape
 from kanrun.study.problem import Problem
 
 #: The smoothness penalty of classifiers: on second differences, of this weight.
@@ -16,8 +16,14 @@ CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 
 
 def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
-    """The plan for training `model` on `problem`, and why its solver was chosen."""
+    """The plan for training `model` on `problem`, and why its solver was chosen.
+
+    Raises UsageError for settings that break a rule, and for a solver that does not fit the problem.
+    """
+    check_model(model, problem.inputs)
     check_solver(solver)
+    if isinstance(solver, LMSolver):
+        _check_lm(problem)
     shape = network_shape(model, problem.inputs, problem.outputs)
     name, why = solver.kind, f"{solver.kind}: asked for."
     if isinstance(solver, AutoSolver):
@@ -104,6 +110,13 @@ def check_solver(solver: Any) -> None:
         if solver.weight_decay < 0:
             raise UsageError(f"solver.weight_decay={solver.weight_decay} must not be negative.")
     _check_penalty(getattr(solver, "penalty", "auto"))
+
+
+def _check_lm(problem: Problem) -> None:
+    if problem.data.task == "classification":
+        raise UsageError("solver=lm minimises squares, not cross-entropy; use solver=auto, lbfgs or adam for classes.")
+    if problem.domain.element_size() < 8:
+        raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
 
 
 def _check_penalty(penalty: Any) -> None:

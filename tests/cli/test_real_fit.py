@@ -18,7 +18,7 @@ QUICK = ["-q", "solver=adam", "solver.steps=5", "model.intervals=3"]
 def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
-    rows = "".join(f"{i},{i * i % 7},{i % 5 + 0.5}\n" for i in range(60))
+    rows = "".join(f"{i},{i * i % 7},{i % 5}\n" for i in range(60))
     (tmp_path / "good (1).csv").write_text("area (m2),b,price\n" + rows)
     (tmp_path / "text.csv").write_text("area (m2),b,price\n" + rows + "3,x,4\n")
     (tmp_path / "short.csv").write_text("area (m2),b,price\n1,2,3\n")
@@ -35,6 +35,10 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     ("words", "parts"),
     [
         (["model.intervals=0"], ["model.intervals=0"]),
+        (["model.intervals=[]"], ["model.intervals=[]"]),
+        (["model.intervals=abc"], ["model.intervals=abc"]),
+        (["solver=lm", "precision=float32"], ["solver=lm", "float64"]),
+        (["solver=lm", "target.task=classification", *TABLE, "target.path=good (1).csv"], ["solver=lm", "classes"]),
         (["model.intervals=[10,5]"], ["model.intervals=[10, 5]", "increase"]),
         (["model.degree=-1"], ["model.degree=-1"]),
         (["model.hidden=[3,0]"], ["model.hidden=[3, 0]"]),

@@ -30,7 +30,8 @@ def test_parts_learners_and_schedules() -> None:
 def test_cells_that_words_do_not_tell_apart_have_numbers() -> None:
     assert names_of([{}, {}, {"part": "a"}]) == ["cell 0", "cell 1", "a"]
     long = "sin(x0) + " * 10
-    cells = [{"target": {"formula": long + end}} for end in "ab"]
-    first, second = names_of(cells)
-    assert "…" in first
-    assert (first[-8:], second[-8:]) == (", cell 0", ", cell 1")
+    cells = [{"target": {"formula": formula}} for formula in (f"{long}1", f"{long}2", "x0")]
+    first, second, third = names_of(cells)
+    assert first == "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell 0"
+    assert second == "sin(x0) + sin(x0) + sin(x0) + sin(x0) +…, cell 1"
+    assert third == "x0"
