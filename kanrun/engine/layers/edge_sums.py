@@ -50,7 +50,7 @@ class _EdgeSums(torch.autograd.Function):
         base = None
         if edges.base != "zero":
             base = base_function(edges.base)(x)
-            y = torch.addmm(y, base, _shown(base_weight, edges).t())
+            y.addmm_(base, _shown(base_weight, edges).t())
         if keep:
             ctx.edges, ctx.kernel, ctx.kept = edges, kernel, kept
             ctx.save_for_backward(x, coefficients, base_weight, spline_weight, base)
@@ -84,12 +84,11 @@ _edge_sums: Callable[[Tensor, Tensor, Tensor, Tensor, Edges], Tensor] = _EdgeSum
 
 def _dots(a: Tensor, b: Tensor) -> Tensor:
     """Sums over the last dimension of a b; as a matrix product, which a sum over few numbers is slower than."""
-    each, ones = b[:1].numel(), a.new_ones(a.shape[-1])
-    size, found = max(1, PRODUCTS // max(1, each)), a.new_empty(a.shape[:-1])
-    for first, second, sums in zip(a.split(size), b.split(size), found.split(size), strict=True):
-        terms = torch.mul(first, second, out=scratch("products", tuple(first.shape), a))
-        torch.mv(terms.view(-1, a.shape[-1]), ones, out=sums.view(-1))
-    return found
+    if a.numel() > PRODUCTS and a.shape[0] > 1:
+        size = max(1, PRODUCTS * a.shape[0] // a.numel())
+        return torch.cat([_dots(first, second) for first, second in zip(a.split(size), b.split(size), strict=True)])
+    terms = torch.mul(a, b, out=scratch("products", tuple(a.shape), a))
+    return terms.view(-1, a.shape[-1]).mv(a.new_ones(a.shape[-1])).view(a.shape[:-1])
 
 
 def _shown(weight: Tensor, edges: Edges) -> Tensor:
