@@ -20,7 +20,7 @@ from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Smoothing, make_solver
-from kanrun.engine.training.starts import GOOD, Create, best_start
+from kanrun.engine.training.starts import BATCHES, GOOD, Create, best_start
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
 FIRST_WEIGHT = 1e-18
@@ -28,6 +28,8 @@ FIRST_WEIGHT = 1e-18
 RACE = 220
 #: A width whose best start is this many times worse than the best one's does not race, unless it is good.
 HOPELESS = 10.0
+#: Batches of starts of a narrower width where a wider one is good already.
+NARROWER_BATCHES = 2
 #: Weights of the penalty tried downwards on a grid, and on the last one.
 TRIES, LAST_TRIES = 5, 8
 #: Relative validation error at which rounding is all that is left.
@@ -103,11 +105,13 @@ class _Training:
             network.fit(self.data.train.x, self.data.train.y)
         if self.plan.solver != "lm" or self.plan.starts == 1 or isinstance(network, Curve):
             return self._chain(network, weight), network.shape, []
-        candidates = []
+        candidates, best = [], float("inf")
         for shape in halved(network.shape) if self.plan.narrow and isinstance(network, KAN) else [network.shape]:
-            start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
+            batches = NARROWER_BATCHES if best < GOOD else BATCHES
+            create = partial(self._narrow, shape)
+            start = best_start(create, self.data, self.plan.starts, weight, self.generator, batches)
             candidates.append((start.loss**0.5, self._chain(start.network, weight)))
-        best = min(loss for loss, _ in candidates)
+            best = min(best, candidates[-1][0])
         racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, GOOD)]
         events = self._raced(racing, network) if len(racing) > 1 else [[]]
         winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
@@ -168,7 +172,7 @@ class _Training:
         self.generator.set_state(last.random)
         chain = self._chain(last.network, last.weight)
         chain.smoothing = Smoothing(last.weight, last.order)
-        chain.stages = list(self.done)
+        chain.stages, chain.memory = list(self.done), last.memory
         return chain
 
     def _final_fit(self, chosen: Stage) -> Network:

@@ -14,6 +14,7 @@ from torch import Generator
 
 from kanrun.engine.networks import KAN, Network, regrid_hidden
 from kanrun.engine.training.data import Samples, TrainingData, output_size
+from kanrun.engine.training.ensemble import Ensemble
 from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.errors import TrainingFailed
 
@@ -23,12 +24,14 @@ Create = Callable[[Generator], Network]
 COARSE, COARSE_ENOUGH = 4, 8
 #: Steps of a phase, and phases before and after thinning.
 STEPS, BEFORE, AFTER = 10, 2, 2
-#: Batches of starts that may follow when none of a batch fits to this relative error.
+#: Batches of starts tried until one fits to this relative error.
 BATCHES, GOOD = 5, 0.03
 #: Samples that a start looks at, for each unknown, and at least.
-PER_UNKNOWN, AT_LEAST = 3, 1000
+PER_UNKNOWN, AT_LEAST = 4, 400
 #: Hidden grids reach this share of the activations' range beyond it.
 MARGIN = 0.05
+#: Damping at which a phase begins, at least.
+LEAST = 1e-4
 #: A start is left when two steps lower its objective by less than this share.
 STALLED = 2e-4
 
@@ -42,15 +45,18 @@ class Start:
     damping: float = 0.1
 
 
-def best_start(create: Create, data: TrainingData, starts: int, weight: float, generator: Generator) -> Start:
-    """The best of `starts` networks (more where none is good) after short Levenberg-Marquardt trainings.
+def best_start(
+    create: Create, data: TrainingData, starts: int, weight: float, generator: Generator, batches: int = BATCHES
+) -> Start:
+    """The best of `starts` networks after short Levenberg-Marquardt trainings; up to `batches` times so many while none
+    is good.
 
     Raises TrainingFailed when no start stays finite.
     """
     best = Start(create(generator))
     samples = _subset(data.train, best.network, generator)
     size = output_size(data.train, data.task)
-    for _ in range(BATCHES):
+    for _ in range(batches):
         batch = [Start(create(generator)) for _ in range(starts)]
         batch = _phases(batch, BEFORE, samples, size, weight)[: max(2, starts // 3)]
         best = min(best, *_phases(batch, AFTER, samples, size, weight), key=lambda start: start.loss)
@@ -69,28 +75,57 @@ def coarse(network: Network, samples: Samples) -> Network:
 
 
 def _phases(batch: list[Start], count: int, samples: Samples, size: float, weight: float) -> list[Start]:
-    for start in batch:
-        for _ in range(count):
-            _phase(start, samples, size, weight)
+    for _ in range(count):
+        for start in batch:
+            start.network = _placed(start.network, samples)
+        if isinstance(batch[0].network, KAN):
+            _side_by_side(batch, samples, size, weight)
+        else:
+            _one_by_one(batch, samples, size, weight)
     return sorted(batch, key=lambda start: start.loss)
 
 
-def _phase(start: Start, samples: Samples, size: float, weight: float) -> None:
-    network = coarse(start.network, samples)
+def _placed(network: Network, samples: Samples) -> Network:
+    """`network` with coarse grids that follow the range of what reaches them."""
+    network = coarse(network, samples)
     if isinstance(network, KAN) and len(network.layers) > 1:
-        network = regrid_hidden(network, samples.x, adapt=0.0, margin=MARGIN).network
-    options = LMOptions(damping=max(start.damping, 1e-4), thorough=False)
-    try:
-        solver = LevenbergMarquardt(network, samples, size, weight, options)
-    except TrainingFailed:
-        start.loss = float("inf")
-        return
-    losses = [solver.loss]
-    for _ in range(STEPS):
-        losses.append(solver.step())
-        if solver.converged or (len(losses) > 2 and losses[-3] - losses[-1] < STALLED * losses[-1]):
-            break
-    start.network, start.loss, start.damping = network, solver.loss, solver.damping
+        return regrid_hidden(network, samples.x, adapt=0.0, margin=MARGIN).network
+    return network
+
+
+def _side_by_side(batch: list[Start], samples: Samples, size: float, weight: float) -> None:
+    """A phase of KANs, which all have one shape."""
+    networks = [start.network for start in batch if isinstance(start.network, KAN)]
+    damping = samples.x.new_tensor([max(start.damping, LEAST) for start in batch])
+    ensemble = Ensemble(networks, samples, size, weight, damping)
+    losses = [ensemble.loss.clone()]
+    active = losses[0].isfinite().nonzero()[:, 0]
+    while len(losses) <= STEPS and len(active):
+        found = ensemble.step(active)
+        losses.append(ensemble.loss.clone())
+        if len(losses) > 2:
+            found &= (losses[-3] - losses[-1] >= STALLED * losses[-1])[active]
+        active = active[found]
+    ensemble.write_back()
+    for start, loss, mu in zip(batch, ensemble.loss.tolist(), ensemble.damping.tolist(), strict=True):
+        start.loss, start.damping = loss, mu
+
+
+def _one_by_one(batch: list[Start], samples: Samples, size: float, weight: float) -> None:
+    """A phase of networks whose Jacobian comes from `torch.func`."""
+    for start in batch:
+        options = LMOptions(damping=max(start.damping, LEAST), thorough=False)
+        try:
+            solver = LevenbergMarquardt(start.network, samples, size, weight, options)
+        except TrainingFailed:
+            start.loss = float("inf")
+            continue
+        losses = [solver.loss]
+        for _ in range(STEPS):
+            losses.append(solver.step())
+            if solver.converged or (len(losses) > 2 and losses[-3] - losses[-1] < STALLED * losses[-1]):
+                break
+        start.loss, start.damping = solver.loss, solver.damping
 
 
 def _subset(samples: Samples, network: Network, generator: Generator) -> Samples:

@@ -1,0 +1,183 @@
+"""Several KANs of one shape trained side by side: quick Levenberg-Marquardt steps, batched over the networks.
+
+A start on a coarse grid is a small problem, whose time goes into calls rather than arithmetic; twelve at a time cost
+little more than one. Each network has its own damping and takes the step that it would take alone: the quick step of
+`kanrun.engine.training.lm`. Grids are coarse here, so bases and Jacobians are dense.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from kanrun.engine.layers import SplineLayer, base_function, base_slope
+from kanrun.engine.networks import KAN, get_unknowns, set_unknowns
+from kanrun.engine.splines import Grid, dense_rows, local_basis
+from kanrun.engine.training.data import Samples
+from kanrun.engine.training.penalty import smoothness_rows
+
+#: Numbers of a dense Jacobian held at once: what stays in a core's cache.
+PIECE = 1 << 18
+#: Dampings tried on one linearisation, the factor between them, and the largest and smallest.
+TRIES, RAISE, LARGEST, SMALLEST = 6, 8.0, 1e6, 1e-13
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Layer i of every network: knots (networks, inputs, knots), scales (networks, out, inputs)."""
+
+    knots: Tensor
+    base_weight: Tensor
+    spline_weight: Tensor
+    like: Grid
+    base: str
+
+    @property
+    def size(self) -> int:
+        """Coefficients of one network's layer."""
+        return self.spline_weight[0].numel() * self.like.functions
+
+    def part(self, at: Tensor) -> _Layer:
+        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like, self.base)
+
+    def coefficients(self, unknowns: Float[Tensor, "networks size"]) -> Float[Tensor, "networks out inputs functions"]:
+        return unknowns.view(*self.spline_weight.shape, self.like.functions) * self.spline_weight[..., None]
+
+    def basis(
+        self, x: Float[Tensor, "networks samples inputs"], derivative: int
+    ) -> Float[Tensor, "networks samples inputs functions"]:
+        """The dense basis of every network at its own x: the networks' inputs, side by side, are one grid's inputs."""
+        networks, samples, inputs = x.shape
+        grid = Grid(self.knots.flatten(0, 1), self.like.degree, self.like.uniform, self.like.outside)
+        values, interval = local_basis(x.transpose(0, 1).reshape(samples, -1), grid, derivative)
+        dense = dense_rows(values, interval, grid.functions)
+        return dense.view(samples, networks, inputs, -1).transpose(0, 1)
+
+    def forward(self, x: Tensor, basis: Tensor, coefficients: Tensor) -> Float[Tensor, "networks samples out"]:
+        y = basis.flatten(2) @ coefficients.flatten(2).mT
+        return y + base_function(self.base)(x) @ self.base_weight.mT
+
+    def slopes(self, x: Tensor, coefficients: Tensor) -> Float[Tensor, "networks samples out inputs"]:
+        """d y_o / d x_i."""
+        slopes = torch.einsum("bnif,boif->bnoi", self.basis(x, 1), coefficients)
+        return slopes + base_slope(self.base, x)[:, :, None] * self.base_weight[:, None]
+
+
+class Ensemble:
+    """`networks` of one shape and one number of intervals, and their unknowns as (networks, unknowns).
+
+    The objective of each is mean |f(x; u) - y|^2 / size^2 + weight P(u), as in `LevenbergMarquardt`. `loss` and
+    `damping` are (networks,); a network whose output is not finite has the loss infinity and is left alone.
+    """
+
+    def __init__(
+        self, networks: Sequence[KAN], samples: Samples, size: float, weight: float, damping: Float[Tensor, " networks"]
+    ) -> None:
+        self.networks, self.samples, self.damping = list(networks), samples, damping.clone()
+        self._scale = 1 / (size * samples.y.numel() ** 0.5)
+        self._layers = [_stacked(layers) for layers in zip(*networks, strict=True)]
+        self.unknowns = torch.stack([get_unknowns(network) for network in networks])
+        self._rough = torch.stack([weight * smoothness_rows(network).gram() for network in networks])
+        self.loss = self._objective(self.unknowns, torch.arange(len(self.networks), device=self.unknowns.device))
+
+    def step(self, active: Int[Tensor, " some"]) -> Bool[Tensor, " some"]:
+        """One quick step of the networks at `active`; says which of them found a lower objective."""
+        gram, gradient = self._linearised(active)
+        gradient = gradient + (self._rough[active] @ self.unknowns[active, :, None])[..., 0]
+        scale = gram.diagonal(dim1=1, dim2=2)
+        scale = scale.clamp(min=1e-300).maximum(1e-30 * scale.amax(1, keepdim=True)).rsqrt()
+        gram = gram * scale[:, None] * scale[..., None]
+        left = torch.arange(len(active), device=active.device)
+        for _ in range(TRIES):
+            at = active[left]
+            step = _solved(gram[left], scale[left], gradient[left], self.damping[at])
+            tried = self.unknowns[at] + step
+            loss = self._objective(tried, at)
+            lower = loss < self.loss[at]
+            self._accept(at[lower], tried[lower], loss[lower], -(gradient[left] * step).sum(1)[lower])
+            self.damping[at[~lower]] = (self.damping[at[~lower]] * RAISE).clamp(max=LARGEST)
+            left = left[~lower]
+            if not len(left):
+                break
+        found = torch.ones_like(active, dtype=torch.bool)
+        found[left] = False
+        return found
+
+    def write_back(self) -> None:
+        """Give the networks their unknowns."""
+        for network, unknowns in zip(self.networks, self.unknowns, strict=True):
+            set_unknowns(network, unknowns)
+
+    def _accept(self, at: Tensor, tried: Tensor, loss: Tensor, expected: Tensor) -> None:
+        """Take the steps; the damping follows the gain, the share of the linear model's decrease that came true."""
+        gain = (self.loss[at] - loss) / expected.clamp(min=1e-300)
+        shrink = torch.where(gain > 0.75, 10.0, torch.where(gain > 0.25, 4.0, 1.0)).to(loss)
+        self.damping[at] = (self.damping[at] / shrink).clamp(min=SMALLEST)
+        self.unknowns[at], self.loss[at] = tried, loss
+
+    def _objective(self, unknowns: Tensor, at: Tensor) -> Tensor:
+        total = unknowns.new_zeros(len(at))
+        layers = [layer.part(at) for layer in self._layers]
+        for x, y in self._pieces():
+            output = _outputs(layers, unknowns, x)[-1]
+            total += ((output - y) * self._scale).square().sum((1, 2))
+        total += (unknowns * (self._rough[at] @ unknowns[..., None])[..., 0]).sum(1)
+        return torch.where(total.isfinite(), total, torch.inf)
+
+    def _linearised(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """(J^T J + weight D^T D, J^T r) of the networks at `at`."""
+        unknowns, layers = self.unknowns[at], [layer.part(at) for layer in self._layers]
+        gram, gradient = self._rough[at].clone(), torch.zeros_like(unknowns)
+        for x, y in self._pieces():
+            residual, jacobian = _rows(layers, unknowns, x, y)
+            gram.baddbmm_(jacobian.mT, jacobian, alpha=self._scale**2)
+            gradient += (residual[:, None] @ jacobian)[:, 0] * self._scale**2
+        return gram, gradient
+
+    def _pieces(self) -> list[tuple[Tensor, Tensor]]:
+        each = max(1, PIECE // (self.unknowns.numel() * self.samples.y.shape[1]))
+        return list(zip(self.samples.x.split(each), self.samples.y.split(each), strict=True))
+
+
+def _stacked(layers: Sequence[SplineLayer]) -> _Layer:
+    """One layer of each network, side by side."""
+    knots, scales = [layer.knots for layer in layers], [layer.scales() for layer in layers]
+    base, spline = (torch.stack([pair[i].detach() for pair in scales]) for i in (0, 1))
+    return _Layer(torch.stack(knots), base, spline, layers[0].grid, layers[0].spec.base)
+
+
+def _outputs(layers: list[_Layer], unknowns: Tensor, x: Tensor) -> list[Tensor]:
+    """What reaches each layer (networks, samples, inputs), and the output last."""
+    values = [x.expand(len(unknowns), -1, -1)]
+    for layer, part in zip(layers, unknowns.split([layer.size for layer in layers], 1), strict=True):
+        values.append(layer.forward(values[-1], layer.basis(values[-1], 0), layer.coefficients(part)))
+    return values
+
+
+def _rows(layers: list[_Layer], unknowns: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
+    *reaching, output = _outputs(layers, unknowns, x)
+    sizes = [layer.size for layer in layers]
+    jacobian = output.new_empty(*output.shape, unknowns.shape[1])
+    upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(*output.shape, -1)
+    parts = zip(layers, unknowns.split(sizes, 1), jacobian.split(sizes, -1), reaching, strict=True)
+    for layer, part, block, values in reversed(list(parts)):
+        factors = upstream[..., None] * layer.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
+        edges = block.unflatten(-1, (*factors.shape[-2:], -1))
+        torch.mul(factors[..., None], layer.basis(values, 0)[:, :, None, None], out=edges)
+        if layer is not layers[0]:
+            upstream = upstream @ layer.slopes(values, layer.coefficients(part))
+    return (output - y).flatten(1), jacobian.flatten(1, 2)
+
+
+def _solved(gram: Tensor, scale: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
+    """The damped steps; not finite where the matrix is not positive definite."""
+    gram = gram.clone()
+    gram.diagonal(dim1=1, dim2=2).copy_((1 + damping[:, None]).expand_as(scale))
+    lower, failed = torch.linalg.cholesky_ex(gram)
+    step = -scale * torch.cholesky_solve((scale * gradient)[..., None], lower)[..., 0]
+    return torch.where((failed == 0)[:, None], step, torch.nan)
