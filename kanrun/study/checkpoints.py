@@ -15,6 +15,8 @@ from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint
 
 Arrays = dict[str, NDArray[Any]]
+#: Fields of a stage that are no plain values.
+APART = ("network", "random", "errors", "memory")
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
@@ -49,7 +51,9 @@ def stages_to_checkpoint(stages: list[Stage]) -> Checkpoint:
     for stage in stages:
         arrays |= pack(stage.network, f"{stage.stage}/")
         arrays[f"random/{stage.stage}"] = stage.random.numpy()
-        plain = {key: value for key, value in vars(stage).items() if key not in ("network", "random", "errors")}
+        if stage is stages[-1]:
+            arrays |= {f"memory/{key}": value.cpu().numpy() for key, value in stage.memory.items()}
+        plain = {key: value for key, value in vars(stage).items() if key not in APART}
         meta.append({**plain, "errors": asdict(stage.errors), "network": stage.network.describe()})
     return Checkpoint("resume", arrays, {"stages": meta})
 
@@ -61,5 +65,22 @@ def stages_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) 
         assert checkpoint is not None
         network = unpack(entry["network"], checkpoint.arrays, f"{entry['stage']}/").to(device)
         random = torch.from_numpy(np.array(checkpoint.arrays[f"random/{entry['stage']}"]))
-        stages.append(Stage(**{**entry, "errors": Errors(**entry["errors"]), "network": network, "random": random}))
+        memory: dict[str, torch.Tensor] = {}
+        if entry is checkpoint.meta["stages"][-1]:
+            memory = _memory(checkpoint.arrays, device)
+        stages.append(
+            Stage(
+                **{**entry, "errors": Errors(**entry["errors"]), "network": network, "random": random, "memory": memory}
+            )
+        )
     return stages
+
+
+def _memory(arrays: Arrays, device: torch.device) -> dict[str, torch.Tensor]:
+    """What the solver remembered at the end of the last stage."""
+    prefix = "memory/"
+    return {
+        name[len(prefix) :]: torch.from_numpy(np.array(array)).to(device)
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

@@ -13,6 +13,8 @@ from kanrun.study.problem import Problem
 
 #: The smoothness penalty of classifiers: on second differences, of this weight.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
+#: That of LBFGS in regression, on differences of order degree + 2: what data leave open is smooth.
+REGRESSION_WEIGHT = 1e-17
 
 
 def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
@@ -76,6 +78,7 @@ def _adam(solver: Any) -> AdamOptions:
 def _weight(solver: Any, name: str, task: Task) -> float | None:
     """The penalty's weight, None where validation chooses it (Levenberg-Marquardt).
 
+    LBFGS takes a small one that its metric knows of; Adam, which knows of none, would be slowed down by it.
     Classes that can be separated have no finite minimum of cross-entropy: a penalty on curvature gives them one.
     """
     given = getattr(solver, "penalty", "auto")
@@ -83,7 +86,9 @@ def _weight(solver: Any, name: str, task: Task) -> float | None:
         return float(given)
     if name == "lm":
         return None
-    return CLASSIFICATION_WEIGHT if task == "classification" else 0.0
+    if task == "classification":
+        return CLASSIFICATION_WEIGHT
+    return REGRESSION_WEIGHT if name == "lbfgs" else 0.0
 
 
 def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:

@@ -3,7 +3,7 @@
 from kanrun.engine.layers.bases import BASES, base_function, base_slope
 from kanrun.engine.layers.initialisation import SCHEMES, initialise
 from kanrun.engine.layers.magnitudes import edge_magnitudes
-from kanrun.engine.layers.regrid import move_layer, refine_layer
+from kanrun.engine.layers.regrid import carry_coefficients, move_layer, refine_layer
 from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "SplineLayer",
     "base_function",
     "base_slope",
+    "carry_coefficients",
     "edge_magnitudes",
     "initialise",
     "move_layer",

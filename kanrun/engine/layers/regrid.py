@@ -50,16 +50,20 @@ def move_layer(
     outside its grid included) at points of the new grid, never to data.
     """
     spec = layer.spec
-    wide = Grid(layer.knots.double(), spec.degree, layer.uniform, spec.outside)
     target = Grid(extend(breakpoints.double(), spec.degree), spec.degree, uniform, spec.outside)
-    coefficients = layer.coefficients.detach().double()
-    if contains(target, wide):
-        carried, how = insert_knots(coefficients, wide, target), "insertion"
-    else:
-        x = torch.cat([sample_points(target, POINTS_PER_INTERVAL), greville(target).T])
-        values = torch.einsum("isn,oin->soi", design_matrix(x, wide), coefficients)
-        carried, how = fit_coefficients(x, values, target), "least squares"
+    carried, how = carry_coefficients(layer.coefficients.detach().double(), layer.grid.double(), target)
     return layer.with_grid(breakpoints, carried.to(layer.coefficients.dtype), uniform=uniform), how
+
+
+def carry_coefficients(
+    coefficients: Float[Tensor, "out inputs functions"], old: Grid, new: Grid
+) -> tuple[Float[Tensor, "out inputs finer"], str]:
+    """Coefficients on `new` of the splines on `old`, and how: `insertion` (exact) or `least squares`; in float64."""
+    if contains(new, old):
+        return insert_knots(coefficients, old, new), "insertion"
+    x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville(new).T])
+    values = torch.einsum("isn,oin->soi", design_matrix(x, old), coefficients)
+    return fit_coefficients(x, values, new), "least squares"
 
 
 def _resample(breakpoints: Tensor, intervals: int) -> Tensor:

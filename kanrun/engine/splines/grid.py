@@ -31,6 +31,10 @@ class Grid:
         """The same grid, with what `positions` needs of the knots worked out once."""
         return replace(self, frame=(self.low, self.density))
 
+    def double(self) -> Grid:
+        """The same grid in float64."""
+        return Grid(self.knots.double(), self.degree, self.uniform, self.outside)
+
     @property
     def intervals(self) -> int:
         """G, the paper's number of grid intervals."""

@@ -33,8 +33,7 @@ def fit_coefficients(
 
     Solved in float64; returned in y's precision.
     """
-    wide = Grid(grid.knots.double(), grid.degree, grid.uniform, grid.outside)
-    design = design_matrix(x.double(), wide)
+    design = design_matrix(x.double(), grid.double())
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     return _smallest_solution(design, values).permute(2, 0, 1).to(y.dtype)
 

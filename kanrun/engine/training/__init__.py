@@ -2,7 +2,8 @@
 
 from kanrun.engine.training.chain import Chain, Stage, Step
 from kanrun.engine.training.data import Errors, Samples, Task, TrainingData, measure, output_size, predict, rmse
-from kanrun.engine.training.first_order import LBFGS, Adam, AdamOptions, Objective
+from kanrun.engine.training.first_order import Adam, AdamOptions, Objective
+from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.engine.training.loop import Trained, fit, train
 from kanrun.engine.training.penalty import penalty, penalty_order, smoothness_rows

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Generator as Events
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Generator, Tensor
 
 from kanrun.engine.networks import KAN, Network, activations, get_unknowns, refine, regrid_hidden
+from kanrun.engine.training.carrying import carry
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Smoothing, Solver, make_solver
+from kanrun.engine.training.solvers import Memory, Smoothing, Solver, make_solver
 from kanrun.engine.training.starts import MARGIN
 from kanrun.errors import TrainingFailed
 
@@ -21,6 +22,8 @@ from kanrun.errors import TrainingFailed
 FILLED = 0.8
 #: A grid is left when the objective falls by less than this share in each of two steps.
 STALLED = 0.02
+#: Steps of LBFGS before hidden grids follow the ranges that it found.
+SETTLING = 30
 #: The penalty's weight moves by this factor, within these bounds.
 FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e2
 #: A weight must lower the validation error by this share.
@@ -34,6 +37,8 @@ NOISY, ROUGH_ORDER, ROUGH_WEIGHTS, ROUGH_STEPS = 0.05, 2, tuple(10.0**-e for e i
 MEASURED_SHARE = 2
 #: Only grids with at most so many unknowns search upwards: noise shows on coarse grids already.
 UPWARDS = 1000
+#: At this relative error there is no noise to smooth, and the rounding of a heavily weighted penalty would show.
+CLEAN = 1e-6
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ class Stage:
     after: float  # just after the extension
     random: Tensor  # the generator's state
     order: int | None = None  # of the penalty, where that is not degree + 2
+    memory: Memory = field(default_factory=dict)  # of the solver, at its end
 
 
 class Chain:
@@ -75,6 +81,7 @@ class Chain:
         self.network, self.smoothing, self.data, self.plan = network, Smoothing(weight, plan.order), data, plan
         self.generator, self.clock = generator, clock
         self.stages: list[Stage] = []
+        self.memory: Memory = {}
 
     def advance(self, intervals: int | None, *, tries: int) -> Events[Step, None, Stage]:
         """Go to a grid of `intervals` and train there; `tries` weights of the penalty may be tried, none for 0."""
@@ -85,8 +92,11 @@ class Chain:
         best = _Best(network, self.data)
         budget = self.plan.steps_for(get_unknowns(network).numel())
         counted = _Counter(number, self.clock)
-        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
-        yield from self._run(solver, budget, best, counted)
+        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, self._carried(network))
+        if number == 1 and self.plan.solver == "lbfgs":
+            solver = yield from self._settled(solver, min(SETTLING, budget), best, counted)
+        yield from self._run(solver, budget - counted.steps, best, counted)
+        self.memory = carry(solver.memory(), solver.network, best.network)
         if self.plan.solver == "lm" and self.plan.weight is None:
             if number == 1 and best.error > NOISY * spread(self.data):
                 yield from self._smooth(best, counted)
@@ -96,7 +106,7 @@ class Chain:
         stage = Stage(
             number, _intervals(network), best.network, measure(best.network, self.data), counted.steps,
             self.clock.seconds, self.smoothing.weight, how, change, before, after, self.generator.get_state(),
-            self.smoothing.order,
+            self.smoothing.order, self.memory,
         )  # fmt: skip
         self.stages.append(stage)
         return stage
@@ -113,6 +123,22 @@ class Chain:
         else:
             moved = refine(network, intervals, x)
         return moved.network, moved.how, moved.change
+
+    def _carried(self, network: Network) -> Memory:
+        """The solver's memory on the last grid, for this one."""
+        return carry(self.memory, self.network, network)
+
+    def _settled(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, Solver]:
+        """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
+        network, x = solver.network, self.data.train.x
+        if not isinstance(network, KAN) or len(network.layers) == 1 or not self.plan.update_grid:
+            return solver
+        yield from self._run(solver, steps, best, counted)
+        if _fits(network, x):
+            return solver
+        moved = regrid_hidden(network, x, adapt=self.plan.adapt, margin=MARGIN).network
+        memory = carry(solver.memory(), network, moved)
+        return make_solver(moved, self.data, self.plan, self.smoothing, self.generator, memory)
 
     def _smooth(self, best: _Best, counted: _Counter) -> Events[Step, None, None]:
         """Where the first fit is poor, noise is likely: try second differences, from nearly straight edges down.
@@ -137,7 +163,7 @@ class Chain:
                 break
             moved = True
         unknowns = get_unknowns(best.network).numel()
-        if moved or unknowns > UPWARDS:
+        if moved or unknowns > UPWARDS or best.error < CLEAN * spread(self.data):
             return
         missed, tried = 0, self.smoothing.weight * FACTOR
         while tried < LARGEST and missed < MISSES:

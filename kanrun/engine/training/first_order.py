@@ -1,4 +1,4 @@
-"""Solvers that need gradients only: LBFGS with a strong Wolfe line search, and Adam with mini-batches.
+"""What solvers that need gradients only share, and Adam with mini-batches; LBFGS is in `lbfgs`.
 
 Both lower mean loss + weight * penalty, never regrid inside a step, and can be limited to coefficients whose basis
 functions saw data (`local`): whatever momentum, weight decay or the penalty would do to the others is undone.
@@ -14,7 +14,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.engine.networks import KAN, support
 from kanrun.engine.training.data import Samples, Task, mean_loss
-from kanrun.engine.training.penalty import penalty
+from kanrun.engine.training.penalty import Roughness
 from kanrun.errors import TrainingFailed
 
 
@@ -28,51 +28,16 @@ class Objective:
     weight: float = 0.0
     local: bool = False
     order: int | None = None  # of the smoothness penalty, by default degree + 2
+    held: tuple[Tensor, ...] = ()  # of each layer (inputs, functions): coefficients that must not move
 
-    def value(self, network: nn.Module, samples: Samples) -> Tensor:
-        """The objective on some of the samples, differentiable."""
+    def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
+        """The objective on some of the samples, differentiable; `rough` is the penalty on the network's grids."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
-        return loss + self.weight * penalty(network, self.order) if self.weight else loss
+        return loss + self.weight * rough(network) if self.weight else loss
 
 
-class LBFGS:
-    """torch's LBFGS, one outer iteration a step; its history lasts as long as the network's parameters do."""
-
-    name = "lbfgs"
-    stalls = False
-
-    def __init__(self, network: nn.Module, objective: Objective, *, history: int = 30) -> None:
-        self.network, self.objective = network, objective
-        self.rows = len(objective.samples)
-        self.parameters = trainable(network)
-        self._optimiser = torch.optim.LBFGS(
-            self.parameters, lr=1.0, max_iter=1, max_eval=25, history_size=history, line_search_fn="strong_wolfe",
-            tolerance_grad=0.0, tolerance_change=0.0,
-        )  # fmt: skip
-        self._locks = Locks(network, objective)
-        self.converged = False
-        self.loss = float(objective.value(network, objective.samples).detach())
-
-    def step(self) -> float:
-        """One line search; `converged` when it finds no lower point."""
-        before, old = self.loss, [p.detach().clone() for p in self.parameters]
-        self._optimiser.step(self._closure)
-        self._locks.restore()
-        with torch.no_grad():
-            self.loss = float(self.objective.value(self.network, self.objective.samples))
-        if not self.loss <= before:
-            _write(self.parameters, old)
-            self.loss, self.converged = before, True
-        elif self.loss == before:
-            self.converged = True
-        return self.loss
-
-    def _closure(self) -> float:
-        self._optimiser.zero_grad()
-        value = self.objective.value(self.network, self.objective.samples)
-        torch.autograd.backward(value)
-        self._locks.mute()
-        return float(value.detach())
+#: What is kept of a parameter's past, and torch's name for it.
+KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
 @dataclass(frozen=True)
@@ -90,13 +55,18 @@ class Adam:
     name = "adam"
     stalls = False
 
-    def __init__(self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator) -> None:
+    def __init__(
+        self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator,
+        memory: dict[str, Tensor] | None = None,
+    ) -> None:  # fmt: skip
         self.network, self.objective, self.options, self.generator = network, objective, options, generator
         self.rows = min(options.batch or len(objective.samples), len(objective.samples))
-        self.parameters = trainable(network)
+        self._named = trainable(network)
         self._optimiser = torch.optim.AdamW(
-            self.parameters, lr=options.learning_rate, weight_decay=options.weight_decay
+            self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
+        self._recall(memory or {})
+        self._rough = Roughness(network, objective.order)
         self._locks = Locks(network, objective)
         self._taken = 0
         self.converged = False
@@ -108,7 +78,7 @@ class Adam:
         for group in self._optimiser.param_groups:
             group["lr"] = self.options.learning_rate * self._share()
         self._optimiser.zero_grad()
-        value = self.objective.value(self.network, samples)
+        value = self.objective.value(self.network, samples, self._rough)
         if not bool(torch.isfinite(value)):
             raise TrainingFailed(
                 f"The loss is not finite at step {self._taken + 1} of Adam; lower solver.learning_rate."
@@ -120,10 +90,18 @@ class Adam:
         self.loss = float(value.detach())
         return self.loss
 
-    def moments(self) -> list[tuple[Tensor, Tensor]]:
-        """First and second moments of each parameter, to be carried across a refinement."""
-        states = [self._optimiser.state.get(p, {}) for p in self.parameters]
-        return [(s["exp_avg"], s["exp_avg_sq"]) for s in states if s]
+    def memory(self) -> dict[str, Tensor]:
+        """The moments, `first/` and `second/` and a parameter's name, and how many `steps/` they are the mean of."""
+        kept: dict[str, Tensor] = {}
+        for name, parameter in self._named.items():
+            if state := self._optimiser.state.get(parameter):
+                kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
+        return kept
+
+    def _recall(self, memory: dict[str, Tensor]) -> None:
+        for name, parameter in self._named.items():
+            if f"steps/{name}" in memory:
+                self._optimiser.state[parameter] = {key: memory[f"{kind}/{name}"].clone() for kind, key in KEPT.items()}
 
     def _share(self) -> float:
         if self.options.schedule == "constant":
@@ -140,23 +118,27 @@ class Adam:
 
 
 class Locks:
-    """Coefficients that must not move because no sample touches their basis functions.
-
-    Decided at the start of a stage for the layers' inputs as they are then; off unless the objective is `local`.
+    """Coefficients that must not move: those that the objective holds, and for a `local` one those of basis functions
+    that no sample touches, decided at the start of a stage for the layers' inputs as they are then.
     """
 
     def __init__(self, network: nn.Module, objective: Objective) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        if objective.local and isinstance(network, KAN):
-            for layer, seen in zip(network, support(network, objective.samples.x), strict=True):
-                free = seen.expand_as(layer.coefficients)
-                self._held.append((layer.coefficients, free, layer.coefficients.detach().clone()))
+        if not isinstance(network, KAN) or not (objective.local or objective.held):
+            return
+        moving = [~held for held in objective.held] or support(network, objective.samples.x)
+        if objective.local and objective.held:
+            moving = [a & b for a, b in zip(moving, support(network, objective.samples.x), strict=True)]
+        for layer, free_here in zip(network, moving, strict=True):
+            free = free_here.expand_as(layer.coefficients)
+            self._held.append((layer.coefficients, free, layer.coefficients.detach().clone()))
 
-    def mute(self) -> None:
-        """Zero the gradients of what is held."""
-        for parameter, free, _ in self._held:
-            if parameter.grad is not None:
-                parameter.grad.mul_(free)
+    def free(self, parameters: list[nn.Parameter]) -> Tensor | None:
+        """Ones where these parameters, as one vector, may move, else zeros; None where all may."""
+        if not self._held:
+            return None
+        masks = {parameter: free.to(parameter) for parameter, free, _ in self._held}
+        return torch.cat([masks.get(p, torch.ones_like(p)).detach().reshape(-1) for p in parameters])
 
     def restore(self) -> None:
         """Put what is held back to the last bit."""
@@ -165,12 +147,6 @@ class Locks:
                 parameter.copy_(torch.where(free, parameter, held))
 
 
-def trainable(network: nn.Module) -> list[nn.Parameter]:
-    """The parameters that a first-order solver moves."""
-    return [parameter for parameter in network.parameters() if parameter.requires_grad]
-
-
-def _write(parameters: list[nn.Parameter], values: list[Tensor]) -> None:
-    with torch.no_grad():
-        for parameter, value in zip(parameters, values, strict=True):
-            parameter.copy_(value)
+def trainable(network: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a first-order solver moves, by name."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}

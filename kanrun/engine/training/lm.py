@@ -82,6 +82,10 @@ class LevenbergMarquardt:
             self.loss = best.loss
         return self.loss
 
+    def memory(self) -> dict[str, Tensor]:
+        """Nothing: every linearisation starts from the network alone."""
+        return {}
+
     # --------------------------------------------------------------------------------------- quick steps
 
     def _quick(self, system: LinearSystem, slope: Tensor) -> _Trial:

@@ -7,15 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator, nn
+from torch import Generator, Tensor, nn
 
 from kanrun.engine.networks import KAN, unknowns
 from kanrun.engine.training.data import TrainingData, output_size
-from kanrun.engine.training.first_order import LBFGS, Adam, Objective
+from kanrun.engine.training.first_order import Adam, Objective
+from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.engine.training.plan import STEPS, Plan
 from kanrun.errors import UsageError
 
+#: A solver's past, by kind and parameter.
+Memory = dict[str, Tensor]
 #: Networks of at most so many unknowns start damped more: there is time to come down.
 SMALL = 300
 
@@ -34,6 +37,9 @@ class Solver(Protocol):
     def step(self) -> float:
         """One step; the objective after it. Raises TrainingFailed where it is not finite."""
 
+    def memory(self) -> dict[str, Tensor]:
+        """What of its past a solver on the next grid can use, see `carrying`; empty where it keeps nothing."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -43,7 +49,9 @@ class Smoothing:
     order: int | None = None
 
 
-def _lm(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
+def _lm(
+    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
     small = sum(parameter.numel() for _, parameter in unknowns(network)) <= SMALL
@@ -54,13 +62,17 @@ def _lm(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing
     return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), smoothing.weight, options)
 
 
-def _lbfgs(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
-    return LBFGS(network, _objective(data, plan, smoothing), history=plan.history)
+def _lbfgs(
+    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+) -> Solver:
+    return LBFGS(network, _objective(data, plan, smoothing), history=plan.history, memory=memory)
 
 
-def _adam(network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
+def _adam(
+    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+) -> Solver:
     options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
-    return Adam(network, _objective(data, plan, smoothing), options, generator)
+    return Adam(network, _objective(data, plan, smoothing), options, generator, memory)
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
@@ -68,7 +80,7 @@ def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objectiv
     return Objective(data.train, size, data.task, smoothing.weight, plan.local, smoothing.order)
 
 
-SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator], Solver]] = {
+SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator, Memory], Solver]] = {
     "lm": _lm,
     "lbfgs": _lbfgs,
     "adam": _adam,
@@ -76,9 +88,10 @@ SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator
 
 
 def make_solver(
-    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator
-) -> Solver:
-    """The plan's solver on `network`; second-order ones need float64.
+    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator,
+    memory: Memory | None = None,
+) -> Solver:  # fmt: skip
+    """The plan's solver on `network`; second-order ones need float64. `memory` is an earlier solver's, carried here.
 
     Raises UsageError for a solver that does not fit the task or the precision.
     """
@@ -86,4 +99,4 @@ def make_solver(
         raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
     if not isinstance(smoothing, Smoothing):
         smoothing = Smoothing(smoothing)
-    return SOLVERS[plan.solver](network, data, plan, smoothing, generator)
+    return SOLVERS[plan.solver](network, data, plan, smoothing, generator, memory or {})

@@ -1,0 +1,145 @@
+"""The curvature of an objective, block by block: the metric in which LBFGS measures its steps.
+
+Coefficients of B-splines are badly scaled unknowns: the condition number of their Gram matrix over the data grows with
+the degree, and without bound where data are few. The Gauss-Newton matrix of mean |f - y|^2 / size^2 + weight * penalty
+has for the coefficients of edge (o, i) the block
+
+    2 w_s^2 (E[u_o^2 B_i B_i^T] / size^2 + weight D_i^T D_i),    u_o = d output / d node o.
+
+LBFGS begins its recursion with the blocks' inverses (Nocedal and Wright, Numerical Optimization, section 7.2).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor, nn
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers.bases import base_function
+from kanrun.engine.networks import KAN
+from kanrun.engine.splines import design_matrix, local_basis
+from kanrun.engine.splines.contraction import row_sums, table_index
+from kanrun.engine.training.penalty import difference_operator, penalty_order
+
+#: Samples that expectations look at, and outputs up to which u is exact (else for as many random sums of them).
+SAMPLES, OUTPUTS = 1024, 8
+#: Added to a block: this share of its diagonal, and of the diagonal's mean the objective, within these bounds. Damping
+#: that falls with the residual is Levenberg-Marquardt's (Yamashita and Fukushima, 2001): far away, functions that few
+#: data see must not run ahead.
+DAMPING, LEAST_UNSEEN, MOST_UNSEEN = 1e-4, 1e-6, 1e-2
+#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their diagonals.
+WORK, NUMBERS = 2e9, 1 << 23
+#: Curvatures count as at least this share of the layer's largest.
+LEAST = 1e-6
+
+
+class Curvature:
+    """The approximate inverse Hessian of mean |f - y|^2 / size^2 + weight * penalty at the network's parameters.
+
+    `value` is the objective there, `order` the penalty's, by default degree + 2. The identity for parameters of
+    networks other than KANs.
+    """
+
+    def __init__(
+        self, network: nn.Module, x: Float[Tensor, "samples inputs"], value: float, size: float,
+        weight: float = 0.0, order: int | None = None,
+    ) -> None:  # fmt: skip
+        self._unseen = min(max(value, LEAST_UNSEEN), MOST_UNSEEN)
+        self._blocks: dict[nn.Parameter, Tensor] = {}
+        self._diagonals: dict[nn.Parameter, Tensor] = {}
+        if isinstance(network, KAN):
+            part = x[:: -(-x.shape[0] // SAMPLES)]
+            for layer, (at, steepness) in zip(network, _steepness(network, part), strict=True):
+                self._add(layer, at.double(), steepness.double() / size**2, (weight, order))
+
+    @property
+    def known(self) -> bool:
+        """Whether this is more than the identity."""
+        return bool(self._diagonals)
+
+    def solve(self, parameter: nn.Parameter, gradient: Tensor) -> Tensor:
+        """The inverse's block of `parameter` times `gradient`, of the same shape."""
+        if parameter in self._blocks:
+            return (self._blocks[parameter] @ gradient[..., None])[..., 0]
+        return gradient * self._diagonals[parameter] if parameter in self._diagonals else gradient
+
+    def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor, penalty: tuple[float, int | None]) -> None:
+        weight, order = penalty
+        squares = _floored(layer.scales()[1].detach().double().square())
+        operator = difference_operator(layer.grid.double(), order or penalty_order(layer.spec.degree))
+        edges, functions = layer.mask.numel(), layer.grid.functions
+        coefficients = layer.coefficients
+        if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
+            gram = _gram(layer, x, steepness)
+            inverse = _inverted((gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]), self._unseen)
+            self._blocks[coefficients] = inverse.to(coefficients)
+            c = coefficients.detach().double()[..., None]
+            spline = (c.mT @ gram @ c)[..., 0, 0]
+        else:
+            gram = _gram_diagonal(layer, x, steepness)
+            damped = gram + DAMPING * gram + self._unseen * gram.mean(-1, keepdim=True)
+            self._diagonals[coefficients] = _inverse((damped + weight * operator.square().sum(1)) * squares[..., None])
+            spline = (coefficients.detach().double().square() * gram).sum(-1)
+        base = steepness.T @ base_function(layer.spec.base)(x).square() / x.shape[0]
+        if layer.spec.scale == "single":
+            self._diagonals[layer.weight] = _inverse(base + spline).to(coefficients)
+        else:
+            self._diagonals[layer.base_weight] = _inverse(base).to(coefficients)
+            self._diagonals[layer.spline_weight] = _inverse(spline).to(coefficients)
+
+
+def _gram(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Tensor, "out inputs functions functions"]:
+    """E[u_o^2 B_i B_i^T] of every edge."""
+    design = design_matrix(x, layer.grid.double())
+    return torch.stack([(design * each[:, None]).mT @ design for each in steepness.T]) / x.shape[0]
+
+
+def _gram_diagonal(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Tensor, "out inputs functions"]:
+    basis, interval = local_basis(x, layer.grid.double())
+    functions = layer.grid.functions
+    index = table_index(interval, basis.shape[-1], functions)
+    sums = row_sums(basis.square().flatten(1), steepness, index, layer.inputs * functions)
+    return sums.T.reshape(layer.coefficients.shape) / x.shape[0]
+
+
+def _steepness(network: KAN, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """What reaches each layer, and u^2 of its nodes (samples, outputs), summed over the network's outputs."""
+    reaching = [x.detach()]
+    with torch.enable_grad():
+        for layer in network:
+            y = layer(reaching[-1])
+            reaching.append(y if y.requires_grad else y.requires_grad_())
+        y, nodes = reaching[-1], reaching[1:]
+        total = [torch.zeros_like(node) for node in nodes]
+        for direction in _directions(y):
+            slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)
+            total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
+    return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
+
+
+def _directions(y: Tensor) -> Tensor:
+    """Rows v with sum v v^T = 1, or so in expectation where there are many outputs."""
+    outputs = y.shape[1]
+    if outputs <= OUTPUTS:
+        return torch.eye(outputs, dtype=y.dtype, device=y.device)
+    signs = torch.randint(2, (OUTPUTS, outputs), generator=Generator().manual_seed(0))
+    sums: Tensor = (2 * signs - 1).to(y) / OUTPUTS**0.5
+    return sums
+
+
+def _inverted(blocks: Tensor, unseen: float) -> Tensor:
+    """The inverses of damped blocks."""
+    diagonal = blocks.diagonal(dim1=-2, dim2=-1)
+    least = max(LEAST**2 * float(diagonal.amax()), 1e-300)
+    added = (DAMPING * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
+    inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(blocks + torch.diag_embed(added)))
+    return inverse
+
+
+def _floored(curvatures: Tensor) -> Tensor:
+    return curvatures.clamp(min=max(LEAST * float(curvatures.amax()), 1e-300))
+
+
+def _inverse(curvatures: Tensor) -> Tensor:
+    return 0.5 / _floored(curvatures)

@@ -1,0 +1,162 @@
+"""LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
+
+The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
+every few steps, in place of a multiple of the identity: what badly scaled spline coefficients need. Moves and changes
+of the gradient are kept in the parameters' own units, so they outlive a renewal, and a refinement by `carrying`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from kanrun.engine.training.curvature import Curvature
+from kanrun.engine.training.first_order import Locks, Objective, trainable
+from kanrun.engine.training.line_search import Point, search
+from kanrun.engine.training.penalty import Roughness
+
+#: Steps between two looks at the curvature, and evaluations of one line search.
+RENEWED, EVALUATIONS = 20, 25
+#: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
+CURVED = 1e-12
+
+
+class LBFGS:
+    """One line search a step; its history lasts as long as the network's parameters do.
+
+    `memory` is what `memory()` gave, carried to this network where it stood on another grid.
+    """
+
+    name = "lbfgs"
+    stalls = False
+
+    def __init__(
+        self, network: nn.Module, objective: Objective, *, history: int = 30, memory: dict[str, Tensor] | None = None
+    ) -> None:
+        self.network, self.objective, self._history = network, objective, history
+        self.rows = len(objective.samples)
+        self._named = trainable(network)
+        self.parameters = list(self._named.values())
+        self._rough = Roughness(network, objective.order)
+        self._free = Locks(network, objective).free(self.parameters)
+        self._pairs = self._recalled(memory or {})
+        self._taken = 0
+        self.converged = False
+        self._here = self._at(self._read(), 0.0, None)
+        self.loss = self._here.value
+
+    def step(self) -> float:
+        """One line search; `converged` when it finds no lower point, from a fresh history either."""
+        if self._taken % RENEWED == 0:
+            self._renew()
+        self._taken += 1
+        if not self._searched() and not (self._forgotten() and self._searched()):
+            self.converged = True
+        return self.loss
+
+    def memory(self) -> dict[str, Tensor]:
+        """The history: `moves/` and `changes/` and a parameter's name, (pairs, *its shape); the oldest pair first."""
+        kept: dict[str, Tensor] = {}
+        for kind, vectors in zip(("moves", "changes"), zip(*self._pairs, strict=True), strict=False):
+            for name, part in zip(self._named, self._split(torch.stack(vectors)), strict=True):
+                kept[f"{kind}/{name}"] = part
+        return kept
+
+    # -------------------------------------------------------------------------------------------- a step
+
+    def _searched(self) -> bool:
+        origin, start = self._read(), self._here
+        direction = self._direction(start.gradient)
+        slope = float(start.gradient @ direction)
+        if not slope < 0:
+            return False
+        start = Point(0.0, start.value, start.gradient, slope)
+        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), EVALUATIONS)
+        self._write(origin + found.t * direction if found.t else origin)
+        if not found.value < start.value:
+            return False
+        self._remember(found.t * direction, found.gradient - start.gradient)
+        self._here, self.loss = found, found.value
+        return True
+
+    def _first(self, start: Point) -> float:
+        """The whole step, but for a gradient whose scale nothing is known of."""
+        if self._pairs or self._curvature.known:
+            return 1.0
+        return min(1.0, 1.0 / max(float(start.gradient.abs().sum()), 1e-300))
+
+    def _direction(self, gradient: Tensor) -> Tensor:
+        direction, shares = -gradient, []
+        for move, change in reversed(self._pairs):
+            share = float(move @ direction) / float(move @ change)
+            direction = direction - share * change
+            shares.append(share)
+        direction = self._solve(direction) * self._scale()
+        for (move, change), share in zip(self._pairs, reversed(shares), strict=True):
+            direction = direction + (share - float(change @ direction) / float(move @ change)) * move
+        return self._muted(direction)
+
+    def _scale(self) -> float:
+        """The multiple of the inverse curvature that fits the last pair best."""
+        if not self._pairs:
+            return 1.0
+        move, change = self._pairs[-1]
+        return float(move @ change) / float(change @ self._solve(change))
+
+    def _at(self, origin: Tensor, t: float, direction: Tensor | None) -> Point:
+        self._write(origin if direction is None else origin + t * direction)
+        value = self.objective.value(self.network, self.objective.samples, self._rough)
+        slopes = torch.autograd.grad(value, self.parameters, materialize_grads=True)
+        gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
+        return Point(t, float(value.detach()), gradient, 0.0 if direction is None else float(gradient @ direction))
+
+    # ------------------------------------------------------------------------------- history and curvature
+
+    def _remember(self, move: Tensor, change: Tensor) -> None:
+        if float(move @ change) > CURVED * float(move.norm() * change.norm()):
+            self._pairs = [*self._pairs, (move, change)][-self._history :]
+
+    def _forgotten(self) -> bool:
+        """Drop the history and look at the curvature anew; False where both are fresh already."""
+        fresh = not self._pairs
+        self._pairs = []
+        self._renew()
+        return not fresh
+
+    def _renew(self) -> None:
+        goal = self.objective
+        self._curvature = Curvature(self.network, goal.samples.x, self._here.value, goal.size, goal.weight, goal.order)
+
+    def _solve(self, vector: Tensor) -> Tensor:
+        parts = zip(self.parameters, self._split(vector), strict=True)
+        return torch.cat([self._curvature.solve(p, part).reshape(-1) for p, part in parts])
+
+    def _recalled(self, memory: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        moves, changes = (
+            [memory[f"{kind}/{name}"].flatten(1) for name in self._named if f"{kind}/{name}" in memory]
+            for kind in ("moves", "changes")
+        )
+        if len(moves) < len(self._named):
+            return []
+        pairs = zip(torch.cat(moves, 1), torch.cat(changes, 1), strict=True)
+        muted = [(self._muted(move), self._muted(change)) for move, change in pairs]
+        return [(s, y) for s, y in muted if float(s @ y) > CURVED * float(s.norm() * y.norm())][-self._history :]
+
+    # ---------------------------------------------------------------------------------------- parameters
+
+    def _muted(self, vector: Tensor) -> Tensor:
+        """`vector` with zeros at what must not move."""
+        return vector if self._free is None else vector * self._free
+
+    def _split(self, vector: Tensor) -> list[Tensor]:
+        """The parameters' parts of vectors (..., all), each (..., *shape)."""
+        parts = vector.split([p.numel() for p in self.parameters], dim=-1)
+        return [part.unflatten(-1, p.shape) for part, p in zip(parts, self.parameters, strict=True)]
+
+    def _read(self) -> Tensor:
+        return torch.cat([p.detach().reshape(-1) for p in self.parameters])
+
+    def _write(self, vector: Tensor) -> None:
+        with torch.no_grad():
+            for parameter, part in zip(self.parameters, self._split(vector), strict=True):
+                parameter.copy_(part)
