@@ -289,7 +289,8 @@ def _few_ticks(panel: Axes) -> None:
     ticks = [tick for tick in ticks if low <= tick <= high]
     panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
-    panel.yaxis.set_minor_formatter(NullFormatter())
+    if np.log10(panel.get_ylim()[1] / panel.get_ylim()[0]) > 1:  # else only minor ticks have numbers
+        panel.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _named(panel: Axes, values: Sequence[float]) -> None:
