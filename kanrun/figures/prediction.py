@@ -20,6 +20,7 @@ from kanrun.figures.style import (
     letters,
     new_figure,
     only_some,
+    say_above,
     styled,
     thinned,
 )
@@ -58,9 +59,7 @@ def predictions(
         figure = draw_maps(table, inputs, shown)
     else:
         figure = _parities(table, shown)
-    remark = only_some(len(shown), len(outputs), "outputs")
-    if remark:
-        figure.suptitle(remark, fontsize=8, color=GREY)
+    say_above(figure, only_some(len(shown), len(outputs), "outputs"))
     return figure
 
 

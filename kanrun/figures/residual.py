@@ -20,6 +20,7 @@ from kanrun.figures.style import (
     new_figure,
     only_some,
     reach,
+    say_above,
     styled,
     thinned,
 )
@@ -44,9 +45,7 @@ def residuals(table: pandas.DataFrame) -> Figure:
     figure = new_figure(2.5 * max(1, len(shown)) + 0.1)
     for (left, right), output in zip(grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False):
         _draw(left, right, table, output)
-    remark = only_some(len(shown), len(outputs), "outputs")
-    if remark:
-        figure.suptitle(remark, fontsize=8, color=GREY)
+    say_above(figure, only_some(len(shown), len(outputs), "outputs"))
     return figure
 
 

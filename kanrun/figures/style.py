@@ -122,5 +122,11 @@ def only_some(shown: int, there: int, what: str) -> str:
     return "" if shown >= there else f"{shown} of {there} {what}"
 
 
+def say_above(figure: Figure, remark: str) -> None:
+    """Write `remark`, where there is one, above all panels of a figure."""
+    if remark:
+        figure.suptitle(remark, fontsize=8, color=GREY)
+
+
 def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
     return all(table[name].dtype.kind in "fiub" for name in columns if name in table)

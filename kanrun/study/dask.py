@@ -11,16 +11,7 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.executor import (
-    ATTEMPTS,
-    Event,
-    Failed,
-    Finished,
-    Recorded,
-    Resume,
-    Retried,
-    Started,
-)
+from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started
 from kanrun.study.experiment import Failure, Job, Task
 
 _CONNECT = 3.0  # seconds

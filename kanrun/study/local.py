@@ -18,16 +18,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from kanrun.runs.records import Checkpoint
-from kanrun.study.executor import (
-    ATTEMPTS,
-    Event,
-    Failed,
-    Finished,
-    Recorded,
-    Resume,
-    Retried,
-    Started,
-)
+from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started
 from kanrun.study.experiment import Failure, Job, Task
 
 _PATIENCE = 5.0  # seconds that a process gets to end before it is killed
