@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from kanrun.engine.networks import KAN, linearise, support, unknowns
 from kanrun.engine.training import Objective, Samples, predict
+from kanrun.engine.training.penalty import Roughness
 
 #: (parameters in the order of `unknowns`, where they were, how much each matters)
 Anchor = tuple[Tensor, Tensor]
@@ -29,9 +30,9 @@ class Anchored(Objective):
     anchors: tuple[Anchor, ...] = ()
     strength: float = 0.0
 
-    def value(self, network: nn.Module, samples: Samples) -> Tensor:
+    def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
         now = torch.cat([parameter.reshape(-1) for _, parameter in unknowns(network)])
-        total = super().value(network, samples)
+        total = super().value(network, samples, rough)
         for place, importance in self.anchors:
             total = total + self.strength / 2 * (importance * (now - place).square()).sum()
         return total
@@ -50,9 +51,9 @@ class Memory:
         """What a phase trains on."""
         return phase
 
-    def free(self, network: nn.Module) -> list[Tensor] | None:
-        """For each layer, which coefficients may move (inputs, functions); None for all."""
-        return None
+    def held(self) -> tuple[Tensor, ...]:
+        """For each layer, which coefficients must not move (inputs, functions); nothing for none."""
+        return ()
 
     def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
         """A phase is over."""
@@ -93,8 +94,8 @@ class Rehearse(Memory):
 class Hold(Memory):
     seen: list[Tensor] = field(default_factory=list)
 
-    def free(self, network: nn.Module) -> list[Tensor] | None:
-        return [~seen for seen in self.seen] or None
+    def held(self) -> tuple[Tensor, ...]:
+        return tuple(self.seen)
 
     def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
         assert isinstance(network, KAN)  # an invariant: `hold` is refused for other networks

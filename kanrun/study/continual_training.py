@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -77,46 +75,27 @@ def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: in
 def _learn(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> int:
     """Train on one phase until the solver converges or its steps are spent; returns how many it took."""
     budget = plan.steps or STEPS[plan.solver]
-    with held(network, memory.free(network)):
-        solver = _solver(network, samples, plan, memory, draws)
-        for step in range(budget):
-            solver.step()
-            if solver.converged:
-                return step + 1
-        if plan.solver != "adam" and not np.isfinite(solver.loss):
-            raise TrainingFailed("The loss is not finite at the end of a phase.")
+    solver = _solver(network, samples, replace(plan, steps=budget), memory, draws)
+    for step in range(budget):
+        solver.step()
+        if solver.converged:
+            return step + 1
+    if plan.solver != "adam" and not np.isfinite(solver.loss):
+        raise TrainingFailed("The loss is not finite at the end of a phase.")
     return budget
 
 
 def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> Solver:
-    plan = replace(plan, weight=plan.weight or 0.0, steps=plan.steps or STEPS[plan.solver])
-    data, weight = TrainingData(samples), plan.weight or 0.0
-    if not memory.anchors:
-        return make_solver(network, data, plan, weight, draws)
-    size = output_size(samples, "regression")
+    weight, held = plan.weight or 0.0, memory.held()
+    if not memory.anchors and not held:
+        return make_solver(network, TrainingData(samples), plan, weight, draws)
     objective = Anchored(
-        samples, size, weight=weight, local=plan.local, anchors=tuple(memory.anchors), strength=memory.strength
-    )
+        samples, output_size(samples, "regression"), weight=weight, local=plan.local, held=held,
+        anchors=tuple(memory.anchors), strength=memory.strength,
+    )  # fmt: skip
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=plan.steps or STEPS["adam"]), draws)
     return LBFGS(network, objective, history=plan.history)
-
-
-@contextlib.contextmanager
-def held(network: Network, free: list[Tensor] | None) -> Iterator[None]:
-    """In the body, gradients of coefficients that are not free are zero: first-order solvers leave them alone."""
-    if free is None or not isinstance(network, KAN):
-        yield
-        return
-    hooks = [
-        layer.coefficients.register_hook(lambda slope, free=free_here: slope * free)
-        for layer, free_here in zip(network, free, strict=True)
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
