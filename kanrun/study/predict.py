@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kanrun.errors import UsageError
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.atomic import write_atomic
 from kanrun.study.saved import Model, load_run
 from kanrun.targets import read_inputs
@@ -20,6 +20,8 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
     and a column of probability a class. Rows outside the trained range are predicted and counted in a warning.
     Raises UsageError for missing columns, text or missing values, and an output that cannot be written.
     """
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory; choose another --output")
     trained = load_run(run).model(model)
     x = read_inputs(source, trained.inputs)
     table = pd.DataFrame(x, columns=list(trained.inputs))
@@ -31,7 +33,10 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
         )
     for name, column in _columns(trained, values):
         table[name] = column
-    write_atomic(output, table.to_csv(index=False).encode())
+    try:
+        write_atomic(output, table.to_csv(index=False).encode())
+    except StorageFailed as error:
+        raise UsageError(f"{error}; choose another --output") from error
     return _warnings(trained, x)
 
 

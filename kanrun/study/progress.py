@@ -63,8 +63,10 @@ class Reporter:
             self._advance(str(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
-            text = self._result(event.task, event.seconds) if self._total > 1 else self._last
-            self._line(text)
+            last = self._last
+            self._end_stage()
+            text = self._result(event.task, event.seconds) if self._total > 1 else last
+            self._line(text if self._total > 1 else "")
             self._advance(text)
         elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and starts again: {event.failure.reason}")
@@ -79,6 +81,7 @@ class Reporter:
             if record.text in self._said or (self._quiet and not record.warning):
                 return
             self._said.add(record.text)
+            self._end_stage()
             self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
         elif isinstance(record, Row) and not self._quiet:
             if record.table == "metrics" and self._total == 1:
@@ -88,11 +91,16 @@ class Reporter:
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage = (values.get("stage"), values.get("intervals"))
-        if self._stage and stage != self._stage:
-            self._line(self._last)
+        if stage != self._stage:
+            self._end_stage()
         self._stage, self._last = stage, status_line(values)
         if self._bar is not None and self._bar_task is not None:
             self._bar.update(self._bar_task, advance=1, text=self._last)
+
+    def _end_stage(self) -> None:
+        """Print how the stage ended, once, before anything that comes after it."""
+        self._line(self._last)
+        self._last = ""
 
     def _result(self, task: Task, seconds: float) -> str:
         """What came out of `task`, and which training was the best on its target so far."""

@@ -91,6 +91,13 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
     assert {"area (m2)", "b", "price"} <= rows[0].keys()
     assert main(["predict", "latest", "--input", "nope.csv", "--output", "other.csv"]) == 2
     assert not (place / "other.csv").exists()
+    capfd.readouterr()
+    for output in (".", "nowhere/new.csv", "good (1).csv/new.csv"):
+        assert main(["predict", "latest", "--input", "good (1).csv", "--output", output]) == 2
+        out, err = capfd.readouterr()
+        assert not out
+        (line,) = err.splitlines()
+        assert line.startswith(f"kanrun: cannot write {output}: ")
 
 
 def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,22 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     ]
 
 
+def test_what_is_said_after_a_stage_stands_after_it() -> None:
+    stream = io.StringIO()
+    task = Task(0, {}, 0)
+    with Reporter(Console(file=stream, width=80), 1) as reporter:
+        for step in range(2):
+            reporter.handle(Recorded(task, Row("metrics", {"stage": 1, "step": step, "train_rmse": 0.5})))
+        reporter.handle(Recorded(task, Note("two nodes were pruned")))
+        reporter.handle(Recorded(task, Row("metrics", {"stage": 2, "step": 2, "train_rmse": 0.1})))
+        reporter.handle(Finished(task, 1.0))
+    assert stream.getvalue().splitlines() == [
+        "step 1, train 5.00e-01",
+        "two nodes were pruned",
+        "step 2, train 1.00e-01",
+    ]
+
+
 def test_quiet_shows_warnings_and_failures_only() -> None:
     assert show(80, 1, terminal=True, quiet=True).strip() == "warning: a column is constant"
 
