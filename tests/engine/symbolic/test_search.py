@@ -43,6 +43,27 @@ def test_noise_alone_has_no_structure() -> None:
     assert "no structure found" in str(result)
 
 
+def test_inputs_that_do_not_vary_are_refused() -> None:
+    with pytest.raises(UsageError, match="No input varies"):
+        kanrun.interpret(np.ones((50, 2)), RNG.normal(size=50))
+
+
+def test_a_sharp_function_of_one_input_is_recovered() -> None:
+    result = interpreted(lambda x: 1 / (1 + 25 * x[:, 0] ** 2), -1, 1, 1)
+    assert str(result) == "1/(25*x0**2 + 1)"
+
+
+def test_an_edge_without_a_candidate_stays_numeric() -> None:
+    options = {"candidates": ["x", "exp"], "hidden": []}
+    result = interpreted(lambda x: np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3), -1, 1, 2, **options)
+    assert result.outcome == "partly numeric"
+    assert [decision.symbolic for decision in result.decisions] == [True, False]
+    assert "times as wrong" in result.decisions[1].why
+    assert "f1(x1)" in str(result)
+    assert result.certificate.difference < 1e-3
+    assert result.stages[-1].stage == "verify"
+
+
 def test_a_constant_is_said_to_be_one() -> None:
     result = kanrun.interpret(RNG.uniform(-1, 1, (100, 2)), np.full(100, 3.0))
     assert "constant" in result.sentence
