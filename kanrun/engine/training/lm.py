@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from kanrun.engine.networks import KAN, get_unknowns, set_unknowns, support
 from kanrun.engine.training.data import CHUNK, Samples
+from kanrun.engine.training.gauge import Gauge
 from kanrun.engine.training.penalty import smoothness_rows
 from kanrun.engine.training.system import Factor, LinearSystem
 from kanrun.errors import TrainingFailed
@@ -26,6 +27,8 @@ REFINED_BELOW = 1e-6
 MARKS = (1, 3, 10, 30)
 #: Dampings tried on one linearisation: downwards while it helps, upwards until it does.
 DOWN, UP = 3, 6
+#: Without a penalty a coefficient waits while it would have to move this far to account for the residual.
+FARTHEST = 1e4
 #: Step of the second directional derivative.
 PROBE = 0.1
 
@@ -63,6 +66,7 @@ class LevenbergMarquardt:
         self.damping = self.options.damping
         self.smoothness = smoothness_rows(network, self.options.order)
         self._held = unseen(network, samples.x) if self.options.local else None
+        self._gauge = Gauge(network) if self._held is None else None  # what is held must not move for it
         self._start = get_unknowns(network)
         self.loss = self._objective()
         if not self.loss < float("inf"):
@@ -74,6 +78,7 @@ class LevenbergMarquardt:
         """One accepted step (or none, then `converged`); returns the objective."""
         self._start = get_unknowns(self.network)
         system = LinearSystem(self.network, self.samples.x, self.samples.y, self.size, self._start)
+        self._look(system)
         slope = self._slope(system)
         best = self._searched(system, slope) if self.options.thorough else self._quick(system, slope)
         set_unknowns(self.network, self._start + best.step)
@@ -81,6 +86,12 @@ class LevenbergMarquardt:
         if not self.converged:
             self.loss = best.loss
         return self.loss
+
+    def _look(self, system: LinearSystem) -> None:
+        """How well each unknown is seen; without a penalty, those seen faintly are held until the residual is small."""
+        self._seen = system.norms.square()
+        if self._gauge is not None and self.weight == 0 and isinstance(self.network, KAN):
+            self._held = FARTHEST * system.norms < self.loss**0.5
 
     def memory(self) -> dict[str, Tensor]:
         """Nothing: every linearisation starts from the network alone."""
@@ -163,6 +174,8 @@ class LevenbergMarquardt:
         return slope if self._held is None else slope.masked_fill(self._held, 0)
 
     def _trial(self, step: Tensor) -> _Trial:
+        if self._gauge is not None:
+            step = self._gauge.fixed(step, self._seen)
         set_unknowns(self.network, self._start + step)
         loss = self._objective()
         return _Trial(loss if isfinite(loss) else float("inf"), step)

@@ -57,6 +57,11 @@ class LinearSystem:
         self.gradient = self.rows.transposed(self.residual)
         self._gram = self.rows.gram()
 
+    @property
+    def norms(self) -> Tensor:
+        """The norms of J's columns."""
+        return self._gram.diagonal().clamp(min=0).sqrt()
+
     def factor(self, smoothness: LocalRows, weight: float, mu: float, held: Tensor | None) -> Factor | None:
         """The factor for this penalty and damping; None where even a thousandfold damping does not make one.
 
