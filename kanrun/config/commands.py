@@ -167,3 +167,4 @@ class BenchConfig(ExperimentConfig):
     errors: list[float] = field(default_factory=lambda: [1e-3, 2.5e-4, 8.2e-5])  # to be reached on fresh points
     intervals: list[int] = field(default_factory=lambda: [3, 5, 10, 20])  # schedule of time_to_accuracy
     limit: float = 60.0  # seconds of one training
+    pykan_limit: float = 300.0  # its training: all of its grids, so that its level is known

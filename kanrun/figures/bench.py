@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, new_figure, styled
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from pandas import DataFrame
 
 
@@ -22,10 +26,11 @@ def ratios(layers: DataFrame) -> Figure:
     cases = list(layers["case"].unique())
     columns = min(3, len(cases))
     lines = -(-len(cases) // columns)
-    figure = new_figure(WIDTH / 2 * max(columns, 2), 2.1 * lines + 0.4)
+    figure = new_figure(height=2.1 * lines + 0.4, width=WIDTH / 2 * max(columns, 2))
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes in panels[len(cases) :]:
         axes.set_axis_off()
+    ends = _ends(layers)
     for axes, case in zip(panels, cases, strict=False):
         rows = layers[layers["case"] == case].set_index("competitor")
         ours = rows.loc["kanrun", "seconds"]
@@ -38,36 +43,74 @@ def ratios(layers: DataFrame) -> Figure:
             ratio = rows.loc[name, "seconds"] / ours
             colour = {"kanrun": BLUE, "MLP": GREY, fastest: GREEN}.get(name, PALE)
             axes.barh(place, ratio, color=colour, height=0.7)
-            axes.text(ratio, place, f" {ratio:.2g}", va="center", fontsize=6.5)
+            label = axes.text(ratio, place, f" {ratio:.2g}", va="center", fontsize=6.5, zorder=4)
+            label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
         axes.axvline(1, color=BLUE, lw=0.8)
         axes.set(xscale="log", title=case, yticks=range(len(rows)), yticklabels=list(rows.index))
-        axes.set_xlim(right=axes.get_xlim()[1] * 4)
+        axes.set_xlim(ends)
+        axes.grid(visible=False, axis="y")
         axes.invert_yaxis()
         axes.set_xlabel("time / kanrun's")
     return figure
 
 
+def _ends(layers: DataFrame) -> tuple[float, float]:
+    """The ends of the axis of ratios, one for all panels, with room for the numbers beside bars."""
+    ours = layers[layers["competitor"] == "kanrun"].set_index("case")["seconds"]
+    ratio = layers["seconds"] / layers["case"].map(ours)
+    return float(ratio.min()) / 3, float(ratio.max()) * 6
+
+
 @styled
 def growth(table: DataFrame, exponents: dict[str, float]) -> Figure:
-    """Return step time and peak memory against G and against the batch, with the fitted exponents in the titles."""
+    """Return step time and peak memory against G and against the batch, with the fitted slopes of the times."""
     names = {"intervals": "intervals $G$", "batch": "batch"}
-    figure = new_figure(WIDTH, 2.5)
+    figure = new_figure(height=2.6, width=1.2 * WIDTH)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
     for axes, (varied, label) in zip(panels, names.items(), strict=True):
         rows = table[table["varied"] == varied]
         axes.loglog(rows["value"], 1e3 * rows["seconds"], "o-", color=BLUE)
-        axes.set(xlabel=label, ylabel="ms a step", title=f"exponent {exponents.get(varied, float('nan')):.2f}")
+        axes.set(xlabel=label, ylabel="ms a step")
+        if varied in exponents:
+            _slope(axes, rows, exponents[varied])
+        # Within a factor of ten the ticks of a logarithmic axis would be crowded, and wiggles look like growth.
+        low, high = axes.get_ylim()
+        if high < 10 * low:
+            middle = (low * high) ** 0.5
+            axes.set_ylim(middle / 10**0.5, middle * 10**0.5)
         memory = axes.twinx()
         memory.loglog(rows["value"], rows["peak_bytes"] / 2**20, "s--", color=VERMILLION, lw=1)
         memory.set_ylabel("peak MiB", color=VERMILLION)
         memory.grid(visible=False)
+        low, high = memory.get_ylim()
+        if high < 10 * low:
+            memory.set_ylim(low / 2, low * 10)
+        for each in (axes, memory):
+            _plain(each.yaxis)
+        _plain(axes.xaxis)
     return figure
+
+
+def _slope(axes: Axes, rows: DataFrame, exponent: float) -> None:
+    """The fitted power through the upper half of the values, and its exponent as the title."""
+    upper = rows.iloc[len(rows) // 2 :]
+    at, times = upper["value"].to_numpy(float), 1e3 * upper["seconds"].to_numpy(float)
+    level = np.exp(np.mean(np.log(times) - exponent * np.log(at)))
+    axes.loglog(at, level * at**exponent, ":", color=GREY)
+    axes.set_title(f"time grows as the power {exponent:.2f}")
+
+
+def _plain(axis: Axis) -> None:
+    """Ticks as plain numbers, at 1, 2 and 5 of each decade."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 @styled
 def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
     """Return the best test RMSE so far against the seconds of training; `goals` are dotted lines."""
-    figure = new_figure(WIDTH * 0.8, 2.8)
+    figure = new_figure(height=2.8, width=0.8 * WIDTH)
     axes = figure.subplots()
     for colour, (name, rows) in zip(CYCLE, curves.groupby("competitor", sort=False), strict=False):
         axes.loglog(rows["seconds"], np.minimum.accumulate(rows["test_rmse"]), color=colour, label=name)

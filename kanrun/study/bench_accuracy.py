@@ -10,6 +10,7 @@ errors.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
         LM: lambda: _ours(LMSolver(), problem, track),
         LM_ONCE: lambda: _ours(LMSolver(starts=1, narrow=False), problem, track),
         LBFGS: lambda: _ours(LBFGSSolver(), problem, track),
-        **{name: lambda name=name: curve(name, track) for name in PACKAGE},  # type: ignore[misc]
+        PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_limit)),
+        JAX_ADAM: lambda: curve(JAX_ADAM, track),
+        JAX_LBFGS: lambda: curve(JAX_LBFGS, track),
     }
 
 

@@ -53,7 +53,7 @@ def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path) -> None:
 
 
 def test_growth(tmp_path: Path) -> None:
-    cfg = settings(part="growth", growth_batch=64, growth_intervals=[5, 50, 1000], growth_batches=[32, 64])
+    cfg = settings(part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64])
     done = run(tmp_path, cfg)
     table = done.table("growth")
     assert list(table["value"]) == [5, 50, 1000, 32, 64]

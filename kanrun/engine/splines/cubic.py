@@ -63,6 +63,20 @@ def rows_and_slopes(t: Tensor, functions: int, *, reuse: bool) -> tuple[Tensor, 
     return far.sub_(near.pow_(3), alpha=4), slopes
 
 
+def continued_rows(x: Tensor, grid: Grid) -> Tensor:
+    """B of every function at x (samples, inputs), (samples, inputs, functions), continued linearly outside the grid.
+
+    Plain arithmetic that a compiler makes one pass of; differentiable once in x.
+    """
+    t, _ = positions(x, grid, -1)
+    held = t.clamp(0, grid.intervals)
+    distance = held[..., None] - torch.arange(-1, grid.functions - 1, dtype=x.dtype, device=x.device)
+    far, near = ((distance.abs() - end).clamp(max=0) for end in (2, 1))
+    slopes = (far * far - 4 * near * near) * torch.sign(distance)
+    rows = far * far * far - 4 * near * near * near
+    return ROW_FACTOR * rows + SLOPE_FACTOR * (t - held)[..., None] * slopes
+
+
 def _parts(far: Tensor, near: Tensor) -> None:
     """From a in `far`: (a - 2)- in `far`, (a - 1)- in `near`."""
     far.sub_(2).clamp_(max=0)

@@ -89,6 +89,18 @@ def test_the_closed_form_serves_cubics_inside_only():
         assert cubic.positions_inside(x.T.contiguous(), grid) is None
 
 
+def test_rows_for_a_compiler_are_the_others_and_their_slopes():
+    grid, x, _, _ = case(3, True, "linear", 1.6)
+    basis, interval = local_basis(x, grid)
+    slopes, _ = local_basis(x, grid, 1)
+    rows = cubic.continued_rows(x.requires_grad_(), grid)
+    torch.testing.assert_close(rows, dense_rows(basis, interval, grid.functions), atol=1e-14, rtol=0)
+    g = torch.randn(rows.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    (found,) = torch.autograd.grad((rows * g).sum(), x)
+    expected = (dense_rows(slopes, interval, grid.functions) * g).sum(-1)
+    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+
+
 @pytest.mark.parametrize("count", [50, 9000, 40000])
 @pytest.mark.parametrize("groups", [7, 40000])
 def test_grouping_keeps_order_within_a_group(count, groups):
