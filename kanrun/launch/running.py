@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -50,6 +51,8 @@ def launch(request: Request) -> int:
         except KeyboardInterrupt:
             if plan.sweep:
                 gather_summaries(folder, plan.overrides)
+            else:
+                _say_how_to_go_on(folder)
             print(folder)
             return signals.exit_code
         except BaseException:
@@ -91,9 +94,11 @@ def resume(folder: Path, *, quiet: bool = False, strict: bool = False, argv: Seq
             )
         except KeyboardInterrupt:
             outcome = None
-    print(folder)
     if outcome is None or outcome.status == Status.INTERRUPTED:
+        _say_how_to_go_on(folder)
+        print(folder)
         return signals.exit_code
+    print(folder)
     return 0 if _ended_well(Run(folder).manifest, "", request) else 1
 
 
@@ -166,6 +171,10 @@ def _ended_well(manifest: Manifest, name: str, request: Request) -> bool:
     for claim in broken:
         print(f"kanrun: {name}does not hold: {claim.sentence} ({claim.measured}, {claim.bound})", file=sys.stderr)
     return good and not broken
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    print(f"kanrun: interrupted; `kanrun runs resume {shlex.quote(str(folder))}` goes on from there", file=sys.stderr)
 
 
 def _discard_unused(folder: Path) -> None:
