@@ -110,12 +110,18 @@ def _plain(axis: Axis) -> None:
 @styled
 def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
     """Return the best test RMSE so far against the seconds of training; `goals` are dotted lines."""
-    figure = new_figure(height=2.8, width=0.8 * WIDTH)
+    figure = new_figure(height=2.8)
     axes = figure.subplots()
     for colour, (name, rows) in zip(CYCLE, curves.groupby("competitor", sort=False), strict=False):
-        axes.loglog(rows["seconds"], np.minimum.accumulate(rows["test_rmse"]), color=colour, label=name)
+        axes.loglog(
+            rows["seconds"],
+            np.minimum.accumulate(rows["test_rmse"]),
+            color=colour,
+            label=name,
+            marker="." if len(rows) < 3 else None,
+        )
     for goal in goals:
         axes.axhline(goal, color=GREY, ls=":", lw=0.8)
     axes.set(xlabel="seconds", ylabel="test RMSE")
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
