@@ -1,6 +1,6 @@
 """Several KANs of one shape trained side by side: quick Levenberg-Marquardt steps, batched over the networks.
 
-A start on a coarse grid is a small problem, whose time goes into calls rather than arithmetic; twelve at a time cost
+A start on a coarse grid is a small problem, whose time goes into calls rather than arithmetic; a batch of them costs
 little more than one. Each network has its own damping and takes the step that it would take alone: the quick step of
 `kanrun.engine.training.lm`. Grids are coarse here, so bases and Jacobians are dense.
 """

@@ -20,7 +20,7 @@ from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Smoothing, make_solver
-from kanrun.engine.training.starts import BATCHES, GOOD, Create, best_start
+from kanrun.engine.training.starts import GOOD, Create, best_start
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
 FIRST_WEIGHT = 1e-18
@@ -28,8 +28,6 @@ FIRST_WEIGHT = 1e-18
 RACE = 220
 #: A width whose best start is this many times worse than the best one's does not race, unless it is good.
 HOPELESS = 10.0
-#: Batches of starts of a narrower width where a wider one is good already.
-NARROWER_BATCHES = 2
 #: Weights of the penalty tried downwards on a grid, and on the last one.
 TRIES, LAST_TRIES = 5, 8
 #: Relative validation error at which rounding is all that is left.
@@ -105,13 +103,11 @@ class _Training:
             network.fit(self.data.train.x, self.data.train.y)
         if self.plan.solver != "lm" or self.plan.starts == 1 or isinstance(network, Curve):
             return self._chain(network, weight), network.shape, []
-        candidates, best = [], float("inf")
+        candidates = []
         for shape in halved(network.shape) if self.plan.narrow and isinstance(network, KAN) else [network.shape]:
-            batches = NARROWER_BATCHES if best < GOOD else BATCHES
-            create = partial(self._narrow, shape)
-            start = best_start(create, self.data, self.plan.starts, weight, self.generator, batches)
+            start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
             candidates.append((start.loss**0.5, self._chain(start.network, weight)))
-            best = min(best, candidates[-1][0])
+        best = min(loss for loss, _ in candidates)
         racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, GOOD)]
         events = self._raced(racing, network) if len(racing) > 1 else [[]]
         winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))

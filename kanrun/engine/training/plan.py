@@ -83,4 +83,4 @@ def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
 #: Default steps, per grid where there are grids; Levenberg-Marquardt takes fewer on grids, see `Plan.steps_for`.
 STEPS: dict[SolverName, int] = {"lm": 300, "lbfgs": 200, "adam": 1000}
 #: Default starts of Levenberg-Marquardt: of networks with at most WIDE edges, and of wider ones.
-STARTS, FEW_STARTS, WIDE = 12, 3, 50
+STARTS, FEW_STARTS, WIDE = 6, 3, 50

@@ -23,11 +23,13 @@ Create = Callable[[Generator], Network]
 #: Intervals of a start, where the schedule does not begin as coarse.
 COARSE, COARSE_ENOUGH = 4, 8
 #: Steps of a phase, and phases before and after thinning.
-STEPS, BEFORE, AFTER = 10, 2, 2
+STEPS, BEFORE, AFTER = 10, 2, 3
 #: Batches of starts tried until one fits to this relative error.
-BATCHES, GOOD = 5, 0.03
+BATCHES, GOOD = 10, 0.03
+#: After so many batches a network that leaves this relative error is taken to be too small, or the data for noisy.
+ENOUGH, POOR = 3, 0.5
 #: Samples that a start looks at, for each unknown, and at least.
-PER_UNKNOWN, AT_LEAST = 4, 400
+PER_UNKNOWN, AT_LEAST = 5, 400
 #: Hidden grids reach this share of the activations' range beyond it.
 MARGIN = 0.05
 #: Damping at which a phase begins, at least.
@@ -45,22 +47,19 @@ class Start:
     damping: float = 0.1
 
 
-def best_start(
-    create: Create, data: TrainingData, starts: int, weight: float, generator: Generator, batches: int = BATCHES
-) -> Start:
-    """The best of `starts` networks after short Levenberg-Marquardt trainings; up to `batches` times so many while none
-    is good.
+def best_start(create: Create, data: TrainingData, starts: int, weight: float, generator: Generator) -> Start:
+    """The best of `starts` networks (more where none is good) after short Levenberg-Marquardt trainings.
 
     Raises TrainingFailed when no start stays finite.
     """
     best = Start(create(generator))
     samples = _subset(data.train, best.network, generator)
     size = output_size(data.train, data.task)
-    for _ in range(batches):
+    for tried in range(1, BATCHES + 1):
         batch = [Start(create(generator)) for _ in range(starts)]
         batch = _phases(batch, BEFORE, samples, size, weight)[: max(2, starts // 3)]
         best = min(best, *_phases(batch, AFTER, samples, size, weight), key=lambda start: start.loss)
-        if best.loss**0.5 < GOOD or starts == 1:
+        if best.loss**0.5 < GOOD or starts == 1 or (tried >= ENOUGH and best.loss**0.5 > POOR):
             break
     if best.loss == float("inf"):
         raise TrainingFailed(f"None of {starts} starts stayed finite; look at the scale of the data.")
