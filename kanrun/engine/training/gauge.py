@@ -18,9 +18,7 @@ class Gauge:
     """Removes from moves of a network's unknowns what changes no function; the identity for networks without edges."""
 
     def __init__(self, network: nn.Module) -> None:
-        self._scales: list[tuple[tuple[int, ...], Tensor]] = []
-        for layer in network if isinstance(network, KAN) else ():
-            self._scales.append((tuple(layer.coefficients.shape), layer.scales()[1].detach()))
+        self._layers = list(network) if isinstance(network, KAN) else []
 
     def fixed(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Float[Tensor, " unknowns"]:
         """A move that changes every node as `move` does, without what its edges exchange.
@@ -29,13 +27,17 @@ class Gauge:
         sum times w_s, is shared among its edges by w_s^2.
         """
         parts, start = [], 0
-        for (outputs, inputs, functions), scales in self._scales:
-            span = slice(start, start + outputs * inputs * functions)
-            part, counted = (v[span].view(outputs, inputs, functions) for v in (move, seen))
+        for layer in self._layers:
+            span = slice(start, start + layer.coefficients.numel())
+            start = span.stop
+            if layer.spec.outside == "zero":  # then the basis does not sum to one everywhere
+                parts.append(move[span])
+                continue
+            scales = layer.scales()[1].detach()
+            part, counted = (v[span].view(layer.coefficients.shape) for v in (move, seen))
             means = (part * counted).sum(-1) / counted.sum(-1).clamp(min=1e-300)
             squares = scales.square()
             total = (means * scales).sum(1, keepdim=True) / squares.sum(1, keepdim=True).clamp(min=1e-300)
             shift = torch.where((squares > 0) & (counted.sum(-1) > 0), total * scales - means, 0)
             parts.append((part + shift[..., None]).reshape(-1))
-            start = span.stop
         return torch.cat(parts) if parts else move

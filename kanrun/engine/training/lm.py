@@ -21,8 +21,9 @@ from kanrun.engine.training.penalty import smoothness_rows
 from kanrun.engine.training.system import Factor, LinearSystem
 from kanrun.errors import TrainingFailed
 
-#: Dampings from which on the undamped problem is worth refining.
-REFINED_BELOW = 1e-6
+#: Dampings and objectives from which on the undamped problem is worth refining: above, the normal equations are precise
+#: enough for what a step can gain.
+REFINED_BELOW, ACCURATE = 1e-6, 1e-10
 #: Iterations of the refinement at which the objective is looked at.
 MARKS = (1, 3, 10, 30)
 #: Dampings tried on one linearisation: downwards while it helps, upwards until it does.
@@ -146,7 +147,7 @@ class LevenbergMarquardt:
         if best.factor is None:
             return best
         factor = best.factor
-        if mu <= REFINED_BELOW:
+        if mu <= REFINED_BELOW and self.loss < ACCURATE:
             steps = system.refined(factor, self.smoothness, self.weight, self._start, MARKS, self._held)
             best = min((self._trial(step) for step in steps), key=lambda trial: trial.loss)
         if 1e-3 * self.loss < best.loss < 4 * self.loss:
