@@ -33,6 +33,9 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
         completed = distributed.as_completed(list(futures), loop=client.loop)
         try:
             for future in completed:
+                if future.status == "lost":  # its worker died with the result; the scheduler runs it again
+                    completed.add(future)
+                    continue
                 task = futures.pop(future)
                 seconds, records, failure, worker, deaths = _outcome(future, address)
                 future.release()
@@ -77,7 +80,7 @@ def _outcome(future: Any, address: str) -> tuple[float, list[Record], Failure | 
     """Return what `run_task` returned, and how many workers died of the task."""
     from distributed.scheduler import KilledWorker
 
-    if future.status in {"cancelled", "lost"}:
+    if future.status == "cancelled":
         raise KanrunError(f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest")
     if future.status == "finished":
         seconds, records, failure, worker = future.result()
