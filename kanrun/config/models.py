@@ -23,7 +23,7 @@ class KANConfig:
 
 @dataclass
 class MLPConfig:
-    hidden: list[int] = field(default_factory=lambda: [32, 32])
+    hidden: list[int] = field(default_factory=lambda: [16, 16])  # fewer numbers than the default has points
     activation: str = "silu"
     kind: str = "mlp"
 

@@ -11,6 +11,8 @@ from kanrun.errors import UsageError
 from kanrun.study.models import AUTO_COEFFICIENTS, check_model, intervals_of, network_shape
 from kanrun.study.problem import Problem
 
+#: Second-order steps of an MLP without a lower validation error before it stops: nothing else keeps it from overfitting.
+PATIENCE = 20
 #: The smoothness penalty of classifiers: on second differences, of this weight.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
 #: That of LBFGS in regression, on differences of order degree + 2: what data leave open is smooth.
@@ -45,7 +47,7 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         adapt=getattr(model, "adapt", 0.0),
         local=getattr(solver, "local", False),
         history=getattr(solver, "history", 30),
-        patience=getattr(solver, "patience", None),
+        patience=getattr(solver, "patience", None) or (PATIENCE if name == "lm" and model.kind == "mlp" else None),
         stop_early=automatic,
         most_unknowns=AUTO_COEFFICIENTS if automatic else None,
         adam=_adam(solver),
