@@ -78,7 +78,7 @@ def _cubic(a: Point, b: Point) -> float:
     """The minimum of the cubic through values and slopes of `a` and `b`; their middle where there is none."""
     middle, width = 0.5 * (a.t + b.t), b.t - a.t
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
-        return a.t + GUARD * width
+        return middle
     d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
     root = d1**2 - a.slope * b.slope
     if not root >= 0:

@@ -1,0 +1,57 @@
+"""The line search meets the strong Wolfe conditions, or says that nothing lower was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf, log
+
+import pytest
+import torch
+
+from kanrun.engine.training.line_search import ENOUGH, LEFT, Point, search
+
+Line = Callable[[float], tuple[float, float]]
+
+
+def _at(line: Line) -> Callable[[float], Point]:
+    def look(t: float) -> Point:
+        value, slope = line(t)
+        return Point(t, value, torch.tensor([slope]), slope)
+
+    return look
+
+
+def _quadratic(t: float) -> tuple[float, float]:
+    return (t - 3) ** 2, 2 * (t - 3)
+
+
+def _barrier(t: float) -> tuple[float, float]:
+    """Falls towards a wall at t = 1, beyond which nothing is defined."""
+    return (-t - 0.01 * log(1 - t), -1 + 0.01 / (1 - t)) if t < 1 else (inf, inf)
+
+
+@pytest.mark.parametrize("line", [_quadratic, _barrier])
+@pytest.mark.parametrize("first", [1e-4, 1.0, 50.0])
+def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: float) -> None:
+    look = _at(line)
+    start = look(0.0)
+    found = search(look, start, first, 25)
+    assert found.value <= start.value + ENOUGH * found.t * start.slope
+    assert abs(found.slope) <= LEFT * abs(start.slope)
+
+
+def test_a_line_that_only_rises_gives_back_the_start() -> None:
+    look = _at(lambda t: (1 + t, 1.0))
+    start = Point(0.0, 1.0, torch.tensor([-1.0]), -1.0)  # a slope that the values belie, as rounding makes them
+    assert search(look, start, 1.0, 25) is start
+
+
+def test_no_more_points_are_looked_at_than_allowed() -> None:
+    looked = []
+
+    def look(t: float) -> Point:
+        looked.append(t)
+        return Point(t, -t, torch.tensor([-1.0]), -1.0)
+
+    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, 7).value < 0
+    assert len(looked) == 7
