@@ -55,10 +55,7 @@ def scratch(cfg: ExtendGridConfig) -> Cells:
 
 def order(cfg: ExtendGridConfig) -> Cells:
     schedule = listed(cfg.order_intervals)
-    return [
-        {"degree": degree, "schedule": schedule, "points": cfg.order_points, "penalised": False}
-        for degree in cfg.degrees
-    ]
+    return [{"degree": degree, "schedule": schedule, "points": cfg.order_points} for degree in cfg.degrees]
 
 
 def sizes(cfg: ExtendGridConfig) -> Cells:
