@@ -11,7 +11,7 @@ from kanrun.errors import UsageError
 from kanrun.study.models import AUTO_COEFFICIENTS, check_model, intervals_of, network_shape
 from kanrun.study.problem import Problem
 
-#: Second-order steps of an MLP without a lower validation error before it stops: nothing else keeps it from overfitting.
+#: Second-order steps of an MLP without a lower validation error before it stops: nothing else prevents overfitting.
 PATIENCE = 20
 #: The smoothness penalty of classifiers: on second differences, of this weight.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3

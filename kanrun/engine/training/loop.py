@@ -20,14 +20,15 @@ from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Smoothing, make_solver
-from kanrun.engine.training.starts import GOOD, Create, best_start
+from kanrun.engine.training.starts import Create, best_start
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
 FIRST_WEIGHT = 1e-18
 #: Widths race through the grids up to this many unknowns, or what the full width has on its first grid doubled.
 RACE = 220
-#: A width whose best start is this many times worse than the best one's does not race, unless it is good.
-HOPELESS = 10.0
+#: A width whose best start is this many times worse than the best one's does not race, unless its relative error is
+#: small: what a coarse grid leaves of it can be a later grid's to gain.
+HOPELESS, NEAR = 10.0, 0.1
 #: Weights of the penalty tried downwards on a grid, and on the last one.
 TRIES, LAST_TRIES = 5, 8
 #: Relative validation error at which rounding is all that is left.
@@ -108,7 +109,7 @@ class _Training:
             start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
             candidates.append((start.loss**0.5, self._chain(start.network, weight)))
         best = min(loss for loss, _ in candidates)
-        racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, GOOD)]
+        racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, NEAR)]
         events = self._raced(racing, network) if len(racing) > 1 else [[]]
         winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
         return racing[winner], network.shape, events[winner]
