@@ -33,7 +33,7 @@ def settings(**changes: Any) -> ExtendGridConfig:
     values: dict[str, Any] = {
         "target": NamedTarget("bessel_j0"),
         "model": KANConfig(),
-        "solver": LMSolver(starts=1, steps=6, penalty=1e-20),  # a search for the weight takes most of the time
+        "solver": LMSolver(starts=1, steps=6, penalty=1e-30),  # a search for the weight takes most of the time
         "sampling": SamplingConfig(train=200, test=100),
         "shapes": [[]],
         "schedules": [LIST],
