@@ -65,7 +65,7 @@ def missing(competitor: str) -> bool:
 def build(competitor: str, case: Case, dtype: torch.dtype) -> Callable[[], None]:
     """A training step of the competitor's layer; raises what its package raises."""
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-        torch.manual_seed(0)
+        torch.manual_seed(0)  # other libraries draw from the global generator, which the fork gives back
         x = 2 * torch.rand(case.batch, case.inputs, dtype=dtype) - 1
         g = torch.rand(case.batch, case.outputs, dtype=dtype)
         if competitor == "jaxkan":

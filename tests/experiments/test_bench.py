@@ -46,8 +46,8 @@ def test_layers_are_measured_and_missing_peers_named(tmp_path: Path) -> None:
     assert (done.path / "figures" / "layers.png").is_file()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("kan") is not None, reason="pykan is installed")
-def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path) -> None:
+def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
     table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table("layers")
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
