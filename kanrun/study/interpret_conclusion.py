@@ -54,7 +54,7 @@ def concluded(
 ) -> Iterator[Step | Interpretation]:
     """The steps from the best structure to its formula, then the interpretation."""
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
-    choice = choose_formula(tried, options.search)
+    choice = choose_formula(tried, samples, options.search)
     if best >= samples.nothing or choice is None:
         yield _nothing(best, samples, steps, began)
         return

@@ -1,6 +1,7 @@
 """From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
 
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
+from kanrun.engine.symbolic.description import EXACT
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.fixed import fixed_shape
 from kanrun.engine.symbolic.formula import RECOVERED, Certificate, Formula, certify, finished, renamed
@@ -11,7 +12,7 @@ from kanrun.engine.symbolic.numeric import NumericSettings, Trained
 from kanrun.engine.symbolic.partial import Decision, Mixed, partly_symbolic
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.search import search
-from kanrun.engine.symbolic.selection import EXACT, SelectionSettings
+from kanrun.engine.symbolic.selection import SelectionSettings
 from kanrun.engine.symbolic.snapping import refine_to_formula
 from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried, choose_formula
 

@@ -61,14 +61,13 @@ def round_constants(
     """Fixes constants at nice numbers one after another, refitting the others; each stays only if the validation
     error is then at most `allowed`."""
     changes: list[tuple[int, str, float, str]] = []
-    tried: set[tuple[int, str]] = set()
+    refused: set[tuple[int, str, sympy.Expr]] = set()
     while True:
         errors = _standard_errors(graph, *train)
-        proposal = _nearest(graph, errors, tried)
+        proposal = _nearest(graph, errors, refused)
         if proposal is None:
             return Rounded(graph, tuple(changes))
         index, name, number = proposal
-        tried.add((index, name))
         trial = refit(_fixed(graph, index, name, number), *train, Settings(steps=20)).graph
         with np.errstate(all="ignore"):
             error = float(np.sqrt(np.mean((trial(validation[0]) - validation[1]) ** 2)))
@@ -76,6 +75,8 @@ def round_constants(
             before = _constant(graph, index, name)
             graph = trial
             changes.append((index, name, before, str(number)))
+        else:
+            refused.add(proposal)
 
 
 def _constant(graph: Graph, index: int, name: str) -> float:
@@ -97,17 +98,15 @@ def _fixed(graph: Graph, index: int, name: str, number: sympy.Expr) -> Graph:
 
 
 def _nearest(
-    graph: Graph, errors: dict[tuple[int, str], float], tried: set[tuple[int, str]]
+    graph: Graph, errors: dict[tuple[int, str], float], refused: set[tuple[int, str, sympy.Expr]]
 ) -> tuple[int, str, sympy.Expr] | None:
-    """The free constant that is relatively nearest to a nice number, simple numbers first."""
+    """The free constant that is relatively nearest to a nice number, simple numbers first; every constant that is fixed
+    lets the others be known better, so that a number too uncertain before may be nice now."""
     best: tuple[float, int, str, sympy.Expr] | None = None
     for (index, name), error in errors.items():
-        if (index, name) in tried:
-            continue
         value = _constant(graph, index, name)
         number = nice(value, max(3 * error, _KNOWN * max(abs(value), 1e-3)))
-        if number is None:
-            tried.add((index, name))
+        if number is None or (index, name, number) in refused:
             continue
         distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
             number

@@ -14,12 +14,13 @@ from kanrun.engine.symbolic.canonical import canonical, released
 from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.deadline import OutOfTime, within
+from kanrun.engine.symbolic.description import EXACT
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.expression import numeric_names, numeric_value, simplified, size, to_expression
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.selection import EXACT, polish
+from kanrun.engine.symbolic.selection import polish
 from kanrun.engine.symbolic.tidy import tidied
 from kanrun.formulas import to_latex, to_numpy, to_python
 

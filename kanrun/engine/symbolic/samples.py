@@ -32,6 +32,13 @@ class Samples:
         by_mean = self.error(lambda x: np.full(x.shape[0], float(np.mean(self.y))))
         return by_mean * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
 
+    def overall_error(self, model: Callable[[Array], Array]) -> float:
+        """The same as `error` over all points, those that constants were fitted to among them."""
+        with np.errstate(all="ignore"):
+            residuals = [model(self.x) - self.y, model(self.validation_x) - self.validation_y]
+            error = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2))) / self.spread
+        return error if np.isfinite(error) else float("inf")
+
     def error(self, model: Callable[[Array], Array]) -> float:
         """Root mean square error on the validation data relative to the spread; inf where the model is not finite."""
         with np.errstate(all="ignore"):

@@ -19,6 +19,7 @@ import numpy as np
 from kanrun.engine.symbolic.candidates import Candidate
 from kanrun.engine.symbolic.canonical import canonical
 from kanrun.engine.symbolic.composites import expanded, match_composites
+from kanrun.engine.symbolic.description import EXACT, description_length
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.gauge import gauges
 from kanrun.engine.symbolic.graph import Graph
@@ -26,10 +27,6 @@ from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
 
-#: Relative validation error at which a formula is taken as exact: nothing can be better.
-EXACT = 1e-11
-#: What a unit of complexity must lower the error by, relatively.
-PER_UNIT = 6e-3
 #: Above this relative error a network is taken to have met noise, and a formula `AS_GOOD` times as wrong to be enough.
 NOISY, AS_GOOD = 5e-3, 1.02
 #: A formula this much better than the network shows that the network's error is not noise.
@@ -55,7 +52,8 @@ class SelectionSettings:
 
 @dataclass(frozen=True)
 class Selected:
-    """The best symbolic graph with its relative validation error, and the matches of each edge of the numeric one.
+    """The best symbolic graph with its relative validation error and its description length, and the matches of each
+    edge of the numeric one.
 
     `snapped` is the same before its constants were refitted, node for node the numeric one; `refitting` the seconds
     that this took.
@@ -64,6 +62,7 @@ class Selected:
     network: Graph
     graph: Graph | None
     error: float
+    length: float
     matches: dict[int, list[Match]]
     tried: int
     snapped: Graph | None = None
@@ -72,16 +71,23 @@ class Selected:
 
 @dataclass(order=True)
 class _State:
-    """Ordered by `cost`: the error, more by a share for each unit of complexity, as noise would lower it by chance."""
+    """Ordered by its description `length`; `error` is on validation data, both inf where there is no formula."""
 
-    cost: float = field(init=False)
+    length: float
     error: float = field(compare=False)
     graph: Graph = field(compare=False)
     snapped: Graph | None = field(compare=False, default=None)
     seconds: float = field(compare=False, default=0.0)
 
-    def __post_init__(self) -> None:
-        self.cost = max(self.error, EXACT) * (1 + PER_UNIT * self.graph.complexity)
+
+def _none(graph: Graph) -> _State:
+    return _State(float("inf"), float("inf"), graph)
+
+
+def _measured(graph: Graph, samples: Samples, snapped: Graph | None = None, seconds: float = 0.0) -> _State:
+    if not defined(graph, samples):
+        return _State(float("inf"), float("inf"), graph, snapped, seconds)
+    return _State(description_length(graph, samples), samples.error(graph), graph, snapped, seconds)
 
 
 def edge_matches(graph: Graph, samples: Samples, candidates: Sequence[Candidate]) -> dict[int, list[Match]]:
@@ -99,7 +105,7 @@ def select(
     """
     end = time.thread_time() + settings.seconds
     goal = max(target, EXACT)
-    best, tried, chosen = _State(float("inf"), graph), 0, None
+    best, tried, chosen = _none(graph), 0, None
     for gauge in gauges(graph, samples, candidates):
         matches = edge_matches(gauge, samples, candidates)
         state, more = _try_assignments(gauge, samples, matches, goal, settings, end)
@@ -122,7 +128,7 @@ def select_further(
     """
     end = time.thread_time() + settings.seconds
     graph, matches, tried = first.network, first.matches, first.tried
-    best = _State(first.error, first.graph or graph, first.snapped, first.refitting)
+    best = _State(first.length, first.error, first.graph or graph, first.snapped, first.refitting)
     goal, accuracy = max(target, EXACT), samples.error(graph)
     if accuracy > NOISY and best.error > _RESOLVED * accuracy:  # else its grid is what limits the network, not noise
         goal = max(goal, AS_GOOD * accuracy)
@@ -138,7 +144,7 @@ def select_further(
 
 def _selected(graph: Graph, matches: dict[int, list[Match]], best: _State, tried: int) -> Selected:
     found = best.graph if np.isfinite(best.error) else None
-    return Selected(graph, found, best.error, matches, tried, best.snapped, best.seconds)
+    return Selected(graph, found, best.error, best.length, matches, tried, best.snapped, best.seconds)
 
 
 def _try_assignments(
@@ -149,7 +155,7 @@ def _try_assignments(
     settings: SelectionSettings,
     end: float,
 ) -> tuple[_State, int]:
-    best, tried = _State(float("inf"), graph), 0
+    best, tried = _none(graph), 0
     if all(matches.values()):
         for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
             best, tried = min(best, _refitted(_assigned(graph, assignment), samples)), tried + 1
@@ -204,8 +210,7 @@ def _refitted(graph: Graph, samples: Samples) -> _State:
     fitted = refit(simple, samples.x, samples.y, Settings(steps=12, gain=1e-2, damping=1e-3))
     if fitted.rmse < 0.2 * samples.spread:
         fitted = refit(fitted.graph, samples.x, samples.y, Settings(steps=60, damping=1e-6))
-    error = samples.error(fitted.graph) if defined(fitted.graph, samples) else float("inf")
-    return _State(error, fitted.graph, graph, time.monotonic() - began)
+    return _measured(fitted.graph, samples, graph, time.monotonic() - began)
 
 
 def defined(graph: Graph, samples: Samples) -> bool:
@@ -231,7 +236,7 @@ def _beam(
     settings: SelectionSettings,
     end: float,
 ) -> tuple[_State | None, int]:
-    beam, known = [_State(samples.error(graph), graph)], {id(graph): matches}
+    beam, known = [_measured(graph, samples)], {id(graph): matches}
     tried, finished = 0, None
     for _ in range(len(graph.numeric_edges())):
         grown: list[_State] = []
@@ -270,9 +275,7 @@ def joint(graph: Graph, samples: Samples, penalty: float) -> _State:
     fitted = refit(graph, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2))
     settled = _followed(fitted.graph, samples)
     fitted = refit(settled, samples.x, samples.y, Settings(steps=10, penalty=penalty, gain=1e-2))
-    if not defined(fitted.graph, samples):
-        return _State(float("inf"), fitted.graph)
-    return _State(samples.error(fitted.graph), fitted.graph)
+    return _measured(fitted.graph, samples)
 
 
 def _followed(graph: Graph, samples: Samples) -> Graph:

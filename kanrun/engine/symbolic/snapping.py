@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from kanrun.engine.symbolic.candidates import Candidate
+from kanrun.engine.symbolic.detours import without_detours
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.elimination import eliminate
 from kanrun.engine.symbolic.graph import Graph
@@ -69,14 +70,15 @@ def _steps(name: str, selected: Selected, samples: Samples, seconds: float) -> I
 
 
 def pruned_network(trained: Trained, samples: Samples, settings: SearchSettings) -> Graph:
-    """The network without the edges it does not need, which are tried out on a coarser grid; the trained network itself
-    where nothing could go."""
+    """The network without the edges and nodes it does not need, which are tried out on a coarser grid; the trained
+    network itself where nothing could go."""
     penalty = settings.numeric.penalty
     coarse = trained.graph
     if max((intervals_of(trained.graph)), default=0) > _PRUNING_INTERVALS:
         coarse = fitted_grids(trained.graph, samples.x, intervals=_PRUNING_INTERVALS)
         coarse = refit(coarse, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2)).graph
     pruned = eliminate(coarse, samples, slack=0.3, floor=1e-7, penalty=penalty)
+    pruned = without_detours(pruned, samples, slack=0.3, floor=1e-7, penalty=penalty)
     return trained.graph if pruned.active_edges == coarse.active_edges else pruned
 
 

@@ -9,10 +9,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.description import EXACT, length_of
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match
 from kanrun.engine.symbolic.numeric import NumericSettings
-from kanrun.engine.symbolic.selection import EXACT, PER_UNIT, Selected, SelectionSettings
+from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.selection import Selected, SelectionSettings
+
+#: How many times as wrong as its network a structure without a formula is taken to be.
+_UNREAD = 100.0
 
 
 @dataclass(frozen=True)
@@ -80,17 +85,16 @@ class Tried:
         return self.formula is not None and self.formula_error <= exact
 
 
-def choose_formula(tried: Sequence[Tried], settings: SearchSettings) -> Tried | None:
-    """The exact one, else the formula with the smallest error, complexity weighing PER_UNIT a unit; None if nothing
-    trained."""
+def choose_formula(tried: Sequence[Tried], samples: Samples, settings: SearchSettings) -> Tried | None:
+    """The exact one of least complexity, else the formula of the shortest description; None if nothing trained.
+
+    A network without a formula counts as one that is `_UNREAD` times as wrong.
+    """
     exact = [each for each in tried if each.is_exact(max(settings.exact, EXACT))]
     if exact:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
-    if not tried:
-        return None
-    return min(
-        tried,
-        key=lambda each: (
-            each.formula_error * (1 + PER_UNIT * each.formula.complexity) if each.formula else 100 * each.network_error
-        ),
-    )
+
+    def length(each: Tried) -> float:
+        return each.selected.length if each.formula else length_of(_UNREAD * each.network_error, 0.0, samples)
+
+    return min(tried, key=length, default=None)

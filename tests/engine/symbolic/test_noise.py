@@ -1,0 +1,101 @@
+"""Formulas from noisy points: description lengths, one spline for two in a row, constants known better one by one."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import kanrun
+from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.constants import round_constants
+from kanrun.engine.symbolic.description import EXACT, description_length, length_of
+from kanrun.engine.symbolic.detours import without_detours
+from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.samples import Samples
+
+
+def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
+    rng = np.random.default_rng(seed)
+    x = rng.uniform(low, high, (1500, inputs))
+    y = f(x)
+    return x, y + 0.01 * y.std() * rng.standard_normal(len(y))
+
+
+def one_edge(name: str, free: str, *constants: float) -> Graph:
+    return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE[name], constants, free)),))  # type: ignore[arg-type]
+
+
+def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
+    """A flat cosine is a parabola with one constant more, which fits some of the noise."""
+    for seed in range(4):
+        x, y = noisy(lambda x: x[:, 0] ** 2, -1, 1, 1, seed)
+        samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+        small = refit(one_edge("x^2", "bcd", 1.0, 0.0, 1.0, 0.0), samples.x, samples.y).graph
+        large = refit(one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0), samples.x, samples.y, Settings(steps=100)).graph
+        assert samples.overall_error(large) < 1.01 * samples.overall_error(small)
+        assert description_length(small, samples) < description_length(large, samples)
+
+
+def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
+    x, y = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
+    samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+    assert length_of(1e-3, 30.0, samples) < length_of(1e-2, 3.0, samples)
+    assert length_of(1e-2, 3.0, samples) < length_of(1e-2, 4.0, samples)
+    assert length_of(0.1 * EXACT, 3.0, samples) == length_of(EXACT, 3.0, samples)
+    undefined = one_edge("log", "bcd", 1.0, -2.0, 1.0, 0.0)
+    assert description_length(undefined, samples) == np.inf
+
+
+def test_two_splines_in_a_row_become_one() -> None:
+    x = np.random.default_rng(1).uniform(0.3, 2, (900, 1))
+    y = np.log(x[:, 0])
+    first = Spline(0.2, 2.1, np.linspace(-1, 2, 7) ** 3, 3)
+    second = Spline(-2.0, 9.0, np.linspace(0, 1, 7), 3)
+    begun = Graph(1, ("sum", "sum"), (Edge(0, 1, first), Edge(1, 2, second)))
+    chain = refit(begun, x[:700], y[:700], Settings(steps=60)).graph
+    samples = Samples(x[:700], y[:700], x[700:], y[700:])
+    one = without_detours(chain, samples, slack=0.3, floor=1e-7, penalty=0.0)
+    assert one.active_edges == 1
+    assert samples.error(one) <= 1.3 * samples.error(chain)
+
+
+def test_two_splines_that_one_cannot_replace_stay() -> None:
+    x = np.random.default_rng(1).uniform(-1, 1, (900, 1))
+    sharp = Graph(
+        1,
+        ("sum", "sum"),
+        (Edge(0, 1, Spline(-1.0, 1.0, np.arange(23.0) % 2, 3)), Edge(1, 2, Spline(0.0, 1.0, np.arange(23.0) % 2, 3))),
+    )
+    y = sharp(x)
+    samples = Samples(x[:700], y[:700], x[700:], y[700:])
+    kept = without_detours(sharp, samples, slack=0.3, floor=1e-7, penalty=0.0)
+    assert kept.active_edges == 2
+    np.testing.assert_array_equal(kept(x), y)
+
+
+def test_a_constant_is_rounded_once_others_are_known() -> None:
+    """Scale, height and offset of a wide Gaussian are known poorly together, and well once the offset is zero."""
+    x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
+    graph = refit(one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0), x[:1200], y[:1200], Settings(steps=100)).graph
+    rmse = float(np.sqrt(np.mean((graph(x[1200:]) - y[1200:]) ** 2)))
+    rounded = round_constants(graph, (x[:1200], y[:1200]), (x[1200:], y[1200:]), 1.02 * rmse)
+    assert {name: text for _, name, _, text in rounded.changes} == {
+        "a": "sqrt(2)/2",
+        "b": "0",
+        "c": "sqrt(2)/(2*sqrt(pi))",
+        "d": "0",
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_noisy_gaussian_is_recovered(seed: int) -> None:
+    x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2), -1, 1, 1, seed)
+    assert str(kanrun.interpret(x, y)) == "exp(-x0**2/2)"
+
+
+@pytest.mark.slow
+def test_a_noisy_product_with_a_logarithm_is_recovered() -> None:
+    x, y = noisy(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, 3)
+    assert str(kanrun.interpret(x, y)) == "x0*log(x1)"
