@@ -13,6 +13,7 @@ from kanrun.engine.networks import KAN, Network, activations, get_unknowns, refi
 from kanrun.engine.training.carrying import carry
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
+from kanrun.engine.training.penalty import penalty
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Memory, Smoothing, Solver, make_solver
 from kanrun.engine.training.starts import MARGIN
@@ -20,14 +21,16 @@ from kanrun.errors import TrainingFailed
 
 #: A hidden grid is kept while the activations lie inside it and fill this share of it.
 FILLED = 0.8
-#: A grid is left when the objective falls by less than this share in each of two steps.
-STALLED = 0.02
+#: A grid is left when the objective falls by less than this share in each of two steps, or hardly at all in one.
+STALLED, HARDLY = 0.02, 1e-3
 #: Steps of LBFGS before hidden grids follow the ranges that it found.
 SETTLING = 30
 #: The penalty's weight moves by this factor, within these bounds.
 FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e2
 #: A weight must lower the validation error by this share.
 WORTH = 0.03
+#: A penalty below this share of the objective holds nothing back: lower weights are not tried.
+NEGLIGIBLE = 0.01
 #: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
 MISSES, TOO_FAR = 4, 1.5
 #: A first fit with a larger relative error is taken for noisy: second differences are penalised then, by one of these
@@ -95,13 +98,13 @@ class Chain:
         solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, self._carried(network))
         if number == 1 and self.plan.solver == "lbfgs":
             solver = yield from self._settled(solver, min(SETTLING, budget), best, counted)
-        yield from self._run(solver, budget - counted.steps, best, counted)
+        settled = yield from self._run(solver, budget - counted.steps, best, counted)
         self.memory = carry(solver.memory(), solver.network, best.network)
         if self.plan.solver == "lm" and self.plan.weight is None:
             if number == 1 and best.error > NOISY * spread(self.data):
                 yield from self._smooth(best, counted)
             if tries:
-                yield from self._search_weight(best, budget, counted, tries)
+                yield from self._search_weight(best, budget, counted, tries, settled)
         self.network = best.network
         stage = Stage(
             number, _intervals(network), best.network, measure(best.network, self.data), counted.steps,
@@ -154,16 +157,21 @@ class Chain:
             if path.error < best.error:
                 best.network, best.error, self.smoothing = deepcopy(path.network), path.error, smoothing
 
-    def _search_weight(self, best: _Best, budget: int, counted: _Counter, tries: int) -> Events[Step, None, None]:
-        """Lower weights while they help; where not even the first does, higher ones."""
+    def _search_weight(
+        self, best: _Best, budget: int, counted: _Counter, tries: int, settled: bool
+    ) -> Events[Step, None, None]:
+        """Lower weights while they help; where not even the first does, higher ones.
+
+        Higher ones are not tried before the steps have settled: they would win by the steps that they are given.
+        """
         moved = False
-        for _ in range(tries):
+        for _ in range(tries if self._penalty_matters(best.network) else 0):
             tried = self.smoothing.weight / FACTOR
             if tried < SMALLEST * 0.9 or not (yield from self._try(best, tried, max(3, budget // 2), counted)):
                 break
             moved = True
         unknowns = get_unknowns(best.network).numel()
-        if moved or unknowns > UPWARDS or best.error < CLEAN * spread(self.data):
+        if moved or not settled or unknowns > UPWARDS or best.error < CLEAN * spread(self.data):
             return
         missed, tried = 0, self.smoothing.weight * FACTOR
         while tried < LARGEST and missed < MISSES:
@@ -173,6 +181,11 @@ class Chain:
             if self._reached > TOO_FAR * error:
                 break
             tried *= FACTOR
+
+    def _penalty_matters(self, network: Network) -> bool:
+        with torch.no_grad():
+            rough = self.smoothing.weight * float(penalty(network, self.smoothing.order))
+        return rough > NEGLIGIBLE * (rough + (measure(network, self.data).train / spread(self.data)) ** 2)
 
     def _try(self, best: _Best, weight: float, steps: int, counted: _Counter) -> Events[Step, None, bool]:
         """Train on from the best network with another weight; it is kept where validation says so."""
@@ -187,8 +200,8 @@ class Chain:
         best.network, best.error, self.smoothing = trial.network, trial.error, smoothing
         return True
 
-    def _run(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, None]:
-        """Steps of `solver` until it converges, stalls, loses patience or has taken `steps`."""
+    def _run(self, solver: Solver, steps: int, best: _Best, counted: _Counter) -> Events[Step, None, bool]:
+        """Steps of `solver` until it converges, stalls or loses patience, then True, or has taken `steps`."""
         stalled, unimproved, every = 0, 0, _measured_every(solver, self.data)
         for taken in range(1, steps + 1):
             before, loss = solver.loss, solver.step()
@@ -202,8 +215,9 @@ class Chain:
             yield from counted.show(_intervals(solver.network), errors)
             stalled = stalled + 1 if solver.stalls and loss > (1 - STALLED) * before else 0
             impatient = self.plan.patience is not None and unimproved >= self.plan.patience
-            if solver.converged or stalled >= 2 or impatient:
-                return
+            if spent(solver, before) or stalled >= 2 or impatient:
+                return True
+        return False
 
 
 class _Best:
@@ -229,6 +243,11 @@ class _Counter:
         seconds = self._clock.stop()
         yield Step(self.stage, self.steps, intervals, errors, seconds)
         self._clock.go()
+
+
+def spent(solver: Solver, before: float) -> bool:
+    """Whether the step that came from the objective `before` says that another one is not worth its time."""
+    return solver.converged or (solver.stalls and solver.loss > (1 - HARDLY) * before)
 
 
 def _measured_every(solver: Solver, data: TrainingData) -> int:

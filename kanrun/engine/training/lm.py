@@ -18,7 +18,7 @@ from kanrun.engine.networks import KAN, get_unknowns, set_unknowns, support
 from kanrun.engine.training.data import CHUNK, Samples
 from kanrun.engine.training.gauge import Gauge
 from kanrun.engine.training.penalty import smoothness_rows
-from kanrun.engine.training.system import Factor, LinearSystem
+from kanrun.engine.training.system import Factor, LinearSystem, PenalisedSystem
 from kanrun.errors import TrainingFailed
 
 #: Dampings and objectives from which on the undamped problem is worth refining: above, the normal equations are precise
@@ -28,6 +28,8 @@ REFINED_BELOW, ACCURATE = 1e-6, 1e-10
 MARKS = (1, 3, 10, 30)
 #: Dampings tried on one linearisation: downwards while it helps, upwards until it does.
 DOWN, UP = 3, 6
+#: A smaller damping must gain this share of what is left, or of what the step gains, for a yet smaller one to be tried.
+WORTH = 0.1
 #: Without a penalty a coefficient waits while it would have to move this far to account for the residual.
 FARTHEST = 1e4
 #: Step of the second directional derivative.
@@ -80,8 +82,8 @@ class LevenbergMarquardt:
         self._start = get_unknowns(self.network)
         system = LinearSystem(self.network, self.samples.x, self.samples.y, self.size, self._start)
         self._look(system)
-        slope = self._slope(system)
-        best = self._searched(system, slope) if self.options.thorough else self._quick(system, slope)
+        problem = PenalisedSystem(system, self.smoothness, self.weight, self._held)
+        best = self._searched(problem) if self.options.thorough else self._quick(problem)
         set_unknowns(self.network, self._start + best.step)
         self.converged = not best.loss < self.loss
         if not self.converged:
@@ -100,40 +102,42 @@ class LevenbergMarquardt:
 
     # --------------------------------------------------------------------------------------- quick steps
 
-    def _quick(self, system: LinearSystem, slope: Tensor) -> _Trial:
+    def _quick(self, problem: PenalisedSystem) -> _Trial:
         for _ in range(UP):
-            trial = self._direct(system, slope, self.damping)
+            trial = self._direct(problem, self.damping)
             if trial.loss < self.loss:
-                gain = (self.loss - trial.loss) / max(-float(slope @ trial.step), 1e-300)
+                gain = (self.loss - trial.loss) / max(-float(problem.slope @ trial.step), 1e-300)
                 shrink = 10 if gain > 0.75 else 4 if gain > 0.25 else 1
                 self.damping = max(self.damping / shrink, self.options.smallest)
                 return trial
             self.damping = min(self.damping * 8, self.options.largest)
         return self._nothing()
 
-    def _direct(self, system: LinearSystem, slope: Tensor, mu: float) -> _Trial:
-        factor = system.factor(self.smoothness, self.weight, mu, self._held)
+    def _direct(self, problem: PenalisedSystem, mu: float) -> _Trial:
+        factor = problem.factor(mu)
         if factor is None:
             return self._nothing(float("inf"))
-        trial = self._trial(system.direct(factor, slope))
+        trial = self._trial(problem.direct(factor))
         trial.factor = factor
         return trial
 
     # ------------------------------------------------------------------------------------ thorough steps
 
-    def _searched(self, system: LinearSystem, slope: Tensor) -> _Trial:
-        mu, best = self.damping, self._at(system, slope, self.damping)
+    def _searched(self, problem: PenalisedSystem) -> _Trial:
+        mu, best = self.damping, self._at(problem, self.damping)
         if best.loss < self.loss:
             for _ in range(DOWN):
                 lower = max(mu / 10, self.options.smallest)
-                trial = self._at(system, slope, lower) if lower < mu else best
+                trial = self._at(problem, lower) if lower < mu else best
                 if not trial.loss < best.loss:
                     break
-                best, mu = trial, lower
+                gained, best, mu = best.loss - trial.loss, trial, lower
+                if gained < WORTH * min(trial.loss, self.loss - trial.loss):
+                    break
         else:
             for attempt in range(UP):
                 mu = min(max(mu, 1e-12) * (10 if attempt < 3 else 100), self.options.largest)
-                best = self._at(system, slope, mu)
+                best = self._at(problem, mu)
                 if best.loss < self.loss:
                     break
         if not best.loss < self.loss:
@@ -141,38 +145,29 @@ class LevenbergMarquardt:
         self.damping = mu
         return best
 
-    def _at(self, system: LinearSystem, slope: Tensor, mu: float) -> _Trial:
+    def _at(self, problem: PenalisedSystem, mu: float) -> _Trial:
         """The best step that damping `mu` leads to: direct or refined, straight or bent."""
-        best = self._direct(system, slope, mu)
+        best = self._direct(problem, mu)
         if best.factor is None:
             return best
         factor = best.factor
         if mu <= REFINED_BELOW and self.loss < ACCURATE:
-            steps = system.refined(factor, self.smoothness, self.weight, self._start, MARKS, self._held)
-            best = min((self._trial(step) for step in steps), key=lambda trial: trial.loss)
+            best = min((self._trial(step) for step in problem.refined(factor, MARKS)), key=lambda trial: trial.loss)
         if 1e-3 * self.loss < best.loss < 4 * self.loss:
-            bent = self._trial(best.step + 0.5 * self._acceleration(system, factor, best.step))
+            bent = self._trial(best.step + 0.5 * self._acceleration(problem, factor, best.step))
             best = min(best, bent, key=lambda trial: trial.loss)
         return best
 
-    def _acceleration(self, system: LinearSystem, factor: Factor, step: Tensor) -> Tensor:
+    def _acceleration(self, problem: PenalisedSystem, factor: Factor, step: Tensor) -> Tensor:
         """-(J^T J)^-1 J^T f'' along the step, f'' the second directional derivative of the residuals."""
         set_unknowns(self.network, self._start + PROBE * step)
         with torch.no_grad():
             scale = 1 / (self.size * self.samples.y.numel() ** 0.5)
             there = (self.network(self.samples.x) - self.samples.y).reshape(-1) * scale
-        second = 2 * (there - system.residual - PROBE * system.rows.times(step)) / PROBE**2
-        bend = system.rows.transposed(second)
-        return -factor.solve(bend if self._held is None else bend.masked_fill(self._held, 0))
+        second = 2 * (there - problem.residual - PROBE * problem.rows.times(step)) / PROBE**2
+        return -factor.solve(problem.free(problem.rows.transposed(second)))
 
     # -------------------------------------------------------------------------------------------- common
-
-    def _slope(self, system: LinearSystem) -> Tensor:
-        slope = system.gradient
-        if self.weight > 0:
-            rough = self.smoothness.times(self._start)
-            slope = slope + self.weight * self.smoothness.transposed(rough)
-        return slope if self._held is None else slope.masked_fill(self._held, 0)
 
     def _trial(self, step: Tensor) -> _Trial:
         if self._gauge is not None:

@@ -15,7 +15,7 @@ from functools import partial
 from torch import Generator
 
 from kanrun.engine.networks import KAN, Curve, Network, get_unknowns, halved, narrowed, padded
-from kanrun.engine.training.chain import Chain, Stage, Step
+from kanrun.engine.training.chain import Chain, Stage, Step, spent
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
@@ -182,8 +182,9 @@ class _Training:
             smoothing = Smoothing(chosen.weight, chosen.order)
             solver = make_solver(network, everything, self.plan, smoothing, self.generator)
             for _ in range(REFIT):
+                before = solver.loss
                 solver.step()
-                if solver.converged:
+                if spent(solver, before):
                     break
         return network
 

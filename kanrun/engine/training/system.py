@@ -44,9 +44,10 @@ class Factor:
 
 
 class LinearSystem:
-    """The problem at the network's present unknowns; `residual` and J are scaled so that |r|^2 is the loss."""
+    """r and J at the network's present unknowns, scaled so that |r|^2 is the loss."""
 
     def __init__(self, network: nn.Module, x: Tensor, y: Tensor, size: float, unknowns: Tensor) -> None:
+        self.unknowns = unknowns
         output, self.rows = linear_rows(network, x, unknowns.numel())
         scale = 1 / (size * y.numel() ** 0.5)
         self.residual = (output - y).reshape(-1) * scale
@@ -55,64 +56,69 @@ class LinearSystem:
         else:
             self.rows.rows.mul_(scale)
         self.gradient = self.rows.transposed(self.residual)
-        self._gram = self.rows.gram()
+        self.gram = self.rows.gram()
 
     @property
     def norms(self) -> Tensor:
         """The norms of J's columns."""
-        return self._gram.diagonal().clamp(min=0).sqrt()
+        return self.gram.diagonal().clamp(min=0).sqrt()
 
-    def factor(self, smoothness: LocalRows, weight: float, mu: float, held: Tensor | None) -> Factor | None:
-        """The factor for this penalty and damping; None where even a thousandfold damping does not make one.
 
-        `held` (unknowns,) marks unknowns that get no step.
-        """
-        matrix = self._gram.clone()
+class PenalisedSystem:
+    """A linear system with its penalty, to be solved for several dampings; `slope` is half the objective's gradient.
+
+    `held` (unknowns,) marks unknowns that get no step.
+    """
+
+    def __init__(self, system: LinearSystem, smoothness: LocalRows, weight: float, held: Tensor | None) -> None:
+        self.rows, self.residual = system.rows, system.residual
+        self._smoothness, self._root, self._held = smoothness, weight**0.5, held
+        self._rough = self._root * smoothness.times(system.unknowns)
+        self.slope = self.free(system.gradient + self._root * smoothness.transposed(self._rough))
+        matrix = system.gram.clone()
         if weight > 0:
             smoothness.add_gram(matrix, weight)
         if held is not None:
             matrix[held, :] = 0
             matrix[:, held] = 0
         diagonal = matrix.diagonal()
-        scale = diagonal.clamp(min=max(1e-30 * float(diagonal.amax()), 1e-300)).rsqrt()
-        matrix.mul_(scale).mul_(scale[:, None])
+        self._scale = diagonal.clamp(min=max(1e-30 * float(diagonal.amax()), 1e-300)).rsqrt()
+        self._matrix = matrix.mul_(self._scale).mul_(self._scale[:, None])
+
+    def free(self, g: Tensor) -> Tensor:
+        """`g` with zeros where the unknowns are held."""
+        return g if self._held is None else g.masked_fill(self._held, 0)
+
+    def factor(self, mu: float) -> Factor | None:
+        """The factor for this damping; None where even a thousandfold damping does not make one."""
         for damping in (mu, 30 * mu + 1e-13, 1000 * mu + 1e-12):
-            matrix.diagonal().fill_(1 + damping)
-            lower, failed = torch.linalg.cholesky_ex(matrix)
+            self._matrix.diagonal().fill_(1 + damping)
+            lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
             if not bool(failed):
-                return Factor(lower, scale)
+                return Factor(lower, self._scale)
         return None
 
-    def direct(self, factor: Factor, slope: Tensor) -> Tensor:
-        """The step of the normal equations; `slope` is half the objective's gradient."""
-        return -factor.solve(slope)
+    def direct(self, factor: Factor) -> Tensor:
+        """The step of the normal equations."""
+        return -factor.solve(self.slope)
 
-    def refined(
-        self, factor: Factor, smoothness: LocalRows, weight: float, unknowns: Tensor, marks: tuple[int, ...],
-        held: Tensor | None,
-    ) -> list[Tensor]:  # fmt: skip
+    def refined(self, factor: Factor, marks: tuple[int, ...]) -> list[Tensor]:
         """Iterates of CGLS on the undamped problem, preconditioned by `factor`, at the iterations in `marks`."""
-        root = weight**0.5
-        data, rough = -self.residual, -root * smoothness.times(unknowns)
-        step, found = torch.zeros_like(unknowns), []
-
-        def gradient() -> Tensor:
-            g = self.rows.transposed(data) + root * smoothness.transposed(rough)
-            return factor.half(g if held is None else g.masked_fill(held, 0))
-
-        z = gradient()
+        data, rough = -self.residual, -self._rough
+        step, found = torch.zeros_like(self.slope), []
+        z = factor.half(-self.slope)
         direction, size = z.clone(), float(z @ z)
         first = size
         for iteration in range(1, marks[-1] + 1):
             along = factor.half_transposed(direction)
-            moved, bent = self.rows.times(along), root * smoothness.times(along)
+            moved, bent = self.rows.times(along), self._root * self._smoothness.times(along)
             curvature = float(moved @ moved + bent @ bent)
             if not curvature > 0:
                 break
             length = size / curvature
             step = step + length * along
             data, rough = data - length * moved, rough - length * bent
-            z = gradient()
+            z = factor.half(self.free(self.rows.transposed(data) + self._root * self._smoothness.transposed(rough)))
             before, size = size, float(z @ z)
             if iteration in marks:
                 found.append(step)

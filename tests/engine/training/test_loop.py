@@ -103,3 +103,14 @@ def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) ->
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
     assert len(steps) == shown
     assert steps[-1].step == 20
+
+
+def test_a_weight_that_holds_nothing_back_is_left_alone() -> None:
+    """x0 x1 is made of squares, which the penalty does not see: another weight would only win by its steps."""
+    parts = [Samples(part.x, part.x[:, :1] * part.x[:, 1:]) for part in (DATA.train, samples(60, 1), samples(200, 2))]
+    plan = Plan("lm", (4, 8), starts=4)
+    _, stages, trained = drained(train(create, TrainingData(*parts), plan, Generator().manual_seed(0)))
+    assert {stage.weight for stage in stages} == {1e-18}
+    assert trained is not None
+    assert trained.errors.test is not None
+    assert trained.errors.test < 1e-6

@@ -10,7 +10,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, get_unknowns
 from kanrun.engine.training.penalty import smoothness_rows
 from kanrun.engine.training.rows import DenseRows, LocalRows
-from kanrun.engine.training.system import LinearSystem, linear_rows
+from kanrun.engine.training.system import LinearSystem, PenalisedSystem, linear_rows
 
 
 def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[LocalRows, Tensor]:
@@ -62,9 +62,10 @@ def system(weight: float, seed: int = 0) -> tuple[LinearSystem, LocalRows, Tenso
 
 @pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
 def test_direct_step_is_the_damped_solution(mu: float) -> None:
-    problem, rows, stacked, values = system(1e-8)
-    factor = problem.factor(rows, 1e-8, mu, None)
-    step = problem.direct(factor, stacked.T @ values)
+    linear, rows, stacked, values = system(1e-8)
+    problem = PenalisedSystem(linear, rows, 1e-8, None)
+    torch.testing.assert_close(problem.slope, stacked.T @ values)
+    step = problem.direct(problem.factor(mu))
     damped = torch.cat([stacked, torch.diag(stacked.norm(dim=0) * mu**0.5)])
     right = torch.cat([values, values.new_zeros(len(step))])
     expected = torch.linalg.lstsq(damped, -right[:, None], driver="gelsd").solution[:, 0]
@@ -73,25 +74,26 @@ def test_direct_step_is_the_damped_solution(mu: float) -> None:
 
 def test_refinement_reaches_the_undamped_minimum_that_normal_equations_miss() -> None:
     """The smallest |A d + b| that dense least squares finds, to the last digits; the direct step stays above it."""
-    problem, rows, stacked, _ = system(1e-20)
-    unknowns = torch.zeros(stacked.shape[1], dtype=torch.float64)
-    problem.residual = stacked[:300] @ torch.linspace(-1, 1, len(unknowns), dtype=torch.float64)  # in range: minimum 0
-    factor = problem.factor(rows, 0.0, 1e-8, None)
-    direct = problem.direct(factor, stacked[:300].T @ problem.residual)
-    refined = problem.refined(factor, rows, 0.0, unknowns, (30,), None)[-1]
+    linear, rows, stacked, _ = system(1e-20)
+    linear.residual = stacked[:300] @ torch.linspace(-1, 1, stacked.shape[1], dtype=torch.float64)  # minimum 0
+    linear.gradient = stacked[:300].T @ linear.residual
+    problem = PenalisedSystem(linear, rows, 0.0, None)
+    factor = problem.factor(1e-8)
+    direct = problem.direct(factor)
+    refined = problem.refined(factor, (30,))[-1]
     size = problem.residual.norm()
     assert (stacked[:300] @ refined + problem.residual).norm() < 1e-11 * size
     assert (stacked[:300] @ direct + problem.residual).norm() > 1e-9 * size
 
 
 def test_held_unknowns_get_no_step() -> None:
-    problem, rows, stacked, values = system(1e-10)
+    linear, rows, stacked, _ = system(1e-10)
     held = torch.zeros(stacked.shape[1], dtype=torch.bool)
     held[3:9] = True
-    factor = problem.factor(rows, 1e-10, 1e-8, held)
-    direct = problem.direct(factor, (stacked.T @ values).masked_fill(held, 0))
-    unknowns = torch.zeros(stacked.shape[1], dtype=torch.float64)
-    refined = problem.refined(factor, rows, 1e-10, unknowns, (5,), held)[-1]
+    problem = PenalisedSystem(linear, rows, 1e-10, held)
+    factor = problem.factor(1e-8)
+    direct = problem.direct(factor)
+    refined = problem.refined(factor, (5,))[-1]
     assert (direct[held] == 0).all()
     assert (refined[held] == 0).all()
     assert (direct[~held] != 0).any()
