@@ -4,10 +4,10 @@ Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin
 loss, the error against the number of grid intervals G, and the training time. `parts` says what is run:
 
 - `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on validation points;
-- `scratch`: every grid of the first schedule alone, with the same solver, starts and steps;
+- `scratch`: grids of the first schedule alone, with the same solver, starts and steps;
 - `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k + 1);
 - `sizes`: several numbers of training points;
-- `overfit`: few points, with the penalty that validation chooses, and with neither penalty nor validation.
+- `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither of the two.
 
 It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight validation chooses.
 """
@@ -49,7 +49,7 @@ def schedules(cfg: ExtendGridConfig) -> Cells:
 
 
 def scratch(cfg: ExtendGridConfig) -> Cells:
-    grids = schedule_of(cfg.schedules[0]).grids if cfg.schedules else ()
+    grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
     return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
 
 
@@ -63,11 +63,12 @@ def sizes(cfg: ExtendGridConfig) -> Cells:
 
 
 def overfit(cfg: ExtendGridConfig) -> Cells:
-    few, whole = {"points": cfg.overfit_points}, listed(cfg.overfit_intervals)
+    few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
     bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
     alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
-    smooth = [{**few, "schedule": whole}] if study.penalises(cfg.solver) else []
-    return [*smooth, {**bare, "schedule": whole}, *alone]
+    both = [{**few, **whole}, {**bare, **whole}] if study.penalises(cfg.solver) else [{**bare, **whole}]
+    noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
+    return [*both, *alone, *noisy]
 
 
 PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {

@@ -61,14 +61,16 @@ class ExtendGridConfig(ExperimentConfig):
     shapes: list[Any] = field(default_factory=lambda: [[1]])  # hidden widths, one list a network
     schedules: list[Any] = MISSING
     most_parameters: int = 4000  # grids with more are left out
+    scratch_intervals: list[int] | None = None  # grids of the part `scratch`; null is all of the first schedule
     degrees: list[int] = field(default_factory=lambda: [1, 2, 3, 4, 5])  # of the part `order`
-    order_intervals: list[int] = field(default_factory=lambda: [6, 12, 24, 48, 96])
+    order_intervals: list[int] = field(default_factory=lambda: [12, 24, 48, 96])
     order_from: int = 12  # the first grid past the bends of the target
     order_points: int = 3000
     sizes: list[int] = field(default_factory=lambda: [100, 300, 1000])  # training points of the part `sizes`
     size_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
     overfit_points: int = 200
     overfit_intervals: list[int] = field(default_factory=lambda: [3, 6, 12, 24, 48, 96])
+    overfit_noise: float = 0.01  # as sampling.noise: the part `overfit` is run with it too; 0 leaves that out
 
 
 @dataclass

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from pandas import DataFrame, Series
 
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, grid_of_axes, new_figure, styled
+from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, styled
 
 _BAND = 0.16
 
@@ -159,9 +159,23 @@ def against_points(stages: DataFrame) -> Figure:
 
 @styled
 def overfit(stages: DataFrame) -> Figure:
-    """Train and test RMSE against G on few points: with and without the penalty, extended and from scratch."""
-    figure = new_figure(3.0)
-    panel = figure.subplots()
+    """Train and test RMSE against G on few points, exact and noisy: with and without penalty, extended and alone."""
+    levels: Any = stages.groupby("noise")
+    figure = new_figure(3.2, WIDTH if len(levels) > 1 else 4.4)
+    panels = figure.subplots(1, len(levels), squeeze=False)[0]
+    for panel, (noise, rows) in zip(panels, levels, strict=True):
+        _overfitted(panel, rows)
+        points = f"{stages['train_points'].iloc[0]} points"
+        _log_log(panel, stages["intervals"], f"{points}, {100 * noise:.3g} % noise" if noise else f"{points}, exact")
+    panels[0].set_ylabel("RMSE")
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
+    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _overfitted(panel: Axes, stages: DataFrame) -> None:
     styles = {("warm", True): ("o-", "with penalty"), ("warm", False): ("s--", "without penalty")}
     for (key, (style, label)), colour in zip(styles.items(), CYCLE, strict=False):
         rows = stages[(stages["start"] == key[0]) & (stages["penalised"] == key[1])]
@@ -169,12 +183,10 @@ def overfit(stages: DataFrame) -> Figure:
             _median_line(panel, rows, "test_rmse", colour=colour, label=f"{label}: test", style=style)
             _median_line(panel, rows, "train_rmse", colour=colour, label=f"{label}: train", style=":", band=False)
     alone = stages[stages["start"] == "scratch"]
-    panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label="without penalty, from scratch: test")
+    if len(alone):
+        label = "without penalty, from scratch: test"
+        panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label=label)
     _thresholds(panel, stages)
-    _log_log(panel, stages["intervals"], f"{stages['train_points'].iloc[0]} training points")
-    panel.set_ylabel("RMSE")
-    figure.legend(loc="outside right center")
-    return figure
 
 
 def _median_line(

@@ -48,25 +48,36 @@ def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:
 
 
 def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
-    """Past the interpolation threshold: with and without the smoothness penalty."""
+    """Past the interpolation threshold: with and without the smoothness penalty, on exact and on noisy points.
+
+    Without a penalty the last grid is trained until the points are reproduced; the claims say how closely. A warm start
+    has little left to learn there, and takes the shortest step to it, which may disturb little between the points.
+    """
     rows = stages[stages["part"] == "overfit"]
-    for start, penalised, text in (
-        ("scratch", False, "Without the smoothness penalty, grids past the threshold trained from scratch overfit"),
-        ("warm", False, "Without the smoothness penalty, the test error turns up past the threshold after warm starts"),
-        ("warm", True, "With the smoothness penalty, the test error does not turn up past the threshold"),
-    ):
-        some = rows[rows["penalised"] == penalised]
-        if start == "scratch":  # a single grid: compared with the warm start's coarse ones
-            coarse = some[some["start"] == "warm"]
-            some = pd.concat([coarse[coarse["parameters"] < coarse["train_points"]], some[some["start"] == start]])
-        else:
-            some = some[some["start"] == start]
-        ratios = turn(some)
-        if len(ratios):
-            measured = float(ratios.median())
-            holds = measured <= STAYS if penalised else measured >= TURNS
-            bound = f"final over lowest before {'<= ' + str(STAYS) if penalised else '>= ' + str(TURNS)}"
-            yield Claim(text, measured, bound, holds, spread(ratios))
+    levels: Any = rows.groupby("noise")
+    for noise, some in levels:
+        points = f"{100 * noise:.3g} % of noise" if noise else "exact points"
+        for penalised in (False, True):
+            one = some[some["penalised"] == penalised]
+            warm, alone = one[one["start"] == "warm"], one[one["start"] == "scratch"]
+            if len(alone):  # a single grid: compared with the warm start's coarse ones
+                below = warm[warm["intervals"] < warm["threshold"]]
+                yield from _turn_claim(pd.concat([below, alone]), f"{points}, trained from scratch", penalised)
+            yield from _turn_claim(warm, f"{points}, after warm starts", penalised)
+
+
+def _turn_claim(rows: pd.DataFrame, where: str, penalised: bool) -> Iterator[Claim]:
+    ratios = turn(rows)
+    if len(ratios):
+        measured = float(ratios.median())
+        text = "With the smoothness penalty, the test error does not turn up" if penalised else (
+            "Without the smoothness penalty, the test error turns up"
+        )  # fmt: skip
+        bound = f"final over lowest before {'<= ' + str(STAYS) if penalised else '>= ' + str(TURNS)}"
+        holds = measured <= STAYS if penalised else measured >= TURNS
+        left = rows[rows["intervals"] == rows["intervals"].max()]["train_rmse"].median()
+        words = ", ".join(filter(None, [spread(ratios), f"training RMSE there {left:.2g}"]))
+        yield Claim(f"{text} past the threshold ({where})", measured, bound, holds, words)
 
 
 def turn(rows: pd.DataFrame) -> pd.Series:

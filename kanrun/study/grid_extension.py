@@ -51,6 +51,8 @@ def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
     for points in (*cfg.sizes, cfg.overfit_points, cfg.order_points):
         if points < 10:
             raise UsageError(f"{points} training points are too few for a study of grids; use at least 10.")
+    if cfg.overfit_noise < 0:
+        raise UsageError(f"overfit_noise={cfg.overfit_noise} must not be negative; 0 leaves the noisy points out.")
 
 
 def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:
@@ -72,6 +74,7 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
         "shape": "-".join(map(str, shape)),
         "degree": degree,
         "train_points": sampling.train,
+        "noise": sampling.noise,
         "penalised": penalises(solver),
         "compared": cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0],
     }
@@ -79,9 +82,9 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
 
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
-    """The cell's own number of training points and share held out, where it has them."""
-    held = cell.get("validation", cfg.sampling.validation)
-    return replace(cfg.sampling, train=cell.get("points", cfg.sampling.train), validation=held)
+    """The cell's own number of training points, share held out and noise, where it has them."""
+    own = {"train": "points", "validation": "validation", "noise": "noise"}
+    return replace(cfg.sampling, **{name: cell[key] for name, key in own.items() if key in cell})
 
 
 def penalises(solver: Any) -> bool:

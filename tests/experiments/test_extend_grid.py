@@ -26,7 +26,7 @@ from kanrun.study.grid_claims import order_claims, overfit_claims, warm_start_cl
 from kanrun.study.grid_schedules import limited, name_of, schedule_of
 from kanrun.study.powers import exponent
 
-LIST = {"kind": "list", "intervals": [4, 8, 20]}
+LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}
 
 
 def settings(**changes: Any) -> ExtendGridConfig:
@@ -75,12 +75,27 @@ def test_every_stage_is_recorded(finished: Run) -> None:
 def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
     stages = finished.table("stages")
     counts = stages[stages["seed"] == 1].groupby("part").size().to_dict()
-    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 7}
+    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 13}
     assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
     assert {path.stem for path in finished.figures} == {
         "staircase", "error_against_intervals", "time_against_intervals", "order", "error_against_points", "overfit",
     }  # fmt: skip
     assert len(finished.table("summary")) == 2 * len(extend_grid.cells(settings()))
+
+
+def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> None:
+    rows = finished.table("stages").query("part == 'overfit' and seed == 0")
+    bare = rows[(rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)].set_index("noise")
+    assert list(bare.index) == [0.0, 0.01]
+    assert (bare["train_rmse"] < 1e-6).all()  # both are reproduced, so what differs is what was reproduced
+    assert bare["test_rmse"].nunique() == 2
+    assert {cell.get("noise") for cell in extend_grid.overfit(settings(overfit_noise=0.0))} == {None}
+
+
+def test_from_scratch_takes_the_grids_that_are_asked_for() -> None:
+    grids = [cell["schedule"]["intervals"] for cell in extend_grid.scratch(settings(scratch_intervals=[5, 9]))]
+    assert grids == [[5], [9]]
+    assert len(extend_grid.scratch(settings())) == len(LIST["intervals"])
 
 
 def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Run) -> None:
@@ -101,7 +116,7 @@ def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
     assert "G = 40 .. 80" in order.sentence
     assert order.holds
     assert order.spread is not None
-    assert sum("threshold" in sentence for sentence in claims) == 3
+    assert sum("threshold" in sentence for sentence in claims) == 5
 
 
 def test_published_errors_stand_beside_ours() -> None:
@@ -139,7 +154,7 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
         ("adam", AdamSolver()), ("smooth adam", AdamSolver(penalty=1e-12)),
     )}  # fmt: skip
     assert {name: len(each) for name, each in cells.items()} == {
-        "lm": 3, "bare lm": 2, "bare lbfgs": 2, "adam": 2, "smooth adam": 3,
+        "lm": 5, "bare lm": 3, "bare lbfgs": 3, "adam": 3, "smooth adam": 5,
     }  # fmt: skip
 
 
@@ -173,6 +188,8 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"shapes": [3]}, "list of hidden widths"),
         ({"sizes": [5]}, "5 training points are too few"),
         ({"order_intervals": [8, 4]}, "shrinks"),
+        ({"overfit_noise": -0.1}, "must not be negative"),
+        ({"scratch_intervals": [0]}, "at least 1"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
@@ -197,12 +214,16 @@ def test_an_order_is_claimed_only_within_its_bound() -> None:
 def test_overfitting_is_measured_against_the_grids_before_the_threshold() -> None:
     rows = stages_like(
         part="overfit", start="warm", penalised=False, intervals=[5, 10, 50], test_rmse=[1e-2, 1e-3, 5e-3],
-        threshold=30, parameters=[20, 40, 200], train_points=100,
+        threshold=30, train_rmse=[1e-2, 1e-3, 1e-16], noise=0.01,
     )  # fmt: skip
-    claims = {claim.sentence: claim for claim in overfit_claims(rows)}
-    (claim,) = (c for sentence, c in claims.items() if "warm starts" in sentence)
+    (claim,) = overfit_claims(rows)
+    assert "1 % of noise, after warm starts" in claim.sentence
     assert claim.measured == pytest.approx(5)
     assert claim.holds
+    assert claim.spread == "training RMSE there 1e-16"
+    (claim,) = overfit_claims(rows.assign(penalised=True, noise=0.0))
+    assert "exact points" in claim.sentence
+    assert not claim.holds
 
 
 def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so() -> None:
