@@ -67,6 +67,18 @@ class _Layer:
         return slopes + base_slope(self.base, x)[:, :, None] * self.base_weight[:, None]
 
 
+@dataclass(frozen=True)
+class _Piece:
+    """Some samples, and the first layer's basis at them: of one network for all where they share its grid."""
+
+    x: Tensor
+    y: Tensor
+    basis: Float[Tensor, "networks samples inputs functions"]
+
+    def part(self, at: Tensor) -> _Piece:
+        return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at])
+
+
 class Ensemble:
     """`networks` of one shape and one number of intervals, and their unknowns as (networks, unknowns).
 
@@ -81,6 +93,7 @@ class Ensemble:
         self._scale = 1 / (size * samples.y.numel() ** 0.5)
         self._layers = [_stacked(layers) for layers in zip(*networks, strict=True)]
         self.unknowns = torch.stack([get_unknowns(network) for network in networks])
+        self._pieces = self._cut()
         self._rough = torch.stack([weight * smoothness_rows(network).gram() for network in networks])
         self.loss = self._objective(self.unknowns, torch.arange(len(self.networks), device=self.unknowns.device))
 
@@ -122,9 +135,9 @@ class Ensemble:
     def _objective(self, unknowns: Tensor, at: Tensor) -> Tensor:
         total = unknowns.new_zeros(len(at))
         layers = [layer.part(at) for layer in self._layers]
-        for x, y in self._pieces():
-            output = _outputs(layers, unknowns, x)[-1]
-            total += ((output - y) * self._scale).square().sum((1, 2))
+        for piece in self._pieces:
+            output = _values(layers, unknowns, piece.part(at))[0][-1]
+            total += ((output - piece.y) * self._scale).square().sum((1, 2))
         total += (unknowns * (self._rough[at] @ unknowns[..., None])[..., 0]).sum(1)
         return torch.where(total.isfinite(), total, torch.inf)
 
@@ -132,15 +145,19 @@ class Ensemble:
         """(J^T J + weight D^T D, J^T r) of the networks at `at`."""
         unknowns, layers = self.unknowns[at], [layer.part(at) for layer in self._layers]
         gram, gradient = self._rough[at].clone(), torch.zeros_like(unknowns)
-        for x, y in self._pieces():
-            residual, jacobian = _rows(layers, unknowns, x, y)
+        for piece in self._pieces:
+            residual, jacobian = _rows(layers, unknowns, piece.part(at))
             gram.baddbmm_(jacobian.mT, jacobian, alpha=self._scale**2)
             gradient += (residual[:, None] @ jacobian)[:, 0] * self._scale**2
         return gram, gradient
 
-    def _pieces(self) -> list[tuple[Tensor, Tensor]]:
+    def _cut(self) -> list[_Piece]:
+        first = self._layers[0]
+        alike = bool((first.knots == first.knots[:1]).all())
+        first = first.part(torch.arange(1 if alike else len(self.networks), device=first.knots.device))
         each = max(1, PIECE // (self.unknowns.numel() * self.samples.y.shape[1]))
-        return list(zip(self.samples.x.split(each), self.samples.y.split(each), strict=True))
+        pairs = zip(self.samples.x.split(each), self.samples.y.split(each), strict=True)
+        return [_Piece(x, y, first.basis(x.expand(len(first.knots), -1, -1), 0)) for x, y in pairs]
 
 
 def _stacked(layers: Sequence[SplineLayer]) -> _Layer:
@@ -150,28 +167,30 @@ def _stacked(layers: Sequence[SplineLayer]) -> _Layer:
     return _Layer(torch.stack(knots), base, spline, layers[0].grid, layers[0].spec.base)
 
 
-def _outputs(layers: list[_Layer], unknowns: Tensor, x: Tensor) -> list[Tensor]:
-    """What reaches each layer (networks, samples, inputs), and the output last."""
-    values = [x.expand(len(unknowns), -1, -1)]
+def _values(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[list[Tensor], list[Tensor]]:
+    """What reaches each layer (networks, samples, inputs), and the output last; each layer's basis there."""
+    values, bases = [piece.x.expand(len(unknowns), -1, -1)], [piece.basis]
     for layer, part in zip(layers, unknowns.split([layer.size for layer in layers], 1), strict=True):
-        values.append(layer.forward(values[-1], layer.basis(values[-1], 0), layer.coefficients(part)))
-    return values
+        if layer is not layers[0]:
+            bases.append(layer.basis(values[-1], 0))
+        values.append(layer.forward(values[-1], bases[-1], layer.coefficients(part)))
+    return values, bases
 
 
-def _rows(layers: list[_Layer], unknowns: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
     """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
-    *reaching, output = _outputs(layers, unknowns, x)
-    sizes = [layer.size for layer in layers]
+    (*reaching, output), bases = _values(layers, unknowns, piece)
+    sizes, outputs = [layer.size for layer in layers], output.shape[-1]
     jacobian = output.new_empty(*output.shape, unknowns.shape[1])
-    upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(*output.shape, -1)
-    parts = zip(layers, unknowns.split(sizes, 1), jacobian.split(sizes, -1), reaching, strict=True)
-    for layer, part, block, values in reversed(list(parts)):
+    upstream = torch.eye(outputs, dtype=output.dtype, device=output.device).expand(*output.shape, -1)
+    parts = zip(layers, unknowns.split(sizes, 1), jacobian.split(sizes, -1), reaching, bases, strict=True)
+    for layer, part, block, values, basis in reversed(list(parts)):
         factors = upstream[..., None] * layer.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
         edges = block.unflatten(-1, (*factors.shape[-2:], -1))
-        torch.mul(factors[..., None], layer.basis(values, 0)[:, :, None, None], out=edges)
+        torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
         if layer is not layers[0]:
             upstream = upstream @ layer.slopes(values, layer.coefficients(part))
-    return (output - y).flatten(1), jacobian.flatten(1, 2)
+    return (output - piece.y).flatten(1), jacobian.flatten(1, 2)
 
 
 def _solved(gram: Tensor, scale: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:

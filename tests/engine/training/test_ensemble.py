@@ -88,3 +88,19 @@ def test_writing_back_gives_each_network_its_own_unknowns() -> None:
     for network, loss in zip(networks, ensemble.loss, strict=True):
         error = (network(samples.x) - samples.y).square().mean()
         torch.testing.assert_close(error.detach(), loss, rtol=1e-10, atol=0)
+
+
+def test_networks_whose_input_grids_differ() -> None:
+    samples, generator = _samples(2, 1), torch.Generator().manual_seed(3)
+    domains = [torch.tensor([[-size, size]] * 2, dtype=torch.float64) for size in (1.0, 1.5)]
+    networks = [
+        KAN.create((2, 2, 1), 4, EdgeSpec(), domain=domain, initialisation="paper", generator=generator)
+        for domain in domains
+    ]
+    alone = [LevenbergMarquardt(deepcopy(network), samples, 1.0, 0.0) for network in networks]
+    ensemble = Ensemble(networks, samples, 1.0, 0.0, torch.full((2,), 0.1, dtype=torch.float64))
+    torch.testing.assert_close(ensemble.loss.tolist(), [solver.loss for solver in alone])
+    second = Ensemble(networks[1:], samples, 1.0, 0.0, torch.full((1,), 0.1, dtype=torch.float64))
+    ensemble.step(torch.tensor([1]))
+    second.step(torch.tensor([0]))
+    torch.testing.assert_close(ensemble.loss[1:], second.loss)
