@@ -118,7 +118,7 @@ def matrices(matrix: DataFrame) -> Figure:
         rows = matrix[matrix["learner"] == learner]
         table = rows.pivot_table(index="after", columns="on", values="error", aggfunc="median")
         image = panel.imshow(table.to_numpy().clip(norm.vmin), norm=norm, cmap="viridis_r")
-        panel.set_title(letters(str(learner), 24), fontsize=7.5)
+        panel.set_title("\n".join(wrap(letters(str(learner), 44), 24)), fontsize=7.5)
         ticks = range(0, len(table), -(-len(table) // 10))
         panel.set_xticks(ticks, [str(t + 1) for t in ticks])
         panel.set_yticks(ticks, [str(t + 1) for t in ticks])
@@ -174,6 +174,7 @@ def against_overlap(summary: DataFrame) -> Figure:
         panel.semilogy(rows["overlap"], lost, "o", color=colour, ms=2.5, alpha=0.6)
         panel.semilogy(middle.index, middle, "-", color=colour, label=letters(str(learner), 30))
     panel.set(xlabel="overlap of neighbouring phases", ylabel="forgetting, worst phase")
+    _say_floor(panel, summary["worst_forgetting"])
     figure.legend(loc="outside right center")
     return figure
 
@@ -195,13 +196,25 @@ def against_depth(summary: DataFrame) -> Figure:
             panel.semilogy(at, values, "o", color=colour, ms=2.5, alpha=0.6)
             panel.semilogy(middle.index, middle, "o-", color=colour, label=_MEMORY.get(str(memory), str(memory)))
     left.set(ylabel="forgetting, worst phase")
+    _say_floor(left, summary["worst_forgetting"])
     right.set(ylabel="RMSE on everything")
-    left.set_xticks(range(len(shapes)), [f"[{shape}]".replace("-", ", ") for shape in shapes])
+    names = [f"[{shape}]".replace("-", ",") for shape in shapes]
+    turned = 30 if sum(map(len, names)) > 30 else 0  # more letters would touch each other
+    for panel in (left, right):
+        panel.set_xticks(range(len(shapes)), names, rotation=turned, ha="right" if turned else "center")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
 _MEMORY = {"none": "nothing kept", "hold": "seen coefficients held", "rehearse": "own outputs rehearsed"}
+
+
+def _say_floor(panel: Axes, values: Any) -> None:
+    """Say that what lies on the floor is less than that."""
+    if (values < SMALLEST).any():
+        text = f"{SMALLEST:.0e} or less, 0 too".replace("e-", "e−")
+        panel.annotate(text, (0.02, SMALLEST), (0, 3), xycoords=("axes fraction", "data"),
+                       textcoords="offset points", fontsize=6.5, color=GREY)  # fmt: skip
 
 
 def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pandas as pd
 
@@ -54,12 +55,14 @@ def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
         for name, some in rows[rows["role"].str.startswith(f"{kind}, ")].groupby("learner", sort=False):
             if without.empty:
                 continue
-            reference = without.groupby("seed")["worst_forgetting"].min()
-            share = some.set_index("seed")["worst_forgetting"] / reference
+            reference = without.groupby("seed")[["worst_forgetting", "rmse"]].min()
+            shares = some.set_index("seed")[["worst_forgetting", "rmse"]] / reference
             sentence = (
                 f"{name}: forgets at most a tenth of what the best {_KINDS[kind]} that keeps nothing does (share)"
             )
-            yield _most(sentence, share, KEPT)
+            claim = _most(sentence, shares["worst_forgetting"], KEPT)
+            learned = f"RMSE on everything {shares['rmse'].median():.2g} of the best of those"
+            yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
 
 
 def _near_best(sentence: str, rows: pd.DataFrame) -> Claim:
@@ -85,6 +88,22 @@ def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
         apart = some["overlap"] <= 0
         yield from _of_overlap(str(name), some[apart], "that do not overlap")
         yield from _of_overlap(str(name), some[~apart], f"that overlap by up to {some['overlap'].max():g}")
+    yield from _finer(rows[(rows["role"] == "kan") & (rows["overlap"] > 0)])
+
+
+def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
+    """Where phases overlap the most, for KANs of several grids.
+
+    A phase that ends inside another one's peak sees its last basis functions in part, and fits them to the spline's own
+    error there: what is forgotten falls with the grid as that error does.
+    """
+    most = rows[rows["overlap"] == rows["overlap"].max()]
+    if most["intervals"].nunique() > 1:
+        slopes = pd.Series([exponent(some["intervals"], some["worst_forgetting"]) for _, some in most.groupby("seed")])
+        bound, middle = -(most["degree"].iloc[0] + 1) + 0.3, float(slopes.median())
+        grids = f"G = {most['intervals'].min():g} to {most['intervals'].max():g}"
+        sentence = f"what overlapping phases forget falls at least as the spline's error, {grids} (exponent)"
+        yield Claim(sentence, middle, f"at most {bound:g}", middle <= bound, spread(slopes))
 
 
 def _of_overlap(name: str, rows: pd.DataFrame, phases: str) -> Iterator[Claim]:
@@ -107,9 +126,15 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
         without = deep[deep["memory"] == "none"].set_index(keys)
         if without.empty:
             continue
+        if memory == "hold":
+            since = some["worst_since_learned"]
+            yield _most("memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])", since, NOTHING)
         lost = some.set_index(keys)["worst_forgetting"] / without["worst_forgetting"]
         gained = some.set_index(keys)["rmse"] / without["rmse"]
-        yield _most(f"memory={memory} keeps deeper KANs: at most a tenth is forgotten (share)", lost, KEPT)
+        sentence = (
+            f"memory={memory} keeps deeper KANs: at most a tenth is forgotten, errors before learning it counted too"
+        )
+        yield _most(f"{sentence} (share)", lost, KEPT)
         yield _most(f"memory={memory} lets deeper KANs learn: a tenth of the RMSE on everything (share)", gained, KEPT)
 
 

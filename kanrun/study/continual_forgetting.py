@@ -5,6 +5,9 @@ The measures are published for accuracies; for errors their signs turn. With T p
 - average error: mean over j of R[T, j] (average accuracy, Lopez-Paz and Ranzato, arXiv 1706.08840, eq. 2);
 - forgetting of phase j: R[T, j] - min over i of R[i, j] (Chaudhry et al., arXiv 1801.10112, eq. 3);
 - backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3): negative is forgetting.
+
+The lowest error of a phase may be one from before it was learned, where earlier phases spoiled what it started from;
+R[T, j] - R[j, j] is what was lost since.
 """
 
 from __future__ import annotations
@@ -18,11 +21,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Forgetting:
-    """`forgetting` is the mean over the phases before the last, `worst` the largest of them."""
+    """`forgetting` is the mean over the phases before the last, `worst_forgetting` the largest of them."""
 
     average_error: float
     forgetting: float
     worst_forgetting: float
+    worst_since_learned: float  # the largest R[T, j] - R[j, j]
     backward_transfer: float
     learned: float  # mean of R[j, j]: how well each phase was learned when it was there
 
@@ -37,6 +41,7 @@ def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> F
         average_error=float(last.mean()),
         forgetting=float(lost.mean()) if lost.size else 0.0,
         worst_forgetting=float(lost.max()) if lost.size else 0.0,
+        worst_since_learned=float(-back.min()) if back.size else 0.0,
         backward_transfer=float(back.mean()) if back.size else 0.0,
         learned=float(own.mean()),
     )

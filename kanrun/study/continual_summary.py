@@ -57,6 +57,7 @@ def summary(
             "average_error": found.average_error,
             "forgetting": found.forgetting,
             "worst_forgetting": found.worst_forgetting,
+            "worst_since_learned": found.worst_since_learned,
             "backward_transfer": found.backward_transfer,
             "between_rmse": best.between,
             "rmse": best.rmse,

@@ -144,7 +144,8 @@ def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
 
 
 def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
-    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1}
+    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1,
+           "intervals": 200, "degree": 3}  # fmt: skip
     learned = [
         {**row, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
         {**row, "part": "learners", "learner": "half", "role": "mlp, ewc", "worst_forgetting": 0.5},
@@ -156,6 +157,26 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
     assert {name: claim.holds for name, claim in found.items()} == {
         "MLP": True, "half": False, "all": True, "KAN": False, "KAN, rehearse": True,
     }  # fmt: skip
+    assert found["all"].spread == "RMSE on everything 1 of the best of those"
+
+
+@pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
+def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: float, holds: bool) -> None:
+    row = {"part": "overlap", "role": "kan", "degree": 3, "best_spline_rmse": None, "rmse": 0.1}
+    rows = [
+        {**row, "learner": f"G = {g}", "intervals": g, "overlap": share, "seed": seed, "worst_forgetting": lost}
+        for seed in (0, 1) for g in (100, 200, 400) for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
+    ]  # fmt: skip
+    (claim,) = (claim for claim in claims(pd.DataFrame(rows)) if "spline's error" in claim.sentence)
+    assert claim.measured == pytest.approx(power)
+    assert claim.holds is holds
+
+
+def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> None:
+    row = {"part": "depth", "layers": 2, "shape": "1-3-1", "seed": 0, "rmse": 1.0, "worst_since_learned": 0.0}
+    rows = [{**row, "memory": memory, "worst_forgetting": 0.5} for memory in ("none", "hold", "rehearse")]
+    found = [claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence]
+    assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [("memory=hold", True)]
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,20 @@ def test_measures_follow_their_definitions_on_a_matrix_by_hand() -> None:
     assert found.average_error == pytest.approx((0.5 + 0.1 + 0.4) / 3)
     assert found.forgetting == pytest.approx((0.4 + 0.0) / 2)
     assert found.worst_forgetting == pytest.approx(0.4)
+    assert found.worst_since_learned == pytest.approx(0.5 - 0.1)
     assert found.backward_transfer == pytest.approx(((0.1 - 0.5) + (0.2 - 0.1)) / 2)
     assert found.learned == pytest.approx((0.1 + 0.2 + 0.4) / 3)
 
 
 def test_one_phase_has_nothing_to_forget() -> None:
     found = measure_forgetting(np.array([[0.25]]))
-    assert (found.forgetting, found.worst_forgetting, found.backward_transfer) == (0, 0, 0)
+    assert (found.forgetting, found.worst_forgetting, found.worst_since_learned, found.backward_transfer) == (0,) * 4
+
+
+def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_learned() -> None:
+    found = measure_forgetting(np.array([[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]]))
+    assert found.worst_forgetting == pytest.approx(0.6)
+    assert found.worst_since_learned == 0
 
 
 def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
