@@ -1,7 +1,8 @@
 """What a configuration may not do: Hydra builds some objects by itself, so it could run code that someone sends.
 
 kanrun never builds an object that a configuration names. Hydra does, for callbacks, launcher, sweeper and
-logging; all of these are looked at after composing and before Hydra sees them, wherever they come from.
+logging; all of these are looked at after composing and before Hydra sees them, wherever they come from. So are the
+places at which it writes: a file that someone sends must not choose them.
 """
 
 from __future__ import annotations
@@ -28,10 +29,15 @@ HANDLERS = {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Shell commands that a launcher puts into a job's script: from the command line only, never from a file.
 SHELL_KEYS = ("setup", "srun_args", "additional_parameters", "python")
+# Folders that a launcher writes to: where it likes, or where the command line says.
+FOLDER_KEYS = ("submitit_folder", "temp_folder")
 VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
 _NAME = re.compile(r"[\w.-]+")
 _LOG_FILE = re.compile(r"\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w-])[\w.-]*")
 NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
+# Of these, the two that Hydra's settings decide: a job's folder in its sweep's, and that of the configuration in it.
+_INSIDE = {"sweep.subdir": "${hydra.job.num}", "output_subdir": ".hydra"}
+_IN_SWEEP = re.compile(r"\$\{hydra\.sweep\.dir\}(/[\w%.-]+)*")
 
 
 def check_overrides(parsed: Sequence[Override]) -> None:
@@ -65,9 +71,12 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
     if hydra.get("callbacks"):
         names = ", ".join(str(name) for name in hydra.callbacks)
         raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run")
+    _check_places(OmegaConf.to_container(hydra, resolve=False))
     _check_plugin("launcher", hydra.launcher, LAUNCHERS)
     _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
-    _check_script(hydra.launcher, {override.key_or_group for override in parsed})
+    typed = {override.key_or_group for override in parsed}
+    _check_script(hydra.launcher, typed)
+    _check_folders(OmegaConf.to_container(hydra.launcher, resolve=False), typed)
     for name in hydra.job.env_set:
         if not str(name).startswith(VARIABLES):
             raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}")
@@ -75,6 +84,23 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
         _check_logging(f"hydra.{name}", hydra[name])
     if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
         raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only")
+
+
+def _check_places(hydra: Any) -> None:
+    """`hydra.run.dir` and `hydra.sweep.dir` are kanrun's to set; whatever a file says of them is overridden."""
+    found = {"sweep.subdir": hydra["sweep"]["subdir"], "output_subdir": hydra["output_subdir"]}
+    for name, value in found.items():
+        if value != _INSIDE[name]:
+            raise UsageError(f"hydra.{name}={value} is refused, since kanrun numbers its run folders itself")
+
+
+def _check_folders(launcher: Any, typed: set[str]) -> None:
+    for path, key, value in _walk(launcher):
+        inside = value is None or (_IN_SWEEP.fullmatch(str(value)) and ".." not in str(value))
+        if key in FOLDER_KEYS and not inside and f"hydra.launcher.{key}" not in typed:
+            raise UsageError(
+                f"hydra.launcher.{path}={value} is refused: give a launcher's folder on the command line, not in a file"
+            )
 
 
 def _check_script(launcher: DictConfig, typed: set[str]) -> None:

@@ -49,6 +49,9 @@ FILES = {
     "factory": "hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}",
     "stream": "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}",
     "environment": "hydra: {job: {env_set: {PYTHONPATH: x}}}",
+    "configuration's folder": "hydra: {output_subdir: ../../elsewhere}",
+    "no configuration's folder": "hydra: {output_subdir: null}",
+    "jobs' folders": "hydra: {sweep: {subdir: '../${hydra.job.num}'}}",
 }
 
 
@@ -72,6 +75,17 @@ def test_in_a_launcher_that_hides_a_known_one(refused: Refused, tmp_path: Path) 
     (tmp_path / "mine" / "hydra" / "launcher").mkdir(parents=True)
     (tmp_path / "mine" / "hydra" / "launcher" / "basic.yaml").write_text("_target_: os.getcwd\n")
     assert "os.getcwd" in refused("fit", "-m", "--config-dir", "mine", "seed=0,1")
+
+
+def test_a_launchers_folder_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
+        "# @package _global_\nhydra: {launcher: {temp_folder: '${hydra.sweep.dir}/../../x'}}\n"
+    )
+    words = ["-m", "hydra/launcher=joblib", "--config-dir", "mine", "+extra=sent"]
+    assert "temp_folder" in refused("fit", *words)
+    assert kanrun("fit", "--cfg", "hydra", *words[1:], "hydra.launcher.temp_folder=elsewhere").code == 0
 
 
 @pytest.mark.parametrize("place", ["pkg://antigravity", "structured://antigravity"])
