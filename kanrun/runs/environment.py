@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 def now() -> str:
-    """Return the present time in UTC, ISO 8601 with seconds."""
+    """Return the present time in UTC, ISO 8601 with milliseconds."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 

@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG files whose bytes depend on what is drawn only, not on when."""
+"""Figures as PNG and SVG files whose bytes depend on what is drawn only, not on when or on the user's settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,14 @@ def write_figure(stem: Path, figure: Figure) -> None:
         "figure.autolayout": False,
         "figure.constrained_layout.use": False,
     }
-    with matplotlib.rc_context(settings), _laid_out(figure):
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # ticks are made, and their labels styled, while a figure is saved
+        matplotlib.rcParams.update(settings)
+        _save(stem, figure)
+
+
+def _save(stem: Path, figure: Figure) -> None:
+    with _laid_out(figure):
         for kind, metadata in (("png", {}), ("svg", {"Date": None})):
             buffer = io.BytesIO()
             figure.savefig(buffer, format=kind, dpi=DPI, metadata=metadata)

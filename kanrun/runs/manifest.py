@@ -109,8 +109,9 @@ def _claims(value: Any) -> tuple[Claim, ...] | None:
     claims = []
     for item in value:
         if isinstance(item, Mapping) and isinstance(item.get("sentence"), str):
-            measured, spread = item.get("measured"), item.get("spread")
-            measured = float(measured) if isinstance(measured, (int, float)) else str(measured)
+            said, spread = item.get("measured"), item.get("spread")
+            number = _number(said)
+            measured = str(said) if number is None else number
             bound, holds = str(item.get("bound", "")), item.get("holds") is True
             spread = None if spread is None else str(spread)
             claims.append(Claim(item["sentence"], measured, bound, holds, spread))

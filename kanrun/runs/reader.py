@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Iterator
 from functools import cached_property
@@ -166,7 +167,7 @@ def resolve_run(text: str, outputs: Path) -> Run:
     for run in runs:
         if run.name == wanted:
             return run
-    path = Path(text).expanduser()
+    path = Path(os.path.expanduser(text))  # unlike Path's, it takes a name such as ~old for what it is
     if text.strip() and (path / "run.json").is_file():
         return Run(path, str(path))
     raise UsageError(_unknown(text, path if text.strip() else outputs, runs, outputs))

@@ -8,6 +8,7 @@ import os
 import subprocess
 from pathlib import Path
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -130,7 +131,10 @@ def test_figures_are_png_and_svg_with_the_same_bytes_each_time(folder: RunFolder
 
     folder.figure("loss", draw())
     first = {path.name: path.read_bytes() for path in Run(folder.path).figures}
-    folder.figure("loss", draw())
+    figure = draw()
+    with mpl.rc_context({"xtick.labelsize": 20, "savefig.facecolor": "red", "savefig.bbox": "tight"}):
+        folder.figure("loss", figure)  # whatever the user's matplotlibrc says of saving
+        assert mpl.rcParams["xtick.labelsize"] == 20
     assert {path.name: path.read_bytes() for path in Run(folder.path).figures} == first
     assert set(first) == {"loss.png", "loss.svg"}
     assert int.from_bytes(first["loss.png"][16:20]) == 600  # pixels: 3 inches at 200 dpi

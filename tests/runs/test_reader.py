@@ -116,7 +116,7 @@ def test_fields_of_the_wrong_shape_take_their_defaults(tmp_path: Path) -> None:
         "host": folder.manifest.host,
         "seconds": "long",
         "seeds": {"a": 1},
-        "claims": [1, {"sentence": "s", "measured": [1], "holds": "yes"}],
+        "claims": [1, {"sentence": "s", "measured": [1], "holds": "yes"}, {"sentence": "t", "measured": 10**400}],
         "metrics": {"a": "b", "c": 1},
         "threads": True,
         "process_start": 3,
@@ -127,8 +127,13 @@ def test_fields_of_the_wrong_shape_take_their_defaults(tmp_path: Path) -> None:
     assert manifest.seeds == ()
     assert manifest.threads is None
     assert manifest.metrics == {"a": None, "c": 1.0}
-    assert manifest.claims == (Claim("s", "[1]", "", False),)
+    assert manifest.claims == (Claim("s", "[1]", "", False), Claim("t", str(10**400), "", False))
     assert Run(folder.path).status == "INTERRUPTED (killed)"
+
+
+def test_a_name_that_only_looks_like_a_home_directory(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="there is no run '~nobody_of_this_name/x'"):
+        resolve_run("~nobody_of_this_name/x", tmp_path)
 
 
 def test_hostile_files_are_refused(tmp_path: Path) -> None:
