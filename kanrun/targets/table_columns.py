@@ -130,11 +130,17 @@ def read_parquet(file: Path, wanted: Sequence[str] | None = None) -> Any:
 
 def _to_numbers(values: list[Any], rows: Sequence[int], complaints: _Complaints) -> Array:
     """All at once where all are finite numbers, else one by one with complaints."""
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        numbers = np.array(values, dtype=object).astype(np.float64)
-        if numbers.ndim == 1 and np.isfinite(numbers).all():
-            return numbers
+    if not any(_is_code(value) for value in values):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            numbers = np.array(values, dtype=object).astype(np.float64)
+            if numbers.ndim == 1 and np.isfinite(numbers).all():
+                return numbers
     return np.array([_number(value, row, complaints) for value, row in zip(values, rows, strict=True)])
+
+
+def _is_code(value: Any) -> bool:
+    """Whether Python alone would take it for a number: 12_1, which in a table is a name."""
+    return isinstance(value, str) and "_" in value
 
 
 def _number(value: Any, row: int, complaints: _Complaints) -> float:
@@ -143,6 +149,8 @@ def _number(value: Any, row: int, complaints: _Complaints) -> float:
         complaints.missing.add(row, text)
     elif text.casefold() in ("true", "false"):
         return float(text.casefold() == "true")
+    elif _is_code(value):
+        complaints.text.add(row, text)
     else:
         try:
             number = float(value)

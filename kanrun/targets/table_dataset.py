@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from kanrun.targets.table_file import check_path
 TASKS = ("regression", "classification")
 TEST_SHARE = 0.2  # of a table, where the config gives no numbers
 FEWEST_TRAIN = 2  # rows: one has no deviation to standardise by
+_WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,23 +96,40 @@ def _read(config: TableTarget) -> _Table:
 
 def _classes(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """The sorted classes (by number where all are whole numbers) and the index of each row's."""
-    try:
-        numbers = {text: float(text) for text in set(texts)}
-    except ValueError:
-        names = sorted(set(texts))
-        key = {name: name for name in names}
+    different = sorted(set(texts))
+    if all(_is_number(text) for text in different):
+        numbers = {text: _whole(text, column) for text in different}
+        names = [str(number) for number in sorted(set(numbers.values()))]
+        key = {text: str(number) for text, number in numbers.items()}
     else:
-        if fractional := [text for text, number in numbers.items() if not number.is_integer()]:
-            raise UsageError(
-                f"column {column!r} holds {fractional[0]}, which is no class; "
-                "labels are text or whole numbers (numbers of any kind: target.task=regression)"
-            )
-        names = [str(number) for number in sorted({int(number) for number in numbers.values()})]
-        key = {text: str(int(number)) for text, number in numbers.items()}
+        names = different
+        key = {name: name for name in names}
     if len(names) < 2:
         raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed")
     index = {name: i for i, name in enumerate(names)}
     return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
+
+
+def _is_number(text: str) -> bool:
+    """Whether a label writes a number; to Python 1_2 would be one, too."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return "_" not in text
+
+
+def _whole(text: str, column: str) -> int:
+    """The whole number that a label writes, exactly: float64 would make one class of two long ones."""
+    if _WHOLE.fullmatch(text):
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise UsageError(
+            f"column {column!r} holds {text}, which is no class; "
+            "labels are text or whole numbers (numbers of any kind: target.task=regression)"
+        )
+    return int(number)
 
 
 def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:

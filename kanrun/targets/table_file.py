@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import lzma
+import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ def check_path(path: str | Path) -> Path:
     """The path of a file that has something in it and a known ending. Raises UsageError."""
     if not str(path):
         raise UsageError("the path of the table is empty; name a file")
-    file = Path(path).expanduser()
+    file = Path(os.path.expanduser(path))  # unlike Path's, it takes a name such as ~data.csv for what it is
     try:
         if file.is_dir():
             raise UsageError(f"{str(path)!r} is a directory; name a file in it")

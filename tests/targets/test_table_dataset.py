@@ -176,6 +176,8 @@ def write(tmp_path: Path, text: str, name: str = "data.csv") -> Path:
         (["b", "a", "10", "a"], ("10", "a", "b"), [2, 1, 0, 1]),
         (["True", "False", "True", "True"], ("False", "True"), [1, 0, 1, 1]),
         (["NA", "x", "NA", "x"], ("NA", "x"), [0, 1, 0, 1]),
+        (["12", "1_2", "12", "1_2"], ("12", "1_2"), [0, 1, 0, 1]),
+        (["9007199254740993", "9007199254740992"] * 2, ("9007199254740992", "9007199254740993"), [1, 0, 1, 0]),
     ],
 )
 def test_kinds_of_labels(tmp_path: Path, labels: list[str], classes: tuple[str, ...], index: list[int]) -> None:

@@ -142,6 +142,7 @@ def _refused(path: Path | str, names: list[str], sentence: str) -> None:
         ("a,b\n1,2020-01-01\n", ["b"], "(first '2020-01-01' in row 2)"),
         ("a;b\n1;2,5\n", ["b"], "(first '2,5' in row 2)"),
         ("a,b\n1,0x10\n", ["b"], "(first '0x10' in row 2)"),
+        ("a,b\n1,2\n2,12_1\n", ["b"], "(first '12_1' in row 3)"),
         ("a,b\n1,inf\n2,-inf\n3,1e999\n", ["b"], "column 'b' of data.csv has 3 infinite values (first in row 2)"),
         (
             "a,b\nx,\n1,2\n",
@@ -230,6 +231,15 @@ def test_the_home_directory_is_expanded(write: Callable[..., Path], monkeypatch:
     path = write(TEXT)
     monkeypatch.setenv("HOME", str(path.parent))
     np.testing.assert_array_equal(read_inputs("~/data.csv", NAMES), VALUES)
+
+
+def test_a_name_that_only_looks_like_a_home_directory(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(TEXT)
+    path.rename(path.parent / "~data.csv")
+    monkeypatch.chdir(path.parent)
+    np.testing.assert_array_equal(read_inputs("~data.csv", NAMES), VALUES)
 
 
 def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> None:
