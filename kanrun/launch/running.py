@@ -198,7 +198,9 @@ def _hydra_quiet(quiet: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _logging_to(path: Path) -> Iterator[None]:
-    """Appends the log of the body to a file, as Hydra does in a first run."""
+    """Appends the log of the body to a file, as Hydra does in a first run. Raises UsageError for a link."""
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder")
     root = logging.getLogger()
     level, handler = root.level, logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

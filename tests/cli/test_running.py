@@ -96,6 +96,17 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
 
 
+def test_resume_follows_no_link_out_of_the_folder(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+    fit.stop_at = 0
+    log = kanrun("fit", "-q").folder / "run.log"
+    log.unlink(missing_ok=True)
+    log.symlink_to(tmp_path / "elsewhere.txt")
+    result = kanrun("runs", "resume", "latest", "-q")
+    assert (result.code, result.out) == (2, "")
+    assert "run.log is a link" in result.err
+    assert not (tmp_path / "elsewhere.txt").exists()
+
+
 def test_resume_from_a_broken_configuration(kanrun: Command, fit: Any) -> None:
     fit.stop_at = 0
     folder = kanrun("fit", "-q").folder
