@@ -1,12 +1,11 @@
 """From data points to B-splines: the first half of the lecture that kanrun follows.
 
-Reproduces, figure by figure: the polynomial through equispaced points of 1/(1 + 25 x^2) and its growing error
-(`interpolation`, `errors`); the points (0, 5), (1, 1), (2, 3), (5, 2) (`lecture_points`); the Bernstein basis and
-de Casteljau's construction (`bernstein_basis`, `de_casteljau`); the B-spline basis on its knots, a curve with its
-control polygon and Bezier pieces, and what one moved control point changes (`bspline_basis`, `bspline_pieces`,
-`local_control`); how smooth a knot of multiplicity m leaves a curve (`continuity`); planar curves through and near
-points (`planar`). Beyond the lecture: Chebyshev points beside the equispaced ones, measured orders, and the identities
-on random curves; nothing else is random, so all other parts are done for the first seed only.
+Reproduces the polynomial through equispaced points of 1/(1 + 25 x^2) and its growing error (`interpolation`, `errors`);
+the points (0, 5), (1, 1), (2, 3), (5, 2) (`lecture_points`); the Bernstein basis and de Casteljau's construction
+(`bernstein_basis`, `de_casteljau`); the B-spline basis on its knots, a curve with its control polygon and Bezier
+pieces, and what one moved control point changes (`bspline_basis`, `bspline_pieces`, `local_control`); how smooth a knot
+of multiplicity m leaves a curve (`continuity`); planar curves through and near points (`planar`). Beyond the lecture:
+Chebyshev points, measured orders, and identities on random curves, of which alone every seed is done.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
     most = rows[rows["overlap"] == rows["overlap"].max()]
     if most["intervals"].nunique() > 1:
         slopes = pd.Series([exponent(some["intervals"], some["worst_forgetting"]) for _, some in most.groupby("seed")])
-        bound, middle = -(most["degree"].iloc[0] + 1) + 0.3, float(slopes.median())
+        bound, middle = 0.3 - (int(most["degree"].iloc[0]) + 1), float(slopes.median())
         grids = f"G = {most['intervals'].min():g} to {most['intervals'].max():g}"
         sentence = f"what overlapping phases forget falls at least as the spline's error, {grids} (exponent)"
         yield Claim(sentence, middle, f"at most {bound:g}", middle <= bound, spread(slopes))
