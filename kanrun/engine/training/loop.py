@@ -20,7 +20,7 @@ from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Smoothing, make_solver
-from kanrun.engine.training.starts import Create, best_start
+from kanrun.engine.training.starts import COARSE_ENOUGH, Create, best_start
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
 FIRST_WEIGHT = 1e-18
@@ -102,10 +102,12 @@ class _Training:
         weight = FIRST_WEIGHT if self.plan.weight is None else self.plan.weight
         if isinstance(network, Curve):
             network.fit(self.data.train.x, self.data.train.y)
-        if self.plan.solver != "lm" or self.plan.starts == 1 or isinstance(network, Curve):
+        tried = self.plan.starts > 1 or self._settles(network)
+        if self.plan.solver != "lm" or isinstance(network, Curve) or not tried:
             return self._chain(network, weight), network.shape, []
         candidates = []
-        for shape in halved(network.shape) if self.plan.narrow and isinstance(network, KAN) else [network.shape]:
+        race = self.plan.narrow and self.plan.starts > 1 and isinstance(network, KAN)
+        for shape in halved(network.shape) if race else [network.shape]:
             start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
             candidates.append((start.loss**0.5, self._chain(start.network, weight)))
         best = min(loss for loss, _ in candidates)
@@ -113,6 +115,12 @@ class _Training:
         events = self._raced(racing, network) if len(racing) > 1 else [[]]
         winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
         return racing[winner], network.shape, events[winner]
+
+    def _settles(self, network: Network) -> bool:
+        """Whether even one start is worth its quick steps, in which hidden grids find their place."""
+        if not isinstance(network, KAN) or not self.plan.update_grid:
+            return False
+        return len(network.layers) > 1 and network.intervals <= COARSE_ENOUGH
 
     def _narrow(self, shape: tuple[int, ...], generator: Generator) -> Network:
         network = self.create(generator)

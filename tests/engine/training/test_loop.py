@@ -114,3 +114,14 @@ def test_a_weight_that_holds_nothing_back_is_left_alone() -> None:
     assert trained is not None
     assert trained.errors.test is not None
     assert trained.errors.test < 1e-6
+
+
+def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
+    """Quick steps come before the ones that are counted; not where grids are not to move."""
+    first = {}
+    for moves in (True, False):
+        plan = Plan("lm", (4,), steps=1, weight=0.0, update_grid=moves)
+        steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
+        first[moves] = steps[0].errors.train
+    assert first[True] < 0.1
+    assert first[False] > 10 * first[True]
