@@ -110,7 +110,7 @@ def support(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "
 def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
     grid = layer.grid
     basis, interval = local_basis(x, grid)
-    touched = torch.zeros(grid.functions, x.shape[1], dtype=torch.bool, device=x.device).T
+    touched = torch.zeros(x.shape[1], grid.functions, dtype=torch.bool, device=x.device)
     for part, at in zip(basis.split(4096), interval.split(4096), strict=True):
         touched = touched | (dense_rows(part, at, grid.functions).abs() > SEEN).any(0)
     return touched

@@ -49,12 +49,12 @@ class MLP(nn.Module):
         """A fresh network: weights and biases uniform within 1 / sqrt(fan in), torch's own default."""
         network = cls(shape, activation, dtype=dtype)
         with torch.no_grad():
-            for parameter in network.parameters():
-                fan = parameter.shape[-1] if parameter.ndim == 2 else 0
-                if parameter.ndim == 2:
-                    bound = fan**-0.5
-                drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_((2 * drawn - 1) * bound)
+            for layer in network.linear:
+                weight, bias = layer.parameters()
+                for parameter in (weight, bias):
+                    # Drawn in float64, so that a seed means the same start in every precision.
+                    drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+                    parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
         return network
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:

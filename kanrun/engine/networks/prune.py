@@ -79,9 +79,9 @@ def prune_on_validation(
             return float((network(inside)[:, output] - target).square().mean().sqrt())
 
     allowed, best = (1 + slack) * error(kan), kan
-    for threshold in levels[:-1] * (1 + 1e-9):
+    for threshold in levels[1:]:  # what lies below it goes: one more edge, or several alike, each time
         smaller = pruned(kan, x, float(threshold))
-        if error(smaller) > allowed:
+        if not error(smaller) <= allowed:  # nor where either is NaN
             break
         best = smaller
     return best

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
+import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
@@ -69,3 +72,20 @@ def test_the_threshold_chosen_on_validation_points_keeps_the_error() -> None:
         y = kan(x)[:, 0]
     smaller = prune_on_validation(kan, x, x, y + 1e-3 * torch.randn(200, generator=torch.Generator().manual_seed(2)), 0)
     assert int(smaller.layer(0).mask.sum()) <= 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_all_edges_but_the_best_go_where_validation_allows(dtype: torch.dtype) -> None:
+    """In single precision a level and a little more than it are one number."""
+    kan, x = network((3, 1)), points().to(dtype)
+    kan.to(dtype)
+    smaller = prune_on_validation(kan, x, x, torch.zeros(200, dtype=dtype), 0, slack=1e6)
+    assert int(smaller.layer(0).mask.sum()) == 1
+
+
+def test_no_edge_goes_where_the_error_is_not_a_number() -> None:
+    kan, x = network(), points()
+    broken = deepcopy(kan)
+    with torch.no_grad():
+        broken.layer(1).coefficients[0, 0, 0] = torch.nan
+    assert prune_on_validation(broken, x, x, torch.zeros(200, dtype=torch.float64), 0) is broken
