@@ -20,11 +20,10 @@ Pairs = tuple[tuple[float, float], tuple[float, float]]
 
 @dataclass(frozen=True)
 class SpecialFunction:
-    """value(x0, x1) in scipy's argument order, its default domain, and what it is."""
+    """value(x0, x1) in scipy's argument order, and its default domain."""
 
     value: Callable[[Array, Array], Array]
     domain: Pairs
-    description: str
 
 
 def _sn(u: Array, m: Array) -> Array:
@@ -40,33 +39,21 @@ def _harmonic(azimuth: Array, polar: Array, order: int, degree: int) -> Array:
 
 
 _AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
+_ANGLE_PARAMETER: Pairs = ((-np.pi, np.pi), (-1.0, 0.9))
 
 SPECIAL: dict[str, SpecialFunction] = {
-    "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9)), "Jacobi's sn(u, m), u = x0, m = x1"),
-    "ellipkinc": SpecialFunction(
-        special.ellipkinc, ((-np.pi, np.pi), (-1.0, 0.9)), "incomplete elliptic integral of the first kind F(phi, m)"
-    ),
-    "ellipeinc": SpecialFunction(
-        special.ellipeinc, ((-np.pi, np.pi), (-1.0, 0.9)), "incomplete elliptic integral of the second kind E(phi, m)"
-    ),
-    "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0)), "Bessel function of the first kind J_v(x)"),
-    "yv": SpecialFunction(special.yv, ((0.0, 3.0), (1.0, 10.0)), "Bessel function of the second kind Y_v(x)"),
-    "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0)), "modified Bessel function of the second kind K_v(x)"),
-    "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0)), "modified Bessel function of the first kind I_v(x)"),
+    "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
+    "ellipkinc": SpecialFunction(special.ellipkinc, _ANGLE_PARAMETER),  # elliptic integral F(phi, m), first kind
+    "ellipeinc": SpecialFunction(special.ellipeinc, _ANGLE_PARAMETER),  # E(phi, m), second kind
+    "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
+    "yv": SpecialFunction(special.yv, ((0.0, 3.0), (1.0, 10.0))),  # Y_v(x), second kind
+    "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
+    "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
+    # Associated Legendre functions P_v^m(x).
+    **{f"lpmv_{m}": SpecialFunction(partial(_legendre, order=m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
+    # Real parts of spherical harmonics of order m and degree n; x0 is the azimuth, x1 the polar angle.
     **{
-        f"lpmv_{m}": SpecialFunction(
-            partial(_legendre, order=m),
-            ((0.0, 5.0), (-0.9, 0.9)),
-            f"associated Legendre function of order {m}, P_v^{m}(x)",
-        )
-        for m in (0, 1, 2)
-    },
-    **{
-        f"sph_harm_{m}_{n}": SpecialFunction(
-            partial(_harmonic, order=m, degree=n),
-            _AZIMUTH_POLAR,
-            f"real part of the spherical harmonic of order {m} and degree {n}, x0 azimuth, x1 polar angle",
-        )
+        f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, order=m, degree=n), _AZIMUTH_POLAR)
         for m, n in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))
     },
 }
