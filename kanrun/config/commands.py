@@ -97,12 +97,11 @@ class CompareMLPConfig(ExperimentConfig):
 
 @dataclass
 class InterpretConfig(ExperimentConfig):
-    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it. `model.intervals` is the grid
-    schedule.
+    """`kanrun interpret`; `model.hidden=null` searches the shape, numbers fix it. `model.intervals` are the grids.
 
     `candidates` are names of the table (null: all); `own_candidates` adds functions of x0 by name. With `from_run`,
-    target,
-    sampling and network are those of that run of `kanrun fit`. `suite` lists cells as differences from the rest.
+    target, sampling and network are those of that run of `kanrun fit`. `suite` lists cells as differences from the
+    rest.
     """
 
     target: Any = MISSING

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -26,9 +27,8 @@ def kind_of(schema: type) -> str:
 
 def schema_of(command: str) -> type[config.ExperimentConfig]:
     """The dataclass of a command, found by its name: `compare-mlp` is CompareMLPConfig."""
-    name = command.replace("-", "").replace("_", "") + "config"
     for schema in config.ExperimentConfig.__subclasses__():
-        if schema.__name__.lower() == name:
+        if _module_of(schema) == command.replace("-", "_"):
             return schema
     raise UsageError(f"{command} has no configuration in kanrun.config")
 
@@ -39,18 +39,13 @@ def register() -> None:
     for group, schemas in GROUPS.items():
         for schema in schemas:
             store.store(group=f"schema/{group}", name=kind_of(schema), node=schema, provider="kanrun")
-    for experiment in config.ExperimentConfig.__subclasses__():
-        name = experiment.__name__.removesuffix("Config")
-        store.store(group="schema", name=_snake(name), node=experiment, package="_global_", provider="kanrun")
+    for schema in config.ExperimentConfig.__subclasses__():
+        store.store(group="schema", name=_module_of(schema), node=schema, package="_global_", provider="kanrun")
 
 
-def _snake(name: str) -> str:
-    """`ExtendGrid` is extend_grid, `CompareMLP` is compare_mlp."""
-    words = ""
-    for before, letter in zip(" " + name, name, strict=False):
-        words += "_" if letter.isupper() and not (before.isupper() or before == " ") else ""
-        words += letter.lower()
-    return words
+def _module_of(schema: type) -> str:
+    """ExtendGridConfig is extend_grid, CompareMLPConfig is compare_mlp."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", schema.__name__.removesuffix("Config")).lower()
 
 
 def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config.ExperimentConfig:
