@@ -28,8 +28,8 @@ from kanrun.engine.symbolic import (
 from kanrun.study.interpret_result import Array, Check, Interpretation, Options
 
 _FRESH = 1000
-#: Relative validation error that any formula may have, and seconds for the edges that may stay numeric.
-_EXACT, _MIXING = 1e-9, 10.0
+#: Relative validation error that any formula may have, and the effort for edges that may stay numeric.
+_EXACT, _MIXING = 1e-9, 6.0
 #: Structures that are tried for that, and how much worse than the best their networks may be.
 _MOST_MIXED, _NEAR = 4, 3.0
 #: Stages whose networks are numeric: the best of them is what a formula is measured by.
@@ -131,9 +131,9 @@ def _mixed(choice: Tried, tried: Sequence[Tried], samples: Samples, options: Opt
     for each in near:
         allowed = max((1 + options.slack) * each.network_error, _EXACT)
         variants = gauges(each.network, samples, options.candidates)
-        seconds = _MIXING / (len(near) * len(variants))
+        limit = _MIXING / (len(near) * len(variants))
         for variant in variants:
-            mixed = partly_symbolic(variant, samples, options.candidates, each.matches, allowed, seconds)
+            mixed = partly_symbolic(variant, samples, options.candidates, each.matches, allowed, limit)
             numeric = len(mixed.graph.numeric_edges())
             found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
             if numeric == 0:

@@ -16,11 +16,13 @@ from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.deadline import OutOfTime, within
 from kanrun.engine.symbolic.description import EXACT
 from kanrun.engine.symbolic.edges import Spline
-from kanrun.engine.symbolic.expression import numeric_names, numeric_value, simplified, size, to_expression
+from kanrun.engine.symbolic.expression import numeric_names, numeric_value, to_expression
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.selection import polish
+from kanrun.engine.symbolic.shortening import shortened
+from kanrun.engine.symbolic.simplification import simplified, size
 from kanrun.engine.symbolic.tidy import tidied
 from kanrun.formulas import to_latex, to_numpy, to_python
 
@@ -72,9 +74,10 @@ def _spline_value(spline: Spline, t: Array) -> Array:
 
 
 def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: float) -> Formula:
-    """The formula of a graph: refitted, rounded where the validation error allows, simplified within `seconds` unless
-    it is partly numeric."""
-    polished = polish(canonical(expanded(graph)), samples)
+    """The formula of a graph: refitted, without what it does not need, rounded where the validation error allows,
+    simplified within `seconds` unless it is partly numeric."""
+    simple = canonical(expanded(graph))
+    polished = polish(simple if simple.numeric_edges() else shortened(simple, samples), samples)
     error = samples.error(polished)
     allowed = max((1 + SLACK) * error, 0.1 * EXACT)
     validation = (samples.validation_x, samples.validation_y)

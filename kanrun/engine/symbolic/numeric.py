@@ -99,8 +99,8 @@ def _finer(
 
 
 def _further(last: int, best: Trained, samples: Samples, settings: NumericSettings) -> list[int]:
-    """The last grid again and its doubles, as long as there are points for them, of a network that is not accurate."""
+    """The last grid's doubles, as long as there are four points a coefficient, of a network that is not accurate."""
     if best.error < settings.unresolved or last == 0:
         return []
-    most = min(settings.finest, samples.y.size / (2 * max(len(best.graph.numeric_edges()), 1)))
+    most = min(settings.finest, samples.y.size / (4 * max(len(best.graph.numeric_edges()), 1)))
     return [last * 2**k for k in range(1, 8) if last * 2**k <= most]

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Candidate
+from kanrun.engine.symbolic.effort import Effort, refit_effort
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
 from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.selection import joint
+from kanrun.engine.symbolic.selection import JOINT_STEPS, MATCHING_EFFORT, joint
 
 #: Candidates of an edge that are tried in the network, and rounds over the edges that were refused.
 _TRIED, _ROUNDS = 3, 2
@@ -47,6 +47,7 @@ class _Progress:
     graph: Graph
     allowed: float
     reference: float
+    effort: Effort
     decisions: dict[int, Decision] = field(default_factory=dict)
 
 
@@ -56,20 +57,19 @@ def partly_symbolic(
     candidates: Sequence[Candidate],
     known: dict[int, list[Match]],
     allowed: float,
-    seconds: float,
+    limit: float,
 ) -> Mixed:
     """`network` with edges snapped one by one, the clearest first, as long as its relative validation error after a
     joint refit stays at most `allowed`.
 
-    `known` are matches found before (composites among them) by edge; no edge is begun after `seconds` of this thread.
+    `known` are matches found before (composites among them) by edge; no candidate is tried after an effort of `limit`.
     """
-    end = time.thread_time() + seconds
-    state = _Progress(network, allowed, max(samples.error(network), 1e-300))
+    state = _Progress(network, allowed, max(samples.error(network), 1e-300), Effort(limit))
     for _ in range(_ROUNDS):
         before = len(state.graph.numeric_edges())
         for index in _by_clarity(state.graph, known):
-            if time.thread_time() > end:
-                state.decisions.setdefault(index, Decision(index, False, "", np.nan, "the time was up"))
+            if state.effort.over:
+                state.decisions.setdefault(index, Decision(index, False, "", np.nan, "the search was long enough"))
                 continue
             _decide(state, index, samples, candidates, known.get(index, []))
         if len(state.graph.numeric_edges()) in (0, before):
@@ -92,8 +92,13 @@ def _decide(
     names = {match.name for match in fresh}
     matches = sorted([*fresh, *(match for match in known if match.name not in names)], key=lambda match: match.score)
     tried: list[tuple[float, Match]] = []
+    state.effort.spend(MATCHING_EFFORT)
     for match in matches[:_TRIED]:
-        trial = joint(state.graph.with_function(index, match.function), samples, 1e-16)
+        if tried and state.effort.over:
+            break
+        snapped = state.graph.with_function(index, match.function)
+        state.effort.spend(refit_effort(snapped, samples.y.size, JOINT_STEPS))
+        trial = joint(snapped, samples, 1e-16)
         if trial.error <= state.allowed:
             state.graph = trial.graph
             state.decisions[index] = Decision(index, True, match.name, match.r2, "the network stays as good")

@@ -59,6 +59,7 @@ class _Search:
         self.end = time.thread_time() + settings.seconds  # of this thread: a busy machine changes no result
         self.tried: list[Tried] = []
         self.deep = 0  # of `tried`, those that had their longer look
+        self.effort = settings.further  # left for longer looks
         self.trained: list[tuple[str, Trained]] = []
         self.simple_done = samples.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
@@ -97,10 +98,13 @@ class _Search:
     def deepen(self) -> Iterator[Step | Tried]:
         """A longer look at what is not exact so far: accurate and small networks first."""
         for index in sorted(range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])):
-            if self.over():
+            if self.over() or self.effort <= 0:
                 break
-            for event in deepened(self.tried[index], self.samples, self.candidates, self.settings):
+            selection = replace(self.settings.selection, effort=min(self.settings.selection.effort, self.effort))
+            allowed = replace(self.settings, selection=selection)
+            for event in deepened(self.tried[index], self.samples, self.candidates, allowed):
                 if isinstance(event, Tried):
+                    self.effort -= event.selected.effort
                     self.tried[index] = event
                 yield event
         self.deep = len(self.tried)
@@ -135,7 +139,7 @@ def _module_shapes(samples: Samples, settings: SearchSettings, generator: np.ran
     if not 2 < len(used) <= MOST_INPUTS:
         return first_shapes(used) if 0 < len(used) < shape[0] else []
     scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
-    families = trees(scores, len(used), settings.module)
+    families = trees(scores, len(used), max(settings.module, trained.error))  # angles are as uncertain as the network
     renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
     return tree_shapes(renamed, used)
 

@@ -8,19 +8,20 @@ again, and keeps the few best partial formulas, so that a bad choice is left beh
 
 from __future__ import annotations
 
-import heapq
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from kanrun.engine.symbolic.assignments import assigned, assignments
 from kanrun.engine.symbolic.candidates import Candidate
 from kanrun.engine.symbolic.canonical import canonical
 from kanrun.engine.symbolic.composites import expanded, match_composites
 from kanrun.engine.symbolic.description import EXACT, description_length
-from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
+from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.effort import Effort, refit_effort
 from kanrun.engine.symbolic.gauge import gauges
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
@@ -33,20 +34,23 @@ NOISY, AS_GOOD = 5e-3, 1.02
 _RESOLVED = 0.7
 #: Ratio of c f to c f + d from which on constants count as diverging.
 _DIVERGED = 1e7
+#: Steps that refits of a formula and of a partly symbolic network take, mostly, and the effort of an edge's composites
+#: and of its single candidates.
+_REFIT_STEPS, JOINT_STEPS, COMPOSITES_EFFORT, MATCHING_EFFORT = 40, 20, 2.0, 0.15
 #: 1 - R^2 below which a single candidate is not doubted.
 _CLEAR = 3e-8
 
 
 @dataclass(frozen=True)
 class SelectionSettings:
-    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge; `seconds` in
-    all."""
+    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge, each with at most
+    `effort`."""
 
     assignments: int = 24
     width: int = 3
     branches: int = 3
     per_edge: int = 5
-    seconds: float = 15.0
+    effort: float = 12.0
     penalty: float = 1e-16
 
 
@@ -56,7 +60,7 @@ class Selected:
     edge of the numeric one.
 
     `snapped` is the same before its constants were refitted, node for node the numeric one; `refitting` the seconds
-    that this took.
+    that this took. `effort` is what a longer search has used.
     """
 
     network: Graph
@@ -67,6 +71,7 @@ class Selected:
     tried: int
     snapped: Graph | None = None
     refitting: float = 0.0
+    effort: float = 0.0
 
 
 @dataclass(order=True)
@@ -103,12 +108,12 @@ def select(
 
     `Selected.network` is the graph in the gauge of that formula.
     """
-    end = time.thread_time() + settings.seconds
+    effort = Effort(settings.effort)
     goal = max(target, EXACT)
     best, tried, chosen = _none(graph), 0, None
     for gauge in gauges(graph, samples, candidates):
         matches = edge_matches(gauge, samples, candidates)
-        state, more = _try_assignments(gauge, samples, matches, goal, settings, end)
+        state, more = _try_assignments(gauge, samples, matches, goal, settings, effort)
         tried += more
         if chosen is None or state < best:
             best, chosen = state, (gauge, matches)
@@ -126,20 +131,20 @@ def select_further(
     A formula is exact or not: the search goes on within its limits while the error is above EXACT and `target`, or
     where the network has met noise, above that.
     """
-    end = time.thread_time() + settings.seconds
+    effort = Effort(settings.effort)
     graph, matches, tried = first.network, first.matches, first.tried
     best = _State(first.length, first.error, first.graph or graph, first.snapped, first.refitting)
     goal, accuracy = max(target, EXACT), samples.error(graph)
     if accuracy > NOISY and best.error > _RESOLVED * accuracy:  # else its grid is what limits the network, not noise
         goal = max(goal, AS_GOOD * accuracy)
     if best.error > goal:
-        matches = with_composites(graph, samples, candidates, matches)
-        state, more = _try_assignments(graph, samples, matches, goal, settings, end)
+        matches = with_composites(graph, samples, candidates, matches, effort)
+        state, more = _try_assignments(graph, samples, matches, goal, settings, effort)
         best, tried = min(best, state), tried + more
     if best.error > goal:
-        beam, more = _beam(graph, samples, candidates, matches, settings, end)
+        beam, more = _beam(graph, samples, candidates, matches, settings, effort)
         best, tried = min(best, beam) if beam else best, tried + more
-    return _selected(graph, matches, best, tried)
+    return replace(_selected(graph, matches, best, tried), effort=settings.effort - effort.left)
 
 
 def _selected(graph: Graph, matches: dict[int, list[Match]], best: _State, tried: int) -> Selected:
@@ -153,19 +158,25 @@ def _try_assignments(
     matches: dict[int, list[Match]],
     goal: float,
     settings: SelectionSettings,
-    end: float,
+    effort: Effort,
 ) -> tuple[_State, int]:
     best, tried = _none(graph), 0
     if all(matches.values()):
-        for assignment in itertools.islice(_assignments(matches, settings.per_edge), settings.assignments):
-            best, tried = min(best, _refitted(_assigned(graph, assignment), samples)), tried + 1
-            if best.error <= goal or time.thread_time() > end:
+        for assignment in itertools.islice(assignments(matches, settings.per_edge), settings.assignments):
+            trial = assigned(graph, assignment)
+            best, tried = min(best, _refitted(trial, samples)), tried + 1
+            effort.spend(refit_effort(trial, samples.y.size, _REFIT_STEPS))
+            if best.error <= goal or effort.over:
                 break
     return best, tried
 
 
 def with_composites(
-    graph: Graph, samples: Samples, candidates: Sequence[Candidate], matches: dict[int, list[Match]]
+    graph: Graph,
+    samples: Samples,
+    candidates: Sequence[Candidate],
+    matches: dict[int, list[Match]],
+    effort: Effort,
 ) -> dict[int, list[Match]]:
     """The matches with composites added to the edges that no single candidate matches to the network's accuracy."""
     values, outs = graph.edge_outputs(samples.x)
@@ -173,34 +184,11 @@ def with_composites(
     wider = {}
     for i, found in matches.items():
         more = []
-        if not found or found[0].loss > max(clear, _CLEAR):
+        if (not found or found[0].loss > max(clear, _CLEAR)) and not effort.over:
+            effort.spend(COMPOSITES_EFFORT)
             more = match_composites(values[graph.edges[i].source], outs[i], candidates)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
     return wider
-
-
-def _assignments(matches: dict[int, list[Match]], per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
-    """One match an edge, in the order of the sum of their scores."""
-    edges = list(matches)
-    lists = [matches[i][:per_edge] for i in edges]
-    first = (0,) * len(edges)
-    heap, seen = [(sum(choices[0].score for choices in lists), first)], {first}
-    while heap:
-        score, chosen = heapq.heappop(heap)
-        yield {i: choices[k].function for i, choices, k in zip(edges, lists, chosen, strict=True)}
-        for position in range(len(edges)):
-            k = chosen[position]
-            step = (*chosen[:position], k + 1, *chosen[position + 1 :])
-            if k + 1 < len(lists[position]) and step not in seen:
-                seen.add(step)
-                more = lists[position][k + 1].score - lists[position][k].score
-                heapq.heappush(heap, (score + more, step))
-
-
-def _assigned(graph: Graph, functions: dict[int, EdgeFunction]) -> Graph:
-    for i, function in functions.items():
-        graph = graph.with_function(i, function)
-    return graph
 
 
 def _refitted(graph: Graph, samples: Samples) -> _State:
@@ -234,7 +222,7 @@ def _beam(
     candidates: Sequence[Candidate],
     matches: dict[int, list[Match]],
     settings: SelectionSettings,
-    end: float,
+    effort: Effort,
 ) -> tuple[_State | None, int]:
     beam, known = [_measured(graph, samples)], {id(graph): matches}
     tried, finished = 0, None
@@ -242,13 +230,15 @@ def _beam(
         grown: list[_State] = []
         for state in beam:
             here = known.get(id(state.graph)) or edge_matches(state.graph, samples, candidates)
+            effort.spend(MATCHING_EFFORT * (len(here) if id(state.graph) not in known else 0))
             index = _surest(here)
             if index is None:
                 continue
             for match in here[index][: settings.branches]:
-                if time.thread_time() > end:
+                if effort.over:
                     return finished, tried
                 trial = state.graph.with_function(index, match.function)
+                effort.spend(refit_effort(trial, samples.y.size, JOINT_STEPS))
                 grown.append(joint(trial, samples, settings.penalty))
                 tried += 1
         beam = sorted(state for state in grown if np.isfinite(state.error))[: settings.width]

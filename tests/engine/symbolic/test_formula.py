@@ -12,9 +12,9 @@ from kanrun.engine.symbolic import Edge, Graph, Samples, SelectionSettings, Symb
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.deadline import OutOfTime, within
-from kanrun.engine.symbolic.edges import Spline
-from kanrun.engine.symbolic.expression import simplified
+from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.selection import select, select_further
+from kanrun.engine.symbolic.simplification import simplified
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -75,7 +75,7 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
         assert isinstance(edge.function, Symbolic)
         network = network.with_function(i, as_spline(edge.function, values[edge.source]))
     samples = Samples(x[:400], y[:400], x[400:], y[400:])
-    limits = SelectionSettings(seconds=10.0)
+    limits = SelectionSettings(effort=10.0)
     first = select(network, samples, choose(None), 1e-10, limits)
     found = select_further(first, samples, choose(None), 1e-10, limits)
     assert found.graph is not None
@@ -111,6 +111,10 @@ def test_rounding_needs_the_data_to_allow_it() -> None:
         ("tanh(atanh(x0)+atanh(x1))", "(x0 + x1)/(1 + x0*x1)"),
         ("(x0+x1)^2/4-(x0-x1)^2/4", "x0*x1"),
         ("exp(log(x0)+2*log(x1))", "x0*x1^2"),
+        ("2*atanh((x1-1)/(x1+1))", "log(x1)"),
+        ("log(2*x0)*x1-log(2)*x1", "x1*log(x0)"),
+        ("2*log(x0)+log(3*x1)-log(3)", "log(x0^2*x1)"),
+        ("x0*x1", "x0*x1"),
     ],
 )
 def test_simplification_undoes_detours(text: str, expected: str) -> None:
@@ -118,6 +122,19 @@ def test_simplification_undoes_detours(text: str, expected: str) -> None:
     shorter = simplified(parse(text), ["x0", "x1"], points, 10.0)
     assert sympy.simplify(shorter - parse(expected)) == 0
     assert sympy.count_ops(shorter) <= sympy.count_ops(parse(expected)) + 1
+
+
+def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
+    x = np.random.default_rng(0).uniform(0.2, 2, (300, 2))
+    y = x[:, 0] * np.log(x[:, 1])
+    ratio = Edge(1, 3, Symbolic(TABLE["1/x"], (1.0, 0.95, -1.9, 1.0), "bcd"))  # (x1 - 0.95) / (x1 + 0.95)
+    inverse = Edge(3, 4, Symbolic(TABLE["arctanh"], (1.0, 0.0, 2.0, float(np.log(0.95)))))
+    edges = (Edge(0, 2, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0), "c")), ratio, inverse)
+    carried = (Edge(2, 5, Identity()), Edge(4, 5, Identity()), Edge(5, 6, Identity()))
+    graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
+    samples = Samples(x[:200], y[:200], x[200:], y[200:])
+    np.testing.assert_allclose(graph(x), y, atol=1e-12)
+    assert str(finished(graph, samples, ["x0", "x1"], 5.0).expression) == "x0*log(x1)"
 
 
 def test_work_past_its_deadline_is_ended() -> None:

@@ -11,9 +11,11 @@ from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description import EXACT, description_length, length_of
 from kanrun.engine.symbolic.detours import without_detours
 from kanrun.engine.symbolic.edges import Spline, Symbolic
+from kanrun.engine.symbolic.effort import Effort, refit_effort
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.shortening import shortened
 
 
 def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -87,6 +89,30 @@ def test_a_constant_is_rounded_once_others_are_known() -> None:
         "c": "sqrt(2)/(2*sqrt(pi))",
         "d": "0",
     }
+
+
+def test_a_formula_is_shortened_to_what_it_needs() -> None:
+    x = np.random.default_rng(1).uniform(-1, 1, (500, 2))
+    y = np.exp(x[:, 0])
+    edges = (
+        Edge(0, 2, Symbolic(TABLE["sin"], (1e-7, 0.0, 1e7, 0.0))),
+        Edge(1, 2, Symbolic(TABLE["exp"], (1e-9, 0.0, 1.0, -1.0), "acd")),
+        Edge(2, 3, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0), "c")),
+    )
+    graph = Graph(2, ("sum", "sum"), edges)
+    short = shortened(graph, Samples(x[:400], y[:400], x[400:], y[400:]))
+    assert [edge.function.candidate.name for edge in short.edges] == ["x", "exp"]  # type: ignore[attr-defined]
+    np.testing.assert_allclose(short(x), y, rtol=1e-10)
+
+
+def test_efforts_end_and_grow_with_the_work() -> None:
+    small, large = one_edge("x^2", "bcd", 1.0, 0.0, 1.0, 0.0), one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0)
+    assert 0 < refit_effort(small, 100, 5) < refit_effort(large, 100, 5) < refit_effort(large, 1000, 10)
+    effort = Effort(1.0)
+    effort.spend(0.4)
+    assert not effort.over
+    effort.spend(0.7)
+    assert effort.over
 
 
 @pytest.mark.parametrize("seed", [0, 1])
