@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kanrun.cli.experiments import Outputs
+from kanrun.errors import UsageError
 
 
 def predict(
@@ -28,5 +29,7 @@ def predict(
     from kanrun.runs import resolve_run
     from kanrun.study.predict import predict as predict_table
 
+    if output.exists() and input.exists() and output.samefile(input):
+        raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one")
     for warning in predict_table(resolve_run(run, outputs).path, input, output):
         print(f"kanrun: {warning}", file=sys.stderr)

@@ -47,20 +47,20 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
         print(json.dumps({"folder": str(found.path), **found.manifest.to_dict()}, indent=2, default=str))
         return
     manifest = found.manifest
-    print(f"{found.path}: {found.status}" + (f" ({manifest.reason})" if manifest.reason else ""))
+    _print(f"{found.path}: {found.status}" + (f" ({manifest.reason})" if manifest.reason else ""))
     for name in ("started", "seconds", "seeds", "device", "precision", "threads"):
-        print(f"  {name}: {_cell(getattr(manifest, name))}")
-    print(f"  overrides: {' '.join(manifest.overrides) or 'none'}")
+        _print(f"  {name}: {_cell(getattr(manifest, name))}")
+    _print(f"  overrides: {' '.join(manifest.overrides) or 'none'}")
     if "summary" in found.tables:
         summary = found.table("summary")
         print()
         _print_table(list(summary.columns), [[_cell(value) for value in row] for row in summary.to_numpy().tolist()])
     for claim in manifest.claims:
-        print(f"  {'holds' if claim.holds else 'FAILS'}: {claim.sentence} ({_cell(claim.measured)}; {claim.bound})")
+        _print(f"  {'holds' if claim.holds else 'FAILS'}: {claim.sentence} ({_cell(claim.measured)}; {claim.bound})")
     for note in manifest.notes:
-        print(f"  note: {note}")
+        _print(f"  note: {note}")
     for path in found.figures:
-        print(f"  {path}")
+        _print(f"  {path}")
 
 
 @app.command("resume")
@@ -98,4 +98,9 @@ def _cell(value: Any) -> str:
 def _print_table(columns: list[str] | tuple[str, ...], rows: list[list[str]]) -> None:
     widths = [max(len(row[i]) for row in [list(columns), *rows]) for i in range(len(columns))]
     for row in [list(columns), *rows]:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _print(line: str) -> None:
+    """One line, with blanks for what would steer a terminal: a folder that someone sends may hold anything."""
+    print("".join(letter if letter.isprintable() else " " for letter in line))

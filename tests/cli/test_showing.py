@@ -108,6 +108,15 @@ def test_every_study_composes(path: Path) -> None:
     assert typed(command, job)
 
 
+def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
+    record = kanrun("fit", "-q").folder / "run.json"
+    content = json.loads(record.read_text()) | {"notes": ["\x1b[2Jgone\x07"], "overrides": ["a=\x1b]0;title\x07"]}
+    record.write_text(json.dumps(content))
+    shown = kanrun("runs", "show").out + kanrun("runs", "list").out
+    assert "note:  [2Jgone" in shown
+    assert all(line.isprintable() for line in shown.splitlines())
+
+
 def test_runs_list_and_show(kanrun: Command) -> None:
     empty = kanrun("runs", "list")
     assert (empty.code, empty.out) == (0, "")
