@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.figures import compare_mlp as drawn
+from kanrun.figures.compare_results import compared, results
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study import compare_linear, compare_matched, compare_superposition, compare_tricks, compare_universal
@@ -78,9 +79,10 @@ def matched(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Error against each size, how it falls with parameters, the conventions, and the growth of parameters."""
     summary = tables["summary"]
     yield "pareto", drawn.pareto(summary)
-    yield "results", drawn.results(summary)
-    medians = summary.groupby(["target", "model", "parameters"])["test_rmse"].median().reset_index()
-    yield "scaling", drawn.scaling(medians, exponents(medians, ["target", "model"], "parameters", "test_rmse"))
+    yield "results", results(summary)
+    sizes = compared(summary).groupby(["target", "error_name", "model", "parameters"], sort=False)
+    medians = sizes["error"].median().reset_index()
+    yield "scaling", drawn.scaling(medians, exponents(medians, ["target", "model"], "parameters", "error"))
     yield "conventions", drawn.conventions(tables["counts"])
     if "growth" in tables:
         yield "growth", drawn.growth(tables["growth"])

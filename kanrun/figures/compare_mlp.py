@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 from pandas import DataFrame
 
+from kanrun.figures.compare_results import error_of, quartiles
 from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs a sample", "seconds": "seconds of training"}
-_MOST_ROWS = 40
 
 
 @styled
@@ -25,8 +25,8 @@ def pareto(summary: DataFrame) -> Figure:
     figure = new_figure(1.9 * len(targets) + 0.4)
     for row, target in zip(grid_of_axes(figure, len(targets), len(SIZES)), targets, strict=True):
         rows = summary[summary["target"] == target]
-        error, word = _error(rows)
-        middle, low, high = _quartiles(rows, error)
+        error, word = error_of(rows)
+        middle, low, high = quartiles(rows, error)
         for panel, (size, label) in zip(row, SIZES.items(), strict=True):
             for model, (colour, marker, name) in MODELS.items():
                 some = (middle["model"] == model).to_numpy()
@@ -56,42 +56,11 @@ def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray
 
 
 @styled
-def results(summary: DataFrame) -> Figure:
-    """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
-    error = _error(summary)[0]
-    middle, low, high = _quartiles(summary, error)
-    shown = middle.assign(quartiles=[f"{a:.1e} .. {b:.1e}" for a, b in zip(low, high, strict=True)]).head(_MOST_ROWS)
-    columns = {
-        "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
-        "parameters": "parameters", "flops": "FLOPs", "seconds": "train s", "inference_seconds": "pass ms",
-        error: _error(summary)[1], "quartiles": "quartiles",
-    }  # fmt: skip
-    text = [[_cell(name, row[name]) for name in columns] for _, row in shown.iterrows()]
-    figure = new_figure(0.17 * len(text) + 0.5, 9.5)
-    panel = figure.subplots()
-    panel.axis("off")
-    table = panel.table(text, colLabels=list(columns.values()), loc="center", cellLoc="right", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(7)
-    for cell in table.get_celld().values():
-        cell.set_linewidth(0.3)
-    table.auto_set_column_width(list(range(len(columns))))
-    return figure
-
-
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return letters(value.upper() if name == "model" else value, 24)
-    if value is None or np.isnan(value):
-        return ""
-    if name == "inference_seconds":
-        return f"{1000 * value:.2f}"
-    return f"{value:.2f}" if name == "seconds" else f"{value:.0f}" if value >= 1 else f"{value:.1e}"
-
-
-@styled
 def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
-    """Test error against parameters with the power law fitted to each model."""
+    """Test error against parameters with the power law fitted to each model whose sizes differ by a factor of two.
+
+    `medians` has the columns target, model, parameters, error, error_name; `fits` target, model, exponent, low, high.
+    """
     targets = list(medians["target"].unique())
     columns = min(3, len(targets))
     figure = new_figure(2.1 * -(-len(targets) // columns) + 0.2)
@@ -103,21 +72,21 @@ def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
             fit = fits[(fits["target"] == target) & (fits["model"] == model)]
             if not len(rows):
                 continue
-            power = float(fit["exponent"].iloc[0])
+            wide = fit["high"].iloc[0] >= 2 * fit["low"].iloc[0]
+            power = float(fit["exponent"].iloc[0]) if wide else np.nan
             label = f"{name}: $N^{{{power:.1f}}}$" if np.isfinite(power) else name
-            panel.plot(rows["parameters"], rows["test_rmse"], marker, color=colour, label=label)
+            panel.plot(rows["parameters"], rows["error"], marker, color=colour, label=label)
             if np.isfinite(power):
                 ends = np.array([rows["parameters"].min(), rows["parameters"].max()], dtype=float)
-                middle = np.exp(np.log(rows[["parameters", "test_rmse"]].astype(float)).mean())
-                line = middle["test_rmse"] * (ends / middle["parameters"]) ** power
+                middle = np.exp(np.log(rows[["parameters", "error"]].astype(float)).mean())
+                line = middle["error"] * (ends / middle["parameters"]) ** power
                 panel.plot(ends, line, color=colour, lw=0.9)
-        panel.set(xscale="log", yscale="log", title=letters(str(target), 30))
+        word = medians.loc[medians["target"] == target, "error_name"].iloc[0]
+        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), ylabel=word)
         _few_ticks(panel)
         panel.legend(loc="best")
     for panel in panels[len(targets) :]:
         panel.remove()
-    for row in axes:
-        row[0].set_ylabel("test RMSE")
     for panel in panels[max(0, len(targets) - columns) : len(targets)]:
         panel.set_xlabel("parameters $N$")
     return figure
@@ -256,24 +225,6 @@ def variants(summary: DataFrame) -> Figure:
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
     return figure
-
-
-def _error(rows: DataFrame) -> tuple[str, str]:
-    """The column that is compared and its name: cross-entropy where all rows have one."""
-    name = "test_cross_entropy"
-    if name in rows and rows[name].notna().all():
-        return name, "test cross-entropy"
-    return "test_rmse", "test RMSE"
-
-
-def _quartiles(rows: DataFrame, error: str) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Medians over the seeds of each network, and the quartiles of its error."""
-    keys = [name for name in ("cell", "target", "model", "activation") if name in rows]
-    grouped = rows.groupby(keys, sort=False)
-    middle = grouped.median(numeric_only=True).reset_index()
-    shapes = grouped["shape"].first().reset_index(drop=True)
-    low, high = (grouped[error].quantile(share).to_numpy(float) for share in (0.25, 0.75))
-    return middle.assign(shape=shapes), low, high
 
 
 def _few_ticks(panel: Axes) -> None:

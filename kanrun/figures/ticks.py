@@ -16,15 +16,21 @@ _POWER = re.compile(r"(\d[\d.]*)e([-\N{MINUS SIGN}]?\d+)")
 
 
 class PlainPowers(LogFormatterSciNotation):
-    """Labels of a logarithmic axis, such as 10⁻³ and 2×10⁻³."""
+    """Labels of a logarithmic axis, such as 10⁻³ and 2×10⁻³; 0.2 and 53 where it spans little around 1."""
 
     def __call__(self, x: float, pos: int | None = None) -> str:
         text = super().__call__(x, pos)
         found = _MATHS.fullmatch(text)
         if not found:
             return text
+        if self._near_one():
+            return self.fix_minus(f"{x:.4g}")
         plain = _EXPONENT.sub(lambda power: power[1].translate(_RAISED), found[1].replace(r"\times", "×"))
         return self.fix_minus(plain)
+
+    def _near_one(self) -> bool:
+        low, high = sorted(self.axis.get_view_interval()) if self.axis is not None else (0.0, 0.0)
+        return bool(low >= 1e-2 and high <= 1e3 and high < 20 * low)
 
 
 class PlainNumbers(ScalarFormatter):

@@ -72,3 +72,9 @@ def test_formatters_that_a_figure_chose_stay() -> None:
     plain_ticks(figure)
     assert isinstance(axes.xaxis.get_major_formatter(), NullFormatter)
     assert "10000000" in labels(figure)
+
+
+def test_an_axis_that_spans_little_around_one_has_numbers() -> None:
+    assert {"52", "54"} <= set(labels(plot([51.0, 56.0], "log")))
+    assert "0.2" in labels(plot([0.15, 0.4], "log"))
+    assert "2×10⁻³" in labels(plot([1.5e-3, 4e-3], "log"))

@@ -1,0 +1,79 @@
+"""What networks are compared by, and the table of a comparison with MLPs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from pandas import DataFrame, concat
+
+from kanrun.figures.style import letters, new_figure, only_some, say_above, styled
+
+_MOST_ROWS = 40
+
+
+@styled
+def results(summary: DataFrame) -> Figure:
+    """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
+    summary = compared(summary)
+    middle, low, high = quartiles(summary, "error")
+    shown = middle.assign(quartiles=[f"{a:.2g} .. {b:.2g}" for a, b in zip(low, high, strict=True)]).head(_MOST_ROWS)
+    columns = {
+        "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
+        "parameters": "parameters", "flops": "FLOPs", "seconds": "train s", "inference_seconds": "pass ms",
+        "error": " or ".join(summary["error_name"].unique()), "quartiles": "quartiles",
+    }  # fmt: skip
+    if "test_accuracy" in shown and shown["test_accuracy"].notna().any():
+        columns["test_accuracy"] = "accuracy"
+    text = [[_cell(name, row[name]) for name in columns] for _, row in shown.iterrows()]
+    figure = new_figure(0.17 * len(text) + 0.5, 9.5)
+    say_above(figure, only_some(len(shown), len(middle), "networks"))
+    panel = figure.subplots()
+    panel.axis("off")
+    table = panel.table(text, colLabels=list(columns.values()), loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    for cell in table.get_celld().values():
+        cell.set_linewidth(0.3)
+    table.auto_set_column_width(list(range(len(columns))))
+    return figure
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return letters(value.upper() if name == "model" else value, 24)
+    if value is None or np.isnan(value):
+        return ""
+    if name == "inference_seconds":
+        return f"{1000 * value:.2f}"
+    if name in ("error", "test_accuracy"):
+        return f"{value:.3g}"
+    return f"{value:.2f}" if name == "seconds" else f"{value:.0f}"
+
+
+def compared(summary: DataFrame) -> DataFrame:
+    """The summary with the columns `error`, what each target's networks are compared by, and `error_name`."""
+    parts = []
+    for _, rows in summary.groupby("target", sort=False):
+        column, word = error_of(rows)
+        parts.append(rows.assign(error=rows[column], error_name=word))
+    return concat(parts)
+
+
+def error_of(rows: DataFrame) -> tuple[str, str]:
+    """The column that is compared and its name: cross-entropy where all rows have one."""
+    name = "test_cross_entropy"
+    if name in rows and rows[name].notna().all():
+        return name, "test cross-entropy"
+    return "test_rmse", "test RMSE"
+
+
+def quartiles(rows: DataFrame, error: str) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Medians over the seeds of each network, and the quartiles of its error."""
+    keys = [name for name in ("cell", "target", "model", "activation") if name in rows]
+    grouped = rows.groupby(keys, sort=False)
+    middle = grouped.median(numeric_only=True).reset_index()
+    shapes = grouped["shape"].first().reset_index(drop=True)
+    low, high = (grouped[error].quantile(share).to_numpy(float) for share in (0.25, 0.75))
+    return middle.assign(shape=shapes), low, high
