@@ -105,7 +105,10 @@ def _nearest(
     best: tuple[float, int, str, sympy.Expr] | None = None
     for (index, name), error in errors.items():
         value = _constant(graph, index, name)
-        number = nice(value, max(3 * error, _KNOWN * max(abs(value), 1e-3)))
+        window = max(3 * error, _KNOWN * max(abs(value), 1e-3))
+        number = nice(value, window)
+        if number is None and name == "b" and _is_wave(graph, index):
+            number = _nice_shift(value, window)
         if number is None or (index, name, number) in refused:
             continue
         distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
@@ -114,6 +117,20 @@ def _nearest(
         if best is None or distance < best[0]:
             best = float(distance), index, name, number
     return best[1:] if best else None
+
+
+def _is_wave(graph: Graph, index: int) -> bool:
+    function = graph.edges[index].function
+    return isinstance(function, Symbolic) and function.candidate.name in ("sin", "cos")
+
+
+def _nice_shift(value: float, window: float) -> sympy.Expr | None:
+    """A nice number and a quarter of a turn: the sine is then a cosine with a nice shift."""
+    for quarter in (sympy.pi / 2, -sympy.pi / 2):
+        rest = nice(value - float(quarter), window)
+        if rest is not None:
+            return rest + quarter
+    return None
 
 
 def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], float]:

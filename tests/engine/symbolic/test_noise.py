@@ -12,6 +12,7 @@ from kanrun.engine.symbolic.description import EXACT, description_length, length
 from kanrun.engine.symbolic.detours import without_detours
 from kanrun.engine.symbolic.edges import Spline, Symbolic
 from kanrun.engine.symbolic.effort import Effort, refit_effort
+from kanrun.engine.symbolic.formula import finished
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import Settings, refit
 from kanrun.engine.symbolic.samples import Samples
@@ -89,6 +90,13 @@ def test_a_constant_is_rounded_once_others_are_known() -> None:
         "c": "sqrt(2)/(2*sqrt(pi))",
         "d": "0",
     }
+
+
+def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
+    x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
+    samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+    graph = one_edge("sin", "abcd", 3.0, 0.57, 2.0, 0.0)
+    assert str(finished(graph, samples, ["x0"], 2.0).expression) == "2*cos(3*x0 - 1)"
 
 
 def test_a_formula_is_shortened_to_what_it_needs() -> None:
