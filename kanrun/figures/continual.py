@@ -173,8 +173,7 @@ def against_overlap(summary: DataFrame) -> Figure:
         middle = lost.groupby(rows["overlap"]).median()
         panel.semilogy(rows["overlap"], lost, "o", color=colour, ms=2.5, alpha=0.6)
         panel.semilogy(middle.index, middle, "-", color=colour, label=letters(str(learner), 30))
-    panel.set(xlabel="overlap of neighbouring phases", ylabel="forgetting, worst phase")
-    _say_floor(panel, summary["worst_forgetting"])
+    panel.set(xlabel="overlap of neighbouring phases", ylabel=_of_forgetting(summary["worst_forgetting"]))
     figure.legend(loc="outside right center")
     return figure
 
@@ -195,8 +194,7 @@ def against_depth(summary: DataFrame) -> Figure:
             middle = values.groupby(at).median()
             panel.semilogy(at, values, "o", color=colour, ms=2.5, alpha=0.6)
             panel.semilogy(middle.index, middle, "o-", color=colour, label=_MEMORY.get(str(memory), str(memory)))
-    left.set(ylabel="forgetting, worst phase")
-    _say_floor(left, summary["worst_forgetting"])
+    left.set(ylabel=_of_forgetting(summary["worst_forgetting"]))
     right.set(ylabel="RMSE on everything")
     names = [f"[{shape}]".replace("-", ",") for shape in shapes]
     turned = 30 if sum(map(len, names)) > 30 else 0  # more letters would touch each other
@@ -209,12 +207,9 @@ def against_depth(summary: DataFrame) -> Figure:
 _MEMORY = {"none": "nothing kept", "hold": "seen coefficients held", "rehearse": "own outputs rehearsed"}
 
 
-def _say_floor(panel: Axes, values: Any) -> None:
-    """Say that what lies on the floor is less than that."""
-    if (values < SMALLEST).any():
-        text = f"{SMALLEST:.0e} or less, 0 too".replace("e-", "e−")
-        panel.annotate(text, (0.02, SMALLEST), (0, 3), xycoords=("axes fraction", "data"),
-                       textcoords="offset points", fontsize=6.5, color=GREY)  # fmt: skip
+def _of_forgetting(values: Any) -> str:
+    """The label of an axis of forgetting: what is less than the floor, 0 too, is drawn on it."""
+    return "forgetting, worst phase" + (" (10⁻¹¹: or less)" if (values < SMALLEST).any() else "")
 
 
 def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, Any]) -> Any:
