@@ -85,9 +85,10 @@ def _published(panel: Axes, rows: DataFrame) -> None:
 @styled
 def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
     """Seconds until a grid is done and the error there: extended along the first schedule, and each from scratch."""
-    figure = new_figure(2.8)
+    figure = new_figure(3.0)
     left, right = figure.subplots(1, 2)
     networks: Any = scratch.groupby("shape", sort=False)
+    named: list[tuple[float, float, str, str]] = []
     for index, (shape, alone) in enumerate(networks):
         warm = schedules[schedules["compared"] & (schedules["shape"] == shape)]
         for rows, style, way in ((warm, "o-", "extended"), (alone, "s--", "from scratch")):
@@ -97,22 +98,33 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
             _median_line(left, rows, "seconds", colour=colour, label=label, style=style)
             medians = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
             right.plot(medians["seconds"], medians["test_rmse"], style[0], color=colour, label=label)
-            for intervals, values in medians.iterrows():
-                place = (values["seconds"], values["test_rmse"])
-                right.annotate(f"{intervals}", place, (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
-    _log_log(left, scratch["intervals"], "seconds until a grid is done")
+            named += [(at["seconds"], at["test_rmse"], f"{grid}", colour) for grid, at in medians.iterrows()]
+    _log_log(
+        left, [*scratch["intervals"], *schedules["intervals"][schedules["compared"]]], "seconds until a grid is done"
+    )
     right.set(title="each grid's error and seconds", xlabel="seconds of training", xscale="log", yscale="log")
     right.set_ylabel("test RMSE")
+    _name_points(right, named)
     _plain_numbers(left.yaxis)
     _plain_numbers(right.xaxis)
     left.set_ylabel("seconds")
-    left.legend()
+    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
+def _name_points(panel: Axes, named: Iterable[tuple[float, float, str, str]]) -> None:
+    """Write names beside points (x, y, name, colour) of a log-log panel, but for those that would lie on another's."""
+    taken: list[np.ndarray[Any, Any]] = []
+    for x, y, name, colour in named:
+        place = panel.transLimits.transform(np.log10([x, y]))
+        if all((np.abs(place - other) > (0.08, 0.05)).any() for other in taken):
+            taken.append(place)
+            panel.annotate(name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
+
+
 def _plain_numbers(axis: Axis) -> None:
-    axis.set_major_formatter(ScalarFormatter())
-    axis.set_minor_formatter(ScalarFormatter())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
