@@ -58,7 +58,7 @@ class ExtendGridConfig(ExperimentConfig):
     solver: Any = MISSING
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     parts: list[str] = field(default_factory=lambda: ["schedules", "scratch", "order", "sizes", "overfit"])
-    shapes: list[Any] = field(default_factory=lambda: [[1]])  # hidden widths, one list a network
+    shapes: list[list[int]] = field(default_factory=lambda: [[1]])  # hidden widths, one list a network
     schedules: list[Any] = MISSING
     most_parameters: int = 4000  # grids with more are left out
     scratch_intervals: list[int] | None = None  # grids of the part `scratch`; null is all of the first schedule
@@ -92,7 +92,7 @@ class CompareMLPConfig(ExperimentConfig):
     activations: list[str] = field(default_factory=lambda: ["tanh", "silu"])
     widths: list[int] = field(default_factory=list)  # of MLPs in any case, matched or not
     errors: list[float] = field(default_factory=list)  # universal_approximation: relative errors to be reached
-    growth: Any = field(default_factory=dict)  # widths, depths, intervals whose parameters are counted
+    growth: dict[str, list[int]] = field(default_factory=dict)  # widths, depths, intervals: parameters are counted
 
 
 @dataclass
@@ -144,7 +144,7 @@ class ContinualConfig(ExperimentConfig):
     intervals: list[int] = field(default_factory=lambda: [100, 200, 400])  # part `intervals`: grids of `model`
     overlaps: list[float] = field(default_factory=lambda: [0.0, 0.5, 1.0])  # part `overlap`
     compared: list[str] = field(default_factory=lambda: ["KAN", "MLP tanh"])  # learners of the part `overlap`
-    shapes: list[Any] = field(default_factory=lambda: [[], [5], [3, 3]])  # part `depth`: hidden widths, same parameters
+    shapes: list[list[int]] = field(default_factory=lambda: [[], [5], [3, 3]])  # part `depth`: hidden widths
     memories: list[str] = field(default_factory=lambda: ["none", "hold", "rehearse"])  # of the part `depth`
 
 
@@ -159,7 +159,7 @@ class BenchConfig(ExperimentConfig):
     part: str = "all"  # or layers, growth, time_to_accuracy, startup
     rounds: int = 20
     case_seconds: float = 30.0  # after which a case is left, once it has had three rounds
-    layers: list[Any] = MISSING
+    layers: list[list[int]] = MISSING
     peers: list[str] = field(default_factory=lambda: ["pykan", "inkan", "inkan compiled", "jaxkan"])
     growth_shape: list[int] = field(default_factory=lambda: [8, 8])  # inputs, outputs
     growth_batch: int = 4096

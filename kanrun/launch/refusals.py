@@ -7,6 +7,7 @@ places at which it writes: a file that someone sends must not choose them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -84,6 +85,13 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
         _check_logging(f"hydra.{name}", hydra[name])
     if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
         raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only")
+
+
+def check_numbers(composed: DictConfig) -> None:
+    """Raises UsageError for a setting that is NaN, which every comparison with a bound would let through."""
+    for path, _, value in _walk(OmegaConf.to_container(composed, resolve=True)):
+        if isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"{path}=nan is not a number")
 
 
 def _check_places(hydra: Any) -> None:

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from kanrun import config
 from kanrun.config import GROUPS
 from kanrun.errors import UsageError
+from kanrun.launch.refusals import check_numbers
 
 
 def kind_of(schema: type) -> str:
@@ -52,8 +53,8 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config
     """The dataclass that a composed configuration is, its groups included.
 
     With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
-    with `+key=value`. Raises UsageError for a kind that does not exist and for what is missing, and leaves the
-    errors of OmegaConf (a wrong key or type) to the caller.
+    with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for NaN, and leaves
+    the errors of OmegaConf (a wrong key or type) to the caller.
     """
     schema = schema_of(command)
     composed = copy.deepcopy(composed)
@@ -65,6 +66,7 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE")
+    check_numbers(composed)
     return OmegaConf.to_object(composed)  # type: ignore[return-value]
 
 

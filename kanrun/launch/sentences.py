@@ -177,9 +177,11 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
         return f"{shown}: {key} may not be null; {need} is needed"
     if match := re.match(r"Value '(.*)' is not a valid (\w+)", text, re.DOTALL):
         return f"{shown}: '{match[1]}' is not {_TYPES.get(match[2], match[2])}"
+    if match := re.match(r"Value (.*) \(\w+\) is incompatible with type hint '(\w+)'", text, re.DOTALL):  # in a list
+        return f"{shown}: {match[1]} is not {_TYPES.get(match[2], match[2])}"
     if "is not a ListConfig, list or tuple" in text:
         return f"{shown}: {key} is a list; write it in brackets, as {key}=[...]"
-    if re.match(r"Cannot (assign|merge) .* (dict|DictConfig)|.*is not a subclass of|.*to a dict", text):
+    if re.match(r"Cannot (assign|merge) .* (dict|DictConfig|Dict\[.*\])|.*is not a subclass of|.*to a dict", text):
         return f"{shown}: {key} has keys of its own; set those, as {key}.KEY=VALUE"
     if "does not support deletion" in text:
         return f"{shown}: {key.lstrip('~')} cannot be taken away; set it to another value"

@@ -57,6 +57,23 @@ def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) ->
 
 
 @pytest.mark.parametrize(
+    ("command", "word", "part"),
+    [
+        ("extend-grid", "shapes=[[a]]", "'a' is not a whole number"),
+        ("extend-grid", "shapes=[5]", "is a list; write it in brackets"),
+        ("continual", "shapes=[[1.5]]", "1.5 is not a whole number"),
+        ("bench", "layers=[5]", "is a list; write it in brackets"),
+        ("bench", "layers=[[10,2,x,5]]", "'x' is not a whole number"),
+        ("compare-mlp", "growth=5", "growth has keys of its own"),
+        ("compare-mlp", "growth.widths=[x]", "'x' is not a whole number"),
+        ("interpret", "slack=nan", "slack=nan is not a number"),
+    ],
+)
+def test_settings_of_other_commands(refused: Refused, command: str, word: str, part: str) -> None:
+    assert part in refused(command, word)
+
+
+@pytest.mark.parametrize(
     ("words", "parts"),
     [
         (["model.degree=abc"], ["model.degree=abc", "not a whole number"]),
@@ -72,6 +89,8 @@ def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) ->
         (["-m", "model.degree=2,-1"], ["model.degree=-1 must be at least 0"]),
         (["device=tpu"], ["device=tpu"]),
         (["seeds=0"], ["seeds=0"]),
+        (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
+        (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
         (["target=expression"], ["target.formula must be given"]),
         (["target=table", "target.path=x.csv"], ["target.inputs and target.outputs must be given"]),
         (["seed=${nope}"], ["seed", "'nope' not found"]),
