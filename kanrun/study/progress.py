@@ -90,15 +90,17 @@ class Reporter:
                 self._results[event.task.pair] = record.values
 
     def _step(self, values: Mapping[str, Any]) -> None:
-        stage = (values.get("stage"), values.get("intervals"))
+        stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
         if stage != self._stage:
             self._end_stage()
-        self._stage, self._last = stage, status_line(values)
+        if stage != self._stage or values.get("best", True):  # later steps may try what is not kept
+            self._last = text
+        self._stage = stage
         if self._bar is not None and self._bar_task is not None:
-            self._bar.update(self._bar_task, advance=1, text=self._last)
+            self._bar.update(self._bar_task, advance=1, text=text)
 
     def _end_stage(self) -> None:
-        """Print how the stage ended, once, before anything that comes after it."""
+        """Print the best step of the stage, once, before anything that comes after it."""
         self._line(self._last)
         self._last = ""
 

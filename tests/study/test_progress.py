@@ -56,6 +56,17 @@ def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     ]
 
 
+def test_a_stage_is_told_by_its_best_step() -> None:
+    stream = io.StringIO()
+    task = Task(0, {}, 0)
+    with Reporter(Console(file=stream, width=80), 1) as reporter:
+        for stage, step, error, best in [(1, 1, 0.5, True), (1, 2, 0.2, True), (1, 3, 0.9, False), (2, 1, 0.3, False)]:
+            values = {"stage": stage, "step": step, "train_rmse": error, "best": best}
+            reporter.handle(Recorded(task, Row("metrics", values)))
+        reporter.handle(Finished(task, 1.0))
+    assert stream.getvalue().splitlines() == ["step 2, train 2.00e-01", "step 1, train 3.00e-01"]
+
+
 def test_what_is_said_after_a_stage_stands_after_it() -> None:
     stream = io.StringIO()
     task = Task(0, {}, 0)
