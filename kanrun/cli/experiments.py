@@ -114,11 +114,27 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+Multirun = Annotated[bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")]
 Outputs = Annotated[
     Path, typer.Option("--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
+Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
+Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
+Package = Annotated[str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")]
+InfoOf = Annotated[
+    Info | None, typer.Option("--info", "-i", help="Show how the configuration comes about (default: all).")
+]
+ConfigDir = Annotated[
+    str | None, typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own.")
+]
+ConfigName = Annotated[
+    str | None, typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration.")
+]
+ConfigPath = Annotated[
+    str | None, typer.Option("--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's.")
+]
 
 
 def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
@@ -126,54 +142,28 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
 
     def command(  # noqa: PLR0913, PLR0917  (each is an option)
         overrides: Overrides = None,
-        multirun: Annotated[
-            bool, typer.Option("--multirun", "-m", help="Run once for each of the comma-separated values.")
-        ] = False,
+        multirun: Multirun = False,
         outputs: Outputs = Path("outputs"),
         quiet: Quiet = False,
         strict: Strict = False,
-        cfg: Annotated[
-            Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")
-        ] = None,
-        resolve: Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")] = False,
-        package: Annotated[
-            str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")
-        ] = None,
-        info: Annotated[
-            Info | None, typer.Option("--info", "-i", help="Show how the configuration comes about (default: all).")
-        ] = None,
-        config_dir: Annotated[
-            str | None, typer.Option("--config-dir", "-cd", metavar="DIR", help="Add groups and choices of your own.")
-        ] = None,
-        config_name: Annotated[
-            str | None, typer.Option("--config-name", "-cn", metavar="NAME", help="Use another primary configuration.")
-        ] = None,
-        config_path: Annotated[
-            str | None,
-            typer.Option("--config-path", "-cp", metavar="DIR", help="Use this folder instead of kanrun's."),
-        ] = None,
+        cfg: Cfg = None,
+        resolve: Resolve = False,
+        package: Package = None,
+        info: InfoOf = None,
+        config_dir: ConfigDir = None,
+        config_name: ConfigName = None,
+        config_path: ConfigPath = None,
     ) -> None:
         from kanrun.cli.earlier_runs import with_run_folders
         from kanrun.cli.quoting import hydra_words
         from kanrun.launch import Request, launch
 
-        words = with_run_folders(overrides or (), outputs, multirun)
+        words = hydra_words(with_run_folders(overrides or (), outputs, multirun), experiment.name, multirun)
         request = Request(
-            command=experiment.name,
-            overrides=tuple(hydra_words(words, experiment.name, multirun)),
-            argv=("kanrun", *sys.argv[1:]),
-            outputs=outputs,
-            multirun=multirun,
-            quiet=quiet,
-            strict=strict,
-            cfg=cfg,
-            resolve=resolve,
-            package=package,
-            info=info,
-            config_dir=config_dir,
-            config_name=config_name,
-            config_path=config_path,
-        )
+            command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
+            multirun=multirun, quiet=quiet, strict=strict, cfg=cfg, resolve=resolve, package=package, info=info,
+            config_dir=config_dir, config_name=config_name, config_path=config_path,
+        )  # fmt: skip
         raise typer.Exit(launch(request))
 
     command.__doc__ = experiment.summary
