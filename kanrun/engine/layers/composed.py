@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.layers.bases import base_function, base_slope
-from kanrun.engine.splines import Grid, cubic, dense_rows, local_basis, prefers_sparse
+from kanrun.engine.splines import Grid, dense_rows, local_basis, prefers_sparse
 from kanrun.engine.splines.contraction import row_products, row_sums, table_index, weighted_rows
 from kanrun.engine.splines.planes import local_planes
 
@@ -26,14 +26,11 @@ class Edges(NamedTuple):
 
 def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weight: Tensor, edges: Edges) -> Tensor:
     """As `layers.edge_sums.edge_sums`."""
-    table = coefficients * _masked(spline_weight, edges)[..., None]
-    if torch.compiler.is_compiling() and _closed(edges.grid):
-        y = cubic.continued_rows(x, edges.grid).flatten(1) @ table.flatten(1).T
-    else:
-        y = _product(*_basis(x, edges.grid), table)
+    table = coefficients * masked(spline_weight, edges)[..., None]
+    y = _product(*_basis(x, edges.grid), table)
     if edges.base == "zero":
         return y
-    return y + base_function(edges.base)(x) @ _masked(base_weight, edges).T
+    return y + base_function(edges.base)(x) @ masked(base_weight, edges).T
 
 
 def gradients(
@@ -43,28 +40,23 @@ def gradients(
     grid = edges.grid
     basis, interval = local_basis(x, grid)
     slopes, _ = local_basis(x, grid, 1)
-    scale = _masked(spline_weight, edges)[..., None]
+    scale = masked(spline_weight, edges)[..., None]
     near, by_table = _adjoints(g, basis, interval, coefficients * scale)
-    by_x = (near * slopes).sum(-1) + base_slope(edges.base, x) * (g @ _masked(base_weight, edges))
-    by_base = _masked(g.T @ base_function(edges.base)(x), edges)
-    return by_x, by_table * scale, by_base, _masked((by_table * coefficients).sum(-1), edges)
-
-
-def _closed(grid: Grid) -> bool:
-    """Whether all rows in closed form are the fastest product for a compiler."""
-    narrow = not prefers_sparse(grid.functions, grid.degree)
-    return narrow and grid.uniform and grid.degree == 3 and grid.outside == "linear"
+    by_x = (near * slopes).sum(-1) + base_slope(edges.base, x) * (g @ masked(base_weight, edges))
+    by_base = masked(g.T @ base_function(edges.base)(x), edges)
+    return by_x, by_table * scale, by_base, masked((by_table * coefficients).sum(-1), edges)
 
 
 def _basis(x: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
     if torch.compiler.is_compiling():
-        # Plain arithmetic, which a compiler fuses; its own derivative is the first one only.
+        # Plain arithmetic, which a compiler can follow; its own derivative is the first one only.
         local = local_planes(x, grid, axis=-1, slopes=False)
         return local.values.movedim(0, -1), local.interval
     return local_basis(x, grid)
 
 
-def _masked(weight: Tensor, edges: Edges) -> Tensor:
+def masked(weight: Tensor, edges: Edges) -> Tensor:
+    """`weight` (outputs, inputs), zero where an edge is pruned."""
     return weight if edges.mask is None else weight * edges.mask
 
 

@@ -4,7 +4,8 @@
 
 Forward and first derivatives run on kernels chosen by the width of the grid (`splines.dense`, `splines.sparse`);
 neither makes a tensor of samples x inputs x outputs. A derivative that must itself be differentiable, and everything
-inside `torch.func` or `torch.compile`, is composed of differentiable parts instead (`layers.composed`), to any order.
+inside `torch.func`, is composed of differentiable parts instead (`layers.composed`), to any order; `torch.compile` has
+a form of its own (`layers.fused`), differentiable once.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanrun.engine.layers import composed
+from kanrun.engine.layers import composed, fused
 from kanrun.engine.layers.bases import base_function, base_pullback
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.splines import dense, prefers_sparse, sparse
 from kanrun.engine.splines.scratch import scratch
-from kanrun.engine.splines.tracing import is_traced
+from kanrun.engine.splines.tracing import is_compiled, is_traced
 
 #: Most products of coefficients with their gradient that are held at once.
 PRODUCTS = 1 << 18
@@ -31,6 +32,8 @@ def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weigh
 
     `coefficients` (outputs, inputs, G + k); the weights (outputs, inputs).
     """
+    if is_compiled():
+        return fused.edge_sums(x, coefficients, base_weight, spline_weight, edges)
     if is_traced():
         return composed.edge_sums(x, coefficients, base_weight, spline_weight, edges)
     return _edge_sums(x, coefficients, base_weight, spline_weight, edges)

@@ -14,7 +14,7 @@ from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
 from kanrun.engine.splines import Grid, Outside, extend, local_basis
 from kanrun.engine.splines.contraction import table_index, weighted_rows
-from kanrun.engine.splines.tracing import is_traced
+from kanrun.engine.splines.tracing import is_compiled, is_traced
 
 Scale = Literal["separate", "single"]
 
@@ -99,7 +99,7 @@ class SplineLayer(nn.Module):
         """The grid and, unless it is all true, the mask; looked at anew only after a change of either buffer."""
         knots, mask = self.knots, self.mask
         if is_traced() or knots.is_inference() or mask.is_inference():
-            return Edges(self.grid, self.spec.base, mask)
+            return Edges(self.grid.framed() if is_compiled() else self.grid, self.spec.base, mask)
         seen, versions = self._seen, (knots._version, mask._version)
         if seen is None or seen[0] is not knots or seen[1] is not mask or seen[2] != versions:
             edges = Edges(self.grid.framed(), self.spec.base, None if bool(mask.all()) else mask)

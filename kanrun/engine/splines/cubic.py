@@ -63,18 +63,17 @@ def rows_and_slopes(t: Tensor, functions: int, *, reuse: bool) -> tuple[Tensor, 
     return far.sub_(near.pow_(3), alpha=4), slopes
 
 
-def continued_rows(x: Tensor, grid: Grid) -> Tensor:
-    """B of every function at x (samples, inputs), (samples, inputs, functions), continued linearly outside the grid.
+def continued_rows(t: Tensor, intervals: int) -> tuple[Tensor, Tensor]:
+    """B of every function at t (inputs, samples), continued linearly outside the grid, and dB/dt.
 
-    Plain arithmetic that a compiler makes one pass of; differentiable once in x.
+    Both (inputs, functions, samples), constant factors included. Plain arithmetic that a compiler makes one pass of.
     """
-    t, _ = positions(x, grid, -1)
-    held = t.clamp(0, grid.intervals)
-    distance = held[..., None] - torch.arange(-1, grid.functions - 1, dtype=x.dtype, device=x.device)
+    held = t.clamp(0, intervals)
+    distance = held[:, None] - torch.arange(-1, intervals + 2, dtype=t.dtype, device=t.device)[:, None]
     far, near = ((distance.abs() - end).clamp(max=0) for end in (2, 1))
-    slopes = (far * far - 4 * near * near) * torch.sign(distance)
-    rows = far * far * far - 4 * near * near * near
-    return ROW_FACTOR * rows + SLOPE_FACTOR * (t - held)[..., None] * slopes
+    slopes = SLOPE_FACTOR * (far * far - 4 * near * near) * torch.sign(distance)
+    rows = ROW_FACTOR * (far * far * far - 4 * near * near * near)
+    return rows + (t - held)[:, None] * slopes, slopes
 
 
 def _parts(far: Tensor, near: Tensor) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from kanrun.engine.splines.tracing import in_memory
 
 Outside = Literal["linear", "constant", "zero"]
 
@@ -29,7 +31,8 @@ class Grid:
 
     def framed(self) -> Grid:
         """The same grid, with what `positions` needs of the knots worked out once."""
-        return replace(self, frame=(self.low, self.density))
+        frame = (in_memory(self.low), in_memory(self.density))
+        return Grid(self.knots, self.degree, self.uniform, self.outside, frame)
 
     def double(self) -> Grid:
         """The same grid in float64."""

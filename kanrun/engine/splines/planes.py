@@ -65,6 +65,10 @@ def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool, reuse: bool) -> Loc
     else:
         powers = [*lower, lower[-1] * held] if k > 1 else [held]
     used = [*powers, *lower[: k - 1]] if slopes else powers
+    if torch.compiler.is_compiling():
+        values = _sums(uniform_powers(k, 0), powers, x)
+        steep = _sums(uniform_powers(k, 1), lower[: k - 1], x) if slopes else values[:0]
+        return Local(interval, *_policy(values, steep, x, grid, axis), scale)
     matrix, constant = _uniform_constants(k, slopes, x)
     count, shape = x.numel(), (matrix.shape[0], *x.shape)
     if reuse:
@@ -74,6 +78,15 @@ def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool, reuse: bool) -> Loc
     else:
         both = torch.addmm(constant, matrix, torch.stack(used).reshape(len(used), count)).reshape(shape)
     return Local(interval, *_policy(both[: k + 1], both[k + 1 :], x, grid, axis), scale)
+
+
+def _sums(weights: tuple[tuple[float, ...], ...], powers: list[Tensor], like: Tensor) -> Tensor:
+    """weights[0] + sum_p weights[p + 1] powers[p], function by function: what a compiler makes one pass of."""
+    first, *others = weights
+    sums = [torch.full_like(like, number) for number in first]
+    for row, power in zip(others, powers, strict=True):
+        sums = [total + number * power if number else total for total, number in zip(sums, row, strict=True)]
+    return torch.stack(sums)
 
 
 def _policy(values: Tensor, slopes: Tensor, x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:

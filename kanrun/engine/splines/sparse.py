@@ -15,7 +15,7 @@ from torch.nn.functional import embedding_bag
 
 from kanrun.engine.splines.gathering import bag, dots, grouped
 from kanrun.engine.splines.grid import Grid
-from kanrun.engine.splines.planes import Local, local_planes
+from kanrun.engine.splines.planes import local_planes
 from kanrun.engine.splines.scratch import scratch
 
 
@@ -44,7 +44,7 @@ def gradients(
         if local.scale is not None:
             by_x.mul_(local.scale)
     if wanted[1]:
-        by_rows = _rows_gradient(g, local, grid).view(-1, g.shape[1])
+        by_rows = rows_gradient(g, local.values, local.interval, grid.intervals).view(-1, g.shape[1])
         by_table = by_rows.t().contiguous().view(g.shape[1], x.shape[1], grid.functions)
     return by_x, by_table
 
@@ -67,18 +67,21 @@ def _index(interval: Tensor, grid: Grid) -> Tensor:
     return index.add_(terms.to(kind).view(-1))
 
 
-def _rows_gradient(g: Tensor, local: Local, grid: Grid) -> Tensor:
-    """sum_n B_f(x[n, i]) g[n, o] as (inputs, G + k, outputs): over each interval's samples, function by function."""
-    inputs, intervals = local.interval.shape[1], grid.intervals
+def rows_gradient(g: Tensor, values: Tensor, interval: Tensor, intervals: int) -> Tensor:
+    """sum_n B_f(x[n, i]) g[n, o] as (inputs, G + k, outputs): over each interval's samples, function by function.
+
+    `values` (k + 1, samples, inputs) of the functions that start at `interval` (samples, inputs).
+    """
+    inputs, functions = interval.shape[1], intervals + values.shape[0] - 1
+    total = g.new_zeros(inputs, functions, g.shape[1])
     if g.shape[0] == 0:
-        return g.new_zeros(inputs, grid.functions, g.shape[1])
-    keys = local.interval + torch.arange(inputs, device=g.device) * intervals
+        return total
+    keys = interval + torch.arange(inputs, device=g.device) * intervals
     order, starts = grouped(keys.reshape(-1), inputs * intervals)
     kind = torch.int32 if order.shape[0] < 1 << 31 else torch.int64
     samples, starts = order.div(inputs, rounding_mode="floor").to(kind), starts.to(kind)
-    total = g.new_zeros(inputs, grid.functions, g.shape[1])
-    for shift, values in enumerate(local.values):
-        weights = torch.index_select(values.reshape(-1), 0, order, out=scratch("sorted", tuple(order.shape), g))
+    for shift, plane in enumerate(values):
+        weights = torch.index_select(plane.reshape(-1), 0, order, out=scratch("sorted", tuple(order.shape), g))
         part = embedding_bag(samples, g, starts, per_sample_weights=weights, mode="sum")
         total[:, shift : shift + intervals] += part.view(inputs, intervals, -1)
         del part

@@ -1,4 +1,4 @@
-"""Whether tensors are only being traced, so that kernels on real memory must not be used."""
+"""Whether tensors are only being traced, so that kernels on real memory must not be used, and a word to the tracer."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 # torch.autograd.Function asks the same question of the same place; where a version of torch lacks it, every
 # call counts as traced, which is slower and never wrong.
@@ -15,3 +16,14 @@ _transforming: Callable[[], Any] = getattr(torch._C, "_are_functorch_transforms_
 def is_traced() -> bool:
     """True inside `torch.func` transforms (vmap, grad, jacrev, ...) and under `torch.compile`."""
     return bool(_transforming()) or torch.compiler.is_compiling()
+
+
+def is_compiled() -> bool:
+    """True under `torch.compile` alone, without a transform around the call."""
+    return torch.compiler.is_compiling() and not _transforming()
+
+
+def in_memory(t: Tensor) -> Tensor:
+    """t itself. A compiler works it out once and keeps it, where it would do so anew for each use and place."""
+    t = t.contiguous()
+    return t.as_strided(t.shape, t.stride())

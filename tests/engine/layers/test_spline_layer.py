@@ -275,14 +275,3 @@ def test_refusals():
         make(spec=EdgeSpec(base="cosh"))
     with pytest.raises(UsageError, match=r"model\.initialisation=zero"):
         initialise(make(), "zero", torch.Generator())
-
-
-@pytest.mark.slow
-def test_compiled():
-    layer = make(dtype=torch.float32)
-    x = data(layer).requires_grad_()
-    compiled = torch.compile(layer, fullgraph=True)
-    torch.testing.assert_close(compiled(x), layer(x))
-    (found,) = torch.autograd.grad(compiled(x).sum(), x)
-    (expected,) = torch.autograd.grad(layer(x).sum(), x)
-    torch.testing.assert_close(found, expected)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kanrun.engine.splines import Grid, cubic, dense, extend, gathering, local_basis, sparse
+from kanrun.engine.splines import Grid, cubic, dense, extend, gathering, local_basis, opaque, sparse
 from kanrun.engine.splines.contraction import (
     dense_rows,
     row_products,
     row_sums,
     sparse_product,
+    table_index,
     weighted_rows,
 )
+from kanrun.engine.splines.grid import positions
+from kanrun.engine.splines.planes import local_planes
 
 
 def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
@@ -93,12 +96,24 @@ def test_rows_for_a_compiler_are_the_others_and_their_slopes():
     grid, x, _, _ = case(3, True, "linear", 1.6)
     basis, interval = local_basis(x, grid)
     slopes, _ = local_basis(x, grid, 1)
-    rows = cubic.continued_rows(x.requires_grad_(), grid)
-    torch.testing.assert_close(rows, dense_rows(basis, interval, grid.functions), atol=1e-14, rtol=0)
-    g = torch.randn(rows.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    (found,) = torch.autograd.grad((rows * g).sum(), x)
-    expected = (dense_rows(slopes, interval, grid.functions) * g).sum(-1)
-    torch.testing.assert_close(found, expected, atol=1e-13, rtol=0)
+    t, scale = positions(x.T, grid, 0)
+    rows, steep = cubic.continued_rows(t, grid.intervals)
+    torch.testing.assert_close(rows.movedim(-1, 0), dense_rows(basis, interval, grid.functions), atol=1e-14, rtol=0)
+    expected = dense_rows(slopes, interval, grid.functions)
+    torch.testing.assert_close((steep * scale[..., None]).movedim(-1, 0), expected, atol=1e-13, rtol=0)
+
+
+def test_operators_promise_the_shapes_that_they_give():
+    grid, x, table, g = case(3, True, "linear", 0.9)
+    local = local_planes(x, grid, axis=-1, slopes=False)
+    index = table_index(local.interval, 4, grid.functions)
+    rows = table.flatten(1).T.contiguous()
+    for operator, arguments in [
+        (opaque.weighted_rows, (torch.rand(index.shape, dtype=x.dtype), rows, index)),
+        (opaque.row_products, (rows, g, index)),
+        (opaque.rows_gradient, (g, local.values, local.interval, grid.intervals)),
+    ]:
+        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 @pytest.mark.parametrize("count", [50, 9000, 40000])

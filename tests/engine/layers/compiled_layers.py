@@ -1,0 +1,101 @@
+"""Layers under `torch.compile` against the same layers without: run by `test_compiled.py` as a program of its own.
+
+Annotations are not enforced here, as they are not where the package is used: a compiler cannot look through what
+enforces them. With `inductor` as its argument, machine code is made; else graphs are traced and run operator by
+operator.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+
+import torch
+
+from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+
+NARROW, WIDE = 4, 160
+SPECS = [
+    (True, EdgeSpec()),
+    (False, EdgeSpec(degree=2, base="tanh")),
+    (True, EdgeSpec(degree=1, outside="zero", scale="single")),
+    (True, EdgeSpec(base="zero", outside="constant")),
+]
+
+
+def make(intervals: int, spec: EdgeSpec, *, uniform: bool, dtype: torch.dtype) -> SplineLayer:
+    generator = torch.Generator().manual_seed(0)
+    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
+    if not uniform:
+        points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+    layer = SplineLayer(points.to(dtype), 2, spec, uniform=uniform)
+    initialise(layer, "paper", generator)
+    layer.mask[1, 2] = False
+    return layer
+
+
+def points(samples: int, dtype: torch.dtype, seed: int = 1) -> torch.Tensor:
+    share = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (2.6 * share - 1.3).to(dtype).requires_grad_()
+
+
+def gradients(y: torch.Tensor, x: torch.Tensor, layer: SplineLayer) -> list[torch.Tensor]:
+    g = torch.randn(y.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(y.dtype)
+    wanted = [x, *(parameter for parameter in layer.parameters() if parameter.requires_grad)]
+    return list(torch.autograd.grad(y, wanted, g))
+
+
+def the_same_numbers(layer: SplineLayer, backend: str) -> None:
+    torch.compiler.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend=backend)
+    tolerance = {"atol": 1e-12, "rtol": 1e-10} if layer.knots.dtype == torch.float64 else {"atol": 2e-5, "rtol": 1e-4}
+    for samples in (12, 30):  # the second makes a graph for any number of samples
+        x = points(samples, layer.knots.dtype, seed=samples)
+        found, expected = compiled(x), layer(x)
+        torch.testing.assert_close(found, expected, **tolerance)
+        pairs = zip(gradients(found, x, layer), gradients(expected, x, layer), strict=True)
+        for one, other in pairs:
+            torch.testing.assert_close(one, other, **tolerance)
+
+
+def a_change_is_seen(backend: str) -> None:
+    torch.compiler.reset()
+    layer = make(NARROW, EdgeSpec(), uniform=True, dtype=torch.float64)
+    compiled, x = torch.compile(layer, fullgraph=True, backend=backend), points(12, torch.float64)
+    compiled(x)
+    layer.mask[0] = False
+    layer.knots.mul_(1.5)
+    torch.testing.assert_close(compiled(x), layer(x))
+    torch.set_num_threads(3 - torch.get_num_threads())
+    torch.testing.assert_close(gradients(compiled(x), x, layer), gradients(layer(x), x, layer))
+
+
+def transforms_inside(intervals: int, backend: str) -> None:
+    layer = make(intervals, EdgeSpec(), uniform=True, dtype=torch.float64)
+    x = points(5, torch.float64).detach()
+    for transform in (torch.vmap(lambda at: layer(at[None])[0]), torch.func.jacrev(layer)):
+        torch.compiler.reset()
+        found = torch.compile(transform, fullgraph=True, backend=backend)(x)
+        torch.testing.assert_close(found, transform(x), atol=1e-12, rtol=1e-10)
+
+
+def traced(backend: str) -> None:
+    for intervals, (uniform, spec) in itertools.product([NARROW, WIDE], SPECS):
+        the_same_numbers(make(intervals, spec, uniform=uniform, dtype=torch.float64), backend)
+    for intervals in (NARROW, WIDE):
+        transforms_inside(intervals, backend)
+    a_change_is_seen(backend)
+
+
+def main(backend: str) -> None:
+    torch.set_num_threads(1)
+    if backend == "inductor":
+        for intervals in (NARROW, WIDE):
+            the_same_numbers(make(intervals, EdgeSpec(), uniform=True, dtype=torch.float32), backend)
+    else:
+        traced(backend)
+    print("all the same")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
