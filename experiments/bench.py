@@ -26,7 +26,7 @@ from kanrun.runs.records import Note, Record, Row
 from kanrun.study import bench_claims as judge
 from kanrun.study.bench_accuracy import PACKAGE, race
 from kanrun.study.bench_clock import in_turn, peak_bytes
-from kanrun.study.bench_layers import MLP_NAME, OURS, Case, build, missing, our_layer, version
+from kanrun.study.bench_layers import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
 from kanrun.study.bench_peers import PeerFailed
 from kanrun.study.bench_startup import startup
 
@@ -61,10 +61,13 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
 
 def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
-    """A training step of every layer by every competitor."""
+    """A training step of every layer by every competitor; ratios are to the faster of kanrun's own."""
+    endings = ("", COMPILED) if cfg.compiled else ("",)
+    ours = [OURS + ending for ending in endings]
+    competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.peers]
     for numbers in cfg.layers:
         case, steps, failed = Case(*numbers), {}, {}
-        for name in (OURS, MLP_NAME, *cfg.peers):
+        for name in competitors:
             try:
                 steps[name] = build(name, case, DTYPES[cfg.precision])
             except ModuleNotFoundError as error:
@@ -72,17 +75,19 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
             except Exception as error:  # whatever a peer raises is its result
                 failed[name] = f"failed: {type(error).__name__}"
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
-        rows = [_layer_row(case, name, times, failed) for name in (OURS, MLP_NAME, *cfg.peers)]
+        best = min((name for name in ours if name in times), key=lambda name: float(np.nanmedian(times[name])))
+        rows = [_layer_row(case, name, times, best, failed) for name in competitors]
         yield from (Row("layers", row) for row in rows)
-        yield Note(f"{case.name}: {1e3 * rows[0]['seconds']:.3g} ms; {', '.join(map(_ratio, rows[1:]))}")
+        others = ", ".join(_ratio(row) for row in rows if row["competitor"] != best)
+        yield Note(f"{case.name}: {best} {1e3 * float(np.nanmedian(times[best])):.3g} ms; {others}")
 
 
-def _layer_row(case: Case, name: str, times: Mapping[str, Any], failed: Mapping[str, str]) -> dict[str, Any]:
+def _layer_row(case: Case, name: str, times: Mapping[str, Any], best: str, failed: Mapping[str, str]) -> dict[str, Any]:
     row = {"case": case.name, "batch": case.batch, "inputs": case.inputs, "outputs": case.outputs}
     row |= {"intervals": case.intervals, "competitor": name, "version": version(name), "status": failed.get(name, "ok")}
     if name in failed:
         return row | dict.fromkeys(("seconds", "ratio", "ratio_least", "ratio_most"), float("nan")) | {"rounds": 0}
-    ratios = times[name] / times[OURS]
+    ratios = times[name] / times[best]
     low, middle, high = np.nanpercentile(ratios, [10, 50, 90])
     values = {"seconds": float(np.nanmedian(times[name])), "ratio": float(middle)}
     return row | values | {

@@ -160,6 +160,7 @@ class BenchConfig(ExperimentConfig):
     rounds: int = 20
     case_seconds: float = 30.0  # after which a case is left, once it has had three rounds
     layers: list[list[int]] = MISSING
+    compiled: bool = True  # measure kanrun's layers and MLPs under torch.compile too; takes a C++ compiler
     peers: list[str] = field(default_factory=lambda: ["pykan", "inkan", "inkan compiled", "jaxkan"])
     growth_shape: list[int] = field(default_factory=lambda: [8, 8])  # inputs, outputs
     growth_batch: int = 4096

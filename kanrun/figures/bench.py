@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 @styled
 def ratios(layers: DataFrame) -> Figure:
-    """Return each competitor's time relative to kanrun's, a panel a layer; the fastest other KAN is green.
+    """Return each competitor's time relative to the faster of kanrun's own, a panel a layer.
 
-    `layers` has the columns case, competitor, status, seconds; what could not be measured says so in its place.
+    Kanrun's are blue, the fastest other KAN is green. `layers` has the columns case, competitor, status, seconds; what
+    could not be measured says so in its place.
     """
     cases = list(layers["case"].unique())
     columns = min(3, len(cases))
@@ -33,15 +34,18 @@ def ratios(layers: DataFrame) -> Figure:
     ends = _ends(layers)
     for axes, case in zip(panels, cases, strict=False):
         rows = layers[layers["case"] == case].set_index("competitor")
-        ours = rows.loc["kanrun", "seconds"]
-        others = [name for name in rows.index if name not in ("kanrun", "MLP") and rows.loc[name, "status"] == "ok"]
+        ours = rows["seconds"].filter(like="kanrun").min()
+        others = [
+            name for name in rows.index if not name.startswith(("kanrun", "MLP")) and rows.loc[name, "status"] == "ok"
+        ]
         fastest = min(others, key=lambda name: rows.loc[name, "seconds"], default=None)
         for place, name in enumerate(rows.index):
             if rows.loc[name, "status"] != "ok":
                 axes.text(1, place, f" {rows.loc[name, 'status'][:28]}", va="center", color=GREY, fontsize=6.5)
                 continue
             ratio = rows.loc[name, "seconds"] / ours
-            colour = {"kanrun": BLUE, "MLP": GREY, fastest: GREEN}.get(name, PALE)
+            own = {"kanrun": BLUE, "MLP": GREY}.get(name.removesuffix(" compiled"), PALE)
+            colour = GREEN if name == fastest else own
             axes.barh(place, ratio, color=colour, height=0.7)
             label = axes.text(ratio, place, f" {ratio:.2g}", va="center", fontsize=6.5, zorder=4)
             label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
@@ -56,7 +60,7 @@ def ratios(layers: DataFrame) -> Figure:
 
 def _ends(layers: DataFrame) -> tuple[float, float]:
     """The ends of the axis of ratios, one for all panels, with room for the numbers beside bars."""
-    ours = layers[layers["competitor"] == "kanrun"].set_index("case")["seconds"]
+    ours = layers[layers["competitor"].str.startswith("kanrun")].groupby("case")["seconds"].min()
     ratio = layers["seconds"] / layers["case"].map(ours)
     return float(ratio.min()) / 3, float(ratio.max()) * 6
 

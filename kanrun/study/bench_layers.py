@@ -19,6 +19,8 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.splines import uniform_breakpoints
 
 OURS, MLP_NAME = "kanrun", "MLP"
+#: Ends the name of what runs under torch.compile.
+COMPILED = " compiled"
 #: The package behind each competitor, and what is imported.
 PACKAGES = {
     "pykan": ("pykan", "kan"), "inkan": ("inkan", "inkan"), "inkan compiled": ("inkan", "inkan"),
@@ -72,7 +74,7 @@ def build(competitor: str, case: Case, dtype: torch.dtype) -> Callable[[], None]
             return _jax_step(case, x, g)
         layer = TORCH[competitor](case, dtype)
     call = (lambda at: layer(at)[0]) if competitor == "pykan" else layer
-    return _torch_step(torch.compile(layer) if competitor == "inkan compiled" else call, layer, x, g)
+    return _torch_step(torch.compile(layer) if competitor.endswith(COMPILED) else call, layer, x, g)
 
 
 def our_layer(case: Case, dtype: torch.dtype) -> SplineLayer:
@@ -102,7 +104,8 @@ def _inkan(case: Case, dtype: torch.dtype) -> nn.Module:
 
 
 TORCH: dict[str, Callable[[Case, torch.dtype], nn.Module]] = {
-    OURS: our_layer, MLP_NAME: _mlp, "pykan": _pykan, "inkan": _inkan, "inkan compiled": _inkan,
+    OURS: our_layer, OURS + COMPILED: our_layer, MLP_NAME: _mlp, MLP_NAME + COMPILED: _mlp,
+    "pykan": _pykan, "inkan": _inkan, "inkan compiled": _inkan,
 }  # fmt: skip
 
 

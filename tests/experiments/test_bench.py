@@ -23,7 +23,14 @@ LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
 
 
 def settings(**changes: object) -> BenchConfig:
-    values = {"layers": LAYERS, "rounds": 2, "threads": 1, "device": "cpu", "case_seconds": 5.0} | changes
+    values = {
+        "layers": LAYERS,
+        "rounds": 2,
+        "threads": 1,
+        "device": "cpu",
+        "case_seconds": 5.0,
+        "compiled": False,
+    } | changes
     return BenchConfig(**values)  # type: ignore[arg-type]
 
 
@@ -44,6 +51,33 @@ def test_layers_are_measured_and_missing_peers_named(tmp_path: Path) -> None:
     assert len(done.manifest.claims) == 2
     assert all("MLP" in claim.sentence for claim in done.manifest.claims)
     assert (done.path / "figures" / "layers.png").is_file()
+
+
+def layer_table(**ratios: float) -> pandas.DataFrame:
+    rows = [(name.replace("_", " "), ratio) for name, ratio in ratios.items()]
+    table = pandas.DataFrame(rows, columns=["competitor", "ratio"])
+    return table.assign(
+        case="c", status="ok", intervals=5, outputs=64, ratio_least=table["ratio"], ratio_most=table["ratio"]
+    )
+
+
+def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
+    table = layer_table(kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1)
+    peer, mlp = bench_claims.layer_claims(table)
+    assert peer.sentence == "c: kanrun compiled is not slower than the fastest other KAN"
+    assert peer.measured == pytest.approx(1 / 1.1)
+    assert mlp.measured == pytest.approx(1 / 0.6)
+    assert not mlp.holds
+    peer, _ = bench_claims.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
+    assert peer.sentence.startswith("c: kanrun is")
+    assert not peer.holds
+
+
+@pytest.mark.slow
+def test_our_layers_are_measured_compiled_too(tmp_path: Path) -> None:
+    table = run(tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)).table("layers")
+    assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
+    assert table["ratio"].iloc[:2].min() == 1
 
 
 def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
