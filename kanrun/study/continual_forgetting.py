@@ -41,7 +41,7 @@ def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> F
         average_error=float(last.mean()),
         forgetting=float(lost.mean()) if lost.size else 0.0,
         worst_forgetting=float(lost.max()) if lost.size else 0.0,
-        worst_since_learned=float(-back.min()) if back.size else 0.0,
+        worst_since_learned=float((last - own)[before].max()) if back.size else 0.0,
         backward_transfer=float(back.mean()) if back.size else 0.0,
         learned=float(own.mean()),
     )
