@@ -26,6 +26,7 @@ MAX_NODES = 12_000
 MAX_NESTING = 100
 CALL_DEPTH = 10  # levels that a call or an exponent counts for: sympy takes exponential time in nested exp(-...)
 MAX_INDEX = 9_999
+MAX_PAIRS = 300  # of terms in min and max, which sympy compares with one another: about 3 seconds
 MAX_DIGITS = 5_000  # of a number computed exactly
 MAX_EXPONENT = 1_000  # of a power with a variable in its base
 LARGEST = 1e300  # constants lie within 1 / LARGEST and LARGEST, so that float64 holds them
@@ -154,6 +155,7 @@ class _Reader:
 
     def __init__(self, variables: Sequence[str] | None) -> None:
         self.variables = None if variables is None else frozenset(variables)
+        self.pairs = 0  # of terms that min and max had to compare so far
 
     def read(self, node: ast.AST, depth: int) -> sympy.Expr:
         if depth > MAX_NESTING:
@@ -243,7 +245,16 @@ class _Reader:
         if len(arguments) != function.arguments and (function.arguments is not None or len(arguments) < 2):
             wanted = "two or more" if function.arguments is None else function.arguments
             raise _Refused(f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}")
+        if function.arguments is None:
+            self._count_pairs(arguments)
         try:
             return _checked(function.build(*arguments))
         except ValueError as error:
             raise _Refused(str(error)) from None
+
+    def _count_pairs(self, arguments: Sequence[sympy.Expr]) -> None:
+        """Refuses min and max that would take long; one inside another joins its terms."""
+        terms = sum(len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments)
+        self.pairs += terms * (terms - 1) // 2
+        if self.pairs > MAX_PAIRS:
+            raise _Refused("it has too many terms in min and max")

@@ -175,6 +175,11 @@ REFUSALS = [
     ("x0+" * 10_000 + "x0", "it has 30002 characters, at most 20000 are allowed"),
     ("x0+" * 6_000 + "x0", "it "),
     ("sin(x0)*(" * 60 + "x0" + ")" * 60 + "+sin(x0)" * 1900, "it has too many terms"),
+    (f"max({','.join(f'sin({i}*x0)' for i in range(1, 60))})", "it has too many terms in min and max"),
+    (
+        "max({},{})".format(*(f"max({','.join(f'x{i}' for i in part)})" for part in (range(18), range(18, 31)))),
+        "it has too many terms in min and max",
+    ),
 ]
 
 
