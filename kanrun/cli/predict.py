@@ -20,6 +20,12 @@ def predict(
     output: Annotated[
         Path, typer.Option("--output", metavar="FILE", help="Where the table with the predictions is written.")
     ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model", metavar="NAME", help="Which of its models, by its file's name. Default: the first seed's."
+        ),
+    ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Predict new rows with the model of a run.
@@ -31,5 +37,5 @@ def predict(
 
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one")
-    for warning in predict_table(resolve_run(run, outputs).path, input, output):
+    for warning in predict_table(resolve_run(run, outputs).path, input, output, model):
         print(f"kanrun: {warning}", file=sys.stderr)

@@ -92,6 +92,10 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
     assert main(["predict", "latest", "--input", "nope.csv", "--output", "other.csv"]) == 2
     assert not (place / "other.csv").exists()
     capfd.readouterr()
+    name = next((place / "outputs" / "fit" / "v0001" / "checkpoints").glob("*.safetensors")).stem
+    for model, code in ((name, 0), ("none", 2)):
+        assert main(["predict", "latest", "--input", "good (1).csv", "--output", "x.csv", "--model", model]) == code
+    assert f"has no model none; it has {name}" in capfd.readouterr().err
     before = (place / "good (1).csv").read_bytes()
     assert main(["predict", "latest", "--input", "good (1).csv", "--output", "./good (1).csv"]) == 2
     assert "is the input's file" in capfd.readouterr().err
