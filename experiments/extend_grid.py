@@ -54,8 +54,9 @@ def scratch(cfg: ExtendGridConfig) -> Cells:
 
 
 def order(cfg: ExtendGridConfig) -> Cells:
-    schedule = listed(cfg.order_intervals)
-    return [{"degree": degree, "schedule": schedule, "points": cfg.order_points} for degree in cfg.degrees]
+    narrowest = min(cfg.shapes, key=sum)  # widths that race do not weigh the penalty on every grid
+    shared = {"hidden": narrowest, "schedule": listed(cfg.order_intervals), "points": cfg.order_points}
+    return [{"degree": degree, **shared} for degree in cfg.degrees]
 
 
 def sizes(cfg: ExtendGridConfig) -> Cells:

@@ -92,6 +92,10 @@ def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> Non
     assert {cell.get("noise") for cell in extend_grid.overfit(settings(overfit_noise=0.0))} == {None}
 
 
+def test_the_order_is_measured_on_the_narrowest_network() -> None:
+    assert [cell["hidden"] for cell in extend_grid.order(settings(shapes=[[5], [1]], degrees=[2, 3]))] == [[1], [1]]
+
+
 def test_from_scratch_takes_the_grids_that_are_asked_for() -> None:
     grids = [cell["schedule"]["intervals"] for cell in extend_grid.scratch(settings(scratch_intervals=[5, 9]))]
     assert grids == [[5], [9]]
