@@ -33,8 +33,9 @@ def search(
     yield from run.attempt(first_shapes(inputs))
     yield from run.deepen()
     if len(inputs) > 2 and not run.over():
-        yield from run.attempt(_module_shapes(samples, settings, generator))
+        shapes, run.unstructured = _module_shapes(samples, settings, generator)
         run.simple_done = True
+        yield from run.attempt(shapes)
         yield from run.deepen()
     for shape in deep_shapes(len(inputs)) if len(inputs) > 1 else ():
         if run.over():
@@ -61,13 +62,14 @@ class _Search:
         self.deep = 0  # of `tried`, those that had their longer look
         self.effort = settings.further  # left for longer looks
         self.trained: list[tuple[str, Trained]] = []
+        self.unstructured = np.inf  # the error of a wide network, once it is trained
         self.simple_done = samples.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network (noise is then all that is left), or time is up."""
         if self.exact() or time.thread_time() > self.end:
             return True
-        best = min((trained.error for _, trained in self.trained), default=np.inf)
+        best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
         noisy = best > NOISY and len(self.trained) > 2 and self.simple_done
         return noisy and any(each.formula_error <= 1.05 * best for each in self.tried)
 
@@ -75,10 +77,12 @@ class _Search:
         return any(each.is_exact(self.settings.exact) for each in self.tried)
 
     def attempt(self, shapes: Sequence[Skeleton]) -> Iterator[Step | Tried]:
+        if self.over():
+            return
         for name, make in ranked(shapes, self.samples, self.settings, self.generator, self.end):
-            if self.over():
-                return
             yield from self.explore(name, make)
+            if self.over():  # asked before the next one, as ranking takes long
+                return
 
     def explore(self, name: str, make: Maker) -> Iterator[Step | Tried]:
         """Trains a structure, and where that went better than the best formula so far, prunes and snaps it."""
@@ -123,8 +127,11 @@ def _promise(tried: Tried) -> float:
     return float(np.log10(max(tried.network_error, 1e-4))) + 1.5 * tried.network.active_edges
 
 
-def _module_shapes(samples: Samples, settings: SearchSettings, generator: np.random.Generator) -> list[Skeleton]:
-    """Structures from the modules of a wide network; none where it did not train or nothing acts together."""
+def _module_shapes(
+    samples: Samples, settings: SearchSettings, generator: np.random.Generator
+) -> tuple[list[Skeleton], float]:
+    """Structures from the modules of a wide network, none where it did not train or nothing acts together; and its
+    error."""
     width, intervals = settings.surrogate
     shape = (samples.x.shape[1], width, 1)
     wide = replace(settings.numeric, starts=2, grids=(intervals,))
@@ -132,16 +139,16 @@ def _module_shapes(samples: Samples, settings: SearchSettings, generator: np.ran
         lambda g: kan_shape(shape, samples.x, samples.y, 4, settings.degree, g), samples, wide, generator
     )
     if trained.error > 0.3:
-        return []
+        return [], trained.error
     gradient = _gradient(trained.graph, samples.x.std(0))
     strength = np.sqrt(np.mean(gradient(samples.x) ** 2, axis=0)) / samples.spread
     used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
     if not 2 < len(used) <= MOST_INPUTS:
-        return first_shapes(used) if 0 < len(used) < shape[0] else []
+        return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
     scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
     families = trees(scores, len(used), max(settings.module, trained.error))  # angles are as uncertain as the network
     renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
-    return tree_shapes(renamed, used)
+    return tree_shapes(renamed, used), trained.error
 
 
 def _with(x: Array, used: list[int], values: Array) -> Array:
