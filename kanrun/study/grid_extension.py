@@ -130,21 +130,25 @@ def from_scratch(create: Create, data: TrainingData, plan: Plan, seed: int) -> T
 
 def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
     """One row a stage, the chosen one marked, with both thresholds of interpolation."""
-    shape = trained.network.shape
     points = points_of(problem.dataset.train)
-    edges = Size(shape, 1, 0).edges
     size = float(problem.dataset.train.y.std()) or 1.0
-    thresholds = {
-        "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
-        "paper_threshold": threshold_intervals(lambda g: edges * g, points),
-    }
     for stage in trained.stages:
         test = stage.errors.test
         above = test is not None and test > ROUNDING * size
         assert stage.intervals is not None  # only KANs are trained here
         in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
         row = {**one.marks, **_values(stage, problem), "parameters": count_parameters(stage.network)}
+        thresholds = _thresholds(one, stage.network.shape, points)
         yield Row("stages", {**row, **thresholds, "in_order": in_order, "chosen": stage is trained.chosen})
+
+
+def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str, Value]:
+    """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
+    edges = Size(shape, 1, 0).edges
+    return {
+        "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
+        "paper_threshold": threshold_intervals(lambda g: edges * g, points),
+    }
 
 
 def _values(stage: Stage, problem: Problem) -> dict[str, Value]:

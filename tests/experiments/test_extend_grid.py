@@ -146,6 +146,17 @@ def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
         check(extend_grid, settings(most_parameters=3))
 
 
+def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
+    cfg = settings(
+        parts=["schedules"], target=NamedTarget("exp_sin_square"), shapes=[[5]],
+        schedules=[{"kind": "list", "intervals": [4, 8]}], solver=LMSolver(starts=2, steps=10, penalty=1e-18),
+    )  # fmt: skip
+    rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
+    (edges,) = {row["parameters"] / (row["intervals"] + 5) for row in rows}
+    assert edges < 15  # validation chose fewer nodes than five
+    assert {row["threshold"] for row in rows} == {180 / edges - 5}
+
+
 def test_first_order_solvers_follow_schedules_too() -> None:
     cfg = settings(parts=["schedules"], solver=LBFGSSolver(steps=5))
     rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
