@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ import pandas as pd
 
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
+from kanrun.study.measured import largest, middle
 
 _NAMES = {"test_rmse": "median test RMSE", "seconds": "longest training in seconds"}
 #: No seed may be worse than this many times the median: a bad minimum is what a user meets.
@@ -32,7 +34,7 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         return claims
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
-        measured = float(values.max() if column == "seconds" else values.median())
+        measured = largest(values) if column == "seconds" else middle(values)
         spread = f"{values.min():.2g} .. {values.max():.2g}"
         claims.append(
             Claim(
@@ -40,7 +42,7 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
             )
         )
         if column == "test_rmse" and len(values) > 1:
-            worst = float(values.max() / values.median())
+            worst = largest(values) / max(middle(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"
             claims.append(Claim(sentence, worst, f"<= {SPREAD:g}", worst <= SPREAD, None))
     return claims

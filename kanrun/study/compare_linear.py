@@ -16,6 +16,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
 from kanrun.study import contest
+from kanrun.study.measured import largest
 from kanrun.study.seeds import generator
 
 Cell = Mapping[str, Any]
@@ -133,6 +134,6 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         ("from_product", f"An MLP without activations {depths} is the product of its matrices", EXACT),
         ("bits_that_differ", "Outputs of a layer that are not x W^T + b to the last bit", 0),
     ):
-        worst = float(rows[column].max())
+        worst = largest(rows[column])
         found.append(Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks"))
     return found

@@ -19,6 +19,7 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study import contest
 from kanrun.study.contest import Case
+from kanrun.study.measured import largest
 from kanrun.study.models import check_model, factory
 from kanrun.study.powers import exponent
 from kanrun.study.seeds import generator
@@ -182,7 +183,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
 
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
     """O(N^2 L) of the MLP and O(N^2 L (G + k)) of the KAN, on the larger half of each range."""
-    wrong = int((growth["parameters"] - growth["formula"]).abs().max())
+    wrong = largest((growth["parameters"] - growth["formula"]).abs())
     yield Claim("Formulas of parameters against the modules: largest difference", wrong, "= 0", wrong == 0)
     for model, name, law in (
         ("mlp", "width", 2), ("mlp", "depth", 1), ("kan", "width", 2), ("kan", "depth", 1), ("kan", "functions", 1),

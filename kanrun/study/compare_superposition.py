@@ -12,6 +12,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Value
 from kanrun.study import contest
+from kanrun.study.measured import middle
 from kanrun.study.powers import spread
 
 Cell = Mapping[str, Any]
@@ -50,7 +51,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     found = []
     groups: Any = tables["summary"].groupby("target", sort=False)
     for target, rows in groups:
-        measured, bound = float(rows["relative_error"].median()), float(rows["bound"].iloc[0])
+        measured, bound = middle(rows["relative_error"]), float(rows["bound"].iloc[0])
         shape = str(rows["shape"].iloc[0]).replace("-", ",")
         sentence = f"[{shape}] fits {target}: test RMSE over the target's deviation"
         found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, spread(rows["relative_error"])))

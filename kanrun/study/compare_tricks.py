@@ -23,7 +23,7 @@ from kanrun.runs.records import Record
 from kanrun.study import contest
 from kanrun.study.models import factory
 from kanrun.study.seeds import generator
-from kanrun.study.verdicts import judge
+from kanrun.study.verdicts import complete, judge
 
 Cell = Mapping[str, Any]
 #: What is switched off, by the name it has in tables.
@@ -95,12 +95,12 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """Switching a trick off costs accuracy, on the targets together and with a bootstrap interval."""
     summary = tables["summary"]
     summary = summary.assign(log=np.log10(summary["test_rmse"]), pair=summary["target"] + " " + summary["shape"])
+    logs: Any = summary.groupby(["variant", "seed", "pair"])["log"].agg(lambda each: each.mean(skipna=False))
     found = []
     for variant in list(VARIANTS)[1:]:
-        both = summary[summary["variant"].isin(["all tricks", variant])]
-        logs: Any = both.pivot_table(index=["seed", "pair"], columns="variant", values="log").dropna()
-        worse = (logs[variant] - logs["all tricks"]).unstack("pair").dropna()
-        verdict = judge(worse.to_numpy(dtype=float))
+        off, on = logs[variant], logs["all tricks"]
+        both = off.index.intersection(on.index)
+        verdict = judge(complete(off[both] - on[both]))
         spread = f"95 % interval {verdict.low:.3g} .. {verdict.high:.3g} over {verdict.seeds} seeds"
         sentence = f"{variant}: test RMSE over that with all tricks"
         found.append(Claim(sentence, verdict.ratio, "interval above 1", verdict.low > 1, spread))

@@ -8,6 +8,7 @@ import numpy as np
 from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
+from kanrun.study import measured
 
 #: Orders are fitted to splines of at least so many points (where there are two such), past the first bends ...
 FIRST_FITTED = 40
@@ -38,14 +39,12 @@ def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
 
 def at_most(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
     """The largest of `values` is at most `bound`; its spread is over the seeds of `table`."""
-    largest = float(values.max())
-    return Claim(sentence, largest, f"at most {bound:g}", largest <= bound, _spread(table, values))
+    return measured.at_most(sentence, values, bound, _spread(table, values))
 
 
 def at_least(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
     """The smallest of `values` is at least `bound`."""
-    smallest = float(values.min())
-    return Claim(sentence, smallest, f"at least {bound:g}", smallest >= bound, _spread(table, values))
+    return measured.at_least(sentence, values, bound, _spread(table, values))
 
 
 def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
@@ -56,6 +55,7 @@ def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
         return
     many = ", ".join(str(points) for points in rising["points"])
     grows = bool((np.diff(rising["max_error"]) > 0).all())
+    later, fell = falling["max_error"].to_numpy()[1:], np.diff(falling["max_error"]) < 0
     yield Claim(
         f"the largest error of the polynomial through N = {many} equispaced points grows with N",
         _listed(rising["max_error"]),
@@ -67,13 +67,13 @@ def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
         f"through N = {many} Chebyshev points it falls with N",
         _listed(falling["max_error"]),
         "each smaller than the last, or below 1e-12",
-        bool(((np.diff(falling["max_error"]) < 0) | (falling["max_error"].to_numpy()[1:] < ROUNDING)).all()),
+        bool(np.isfinite(falling["max_error"]).all() and (fell | (later < ROUNDING)).all()),
     )
 
 
 def convergence(fitted: DataFrame) -> Iterator[Claim]:
     """The error of the spline of each degree k falls at least at order k + 1; from rows of `fitted_order`."""
-    for row in fitted.dropna(subset=["order"]).to_dict("records"):
+    for row in fitted.dropna(subset=["first_points"]).to_dict("records"):
         bound = row["degree"] + 1 - TOLERANCE
         sentence = (
             f"the spline of degree {row['degree']:g} errs as h^{row['degree'] + 1:g} or less, h the spacing of "
@@ -85,19 +85,19 @@ def convergence(fitted: DataFrame) -> Iterator[Claim]:
 def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
     """The slope of log error against log spacing over the rows that count, and the ends of their range of points.
 
-    The order is None where fewer than two numbers of points count.
+    The order is None where fewer than two numbers of points count, and NaN where an error is no number.
     """
     enough = [n for n in set(points) if n >= FIRST_FITTED]
     rows = [
         (n, error)
         for n, error in zip(points, errors, strict=True)
-        if error > ROUNDING and (n >= FIRST_FITTED or len(enough) < 2)
+        if not error <= ROUNDING and (n >= FIRST_FITTED or len(enough) < 2)
     ]
     counts = {n for n, _ in rows}
     if len(counts) < 2:
         return {"order": None, "first_points": None, "last_points": None}
-    spacing = [-np.log(n - 1) for n, _ in rows]
-    slope = float(np.polyfit(spacing, np.log([error for _, error in rows]), 1)[0])
+    spacing, logs = [-np.log(n - 1) for n, _ in rows], np.log([error for _, error in rows])
+    slope = float(np.polyfit(spacing, logs, 1)[0]) if np.isfinite(logs).all() else float("nan")
     return {"order": slope, "first_points": min(counts), "last_points": max(counts)}
 
 

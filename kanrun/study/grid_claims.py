@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
+from kanrun.study.measured import largest, middle, smallest
 from kanrun.study.powers import exponent, spread
 
 EXACT = 1e-12
@@ -25,7 +26,7 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
     for rows, which in ((inserted[~overfitted], ""), (inserted[overfitted], " (networks overfitted on purpose)")):
         if len(rows):
-            worst = float(rows["function_change"].max())
+            worst = largest(rows["function_change"])
             sentence = f"A nested refinement changes the function by at most rounding, relative to its size{which}"
             yield Claim(sentence, worst, f"<= {EXACT:g}", worst <= EXACT, f"largest of {len(rows)} extensions")
 
@@ -36,7 +37,7 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     networks: Any = ranged.groupby(["shape", "degree"], sort=True)
     for (shape, degree), rows in networks:
         slopes = order_of_each_seed(rows)
-        wanted, measured = -(int(degree) + 1), float(slopes.median())
+        wanted, measured = -(int(degree) + 1), middle(slopes)
         reach = f"G = {rows['intervals'].min()} .. {rows['intervals'].max()}"
         sentence = f"k = {degree}: test RMSE of [{shape.replace('-', ',')}] falls as G^-(k + 1) over {reach}"
         holds = abs(measured - wanted) <= ORDER
@@ -44,7 +45,13 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 
 
 def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series([exponent(each["intervals"], each["test_rmse"]) for _, each in rows.groupby("seed")])
+    return pd.Series(
+        [
+            exponent(each["intervals"], each["test_rmse"])
+            for _, each in rows.groupby("seed")
+            if each["intervals"].nunique() > 1
+        ]
+    )
 
 
 def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
@@ -69,7 +76,7 @@ def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 def _turn_claim(rows: pd.DataFrame, where: str, penalised: bool) -> Iterator[Claim]:
     ratios = turn(rows)
     if len(ratios):
-        measured = float(ratios.median())
+        measured = middle(ratios)
         text = "With the smoothness penalty, the test error does not turn up" if penalised else (
             "Without the smoothness penalty, the test error turns up"
         )  # fmt: skip
@@ -88,7 +95,7 @@ def turn(rows: pd.DataFrame) -> pd.Series:
         past = each[each["intervals"] >= each["threshold"]]
         if len(below) and len(past):
             finest = past.sort_values("intervals").iloc[-1]
-            ratios.append(finest["test_rmse"] / below["test_rmse"].min())
+            ratios.append(finest["test_rmse"] / smallest(below["test_rmse"]))
     return pd.Series(ratios, dtype=float)
 
 
@@ -102,9 +109,9 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         if len(ratios):
             network = f"[{str(shape).replace('-', ',')}]"
             sentence = f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
-            measured = float(ratios.median())
+            measured = middle(ratios)
             lost = f"never reached from scratch by {np.isinf(ratios).sum()} of {len(ratios)} seeds"
-            shown = measured if np.isfinite(measured) else lost
+            shown = lost if np.isinf(measured) else measured
             bound = "seconds from scratch over seconds extended > 1"
             yield Claim(sentence, shown, bound, measured > 1, spread(ratios))
 
@@ -112,11 +119,12 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> Iterator[float]:
     """Of each seed the seconds from scratch over those by extension, until the error that extension ends at.
 
-    Infinite where the training from scratch ends above it.
+    Infinite where the training from scratch ends above it, NaN where one of the errors is no number.
     """
     for seed, rows in direct.groupby("seed"):
         other = extended[extended["seed"] == seed]
         if len(other):
             last = other.sort_values("intervals").iloc[-1]
-            arrived = rows["test_rmse"].iloc[0] <= ARRIVED * last["test_rmse"]
-            yield rows["seconds"].iloc[0] / last["seconds"] if arrived else float("inf")
+            excess = rows["test_rmse"].iloc[0] - ARRIVED * last["test_rmse"]
+            ratio = rows["seconds"].iloc[0] / last["seconds"] if excess <= 0 else float("inf")
+            yield float("nan") if np.isnan(excess) else ratio

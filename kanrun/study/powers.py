@@ -7,9 +7,9 @@ import pandas as pd
 
 
 def exponent(x: pd.Series, y: pd.Series) -> float:
-    """p of y = c x^p; NaN where fewer than two different x have a positive, finite y."""
-    kept = (y > 0) & np.isfinite(y) & (x > 0)
-    if x[kept].nunique() < 2:
+    """p of y = c x^p; NaN where fewer than two different x have a positive y, and where a y is no finite number."""
+    kept = (y > 0) & (x > 0)
+    if x[kept].nunique() < 2 or not np.isfinite(y.astype(float)).all():
         return float("nan")
     return float(np.polyfit(np.log(x[kept].astype(float)), np.log(y[kept].astype(float)), 1)[0])
 
@@ -24,7 +24,9 @@ def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFram
 
 
 def spread(values: pd.Series, digits: int = 3) -> str | None:
-    """The smallest and largest of several values in words, None for one."""
+    """The smallest and largest of several values in words, and how many are no number; None for one."""
     if len(values) < 2:
         return None
-    return f"{values.min():.{digits}g} .. {values.max():.{digits}g} over {len(values)} seeds"
+    lost = int(values.isna().sum())
+    without = f", {lost} of them without a number" if lost else ""
+    return f"{values.min():.{digits}g} .. {values.max():.{digits}g} over {len(values)} seeds{without}"

@@ -26,6 +26,8 @@ class Verdict:
 
     @property
     def winner(self) -> str:
+        if np.isnan(self.ratio):
+            return "undecided, an error is no number"
         if self.low > 1:
             return "KAN wins"
         return "MLP wins" if self.high < 1 else "a draw"
@@ -50,15 +52,22 @@ def matched_logs(rows: pd.DataFrame, error: str) -> NDArray[np.float64]:
     """log10(MLP / KAN) of each (seed, KAN), from all rows of one target.
 
     Of the MLPs matched to a KAN, each seed's lowest validation error says which one stands for them: test errors choose
-    nothing. Seeds for which a training is missing are left out.
+    nothing. Seeds for which a training is missing are left out (`complete`).
     """
     kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])[error]
     mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()].sort_values("validation_rmse")
-    best = mlps.groupby(["seed", "kan"])[error].first()
+    best = mlps.groupby(["seed", "kan"]).head(1).set_index(["seed", "kan"])[error]
     smallest = np.finfo(float).tiny
-    ratios: pd.Series = (best + smallest) / (kans + smallest)
-    logs = ratios.map(np.log10).unstack("kan").dropna()
-    return np.asarray(logs, dtype=np.float64)
+    both = best.index.intersection(kans.index)
+    ratios: pd.Series = (best[both] + smallest) / (kans[both] + smallest)
+    return complete(ratios.map(np.log10))
+
+
+def complete(values: pd.Series) -> NDArray[np.float64]:
+    """Values by (seed, pair) as (seeds, pairs), without the seeds that lack a pair; what is no number stays one."""
+    wide = values.unstack()
+    there = pd.Series(True, index=values.index).unstack(fill_value=False)
+    return np.asarray(wide[there.all(axis=1)], dtype=np.float64)
 
 
 def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:

@@ -1,0 +1,131 @@
+"""A value that is no number keeps every claim from holding, however good the others are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+import pytest
+
+from kanrun.runs import Claim
+from kanrun.study import (
+    bounds,
+    compare_linear,
+    compare_superposition,
+    compare_tricks,
+    continual_claims,
+    curve_claims,
+    grid_claims,
+    verdicts,
+)
+from kanrun.study.measured import at_least, at_most, largest, middle, smallest
+
+Claims = Callable[[list[float]], list[Claim]]
+
+
+def table(values: list[float], name: str, **others: object) -> pd.DataFrame:
+    return pd.DataFrame({"seed": range(len(values)), name: values, **others})
+
+
+def bounded(values: list[float]) -> list[Claim]:
+    rows = table(values, "value", label="a", column="test_rmse", bound=1.0)
+    return bounds.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
+
+
+def linear(values: list[float]) -> list[Claim]:
+    columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
+    return compare_linear.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
+
+
+def superposed(values: list[float]) -> list[Claim]:
+    rows = table(values, "relative_error", target="t", shape="2-5-1", bound=1.0)
+    return compare_superposition.claims({"summary": rows})
+
+
+def without_tricks(values: list[float]) -> list[Claim]:
+    summary = pd.concat(
+        table([error + 10 * (variant != "all tricks") for error in values], "test_rmse", variant=variant)
+        for variant in compare_tricks.VARIANTS
+    )
+    return compare_tricks.claims(
+        {"summary": summary.assign(target="t", shape="2-1", test_rmse=summary["test_rmse"] + 1)}
+    )
+
+
+def opponents(values: list[float]) -> list[Claim]:
+    kans = table(values, "test_rmse", model="kan", validation_rmse=1.0)
+    summary = pd.concat([kans, kans.assign(model="mlp", test_rmse=kans["test_rmse"] + 1)])
+    summary = summary.assign(kan="a", target="t", test_rmse=summary["test_rmse"] + 1)
+    return list(verdicts.verdict_claims(summary, "parameters"))
+
+
+def learners(values: list[float]) -> list[Claim]:
+    rows = table(values, "worst_forgetting", rmse=values, part="learners", learner="KAN", role="kan")
+    return list(continual_claims.claims(rows.assign(best_spline_rmse=values)))
+
+
+def on_grids(values: list[float]) -> list[Claim]:
+    fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
+    coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
+    return list(continual_claims.claims(pd.concat([coarse, fine]).assign(part="intervals", degree=3)))
+
+
+def stages(values: list[float], **others: object) -> pd.DataFrame:
+    fine = table([4e-4 + error for error in values], "test_rmse", intervals=20, in_order=True, **others)
+    coarse = fine.assign(intervals=10, test_rmse=16 * 4e-4)
+    return pd.concat([coarse, fine]).assign(shape="1-1", degree=3)
+
+
+def ordered(values: list[float]) -> list[Claim]:
+    return list(grid_claims.order_claims(stages(values, part="order")))
+
+
+def overfitted(values: list[float]) -> list[Claim]:
+    rows = stages(values, part="overfit", noise=0.0, penalised=True, start="warm", threshold=15.0, train_rmse=0.0)
+    return list(grid_claims.overfit_claims(rows))
+
+
+def extended(values: list[float]) -> list[Claim]:
+    warm = stages(values, part="schedules", compared=True, seconds=1.0)
+    return list(grid_claims.warm_start_claims(pd.concat([warm, stages([0.0] * 3, part="scratch", seconds=2.0)])))
+
+
+def refined(values: list[float]) -> list[Claim]:
+    rows = table(values, "function_change", carried_by="insertion", part="order", penalised=True)
+    return list(grid_claims.exact_claims(rows))
+
+
+def converging(values: list[float]) -> list[Claim]:
+    fitted = curve_claims.fitted_order([40, 80, 160], [1.0, 1.0 / 16, 1.0 / 256 + values[-1]])
+    return list(curve_claims.convergence(pd.DataFrame([{"degree": 3, **fitted}])))
+
+
+def growing(values: list[float]) -> list[Claim]:
+    rows = table([1.0, 2.0, 3.0 + values[-1]], "max_error", points=[10, 20, 40], degree=3, place=1.0)
+    falling = rows.assign(curve="polynomial, Chebyshev points", max_error=[3.0 + values[-1], 1e-13, 1e-14])
+    return [*curve_claims.growth_at_ends(pd.concat([rows.assign(curve="polynomial"), falling]))][::2]
+
+
+ALL: list[Claims] = [
+    bounded, linear, superposed, without_tricks, opponents, learners, on_grids, ordered, overfitted, extended, refined,
+    converging, growing,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("claims", ALL)
+def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
+    good, bad = claims([0.0, 0.0, 0.0]), claims([0.0, 0.0, math.nan])
+    assert good
+    assert all(claim.holds for claim in good), good
+    assert len(bad) == len(good)
+    assert not any(claim.holds for claim in bad), bad
+
+
+def test_extremes_of_what_is_no_number() -> None:
+    numbers = pd.Series([3.0, 1.0, 2.0])
+    assert (largest(numbers), smallest(numbers), middle(numbers)) == (3, 1, 2)
+    for values in (pd.Series([3.0, None]), pd.Series([], dtype=float)):
+        assert all(math.isnan(of(values)) for of in (largest, smallest, middle))
+    assert not at_least("s", pd.Series([math.inf]), 1).holds
+    assert not at_most("s", pd.Series([math.inf]), 1).holds
