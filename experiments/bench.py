@@ -19,11 +19,11 @@ from matplotlib.figure import Figure
 from pandas import DataFrame
 
 from kanrun.config import BenchConfig
-from kanrun.errors import UsageError
 from kanrun.figures import bench as drawings
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study import bench_claims as judge
+from kanrun.study import bench_settings as study
 from kanrun.study.bench_accuracy import PACKAGE, race
 from kanrun.study.bench_clock import in_turn, peak_bytes
 from kanrun.study.bench_layers import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
@@ -34,15 +34,7 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def check(cfg: BenchConfig) -> None:
-    if cfg.part != "all" and cfg.part not in PARTS:
-        raise UsageError(f"part={cfg.part} is none of all, {', '.join(PARTS)}.")
-    for layer in cfg.layers:
-        if len(layer) != 4 or min(layer) < 1:
-            raise UsageError(
-                f"layers has {list(layer)}: a layer is [batch, inputs, outputs, intervals], all at least 1."
-            )
-    if cfg.rounds < 1:
-        raise UsageError(f"rounds={cfg.rounds} must be at least 1.")
+    study.check(cfg, PARTS)
 
 
 def cells(cfg: BenchConfig) -> list[dict[str, Any]]:

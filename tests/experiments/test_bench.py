@@ -41,12 +41,17 @@ def run(folder: Path, cfg: BenchConfig) -> Run:
     return Run(made.path)
 
 
-def test_layers_are_measured_and_missing_peers_named(tmp_path: Path) -> None:
-    done = run(tmp_path, settings(part="layers", peers=["no such library"]))
+def broken(case: bench_layers.Case, dtype: torch.dtype) -> torch.nn.Module:
+    raise ArithmeticError(f"no {dtype} for {case.name}")
+
+
+def test_layers_are_measured_and_peers_that_break_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(bench_layers.TORCH, "pykan", broken)
+    done = run(tmp_path, settings(part="layers", peers=["pykan"]))
     table = done.table("layers")
-    assert set(table["competitor"]) == {"kanrun", "MLP", "no such library"}
-    assert (table[table["competitor"] != "no such library"]["seconds"] > 0).all()
-    assert table[table["competitor"] == "no such library"]["status"].str.startswith("failed").all()
+    assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
+    assert (table[table["competitor"] != "pykan"]["seconds"] > 0).all()
+    assert (table[table["competitor"] == "pykan"]["status"] == "failed: ArithmeticError").all()
     # Nothing is claimed about libraries that were not measured.
     assert len(done.manifest.claims) == 2
     assert all("MLP" in claim.sentence for claim in done.manifest.claims)
@@ -189,7 +194,23 @@ def test_the_fastest_other_library_is_marked() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"part": "speed"}, "part=speed"), ({"layers": [[1, 2]]}, "a layer is"), ({"rounds": 0}, "rounds=0")],
+    [
+        ({"part": "speed"}, "part=speed"),
+        ({"layers": [[1, 2]]}, "a layer is"),
+        ({"layers": []}, "nothing to measure"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"seeds": 2}, "seeds=2: bench repeats in rounds"),
+        ({"device": "cuda"}, "device=cuda: bench measures on the processor"),
+        ({"peers": ["pykna"]}, "pykna, which is not known; choose from pykan, inkan"),
+        ({"growth_shape": [8]}, r"growth_shape=\[8\] must be"),
+        ({"growth_batch": 0}, "growth_batch=0"),
+        ({"growth_batches": []}, r"growth_batches=\[\]"),
+        ({"growth_intervals": [0]}, r"growth_intervals=\[0\]"),
+        ({"errors": []}, r"errors=\[\] must list"),
+        ({"errors": [0.0]}, r"errors=\[0.0\] must list"),
+        ({"intervals": []}, "intervals"),
+        ({"limit": 0.0}, "limit=0.0 must be a positive"),
+    ],
 )
 def test_refusals(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
