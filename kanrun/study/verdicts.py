@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from kanrun.engine.networks.matching import TOLERANCE
 from kanrun.runs import Claim
 
 RESAMPLES, LEVEL = 4000, 0.95
@@ -78,9 +79,17 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
         if logs.size:
             verdict = judge(logs)
             interval = f"95 % interval {verdict.low:.3g} .. {verdict.high:.3g}"
-            spread = f"{interval} over {verdict.seeds} seeds: {verdict.winner}"
+            spread = f"{interval} over {verdict.seeds} seeds: {verdict.winner}{_unequal(rows, match)}"
             sentence = f"{target}: at equal {match} the KAN's test error is below the MLP's"
             yield Claim(sentence, verdict.ratio, "MLP's over KAN's, interval above 1", verdict.low > 1, spread)
+
+
+def _unequal(rows: pd.DataFrame, match: str) -> str:
+    """How far the matched MLPs are from equal, where that is farther than a match may be."""
+    off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
+    if off.empty or off.abs().max() <= TOLERANCE.get(match, 0.0):
+        return ""
+    return f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
 
 
 def error_of(rows: pd.DataFrame) -> str:

@@ -197,6 +197,9 @@ def test_bundled_tables_are_gone_afterwards() -> None:
         ({"cases": []}, "names nothing to learn"),
         ({"cases": [{"shapes": [[1]]}]}, "a case has a target"),
         ({"cases": [{**PRODUCT, "shapes": [3]}]}, "list of hidden widths"),
+        ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "a width of a; each must be a whole number"),
+        ({"cases": [{**PRODUCT, "shapes": [[1.5]]}]}, "a width of 1.5; each must be a whole number"),
+        ({"cases": [{**PRODUCT, "shapes": [[0]]}]}, "at least 1 node"),
         ({"cases": [{**PRODUCT, "goal": 1}]}, "a case has a target"),
         ({"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]}, "no bundled table titanic"),
         ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
@@ -260,3 +263,12 @@ def test_growth_claims_see_a_wrong_law() -> None:
     assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
     assert claims["Parameters of a KAN grow with L layers to the power"].holds
     assert not claims["Formulas of parameters against the modules: largest difference"].holds
+
+
+@pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
+def test_a_verdict_says_where_no_match_was_near(off: float, said: bool) -> None:
+    pairs = [{"model": "kan", "test_rmse": 1e-3, "off": None}, {"model": "mlp", "test_rmse": 1e-2, "off": off}]
+    rows = [{"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
+            for seed in (0, 1) for one in pairs]  # fmt: skip
+    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")
+    assert ("off by -70% to -70%" in str(claim.spread)) is said
