@@ -67,7 +67,10 @@ def shapes_of(case: Mapping[str, Any]) -> list[list[int]]:
     shapes = case.get("shapes", [[]])
     if not isinstance(shapes, list) or not all(isinstance(hidden, list) for hidden in shapes):
         raise UsageError(f"shapes={shapes} of a case must be a list of hidden widths, such as [[1], [5]].")
-    return [[int(width) for width in hidden] for hidden in shapes]
+    for width in (width for hidden in shapes for width in hidden):
+        if not isinstance(width, int) or isinstance(width, bool):
+            raise UsageError(f"shapes={shapes} of a case has a width of {width}; each must be a whole number.")
+    return [list(hidden) for hidden in shapes]
 
 
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise
+from math import inf
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -104,7 +105,7 @@ def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
 def _check(learner: Learner, cfg: ContinualConfig) -> None:
     name, model, memory = learner.name, learner.model, learner.memory
     check_model(model, cfg.dimension)
-    if memory not in MEMORIES:
+    if not isinstance(memory, str) or memory not in MEMORIES:
         raise UsageError(f"learner {name!r}: memory={memory} is not known; choose one of {', '.join(MEMORIES)}.")
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
         raise UsageError(f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid.")
@@ -122,5 +123,5 @@ def _check(learner: Learner, cfg: ContinualConfig) -> None:
         raise UsageError(f"learner {name!r}: kept={learner.kept} must be at least 1 point of a phase.")
     if not learner.depths or not all(isinstance(d, int) and d >= 1 for d in learner.depths):
         raise UsageError(f"learner {name!r}: depths={list(learner.depths)} must list hidden layers, from 1 on.")
-    if not learner.strengths or not all(isinstance(s, int | float) and s >= 0 for s in learner.strengths):
+    if not learner.strengths or not all(isinstance(s, int | float) and 0 <= s < inf for s in learner.strengths):
         raise UsageError(f"learner {name!r}: strengths={list(learner.strengths)} must list numbers from 0 on.")

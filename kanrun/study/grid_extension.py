@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 from kanrun.config import AutoSolver, ExtendGridConfig, KANConfig, LMSolver, SamplingConfig
@@ -51,8 +52,10 @@ def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
     for points in (*cfg.sizes, cfg.overfit_points, cfg.order_points):
         if points < 10:
             raise UsageError(f"{points} training points are too few for a study of grids; use at least 10.")
-    if cfg.overfit_noise < 0:
-        raise UsageError(f"overfit_noise={cfg.overfit_noise} must not be negative; 0 leaves the noisy points out.")
+    if not 0 <= cfg.overfit_noise < inf:
+        raise UsageError(
+            f"overfit_noise={cfg.overfit_noise} must be finite and not negative; 0 leaves the noisy points out."
+        )
 
 
 def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:

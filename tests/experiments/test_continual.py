@@ -200,6 +200,8 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two of the name 'KAN'"),
         ({"learners": [{"name": "A", "kind": "kan", "colour": 1}]}, "learner 'A'.*colour"),
         ({"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]}, "memory=diary is not known"),
+        ({"learners": [{"name": "A", "kind": "kan", "memory": [1]}]}, "memory=.1. is not known"),
+        ({"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]}, "strengths=.inf. must list"),
         ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
         ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
         ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]}, "needs gradients"),

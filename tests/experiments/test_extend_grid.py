@@ -203,7 +203,8 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"shapes": [3]}, "list of hidden widths"),
         ({"sizes": [5]}, "5 training points are too few"),
         ({"order_intervals": [8, 4]}, "shrinks"),
-        ({"overfit_noise": -0.1}, "must not be negative"),
+        ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be finite and not negative"),
+        ({"overfit_noise": float("inf")}, "overfit_noise=inf must be finite"),
         ({"scratch_intervals": [0]}, "at least 1"),
     ],
 )
