@@ -26,7 +26,7 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
     """
     split = next((name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test")
     rows = thinned(table[table["split"] == split], 40_000)
-    x, y = (rows[name].to_numpy(dtype=float) for name in inputs)
+    x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
     names = [f"truth:{name}" for name in outputs]
     known = any(name in rows and rows[name].notna().any() for name in names)
     figure = new_figure(2.3 * len(outputs) + 0.2, WIDTH if known else 3.2)

@@ -39,7 +39,7 @@ def predictions(
 ) -> Figure:
     """Return the predictions of the first seed against the truth, in the form that the inputs allow.
 
-    `table` has the columns seed, split (train, validation, test, grid), one per input, and for each output
+    `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input, and for each output
     `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
     training points, two give maps of truth, prediction and error, more give a parity plot, and classes
     (text) a confusion matrix. At most four outputs are drawn. Names that are not given are read off the
@@ -53,9 +53,9 @@ def predictions(
     filled = [name for name in columns if name in table and not table[name].isna().all()]
     if not is_numeric(table, filled):
         figure = _confusions(table, shown)
-    elif len(inputs) == 1 and is_numeric(table, list(inputs)):
+    elif len(inputs) == 1 and is_numeric(table, [f"input:{name}" for name in inputs]):
         figure = _curves(table, inputs[0], shown)
-    elif len(inputs) == 2 and is_numeric(table, list(inputs)):
+    elif len(inputs) == 2 and is_numeric(table, [f"input:{name}" for name in inputs]):
         figure = draw_maps(table, inputs, shown)
     else:
         figure = _parities(table, shown)
@@ -65,8 +65,8 @@ def predictions(
 
 def inputs_of(table: pandas.DataFrame) -> list[str]:
     """Return the names of the input columns of a table of predictions."""
-    names = [str(name) for name in table.columns if name not in {"cell", "seed", "split"}]
-    return [name for name in names if not name.startswith(("truth:", "prediction:"))]
+    names = [str(name) for name in table.columns]
+    return [name.partition(":")[2] for name in names if name.startswith("input:")]
 
 
 def outputs_of(table: pandas.DataFrame) -> list[str]:
@@ -84,17 +84,22 @@ def truth_of(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
 def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figure:
     figure = new_figure(0.6 + 2.6 * len(outputs))
     split = "grid" if (table["split"] == "grid").any() else "test"
-    line = table[table["split"] == split].sort_values(name)
+    x = f"input:{name}"
+    line = table[table["split"] == split].sort_values(x)
     given = thinned(table[table["split"].isin(["train", "validation"])])
     for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
         truth = truth_of(line, output)
         size = 14 if len(given) <= 30 else 5
-        points = axes.scatter(given[name], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1)
+        points = axes.scatter(
+            given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1
+        )
         points.set_rasterized(len(given) > 500)
         points.set_label("training points")
         if truth.notna().any():
-            axes.plot(line[name], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
-        axes.plot(line[name], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3)
+            axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
+        axes.plot(
+            line[x], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3
+        )
         axes.set(xlabel=letters(name, 40), ylabel=letters(output, 40))
         axes.margins(x=0.01)
         axes.legend(loc="best")

@@ -16,8 +16,9 @@ from torch import Tensor
 from kanrun.config import ContinualConfig, ExpressionTarget
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
-from kanrun.study.problem import PRECISIONS, Problem, torch_device
+from kanrun.study.problem import PRECISIONS, Problem
 from kanrun.study.seeds import generator
+from kanrun.study.settings import device_of
 from kanrun.targets import Dataset, Points, Scaling, build_target
 
 Array = NDArray[np.float64]
@@ -57,7 +58,7 @@ def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
     shown = Points(np.concatenate(points), target.function(np.concatenate(points)))
     identity = Scaling.identity
     dataset = Dataset(target, shown, None, everything, identity(cfg.dimension), identity(1), "regression", None, ())
-    dtype, device = PRECISIONS[cfg.precision], torch_device(cfg.device, cfg.precision)
+    dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
 
     def samples(at: Points) -> Samples:
         return Samples(*(torch.tensor(part, dtype=dtype, device=device) for part in (at.x, at.y)))

@@ -84,7 +84,7 @@ def prediction_table(network: nn.Module, problem: Problem) -> Table:
     columns: dict[str, Any] = {"split": np.concatenate([np.full(len(x), name) for name, x, _ in parts])}
     inputs = np.concatenate([x for _, x, _ in parts])
     for i, name in enumerate(dataset.target.inputs):
-        columns[name] = inputs[:, i]
+        columns[f"input:{name}"] = inputs[:, i]
     predicted = predict_points(network, problem, inputs)
     truth = np.concatenate([np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts])
     for o, name in enumerate(dataset.target.outputs):

@@ -63,10 +63,16 @@ def options_of(cfg: InterpretConfig) -> Options:
     """Raises UsageError for a setting that breaks a rule."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"model={cfg.model.kind} has no edge functions to interpret; use model=kan.")
+    plain = KANConfig(base="zero")
+    for name in ("base", "scale", "outside", "initialisation", "adapt"):
+        if (given := getattr(cfg.model, name)) != (own := getattr(plain, name)):
+            raise UsageError(f"model.{name}={given}: kanrun interpret trains plain splines; leave it at {own}.")
     check_model(replace(cfg.model, hidden=cfg.model.hidden if cfg.model.hidden is not None else []), 1)
     for name in ("budget", "simplify", "slack", "sparsity"):
         if getattr(cfg, name) < 0:
             raise UsageError(f"{name}={getattr(cfg, name)} must not be negative.")
+    if cfg.model.degree < 1:
+        raise UsageError(f"model.degree={cfg.model.degree} must be at least 1: steps have no slope to go by.")
     if cfg.starts < 1:
         raise UsageError(f"starts={cfg.starts} must be at least 1.")
     grids = cfg.model.intervals
@@ -76,7 +82,7 @@ def options_of(cfg: InterpretConfig) -> Options:
         candidates=choose(cfg.candidates, cfg.own_candidates),
         hidden=tuple(cfg.model.hidden) if cfg.model.hidden is not None else None,
         grids=tuple(int(g) for g in (grids if isinstance(grids, list) else [grids])),
-        degree=max(int(cfg.model.degree), 1),
+        degree=int(cfg.model.degree),
         starts=cfg.starts,
         sparsity=cfg.sparsity,
         slack=cfg.slack,
@@ -89,7 +95,7 @@ def tasks_of(cfg: InterpretConfig, seed: int) -> list[Task]:
     """One task an output. Raises UsageError for classification, and for a run without a KAN."""
     network = None
     if cfg.from_run is not None:
-        cfg, network = _from_run(cfg)
+        cfg, network, seed = _from_run(cfg)
     dataset = make_dataset(cfg.target, cfg.sampling, seed)
     if dataset.classes:
         raise UsageError("kanrun interpret needs numbers to explain; a classification target has classes.")
@@ -144,16 +150,20 @@ def _graph(cfg: InterpretConfig, network: KAN | None, samples: Samples, index: i
     return Given(whole, graph_of(network, samples.x, index, intervals))
 
 
-def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN]:
+def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN, int]:
+    """The run's target and sampling, its network, and the seed that gives its split and scaling again."""
     from kanrun.runs import resolve_run
     from kanrun.study.saved import LoadedRun
 
     loaded = LoadedRun(resolve_run(str(cfg.from_run), Path(os.environ.get("KANRUN_OUTPUTS", "outputs"))))
-    network = loaded.model().network
+    model = loaded.model()
+    network = model.network
+    if "cell" in loaded.tables.get("summary", ()):
+        raise UsageError(f"from_run={cfg.from_run} holds trainings on several settings; name a run of one.")
     if not isinstance(network, KAN):
         raise UsageError(f"from_run={cfg.from_run} holds a {type(network).__name__}, which has no edges to interpret.")
     theirs = loaded.config
-    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), network
+    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), network, model.seed
 
 
 def formula_checkpoint(task: Task, formula: Formula, result: Interpretation, seed: int) -> Checkpoint:

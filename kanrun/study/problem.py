@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Samples, TrainingData
-from kanrun.errors import UsageError
+from kanrun.study.settings import device_of
 from kanrun.targets import Dataset, Points, make_dataset
 
 PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
@@ -39,7 +39,7 @@ class Problem:
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> Problem:
     """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
     dataset = make_dataset(target, sampling, seed)
-    dtype, device = PRECISIONS[cfg.precision], torch_device(cfg.device, cfg.precision)
+    dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
 
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
@@ -67,18 +67,3 @@ def widened(domain: Tensor) -> Tensor:
     """`domain` with room around inputs that are constant, so that a grid can lie there."""
     flat = (domain[:, 1] <= domain[:, 0])[:, None]
     return torch.where(flat, domain + domain.new_tensor([-0.5, 0.5]), domain)
-
-
-def torch_device(name: str, precision: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU where there is one.
-
-    Raises UsageError for a device that is not there, and for float64 on mps, which has none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("mps") and precision == "float64":
-        raise UsageError("device=mps computes in float32 only; add precision=float32.")
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(name.split(":", maxsplit=1)[0], False):
-        raise UsageError(f"device={name} is not available here; use device=auto or device=cpu.")
-    return torch.device(name)

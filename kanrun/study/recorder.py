@@ -6,6 +6,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,9 @@ class Recorder:
 
     - Every row and table gets the columns `cell` (if the study has several) and `seed` in front, so that
       the tables of all tasks lie in one file; a Table replaces the rows of its own task only.
-    - A checkpoint named `resume` is stored as `resume-<cell>-<seed>`, with the number of rows that each
-      table had of its task at that time; it is deleted when its task finishes.
+    - A checkpoint's name begins with its cell, if the study has several. One named `resume` is stored as
+      `resume-<cell>-<seed>`, with the number of rows that each table had of its task at that time; it is
+      deleted when its task finishes.
     - `progress.json` lists the finished tasks.
     """
 
@@ -135,7 +137,8 @@ class Recorder:
 
     def _checkpoint(self, record: Checkpoint, task: Task) -> None:
         if record.name != _RESUME:
-            self._folder.record(record)
+            name = f"cell{task.index}-{record.name}" if self._several else record.name
+            self._folder.record(replace(record, name=name))
             return
         self._folder.sync()  # the rows must not be older than the checkpoint that counts them
         meta = {"meta": record.meta, _ROWS: dict(self._rows[task.pair])}

@@ -39,6 +39,7 @@ class Model:
     input_scaling: Scaling
     output_scaling: Scaling
     classes: tuple[str, ...] | None
+    seed: int = 0  # of its training, whose split and scaling come from it
 
     def __call__(self, x: Array) -> Array:
         """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier."""
@@ -84,6 +85,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             _scaling(meta["input_scaling"]),
             _scaling(meta["output_scaling"]),
             tuple(meta["classes"]) if meta["classes"] else None,
+            int(meta["seed"]),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
@@ -113,11 +115,9 @@ class LoadedRun:
 
     @property
     def models(self) -> list[str]:
-        """Names of the stored models, the lowest seed first."""
-        return sorted(
-            (name for name in self.run.checkpoints if not name.startswith("resume")),
-            key=lambda name: (name.rpartition("-seed")[0], _seed_of(name)),
-        )
+        """Names of the stored models: by cell, if there are several, then the lowest seed first."""
+        names = (name for name in self.run.checkpoints if not re.fullmatch(r"resume-\d+-\d+", name))
+        return sorted(names, key=lambda name: (_cell_of(name), name.rpartition("-seed")[0], _seed_of(name)))
 
     def model(self, name: str | None = None) -> Model:
         """The model called `name`; without one, that of the first seed.
@@ -130,6 +130,11 @@ class LoadedRun:
         if chosen not in self.models:
             raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
         return model_from_checkpoint(self.run.checkpoint(chosen))
+
+
+def _cell_of(name: str) -> int:
+    found = re.match(r"cell(\d+)-", name)
+    return int(found[1]) if found else 0
 
 
 def _seed_of(name: str) -> int:

@@ -73,7 +73,8 @@ def threads_of(cfg: ExperimentConfig) -> int:
 def device_of(cfg: ExperimentConfig) -> str:
     """Return the device to train on, `auto` resolved: cuda, else mps for float32, else cpu.
 
-    Raises UsageError if the device that is asked for is not there. Imports torch unless it is the cpu.
+    Raises UsageError if the device that is asked for is not there, and for float64 on mps, which has none.
+    Imports torch unless it is the cpu.
     """
     if cfg.device == "cpu":
         return "cpu"
@@ -82,6 +83,8 @@ def device_of(cfg: ExperimentConfig) -> str:
     mps = torch.backends.mps.is_available()
     if cfg.device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if mps and cfg.precision == "float32" else "cpu"
+    if cfg.device == "mps" and cfg.precision == "float64":
+        raise UsageError("device=mps computes in float32 only; add precision=float32")
     number = int(cfg.device.partition(":")[2] or 0)
     if not (mps if cfg.device == "mps" else number < torch.cuda.device_count()):
         raise UsageError(f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu")

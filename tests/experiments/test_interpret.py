@@ -26,6 +26,7 @@ from kanrun.figures.interpret import candidate_map
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
+from kanrun.study.interpret_task import tasks_of
 from kanrun.study.score_card import score_claims
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
@@ -100,7 +101,8 @@ def test_figures_and_claims(finished: Run) -> None:
 
 def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory: pytest.TempPathFactory) -> None:
     cfg = settings(
-        target=ExpressionTarget("exp(x0+x1^2)", [[-1, 1], [-1, 1]]), model=KANConfig(hidden=[2], intervals=[5, 10])
+        target=ExpressionTarget("exp(x0+x1^2)", [[-1, 1], [-1, 1]]),
+        model=KANConfig(hidden=[2], intervals=[5, 10], base="zero"),
     )
     summary = run(tmp_path_factory, cfg).table("summary").iloc[0]
     assert summary["shape"] == "2-1-1"
@@ -123,6 +125,8 @@ def test_a_network_of_another_run_is_snapped(
     summary = run(tmp_path_factory, settings(from_run=str(folder.path))).table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["recovered"] == "yes"
+    here, there = (tasks_of(settings(from_run=str(folder.path)), seed)[0].samples for seed in (0, 5))
+    np.testing.assert_array_equal(here.x, there.x)  # the split of the run, whatever the seed here
 
 
 def _store_config(folder: RunFolder, cfg: FitConfig) -> None:
@@ -163,6 +167,9 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"candidates": []}, "No candidate is left"),
         ({"candidates": ["sine"]}, "sine"),
         ({"own_candidates": {"f": "open(x0)"}}, "open"),
+        ({"own_candidates": {"exp": "x0^2"}}, "choose another name"),
+        ({"model": KANConfig(hidden=None, base="silu")}, "leave it at zero"),
+        ({"model": KANConfig(hidden=None, base="zero", degree=0)}, "at least 1"),
         ({"starts": 0}, "starts=0"),
         ({"budget": -1.0}, "budget=-1"),
         ({"sampling": SamplingConfig(train=100, validation=0.0)}, "validation"),

@@ -33,7 +33,7 @@ def predictions(inputs: int, truth: bool = True, lattice: bool = False, rows: in
             axis = np.linspace(-1, 1, 8)
             x = np.stack(np.meshgrid(*[axis] * inputs), axis=-1).reshape(-1, inputs)
         y = np.sin(x.sum(axis=1))
-        columns = {f"x{i}": x[:, i] for i in range(inputs)}
+        columns = {f"input:x{i}": x[:, i] for i in range(inputs)}
         known = y if truth or split == "train" else np.nan
         parts.append(
             pandas.DataFrame({"seed": 0, "split": split, **columns, "truth:y": known, "prediction:y": y + 0.1})

@@ -129,7 +129,7 @@ def test_two_inputs_without_truth_or_on_a_line() -> None:
     unknown = figures.predictions(sample.predictions(2, truth=False), ["x0", "x1"], ["y"])
     assert [axes.get_title() for axes in unknown.axes if axes.get_title()] == ["prediction"]
     stored(unknown)
-    line = sample.predictions(2).assign(x1=lambda table: table["x0"])
+    line = sample.predictions(2).assign(**{"input:x1": lambda table: table["input:x0"]})
     stored(figures.predictions(line, ["x0", "x1"], ["y"]))
     stored(figures.predictions(line.iloc[:1], ["x0", "x1"], ["y"]))
 
@@ -163,7 +163,7 @@ def test_classes_give_a_confusion_matrix() -> None:
         {
             "seed": 0,
             "split": "test",
-            "x0": 1.0,
+            "input:x0": 1.0,
             "truth:kind": ["a", "a", "b$", "b$", "b$"],
             "prediction:kind": ["a", "b$", "b$", "b$", "a"],
         }
@@ -309,10 +309,10 @@ def test_values_that_are_not_finite_and_missing_scores_do_not_stop_a_figure() ->
 
 def test_names_with_dollar_signs_and_long_names_are_text() -> None:
     table = sample.predictions(1).rename(
-        columns={"x0": "price in $ and " + "very " * 20 + "long", "truth:y": "truth:$x"}
+        columns={"input:x0": "input:price in $ and " + "very " * 20 + "long", "truth:y": "truth:$x"}
     )
     table = table.rename(columns={"prediction:y": "prediction:$x"})
-    stored(figures.predictions(table, [str(table.columns[2])], ["$x"]))
+    stored(figures.predictions(table, [str(table.columns[2]).removeprefix("input:")], ["$x"]))
 
 
 def test_figures_leave_the_settings_of_the_caller_alone() -> None:

@@ -57,6 +57,7 @@ def test_rows_carry_cell_and_seed_where_there_are_several(run_toy: RunToy) -> No
     pairs = run.table("summary")[["cell", "seed", "size"]].to_numpy().tolist()
     assert pairs == [[0, 5, 2], [0, 6, 2], [1, 5, 3], [1, 6, 3]]
     assert len(run.table("curve")) == 2 * 2 + 2 * 3
+    assert set(run.checkpoints) == {f"cell{cell}-model-{cell + 2}-{seed}" for cell in (0, 1) for seed in (5, 6)}
     assert run.manifest.threads == 1
     assert run.manifest.cells == 2
 
@@ -195,3 +196,8 @@ def test_threads_are_the_same_in_every_executor() -> None:
 def test_the_device_is_resolved() -> None:
     assert device_of(ToyConfig(device="cpu")) == "cpu"
     assert device_of(ToyConfig(device="auto")) in {"cpu", "cuda"}
+
+
+def test_mps_has_no_double_precision() -> None:
+    with pytest.raises(UsageError, match="precision=float32"):
+        device_of(ToyConfig(device="mps", precision="float64"))

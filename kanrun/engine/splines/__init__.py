@@ -1,7 +1,7 @@
 """B-splines as pure functions, tensor to tensor: knots, local basis, contraction, least squares, knot insertion."""
 
 from kanrun.engine.splines.basis import local_basis
-from kanrun.engine.splines.contraction import dense_rows, prefers_sparse, sparse_product
+from kanrun.engine.splines.contraction import dense_rows, prefers_sparse
 from kanrun.engine.splines.grid import Grid, Outside, find_interval
 from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
@@ -29,7 +29,6 @@ __all__ = [
     "local_basis",
     "prefers_sparse",
     "sample_points",
-    "sparse_product",
     "subdivide",
     "uniform_breakpoints",
 ]

@@ -1,8 +1,9 @@
 """The product of local basis values with coefficients, summed over inputs and functions.
 
 Both ways give y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p] and are differentiable to
-any order. `dense` scatters the basis into rows of G + k and takes one matrix product: best for narrow grids.
-`sparse` gathers only the k + 1 coefficients that count, so its cost does not grow with G: best for wide ones.
+any order. `dense_rows` scatters the basis into rows of G + k for one matrix product: best for narrow grids.
+`weighted_rows` at `table_index` gathers only the k + 1 coefficients that count, so its cost does not grow with G and no
+tensor of samples x inputs x out is made: best for wide ones.
 """
 
 from __future__ import annotations
@@ -50,18 +51,6 @@ def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: 
     samples, inputs = interval.shape
     offsets = torch.arange(inputs, device=interval.device)[:, None] * functions
     return (interval[..., None] + torch.arange(local, device=interval.device) + offsets).reshape(samples, -1)
-
-
-def sparse_product(
-    basis: Float[Tensor, "samples inputs local"],
-    interval: Int[Tensor, "samples inputs"],
-    coefficients: Float[Tensor, "out inputs functions"],
-) -> Float[Tensor, "samples out"]:
-    """The contraction by gathering; no tensor of size samples x inputs x out is made."""
-    outputs, inputs, functions = coefficients.shape
-    index = table_index(interval, basis.shape[-1], functions)
-    table = coefficients.reshape(outputs, inputs * functions).T
-    return weighted_rows(basis.flatten(1), table, index)
 
 
 # y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's

@@ -124,8 +124,8 @@ IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
 def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) -> tuple[Candidate, ...]:
     """The candidates called `names` (None: all of the table) and the user's `own`, name to formula in x0.
 
-    Raises UsageError for a name that is not in the table, a formula that is no function of x0 alone, and
-    when no candidate is left.
+    Raises UsageError for a name that is not in the table or an own one that is, a formula that is no function of x0
+    alone, and when no candidate is left.
     """
     chosen = list(TABLE) if names is None else list(names)
     for name in chosen:
@@ -133,6 +133,8 @@ def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) ->
             raise UsageError(f"candidates: {name!r} is not in the table; known are {', '.join(TABLE)}.")
     result = [TABLE[name] for name in dict.fromkeys(chosen)]
     for name, formula in (own or {}).items():
+        if name in TABLE:
+            raise UsageError(f"own_candidates.{name} would replace a candidate of the table; choose another name.")
         expression = parse(formula, ["x0"])
         if expression.free_symbols != {X}:
             raise UsageError(f"own_candidates.{name}={formula} must be a function of x0.")

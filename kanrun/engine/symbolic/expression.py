@@ -44,7 +44,8 @@ def numeric_value(
 ) -> Array:
     """Values (N,) at x (N, inputs) of an expression in which `functions` occur by name, with arguments (N,)."""
     names, columns, replaced = list(names), [x], {}
-    outermost = [call for call in expression.atoms(AppliedUndef) if not _inside_another(call, expression)]
+    calls = sorted(expression.atoms(AppliedUndef), key=str)
+    outermost = [call for call in calls if not _inside_another(call, expression)]
     for number, call in enumerate(outermost):
         inner = numeric_value(call.args[0], names[: x.shape[1]], x, functions)
         columns.append(functions[call.func.__name__](inner)[:, None])

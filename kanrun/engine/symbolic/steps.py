@@ -22,12 +22,10 @@ _UNREAD = 100.0
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`worth`: relative error below which a structure is snapped; `within`: a formula this many times as wrong as the
-    best network still counts as good (its own simplicity decides); `seconds`: no new structure after that; `further`:
+    """`worth`: relative error below which a structure is snapped; `seconds`: no new structure after that; `further`:
     the effort of the longer looks at all structures together."""
 
     worth: float = 0.05
-    within: float = 1.1
     exact: float = 1e-9
     seconds: float = 40.0
     further: float = 20.0

@@ -18,7 +18,7 @@ Allowed = Callable[[sympy.Expr], bool]
 def tidied(expression: sympy.Expr, allowed: Allowed) -> sympy.Expr:
     """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out; sines with a shift of
     about pi/2 become cosines."""
-    for number in sorted(expression.atoms(sympy.Float), key=lambda each: abs(float(each)))[:_MOST]:
+    for number in sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))[:_MOST]:
         rounded = nice(float(number), _WINDOW * max(abs(float(number)), 1e-3))
         if rounded is None:
             continue
@@ -29,7 +29,7 @@ def tidied(expression: sympy.Expr, allowed: Allowed) -> sympy.Expr:
 
 
 def _cosines(expression: sympy.Expr, allowed: Allowed) -> sympy.Expr:
-    for sine in expression.atoms(sympy.sin):
+    for sine in sorted(expression.atoms(sympy.sin), key=str):
         shift, rest = sine.args[0].as_coeff_Add()
         if not shift.is_Float:
             continue

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.networks import KAN, Network, activations, get_unknowns, refine, regrid_hidden
+from kanrun.engine.networks import KAN, Network, activations, adapt_inputs, get_unknowns, refine, regrid_hidden
 from kanrun.engine.training.carrying import carry
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
@@ -119,7 +119,11 @@ class Chain:
         network, x = self.network, self.data.train.x
         if not isinstance(network, KAN) or intervals is None:
             return network, "start", 0.0
-        if self.plan.update_grid and not _fits(network, x):
+        if self.plan.update_grid and self.plan.adapt > 0:
+            hidden = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
+            moved = adapt_inputs(hidden.network, x, adapt=self.plan.adapt)
+            moved = replace(moved, change=max(moved.change, hidden.change))
+        elif self.plan.update_grid and not _fits(network, x):
             moved = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
         elif intervals == network.intervals:
             return deepcopy(network), "start", 0.0

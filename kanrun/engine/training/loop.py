@@ -185,7 +185,7 @@ class _Training:
         network = deepcopy(chosen.network)
         if isinstance(network, Curve):
             network.fit(self.data.everything.x, self.data.everything.y)
-        elif self.plan.refit and self.plan.solver == "lm" and self.data.validation is not None:
+        elif self.plan.solver == "lm" and self.data.validation is not None:
             everything = replace(self.data, train=self.data.everything, validation=None)
             smoothing = Smoothing(chosen.weight, chosen.order)
             solver = make_solver(network, everything, self.plan, smoothing, self.generator)

@@ -38,7 +38,6 @@ class Plan:
     local: bool = False
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
     most_unknowns: int | None = None  # leave it before a grid with more
-    refit: bool = True  # a last fit on training and validation points together
     history: int = 30
     adam: AdamOptions = field(default_factory=AdamOptions)
     patience: int | None = None

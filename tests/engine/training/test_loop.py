@@ -125,3 +125,17 @@ def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
         first[moves] = steps[0].errors.train
     assert first[True] < 0.1
     assert first[False] > 10 * first[True]
+
+
+@pytest.mark.parametrize("solver", ["lm", "lbfgs"])
+def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
+    crowded = Samples(DATA.train.x.sign() * DATA.train.x.abs() ** 3, DATA.train.y)
+    plan = Plan(solver, (8,), steps=2, adapt=1.0)  # type: ignore[arg-type]
+    trained = drained(train(create, TrainingData(crowded), plan, Generator().manual_seed(0)))[2]
+    assert trained is not None
+    assert isinstance(trained.network, KAN)
+    middle, widest = (
+        [float(f(layer.grid.knots.diff())) for layer in trained.network] for f in (torch.amin, torch.amax)
+    )
+    assert widest[0] > 5 * middle[0]
+    assert widest[1] > 1.05 * middle[1]
