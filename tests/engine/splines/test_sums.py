@@ -10,7 +10,6 @@ from kanrun.engine.splines.contraction import (
     dense_rows,
     row_products,
     row_sums,
-    sparse_product,
     table_index,
     weighted_rows,
 )
@@ -164,11 +163,12 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
             torch.testing.assert_close(torch.vmap(function, dims)(*used), torch.stack(expected))
 
 
-def test_sparse_product_is_the_dense_one():
+def test_gathered_rows_sum_to_the_dense_product():
     grid, x, table, _ = case(3, False, "linear", 1.2)
     basis, interval = local_basis(x, grid)
+    columns = table.flatten(1).T
     torch.testing.assert_close(
-        sparse_product(basis, interval, table),
+        weighted_rows(basis.flatten(1), columns, table_index(interval, basis.shape[-1], grid.functions)),
         torch.einsum("nif,oif->no", dense_rows(basis, interval, grid.functions), table),
     )
 
