@@ -20,7 +20,7 @@ from kanrun.runs.records import Row, Value
 from kanrun.study.bundled import bundled_table
 from kanrun.study.cells import with_cell
 from kanrun.study.evaluation import scores
-from kanrun.study.models import Create, check_model, factory
+from kanrun.study.models import check_model, factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
@@ -104,11 +104,11 @@ def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
     return fit(factory(model, case.problem, plan.solver), case.problem.data, plan, generator(seed, "training"))
 
 
-def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int, create: Create | None = None) -> Trained:
+def train_mlp(case: Case, model: MLPConfig, steps: int, seed: int) -> Trained:
     """Train with the solver and starts of the KANs, for up to `steps` steps; an MLP has no penalty to weigh."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     plan = replace(plan, steps=steps, weight=0.0)
-    return fit(create or factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
+    return fit(factory(model, case.problem), case.problem.data, plan, generator(seed, "training"))
 
 
 def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
