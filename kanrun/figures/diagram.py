@@ -25,7 +25,7 @@ Group = tuple[tuple[int, int, int], "pandas.DataFrame"]
 
 
 @styled
-def network_diagram(table: pandas.DataFrame, title: str | None = None) -> Figure:
+def network_diagram(table: pandas.DataFrame) -> Figure:
     """Return the diagram of the first seed's network, inputs below and outputs above.
 
     `table` is as for `edges`. Width and opacity of an edge grow with its score, relative to the highest of
@@ -36,13 +36,12 @@ def network_diagram(table: pandas.DataFrame, title: str | None = None) -> Figure
     table = first_seed(table)
     counts = table.drop_duplicates(["layer", "out", "in"]).groupby("layer").size()
     remark = only_some(int(counts.clip(upper=_MOST).sum()), int(counts.sum()), "edges, those with the highest scores")
-    heading = ", ".join(part for part in (title, remark) if part)
-    layout = lay_out(table, bool(heading), _MOST)
+    layout = lay_out(table, bool(remark), _MOST)
     figure = Figure(figsize=(layout.width, layout.height))  # the layout's inches are the figure's
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     draw_network(axes, table, layout)
-    if heading:
-        axes.text(layout.width / 2, layout.height - 0.1, letters(heading, 100), ha="center", va="top", fontsize=9)
+    if remark:
+        axes.text(layout.width / 2, layout.height - 0.1, remark, ha="center", va="top", fontsize=9)
     return figure
 
 

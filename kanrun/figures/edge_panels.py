@@ -21,12 +21,11 @@ KEYS = ["layer", "out", "in"]
 
 
 @styled
-def edges(table: pandas.DataFrame, knots: pandas.DataFrame | None = None) -> Figure:
+def edges(table: pandas.DataFrame) -> Figure:
     """Return a panel for each edge (layer, out, in) of the first seed: its function over its input range.
 
     `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name and pruned.
     Pruned edges, which are zero, are counted and not drawn; of many others the 40 with the highest score are.
-    `knots` (seed, layer, in, knot) are ticks below.
     """
     table = first_seed(table)
     pruned = pruned_rows(table)
@@ -44,11 +43,8 @@ def edges(table: pandas.DataFrame, knots: pandas.DataFrame | None = None) -> Fig
     figure, every = _panels(rows, columns, 0.3 if remark else 0.1)
     for axes in every[len(groups) :]:
         axes.set_axis_off()
-    marks = first_seed(knots) if knots is not None else None
     for axes, (key, group) in zip(every, groups, strict=False):
         _panel(axes, group, title_of(key, group))
-        if marks is not None:
-            _rug(axes, marks[(marks["layer"] == key[0]) & (marks["in"] == key[2])]["knot"].to_numpy(dtype=float))
     if remark:
         figure.text(0.5, 1 - 0.08 / figure.get_figheight(), remark, ha="center", va="top", color=GREY)
     return figure
@@ -110,10 +106,3 @@ def _panel(axes: Axes, rows: pandas.DataFrame, title: str) -> None:
     if np.isfinite(values).any() and np.nanmax(values) - np.nanmin(values) < 1e-12:
         middle = float(np.nanmean(values))  # a constant: no axis full of rounding errors
         axes.set_ylim(middle - 1, middle + 1)
-
-
-def _rug(axes: Axes, knots: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> None:
-    low, high = axes.get_xlim()
-    inside = knots[(knots >= low) & (knots <= high)]
-    if inside.size:
-        axes.plot(inside, np.zeros_like(inside), "|", color=GREY, ms=4, mew=0.6, transform=axes.get_xaxis_transform())

@@ -34,21 +34,17 @@ _MOST_CLASSES = 30
 
 
 @styled
-def predictions(
-    table: pandas.DataFrame, inputs: Sequence[str] | None = None, outputs: Sequence[str] | None = None
-) -> Figure:
+def predictions(table: pandas.DataFrame) -> Figure:
     """Return the predictions of the first seed against the truth, in the form that the inputs allow.
 
     `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input, and for each output
     `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
     training points, two give maps of truth, prediction and error, more give a parity plot, and classes
-    (text) a confusion matrix. At most four outputs are drawn. Names that are not given are read off the
-    columns.
+    (text) a confusion matrix. At most four outputs are drawn.
     """
     table = first_seed(table)
-    inputs = inputs_of(table) if inputs is None else inputs
-    outputs = outputs_of(table) if outputs is None else outputs
-    shown = list(outputs)[:_MOST_OUTPUTS]
+    inputs, outputs = inputs_of(table), outputs_of(table)
+    shown = outputs[:_MOST_OUTPUTS]
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
     if not is_numeric(table, filled):
@@ -90,16 +86,12 @@ def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figur
     for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
         truth = truth_of(line, output)
         size = 14 if len(given) <= 30 else 5
-        points = axes.scatter(
-            given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1
-        )
+        points = axes.scatter(given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1)
         points.set_rasterized(len(given) > 500)
         points.set_label("training points")
         if truth.notna().any():
             axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
-        axes.plot(
-            line[x], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3
-        )
+        axes.plot(line[x], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3)
         axes.set(xlabel=letters(name, 40), ylabel=letters(output, 40))
         axes.margins(x=0.01)
         axes.legend(loc="best")
