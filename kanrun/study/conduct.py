@@ -35,10 +35,6 @@ class Outcome:
     claims: tuple[Claim, ...] = ()
     reason: str | None = None
 
-    @property
-    def exit_code(self) -> int:
-        return 0 if self.status == Status.COMPLETED else 1
-
 
 class Study:
     """One execution of an experiment."""
