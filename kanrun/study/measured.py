@@ -14,7 +14,7 @@ def largest(values: pd.Series) -> float:
 
 
 def smallest(values: pd.Series) -> float:
-    """The smallest value; NaN also if one is infinite: what diverged is not large in any sense that a bound means."""
+    """The smallest value; NaN also if one is infinite, which is how a training that diverged would pass."""
     numbers = values.astype(float)
     return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
 

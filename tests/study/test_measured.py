@@ -122,6 +122,14 @@ def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
     assert not any(claim.holds for claim in bad), bad
 
 
+def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
+    (claim,) = opponents([0.0, 0.0, math.nan])
+    assert "undecided" in str(claim.spread)
+    assert math.isnan(float(claim.measured))
+    (claim,) = superposed([0.5, 0.25, math.nan])
+    assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
+
+
 def test_extremes_of_what_is_no_number() -> None:
     numbers = pd.Series([3.0, 1.0, 2.0])
     assert (largest(numbers), smallest(numbers), middle(numbers)) == (3, 1, 2)
