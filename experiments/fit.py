@@ -20,7 +20,7 @@ from kanrun.engine.training import Stage, Step, Trained, train
 from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
 from kanrun.runs import Claim
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.bounds import bound_claims, bound_rows
+from kanrun.study.bounds import bound_claims, bound_rows, check_bounds
 from kanrun.study.cells import suite_cells, with_cell
 from kanrun.study.checkpoints import stages_from_checkpoint, stages_to_checkpoint
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
@@ -40,6 +40,7 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
 def check(cfg: FitConfig) -> None:
     """Build everything that a run would build, without training."""
     for cell in cells(cfg):
+        check_bounds(cell)
         one = with_cell(cfg, cell)
         problem = make_problem(one, one.target, one.sampling, one.seed)
         plan, _ = make_plan(one.model, one.solver, problem)

@@ -5,19 +5,38 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
 
+from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
 from kanrun.study.measured import largest, middle
 
-_NAMES = {"test_rmse": "median test RMSE", "seconds": "longest training in seconds"}
+_NAMES = {
+    "train_rmse": "median training RMSE",
+    "validation_rmse": "median validation RMSE",
+    "test_rmse": "median test RMSE",
+    "seconds": "longest training in seconds",
+}
 #: No seed may be worse than this many times the median: a bad minimum is what a user meets.
 SPREAD = 100.0
+
+
+def check_bounds(cell: Mapping[str, Any]) -> None:
+    """Raise UsageError for bounds of what is not bounded, or that are no numbers."""
+    bounds = cell.get("bounds", {})
+    if not isinstance(bounds, Mapping):
+        raise UsageError(f"bounds={bounds} of a suite's entry must be pairs, such as {{test_rmse: 1e-6, seconds: 10}}.")
+    for column, bound in bounds.items():
+        if column not in _NAMES:
+            raise UsageError(f"bounds of a suite's entry has {column}; choose from {', '.join(_NAMES)}.")
+        if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+            raise UsageError(f"bounds of a suite's entry has {column}: {bound}, which must be a positive number.")
 
 
 def bound_rows(cell: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[Row]:
@@ -36,11 +55,7 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = largest(values) if column == "seconds" else middle(values)
         spread = f"{values.min():.2g} .. {values.max():.2g}"
-        claims.append(
-            Claim(
-                f"{label}: {_NAMES.get(str(column), str(column))}", measured, f"<= {bound:g}", measured <= bound, spread
-            )
-        )
+        claims.append(Claim(f"{label}: {_NAMES[str(column)]}", measured, f"<= {bound:g}", measured <= bound, spread))
         if column == "test_rmse" and len(values) > 1:
             worst = largest(values) / max(middle(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"

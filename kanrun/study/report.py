@@ -64,7 +64,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
     for claim in claims:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
-        detail = f"measured {shown(claim.measured)}{spread}, bound {claim.bound}"
+        detail = f"measured {shown(claim.measured) or 'no number'}{spread}, bound {claim.bound}"
         _print_line(console, Text.assemble((mark, style), f"  {claim.sentence}: {detail}"))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
+from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import (
     bounds,
@@ -120,6 +121,23 @@ def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
     assert all(claim.holds for claim in good), good
     assert len(bad) == len(good)
     assert not any(claim.holds for claim in bad), bad
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"r2": 1.0}, "has r2; choose from train_rmse"),
+        ({"seconds": 0}, "seconds: 0, which must be a positive number"),
+        ({"test_rmse": math.nan}, "test_rmse: nan"),
+        ({"test_rmse": "small"}, "test_rmse: small"),
+        ([1], "must be pairs"),
+    ],
+)
+def test_bounds_that_say_nothing_are_refused(given: object, said: str) -> None:
+    bounds.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
+    bounds.check_bounds({})
+    with pytest.raises(UsageError, match=said):
+        bounds.check_bounds({"bounds": given})
 
 
 def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
