@@ -156,11 +156,15 @@ def _make_constants(degree: int, slopes: bool, dtype: torch.dtype, device: torch
     return torch.tensor(matrix, dtype=dtype, device=device), torch.tensor(constant, dtype=dtype, device=device)
 
 
-@lru_cache(maxsize=64)
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator, unused-ignore]
 def uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
-    """Row p, column i: coefficient of u^p in the `derivative`-th derivative of the i-th local basis function.
+    """Row p, column i: coefficient of u^p in the `derivative`-th derivative of the i-th local basis function."""
+    return _uniform_powers(degree, derivative)  # the compiler takes this for a constant, a cache it would warn about
 
-    From the recurrence in exact fractions: N_i^d(u) = (u + d - i)/d N_{i-1}^{d-1} + (i + 1 - u)/d N_i^{d-1},
+
+@lru_cache(maxsize=64)
+def _uniform_powers(degree: int, derivative: int) -> tuple[tuple[float, ...], ...]:
+    """From the recurrence in exact fractions: N_i^d(u) = (u + d - i)/d N_{i-1}^{d-1} + (i + 1 - u)/d N_i^{d-1},
     functions counted from the left of the interval.
     """
     pieces: list[list[Fraction]] = [[Fraction(1)]]
