@@ -8,6 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+#: What sympy raises at expressions that one of its transforms cannot take.
+CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
+
 
 class OutOfTime(Exception):
     """The time is used up."""

@@ -8,7 +8,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.deadline import OutOfTime, within
+from kanrun.engine.symbolic.deadline import CANNOT, OutOfTime, within
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 
@@ -34,16 +34,8 @@ def simplified(expression: sympy.Expr, names: Sequence[str], points: Array, seco
                     best, best_size = form, size(form)
             except OutOfTime:
                 return best
-            except (
-                ArithmeticError,
-                AttributeError,
-                KanrunError,
-                NotImplementedError,
-                RecursionError,
-                TypeError,
-                ValueError,
-            ):
-                continue  # sympy has forms that it cannot take; the expression as it is stands
+            except (KanrunError, *CANNOT):
+                continue  # the expression as it is stands
     return best
 
 
