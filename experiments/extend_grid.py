@@ -22,7 +22,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kanrun.config import ExtendGridConfig
-from kanrun.engine.training import Stage, Step, train
+from kanrun.engine.training import Event, Step, train
 from kanrun.figures import extend_grid as drawn
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
@@ -110,7 +110,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     yield Row("summary", study.summary(one, trained))
 
 
-def step_rows(event: Step | Stage, marks: Mapping[str, Any]) -> Iterator[Record]:
+def step_rows(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
     if isinstance(event, Step):
         errors = {f"{name}_rmse": value for name, value in vars(event.errors).items()}
         place = {"stage": event.stage, "step": event.step, "intervals": event.intervals, "seconds": event.seconds}

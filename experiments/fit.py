@@ -8,7 +8,7 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -16,13 +16,13 @@ from matplotlib.figure import Figure
 
 from kanrun.config import FitConfig
 from kanrun.engine.networks import KAN, active_shape, count_parameters
-from kanrun.engine.training import Stage, Step, Trained, train
+from kanrun.engine.training import Done, Event, Pause, Stage, Step, Trained, train
 from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
 from kanrun.runs import Claim
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.bounds import bound_claims, bound_rows, check_bounds
 from kanrun.study.cells import suite_cells, with_cell
-from kanrun.study.checkpoints import stages_from_checkpoint, stages_to_checkpoint
+from kanrun.study.checkpoints import done_from_checkpoint, done_to_checkpoint
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
 from kanrun.study.following import follow
 from kanrun.study.models import factory
@@ -52,32 +52,35 @@ def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | No
     cfg = with_cell(cfg, cell)
     problem = make_problem(cfg, cfg.target, cfg.sampling, seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
-    done = stages_from_checkpoint(resume, problem.domain.device)
-    if not done:
+    done = done_from_checkpoint(resume, problem.domain.device)
+    if resume is None:
         yield from (Note(text, warning=True) for text in problem.dataset.notes)
         if cfg.model.kind in ("kan", "mlp"):
             yield Note(f"solver {why}")
     events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
-    trained = yield from follow(events, _Recorded(done))
+    trained = yield from follow(events, _Recorded(done, resume))
     yield from _results(cfg, cell, seed, problem, trained, plan.solver)
 
 
 class _Recorded:
-    """A row a step; after each grid its row, and a checkpoint of all grids so far."""
+    """A row a step; after each grid its row; then, and at each pause, a checkpoint of all that was done so far."""
 
-    def __init__(self, done: Sequence[Stage]) -> None:
-        self._stages, self._lowest = list(done), float("inf")
+    def __init__(self, done: Done, resume: Checkpoint | None) -> None:
+        self._stages = list(done.stages)
+        self._lowest = resume.meta["lowest"] if resume and done.pause else None
 
-    def __call__(self, event: Step | Stage) -> Iterator[Record]:
+    def __call__(self, event: Event) -> Iterator[Record]:
         if isinstance(event, Step):
-            best = event.errors.selected < self._lowest
-            self._lowest = min(self._lowest, event.errors.selected)
+            best = self._lowest is None or event.errors.selected < self._lowest
+            self._lowest = event.errors.selected if best else self._lowest
             yield Row("metrics", {**_step_row(event), "best": best})
             return
-        self._stages.append(event)
-        self._lowest = float("inf")
-        yield Row("stages", _stage_row(event))
-        yield stages_to_checkpoint(self._stages)
+        if isinstance(event, Stage):
+            self._stages.append(event)
+            self._lowest = None
+            yield Row("stages", _stage_row(event))
+        pause = event if isinstance(event, Pause) else None
+        yield done_to_checkpoint(Done(self._stages, pause), {"lowest": self._lowest})
 
 
 def _step_row(step: Step) -> dict[str, Any]:
@@ -100,11 +103,11 @@ def _stage_row(stage: Stage) -> dict[str, Any]:
         "train_rmse": stage.errors.train,
         "validation_rmse": stage.errors.validation,
         "test_rmse": stage.errors.test,
-        "penalty": stage.weight,
-        "carried_by": stage.how,
-        "function_change": stage.change,
-        "error_before": stage.before,
-        "error_after": stage.after,
+        "penalty": stage.smoothing.weight,
+        "carried_by": stage.reached.how,
+        "function_change": stage.reached.change,
+        "error_before": stage.reached.before,
+        "error_after": stage.reached.after,
         "steps": stage.steps,
         "seconds": stage.seconds,
     }

@@ -2,8 +2,9 @@
 
 `python -m kanrun.study.bench_peers NAME FILE` trains on the arrays of FILE (.npz) and writes a line of JSON after each
 step, [seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts that and reads it. pykan trains
-by its LBFGS along the schedule of grids, jaxkan by optax's Adam or L-BFGS on the last grid (it has no schedule of its
-own). Time counts all that training does, compilation included, but not the measuring of test errors.
+by its LBFGS along the schedule of grids, then again and again on the last of them; jaxkan by optax's Adam or L-BFGS on
+the last grid (it has no schedule of its own). Time counts all that training does, compilation included, but not the
+measuring of test errors.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise, repeat
 from pathlib import Path
 from threading import Timer
 from typing import Any
@@ -141,8 +142,8 @@ def _pykan(track: Race, tell: Callable[[float, float], None]) -> None:
         return torch.tensor(0.0)
 
     with contextlib.suppress(_Over):
-        for intervals in track.intervals:
-            if intervals != track.intervals[0]:
+        for before, intervals in pairwise(chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))):
+            if intervals != before:
                 model = model.refine(intervals)
             model.fit(data, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
 

@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kanrun.engine.networks import Network, from_description
-from kanrun.engine.training import Errors, Stage
+from kanrun.engine.training import Done, Errors, Pause, Reached, Smoothing, Stage
 from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint
 
 Arrays = dict[str, NDArray[Any]]
-#: Fields of a stage that are no plain values.
-APART = ("network", "random", "errors", "memory")
+#: Fields of stages and pauses that are stored as arrays.
+APART = ("network", "best", "random", "memory", "solver")
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
@@ -44,41 +45,66 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
     return network
 
 
-def stages_to_checkpoint(stages: list[Stage]) -> Checkpoint:
-    """The finished stages of a training, from which it goes on to the same numbers."""
+def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:
+    """What a training has done, from which it goes on to the same numbers; `meta` are plain values of the caller's."""
     arrays: Arrays = {}
-    meta = []
-    for stage in stages:
-        arrays |= pack(stage.network, f"{stage.stage}/")
-        arrays[f"random/{stage.stage}"] = stage.random.numpy()
-        if stage is stages[-1]:
-            arrays |= {f"memory/{key}": value.cpu().numpy() for key, value in stage.memory.items()}
-        plain = {key: value for key, value in vars(stage).items() if key not in APART}
-        meta.append({**plain, "errors": asdict(stage.errors), "network": stage.network.describe()})
-    return Checkpoint("resume", arrays, {"stages": meta})
-
-
-def stages_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> list[Stage]:
-    """The stages that `stages_to_checkpoint` stored; none without a checkpoint."""
     stages = []
-    for entry in checkpoint.meta["stages"] if checkpoint else ():
-        assert checkpoint is not None
-        network = unpack(entry["network"], checkpoint.arrays, f"{entry['stage']}/").to(device)
-        random = torch.from_numpy(np.array(checkpoint.arrays[f"random/{entry['stage']}"]))
-        memory: dict[str, torch.Tensor] = {}
-        if entry is checkpoint.meta["stages"][-1]:
-            memory = _memory(checkpoint.arrays, device)
-        stages.append(
-            Stage(
-                **{**entry, "errors": Errors(**entry["errors"]), "network": network, "random": random, "memory": memory}
-            )
-        )
-    return stages
+    for stage in done.stages:
+        prefix = f"{stage.stage}/"
+        arrays |= pack(stage.network, f"{prefix}network/") | {f"{prefix}random": stage.random.numpy()}
+        if stage is done.stages[-1] and done.pause is None:
+            arrays |= _packed(stage.memory, f"{prefix}memory/")
+        stages.append({**_plain(stage), "network": stage.network.describe()})
+    described: dict[str, Any] = {**meta, "stages": stages, "pause": None}
+    if (pause := done.pause) is not None:
+        arrays |= pack(pause.network, "pause/network/") | pack(pause.best, "pause/best/")
+        arrays |= _packed(pause.solver, "pause/solver/") | {"pause/random": pause.random.numpy()}
+        described["pause"] = {**_plain(pause), "network": pause.network.describe(), "best": pause.best.describe()}
+    return Checkpoint("resume", arrays, described)
 
 
-def _memory(arrays: Arrays, device: torch.device) -> dict[str, torch.Tensor]:
-    """What the solver remembered at the end of the last stage."""
-    prefix = "memory/"
+def done_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> Done:
+    """What `done_to_checkpoint` stored; nothing done without a checkpoint."""
+    if checkpoint is None:
+        return Done()
+    arrays, stages, pause = checkpoint.arrays, [], None
+    for entry in checkpoint.meta["stages"]:
+        prefix = f"{entry['stage']}/"
+        values = {
+            "network": unpack(entry["network"], arrays, f"{prefix}network/").to(device),
+            "errors": Errors(**entry["errors"]),
+            "random": _tensors(arrays, f"{prefix}random")[""],
+            "memory": _tensors(arrays, f"{prefix}memory/", device),
+        }
+        stages.append(Stage(**_parts(entry) | values))
+    if entry := checkpoint.meta["pause"]:
+        values = {
+            "network": unpack(entry["network"], arrays, "pause/network/").to(device),
+            "best": unpack(entry["best"], arrays, "pause/best/").to(device),
+            "solver": _tensors(arrays, "pause/solver/", device),
+            "random": _tensors(arrays, "pause/random")[""],
+        }
+        pause = Pause(**_parts(entry) | values)
+    return Done(stages, pause)
+
+
+def _plain(part: Stage | Pause) -> dict[str, Any]:
+    """The fields that JSON holds."""
+    kept = {key: value for key, value in vars(part).items() if key not in APART}
+    nested = (Errors, Smoothing, Reached)
+    return {key: asdict(value) if isinstance(value, nested) else value for key, value in kept.items()}
+
+
+def _parts(entry: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a stage or pause that are made of plain values."""
+    return {**entry, "smoothing": Smoothing(**entry["smoothing"]), "reached": Reached(**entry["reached"])}
+
+
+def _packed(tensors: dict[str, Tensor], prefix: str) -> Arrays:
+    return {prefix + key: value.detach().cpu().numpy() for key, value in tensors.items()}
+
+
+def _tensors(arrays: Arrays, prefix: str, device: torch.device | str = "cpu") -> dict[str, Tensor]:
     return {
         name[len(prefix) :]: torch.from_numpy(np.array(array)).to(device)
         for name, array in arrays.items()

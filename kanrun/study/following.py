@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable
 
-from kanrun.engine.training import Stage, Step, Trained
+from kanrun.engine.training import Event, Trained
 from kanrun.runs.records import Record
 
-Events = Generator[Step | Stage, None, Trained]
+Events = Generator[Event, None, Trained]
 
 
-def follow(events: Events, records_of: Callable[[Step | Stage], Iterable[Record]]) -> Generator[Record, None, Trained]:
+def follow(events: Events, records_of: Callable[[Event], Iterable[Record]]) -> Generator[Record, None, Trained]:
     """Yield what `records_of` makes of each event of a training; returns what was trained."""
     while True:
         try:

@@ -155,7 +155,8 @@ def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str
 
 
 def _values(stage: Stage, problem: Problem) -> dict[str, Value]:
-    jump = stage.after / stage.before if stage.before else None
+    reached = stage.reached
+    jump = reached.after / reached.before if reached.before else None
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
@@ -163,9 +164,9 @@ def _values(stage: Stage, problem: Problem) -> dict[str, Value]:
         "validation_rmse": stage.errors.validation,
         "test_rmse": stage.errors.test,
         "test_root_median_square": root_median_square(stage, problem),
-        "penalty": stage.weight,
-        "carried_by": stage.how,
-        "function_change": stage.change,
+        "penalty": stage.smoothing.weight,
+        "carried_by": reached.how,
+        "function_change": reached.change,
         "loss_jump": jump,
         "steps": stage.steps,
         "seconds": stage.seconds,

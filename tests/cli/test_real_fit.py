@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.cli.app import main
+from kanrun.engine.training import Adam, chain
 
 FORMULA = ["target=expression"]
 TABLE = ["target=table", "target.inputs=[area (m2),b]", "target.outputs=price"]
@@ -130,3 +131,33 @@ def test_steps_say_which_network_was_the_best_so_far(place: Path, capfd: pytest.
         lowest[row["stage"]] = min(error, lowest.get(row["stage"], float("inf")))
     assert {row["intervals"] for row in rows} == {"3", "5"}
     assert {row["best"] for row in rows} == {"True", "False"}
+
+
+def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["fit", "-q", "solver=adam", "solver.steps=30", "solver.batch=700", "model.intervals=3"]
+    monkeypatch.setattr(chain, "PAUSE_SECONDS", 0.0)
+    assert main(words) == 0
+    step, taken, last = Adam.step, 0, 20
+
+    def interrupted(self: Adam) -> float:
+        nonlocal taken
+        taken += 1
+        if taken == last:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Adam, "step", interrupted)
+    assert main(words) == 130
+    last = 1000
+    assert main(["runs", "resume", "latest", "-q"]) == 0
+    assert taken == 31  # 19 steps, the interrupted one, and 11
+    first, second = (metrics(place / "outputs" / "fit" / version) for version in ("v0001", "v0002"))
+    assert first == second
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    """Rows of metrics.csv but for the seconds."""
+    with (run / "metrics.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]

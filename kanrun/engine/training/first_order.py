@@ -12,7 +12,7 @@ from math import cos, pi
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.networks import KAN, support
+from kanrun.engine.networks import KAN, Network, support
 from kanrun.engine.training.data import Samples, Task, mean_loss
 from kanrun.engine.training.penalty import Roughness
 from kanrun.errors import TrainingFailed
@@ -56,7 +56,7 @@ class Adam:
     stalls = False
 
     def __init__(
-        self, network: nn.Module, objective: Objective, options: AdamOptions, generator: Generator,
+        self, network: Network, objective: Objective, options: AdamOptions, generator: Generator,
         memory: dict[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.network, self.objective, self.options, self.generator = network, objective, options, generator
@@ -97,6 +97,16 @@ class Adam:
             if state := self._optimiser.state.get(parameter):
                 kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
         return kept
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments, the steps taken, and what must not move."""
+        return self.memory() | {"taken": torch.tensor(self._taken)} | self._locks.state()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from another solver's `state()`."""
+        self._recall(state)
+        self._taken = int(state["taken"])
+        self._locks.take(state)
 
     def _recall(self, memory: dict[str, Tensor]) -> None:
         for name, parameter in self._named.items():
@@ -139,6 +149,14 @@ class Locks:
             return None
         masks = {parameter: free.to(parameter) for parameter, free, _ in self._held}
         return torch.cat([masks.get(p, torch.ones_like(p)).detach().reshape(-1) for p in parameters])
+
+    def state(self) -> dict[str, Tensor]:
+        """Which coefficients of each locked layer may move."""
+        return {f"free/{number}": free for number, (_, free, _) in enumerate(self._held)}
+
+    def take(self, state: dict[str, Tensor]) -> None:
+        """Lock what another's `state()` locks, as it stands."""
+        self._held = [(p, state[f"free/{number}"], held) for number, (p, _, held) in enumerate(self._held)]
 
     def restore(self) -> None:
         """Put what is held back to the last bit."""

@@ -8,8 +8,9 @@ of the gradient are kept in the parameters' own units, so they outlive a renewal
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from kanrun.engine.networks import Network
 from kanrun.engine.training.curvature import Curvature
 from kanrun.engine.training.first_order import Locks, Objective, trainable
 from kanrun.engine.training.line_search import Point, search
@@ -31,7 +32,7 @@ class LBFGS:
     stalls = False
 
     def __init__(
-        self, network: nn.Module, objective: Objective, *, history: int = 30, memory: dict[str, Tensor] | None = None
+        self, network: Network, objective: Objective, *, history: int = 30, memory: dict[str, Tensor] | None = None
     ) -> None:
         self.network, self.objective, self._history = network, objective, history
         self.rows = len(objective.samples)
@@ -61,6 +62,19 @@ class LBFGS:
             for name, part in zip(self._named, self._split(torch.stack(vectors)), strict=True):
                 kept[f"{kind}/{name}"] = part
         return kept
+
+    def state(self) -> dict[str, Tensor] | None:
+        """The history, the steps taken and what must not move, where the next step looks at the curvature anew."""
+        if self._taken % RENEWED:
+            return None
+        kept = self.memory() | {"taken": torch.tensor(self._taken)}
+        return kept if self._free is None else kept | {"free": self._free}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from another solver's `state()`."""
+        self._taken, self._free = int(state["taken"]), state.get("free")
+        self._pairs = self._recalled(state)
+        self._here = self._at(self._read(), 0.0, None)
 
     # -------------------------------------------------------------------------------------------- a step
 
@@ -139,7 +153,8 @@ class LBFGS:
         if len(moves) < len(self._named):
             return []
         pairs = zip(torch.cat(moves, 1), torch.cat(changes, 1), strict=True)
-        muted = [(self._muted(move), self._muted(change)) for move, change in pairs]
+        # Copies of their own: where a vector lies in memory decides the last bit of its products.
+        muted = [(self._muted(move).clone(), self._muted(change).clone()) for move, change in pairs]
         return [(s, y) for s, y in muted if float(s @ y) > CURVED * float(s.norm() * y.norm())][-self._history :]
 
     # ---------------------------------------------------------------------------------------- parameters

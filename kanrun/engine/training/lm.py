@@ -14,7 +14,7 @@ from math import isfinite
 import torch
 from torch import Tensor, nn
 
-from kanrun.engine.networks import KAN, get_unknowns, set_unknowns, support
+from kanrun.engine.networks import KAN, Network, get_unknowns, set_unknowns, support
 from kanrun.engine.training.data import CHUNK, Samples
 from kanrun.engine.training.gauge import Gauge
 from kanrun.engine.training.penalty import smoothness_rows
@@ -61,7 +61,7 @@ class LevenbergMarquardt:
     name = "lm"
 
     def __init__(
-        self, network: nn.Module, samples: Samples, size: float, weight: float, options: LMOptions | None = None
+        self, network: Network, samples: Samples, size: float, weight: float, options: LMOptions | None = None
     ) -> None:
         self.network, self.samples, self.size, self.weight = network, samples, size, weight
         self.rows = len(samples)
@@ -99,6 +99,15 @@ class LevenbergMarquardt:
     def memory(self) -> dict[str, Tensor]:
         """Nothing: every linearisation starts from the network alone."""
         return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """The damping, and which unknowns are held for good."""
+        kept = {"damping": torch.tensor(self.damping, dtype=torch.float64)}
+        return kept if self._held is None else kept | {"held": self._held}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from another solver's `state()`."""
+        self.damping, self._held = float(state["damping"]), state.get("held")
 
     # --------------------------------------------------------------------------------------- quick steps
 

@@ -1,13 +1,15 @@
 """The training loop: starts, the race of widths, grid stages, selection on validation data, the final fit.
 
-`train` is a generator: it yields a `Step` after every solver step and a `Stage` after every grid, and returns a
-`Trained`. A `Stage` holds all that is needed to go on from there, so that an interrupted training continues to the same
-numbers. Test errors are measured and reported; nothing looks at them.
+`train` is a generator: it yields a `Step` after every solver step, a `Stage` after every grid, a `Pause` now and then
+on a grid that takes long, and returns a `Trained`. The stages and the pause after them hold all that is needed to go
+on, so that an interrupted training continues to the same numbers. Test errors are measured and reported; nothing looks
+at them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator as Events
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,12 +17,13 @@ from functools import partial
 from torch import Generator
 
 from kanrun.engine.networks import KAN, Curve, Network, get_unknowns, halved, narrowed, padded
-from kanrun.engine.training.chain import Chain, Stage, Step, spent
+from kanrun.engine.training.chain import Chain, Pause, Stage
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solvers import Smoothing, make_solver
 from kanrun.engine.training.starts import COARSE_ENOUGH, Create, best_start
+from kanrun.engine.training.stepping import Step, spent
 
 #: Weight of the smoothness penalty at the start when validation is to choose it.
 FIRST_WEIGHT = 1e-18
@@ -37,6 +40,9 @@ ROUNDING = 1e-13
 REFIT = 6
 
 
+Event = Step | Stage | Pause
+
+
 @dataclass(frozen=True)
 class Trained:
     """The network at the stage that validation chose, and the way there."""
@@ -48,15 +54,23 @@ class Trained:
     seconds: float
 
 
-def train(
-    create: Create, data: TrainingData, plan: Plan, generator: Generator, done: list[Stage] | None = None
-) -> Events[Step | Stage, None, Trained]:
-    """Train a network that `create` makes; `done` are the stages of an interrupted training to go on from.
+@dataclass(frozen=True)
+class Done:
+    """What an interrupted training had done: its finished stages, and the last pause of the one after them."""
 
-    Raises TrainingFailed where a value is not finite, saying at which stage and step; the stages that were yielded
-    before hold the last good states.
+    stages: Sequence[Stage] = ()
+    pause: Pause | None = None
+
+
+def train(
+    create: Create, data: TrainingData, plan: Plan, generator: Generator, done: Done | None = None
+) -> Events[Event, None, Trained]:
+    """Train a network that `create` makes; `done` is what an interrupted training goes on from.
+
+    Raises TrainingFailed where a value is not finite, saying at which stage and step; the stages and pauses that were
+    yielded before hold the last good states.
     """
-    return _Training(create, data, plan, generator, done or []).run()
+    return _Training(create, data, plan, generator, done or Done()).run()
 
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
@@ -71,23 +85,25 @@ def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) ->
 
 
 class _Training:
-    def __init__(self, create: Create, data: TrainingData, plan: Plan, generator: Generator, done: list[Stage]) -> None:
+    def __init__(self, create: Create, data: TrainingData, plan: Plan, generator: Generator, done: Done) -> None:
         self.create, self.data, self.plan, self.generator = create, data, plan, generator
-        self.clock = Clock(done[-1].seconds if done else 0.0)
-        self.done = done
+        self.done, self.last = done, done.pause or (done.stages[-1] if done.stages else None)
+        self.clock = Clock(self.last.seconds if self.last else 0.0)
         self.spread = spread(data)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
 
-    def run(self) -> Events[Step | Stage, None, Trained]:
-        if self.done:
-            chain, shape = self._resumed(), None
+    def run(self) -> Events[Event, None, Trained]:
+        if self.last:
+            chain, shape, pause = self._resumed(self.last), None, self.done.pause
         else:
             chain, shape, events = self._first()
             yield from self._shown(events)
+            pause = None
         while len(chain.stages) < len(self.schedule) and not self._finished(chain):
             position = len(chain.stages)
-            last = position == len(self.schedule) - 1
-            stage = yield from chain.advance(self.schedule[position], tries=LAST_TRIES if last else TRIES)
+            tries = LAST_TRIES if position == len(self.schedule) - 1 else TRIES
+            stage = yield from chain.advance(self.schedule[position], tries=tries, pause=pause)
+            pause = None
             yield from self._shown([stage])
         chosen = min(chain.stages, key=lambda stage: stage.errors.selected)
         network = self._final_fit(chosen)
@@ -96,7 +112,7 @@ class _Training:
         errors = replace(measure(network, self.data), validation=chosen.errors.validation)
         return Trained(network, chosen, errors, chain.stages, self.clock.stop())
 
-    def _first(self) -> tuple[Chain, tuple[int, ...], list[Step | Stage]]:
+    def _first(self) -> tuple[Chain, tuple[int, ...], list[Event]]:
         """The chain that goes on, the shape asked for, and the events of the grids it raced through."""
         network = self.create(self.generator)
         weight = FIRST_WEIGHT if self.plan.weight is None else self.plan.weight
@@ -104,12 +120,12 @@ class _Training:
             network.fit(self.data.train.x, self.data.train.y)
         tried = self.plan.starts > 1 or self._settles(network)
         if self.plan.solver != "lm" or isinstance(network, Curve) or not tried:
-            return self._chain(network, weight), network.shape, []
+            return self._chain(network, Smoothing(weight, self.plan.order)), network.shape, []
         candidates = []
         race = self.plan.narrow and self.plan.starts > 1 and isinstance(network, KAN)
         for shape in halved(network.shape) if race else [network.shape]:
             start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
-            candidates.append((start.loss**0.5, self._chain(start.network, weight)))
+            candidates.append((start.loss**0.5, self._chain(start.network, Smoothing(weight, self.plan.order))))
         best = min(loss for loss, _ in candidates)
         racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, NEAR)]
         events = self._raced(racing, network) if len(racing) > 1 else [[]]
@@ -126,26 +142,28 @@ class _Training:
         network = self.create(generator)
         return narrowed(network, shape) if isinstance(network, KAN) and network.shape != shape else network
 
-    def _raced(self, chains: list[Chain], full: Network) -> list[list[Step | Stage]]:
+    def _raced(self, chains: list[Chain], full: Network) -> list[list[Event]]:
         """Take each chain through the grids that cost no more than the full width's first ones, never the last grid.
 
         The penalty's weight waits for the winner.
         """
         each = get_unknowns(full).numel() / max(full.intervals if isinstance(full, KAN) else 1, 1)
         limit = max(RACE, round(each * 8))
-        recorded: list[list[Step | Stage]] = []
+        recorded: list[list[Event]] = []
         for chain in chains:
-            events: list[Step | Stage] = []
+            events: list[Event] = []
             for intervals in self.schedule[:-1]:
                 if (chain.stages and _unknowns_at(chain.network, intervals) > limit) or self._finished(chain):
                     break
                 going = chain.advance(intervals, tries=0)
                 while True:
                     try:
-                        events.append(next(going))
+                        event = next(going)
                     except StopIteration as end:
                         events.append(end.value)
                         break
+                    if isinstance(event, Step):  # what a race has done is not gone on from
+                        events.append(event)
             recorded.append(events)
         return recorded
 
@@ -164,20 +182,20 @@ class _Training:
         helped = [i for i, error in enumerate(errors) if i == 0 or error < 0.9 * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= 2
 
-    def _shown(self, events: list[Step | Stage]) -> Events[Step | Stage, None, None]:
+    def _shown(self, events: list[Event]) -> Events[Event, None, None]:
         self.clock.stop()
         yield from events
         self.clock.go()
 
-    def _chain(self, network: Network, weight: float) -> Chain:
-        return Chain(network, weight, self.data, self.plan, self.generator, self.clock)
+    def _chain(self, network: Network, smoothing: Smoothing) -> Chain:
+        return Chain(network, smoothing, self.data, self.plan, self.generator, self.clock)
 
-    def _resumed(self) -> Chain:
-        last = self.done[-1]
+    def _resumed(self, last: Stage | Pause) -> Chain:
         self.generator.set_state(last.random)
-        chain = self._chain(last.network, last.weight)
-        chain.smoothing = Smoothing(last.weight, last.order)
-        chain.stages, chain.memory = list(self.done), last.memory
+        chain = self._chain(last.network, last.smoothing)
+        chain.stages = list(self.done.stages)
+        if isinstance(last, Stage):
+            chain.memory = last.memory
         return chain
 
     def _final_fit(self, chosen: Stage) -> Network:
@@ -187,8 +205,7 @@ class _Training:
             network.fit(self.data.everything.x, self.data.everything.y)
         elif self.plan.solver == "lm" and self.data.validation is not None:
             everything = replace(self.data, train=self.data.everything, validation=None)
-            smoothing = Smoothing(chosen.weight, chosen.order)
-            solver = make_solver(network, everything, self.plan, smoothing, self.generator)
+            solver = make_solver(network, everything, self.plan, chosen.smoothing, self.generator)
             for _ in range(REFIT):
                 before = solver.loss
                 solver.step()

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from kanrun.engine.networks import KAN, unknowns
+from kanrun.engine.networks import KAN, Network, unknowns
 from kanrun.engine.training.data import TrainingData, output_size
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
@@ -28,7 +28,7 @@ class Solver(Protocol):
     """Lowers its objective on one network, in place, a step at a time."""
 
     name: str
-    network: nn.Module
+    network: Network
     loss: float
     converged: bool
     rows: int  # samples that one step looks at
@@ -40,6 +40,15 @@ class Solver(Protocol):
     def memory(self) -> dict[str, Tensor]:
         """What of its past a solver on the next grid can use, see `carrying`; empty where it keeps nothing."""
 
+    def state(self) -> dict[str, Tensor] | None:
+        """What, beside the network and the generator, a new solver on them goes on from to the same numbers.
+
+        None after steps from which it cannot.
+        """
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from another solver's `state()`."""
+
 
 @dataclass(frozen=True)
 class Smoothing:
@@ -50,7 +59,7 @@ class Smoothing:
 
 
 def _lm(
-    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
@@ -63,13 +72,13 @@ def _lm(
 
 
 def _lbfgs(
-    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     return LBFGS(network, _objective(data, plan, smoothing), history=plan.history, memory=memory)
 
 
 def _adam(
-    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
     return Adam(network, _objective(data, plan, smoothing), options, generator, memory)
@@ -80,7 +89,7 @@ def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objectiv
     return Objective(data.train, size, data.task, smoothing.weight, plan.local, smoothing.order)
 
 
-SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator, Memory], Solver]] = {
+SOLVERS: dict[str, Callable[[Network, TrainingData, Plan, Smoothing, Generator, Memory], Solver]] = {
     "lm": _lm,
     "lbfgs": _lbfgs,
     "adam": _adam,
@@ -88,7 +97,7 @@ SOLVERS: dict[str, Callable[[nn.Module, TrainingData, Plan, Smoothing, Generator
 
 
 def make_solver(
-    network: nn.Module, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator,
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator,
     memory: Memory | None = None,
 ) -> Solver:  # fmt: skip
     """The plan's solver on `network`; second-order ones need float64. `memory` is an earlier solver's, carried here.

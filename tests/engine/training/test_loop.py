@@ -10,7 +10,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, active_shape, get_unknowns
-from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, train
+from kanrun.engine.training import AdamOptions, Done, Plan, Samples, Stage, Step, Trained, TrainingData, train
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -60,7 +60,7 @@ def test_grids_extend_and_errors_fall() -> None:
 def test_a_training_goes_on_from_its_stages_to_the_same_numbers() -> None:
     _, _, whole = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     _, done, _ = drained(train(create, DATA, PLAN, Generator().manual_seed(0)), keep=2)
-    _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), done))
+    _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), Done(done)))
     assert whole is not None
     assert resumed is not None
     assert torch.equal(get_unknowns(whole.network), get_unknowns(resumed.network))
@@ -89,7 +89,7 @@ def test_noise_turns_to_second_differences() -> None:
     data = TrainingData(samples(150, 0, 1.5), samples(60, 1, 1.5), samples(400, 2))
     _, stages, trained = drained(train(create, data, Plan("lm", (4, 8), starts=2), Generator().manual_seed(0)))
     plain = drained(train(create, data, Plan("lm", (4, 8), starts=2, weight=0.0), Generator().manual_seed(0)))[2]
-    assert stages[0].order == 2
+    assert stages[0].smoothing.order == 2
     assert trained is not None
     assert plain is not None
     assert trained.errors.test is not None
@@ -110,7 +110,7 @@ def test_a_weight_that_holds_nothing_back_is_left_alone() -> None:
     parts = [Samples(part.x, part.x[:, :1] * part.x[:, 1:]) for part in (DATA.train, samples(60, 1), samples(200, 2))]
     plan = Plan("lm", (4, 8), starts=4)
     _, stages, trained = drained(train(create, TrainingData(*parts), plan, Generator().manual_seed(3)))
-    assert {stage.weight for stage in stages} == {1e-18}
+    assert {stage.smoothing.weight for stage in stages} == {1e-18}
     assert trained is not None
     assert trained.errors.test is not None
     assert trained.errors.test < 1e-6

@@ -1,0 +1,88 @@
+"""A training that is left in the middle of a grid goes on to the same numbers, from what its checkpoint file holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.training import SOLVERS, AdamOptions, Done, Pause, Plan, Samples, Stage, Step, TrainingData, train
+from kanrun.engine.training import chain as chain_module
+from kanrun.runs.checkpoint_file import checkpoint_path, read_checkpoint, write_checkpoint
+from kanrun.study.checkpoints import done_from_checkpoint, done_to_checkpoint
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+
+
+def kan(generator: Generator, **spec: Any) -> KAN:
+    return KAN.create((2, 3, 1), 4, EdgeSpec(**spec), domain=DOMAIN, generator=generator)
+
+
+def mlp(generator: Generator) -> MLP:
+    return MLP.create((2, 6, 1), "tanh", generator=generator)
+
+
+NETWORKS = {
+    "kan": (kan, {"intervals": (3, 6)}),
+    "single scale, only what data see": (
+        lambda generator: kan(generator, scale="single"),
+        {"intervals": (40, 80), "local": True},
+    ),
+    "mlp": (mlp, {"patience": 25}),
+}
+
+
+def samples(count: int, seed: int) -> Samples:
+    x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(seed)) * 2 - 1
+    return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
+
+
+DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
+
+
+def stored(done: Done, folder: Path) -> Done:
+    """`done` written to a file and read back."""
+    write_checkpoint(folder, done_to_checkpoint(done, {}))
+    return done_from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu"))
+
+
+def followed(create: Any, plan: Plan, done: Done | None = None) -> tuple[list[Any], Any]:
+    training, events = train(create, DATA, plan, Generator().manual_seed(3), done), []
+    while True:
+        try:
+            events.append(next(training))
+        except StopIteration as end:
+            return events, end.value
+
+
+def steps(events: list[Any]) -> list[tuple[Any, ...]]:
+    return [(event.stage, event.step, event.intervals, event.errors) for event in events if isinstance(event, Step)]
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_from_the_middle_of_a_grid(solver: str, network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(chain_module, "PAUSE_SECONDS", -1.0)
+    create, settings = NETWORKS[network]
+    plan = Plan(solver, steps=45 if solver == "lbfgs" else 7, adam=AdamOptions(0.02, batch=140), **settings)
+    whole, trained = followed(create, plan)
+    places = [at for at, event in enumerate(whole) if isinstance(event, Pause)]
+    assert len(places) >= 2
+    for at in (places[0], places[len(places) // 2], places[-1]):
+        stages = [event for event in whole[:at] if isinstance(event, Stage)]
+        rest, again = followed(create, plan, stored(Done(stages, whole[at]), tmp_path))
+        assert steps(rest) == steps(whole[at:])
+        assert again.errors == trained.errors
+        assert len(again.stages) == len(trained.stages)
+        for one, other in zip(again.network.parameters(), trained.network.parameters(), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_no_pauses_while_training_is_quick() -> None:
+    events, _ = followed(kan, Plan("adam", (3,), steps=5))
+    assert not any(isinstance(event, Pause) for event in events)
