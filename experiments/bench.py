@@ -22,13 +22,13 @@ from kanrun.config import BenchConfig
 from kanrun.figures import bench as drawings
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study import bench_claims as judge
-from kanrun.study import bench_settings as study
-from kanrun.study.bench_accuracy import PACKAGE, race
-from kanrun.study.bench_clock import in_turn, peak_bytes
-from kanrun.study.bench_layers import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
-from kanrun.study.bench_peers import PeerFailed
-from kanrun.study.bench_startup import startup
+from kanrun.study.bench import claims as judge
+from kanrun.study.bench import settings as study
+from kanrun.study.bench.accuracy import PACKAGE, race
+from kanrun.study.bench.clock import in_turn, peak_bytes
+from kanrun.study.bench.layers import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
+from kanrun.study.bench.peers import PeerFailed
+from kanrun.study.bench.startup import startup
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 

@@ -15,7 +15,8 @@ trainable parameters of the modules, every published convention beside them, FLO
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -28,16 +29,10 @@ from kanrun.figures import compare_mlp as drawn
 from kanrun.figures.compare_results import compared, results
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
-from kanrun.study import compare_linear, compare_matched, compare_superposition, compare_tricks, compare_universal
+from kanrun.study.compare import linear, matched, superposition, tricks, universal
 from kanrun.study.powers import exponents
 
-COMPARISONS: dict[str, ModuleType] = {
-    "matched": compare_matched,
-    "universal_approximation": compare_universal,
-    "kolmogorov_arnold": compare_superposition,
-    "no_activation": compare_linear,
-    "implementation_tricks": compare_tricks,
-}
+Figures = Iterator[tuple[str, Figure]]
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -46,28 +41,28 @@ def check(cfg: CompareMLPConfig) -> None:
         raise UsageError(f"comparison={cfg.comparison} is not known; choose one of {', '.join(COMPARISONS)}.")
     if not cfg.cases:
         raise UsageError("cases=[] names nothing to learn; give one, as [{target: {kind: named, name: product}}].")
-    COMPARISONS[cfg.comparison].check(cfg)
+    COMPARISONS[cfg.comparison].study.check(cfg)
 
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """One network a cell."""
-    found: list[dict[str, Any]] = COMPARISONS[cfg.comparison].cells(cfg)
+    found: list[dict[str, Any]] = COMPARISONS[cfg.comparison].study.cells(cfg)
     return found
 
 
 def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train one network: a row of the summary with its sizes, seconds and errors."""
-    yield from COMPARISONS[cfg.comparison].run(cfg, cell, seed)
+    yield from COMPARISONS[cfg.comparison].study.run(cfg, cell, seed)
 
 
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     """What the comparison that was run shows."""
-    yield from FIGURES[comparison_of(tables)](tables)
+    yield from COMPARISONS[comparison_of(tables)].figures(tables)
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """What the comparison that was run checks."""
-    found: list[Claim] = COMPARISONS[comparison_of(tables)].claims(tables)
+    found: list[Claim] = COMPARISONS[comparison_of(tables)].study.claims(tables)
     return found
 
 
@@ -75,7 +70,7 @@ def comparison_of(tables: Mapping[str, pd.DataFrame]) -> str:
     return str(tables["summary"]["comparison"].iloc[0])
 
 
-def matched(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def matched_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     """Error against each size, how it falls with parameters, the conventions, and the growth of parameters."""
     summary = tables["summary"]
     yield "pareto", drawn.pareto(summary)
@@ -88,26 +83,34 @@ def matched(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "growth", drawn.growth(tables["growth"])
 
 
-def universal(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def universal_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     yield "widths", drawn.widths(tables["summary"], sorted(tables["reached"]["wanted"].unique()))
 
 
-def superposition(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def superposition_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     yield "errors", drawn.bars(tables["summary"], "target", "bound")
 
 
-def linear(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def linear_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     yield "differences", drawn.differences(tables["linear"])
 
 
-def tricks(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def tricks_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     yield "variants", drawn.variants(tables["summary"])
 
 
-FIGURES = {
-    "matched": matched,
-    "universal_approximation": universal,
-    "kolmogorov_arnold": superposition,
-    "no_activation": linear,
-    "implementation_tricks": tricks,
+@dataclass(frozen=True)
+class Comparison:
+    """`study` has cells, check, run and claims, as an experiment does; `figures` draws from its tables."""
+
+    study: ModuleType
+    figures: Callable[[Mapping[str, pd.DataFrame]], Figures]
+
+
+COMPARISONS = {
+    "matched": Comparison(matched, matched_figures),
+    "universal_approximation": Comparison(universal, universal_figures),
+    "kolmogorov_arnold": Comparison(superposition, superposition_figures),
+    "no_activation": Comparison(linear, linear_figures),
+    "implementation_tricks": Comparison(tricks, tricks_figures),
 }

@@ -27,12 +27,12 @@ from kanrun.errors import UsageError
 from kanrun.figures import continual as drawn
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Table
-from kanrun.study import continual_claims as judge
-from kanrun.study.continual_course import Course, check_course, make_course
-from kanrun.study.continual_forgetting import measure_forgetting
-from kanrun.study.continual_learners import Learner, learners_of, of_shape
-from kanrun.study.continual_summary import marks, summary
-from kanrun.study.continual_training import Trial, go_through
+from kanrun.study.continual import claims as judge
+from kanrun.study.continual.course import Course, check_course, make_course
+from kanrun.study.continual.forgetting import measure_forgetting
+from kanrun.study.continual.learners import Learner, learners_of, of_shape
+from kanrun.study.continual.summary import marks, summary
+from kanrun.study.continual.training import Trial, go_through
 from kanrun.study.models import check_model
 from kanrun.study.plans import make_plan
 

@@ -27,9 +27,9 @@ from kanrun.engine.splines.spline_curve import SplineCurve, clamped_knots
 from kanrun.figures import curves as drawings
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study import curve_claims as judge
-from kanrun.study import curves as study
-from kanrun.study.curves import family, table
+from kanrun.study.curves import claims as judge
+from kanrun.study.curves import subjects as study
+from kanrun.study.curves.subjects import family, table
 from kanrun.study.seeds import generator
 
 LECTURE_POINTS = torch.tensor([[0, 5], [1, 1], [2, 3], [5, 2]], dtype=torch.float64)

@@ -26,10 +26,10 @@ from kanrun.engine.training import Event, Step, train
 from kanrun.figures import extend_grid as drawn
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study import grid_claims
-from kanrun.study import grid_extension as study
+from kanrun.study.extend_grid import claims as grid_claims
+from kanrun.study.extend_grid import extension as study
+from kanrun.study.extend_grid.schedules import schedule_of
 from kanrun.study.following import follow
-from kanrun.study.grid_schedules import schedule_of
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.powers import exponents

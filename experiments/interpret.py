@@ -25,12 +25,12 @@ from kanrun.figures.interpret import candidate_map, captions, score_card, stages
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cells import suite_cells, with_cell
-from kanrun.study.interpret import Interpretation, interpretation, one_thread
-from kanrun.study.interpret_edges import edge_tables
-from kanrun.study.interpret_summary import summary_row
-from kanrun.study.interpret_tables import candidate_rows, decision_rows, stage_row
-from kanrun.study.interpret_task import Task, formula_checkpoint, options_of, tasks_of
-from kanrun.study.score_card import score_claims
+from kanrun.study.interpret.edges import edge_tables
+from kanrun.study.interpret.interpretation import Interpretation, interpretation, one_thread
+from kanrun.study.interpret.score_card import score_claims
+from kanrun.study.interpret.summary import summary_row
+from kanrun.study.interpret.tables import candidate_rows, decision_rows, stage_row
+from kanrun.study.interpret.task import Task, formula_checkpoint, options_of, tasks_of
 
 
 def using_threads(threads: int) -> AbstractContextManager[None]:

@@ -70,7 +70,7 @@ def resume_run(run: RunName, outputs: Outputs = Path("outputs"), quiet: Quiet = 
     from kanrun.runs import resolve_run
 
     found = resolve_run(run, outputs)
-    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict, argv=("kanrun", *sys.argv[1:])))
+    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict))
 
 
 def _entry(run: Run) -> dict[str, Any]:

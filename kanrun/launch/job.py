@@ -46,7 +46,7 @@ class Job:
         overrides = [str(override) for override in settings.overrides.task]
         try:
             config = typed(self.command, composed)
-            outcome = study.execute(
+            study.execute(
                 load_experiment(self.command), config, folder, quiet=self.quiet, argv=self.argv, overrides=overrides
             )
         except KeyboardInterrupt:
@@ -59,9 +59,6 @@ class Job:
                 self.refused.append(error)
         except Exception as error:
             self._end(folder, overrides, Status.FAILED, error)
-        else:
-            if outcome.status == Status.INTERRUPTED:
-                raise KeyboardInterrupt
 
     def _end(self, folder: RunFolder, overrides: list[str], status: Status, error: Exception | None) -> None:
         """Records how a run ended that could not do so itself."""

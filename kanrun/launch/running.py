@@ -65,11 +65,11 @@ def launch(request: Request) -> int:
     return _verdict(request, folder, plan)
 
 
-def resume(folder: Path, *, quiet: bool = False, strict: bool = False, argv: Sequence[str] = ()) -> int:
+def resume(folder: Path, *, quiet: bool = False, strict: bool = False) -> int:
     """Goes on with the run in `folder` from its stored configuration, and returns the exit code."""
     run = Run(folder)
     command = run.manifest.command
-    request = Request(command, argv=tuple(argv), quiet=quiet, strict=strict)
+    request = Request(command, quiet=quiet, strict=strict)
     if run.manifest.status == Status.COMPLETED and not run.manifest.failures:
         print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
         print(folder)
@@ -82,8 +82,9 @@ def resume(folder: Path, *, quiet: bool = False, strict: bool = False, argv: Seq
         raise explain_stored(error, folder) from error
     study.check(experiment, config)
     with sigterm_raises() as signals, stdout_kept_clean(), _logging_to(folder / "run.log"):
+        interrupted = False
         try:
-            outcome = study.execute(
+            study.execute(
                 experiment,
                 config,
                 RunFolder.reopen(folder),
@@ -93,8 +94,8 @@ def resume(folder: Path, *, quiet: bool = False, strict: bool = False, argv: Seq
                 overrides=run.manifest.overrides,
             )
         except KeyboardInterrupt:
-            outcome = None
-    if outcome is None or outcome.status == Status.INTERRUPTED:
+            interrupted = True
+    if interrupted:
         _say_how_to_go_on(folder)
         print(folder)
         return signals.exit_code

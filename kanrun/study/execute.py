@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import StorageFailed
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.manifest import Manifest, Status
+from kanrun.runs.manifest import Claim, Manifest, Status
+from kanrun.runs.reader import Run
+from kanrun.runs.records import Note
 from kanrun.study import report
-from kanrun.study.conduct import Outcome, Study
-from kanrun.study.experiment import Experiment, Failure, Task, tasks_of
-from kanrun.study.settings import check_settings, device_of, executor_of, threads_of
+from kanrun.study.executor import Event, Resume, run_serial
+from kanrun.study.experiment import Experiment, Failure, Job, Reference, Task, takes_resume, tasks_of
+from kanrun.study.progress import Reporter
+from kanrun.study.recorder import Recorder
+from kanrun.study.settings import check_settings, cores, device_of, executor_of, threads_of
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a study ended; `failures` has one entry (cell, seed, reason, trace) a training that failed."""
+
+    status: Status
+    failures: tuple[dict[str, Any], ...] = ()
+    claims: tuple[Claim, ...] = ()
+    reason: str | None = None
 
 
 def check(experiment: Experiment, cfg: ExperimentConfig) -> None:
@@ -56,7 +76,7 @@ def execute(
     tasks = tasks_of(experiment, cfg)
     if not resume:
         folder.start(_manifest(experiment, cfg, folder, tasks, argv, overrides))
-    study = Study(experiment, cfg, folder, tasks, report.error_console(), quiet)
+    study = _Study(experiment, cfg, folder, tasks, report.error_console(), quiet)
     try:
         outcome = study.run(resume)
         folder.finish(outcome.status, outcome.reason, study.trace)
@@ -72,6 +92,111 @@ def execute(
     if not quiet:
         study.report(outcome)
     return outcome
+
+
+class _Study:
+    """One execution of an experiment."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        cfg: ExperimentConfig,
+        folder: RunFolder,
+        tasks: Sequence[Task],
+        console: Console,
+        quiet: bool,
+    ) -> None:
+        self._experiment, self._cfg, self._folder = experiment, cfg, folder
+        self._tasks, self._console, self._quiet = tasks, console, quiet
+        self._recorder = Recorder(folder, tasks)
+        self._summary: pandas.DataFrame | None = None
+        self.trace: str | None = None
+
+    def run(self, resume: bool) -> Outcome:
+        """Train, draw, check claims; raises only what ends the whole run (see `execute`)."""
+        self._train(resume)
+        self._folder.order()
+        failures = self._recorder.failure_entries()
+        tables = self._tables()
+        self._summary = tables.get("summary")
+        self._folder.update(metrics=_medians(self._summary))
+        claims, broken = self._evaluate(tables) if self._recorder.finished else ((), None)
+        reason = self._reason(broken)
+        return Outcome(Status.FAILED if reason else Status.COMPLETED, failures, claims, reason)
+
+    def report(self, outcome: Outcome) -> None:
+        """Print the summary, the claims and the failures."""
+        if self._summary is not None:
+            report.print_summary(self._console, self._summary)
+        report.print_claims(self._console, outcome.claims)
+        if len(self._tasks) > 1:
+            report.print_failures(self._console, outcome.failures)
+
+    def _train(self, resume: bool) -> None:
+        continuing = takes_resume(self._experiment)
+        checkpoints = self._recorder.restore(self._tasks, continuing) if resume else {}
+        open_tasks = [task for task in self._tasks if task.pair not in self._recorder.finished]
+        steps = getattr(self._experiment, "steps", None)
+        total = steps(self._cfg) if steps is not None else None
+        with Reporter(self._console, len(self._tasks), total, self._quiet) as reporter:
+            reporter.skip(len(self._tasks) - len(open_tasks))
+            events = self._events(open_tasks, lambda task: checkpoints.get(task.pair))
+            try:
+                for event in events:
+                    self._recorder.handle(event)
+                    reporter.handle(event)
+            finally:
+                events.close()
+
+    def _events(self, tasks: Sequence[Task], resume: Resume) -> Generator[Event, None, None]:
+        executor = executor_of(self._cfg)
+        threads = threads_of(self._cfg)
+        job = Job(Reference.to(self._experiment), self._cfg, threads)
+        kind = executor.kind if tasks else "serial"  # nothing left to do needs no workers
+        if kind == "local":
+            from kanrun.study.local import run_local
+
+            return run_local(job, tasks, resume, executor.workers or max(1, cores() // threads))
+        if kind == "dask":
+            from kanrun.study.dask import run_dask
+
+            return run_dask(job, tasks, resume, str(executor.address))
+        return run_serial(job, tasks, resume)
+
+    def _tables(self) -> dict[str, pandas.DataFrame]:
+        run = Run(self._folder.path)
+        return {name: run.table(name) for name in run.tables}
+
+    def _evaluate(self, tables: Mapping[str, pandas.DataFrame]) -> tuple[tuple[Claim, ...], Failure | None]:
+        """Draw figures and check claims; one that fails does not keep the other from being made."""
+        broken = None
+        claims: tuple[Claim, ...] = ()
+        try:
+            for name, figure in self._experiment.figures(tables):
+                self._folder.figure(name, figure)
+        except StorageFailed:
+            raise
+        except Exception as error:  # the trainings are recorded and stay
+            broken = Failure(f"drawing the figures failed: {Failure.of(error).reason}", traceback.format_exc())
+        try:
+            claims = tuple(self._experiment.claims(tables))
+        except Exception as error:
+            broken = Failure(f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc())
+        self._folder.claims(claims)
+        return claims, broken
+
+    def _reason(self, broken: Failure | None) -> str | None:
+        failures = self._recorder.failures
+        if not failures:
+            self.trace = broken.trace if broken else None
+            return broken.reason if broken else None
+        if broken:  # incomplete tables may be why
+            self._folder.record(Note(broken.reason, warning=True))
+        first = failures[0][1]
+        self.trace = first.trace
+        if len(self._tasks) == 1:
+            return first.reason
+        return f"{len(failures)} of {len(self._tasks)} trainings failed; the first: {first.reason}"
 
 
 def _manifest(
@@ -105,3 +230,10 @@ def _finish_if_possible(folder: RunFolder, status: Status, reason: str, trace: s
         folder.finish(status, reason, trace)
     except StorageFailed:
         return  # the error on its way out tells more
+
+
+def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:
+    if summary is None or summary.empty:
+        return {}
+    numbers = summary.select_dtypes("number").drop(columns=["cell", "seed"], errors="ignore")
+    return {str(name): float(value) for name, value in numbers.median().items()}

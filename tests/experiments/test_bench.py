@@ -15,8 +15,8 @@ from kanrun.config import BenchConfig
 from kanrun.errors import UsageError
 from kanrun.figures.bench import ratios
 from kanrun.runs import Run, RunFolder
-from kanrun.study import bench_claims, bench_layers, bench_peers
-from kanrun.study.bench_clock import LiveBytes, in_turn
+from kanrun.study.bench import claims, layers, peers
+from kanrun.study.bench.clock import LiveBytes, in_turn
 from kanrun.study.execute import check, execute
 
 LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
@@ -41,12 +41,12 @@ def run(folder: Path, cfg: BenchConfig) -> Run:
     return Run(made.path)
 
 
-def broken(case: bench_layers.Case, dtype: torch.dtype) -> torch.nn.Module:
+def broken(case: layers.Case, dtype: torch.dtype) -> torch.nn.Module:
     raise ArithmeticError(f"no {dtype} for {case.name}")
 
 
 def test_layers_are_measured_and_peers_that_break_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_layers.TORCH, "pykan", broken)
+    monkeypatch.setitem(layers.TORCH, "pykan", broken)
     done = run(tmp_path, settings(part="layers", peers=["pykan"]))
     table = done.table("layers")
     assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
@@ -68,12 +68,12 @@ def layer_table(**ratios: float) -> pandas.DataFrame:
 
 def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
     table = layer_table(kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1)
-    peer, mlp = bench_claims.layer_claims(table)
+    peer, mlp = claims.layer_claims(table)
     assert peer.sentence == "c: kanrun compiled is not slower than the fastest other KAN"
     assert peer.measured == pytest.approx(1 / 1.1)
     assert mlp.measured == pytest.approx(1 / 0.6)
     assert not mlp.holds
-    peer, _ = bench_claims.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
+    peer, _ = claims.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
     assert peer.sentence.startswith("c: kanrun is")
     assert not peer.holds
 
@@ -86,7 +86,7 @@ def test_our_layers_are_measured_compiled_too(tmp_path: Path) -> None:
 
 
 def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(bench_layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
+    monkeypatch.setitem(layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
     table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table("layers")
     assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
 
@@ -119,9 +119,9 @@ def test_startup(tmp_path: Path) -> None:
 
 def test_an_mlp_has_as_many_parameters() -> None:
     for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
-        case = bench_layers.Case(*numbers)
-        ours = sum(p.numel() for p in bench_layers.our_layer(case, torch.float32).parameters())
-        mlp = sum(p.numel() for p in bench_layers.TORCH["MLP"](case, torch.float32).parameters())
+        case = layers.Case(*numbers)
+        ours = sum(p.numel() for p in layers.our_layer(case, torch.float32).parameters())
+        mlp = sum(p.numel() for p in layers.TORCH["MLP"](case, torch.float32).parameters())
         assert ours == case.parameters
         assert mlp == pytest.approx(ours, rel=0.01)
 
@@ -152,30 +152,30 @@ def accuracy(ours: float, theirs: float, status: str = "ok") -> pandas.DataFrame
 
 
 def test_claims_on_time_to_accuracy() -> None:
-    slower, good = bench_claims.accuracy_claims(accuracy(0.2, 16.0))
+    slower, good = claims.accuracy_claims(accuracy(0.2, 16.0))
     assert good.holds
     assert good.measured == pytest.approx(80)
     assert not slower.holds
     assert slower.measured == pytest.approx(40)
     assert good.spread is None
-    for never in bench_claims.accuracy_claims(accuracy(1.0, float("nan"))):
+    for never in claims.accuracy_claims(accuracy(1.0, float("nan"))):
         assert not never.holds
         assert str(never.spread).startswith("a lower bound: pykan stopped at 0.0001 after 30 s")
-    for lost in bench_claims.accuracy_claims(accuracy(float("nan"), 20.0)):
+    for lost in claims.accuracy_claims(accuracy(float("nan"), 20.0)):
         assert not lost.holds
-    assert not list(bench_claims.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
+    assert not list(claims.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
 
 
 def test_a_peer_that_cannot_train_says_why() -> None:
     one = np.zeros((2, 2))
-    track = bench_peers.Race(one, one[:, :1], one, one[:, :1], (3,), 1e-3, 1.0, 0, 1)
+    track = peers.Race(one, one[:, :1], one, one[:, :1], (3,), 1e-3, 1.0, 0, 1)
     before = torch.get_rng_state()
     if importlib.util.find_spec("kan") is None:
-        with pytest.raises(bench_peers.PeerFailed) as caught:
-            list(bench_peers.curve(bench_peers.PYKAN, track))
+        with pytest.raises(peers.PeerFailed) as caught:
+            list(peers.curve(peers.PYKAN, track))
         assert caught.value.module == "kan"
     else:
-        assert len(list(bench_peers.curve(bench_peers.PYKAN, track))) > 0
+        assert len(list(peers.curve(peers.PYKAN, track))) > 0
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_default_dtype() == torch.float32
 

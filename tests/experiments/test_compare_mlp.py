@@ -18,11 +18,11 @@ from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
-from kanrun.study import compare_linear, contest
-from kanrun.study.bundled import bundled_table, check_bundled
-from kanrun.study.compare_matched import growth_claims, matched, widest
+from kanrun.study.compare import contest, linear
+from kanrun.study.compare.bundled import bundled_table, check_bundled
+from kanrun.study.compare.matched import growth_claims, matched, widest
+from kanrun.study.compare.verdicts import judge, matched_logs, verdict_claims
 from kanrun.study.execute import check, execute
-from kanrun.study.verdicts import judge, matched_logs, verdict_claims
 
 PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
 RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
@@ -152,17 +152,17 @@ def test_the_product_of_matrices_by_hand() -> None:
     network = MLP((2, 3, 1), "identity")
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-    matrix, offset = compare_linear.product(network)
+    matrix, offset = linear.product(network)
     x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
     torch.testing.assert_close(network(x), x @ matrix.T + offset)
-    assert compare_linear.bits_that_differ(network, 0) == 0
+    assert linear.bits_that_differ(network, 0) == 0
 
 
 def test_implementation_tricks(run: Callable[..., Run]) -> None:
     solver = LBFGSSolver(steps=4)
     finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver)
     summary = finished.table("summary")
-    assert set(summary["variant"]) == set(compare_mlp.compare_tricks.VARIANTS)
+    assert set(summary["variant"]) == set(compare_mlp.tricks.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
     assert (errors["no residual base"] != errors["all tricks"]).all()  # a comparison, not twice the same training
     assert len(finished.manifest.claims) == 4

@@ -13,7 +13,7 @@ from kanrun.cli.app import main
 from kanrun.config import ContinualConfig, KANConfig, LBFGSSolver, LMSolver
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.continual_claims import claims
+from kanrun.study.continual.claims import claims
 from kanrun.study.execute import check, execute
 
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/study/continual").glob("*.yaml"))

@@ -22,8 +22,8 @@ from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, Pla
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.grid_claims import order_claims, overfit_claims, warm_start_claims
-from kanrun.study.grid_schedules import limited, name_of, schedule_of
+from kanrun.study.extend_grid.claims import order_claims, overfit_claims, warm_start_claims
+from kanrun.study.extend_grid.schedules import limited, name_of, schedule_of
 from kanrun.study.powers import exponent
 
 LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}

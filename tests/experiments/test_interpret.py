@@ -26,8 +26,8 @@ from kanrun.figures.interpret import candidate_map
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.interpret_task import tasks_of
-from kanrun.study.score_card import score_claims
+from kanrun.study.interpret.score_card import score_claims
+from kanrun.study.interpret.task import tasks_of
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
 

@@ -14,8 +14,7 @@ import toy_experiment
 
 from kanrun.config import ExecutorConfig
 from kanrun.runs import Run, RunFolder
-from kanrun.study.conduct import Outcome
-from kanrun.study.execute import check, execute
+from kanrun.study.execute import Outcome, check, execute
 
 Started = tuple[Outcome, Run]
 

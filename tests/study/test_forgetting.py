@@ -14,10 +14,10 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, predict
 from kanrun.engine.training.penalty import Roughness
-from kanrun.study.continual_course import make_course
-from kanrun.study.continual_forgetting import measure_forgetting
-from kanrun.study.continual_memory import MEMORIES, Anchored, Hold, Rehearse, Replay
-from kanrun.study.continual_training import on_the_data
+from kanrun.study.continual.course import make_course
+from kanrun.study.continual.forgetting import measure_forgetting
+from kanrun.study.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
+from kanrun.study.continual.training import on_the_data
 
 
 def flat_kan(intervals: int = 20) -> KAN:

@@ -10,16 +10,11 @@ import pytest
 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
-from kanrun.study import (
-    bounds,
-    compare_linear,
-    compare_superposition,
-    compare_tricks,
-    continual_claims,
-    curve_claims,
-    grid_claims,
-    verdicts,
-)
+from kanrun.study import bounds
+from kanrun.study.compare import linear, superposition, tricks, verdicts
+from kanrun.study.continual import claims as continual_claims
+from kanrun.study.curves import claims as curve_claims
+from kanrun.study.extend_grid import claims as grid_claims
 from kanrun.study.measured import at_least, at_most, largest, middle, smallest
 
 Claims = Callable[[list[float]], list[Claim]]
@@ -34,24 +29,22 @@ def bounded(values: list[float]) -> list[Claim]:
     return bounds.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
 
 
-def linear(values: list[float]) -> list[Claim]:
+def no_activation(values: list[float]) -> list[Claim]:
     columns = {"from_least_squares": values, "from_product": values, "bits_that_differ": values}
-    return compare_linear.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
+    return linear.claims({"linear": pd.DataFrame({"depth": 1, **columns})})
 
 
 def superposed(values: list[float]) -> list[Claim]:
     rows = table(values, "relative_error", target="t", shape="2-5-1", bound=1.0)
-    return compare_superposition.claims({"summary": rows})
+    return superposition.claims({"summary": rows})
 
 
 def without_tricks(values: list[float]) -> list[Claim]:
     summary = pd.concat(
         table([error + 10 * (variant != "all tricks") for error in values], "test_rmse", variant=variant)
-        for variant in compare_tricks.VARIANTS
+        for variant in tricks.VARIANTS
     )
-    return compare_tricks.claims(
-        {"summary": summary.assign(target="t", shape="2-1", test_rmse=summary["test_rmse"] + 1)}
-    )
+    return tricks.claims({"summary": summary.assign(target="t", shape="2-1", test_rmse=summary["test_rmse"] + 1)})
 
 
 def opponents(values: list[float]) -> list[Claim]:
@@ -109,8 +102,8 @@ def growing(values: list[float]) -> list[Claim]:
 
 
 ALL: list[Claims] = [
-    bounded, linear, superposed, without_tricks, opponents, learners, on_grids, ordered, overfitted, extended, refined,
-    converging, growing,
+    bounded, no_activation, superposed, without_tricks, opponents, learners, on_grids, ordered, overfitted, extended,
+    refined, converging, growing,
 ]  # fmt: skip
 
 

@@ -17,13 +17,13 @@ from kanrun.engine.networks.matching import TOLERANCE, WIDEST, Match, by_flops, 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study import contest
-from kanrun.study.contest import Case
+from kanrun.study.compare import contest
+from kanrun.study.compare.contest import Case
+from kanrun.study.compare.verdicts import verdict_claims
 from kanrun.study.measured import largest
 from kanrun.study.models import check_model, factory
 from kanrun.study.powers import exponent
 from kanrun.study.seeds import generator
-from kanrun.study.verdicts import verdict_claims
 
 Cell = Mapping[str, Any]
 #: How far the exponents of growth may be from the lecture's.

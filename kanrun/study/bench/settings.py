@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from kanrun.config import BenchConfig, KANConfig
 from kanrun.errors import UsageError
-from kanrun.study.bench_layers import PACKAGES
+from kanrun.study.bench.layers import PACKAGES
 from kanrun.study.models import check_model
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from kanrun.engine.symbolic import Formula
 from kanrun.runs.records import Row
-from kanrun.study.interpret_result import Interpretation
-from kanrun.study.interpret_tables import shape_of
-from kanrun.study.interpret_task import Task
+from kanrun.study.interpret.result import Interpretation
+from kanrun.study.interpret.tables import shape_of
+from kanrun.study.interpret.task import Task
 
 #: R^2 from which on a formula that is not the truth counts as an approximation.
 APPROXIMATED = 0.99

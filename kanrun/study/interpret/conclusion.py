@@ -25,7 +25,7 @@ from kanrun.engine.symbolic import (
     gauges,
     partly_symbolic,
 )
-from kanrun.study.interpret_result import Array, Check, Interpretation, Options
+from kanrun.study.interpret.result import Array, Check, Interpretation, Options
 
 _FRESH = 1000
 #: Relative validation error that any formula may have, and the effort for edges that may stay numeric.

@@ -8,10 +8,10 @@ from typing import Any
 from kanrun.config import KANConfig
 from kanrun.engine.networks import KAN, count_parameters
 from kanrun.runs.records import Row, Value
-from kanrun.study.continual_course import Course
-from kanrun.study.continual_forgetting import measure_forgetting
-from kanrun.study.continual_learners import Learner
-from kanrun.study.continual_training import Trial, best_spline
+from kanrun.study.continual.course import Course
+from kanrun.study.continual.forgetting import measure_forgetting
+from kanrun.study.continual.learners import Learner
+from kanrun.study.continual.training import Trial, best_spline
 
 
 def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:

@@ -9,8 +9,8 @@ import numpy as np
 from kanrun.engine.symbolic import Decision, Graph, Samples, Step, Tried
 from kanrun.engine.symbolic.sparsity import depths
 from kanrun.runs.records import Row
-from kanrun.study.interpret_edges import label
-from kanrun.study.interpret_result import Check, Interpretation
+from kanrun.study.interpret.edges import label
+from kanrun.study.interpret.result import Check, Interpretation
 
 
 def stage_row(step: Step, samples: Samples, check: Check) -> Row:

@@ -15,7 +15,7 @@ from kanrun.engine.training import LevenbergMarquardt, TrainingData, output_size
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study import contest
+from kanrun.study.compare import contest
 from kanrun.study.measured import largest
 from kanrun.study.seeds import generator
 

@@ -11,7 +11,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Value
-from kanrun.study import contest
+from kanrun.study.compare import contest
 from kanrun.study.measured import middle
 from kanrun.study.powers import spread
 

@@ -15,10 +15,10 @@ from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
-from kanrun.study.grid_schedules import limited, name_of, schedule_of
+from kanrun.study.extend_grid.published import published
+from kanrun.study.extend_grid.schedules import limited, name_of, schedule_of
 from kanrun.study.models import Create, check_model
 from kanrun.study.problem import Problem
-from kanrun.study.published import published
 from kanrun.study.seeds import generator
 
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.

@@ -12,9 +12,9 @@ import numpy as np
 from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
-from kanrun.study.bench_accuracy import LBFGS, LM, LM_ONCE
-from kanrun.study.bench_layers import COMPILED, MLP_NAME, OURS
-from kanrun.study.bench_peers import PYKAN
+from kanrun.study.bench.accuracy import LBFGS, LM, LM_ONCE
+from kanrun.study.bench.layers import COMPILED, MLP_NAME, OURS
+from kanrun.study.bench.peers import PYKAN
 
 #: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
 #: memory in copies of the coefficients, pykan against ours, seconds of --help.

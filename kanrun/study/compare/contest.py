@@ -17,8 +17,8 @@ from kanrun.engine.networks.counting import Size, executed_flops, kanbefair_flop
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
-from kanrun.study.bundled import bundled_table
 from kanrun.study.cells import with_cell
+from kanrun.study.compare.bundled import bundled_table
 from kanrun.study.evaluation import scores
 from kanrun.study.models import check_model, factory
 from kanrun.study.plans import make_plan

@@ -17,9 +17,9 @@ from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sampl
 from kanrun.engine.training import LBFGS, STEPS, Adam, Plan, Samples, Solver, TrainingData, make_solver, output_size
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
-from kanrun.study.continual_course import Course
-from kanrun.study.continual_learners import Learner, make_network
-from kanrun.study.continual_memory import MEMORIES, Anchored, Memory
+from kanrun.study.continual.course import Course
+from kanrun.study.continual.learners import Learner, make_network
+from kanrun.study.continual.memory import MEMORIES, Anchored, Memory
 from kanrun.study.plans import make_plan
 from kanrun.study.seeds import generator
 

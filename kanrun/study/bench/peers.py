@@ -1,6 +1,6 @@
 """Trainings by other libraries, each in a process of its own: their seeds, default types and settings stay there.
 
-`python -m kanrun.study.bench_peers NAME FILE` trains on the arrays of FILE (.npz) and writes a line of JSON after each
+`python -m kanrun.study.bench.peers NAME FILE` trains on the arrays of FILE (.npz) and writes a line of JSON after each
 step, [seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts that and reads it. pykan trains
 by its LBFGS along the schedule of grids, then again and again on the last of them; jaxkan by optax's Adam or L-BFGS on
 the last grid (it has no schedule of its own). Time counts all that training does, compilation included, but not the

@@ -17,8 +17,8 @@ from kanrun.engine.symbolic.from_network import graph_of
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint
 from kanrun.study.cells import with_cell
-from kanrun.study.interpret import check_inputs
-from kanrun.study.interpret_result import Check, Given, Interpretation, Options, in_units
+from kanrun.study.interpret.interpretation import check_inputs
+from kanrun.study.interpret.result import Check, Given, Interpretation, Options, in_units
 from kanrun.study.models import check_model
 from kanrun.targets import Dataset, Points, Scaling, make_dataset
 

@@ -24,8 +24,8 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
-from kanrun.study.interpret_conclusion import concluded, constant
-from kanrun.study.interpret_result import Array, Check, Given, Interpretation, Options
+from kanrun.study.interpret.conclusion import concluded, constant
+from kanrun.study.interpret.result import Array, Check, Given, Interpretation, Options
 
 __all__ = ["Check", "Given", "Interpretation", "Options", "interpret", "interpretation", "one_thread"]
 

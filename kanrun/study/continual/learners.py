@@ -16,8 +16,8 @@ from kanrun.config import ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import ACTIVATIONS, Network
 from kanrun.engine.networks.matching import by_parameters
 from kanrun.errors import UsageError
-from kanrun.study.continual_course import Course
-from kanrun.study.continual_memory import MEMORIES
+from kanrun.study.continual.course import Course
+from kanrun.study.continual.memory import MEMORIES
 from kanrun.study.models import check_model, factory, intervals_of, network_shape
 
 

@@ -13,7 +13,7 @@ from kanrun.engine.symbolic.composites import Composite
 from kanrun.engine.symbolic.elimination import edge_scores
 from kanrun.engine.symbolic.sparsity import depths
 from kanrun.runs.records import Table
-from kanrun.study.interpret_result import Array
+from kanrun.study.interpret.result import Array
 
 _POINTS = 81
 #: What is written at an edge that carries a value on as it is.

@@ -17,7 +17,7 @@ import numpy as np
 
 from kanrun.config import BenchConfig, ExperimentConfig, KANConfig, LBFGSSolver, LMSolver, NamedTarget, SamplingConfig
 from kanrun.engine.training import Step, train
-from kanrun.study.bench_peers import JAX_ADAM, JAX_LBFGS, PYKAN, Curve, Race, curve
+from kanrun.study.bench.peers import JAX_ADAM, JAX_LBFGS, PYKAN, Curve, Race, curve
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import make_problem

@@ -20,10 +20,10 @@ from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
-from kanrun.study import contest
+from kanrun.study.compare import contest
+from kanrun.study.compare.verdicts import complete, judge
 from kanrun.study.models import factory
 from kanrun.study.seeds import generator
-from kanrun.study.verdicts import complete, judge
 
 Cell = Mapping[str, Any]
 #: What is switched off, by the name it has in tables.

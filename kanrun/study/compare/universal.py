@@ -11,7 +11,7 @@ from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study import contest
+from kanrun.study.compare import contest
 from kanrun.study.models import check_model
 
 Cell = Mapping[str, Any]
