@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kanrun.engine.layers import composed, fused
 from kanrun.engine.layers.bases import base_function, base_pullback
-from kanrun.engine.layers.composed import Edges
+from kanrun.engine.layers.composed import Edges, masked
 from kanrun.engine.splines import dense, prefers_sparse, sparse
 from kanrun.engine.splines.scratch import scratch
 from kanrun.engine.splines.tracing import is_compiled, is_traced
@@ -47,13 +47,13 @@ class _EdgeSums(torch.autograd.Function):
         grid, outputs = edges.grid, coefficients.shape[0]
         wide = prefers_sparse(grid.functions, grid.degree, x.dtype, outputs, x.numel())
         kernel = sparse if wide else dense
-        scale, keep = _shown(spline_weight, edges), any(ctx.needs_input_grad)
+        scale, keep = masked(spline_weight, edges), any(ctx.needs_input_grad)
         sums: tuple[Tensor, Any] = kernel.spline_sums(x, coefficients, scale, grid, keep)
         y, kept = sums
         base = None
         if edges.base != "zero":
             base = base_function(edges.base)(x)
-            y.addmm_(base, _shown(base_weight, edges).t())
+            y.addmm_(base, masked(base_weight, edges).t())
         if keep:
             ctx.edges, ctx.kernel, ctx.kept = edges, kernel, kept
             ctx.save_for_backward(x, coefficients, base_weight, spline_weight, base)
@@ -67,7 +67,7 @@ class _EdgeSums(torch.autograd.Function):
         need_x, need_c, need_b, need_s, _ = ctx.needs_input_grad
         g = g.contiguous()
         wanted = (need_x, need_c or need_s)
-        edges, scale = ctx.edges, _shown(spline_weight, ctx.edges)
+        edges, scale = ctx.edges, masked(spline_weight, ctx.edges)
         by_x, by_table = ctx.kernel.gradients(g, x, coefficients, scale, edges.grid, ctx.kept, wanted)
         by_base = by_scale = None
         if by_table is not None:
@@ -76,9 +76,9 @@ class _EdgeSums(torch.autograd.Function):
         if base is not None:
             by_base = g.t() @ base if need_b else None
             if by_x is not None:
-                by_x = base_pullback(edges.base, g @ _shown(base_weight, edges), x).add_(by_x)
+                by_x = base_pullback(edges.base, g @ masked(base_weight, edges), x).add_(by_x)
         if edges.mask is not None:
-            by_table, by_base, by_scale = (_masked(part, edges.mask) for part in (by_table, by_base, by_scale))
+            by_table, by_base, by_scale = (_mask_(part, edges.mask) for part in (by_table, by_base, by_scale))
         return by_x, by_table, by_base, by_scale, None
 
 
@@ -94,11 +94,8 @@ def _dots(a: Tensor, b: Tensor) -> Tensor:
     return terms.view(-1, a.shape[-1]).mv(a.new_ones(a.shape[-1])).view(a.shape[:-1])
 
 
-def _shown(weight: Tensor, edges: Edges) -> Tensor:
-    return weight if edges.mask is None else weight * edges.mask
-
-
-def _masked(gradient: Tensor | None, mask: Tensor) -> Tensor | None:
+def _mask_(gradient: Tensor | None, mask: Tensor) -> Tensor | None:
+    """`gradient` (outputs, inputs, ...) with zeros written where `mask` is false."""
     if gradient is None:
         return None
     return gradient.mul_(mask if gradient.ndim == mask.ndim else mask[..., None])

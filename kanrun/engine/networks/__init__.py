@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
-from kanrun.engine.networks import dense_jacobian as dense_jacobian  # adds its forms of linearise
+from kanrun.engine.networks.counting import count_parameters
 from kanrun.engine.networks.curves import Bezier, BSpline, Curve, Polynomial
 from kanrun.engine.networks.jacobian import (
     edge_slopes,
@@ -35,16 +33,6 @@ def from_description(description: dict[str, Any]) -> Network:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")
     network: Network = KINDS[kind].from_description(description)
     return network
-
-
-def count_parameters(network: nn.Module) -> int:
-    """Trainable numbers of `network`; what a pruned edge holds does not count."""
-    total = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    if isinstance(network, KAN):
-        for layer in network:
-            each = sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
-            total -= each * int((~layer.mask).sum())
-    return total
 
 
 __all__ = [

@@ -15,6 +15,8 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
@@ -84,15 +86,30 @@ CONVENTIONS: tuple[Convention, ...] = (
 )  # fmt: skip
 
 
+def count_parameters(network: nn.Module) -> int:
+    """Trainable numbers of `network`; what a pruned edge holds does not count."""
+    total = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    if isinstance(network, KAN):
+        for layer in network:
+            each = sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
+            total -= each * int((~layer.mask).sum())
+    return total
+
+
 def size_of(kan: KAN) -> Size:
     """The size of a network whose layers share one grid and degree, as those made by `KAN.create` do."""
     return Size(kan.shape, kan.intervals, kan.layer(0).spec.degree)
 
 
+def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
+    """E (G + k): the spline coefficients of a KAN of these widths, which are its unknowns; budgets go by them."""
+    return Size(tuple(shape), intervals, degree).edges * (intervals + degree)
+
+
 def kan_parameters(size: Size, *, trainable_scales: bool = True, single: bool = False, base: bool = True) -> int:
     """Trainable parameters of kanrun's own KAN of this size, without building it."""
     scales = (1 if single else 1 + base) if trainable_scales else 0
-    return size.edges * (size.intervals + size.degree + scales)
+    return coefficients(size.shape, size.intervals, size.degree) + size.edges * scales
 
 
 def mlp_parameters(shape: Sequence[int]) -> int:

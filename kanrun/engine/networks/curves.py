@@ -14,6 +14,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
+from kanrun.engine.splines.bezier import bernstein
+from kanrun.engine.splines.spline_curve import clamped_knots
 
 
 class Curve(nn.Module):
@@ -80,19 +82,15 @@ class Polynomial(Curve):
 
 
 class Bezier(Curve):
-    """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1."""
+    """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1.
+
+    Raises UsageError for more than 1001 functions, when the basis is asked for.
+    """
 
     kind = "bezier"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        u = self.unit(x)[..., None]
-        values = torch.ones_like(u)
-        for _ in range(self.coefficients.shape[0] - 1):
-            # de Casteljau's recurrence: B_i^n = (1 - u) B_i^{n-1} + u B_{i-1}^{n-1}
-            values = torch.cat([(1 - u) * values, torch.zeros_like(u)], -1) + torch.cat(
-                [torch.zeros_like(u), u * values], -1
-            )
-        return values
+        return bernstein(self.unit(x), self.coefficients.shape[0] - 1)
 
 
 class BSpline(Curve):
@@ -104,10 +102,8 @@ class BSpline(Curve):
     def __init__(self, functions: int, outputs: int, domain: Float[Tensor, "1 2"], *, degree: int) -> None:
         super().__init__(functions, outputs, domain)
         self.degree = degree
-        grid = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)
-        # Clamped: the end knots are repeated, so that the curve starts and ends at its first and last points.
-        first, last = grid[:, :1].expand(-1, degree), grid[:, -1:].expand(-1, degree)
-        self.register_buffer("knots", torch.cat([first, grid, last], dim=1))
+        points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
+        self.register_buffer("knots", clamped_knots(points[1:-1], float(points[0]), float(points[-1]), degree)[None])
 
     @property
     def grid(self) -> Grid:

@@ -1,4 +1,4 @@
-"""Jacobians of MLPs and curves in closed form.
+"""Jacobians of MLPs and curves in closed form: their part of `networks.jacobian.linearise`.
 
 `torch.func` would do the same more slowly, and loads torch's compiler, which takes longer than many a fit.
 """
@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.engine.networks.curves import Curve
-from kanrun.engine.networks.jacobian import linearise
 from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 
 
-@linearise.register
-def _(network: Curve, x: Tensor) -> tuple[Tensor, Tensor]:
+def linearise_curve(network: Curve, x: Tensor) -> tuple[Tensor, Tensor]:
     """A curve is linear in its coefficients (functions, outputs): d y_o / d c_fo = basis_f."""
     with torch.no_grad():
         basis = network.basis(x)
@@ -22,8 +20,7 @@ def _(network: Curve, x: Tensor) -> tuple[Tensor, Tensor]:
         return basis @ network.coefficients, (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
 
 
-@linearise.register
-def _(network: MLP, x: Tensor) -> tuple[Tensor, Tensor]:
+def linearise_mlp(network: MLP, x: Tensor) -> tuple[Tensor, Tensor]:
     """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""
     reaching, slopes, y = _forward(network, x)
     samples, outputs = y.shape

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev, vmap
 
 from kanrun.engine.layers import SplineLayer, base_slope
+from kanrun.engine.networks.curves import Curve
+from kanrun.engine.networks.dense_jacobian import linearise_curve, linearise_mlp
 from kanrun.engine.networks.kan import KAN, activations
+from kanrun.engine.networks.mlp import MLP
 from kanrun.engine.splines import local_basis
 
 
@@ -59,6 +62,10 @@ def linearise(
 
     columns, y = vmap(jacrev(one, has_aux=True), in_dims=(None, 0))(free, x)
     return y.detach(), torch.cat([columns[name].flatten(2) for name in names], dim=-1).detach()
+
+
+linearise.register(Curve, linearise_curve)
+linearise.register(MLP, linearise_mlp)
 
 
 @linearise.register

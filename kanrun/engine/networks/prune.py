@@ -38,7 +38,7 @@ def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: 
     """`kan` without the edges whose score on x is below `threshold`; at least the best edge into each output stays,
     and the means of lost edges stay as constants."""
     data = torch.as_tensor(x).to(kan.layer(0).knots)
-    edges = scores(kan, data).edges
+    edges = scores(kan, data)
     masks = [edge >= threshold for edge in edges]
     masks[-1] |= edges[-1] == edges[-1].amax(1, keepdim=True)
     for layer in range(len(masks) - 2, -1, -1):  # a node that is needed keeps the best way into it
@@ -72,7 +72,7 @@ def prune_on_validation(
     """
     like = kan.layer(0).knots
     inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
-    levels = torch.cat([edge.flatten() for edge in scores(kan, torch.as_tensor(x).to(like)).edges]).unique()
+    levels = torch.cat([edge.flatten() for edge in scores(kan, torch.as_tensor(x).to(like))]).unique()
 
     def error(network: KAN) -> float:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""How much edges and nodes of a KAN matter: attribution carried back through the network.
+"""How much the edges of a KAN matter: attribution carried back through the network.
 
 An edge's magnitude is the standard deviation of its output on the data. Every output has score 1; a node's score is
 shared among the edges into it in proportion to their magnitudes, and a node's score is the sum of what its outgoing
@@ -8,22 +8,11 @@ et al., arXiv 2408.10205, section 4.1) with shares of the edges' magnitudes in p
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.networks.kan import KAN, activations
-
-
-@dataclass(frozen=True)
-class Scores:
-    """`edges[l]` (out, in) of layer l and `nodes[l]` (width) of each row of nodes, inputs first; outputs have score
-    1."""
-
-    edges: list[Float[Tensor, "_ _"]]
-    nodes: list[Float[Tensor, _]]
 
 
 def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
@@ -33,16 +22,14 @@ def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tenso
         return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan, reaching, strict=False)]
 
 
-def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> Scores:
-    """Attribution of the outputs to edges and nodes on x; every score lies in [0, outputs]."""
+def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
+    """Attribution of the outputs to the edges on x, (out, in) of every layer; each score lies in [0, outputs]."""
     sizes = magnitudes(kan, x)
     node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
     edges: list[Tensor] = []
-    nodes = [node]
     for size in reversed(sizes):
         total = size.sum(1, keepdim=True)
         edge = torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0) * node[:, None]
         node = edge.sum(0)
         edges.insert(0, edge)
-        nodes.insert(0, node)
-    return Scores(edges, nodes)
+    return edges

@@ -23,16 +23,18 @@ HIGHEST_DEGREE = 1000
 
 
 def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
-    """The degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u.
+    """The degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
 
     Raises UsageError for a degree outside 0..1000.
     """
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise UsageError(f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}")
-    index = torch.arange(degree + 1, dtype=u.dtype, device=u.device)
-    binomials = torch.tensor([float(comb(degree, i)) for i in range(degree + 1)], dtype=u.dtype, device=u.device)
-    values: Tensor = binomials * u[..., None] ** index * (1 - u[..., None]) ** (degree - index)
-    return values
+    # Worked out in float64: the binomial coefficients of degrees above 130 do not fit into a float32.
+    t = u.double()[..., None]
+    index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
+    binomials = torch.tensor([float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
+    values: Tensor = binomials * t**index * (1 - t) ** (degree - index)
+    return values.to(u.dtype)
 
 
 def bezier_points(control: Float[Tensor, "points dims"], u: Float[Tensor, " samples"]) -> Float[Tensor, "samples dims"]:
@@ -55,14 +57,6 @@ def construction(control: Float[Tensor, "points dims"], u: float) -> list[Tensor
     while levels[-1].shape[0] > 1:
         levels.append((1 - u) * levels[-1][:-1] + u * levels[-1][1:])
     return levels
-
-
-def split(control: Float[Tensor, "points dims"], u: float) -> tuple[Tensor, Tensor]:
-    """Control points, each (points, dims), of the curve's parts on [0, u] and [u, 1]: the construction's two edges."""
-    levels = construction(control, u)
-    left = torch.stack([level[0] for level in levels])
-    right = torch.stack([level[-1] for level in reversed(levels)])
-    return left, right
 
 
 def insert_knot(curve: SplineCurve, at: float) -> SplineCurve:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.splines.basis import local_basis
+from kanrun.engine.splines.contraction import dense_rows
 from kanrun.engine.splines.grid import Grid
 
 RANK_TOLERANCE = 1e-13
@@ -21,9 +22,7 @@ def design_matrix(
 ) -> Float[Tensor, "inputs samples functions"]:
     """Dense basis values, one matrix an input."""
     values, interval = local_basis(x, grid, derivative)
-    columns = interval[..., None] + torch.arange(grid.degree + 1, device=x.device)
-    dense = x.new_zeros(*x.shape, grid.functions).scatter(-1, columns, values)
-    return dense.transpose(0, 1)
+    return dense_rows(values, interval, grid.functions).transpose(0, 1)
 
 
 def fit_coefficients(

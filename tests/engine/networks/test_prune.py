@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from copy import deepcopy
 
 import pytest
@@ -26,9 +27,9 @@ def points(inputs: int = 3) -> torch.Tensor:
 def test_scores_are_shares_of_the_outputs() -> None:
     kan, x = network(), points()
     result = scores(kan, x)
-    for edges, below, above in zip(result.edges, result.nodes, result.nodes[1:], strict=False):
-        torch.testing.assert_close(edges.sum(1), above)
-        torch.testing.assert_close(edges.sum(0), below)
+    for edges, above in itertools.pairwise(result):
+        torch.testing.assert_close(edges.sum(1), above.sum(0))
+    torch.testing.assert_close(result[-1].sum(1), torch.ones(2, dtype=torch.float64))
     assert magnitudes(kan, x)[0].shape == (4, 3)
 
 
