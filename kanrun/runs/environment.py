@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -24,6 +25,10 @@ _PACKAGES = (
     "safetensors",
     "distributed",
 )
+#: Where kanrun's source lies, if it is a checkout; what of it makes numbers; and files of which kinds.
+_SOURCE = Path(__file__).parents[2]
+_CODE = ("kanrun", "experiments", "conf")
+_SUFFIXES = {".py", ".yaml", ".csv"}
 
 
 def now() -> str:
@@ -42,26 +47,58 @@ def versions() -> dict[str, str]:
     return found
 
 
-def repository(folder: Path) -> dict[str, Any] | None:
-    """Return `{"commit": ..., "dirty": ...}` of the git repository around `folder`, or None without one.
+def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
+    """Return the commit that a run can be had again from, or None without one.
 
-    `dirty` means that tracked files differ from the commit.
+    `{"of": "kanrun", "commit": ..., "dirty": ...}` where kanrun's own `source` is a git checkout; `dirty` means that
+    its code or configuration differ from the commit. Else `{"of": "working directory", "commit": ...}`, where that
+    lies in a repository.
     """
-    commit = _git(folder, "rev-parse", "HEAD")
-    if not commit:
+    if (source / ".git").exists():
+        commit = _git(source, "rev-parse", "HEAD")
+        return {"of": "kanrun", "commit": commit, "dirty": _differs(source)} if commit else None
+    commit = _git(working or Path.cwd(), "rev-parse", "HEAD")
+    return {"of": "working directory", "commit": commit} if commit else None
+
+
+def _differs(source: Path) -> bool | None:
+    """Whether code or configuration in `source` differ from HEAD; None if git does not tell.
+
+    `git status` would tell, too, but runs the filters that a repository's own settings name.
+    """
+    listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
+    if listed is None:
         return None
-    changes = _git(folder, "status", "--porcelain", "--untracked-files=no")
-    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+    entries = (entry.partition("\t") for entry in listed.split("\0") if entry)
+    committed = {name: kind.split()[2] for kind, _, name in entries}
+    files = (path for folder in _CODE for path in (source / folder).rglob("*") if path.suffix in _SUFFIXES)
+    there = {path.relative_to(source).as_posix(): path for path in files if path.is_file()}
+    if {name for name in committed if Path(name).suffix in _SUFFIXES} != there.keys():
+        return True
+    try:
+        return any(_blob(path, committed[name]) != committed[name] for name, path in there.items())
+    except OSError:
+        return None
+
+
+def _blob(path: Path, like: str) -> str:
+    """The name that git gives the content of a file, by the hash of which `like` is one."""
+    content = path.read_bytes()
+    algorithm = "sha256" if len(like) == 64 else "sha1"
+    return hashlib.new(algorithm, b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    # A repository's own settings must not start programs, hence no fsmonitor.
-    command = ["git", "-c", "core.fsmonitor=false", *arguments]
-    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0"}
+    """The output of one of git's commands that read objects alone: others start programs that a repository's own
+    settings name, such as filters, and a folder that someone sends may be one."""
+    environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
+    for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
+        environment.pop(name, None)
     try:
         done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=5, check=False
-        )
+            ["git", "-c", "core.fsmonitor=false", *arguments],
+            cwd=folder, env=environment, capture_output=True, text=True, timeout=5, check=False,
+        )  # fmt: skip
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

@@ -8,7 +8,7 @@ import functools
 import time
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
@@ -17,6 +17,7 @@ from kanrun.runs.atomic import read_json, remove_temporary, storing, to_json, wr
 from kanrun.runs.checkpoint_file import checkpoint_path, write_checkpoint
 from kanrun.runs.csv_file import CsvFile, keep_rows, order_rows
 from kanrun.runs.figure_file import write_figure
+from kanrun.runs.lock import hold, still_running
 from kanrun.runs.manifest import Claim, Manifest, Status
 from kanrun.runs.names import file_name
 from kanrun.runs.reader import TOP_TABLES, Run
@@ -32,8 +33,9 @@ class RunFolder:
     """Writes one run: `run.json`, tables, checkpoints and figures, each whole or absent.
 
     `RunFolder.create` allocates a new folder, `RunFolder(path)` takes one that exists and has no run yet
-    (a job of a sweep), `RunFolder.reopen(path)` goes on with a run that ended early. All writing methods
-    raise StorageFailed, one sentence, when the disk is full or the folder read-only.
+    (a job of a sweep), `RunFolder.reopen(path)` goes on with a run that ended early. From its start to its finish
+    a run is this process's alone. All writing methods raise StorageFailed, one sentence, when the disk is full or
+    the folder read-only.
     """
 
     def __init__(self, path: Path, command: str = "") -> None:
@@ -43,6 +45,7 @@ class RunFolder:
         self._tables: dict[str, CsvFile] = {}
         self._clock = time.monotonic()
         self._earlier = 0.0
+        self._lock: IO[bytes] | None = None
 
     @classmethod
     def create(cls, outputs: Path, command: str) -> RunFolder:
@@ -50,26 +53,41 @@ class RunFolder:
         return cls(allocate(outputs, file_name(command)), command)
 
     @classmethod
-    def reopen(cls, path: Path) -> RunFolder:
+    def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
         """Return the folder of a run that was killed, interrupted, or failed, RUNNING again.
 
-        Raises UsageError if the run still goes on, StorageFailed if its `run.json` cannot be read.
+        Whether a run of another host goes on cannot be seen from here: it counts as going on unless `force` says
+        that it has ended. Raises UsageError if the run still goes on, or another process goes on with it at the same
+        time; StorageFailed if its `run.json` cannot be read.
         """
-        run = Run(path)
-        if run.is_alive:
-            raise UsageError(f"{path} is still running (process {run.manifest.pid}); wait or end it first")
-        folder = cls(path, run.manifest.command)
-        for place in (path, *(path / name for name in ("tables", "checkpoints", "figures"))):
-            if place != path and place.is_symlink():
-                raise UsageError(f"{place} is a link; a run that goes on must lie in one folder")
+        folder = cls(path, Run(path).manifest.command)
+        folder._lock = hold(path)
+        try:
+            folder._take_over(Run(path), force)  # read again: until the lock was held, others might have written it
+        except BaseException:
+            folder._release()
+            raise
+        return folder
+
+    def _take_over(self, run: Run, force: bool) -> None:
+        manifest = run.manifest
+        if run.is_alive and not run.is_elsewhere:
+            raise UsageError(still_running(self.path, manifest.host, manifest.pid))
+        if run.is_alive and not force:
+            raise UsageError(
+                f"{self.path} was started on the host {manifest.host} (process {manifest.pid}), and whether it still "
+                "runs there cannot be seen from here; if it has ended, add --force."
+            )
+        for place in (self.path, *(self.path / name for name in ("tables", "checkpoints", "figures"))):
+            if place != self.path and place.is_symlink():
+                raise UsageError(f"{place} is a link; a run that goes on must lie in one folder.")
             remove_temporary(place)
-        folder._earlier = run.manifest.seconds or 0.0
-        again = (*run.manifest.resumed, environment.now())
+        self._earlier = manifest.seconds or 0.0
+        again = (*manifest.resumed, environment.now())
         changes: dict[str, Any] = {"reason": None, "trace": None, "ended": None, "failures": ()}
         changes |= {"status": Status.RUNNING, "resumed": again, **environment.process()}
-        folder._manifest = dataclasses.replace(run.manifest, **changes)
-        folder._save()
-        return folder
+        self._manifest = dataclasses.replace(manifest, **changes)
+        self._save()
 
     @property
     def manifest(self) -> Manifest:
@@ -83,12 +101,13 @@ class RunFolder:
             raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own")
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = hold(self.path)
         self._clock = time.monotonic()
         self._manifest = dataclasses.replace(
             manifest,
             status=Status.RUNNING,
             started=environment.now(),
-            git=environment.repository(Path.cwd()),
+            git=environment.repository(),
             versions=environment.versions(),
             **environment.process(),
         )
@@ -135,12 +154,15 @@ class RunFolder:
         self._save()
 
     def finish(self, status: Status, reason: str | None = None, trace: str | None = None) -> None:
-        """Write the final `run.json` and close all tables."""
+        """Write the final `run.json`, close all tables, and let others have the run."""
         for table in self._tables.values():
             table.close()
         self._tables.clear()
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
-        self.update(status=status, reason=reason, trace=trace, ended=environment.now(), seconds=seconds)
+        try:
+            self.update(status=status, reason=reason, trace=trace, ended=environment.now(), seconds=seconds)
+        finally:
+            self._release()
 
     def progress(self, content: Mapping[str, Any]) -> None:
         """Write `progress.json`: what a resumed run need not do again."""
@@ -197,6 +219,11 @@ class RunFolder:
         with storing(place):
             place.mkdir(exist_ok=True)
         return place
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _save(self) -> None:
         write_atomic(self.path / "run.json", to_json(self.manifest.to_dict()).encode() + b"\n")

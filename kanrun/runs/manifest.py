@@ -9,8 +9,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-FORMAT = 1
-
 
 class Status(StrEnum):
     RUNNING = "RUNNING"
@@ -38,7 +36,8 @@ class Manifest:
     """The content of `run.json`; times are ISO 8601 in UTC, `seconds` add up over resumed parts.
 
     `metrics` are the medians of the numeric columns of `summary.csv` over its rows. `failures` has one
-    entry (cell, seed, reason, trace) for each training that failed. `git` is absent outside a repository.
+    entry (cell, seed, reason, trace) for each training that failed. `git` says in `of` whose commit it is, kanrun's or
+    the working directory's, and is absent where neither lies in a repository.
     """
 
     command: str
@@ -69,8 +68,7 @@ class Manifest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON-able content; numbers that JSON does not have become null or text."""
-        content: dict[str, Any] = {"format": FORMAT}
-        content.update((f.name, getattr(self, f.name)) for f in dataclasses.fields(self))
+        content: dict[str, Any] = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         content["claims"] = [_claim_dict(claim) for claim in self.claims]
         content["metrics"] = {name: _finite(value) for name, value in self.metrics.items()}
         if self.git is None:

@@ -54,9 +54,12 @@ class Run:
         manifest = self.manifest
         if manifest.status != Status.RUNNING:
             return False
-        if manifest.host != environment.host():
-            return True
-        return environment.is_alive(manifest.pid, manifest.process_start)
+        return self.is_elsewhere or environment.is_alive(manifest.pid, manifest.process_start)
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether another host ran it, whose processes cannot be seen from here."""
+        return self.manifest.host != environment.host()
 
     @property
     def status(self) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 from pathlib import Path
 
 import matplotlib as mpl
@@ -49,31 +48,6 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder: RunFolder) -> No
     assert after["seconds"] >= 0
     folder.update(metrics={"test_rmse": 3e-7})
     assert Run(folder.path).manifest == folder.manifest
-
-
-def test_git_is_absent_outside_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    monkeypatch.chdir(tmp_path)
-    made = RunFolder.create(tmp_path / "outputs", "fit")
-    made.start(Manifest("fit"))
-    assert "git" not in json.loads((made.path / "run.json").read_text())
-
-
-def test_git_commit_and_dirty_flag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
-    (tmp_path / "file").write_text("one")
-    for command in (("init", "-q"), ("add", "file"), (*identity, "commit", "-qm", "first")):
-        subprocess.run(["git", *command], check=True, cwd=tmp_path)
-    made = RunFolder.create(tmp_path / "outputs", "fit")
-    made.start(Manifest("fit"))
-    assert made.manifest.git is not None
-    assert made.manifest.git["dirty"] is False
-    assert len(made.manifest.git["commit"]) == 40
-    (tmp_path / "file").write_text("two")
-    other = RunFolder.create(tmp_path / "outputs", "fit")
-    other.start(Manifest("fit"))
-    assert other.manifest.git == {"commit": made.manifest.git["commit"], "dirty": True}
 
 
 def test_rows_are_on_disk_as_soon_as_they_are_recorded(folder: RunFolder) -> None:

@@ -1,0 +1,97 @@
+"""Which commit a run is recorded with, and that asking for it runs nothing that a repository names."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kanrun.runs import Manifest, RunFolder
+from kanrun.runs.environment import repository
+
+
+def git(place: Path, *words: str) -> str:
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b.c")
+    return subprocess.run(["git", *identity, *words], check=True, cwd=place, capture_output=True, text=True).stdout
+
+
+def commit(place: Path, **files: str) -> str:
+    for name, text in files.items():
+        path = place / name.replace("__", "/").replace("_py", ".py")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    git(place, "init", "-q")
+    git(place, "add", ".")
+    git(place, "commit", "-qm", "first")
+    return git(place, "rev-parse", "HEAD").strip()
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A checkout that looks like kanrun's."""
+    place = tmp_path / "source"
+    place.mkdir()
+    commit(place, kanrun__engine__a_py="one", experiments__b_py="two", notes="three")
+    return place
+
+
+def test_of_a_checkout_the_commit_and_whether_its_code_differs(source: Path, tmp_path: Path) -> None:
+    at = git(source, "rev-parse", "HEAD").strip()
+    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
+    (source / "notes").write_text("other")
+    (source / "kanrun" / "engine" / "__pycache__").mkdir()
+    (source / "kanrun" / "engine" / "__pycache__" / "a.pyc").write_text("")
+    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": False}
+    (source / "experiments" / "b.py").write_text("TWO")
+    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+    (source / "experiments" / "b.py").write_text("two")
+    (source / "experiments" / "new.py").write_text("")
+    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+    (source / "experiments" / "new.py").unlink()
+    (source / "kanrun" / "engine" / "a.py").unlink()
+    assert repository(source, tmp_path) == {"of": "kanrun", "commit": at, "dirty": True}
+
+
+def test_of_an_installed_package_the_working_directorys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    work = tmp_path / "work"
+    work.mkdir()
+    assert repository(tmp_path / "site-packages", work) is None
+    at = commit(work, table="1")
+    assert repository(tmp_path / "site-packages", work) == {"of": "working directory", "commit": at}
+    (work / "site-packages").mkdir()  # a package inside someone's repository is not that repository
+    assert repository(work / "site-packages", work) == {"of": "working directory", "commit": at}
+
+
+def test_run_json_says_whose_commit_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = RunFolder.create(tmp_path, "fit")
+    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: {"of": "kanrun", "commit": "a", "dirty": False})
+    made.start(Manifest("fit"))
+    assert json.loads((made.path / "run.json").read_text())["git"]["of"] == "kanrun"
+    other = RunFolder.create(tmp_path, "fit")
+    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: None)
+    other.start(Manifest("fit"))
+    assert "git" not in json.loads((other.path / "run.json").read_text())
+
+
+def test_programs_that_a_repository_names_are_not_started(source: Path, tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    program = f"touch {trap}; cat"
+    (source / ".gitattributes").write_text("* filter=trap diff=trap\n")
+    settings = {
+        "filter.trap.clean": program, "filter.trap.process": program, "diff.trap.textconv": program,
+        "diff.external": program, "core.fsmonitor": program, "core.pager": program, "core.sshCommand": program,
+    }  # fmt: skip
+    for key, value in settings.items():
+        git(source, "config", key, value)
+    hook = source / ".git" / "hooks" / "post-index-change"
+    hook.parent.mkdir(exist_ok=True)
+    hook.write_text(f"#!/bin/sh\n{program}\n")
+    hook.chmod(0o755)
+    for path in source.rglob("*.py"):
+        path.touch()
+    assert repository(source, source) is not None
+    assert repository(tmp_path / "site-packages", source) is not None
+    assert not trap.exists()

@@ -1,0 +1,121 @@
+"""One process at a time writes a run, and a run of another host goes on when its user says that it ended."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kanrun.errors import StorageFailed, UsageError
+from kanrun.runs import Manifest, Run, RunFolder, Status
+
+GO_ON = """
+import sys, time
+from pathlib import Path
+from kanrun.errors import UsageError
+from kanrun.runs import RunFolder
+sys.stdin.readline()
+try:
+    folder = RunFolder.reopen(Path(sys.argv[1]))
+    print("in", flush=True)
+    sys.stdin.readline()
+except UsageError as error:
+    print(error, flush=True)
+"""
+
+
+def ended(outputs: Path) -> RunFolder:
+    folder = RunFolder.create(outputs, "fit")
+    folder.start(Manifest("fit"))
+    folder.finish(Status.INTERRUPTED)
+    return folder
+
+
+def elsewhere(outputs: Path) -> Path:
+    folder = RunFolder.create(outputs, "fit")
+    folder.start(Manifest("fit"))
+    folder.update(host="node17", pid=4242)
+    folder._release()  # its process is gone
+    return folder.path
+
+
+def test_of_processes_that_go_on_at_once_one_does(tmp_path: Path) -> None:
+    path = ended(tmp_path).path
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", GO_ON, str(path)]
+    children = [subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True) for _ in range(4)]
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    said = [child.stdout.readline().strip() for child in children if child.stdout is not None]
+    for child in children:
+        child.communicate("end\n", timeout=30)
+    said.remove("in")
+    assert len(said) == 3
+    for sentence in said:
+        assert re.fullmatch(rf"{path} is still running( \(process \d+\))?; wait or end it first\.", sentence)
+    assert len(Run(path).manifest.resumed) == 1
+
+
+def test_between_the_lock_and_run_json_no_other_gets_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moment at which run.json still says that nobody has the run."""
+    path = ended(tmp_path).path
+    tried: list[str] = []
+    save = RunFolder._save
+
+    def meanwhile(self: RunFolder) -> None:
+        with pytest.raises(UsageError, match="still running") as refusal:
+            RunFolder.reopen(path)
+        tried.append(str(refusal.value))
+        save(self)
+
+    monkeypatch.setattr(RunFolder, "_save", meanwhile)
+    RunFolder.reopen(path)
+    assert len(tried) == 1
+
+
+def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "fit")
+    folder.start(Manifest("fit"))
+    for force in (False, True):
+        with pytest.raises(UsageError, match="still running"):
+            RunFolder.reopen(folder.path, force=force)
+    folder.finish(Status.FAILED)
+    RunFolder.reopen(folder.path).finish(Status.COMPLETED)
+    RunFolder.reopen(folder.path)
+
+
+def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr("kanrun.runs.lock.fcntl.flock", no_locks)
+    folder = RunFolder.create(tmp_path, "fit")
+    folder.start(Manifest("fit"))
+    with pytest.raises(UsageError, match="still running"):
+        RunFolder.reopen(folder.path, force=True)
+
+
+def test_a_run_of_another_host_goes_on_by_force(tmp_path: Path) -> None:
+    path = elsewhere(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"started on the host node17 \(process 4242\).*if it has ended, add --force\.$"
+    ):
+        RunFolder.reopen(path)
+    assert Run(path).manifest.resumed == ()
+    RunFolder.reopen(path, force=True)
+    assert Run(path).manifest.host != "node17"
+    assert len(Run(path).manifest.resumed) == 1
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    path = ended(tmp_path).path
+    (path / ".lock").unlink()
+    (path / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(StorageFailed, match="cannot write"):
+        RunFolder.reopen(path)
+    assert not (tmp_path / "other").exists()
