@@ -20,6 +20,12 @@ app = typer.Typer(help="List, show and continue runs.", rich_markup_mode=None)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
+]
+Address = Annotated[
+    str | None, typer.Option("--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask.")
+]
 
 
 @app.command("list")
@@ -64,13 +70,20 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
 
 
 @app.command("resume")
-def resume_run(run: RunName, outputs: Outputs = Path("outputs"), quiet: Quiet = False, strict: Strict = False) -> None:
+def resume_run(
+    run: RunName,
+    outputs: Outputs = Path("outputs"),
+    quiet: Quiet = False,
+    strict: Strict = False,
+    force: Force = False,
+    address: Address = None,
+) -> None:
     """Continue a run that was interrupted; what it had finished is not run again."""
     from kanrun.launch import resume
     from kanrun.runs import resolve_run
 
     found = resolve_run(run, outputs)
-    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict))
+    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict, force=force, address=address))
 
 
 def _entry(run: Run) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 
 @dataclass
@@ -24,4 +23,4 @@ class ExperimentConfig:
     precision: str = "float64"
     device: str = "auto"
     threads: int | None = None  # of one training; null is 1: small matrices gain nothing from more
-    executor: Any = field(default_factory=ExecutorConfig)
+    executor: ExecutorConfig = field(default_factory=ExecutorConfig)

@@ -117,13 +117,16 @@ def compose(request: Request, loader: ConfigLoaderImpl) -> Plan:
     sweep = request.multirun or mode == RunMode.MULTIRUN
     refusals.check_hydra(master.hydra, parsed)
     if not sweep:
-        return Plan((_job(loader.load_configuration(request.primary, overrides, RunMode.RUN)),), ((),), False)
+        cfg = loader.load_configuration(request.primary, overrides, RunMode.RUN)
+        refusals.check_cluster(cfg, parsed)
+        return Plan((_job(cfg),), ((),), False)
     loader.validate_sweep_overrides_legal(parsed, RunMode.MULTIRUN, from_shell=True)
     swept = sweep_overrides(master, loader)
     jobs = []
     for job in swept:
         cfg = loader.load_sweep_config(master, list(job))
         refusals.check_hydra(cfg.hydra, parsed)
+        refusals.check_cluster(cfg, parsed)
         jobs.append(_job(cfg))
     return Plan(tuple(jobs), swept, True)
 

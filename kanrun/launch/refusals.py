@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -17,6 +18,7 @@ from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
 
 LAUNCHERS = {
@@ -85,6 +87,34 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
         _check_logging(f"hydra.{name}", hydra[name])
     if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
         raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only")
+
+
+def check_cluster(composed: DictConfig, parsed: Sequence[Override]) -> None:
+    """Raises UsageError for a Dask scheduler that a file names: what it sends back is unpickled, which runs code."""
+    executor = composed.get("executor")
+    address = executor.get("address") if isinstance(executor, DictConfig) else None
+    typed = {override.key_or_group for override in parsed if override.key_or_group != "executor"}
+    typed |= {"executor.address" for override in parsed if isinstance(override.value(), dict)}
+    if address is not None and "executor.address" not in typed:
+        raise UsageError(
+            f"executor.address={address} is refused in a file, since who answers there can run code here; "
+            "give it on the command line."
+        )
+
+
+def address_of(executor: ExecutorConfig, given: str | None, folder: Path) -> str | None:
+    """The address of the Dask scheduler for a run that goes on, which is the one given now and never the stored one.
+
+    Raises UsageError if it is missing, or given for a run without a cluster.
+    """
+    if executor.kind == "dask" and given is None:
+        raise UsageError(
+            f"{folder} ran on a Dask cluster (executor.address={executor.address}); name the scheduler again with "
+            "--address, since who answers there can run code here."
+        )
+    if executor.kind != "dask" and given is not None:
+        raise UsageError(f"--address is for runs with executor=dask; {folder} has executor={executor.kind}.")
+    return given
 
 
 def check_numbers(composed: DictConfig) -> None:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
+from kanrun.launch import refusals
 from kanrun.launch.composing import CONFIGURATIONS, HYDRA_VERSION_BASE, Plan, compose, flags_of, open_loader
 from kanrun.launch.gathering import gather_summaries
 from kanrun.launch.job import Job, load_experiment
@@ -65,8 +66,13 @@ def launch(request: Request) -> int:
     return _verdict(request, folder, plan)
 
 
-def resume(folder: Path, *, quiet: bool = False, strict: bool = False) -> int:
-    """Goes on with the run in `folder` from its stored configuration, and returns the exit code."""
+def resume(
+    folder: Path, *, quiet: bool = False, strict: bool = False, force: bool = False, address: str | None = None
+) -> int:
+    """Goes on with the run in `folder` from its stored configuration, and returns the exit code.
+
+    `force` takes it that a run of another host has ended; `address` is that of the Dask scheduler.
+    """
     run = Run(folder)
     command = run.manifest.command
     request = Request(command, quiet=quiet, strict=strict)
@@ -80,6 +86,7 @@ def resume(folder: Path, *, quiet: bool = False, strict: bool = False) -> int:
         config = typed(command, stored, extras=True)
     except CONFIGURATION_ERRORS as error:
         raise explain_stored(error, folder) from error
+    config.executor.address = refusals.address_of(config.executor, address, folder)
     study.check(experiment, config)
     with sigterm_raises() as signals, stdout_kept_clean(), _logging_to(folder / "run.log"):
         interrupted = False
@@ -87,7 +94,7 @@ def resume(folder: Path, *, quiet: bool = False, strict: bool = False) -> int:
             study.execute(
                 experiment,
                 config,
-                RunFolder.reopen(folder),
+                RunFolder.reopen(folder, force=force),
                 resume=True,
                 quiet=quiet,
                 argv=run.manifest.argv,
@@ -175,7 +182,11 @@ def _ended_well(manifest: Manifest, name: str, request: Request) -> bool:
 
 
 def _say_how_to_go_on(folder: Path) -> None:
-    print(f"kanrun: interrupted; `kanrun runs resume {shlex.quote(str(folder))}` goes on from there", file=sys.stderr)
+    words = ["kanrun", "runs", "resume", str(folder)]
+    with contextlib.suppress(KanrunError):
+        if address := Run(folder).manifest.executor.get("address"):
+            words += ["--address", str(address)]
+    print(f"kanrun: interrupted; `{shlex.join(words)}` goes on from there", file=sys.stderr)
 
 
 def _discard_unused(folder: Path) -> None:

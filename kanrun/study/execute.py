@@ -20,7 +20,7 @@ from kanrun.study.executor import Event, Resume, run_serial
 from kanrun.study.experiment import Experiment, Failure, Job, Reference, Task, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.settings import check_settings, cores, device_of, executor_of, threads_of
+from kanrun.study.settings import check_settings, cores, device_of, threads_of
 
 if TYPE_CHECKING:
     import pandas
@@ -48,11 +48,10 @@ def check(experiment: Experiment, cfg: ExperimentConfig) -> None:
     if own_check is not None:
         own_check(cfg)
     tasks_of(experiment, cfg)
-    executor = executor_of(cfg)
-    if executor.kind == "dask":
+    if cfg.executor.kind == "dask":
         from kanrun.study.dask import probe
 
-        probe(str(executor.address))
+        probe(str(cfg.executor.address))
 
 
 def execute(
@@ -136,9 +135,7 @@ class _Study:
         continuing = takes_resume(self._experiment)
         checkpoints = self._recorder.restore(self._tasks, continuing) if resume else {}
         open_tasks = [task for task in self._tasks if task.pair not in self._recorder.finished]
-        steps = getattr(self._experiment, "steps", None)
-        total = steps(self._cfg) if steps is not None else None
-        with Reporter(self._console, len(self._tasks), total, self._quiet) as reporter:
+        with Reporter(self._console, len(self._tasks), self._quiet) as reporter:
             reporter.skip(len(self._tasks) - len(open_tasks))
             events = self._events(open_tasks, lambda task: checkpoints.get(task.pair))
             try:
@@ -149,7 +146,7 @@ class _Study:
                 events.close()
 
     def _events(self, tasks: Sequence[Task], resume: Resume) -> Generator[Event, None, None]:
-        executor = executor_of(self._cfg)
+        executor = self._cfg.executor
         threads = threads_of(self._cfg)
         job = Job(Reference.to(self._experiment), self._cfg, threads)
         kind = executor.kind if tasks else "serial"  # nothing left to do needs no workers
@@ -217,7 +214,7 @@ def _manifest(
         device=device_of(cfg),
         precision=cfg.precision,
         threads=threads_of(cfg),
-        executor=asdict(executor_of(cfg)),
+        executor=asdict(cfg.executor),
     )
 
 

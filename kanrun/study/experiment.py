@@ -29,7 +29,6 @@ class Experiment(Protocol):
 
     It may have further ones:
     - `check(cfg)` refuses settings before anything runs;
-    - `steps(cfg) -> int | None` is the number of `metrics` rows that one training yields, for the progress bar;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded

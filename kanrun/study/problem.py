@@ -12,10 +12,11 @@ from torch import Tensor
 
 from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Samples, TrainingData
+from kanrun.study import settings
 from kanrun.study.settings import device_of
 from kanrun.targets import Dataset, Points, make_dataset
 
-PRECISIONS = {"float64": torch.float64, "float32": torch.float32}
+PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in settings.PRECISIONS}
 
 
 @dataclass(frozen=True)

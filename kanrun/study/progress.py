@@ -21,10 +21,9 @@ _ERRORS = ("validation_rmse", "test_rmse", "train_rmse")  # the best so far goes
 class Reporter:
     """Shows events: nothing but warnings when quiet, one line a stage or task unless on a terminal."""
 
-    def __init__(self, console: Console, total: int, steps: int | None = None, quiet: bool = False) -> None:
+    def __init__(self, console: Console, total: int, quiet: bool = False) -> None:
         self._console = console
         self._total = total
-        self._steps = steps
         self._quiet = quiet
         self._done = 0
         self._stage: tuple[Any, ...] = ()
@@ -36,8 +35,7 @@ class Reporter:
         self._bar_task: TaskID | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             self._bar = _make_bar(console, total)
-            single = total == 1
-            self._bar_task = self._bar.add_task("", total=steps if single else total, text="starting")
+            self._bar_task = self._bar.add_task("", total=None if total == 1 else total, text="starting")
 
     def __enter__(self) -> Reporter:
         if self._bar is not None:

@@ -6,14 +6,14 @@ import contextlib
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
-from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.config import ExperimentConfig
 from kanrun.errors import UsageError
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-_PRECISIONS = ("float64", "float32")
+PRECISIONS = ("float64", "float32")
 _EXECUTORS = ("serial", "local", "dask")
 
 
@@ -23,15 +23,15 @@ def check_settings(cfg: ExperimentConfig) -> None:
     _at_least("seeds", cfg.seeds, 1)
     if cfg.seed + cfg.seeds > 2**32:
         raise UsageError(f"seed={cfg.seed} with seeds={cfg.seeds} goes beyond {2**32 - 1}, the largest seed")
-    if cfg.precision not in _PRECISIONS:
-        raise UsageError(f"precision={cfg.precision} is not one of {', '.join(_PRECISIONS)}")
+    if cfg.precision not in PRECISIONS:
+        raise UsageError(f"precision={cfg.precision} is not one of {', '.join(PRECISIONS)}")
     if not isinstance(cfg.device, str) or not _DEVICE.fullmatch(cfg.device):
         raise UsageError(f"device={cfg.device} is not one of auto, cpu, cuda, cuda:N, mps")
     if cfg.device == "mps" and cfg.precision != "float32":
         raise UsageError(f"device=mps has no {cfg.precision}; add precision=float32")
     if cfg.threads is not None:
         _at_least("threads", cfg.threads, 1)
-    executor = executor_of(cfg)
+    executor = cfg.executor
     if executor.kind not in _EXECUTORS:
         raise UsageError(f"executor={executor.kind} is not one of {', '.join(_EXECUTORS)}")
     if executor.workers is not None:
@@ -42,16 +42,6 @@ def check_settings(cfg: ExperimentConfig) -> None:
         raise UsageError("executor=dask needs executor.address, the scheduler's, such as tcp://10.0.0.1:8786")
     if executor.kind != "dask" and executor.address is not None:
         raise UsageError(f"executor.address={executor.address} is for executor=dask, not executor={executor.kind}")
-
-
-def executor_of(cfg: ExperimentConfig) -> ExecutorConfig:
-    """Return the executor's settings as their dataclass, also when the configuration holds a plain mapping."""
-    executor = cfg.executor
-    if isinstance(executor, ExecutorConfig):
-        return executor
-    if isinstance(executor, Mapping) and executor.keys() <= {"kind", "workers", "address"}:
-        return ExecutorConfig(**{str(key): value for key, value in executor.items()})
-    raise UsageError(f"executor={executor} is not an executor: choose executor=serial, local or dask")
 
 
 def cores() -> int:

@@ -88,6 +88,31 @@ def test_a_launchers_folder_in_a_file(refused: Refused, kanrun: Callable[..., An
     assert kanrun("fit", "--cfg", "hydra", *words[1:], "hydra.launcher.temp_folder=elsewhere").code == 0
 
 
+def test_a_cluster_in_a_file(refused: Refused, kanrun: Callable[..., Any], tmp_path: Path) -> None:
+    """What a Dask scheduler sends is unpickled, so a file may not choose whom to ask."""
+    (tmp_path / "mine" / "executor").mkdir(parents=True)
+    (tmp_path / "mine" / "executor" / "theirs.yaml").write_text("kind: dask\naddress: tcp://127.0.0.1:1\n")
+    words = ["--config-dir", "mine", "executor=theirs"]
+    for more in ([], ["-m", "seed=0,1"]):
+        assert "executor.address=tcp://127.0.0.1:1 is refused in a file" in refused("fit", *words, *more)
+    assert "no Dask scheduler answers" in refused("fit", *words, "executor.address=tcp://127.0.0.1:1")
+    assert "no Dask scheduler answers" in refused("fit", "executor={kind:dask,address:'tcp://127.0.0.1:1'}")
+
+
+def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -> None:
+    fit.stop_at = 0
+    stored = kanrun("fit", "-q").folder / ".hydra" / "config.yaml"
+    assert "--address is for runs with executor=dask" in kanrun("runs", "resume", "latest", "--address", "x").err
+    text = stored.read_text()
+    assert "kind: serial" in text
+    stored.write_text(text.replace("kind: serial", "kind: dask").replace("address: null", "address: tcp://127.0.0.1:1"))
+    result = kanrun("runs", "resume", "latest")
+    assert (result.code, result.out) == (2, "")
+    assert "name the scheduler again with --address" in result.err
+    result = kanrun("runs", "resume", "latest", "--address", "tcp://127.0.0.1:2")
+    assert "executor.address=tcp://127.0.0.1:2" in result.err
+
+
 @pytest.mark.parametrize("place", ["pkg://antigravity", "structured://antigravity"])
 def test_in_a_primary_configuration(refused: Refused, tmp_path: Path, place: str) -> None:
     (tmp_path / "sent").mkdir()

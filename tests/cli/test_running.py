@@ -96,6 +96,33 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
 
 
+def test_resume_of_a_run_that_another_host_did_not_end(kanrun: Command, fit: Any) -> None:
+    fit.stop_at = 0
+    record = kanrun("fit", "-q").folder / "run.json"
+    content = json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}
+    record.write_text(json.dumps(content))
+    fit.stop_at = None
+    refused = kanrun("runs", "resume", "latest", "-q")
+    assert (refused.code, refused.out) == (2, "")
+    (line,) = refused.err.splitlines()
+    assert "node17" in line
+    assert "--force" in line
+    assert kanrun("runs", "resume", "latest", "-q", "--force").code == 0
+    assert manifest(record.parent)["status"] == "COMPLETED"
+
+
+def test_resume_of_a_run_that_is_being_resumed(kanrun: Command, fit: Any) -> None:
+    from kanrun.runs import RunFolder
+
+    fit.stop_at = 0
+    first = RunFolder.reopen(kanrun("fit", "-q").folder)
+    result = kanrun("runs", "resume", "latest", "-q")
+    assert (result.code, result.out) == (2, "")
+    assert "still running" in result.err
+    assert len(result.err.splitlines()) == 1
+    first.update(reason=None)
+
+
 def test_resume_follows_no_link_out_of_the_folder(kanrun: Command, fit: Any, tmp_path: Path) -> None:
     fit.stop_at = 0
     log = kanrun("fit", "-q").folder / "run.log"

@@ -175,7 +175,6 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -
         ({"executor": ExecutorConfig("local", address="tcp://a:1")}, "is for executor=dask"),
         ({"executor": ExecutorConfig("dask", address="tcp://127.0.0.1:1")}, "no Dask scheduler answers"),
         ({"executor": ExecutorConfig("dask", address="nonsense://x")}, "no Dask scheduler answers"),
-        ({"executor": {"kind": "serial", "colour": 1}}, "is not an executor"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_runs(settings: dict[str, Any], message: str) -> None:

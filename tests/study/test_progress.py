@@ -19,7 +19,7 @@ from kanrun.study.progress import Reporter
 def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=terminal, color_system=None)
-    with Reporter(console, total, 30, quiet) as reporter:
+    with Reporter(console, total, quiet) as reporter:
         for index in range(total):
             task = Task(index, {}, 0)
             reporter.handle(Started(task))

@@ -44,10 +44,6 @@ def check(cfg: ToyConfig) -> None:
         raise UsageError(f"steps={cfg.steps} must be at least 1")
 
 
-def steps(cfg: ToyConfig) -> int:
-    return cfg.steps
-
-
 def using_threads(threads: int) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()  # no torch to limit, so none to load in each worker
 
