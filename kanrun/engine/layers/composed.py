@@ -65,8 +65,8 @@ def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
     if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         if torch.compiler.is_compiling():
-            return (table.reshape(outputs, -1).T[index] * basis.flatten(1)[..., None]).sum(1)
-        return weighted_rows(basis.flatten(1), table.reshape(outputs, -1).T, index)
+            return (table.flatten(1).T[index] * basis.flatten(1)[..., None]).sum(1)
+        return weighted_rows(basis.flatten(1), table.flatten(1).T, index)
     return dense_rows(basis, interval, functions).flatten(1) @ table.flatten(1).T
 
 
@@ -75,7 +75,7 @@ def _adjoints(g: Tensor, basis: Tensor, interval: Tensor, table: Tensor) -> tupl
     outputs, inputs, functions = table.shape
     if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
-        near = row_products(table.reshape(outputs, -1).T, g, index)
+        near = row_products(table.flatten(1).T, g, index)
         return near.view_as(basis), row_sums(basis.flatten(1), g, index, inputs * functions).T.reshape(table.shape)
     pulled = (g @ table.flatten(1)).unflatten(1, (inputs, functions))
     columns = interval[..., None] + torch.arange(basis.shape[-1], device=basis.device)

@@ -86,7 +86,7 @@ class _TableSums(torch.autograd.Function):
         edges: Edges = ctx.edges
         grid, g = edges.grid, g.contiguous()
         local = local_planes(x, grid, axis=-1, slopes=True)
-        near = opaque.row_products(table, g, index).view(x.shape[0], grid.degree + 1, -1)
+        near = opaque.row_products(table, g, index).view(x.shape[0], grid.degree + 1, x.shape[1])
         by_x = (near * local.slopes.transpose(0, 1)).sum(1)
         by_x = by_x if local.scale is None else by_x * local.scale
         by_x = by_x + base_pullback(edges.base, g @ masked(base_weight, edges), x)

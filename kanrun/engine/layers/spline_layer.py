@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -92,7 +93,8 @@ class SplineLayer(nn.Module):
         edges = self._edges()
         if x.ndim == 2:
             return edge_sums(x, self.coefficients, base_weight, spline_weight, edges)
-        y = edge_sums(x.reshape(-1, x.shape[-1]), self.coefficients, base_weight, spline_weight, edges)
+        rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
+        y = edge_sums(rows, self.coefficients, base_weight, spline_weight, edges)
         return y.reshape(*x.shape[:-1], self.outputs)
 
     def _edges(self) -> Edges:
@@ -122,9 +124,9 @@ class SplineLayer(nn.Module):
         """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
         basis, interval = local_basis(x, self.grid, derivative)
         functions, local = self.coefficients.shape[-1], basis.shape[-1]
-        index = table_index(interval, local, functions).reshape(-1, local)
-        table = self.coefficients.reshape(self.outputs, -1).T
-        return weighted_rows(basis.reshape(-1, local), table, index).view(*x.shape, self.outputs).transpose(1, 2)
+        index = table_index(interval, local, functions).reshape(x.numel(), local)
+        values = weighted_rows(basis.flatten(0, 1), self.coefficients.flatten(1).T, index)
+        return values.view(*x.shape, self.outputs).transpose(1, 2)
 
     def with_grid(
         self,

@@ -45,7 +45,7 @@ class Curve(nn.Module):
     def unit(self, x: Tensor) -> Tensor:
         """x (..., 1) as a position in [0, 1] of the domain, (...)."""
         low, high = self.domain[0, 0], self.domain[0, 1]
-        return (x[..., 0] - low) / (high - low)
+        return (x.squeeze(-1) - low) / (high - low)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -114,7 +114,7 @@ class BSpline(Curve):
         return breakpoints_of(self.knots, self.degree)
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        flat = x.reshape(-1, 1)
+        flat = x.reshape(x.numel(), 1)
         values, interval = local_basis(flat, self.grid)
         return dense_rows(values, interval, self.grid.functions)[:, 0].reshape(*x.shape[:-1], self.grid.functions)
 

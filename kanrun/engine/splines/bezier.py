@@ -30,7 +30,7 @@ def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch 
     if not 0 <= degree <= HIGHEST_DEGREE:
         raise UsageError(f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}")
     # Worked out in float64: the binomial coefficients of degrees above 130 do not fit into a float32.
-    t = u.double()[..., None]
+    t = u.double().unsqueeze(-1)
     index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
     binomials = torch.tensor([float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
     values: Tensor = binomials * t**index * (1 - t) ** (degree - index)

@@ -50,7 +50,8 @@ def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: 
     """Where the local functions of each sample lie in a table of all inputs' functions, (input, function) in order."""
     samples, inputs = interval.shape
     offsets = torch.arange(inputs, device=interval.device)[:, None] * functions
-    return (interval[..., None] + torch.arange(local, device=interval.device) + offsets).reshape(samples, -1)
+    terms = interval[..., None] + torch.arange(local, device=interval.device) + offsets
+    return terms.reshape(samples, inputs * local)
 
 
 # y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -94,7 +95,8 @@ def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, 
     if grid.uniform and grid.degree > 0:
         return interval_at(positions(x, grid, -1)[0], grid.intervals)
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
-    return _search(x.reshape(-1, x.shape[-1]).T.contiguous(), grid).T.reshape(x.shape)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
+    return _search(rows.T.contiguous(), grid).T.reshape(x.shape)
 
 
 def search_interval(x: Float[Tensor, "inputs samples"], grid: Grid) -> Int[Tensor, "inputs samples"]:

@@ -1,9 +1,11 @@
 """Exact change of knots: the same function on a grid that contains the old breakpoints.
 
-The coefficient of B_i is the blossom (polar form) of the spline's polynomial pieces at the k knots inside the
-support of B_i: c_i = F_J(t_{i+1}, ..., t_{i+k}) for any piece J under that support. Evaluating the old pieces'
-blossoms at the new knots is knot insertion of all new knots at once, and moves the outer knots too.
-Sources: L. Ramshaw, Blossoms are polar forms (1989); W. Boehm, Inserting new knots into B-spline curves (1980).
+New coefficients are those between clamped ends first, then those of the extended knots. On clamped knots each is a mean
+of k + 1 old ones, with weights that are never negative (the Oslo algorithm), so no rounding grows however unequal the
+intervals are. Knots beyond the ends need values there, and only those steps extrapolate: each by as many end intervals
+as it reaches out.
+Sources: E. Cohen, T. Lyche and R. Riesenfeld, Discrete B-splines (1980), for the weights; L. Ramshaw, Blossoms are
+polar forms (1989), for the ends.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from kanrun.engine.splines.grid import Grid, find_interval
 from kanrun.engine.splines.knots import breakpoints_of
+from kanrun.engine.splines.planes import near_knots, widen
 
 
 def contains(fine: Grid, coarse: Grid) -> bool:
@@ -36,32 +39,68 @@ def insert_knots(
 ) -> Float[Tensor, "out inputs finer"]:
     """Coefficients on `fine` of the same splines on the domain; `fine` must contain `coarse`.
 
-    Exact but for rounding (about 1e-15 of the coefficients' size a halving).
+    Exact but for rounding, about 1e-15 of the splines' size on the domain, whatever the spacings. The slope at an end,
+    and so a linear continuation, is rounded by as much over the width of the end interval.
     """
     k = coarse.degree
     if k == 0:
         return _carry_steps(coefficients, coarse, fine)
-    arguments = fine.knots.unfold(1, k, 1)[:, 1 : 1 + fine.functions]  # (inputs, finer, k)
-    piece = _piece_under(coarse, fine)  # (inputs, finer)
-    inputs = torch.arange(piece.shape[0], device=piece.device)[:, None]
-    windows = coarse.knots.unfold(1, 2 * k, 1)[:, 1:]
-    near = windows[inputs, piece]  # knots j + 1 ... j + 2k of the piece j
-    local = coefficients.unfold(2, k + 1, 1)[:, inputs, piece]  # (out, inputs, finer, k + 1)
+    knots = _clamped(_onto(breakpoints_of(fine.knots, k), breakpoints_of(coarse.knots, k)), k)
+    piece, weights = _weights(coarse, knots)
+    clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
+    for p in range(k + 1):
+        clamped += weights[p] * coefficients.gather(2, (piece + p).expand(coefficients.shape[0], -1, -1))
+    # The right end is the left one of the mirrored spline.
+    left = _let_out(clamped, knots, fine.knots, k)
+    knots = torch.cat([fine.knots[:, :k], knots[:, k:]], 1)
+    return _let_out(left.flip(2), -knots.flip(1), -fine.knots.flip(1), k).flip(2)
+
+
+def _onto(fine: Tensor, coarse: Tensor) -> Tensor:
+    """`fine` breakpoints, those nearest to `coarse` ones made these: rounding must not put one on the other side."""
+    right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
+    left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
+    return fine.scatter(1, right - left_nearer.long(), coarse)
+
+
+def _clamped(breakpoints: Tensor, degree: int) -> Tensor:
+    """Knots with the ends repeated, `degree` + 1 times in all."""
+    first, last = breakpoints[:, :1].expand(-1, degree), breakpoints[:, -1:].expand(-1, degree)
+    return torch.cat([first, breakpoints, last], 1)
+
+
+def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
+    """For each function of the clamped `knots`: the first of the k + 1 old ones it is a mean of, and their weights.
+
+    (inputs, finer) and (k + 1, inputs, finer): the recurrence of the basis with another argument at each degree, the
+    knots inside the function's support in their order.
+    """
+    k = coarse.degree
+    count = knots.shape[1] - k - 1
+    at = torch.arange(count, device=knots.device).clamp(min=k)  # where the support begins inside the domain
+    piece = find_interval(((knots[:, at] + knots[:, at + 1]) / 2).T, coarse).T
+    near = near_knots(piece, coarse, 0)
+    weights = torch.ones_like(knots[None, :, :count])
     for d in range(1, k + 1):
-        lower, upper = near[..., d - 1 : k], near[..., k : 2 * k - d + 1]
-        share = (arguments[..., d - 1 : d] - lower) / (upper - lower)
-        local = local[..., :-1] * (1 - share) + local[..., 1:] * share
-    return local[..., 0]
+        argument, upper, lower = knots[:, d : d + count], near[k : k + d], near[k - d : k]
+        share = weights / (upper - lower)
+        weights = widen((upper - argument) * share, (argument - lower) * share)
+    return piece, weights
 
 
-def _piece_under(coarse: Grid, fine: Grid) -> Tensor:
-    """For each function of `fine` the old interval under the middle of its support in the domain."""
-    k = fine.degree
-    points = breakpoints_of(fine.knots, k)
-    middle = torch.arange(fine.functions, device=points.device) - (k + 1) // 2
-    middle = middle.clamp(0, fine.intervals - 1)
-    centre = (points[:, middle] + points[:, middle + 1]) / 2
-    return find_interval(centre.T, coarse).T
+def _let_out(coefficients: Tensor, clamped: Tensor, knots: Tensor, degree: int) -> Tensor:
+    """`coefficients` on `clamped` knots as those on `knots`, which differ in the first `degree` alone.
+
+    One knot after the other leaves the end: with F the polar form, F(t, ...) = (1 - s) F(low, ...) + s F(b, ...) where
+    t = (1 - s) low + s b, and b is the farthest knot that the two coefficients do not share.
+    """
+    result, low = coefficients.clone(), clamped[:, :1]
+    for out in range(1, degree):
+        moved = degree - out
+        beyond = clamped[:, degree + 1 : degree + 1 + moved]
+        share = (knots[:, moved : moved + 1] - low) / (beyond - low)
+        result[..., :moved] = (1 - share) * result[..., :moved] + share * result[..., 1 : moved + 1]
+    return result
 
 
 def _carry_steps(coefficients: Tensor, coarse: Grid, fine: Grid) -> Tensor:

@@ -125,7 +125,7 @@ def near_knots(interval: Tensor, grid: Grid, axis: int) -> Tensor:
     start = along(torch.arange(inputs, device=interval.device) * count, axis) + interval
     steps = torch.arange(1, 2 * grid.degree + 1, device=interval.device)
     index = start + steps.reshape(-1, *[1] * interval.ndim)
-    return grid.knots.reshape(-1).index_select(0, index.reshape(-1)).reshape(index.shape)
+    return grid.knots.flatten().index_select(0, index.flatten()).reshape(index.shape)
 
 
 def widen(left: Tensor, right: Tensor) -> Tensor:

@@ -58,6 +58,14 @@ def the_same_numbers(layer: SplineLayer, backend: str) -> None:
             torch.testing.assert_close(one, other, **tolerance)
 
 
+def no_samples(intervals: int, backend: str) -> None:
+    torch.compiler.reset()
+    layer = make(intervals, EdgeSpec(), uniform=True, dtype=torch.float64)
+    x = points(0, torch.float64)
+    y = torch.compile(layer, fullgraph=True, backend=backend)(x)
+    assert not any(part.any() for part in gradients(y, x, layer))
+
+
 def a_change_is_seen(backend: str) -> None:
     torch.compiler.reset()
     layer = make(NARROW, EdgeSpec(), uniform=True, dtype=torch.float64)
@@ -84,6 +92,7 @@ def traced(backend: str) -> None:
         the_same_numbers(make(intervals, spec, uniform=uniform, dtype=torch.float64), backend)
     for intervals in (NARROW, WIDE):
         transforms_inside(intervals, backend)
+        no_samples(intervals, backend)
     a_change_is_seen(backend)
 
 

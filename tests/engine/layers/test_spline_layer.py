@@ -188,6 +188,18 @@ def test_edge_values_are_the_terms():
     torch.testing.assert_close(layer.spline_values(x, 1), slope, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+def test_no_samples(intervals, uniform):
+    layer = make(intervals=intervals, uniform=uniform)
+    x = data(layer, 0).requires_grad_()
+    assert layer.edge_values(x).shape == layer.edge_values(x, 1).shape == (0, 2, 3)
+    assert torch.vmap(layer.edge_values)(x[:, None].detach()).shape == (0, 1, 2, 3)
+    assert torch.vmap(layer)(x.detach()).shape == (0, 2)
+    (slope,) = torch.autograd.grad(layer(x).sum(), x, create_graph=True)
+    again = torch.autograd.grad(slope.sum(), [x, *layer.parameters()], allow_unused=True)
+    assert all(part is None or not part.any() for part in again)
+
+
 def test_fixed_scales_do_not_learn():
     layer = make(spec=EdgeSpec(trainable_scales=False))
     layer(data(layer)).sum().backward()

@@ -123,6 +123,19 @@ def test_transforms(make):
         torch.testing.assert_close(jacobian[:, o], expected)
 
 
+def test_no_samples(make):
+    network = make(torch.float64)
+    x = data(network, 0).requires_grad_()
+    torch.vmap(network)(x.detach())
+    torch.vmap(torch.func.jacrev(network))(x.detach())
+    y, jacobian = linearise(network, x.detach())
+    assert y.shape == (0, network.shape[-1])
+    assert jacobian.shape == (0, network.shape[-1], get_unknowns(network).numel())
+    (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
+    again = torch.autograd.grad(slope.sum(), [x, *network.parameters()], allow_unused=True)
+    assert all(part is None or not part.any() for part in again)
+
+
 def test_linearise_is_the_jacobian_in_the_unknowns(make):
     network = make(torch.float64)
     x = data(network, 5)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.splines import Grid, contains, extend, insert_knots, local_basis, subdivide
+from kanrun.engine.splines import Grid, contains, extend, insert_knots, local_basis, sample_points, subdivide
 from kanrun.engine.splines.contraction import dense_rows
 
 
@@ -50,6 +50,39 @@ def test_the_function_stays(degree, intervals, factor, arbitrary, outside, seed)
     x = coarse.low + share * (coarse.high - coarse.low)
     old, new = value(coefficients, coarse, x), value(inserted, fine, x)
     torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize("pattern", ["growing", "alternating", "one narrow"])
+@pytest.mark.parametrize("ratio", [1e4, 1e6])
+@pytest.mark.parametrize("degree", [2, 3, 5, 7])
+def test_the_function_stays_on_strongly_graded_knots(degree, ratio, pattern):
+    generator = torch.Generator().manual_seed(degree)
+    shares = {"growing": torch.linspace(0, 1, 7), "alternating": torch.arange(7) % 2, "one narrow": torch.ones(7)}
+    widths = ratio ** shares[pattern].double()
+    if pattern == "one narrow":
+        widths[3] = 1.0
+    points = torch.cat([torch.zeros(1, dtype=torch.float64), widths.cumsum(0)])[None] / widths.sum()
+    points = torch.cat([points, 1 - points.flip(1)])
+    coarse = Grid(extend(points, degree), degree)
+    coefficients = torch.randn(3, 2, coarse.functions, generator=generator, dtype=torch.float64)
+    for finer in (points, more_points(points, generator), subdivide(points, 3)):
+        fine = Grid(extend(finer, degree), degree)
+        x = torch.cat([sample_points(fine, 5), coarse.low[None], coarse.high[None]])
+        old, new = value(coefficients, coarse, x), value(insert_knots(coefficients, coarse, fine), fine, x)
+        torch.testing.assert_close(new, old, atol=1e-12 * float(old.abs().max()), rtol=0)
+
+
+def test_breakpoints_that_rounding_moved_are_still_the_old_ones():
+    points = torch.linspace(0.1, 0.7, 8, dtype=torch.float64)[None]
+    coarse = Grid(extend(points, 3), 3)
+    finer = subdivide(points, 3)
+    finer[:, 3:-1:3] += 2**-54 * torch.tensor([1, -1, 1, -1, 1, -1])
+    fine = Grid(extend(finer, 3), 3)
+    assert contains(fine, coarse)
+    coefficients = torch.randn(2, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = torch.linspace(0.1, 0.7, 101, dtype=torch.float64)[:, None]
+    old, new = value(coefficients, coarse, x), value(insert_knots(coefficients, coarse, fine), fine, x)
+    torch.testing.assert_close(new, old, atol=1e-12, rtol=0)
 
 
 def test_steps_are_carried_too():
