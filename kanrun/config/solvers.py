@@ -33,7 +33,7 @@ class LBFGSSolver:
     steps: int | None = None
     starts: int | None = None
     history: int = 30
-    penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
+    penalty: Any = "auto"  # weight of the smoothness penalty; auto is a small one, and 1e-3 for classification
     local: bool = False
     kind: str = "lbfgs"
 
@@ -46,7 +46,7 @@ class AdamSolver:
     schedule: str = "cosine"  # or constant
     batch: int | None = None  # null is all points at once
     weight_decay: float = 0.0
-    penalty: Any = "auto"  # as for lbfgs
+    penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
     local: bool = False
     patience: int | None = None  # steps without a better validation error until a grid is left
     kind: str = "adam"

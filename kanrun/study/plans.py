@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from kanrun.config import AdamSolver, AutoSolver, KANConfig, LMSolver
+from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
 from kanrun.errors import UsageError
 from kanrun.study.models import AUTO_COEFFICIENTS, check_model, intervals_of, network_shape
@@ -15,9 +16,9 @@ from kanrun.study.problem import Problem
 PATIENCE = 20
 #: The smoothness penalty of classifiers: on second differences, of this weight.
 CLASSIFICATION_ORDER, CLASSIFICATION_WEIGHT = 2, 1e-3
-#: That of LBFGS in regression, on differences of order degree + 2: what data leave open is smooth, and on fine grids
-#: errors of 1e-7 are not held back.
-REGRESSION_WEIGHT = 1e-21
+#: That of LBFGS in regression, on differences of order m = degree + 2: G^(1 - 2m), at which the roughest spline on so
+#: many intervals pays about as much as it can gain. What data leave open is smooth; errors of 1e-7 are not held back.
+REGRESSION_INTERVALS = 215
 
 
 def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
@@ -41,7 +42,7 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         intervals=intervals_of(model),
         steps=solver.steps,
         starts=solver.starts or _starts(model, shape, name),
-        weight=_weight(solver, name, problem.data.task),
+        weight=_weight(solver, name, problem.data.task, getattr(model, "degree", 0)),
         order=CLASSIFICATION_ORDER if problem.data.task == "classification" else None,
         narrow=getattr(solver, "narrow", False),
         update_grid=getattr(model, "update_grid", False),
@@ -78,7 +79,7 @@ def _adam(solver: Any) -> AdamOptions:
     )
 
 
-def _weight(solver: Any, name: str, task: Task) -> float | None:
+def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
     """The penalty's weight, None where validation chooses it (Levenberg-Marquardt).
 
     LBFGS takes a small one that its metric knows of; Adam, which knows of none, would be slowed down by it.
@@ -91,17 +92,16 @@ def _weight(solver: Any, name: str, task: Task) -> float | None:
         return None
     if task == "classification":
         return CLASSIFICATION_WEIGHT
-    return REGRESSION_WEIGHT if name == "lbfgs" else 0.0
+    return REGRESSION_INTERVALS ** -(2.0 * degree + 3) if name == "lbfgs" else 0.0
 
 
 def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
     edges, rows = _edges(shape), len(problem.data.train) * problem.outputs
     if not isinstance(model, KANConfig):
         return Work(rows, edges + sum(shape[1:]), edges)
-    coefficients = edges * (intervals_of(model)[-1] + model.degree)
-    if model.intervals == "auto":
-        coefficients = max(min(coefficients, AUTO_COEFFICIENTS), edges * (intervals_of(model)[0] + model.degree))
-    return Work(rows, coefficients, edges * (model.degree + 2))
+    last, first = (coefficients(shape, intervals_of(model)[at], model.degree) for at in (-1, 0))
+    size = max(min(last, AUTO_COEFFICIENTS), first) if model.intervals == "auto" else last
+    return Work(rows, size, edges * (model.degree + 2))
 
 
 def check_solver(solver: Any) -> None:

@@ -118,7 +118,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     memory.learned(network, first, box(first))
     anchored = Anchored(first, 1.0, anchors=tuple(memory.anchors), strength=2.0)
     bare = Anchored(first, 1.0)
-    rough = Roughness(network, None)
+    rough = Roughness(network, 0.0)
 
     def cost() -> float:
         return float((anchored.value(network, first, rough) - bare.value(network, first, rough)).detach())

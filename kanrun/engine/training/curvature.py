@@ -18,9 +18,9 @@ from torch import Generator, Tensor, nn
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.bases import base_function
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import design_matrix, local_basis
+from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.contraction import row_sums, table_index
-from kanrun.engine.training.penalty import difference_operator, penalty_order
+from kanrun.engine.training.penalty import difference_bands, difference_operator, penalty_order
 
 #: Samples that expectations look at, and outputs up to which u is exact (else for as many random sums of them).
 SAMPLES, OUTPUTS = 1024, 8
@@ -67,11 +67,11 @@ class Curvature:
     def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor, penalty: tuple[float, int | None]) -> None:
         weight, order = penalty
         squares = _floored(layer.scales()[1].detach().double().square())
-        operator = difference_operator(layer.grid.double(), order or penalty_order(layer.spec.degree))
+        grid, order = layer.grid.double(), order or penalty_order(layer.spec.degree)
         edges, functions = layer.mask.numel(), layer.grid.functions
         coefficients = layer.coefficients
         if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
-            gram = _gram(layer, x, steepness)
+            gram, operator = _gram(layer, x, steepness), difference_operator(grid, order)
             inverse = _inverted((gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]), self._unseen)
             self._blocks[coefficients] = inverse.to(coefficients)
             c = coefficients.detach().double()[..., None]
@@ -79,7 +79,8 @@ class Curvature:
         else:
             gram = _gram_diagonal(layer, x, steepness)
             damped = gram + DAMPING * gram + self._unseen * gram.mean(-1, keepdim=True)
-            self._diagonals[coefficients] = _inverse((damped + weight * operator.square().sum(1)) * squares[..., None])
+            inverses = _inverse((damped + weight * _column_squares(grid, order)) * squares[..., None])
+            self._diagonals[coefficients] = inverses.to(coefficients)
             spline = (coefficients.detach().double().square() * gram).sum(-1)
         base = steepness.T @ base_function(layer.spec.base)(x).square() / x.shape[0]
         if layer.spec.scale == "single":
@@ -135,6 +136,15 @@ def _inverted(blocks: Tensor, unseen: float) -> Tensor:
     added = (DAMPING * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
     inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(blocks + torch.diag_embed(added)))
     return inverse
+
+
+def _column_squares(grid: Grid, order: int) -> Float[Tensor, "inputs functions"]:
+    """Squared norms of the columns of `difference_operator`, without the matrix."""
+    bands = difference_bands(grid, order)
+    total = bands.new_zeros(bands.shape[0], grid.functions)
+    for term, band in enumerate(bands.square().unbind(2)):
+        total[:, term : term + bands.shape[1]] += band
+    return total
 
 
 def _floored(curvatures: Tensor) -> Tensor:

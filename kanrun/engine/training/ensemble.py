@@ -94,7 +94,9 @@ class Ensemble:
         self._layers = [_stacked(layers) for layers in zip(*networks, strict=True)]
         self.unknowns = torch.stack([get_unknowns(network) for network in networks])
         self._pieces = self._cut()
-        self._rough = torch.stack([weight * smoothness_rows(network).gram() for network in networks])
+        rough = [smoothness_rows(network) for network in networks]
+        self._differences = weight**0.5 * torch.stack([rows.values for rows in rough]), rough[0].index
+        self._rough = torch.stack([weight * rows.gram() for rows in rough])
         self.loss = self._objective(self.unknowns, torch.arange(len(self.networks), device=self.unknowns.device))
 
     def step(self, active: Int[Tensor, " some"]) -> Bool[Tensor, " some"]:
@@ -138,7 +140,8 @@ class Ensemble:
         for piece in self._pieces:
             output = _values(layers, unknowns, piece.part(at))[0][-1]
             total += ((output - piece.y) * self._scale).square().sum((1, 2))
-        total += (unknowns * (self._rough[at] @ unknowns[..., None])[..., 0]).sum(1)
+        values, index = self._differences
+        total += (unknowns[:, index] * values[at]).sum(-1).square().sum(1)
         return torch.where(total.isfinite(), total, torch.inf)
 
     def _linearised(self, at: Tensor) -> tuple[Tensor, Tensor]:

@@ -31,9 +31,13 @@ class Objective:
     held: tuple[Tensor, ...] = ()  # of each layer (inputs, functions): coefficients that must not move
 
     def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
-        """The objective on some of the samples, differentiable; `rough` is the penalty on the network's grids."""
+        """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
-        return loss + self.weight * rough(network) if self.weight else loss
+        return loss + rough(network) if self.weight else loss
+
+    def roughness(self, network: nn.Module) -> Roughness:
+        """The penalty on the grids that `network` has, times its weight."""
+        return Roughness(network, self.weight, self.order)
 
 
 #: What is kept of a parameter's past, and torch's name for it.
@@ -66,7 +70,7 @@ class Adam:
             self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self._recall(memory or {})
-        self._rough = Roughness(network, objective.order)
+        self._rough = objective.roughness(network)
         self._locks = Locks(network, objective)
         self._taken = 0
         self.converged = False

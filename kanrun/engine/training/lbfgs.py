@@ -14,7 +14,6 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training.curvature import Curvature
 from kanrun.engine.training.first_order import Locks, Objective, trainable
 from kanrun.engine.training.line_search import Point, search
-from kanrun.engine.training.penalty import Roughness
 
 #: Steps between two looks at the curvature, and evaluations of one line search.
 RENEWED, EVALUATIONS = 20, 25
@@ -38,7 +37,7 @@ class LBFGS:
         self.rows = len(objective.samples)
         self._named = trainable(network)
         self.parameters = list(self._named.values())
-        self._rough = Roughness(network, objective.order)
+        self._rough = objective.roughness(network)
         self._free = Locks(network, objective).free(self.parameters)
         self._pairs = self._recalled(memory or {})
         self._taken = 0

@@ -70,6 +70,9 @@ class LevenbergMarquardt:
         self.smoothness = smoothness_rows(network, self.options.order)
         self._held = unseen(network, samples.x) if self.options.local else None
         self._gauge = Gauge(network) if self._held is None else None  # what is held must not move for it
+        self._sizes: Tensor | None = (
+            None  # squared norms of J's columns, the largest so far; of networks with dead units
+        )
         self._start = get_unknowns(network)
         self.loss = self._objective()
         if not self.loss < float("inf"):
@@ -82,7 +85,10 @@ class LevenbergMarquardt:
         self._start = get_unknowns(self.network)
         system = LinearSystem(self.network, self.samples.x, self.samples.y, self.size, self._start)
         self._look(system)
-        problem = PenalisedSystem(system, self.smoothness, self.weight, self._held)
+        problem = PenalisedSystem(system, self.smoothness, self.weight, self._held, self._sizes)
+        if not isinstance(self.network, KAN):
+            # A unit that saturates must not get huge steps for its faint columns (More, 1978, section 6).
+            self._sizes = problem.sizes
         best = self._searched(problem) if self.options.thorough else self._quick(problem)
         set_unknowns(self.network, self._start + best.step)
         self.converged = not best.loss < self.loss
@@ -101,26 +107,27 @@ class LevenbergMarquardt:
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """The damping, and which unknowns are held for good."""
-        kept = {"damping": torch.tensor(self.damping, dtype=torch.float64)}
-        return kept if self._held is None else kept | {"held": self._held}
+        """The damping, the columns' largest norms, and which unknowns are held for good."""
+        kept = {"damping": torch.tensor(self.damping, dtype=torch.float64), "sizes": self._sizes, "held": self._held}
+        return {key: value for key, value in kept.items() if value is not None}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from another solver's `state()`."""
-        self.damping, self._held = float(state["damping"]), state.get("held")
+        self.damping, self._sizes, self._held = float(state["damping"]), state.get("sizes"), state.get("held")
 
     # --------------------------------------------------------------------------------------- quick steps
 
     def _quick(self, problem: PenalisedSystem) -> _Trial:
-        for _ in range(UP):
+        while True:
             trial = self._direct(problem, self.damping)
             if trial.loss < self.loss:
                 gain = (self.loss - trial.loss) / max(-float(problem.slope @ trial.step), 1e-300)
                 shrink = 10 if gain > 0.75 else 4 if gain > 0.25 else 1
                 self.damping = max(self.damping / shrink, self.options.smallest)
                 return trial
+            if self.damping >= self.options.largest:
+                return self._nothing()
             self.damping = min(self.damping * 8, self.options.largest)
-        return self._nothing()
 
     def _direct(self, problem: PenalisedSystem, mu: float) -> _Trial:
         factor = problem.factor(mu)

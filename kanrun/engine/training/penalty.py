@@ -14,8 +14,9 @@ from __future__ import annotations
 from math import factorial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from kanrun.engine.networks import KAN, get_unknowns
 from kanrun.engine.splines import Grid
@@ -27,18 +28,30 @@ def penalty_order(degree: int) -> int:
     return degree + 2
 
 
-def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
-    """sqrt(h_i) m! [xi_i ... xi_{i+m}] as a matrix on the coefficients of each input; no rows when G + k <= m."""
+def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
+    """sqrt(h_i) m! [xi_i ... xi_{i+m}] by its m + 1 non-zeros, at coefficients i to i + m; no rows when G + k <= m."""
     points = _abscissae(grid)
     inputs, functions = points.shape
-    rows = torch.eye(functions, dtype=points.dtype, device=points.device).expand(inputs, -1, -1)
     if functions <= order:
-        return rows[:, :0]
+        return points.new_zeros(inputs, 0, order + 1)
+    bands = points.new_ones(inputs, functions, 1)
     for d in range(1, order + 1):
         spacing = points[:, d:] - points[:, :-d]
-        rows = rows.diff(dim=1) / spacing[..., None]
-    scale = factorial(order) * (spacing / order).sqrt()
-    return rows * scale[..., None]
+        bands = (pad(bands[:, 1:], (1, 0)) - pad(bands[:, :-1], (0, 1))) / spacing[..., None]
+    return bands * (factorial(order) * (spacing / order).sqrt())[..., None]
+
+
+def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
+    """The same as a matrix on the coefficients of each input."""
+    bands = difference_bands(grid, order)
+    matrix = bands.new_zeros(*bands.shape[:2], grid.functions)
+    return matrix.scatter_(2, _columns(bands).expand_as(bands), bands)
+
+
+def _columns(bands: Tensor) -> Int[Tensor, "differences terms"]:
+    """Which coefficient each non-zero belongs to."""
+    at = torch.arange(bands.shape[1], device=bands.device)[:, None]
+    return at + torch.arange(bands.shape[2], device=bands.device)
 
 
 def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
@@ -61,15 +74,13 @@ def smoothness_rows(network: nn.Module, order: int | None = None) -> LocalRows:
     orders = [order or penalty_order(layer.spec.degree) for layer in layers]
     terms = max(orders, default=0) + 1
     for layer, m in zip(layers, orders, strict=True):
-        operator = difference_operator(layer.grid, m)
-        outputs, inputs, functions = layer.coefficients.shape
-        at = torch.arange(operator.shape[1], device=operator.device)[:, None]
-        at = at + torch.arange(terms, device=operator.device)
-        edge = torch.arange(outputs * inputs, device=operator.device)[:, None, None] * functions + start
-        indices.append((edge + at).reshape(-1, terms))
-        banded = operator.gather(2, at.expand(inputs, -1, -1)) if operator.shape[1] else operator[:, :, :terms]
-        scaled = banded * layer.scales()[1].detach()[:, :, None, None]
-        values.append(scaled.reshape(-1, terms))
+        bands = pad(difference_bands(layer.grid, m), (0, terms - m - 1))
+        edge = torch.arange(layer.mask.numel(), device=bands.device)[:, None, None] * layer.grid.functions + start
+        columns = (edge + _columns(bands)).clamp(
+            max=start + layer.coefficients.numel() - 1
+        )  # where padding reaches out
+        indices.append(columns.reshape(-1, terms))
+        values.append((bands * layer.scales()[1].detach()[:, :, None, None]).reshape(-1, terms))
         start += layer.coefficients.numel()
     if not layers:
         first = next(network.parameters())
@@ -79,27 +90,28 @@ def smoothness_rows(network: nn.Module, order: int | None = None) -> LocalRows:
 
 
 def penalty(network: nn.Module, order: int | None = None) -> Tensor:
-    """The penalty as a differentiable scalar, for first-order solvers; zero for networks without splines."""
-    return Roughness(network, order)(network)
+    """The penalty as a differentiable scalar; zero for networks without splines."""
+    return Roughness(network, 1.0, order)(network)
 
 
 class Roughness:
-    """The penalty on the grids that a network has, worked out once: m + 1 numbers a difference of each input."""
+    """`weight` times the penalty on the grids that a network has, worked out once: m + 1 numbers a difference.
 
-    def __init__(self, network: nn.Module, order: int | None = None) -> None:
-        self._banded = []
-        for layer in network if isinstance(network, KAN) else ():
-            operator = difference_operator(layer.grid, m := order or penalty_order(layer.spec.degree))
-            at = torch.arange(operator.shape[1], device=operator.device)[:, None]
-            at = at + torch.arange(m + 1, device=operator.device)
-            self._banded.append(operator.gather(2, at.expand(layer.inputs, -1, -1)) if operator.shape[1] else None)
+    Weights are small and differences large, on fine grids beyond single precision: they meet in float64.
+    """
+
+    def __init__(self, network: nn.Module, weight: float, order: int | None = None) -> None:
+        self._bands = []
+        for layer in network if weight and isinstance(network, KAN) else ():
+            bands = weight**0.5 * difference_bands(layer.grid.double(), order or penalty_order(layer.spec.degree))
+            self._bands.append(bands.to(layer.coefficients))
 
     def __call__(self, network: nn.Module) -> Tensor:
         first = next(network.parameters())
         total = torch.zeros((), dtype=first.dtype, device=first.device)
-        for layer, banded in zip(network if isinstance(network, KAN) else (), self._banded, strict=True):
-            if banded is not None:
-                windows = layer.coefficients.unfold(2, banded.shape[-1], 1)
-                differences = (windows * banded).sum(-1) * layer.scales()[1][..., None]
+        for layer, bands in zip(network if isinstance(network, KAN) else (), self._bands, strict=False):
+            if bands.shape[1]:
+                windows = layer.coefficients.unfold(2, bands.shape[2], 1)
+                differences = (windows * bands).sum(-1) * layer.scales()[1][..., None]
                 total = total + differences.square().sum()
         return total

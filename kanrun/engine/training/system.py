@@ -67,10 +67,14 @@ class LinearSystem:
 class PenalisedSystem:
     """A linear system with its penalty, to be solved for several dampings; `slope` is half the objective's gradient.
 
-    `held` (unknowns,) marks unknowns that get no step.
+    `held` (unknowns,) marks unknowns that get no step. `sizes` (unknowns,) are squared column norms that count where
+    they are larger than the present ones; the attribute has those that were used.
     """
 
-    def __init__(self, system: LinearSystem, smoothness: LocalRows, weight: float, held: Tensor | None) -> None:
+    def __init__(
+        self, system: LinearSystem, smoothness: LocalRows, weight: float, held: Tensor | None,
+        sizes: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.rows, self.residual = system.rows, system.residual
         self._smoothness, self._root, self._held = smoothness, weight**0.5, held
         self._rough = self._root * smoothness.times(system.unknowns)
@@ -81,8 +85,11 @@ class PenalisedSystem:
         if held is not None:
             matrix[held, :] = 0
             matrix[:, held] = 0
-        diagonal = matrix.diagonal()
-        self._scale = diagonal.clamp(min=max(1e-30 * float(diagonal.amax()), 1e-300)).rsqrt()
+        diagonal = matrix.diagonal().clone()
+        self.sizes = diagonal if sizes is None else torch.maximum(diagonal, sizes)
+        least = max(1e-30 * float(self.sizes.amax()), 1e-300)
+        self._scale = self.sizes.clamp(min=least).rsqrt()
+        self._diagonal = torch.where(self.sizes > least, diagonal / self.sizes, 1.0)
         self._matrix = matrix.mul_(self._scale).mul_(self._scale[:, None])
 
     def free(self, g: Tensor) -> Tensor:
@@ -92,7 +99,7 @@ class PenalisedSystem:
     def factor(self, mu: float) -> Factor | None:
         """The factor for this damping; None where even a thousandfold damping does not make one."""
         for damping in (mu, 30 * mu + 1e-13, 1000 * mu + 1e-12):
-            self._matrix.diagonal().fill_(1 + damping)
+            self._matrix.diagonal().copy_(self._diagonal + damping)
             lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
             if not bool(failed):
                 return Factor(lower, self._scale)
@@ -137,4 +144,4 @@ def linear_rows(network: nn.Module, x: Tensor, unknowns: int) -> tuple[Tensor, L
         return output, DenseRows(jacobian.flatten(0, 1))
     output, index, values = linearise_locally(network, x)
     flat = values.flatten(0, 1)
-    return output, LocalRows(index.expand_as(values).reshape(flat.shape), flat.contiguous(), unknowns)
+    return output, LocalRows(index.expand_as(values).reshape(flat.shape).contiguous(), flat.contiguous(), unknowns)

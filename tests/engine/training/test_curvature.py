@@ -45,3 +45,14 @@ def test_other_networks_are_measured_by_the_identity() -> None:
     gradient = torch.arange(6.0).view(2, 3)
     assert not metric.known
     assert torch.equal(metric.solve(parameter, gradient), gradient)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype: torch.dtype) -> None:
+    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    network = KAN.create((1, 1), 1500, EdgeSpec(), domain=domain, generator=torch.Generator().manual_seed(0)).to(dtype)
+    metric = Curvature(network, torch.linspace(-1, 1, 200, dtype=dtype)[:, None], 1.0, 1.0, 1e-21)
+    coefficients = network.layer(0).coefficients
+    solved = metric.solve(coefficients, torch.ones_like(coefficients))
+    assert solved.dtype == dtype
+    assert solved.isfinite().all()

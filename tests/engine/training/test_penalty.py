@@ -11,7 +11,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, get_unknowns
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
 from kanrun.engine.training import penalty, penalty_order, smoothness_rows
-from kanrun.engine.training.penalty import difference_operator
+from kanrun.engine.training.penalty import Roughness, difference_bands, difference_operator
 
 
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:
@@ -98,3 +98,28 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
 def test_grid_too_coarse_for_differences_has_no_rows() -> None:
     assert len(smoothness_rows(network(3, 2)).values) == 0
     assert float(penalty(network(3, 2)).detach()) == 0.0
+
+
+def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:
+    fine = network(7, 400)
+    weight = 400.0**-17
+    expected = weight * float(penalty(fine))
+    found = float(Roughness(fine.float(), weight)(fine))
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_penalty_of_wide_layers_takes_little_memory() -> None:
+    """m + 1 numbers a difference: not a matrix of coefficients squared for each input."""
+    grid = Grid(extend(uniform_breakpoints(torch.zeros(64), torch.ones(64), 1000), 3), 3, True)
+    assert difference_bands(grid, 5).numel() == 64 * 998 * 6
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3])
+def test_bands_are_the_matrix_on_uneven_knots(degree: int) -> None:
+    points = torch.rand(2, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cumsum(1)
+    grid = Grid(extend(points, degree), degree, False)
+    order = degree + 2
+    c = torch.rand(grid.functions, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    matrix, bands = difference_operator(grid, order), difference_bands(grid, order)
+    by_bands = (c[:, 0].unfold(0, order + 1, 1) * bands).sum(-1)
+    torch.testing.assert_close((matrix @ c)[..., 0], by_bands)

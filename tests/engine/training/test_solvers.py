@@ -105,6 +105,19 @@ def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
     assert solver.loss <= 2 * reference.cost / 60 * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("activation", ["tanh", "silu"])
+def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> None:
+    """A unit that saturates has a faint column; scaled up to one it would take all the step."""
+    data = samples(300, 5)
+    model = MLP.create([2, 10, 1], activation, generator=generator(seed))
+    solver = LevenbergMarquardt(model, data, 1.0, 0.0, LMOptions(damping=1e-2, thorough=False, smallest=1e-10))
+    for _ in range(60):
+        solver.step()
+    assert solver.loss < 1e-3
+    assert float(get_unknowns(model).abs().max()) < 1e4
+
+
 def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
     """A KAN without hidden layer is linear in its unknowns: the least squares solution is met."""
     model, data = kan((2, 1)), samples()

@@ -1,0 +1,55 @@
+"""Data that leave much open, or nothing: trainings end with finite numbers, as good as the data allow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN
+from kanrun.engine.training import Plan, Samples, TrainingData, fit
+from kanrun.engine.training.data import output_size
+from kanrun.engine.training.starts import best_start
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "zero": lambda x: 0 * x[:, :1],
+    "constant": lambda x: 0 * x[:, :1] - 7e8,
+    "linear": lambda x: x.sum(1, keepdim=True),
+    "quadratic": lambda x: x.square().sum(1, keepdim=True),
+    "two outputs of other sizes": lambda x: torch.stack([1e8 * x[:, 0] ** 2, 1e-8 * x[:, 1]], 1),
+}
+
+
+def kan(generator: Generator, outputs: int) -> KAN:
+    return KAN.create((2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator)
+
+
+def samples(name: str, count: int) -> Samples:
+    x = torch.rand(count, 2, dtype=torch.float64, generator=Generator().manual_seed(7)) * 2 - 1
+    return Samples(x, FUNCTIONS[name](x))
+
+
+@pytest.mark.parametrize("function", FUNCTIONS)
+@pytest.mark.parametrize("count", [1, 2, 200])
+@pytest.mark.parametrize("solver", ["lm", "lbfgs"])
+def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> None:
+    data = TrainingData(samples(function, count))
+    outputs = data.train.y.shape[1]
+    plan = Plan(solver, (4, 8), starts=3, weight=None if solver == "lm" else 1e-21)  # type: ignore[arg-type]
+    trained = fit(lambda generator: kan(generator, outputs), data, plan, Generator().manual_seed(0))
+    size = float(data.train.y.abs().max()) or 1.0
+    assert trained.errors.train <= (1e-6 if solver == "lm" else 1e-2) * size
+    assert all(parameter.isfinite().all() for parameter in trained.network.parameters())
+
+
+@pytest.mark.parametrize("weight", [1e-18, 1e-2])
+def test_the_loss_of_a_start_is_never_negative(weight: float) -> None:
+    """What the penalty does not see must not be made negative by rounding."""
+    data = TrainingData(samples("quadratic", 200))
+    start = best_start(lambda generator: kan(generator, 1), data, 4, weight, Generator().manual_seed(0))
+    assert 0 <= start.loss < 1e-6
+    assert output_size(data.train, "regression") > 0
