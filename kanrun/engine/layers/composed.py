@@ -61,7 +61,7 @@ def masked(weight: Tensor, edges: Edges) -> Tensor:
 
 
 def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
-    outputs, functions = table.shape[0], table.shape[-1]
+    functions = table.shape[-1]
     if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         if torch.compiler.is_compiling():
@@ -72,7 +72,7 @@ def _product(basis: Tensor, interval: Tensor, table: Tensor) -> Tensor:
 
 def _adjoints(g: Tensor, basis: Tensor, interval: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
     """(d/dbasis, d/dtable) of sum(g * product)."""
-    outputs, inputs, functions = table.shape
+    inputs, functions = table.shape[1:]
     if prefers_sparse(functions, basis.shape[-1] - 1):
         index = table_index(interval, basis.shape[-1], functions)
         near = row_products(table.flatten(1).T, g, index)

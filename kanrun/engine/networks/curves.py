@@ -43,9 +43,9 @@ class Curve(nn.Module):
             self.coefficients.copy_(solution)
 
     def unit(self, x: Tensor) -> Tensor:
-        """x (..., 1) as a position in [0, 1] of the domain, (...)."""
-        low, high = self.domain[0, 0], self.domain[0, 1]
-        return (x.squeeze(-1) - low) / (high - low)
+        """x (..., 1) as a position in [0, 1] of the domain, (..., 1)."""
+        low, high = self.domain[0, :1], self.domain[0, 1:]
+        return (x - low) / (high - low)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -78,7 +78,7 @@ class Polynomial(Curve):
         values = [torch.ones_like(t), t]
         for _ in range(2, self.coefficients.shape[0]):
             values.append(2 * t * values[-1] - values[-2])
-        return torch.stack(values[: self.coefficients.shape[0]], dim=-1)
+        return torch.cat(values[: self.coefficients.shape[0]], dim=-1)
 
 
 class Bezier(Curve):
@@ -90,7 +90,7 @@ class Bezier(Curve):
     kind = "bezier"
 
     def basis(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch functions"]:
-        return bernstein(self.unit(x), self.coefficients.shape[0] - 1)
+        return bernstein(self.unit(x), self.coefficients.shape[0] - 1).squeeze(-2)
 
 
 class BSpline(Curve):
