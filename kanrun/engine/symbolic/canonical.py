@@ -54,9 +54,9 @@ def _without_constants(graph: Graph) -> Graph:
             continue
         value = [graph.edges[i].function.constants[3] for i in constant]  # type: ignore[attr-defined]
         if graph.operation(node) == "sum":
-            graph = _shift_edge(graph, others[0], float(np.sum(value)))
+            graph = shift_edge(graph, others[0], float(np.sum(value)))
         else:
-            graph = _scale_edge(graph, others[0], float(np.prod(value)))
+            graph = scale_edge(graph, others[0], float(np.prod(value)))
         dead |= set(constant)
     return without_edges(graph, dead) if dead else graph
 
@@ -92,16 +92,17 @@ def scale_node(graph: Graph, node: int, factor: float, shift: float = 0.0) -> Gr
     into = graph.into(node)
     if graph.operation(node) == "product":
         first = next((i for i in into if not isinstance(graph.edges[i].function, Identity)), into[0])
-        return _scale_edge(graph, first, factor)
+        return scale_edge(graph, first, factor)
     for i in into:
-        graph = _scale_edge(graph, i, factor)
+        graph = scale_edge(graph, i, factor)
     if shift != 0.0:
         best = sorted(into, key=lambda i: isinstance(graph.edges[i].function, Identity))[0]
-        graph = _shift_edge(graph, best, shift)
+        graph = shift_edge(graph, best, shift)
     return graph
 
 
-def _scale_edge(graph: Graph, index: int, factor: float) -> Graph:
+def scale_edge(graph: Graph, index: int, factor: float) -> Graph:
+    """The graph in which edge `index` gives factor * its old value."""
     function = graph.edges[index].function
     new: EdgeFunction
     if isinstance(function, Spline):
@@ -119,7 +120,8 @@ def _scale_edge(graph: Graph, index: int, factor: float) -> Graph:
     return graph.with_function(index, new)
 
 
-def _shift_edge(graph: Graph, index: int, shift: float) -> Graph:
+def shift_edge(graph: Graph, index: int, shift: float) -> Graph:
+    """The graph in which edge `index` gives its old value + shift."""
     function = graph.edges[index].function
     if isinstance(function, Spline):
         return graph.with_function(index, function.with_parameters(function.parameters + shift))
@@ -181,7 +183,7 @@ def _one_constant(graph: Graph, node: int) -> Graph:
             continue
         constant = graph.edges[i].function.constants[3]  # type: ignore[attr-defined]
         graph = _fix(_set(graph, i, d=0.0), i, "d")
-        graph = _shift_edge(graph, carrier, constant)
+        graph = shift_edge(graph, carrier, constant)
     return graph
 
 
@@ -193,7 +195,7 @@ def _one_scale(graph: Graph, node: int) -> Graph:
         if isinstance(function, Symbolic) and "c" in function.free and function.constants[2] != 0.0:
             c, d = function.constants[2:]
             graph = _fix(_set(graph, i, c=1.0, d=d / c), i, "c")
-            graph = _scale_edge(graph, into[0], c)
+            graph = scale_edge(graph, into[0], c)
     return graph
 
 

@@ -44,11 +44,8 @@ def _joined(graph: Graph, node: int) -> Graph:
     assert isinstance(first, Spline)
     assert isinstance(second, Spline)
     intervals = first.intervals + second.intervals + first.degree  # as many coefficients as the two had
-    empty = Spline(first.low, first.high, np.zeros(intervals + first.degree), first.degree)
-    points = np.linspace(first.low, first.high, _POINTS * empty.parameters.size)
+    points = np.linspace(first.low, first.high, _POINTS * (intervals + first.degree))
     values = second.evaluate(first.evaluate(points, columns=False)[0], columns=False)[0]
-    design = empty.evaluate(points)[2]
-    assert design is not None
-    one = empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))
+    one = Spline.through(points, values, (first.low, first.high), intervals, first.degree)
     rest = [edge for i, edge in enumerate(graph.edges) if i not in (before, after)]
     return renumbered(graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)])

@@ -57,6 +57,15 @@ class Spline:
     parameters: Array
     degree: int = 3
 
+    @classmethod
+    def through(cls, points: Array, values: Array, ends: tuple[float, float], intervals: int, degree: int) -> Spline:
+        """The spline on `intervals` equal intervals between `ends` that is nearest to values (N,) at points (N,), by
+        least squares; coefficients that no point determines are as small as can be."""
+        empty = cls(*ends, np.zeros(intervals + degree), degree)
+        design = empty.evaluate(points)[2]
+        assert design is not None
+        return empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))
+
     @property
     def intervals(self) -> int:
         return self.parameters.size - self.degree
@@ -92,12 +101,8 @@ class Spline:
     def refined(self, intervals: int, low: float | None = None, high: float | None = None) -> Spline:
         """The nearest spline on another grid, by least squares on points of this one."""
         low, high = self.low if low is None else low, self.high if high is None else high
-        empty = Spline(low, high, np.zeros(intervals + self.degree), self.degree)
         points = np.linspace(low, high, 6 * (intervals + self.degree) + 1)
-        _, _, design = empty.evaluate(points)
-        assert design is not None
-        target = self.evaluate(points, columns=False)[0]
-        return empty.with_parameters(np.asarray(np.linalg.lstsq(design, target, rcond=1e-13)[0], dtype=np.float64))
+        return Spline.through(points, self.evaluate(points, columns=False)[0], (low, high), intervals, self.degree)
 
 
 @lru_cache(maxsize=8)

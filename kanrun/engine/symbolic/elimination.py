@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from kanrun.engine.symbolic.canonical import scale_node
-from kanrun.engine.symbolic.edges import Identity
+from kanrun.engine.symbolic.candidates import CONSTANT
+from kanrun.engine.symbolic.canonical import scale_edge, shift_edge
+from kanrun.engine.symbolic.edges import Identity, Symbolic
 from kanrun.engine.symbolic.gauge import removing
 from kanrun.engine.symbolic.graph import Graph, without_edges
 from kanrun.engine.symbolic.refit import Settings, refit
@@ -26,21 +27,10 @@ def edge_scores(graph: Graph, samples: Samples) -> list[float]:
         if isinstance(edge.function, Identity):
             scores.append(np.inf)
             continue
-        flat = graph.with_function(i, _Flat(float(np.mean(outs[i]))))
+        flat = graph.with_function(i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), ""))
         change = flat(samples.x) - values[graph.output]
         scores.append(float(np.sqrt(np.mean(change**2))) / samples.spread)
     return scores
-
-
-class _Flat(Identity):
-    """Constant in place of a function with as many parameters."""
-
-    def __init__(self, value: float) -> None:
-        object.__setattr__(self, "value", value)
-
-    def evaluate(self, t: np.ndarray, *, columns: bool = True) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        value: float = self.value  # type: ignore[attr-defined]
-        return np.full_like(t, value), np.zeros_like(t), np.zeros((t.size, 0)) if columns else None
 
 
 def eliminate(graph: Graph, samples: Samples, *, slack: float, floor: float, penalty: float) -> Graph:
@@ -55,7 +45,7 @@ def eliminate(graph: Graph, samples: Samples, *, slack: float, floor: float, pen
         scores = edge_scores(graph, samples)
         order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i]) and _key(graph, i) not in kept]
         for i in order:
-            trial = _without(graph, i, samples)
+            trial = without(graph, i, samples)
             if not trial.edges or len(trial.edges) == len(graph.edges):
                 kept.add(_key(graph, i))
                 continue
@@ -81,7 +71,7 @@ def _without_nodes(graph: Graph, samples: Samples, slack: float, penalty: float)
         nodes = [node for node in range(graph.inputs, graph.output) if _has_sibling(graph, node)]
         order = sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[:_MOST_NODES]
         for node in order:
-            trial = _without(graph, graph.out_of(node)[0], samples)
+            trial = without(graph, graph.out_of(node)[0], samples)
             trial = _settled(trial, samples, penalty, _NODE_STEPS)
             error = samples.error(trial)
             if error <= (1 + slack if best > _ACCURATE else _REGAINED) * max(best, _ACCURATE / _REGAINED):
@@ -106,17 +96,18 @@ def _key(graph: Graph, index: int) -> tuple[int, int, int]:
     return edge.source, edge.target, len(graph.operations)
 
 
-def _without(graph: Graph, index: int, samples: Samples) -> Graph:
-    """The graph without an edge, whose mean goes to the rest of its node."""
+def without(graph: Graph, index: int, samples: Samples) -> Graph:
+    """The graph without edge `index`, whose mean another edge into its node takes over: as a term in a sum, as a factor
+    in a product. Edges that carry a value on as it is have no room for it."""
     graph = removing(graph, index, samples)
-    edge = graph.edges[index]
+    node = graph.edges[index].target
     _, outs = graph.edge_outputs(samples.x)
-    mean, others = float(np.mean(outs[index])), [i for i in graph.into(edge.target) if i != index]
-    if others:
-        if graph.operation(edge.target) == "sum":
-            graph = scale_node(graph, edge.target, 1.0, mean)
-        elif mean != 0.0:
-            graph = scale_node(graph, edge.target, mean) if others[0] < index else graph
+    mean = float(np.mean(outs[index]))
+    heir = next((i for i in graph.into(node) if i != index and not isinstance(graph.edges[i].function, Identity)), None)
+    if heir is not None and graph.operation(node) == "sum":
+        graph = shift_edge(graph, heir, mean)
+    elif heir is not None and mean != 0.0:
+        graph = scale_edge(graph, heir, mean)
     return without_edges(graph, {index})
 
 
