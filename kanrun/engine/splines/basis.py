@@ -5,7 +5,8 @@ B_j ... B_{j+k} of degree k are non-zero, so a value costs O(k^2) however fine t
 extends each function: `linear` continues value and slope, `constant` the value, `zero` is zero. Values farther out than
 the square root of the largest number are continued as constants, so that nothing overflows.
 
-Derivatives come from autograd to any order: the backward of the r-th derivative is the (r + 1)-th.
+Derivatives come from autograd to any order: the backward of the r-th derivative is the (r + 1)-th. Forward mode goes
+through the arithmetic itself.
 Source: C. de Boor, A Practical Guide to Splines, ch. IX-X (recurrence and derivative).
 """
 
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from kanrun.engine.splines.grid import Grid, find_interval
 from kanrun.engine.splines.planes import Local, local_planes, near_knots, widen
-from kanrun.engine.splines.tracing import is_traced
+from kanrun.engine.splines.tracing import is_forward, is_traced
 
 
 def local_basis(
@@ -33,7 +34,8 @@ def local_basis(
     if derivative < 2 and not is_traced() and not (x.requires_grad and torch.is_grad_enabled()):
         local = local_planes(x, grid, axis=-1, slopes=derivative == 1)
         return _chosen(local, derivative).movedim(0, -1), local.interval
-    return _local_basis(x, grid, derivative), find_interval(x.detach(), grid)
+    evaluate = _plain if is_forward() else _local_basis
+    return evaluate(x, grid, derivative), find_interval(x.detach(), grid)
 
 
 class _LocalBasis(torch.autograd.Function):
@@ -43,7 +45,7 @@ class _LocalBasis(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, grid: Grid, derivative: int) -> Tensor:
-        return _planes(x, grid, derivative).movedim(0, -1)
+        return _plain(x, grid, derivative)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -60,10 +62,11 @@ class _LocalBasis(torch.autograd.Function):
 _local_basis: Callable[[Tensor, Grid, int], Tensor] = _LocalBasis.apply
 
 
-def _planes(x: Tensor, grid: Grid, derivative: int) -> Tensor:
+def _plain(x: Tensor, grid: Grid, derivative: int) -> Tensor:
+    """The local basis as torch's own arithmetic."""
     if derivative > 1:
-        return _higher(x, grid, derivative)
-    return _chosen(local_planes(x, grid, axis=-1, slopes=derivative == 1), derivative)
+        return _higher(x, grid, derivative).movedim(0, -1)
+    return _chosen(local_planes(x, grid, axis=-1, slopes=derivative == 1), derivative).movedim(0, -1)
 
 
 def _chosen(local: Local, derivative: int) -> Tensor:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kanrun.engine.splines.gathering import bag, dots, spread
+from kanrun.engine.splines.tracing import is_forward
 
 #: Measured: above this many functions for each one that counts, gathering wins. Rows of a vector register's
 #: length or more are gathered faster, in single precision above all; few points are not worth its preparations.
@@ -56,11 +57,12 @@ def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: 
 
 # y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's
 # derivatives, which makes the product differentiable to any order (torch's own embedding_bag is not). Under vmap
-# each is one larger product of its own kind, with the tables stacked.
+# each is one larger product of its own kind, with the tables stacked. In forward mode, which knows one derivative of
+# such a function at most, they are torch's own arithmetic, with a tensor of (b, s, o).
 
 
 class _WeightedRows(torch.autograd.Function):
-    """(weights (b, s), table (r, o)) -> sum_s weights[b, s] table[index[b, s]], (b, o)."""
+    """As `weighted_rows`."""
 
     @staticmethod
     def forward(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
@@ -85,7 +87,7 @@ class _WeightedRows(torch.autograd.Function):
 
 
 class _RowProducts(torch.autograd.Function):
-    """(table (r, o), grad (b, o)) -> table[index[b, s]] . grad[b], (b, s)."""
+    """As `row_products`."""
 
     @staticmethod
     def forward(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
@@ -110,7 +112,7 @@ class _RowProducts(torch.autograd.Function):
 
 
 class _RowSums(torch.autograd.Function):
-    """(weights (b, s), grad (b, o)) -> sum over (b, s) of weights[b, s] grad[b] into row index[b, s], (r, o)."""
+    """As `row_sums`."""
 
     @staticmethod
     def forward(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
@@ -137,9 +139,31 @@ class _RowSums(torch.autograd.Function):
         return flat.unflatten(0, (info.batch_size, rows)), 0
 
 
-weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = _WeightedRows.apply
-row_products: Callable[[Tensor, Tensor, Tensor], Tensor] = _RowProducts.apply
-row_sums: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _RowSums.apply
+_weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = _WeightedRows.apply
+_row_products: Callable[[Tensor, Tensor, Tensor], Tensor] = _RowProducts.apply
+_row_sums: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _RowSums.apply
+
+
+def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
+    """(weights (b, s), table (r, o)) -> sum_s weights[b, s] table[index[b, s]], (b, o)."""
+    if is_forward() or torch.compiler.is_compiling():
+        return (table[index] * weights[..., None]).sum(1)
+    return _weighted_rows(weights, table, index)
+
+
+def row_products(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
+    """(table (r, o), grad (b, o)) -> table[index[b, s]] . grad[b], (b, s)."""
+    if is_forward():
+        return (table[index] * grad[:, None]).sum(-1)
+    return _row_products(table, grad, index)
+
+
+def row_sums(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
+    """(weights (b, s), grad (b, o)) -> sum over (b, s) of weights[b, s] grad[b] into row index[b, s], (rows, o)."""
+    if is_forward():
+        terms = (weights[..., None] * grad[:, None]).flatten(0, 1)
+        return grad.new_zeros(rows, grad.shape[1]).index_add(0, index.flatten(), terms)
+    return _row_sums(weights, grad, index, rows)
 
 
 def _stacked(size: int, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]) -> list[Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 # torch.autograd.Function asks the same question of the same place; where a version of torch lacks it, every
 # call counts as traced, which is slower and never wrong.
@@ -14,8 +15,17 @@ _transforming: Callable[[], Any] = getattr(torch._C, "_are_functorch_transforms_
 
 
 def is_traced() -> bool:
-    """True inside `torch.func` transforms (vmap, grad, jacrev, ...) and under `torch.compile`."""
-    return bool(_transforming()) or torch.compiler.is_compiling()
+    """True inside `torch.func` transforms (vmap, grad, jacrev, ...), in forward mode, and under `torch.compile`."""
+    return bool(_transforming()) or is_forward() or torch.compiler.is_compiling()
+
+
+def is_forward() -> bool:
+    """True where torch takes derivatives in forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual levels).
+
+    There all must be torch's own arithmetic: of a `torch.autograd.Function` it knows no second forward derivative, and
+    says zero for it.
+    """
+    return forward_ad._current_level >= 0
 
 
 def is_compiled() -> bool:

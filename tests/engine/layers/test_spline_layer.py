@@ -233,25 +233,6 @@ def test_changes_of_grid_and_mask_in_place_are_seen():
     torch.testing.assert_close(single(x.float()), layer(x).float(), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("intervals", [NARROW, WIDE])
-def test_transforms(intervals):
-    layer = make(intervals=intervals)
-    x = data(layer)
-    y = layer(x)
-    torch.testing.assert_close(torch.vmap(layer)(x[:, None])[:, 0], y)
-    rows = torch.vmap(torch.func.jacrev(lambda at: layer(at[None])[0]))(x)
-    inputs = x.clone().requires_grad_()
-    for o in range(2):
-        (expected,) = torch.autograd.grad(layer(inputs)[:, o].sum(), inputs)
-        torch.testing.assert_close(rows[:, o], expected)
-    many, _ = torch.func.stack_module_state([make(intervals=intervals, seed=s) for s in range(3)])
-    fixed = dict(layer.named_buffers())
-    outputs = torch.vmap(lambda p: torch.func.functional_call(layer, {**p, **fixed}, (x,)))(many)
-    expected = torch.stack([make(intervals=intervals, seed=s)(x) for s in range(3)])
-    torch.testing.assert_close(outputs, expected)
-    torch.testing.assert_close(layer(x), y)
-
-
 def test_inference_mode_leaves_nothing_behind():
     with torch.inference_mode():
         layer = make()

@@ -1,0 +1,101 @@
+"""A spline layer under vmap, in reverse and in forward mode, to second order."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+
+NARROW, WIDE = 4, 160  # intervals for the dense and, for any data and precision, the sparse product
+
+
+def make(intervals, spec=None, *, uniform=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
+    if not uniform:
+        points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
+    layer = SplineLayer(points, 2, spec or EdgeSpec(), uniform=uniform)
+    initialise(layer, "paper", generator)
+    return layer
+
+
+def data(samples=12, seed=1):
+    share = torch.rand(samples, 3, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (2 * share - 1) * 1.3
+
+
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_transforms(intervals):
+    layer = make(intervals)
+    x = data()
+    y = layer(x)
+    torch.testing.assert_close(torch.vmap(layer)(x[:, None])[:, 0], y)
+    rows = torch.vmap(torch.func.jacrev(lambda at: layer(at[None])[0]))(x)
+    inputs = x.clone().requires_grad_()
+    for o in range(2):
+        (expected,) = torch.autograd.grad(layer(inputs)[:, o].sum(), inputs)
+        torch.testing.assert_close(rows[:, o], expected)
+    many, _ = torch.func.stack_module_state([make(intervals, seed=s) for s in range(3)])
+    fixed = dict(layer.named_buffers())
+    outputs = torch.vmap(lambda p: torch.func.functional_call(layer, {**p, **fixed}, (x,)))(many)
+    expected = torch.stack([make(intervals, seed=s)(x) for s in range(3)])
+    torch.testing.assert_close(outputs, expected)
+    torch.testing.assert_close(layer(x), y)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        EdgeSpec(),
+        EdgeSpec(degree=0, base="gelu"),
+        EdgeSpec(degree=1, scale="single", outside="constant"),
+        EdgeSpec(degree=6, base="zero", outside="zero"),
+    ],
+    ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.outside}",
+)
+@pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
+def test_forward_mode(intervals, uniform, spec):
+    layer = make(intervals, uniform=uniform, spec=spec)
+    layer.mask[0, 1] = False
+    x = data(4)
+    direction = data(4, seed=7)
+
+    def one(at):
+        return layer(at[None])[0]
+
+    slopes = torch.vmap(torch.func.jacrev(one))(x)
+    y, found = torch.func.jvp(layer, (x,), (direction,))
+    torch.testing.assert_close(y, layer(x))
+    torch.testing.assert_close(found, torch.einsum("noi,ni->no", slopes, direction))
+    torch.testing.assert_close(torch.vmap(torch.func.jacfwd(one))(x), slopes)
+    curvatures = torch.vmap(torch.func.jacrev(torch.func.jacrev(one)))(x)
+    torch.testing.assert_close(torch.vmap(torch.func.hessian(one))(x), curvatures)
+    torch.testing.assert_close(torch.vmap(torch.func.jacfwd(torch.func.jacfwd(one)))(x), curvatures)
+    torch.testing.assert_close(torch.vmap(torch.func.jacrev(torch.func.jacfwd(one)))(x), curvatures)
+
+    def by(parameters):
+        return torch.func.functional_call(layer, parameters, (x,))
+
+    parameters = {name: parameter.detach() for name, parameter in layer.named_parameters()}
+    expected = torch.func.jacrev(by)(parameters)
+    for name, jacobian in torch.func.jacfwd(by)(parameters).items():
+        torch.testing.assert_close(jacobian, expected[name])
+
+
+@pytest.mark.parametrize("intervals", [NARROW, WIDE])
+def test_forward_mode_over_a_backward_pass(intervals):
+    layer = make(intervals)
+    x = data(4).requires_grad_()
+    y, direction = layer(x), data(4, seed=7)
+    expected = torch.func.jvp(layer.edge_values, (x.detach(),), (direction,))[1]
+    with forward_ad.dual_level():
+        _, slope = forward_ad.unpack_dual(layer.edge_values(forward_ad.make_dual(x.detach(), direction)))
+        torch.testing.assert_close(slope, expected)
+        g = forward_ad.make_dual(torch.ones_like(y), torch.full_like(y, 0.5))
+        for part in torch.autograd.grad(y, [x, *layer.parameters()], g):
+            primal, tangent = forward_ad.unpack_dual(part)
+            torch.testing.assert_close(tangent, 0.5 * primal)
