@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.figures import compare_mlp as drawn
-from kanrun.figures.compare_results import compared, results
+from kanrun.figures.compare_results import results
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study.compare import linear, matched, superposition, tricks, universal
@@ -75,7 +75,7 @@ def matched_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
     summary = tables["summary"]
     yield "pareto", drawn.pareto(summary)
     yield "results", results(summary)
-    sizes = compared(summary).groupby(["target", "error_name", "model", "parameters"], sort=False)
+    sizes = summary.groupby(["target", "error_name", "model", "parameters"], sort=False)
     medians = sizes["error"].median().reset_index()
     yield "scaling", drawn.scaling(medians, exponents(medians, ["target", "model"], "parameters", "error"))
     yield "conventions", drawn.conventions(tables["counts"])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
 from pandas import DataFrame
 
-from kanrun.figures.compare_results import error_of, quartiles
+from kanrun.figures.compare_results import quartiles
 from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
@@ -25,20 +25,19 @@ def pareto(summary: DataFrame) -> Figure:
     figure = new_figure(1.9 * len(targets) + 0.4)
     for row, target in zip(grid_of_axes(figure, len(targets), len(SIZES)), targets, strict=True):
         rows = summary[summary["target"] == target]
-        error, word = error_of(rows)
-        middle, low, high = quartiles(rows, error)
+        middle, low, high = quartiles(rows)
         for panel, (size, label) in zip(row, SIZES.items(), strict=True):
             for model, (colour, marker, name) in MODELS.items():
                 some = (middle["model"] == model).to_numpy()
                 if not some.any():
                     continue
-                x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, error].to_numpy(float)
+                x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, "error"].to_numpy(float)
                 bars = np.array([np.maximum(y - low[some], 0), np.maximum(high[some] - y, 0)])
                 panel.errorbar(x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name)
                 panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
             panel.set(xscale="log", yscale="log")
             if row[0] is panel:
-                panel.set_ylabel(f"{letters(str(target), 22)}\n{word}")
+                panel.set_ylabel(f"{letters(str(target), 22)}\n{rows['error_name'].iloc[0]}")
             if target == targets[-1]:
                 panel.set_xlabel(label)
             _few_ticks(panel)

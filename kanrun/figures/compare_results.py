@@ -1,4 +1,4 @@
-"""What networks are compared by, and the table of a comparison with MLPs."""
+"""The table of a comparison with MLPs, and what figures need of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from pandas import DataFrame, concat
+from pandas import DataFrame
 
 from kanrun.figures.style import letters, new_figure, only_some, say_above, styled
 
@@ -16,8 +16,7 @@ _MOST_ROWS = 40
 @styled
 def results(summary: DataFrame) -> Figure:
     """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
-    summary = compared(summary)
-    middle, low, high = quartiles(summary, "error")
+    middle, low, high = quartiles(summary)
     shown = middle.assign(quartiles=[f"{a:.2g} .. {b:.2g}" for a, b in zip(low, high, strict=True)]).head(_MOST_ROWS)
     columns = {
         "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
@@ -52,28 +51,11 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.2f}" if name == "seconds" else f"{value:.0f}"
 
 
-def compared(summary: DataFrame) -> DataFrame:
-    """The summary with the columns `error`, what each target's networks are compared by, and `error_name`."""
-    parts = []
-    for _, rows in summary.groupby("target", sort=False):
-        column, word = error_of(rows)
-        parts.append(rows.assign(error=rows[column], error_name=word))
-    return concat(parts)
-
-
-def error_of(rows: DataFrame) -> tuple[str, str]:
-    """The column that is compared and its name: cross-entropy where all rows have one."""
-    name = "test_cross_entropy"
-    if name in rows and rows[name].notna().all():
-        return name, "test cross-entropy"
-    return "test_rmse", "test RMSE"
-
-
-def quartiles(rows: DataFrame, error: str) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Medians over the seeds of each network, and the quartiles of its error."""
     keys = [name for name in ("cell", "target", "model", "activation") if name in rows]
     grouped = rows.groupby(keys, sort=False)
     middle = grouped.median(numeric_only=True).reset_index()
     shapes = grouped["shape"].first().reset_index(drop=True)
-    low, high = (grouped[error].quantile(share).to_numpy(float) for share in (0.25, 0.75))
+    low, high = (grouped["error"].quantile(share).to_numpy(float) for share in (0.25, 0.75))
     return middle.assign(shape=shapes), low, high
