@@ -15,7 +15,7 @@ import pandas as pd
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
-from kanrun.study.measured import largest, middle
+from kanrun.study.measured import largest, middle, spread
 
 _NAMES = {
     "train_rmse": "median training RMSE",
@@ -54,8 +54,8 @@ def bound_claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     for (label, column), rows in tables["bounds"].groupby(["label", "column"], sort=False):
         values, bound = rows["value"], float(rows["bound"].iloc[0])
         measured = largest(values) if column == "seconds" else middle(values)
-        spread = f"{values.min():.2g} .. {values.max():.2g}"
-        claims.append(Claim(f"{label}: {_NAMES[str(column)]}", measured, f"<= {bound:g}", measured <= bound, spread))
+        sentence = f"{label}: {_NAMES[str(column)]}"
+        claims.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, spread(values)))
         if column == "test_rmse" and len(values) > 1:
             worst = largest(values) / max(middle(values), sys.float_info.min)
             sentence = f"{label}: worst seed over the median"

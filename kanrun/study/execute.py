@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -176,11 +176,18 @@ class _Study:
         except Exception as error:  # the trainings are recorded and stay
             broken = Failure(f"drawing the figures failed: {Failure.of(error).reason}", traceback.format_exc())
         try:
-            claims = tuple(self._experiment.claims(tables))
+            claims = tuple(self._supported(claim) for claim in self._experiment.claims(tables))
         except Exception as error:
             broken = Failure(f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc())
         self._folder.claims(claims)
         return claims, broken
+
+    def _supported(self, claim: Claim) -> Claim:
+        """The claim, which does not hold where trainings failed: those that did not may be the good ones."""
+        if not self._recorder.failures:
+            return claim
+        came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, the others failed"
+        return replace(claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came)
 
     def _reason(self, broken: Failure | None) -> str | None:
         failures = self._recorder.failures

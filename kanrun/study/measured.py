@@ -1,4 +1,4 @@
-"""One number for what several trainings measured. None is passed over: where one is no number, no bound holds."""
+"""One number for what several trainings measured, and how far they lie apart; none that is no number is passed over."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def smallest(values: pd.Series) -> float:
 def middle(values: pd.Series) -> float:
     """The median; NaN if there is none or one is no number."""
     return float(values.astype(float).median(skipna=False))
+
+
+def spread(values: pd.Series, of: str = "seeds") -> str | None:
+    """The smallest and largest of several values in words, and how many are no number; None for one value.
+
+    `of` says what there is one value each of.
+    """
+    if len(values) < 2:
+        return None
+    lost = int(values.isna().sum())
+    without = f", {lost} of them without a number" if lost else ""
+    return f"{values.min():.3g} .. {values.max():.3g} over {len(values)} {of}{without}"
 
 
 def at_most(sentence: str, values: pd.Series, bound: float, spread: str | None = None) -> Claim:

@@ -21,12 +21,3 @@ def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFram
         names = dict(zip(by, key, strict=True))
         rows.append({**names, "exponent": exponent(group[x], group[y]), "low": group[x].min(), "high": group[x].max()})
     return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
-
-
-def spread(values: pd.Series, digits: int = 3) -> str | None:
-    """The smallest and largest of several values in words, and how many are no number; None for one."""
-    if len(values) < 2:
-        return None
-    lost = int(values.isna().sum())
-    without = f", {lost} of them without a number" if lost else ""
-    return f"{values.min():.{digits}g} .. {values.max():.{digits}g} over {len(values)} seeds{without}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from kanrun.study.compare import linear, superposition, tricks, verdicts
 from kanrun.study.continual import claims as continual_claims
 from kanrun.study.curves import claims as curve_claims
 from kanrun.study.extend_grid import claims as grid_claims
-from kanrun.study.measured import at_least, at_most, largest, middle, smallest
+from kanrun.study.measured import at_least, at_most, largest, middle, smallest, spread
 
 Claims = Callable[[list[float]], list[Claim]]
 
@@ -39,19 +40,25 @@ def superposed(values: list[float]) -> list[Claim]:
     return superposition.claims({"summary": rows})
 
 
+def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
+    """The same of three more seeds: a verdict takes as many."""
+    return pd.concat([rows, rows.assign(seed=rows["seed"] + 3)])
+
+
 def without_tricks(values: list[float]) -> list[Claim]:
     summary = pd.concat(
         table([error + 10 * (variant != "all tricks") for error in values], "test_rmse", variant=variant)
         for variant in tricks.VARIANTS
     )
+    summary = six_seeds(summary)
     return tricks.claims({"summary": summary.assign(target="t", shape="2-1", test_rmse=summary["test_rmse"] + 1)})
 
 
 def opponents(values: list[float]) -> list[Claim]:
-    kans = table(values, "test_rmse", model="kan", validation_rmse=1.0)
-    summary = pd.concat([kans, kans.assign(model="mlp", test_rmse=kans["test_rmse"] + 1)])
-    summary = summary.assign(kan="a", target="t", test_rmse=summary["test_rmse"] + 1)
-    return list(verdicts.verdict_claims(summary, "parameters"))
+    kans = table(values, "error", model="kan", validation_rmse=1.0)
+    summary = pd.concat([kans, kans.assign(model="mlp", error=kans["error"] + 1)])
+    summary = summary.assign(kan="a", target="t", error=summary["error"] + 1)
+    return list(verdicts.verdict_claims(six_seeds(summary), "parameters"))
 
 
 def learners(values: list[float]) -> list[Claim]:
@@ -139,6 +146,23 @@ def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
     assert math.isnan(float(claim.measured))
     (claim,) = superposed([0.5, 0.25, math.nan])
     assert claim.spread == "0.25 .. 0.5 over 3 seeds, 1 of them without a number"
+
+
+def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted(run_toy: Callable[..., Any]) -> None:
+    outcome, run = run_toy(sizes=[2, 3, 4], fails=[3])
+    assert [claim.holds for claim in outcome.claims] == [False, False]
+    assert outcome.claims == run.manifest.claims
+    assert outcome.claims[0].spread == "from 2 of 3 trainings, the others failed"
+    sound, _ = run_toy(sizes=[2, 4])
+    assert [claim.holds for claim in sound.claims] == [True, False]
+
+
+def test_one_way_to_say_how_far_values_lie_apart() -> None:
+    assert spread(pd.Series([1.0])) is None
+    assert spread(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"
+    assert spread(pd.Series([1e-9, 1.0, math.nan]), "trainings") == (
+        "1e-09 .. 1 over 3 trainings, 1 of them without a number"
+    )
 
 
 def test_extremes_of_what_is_no_number() -> None:

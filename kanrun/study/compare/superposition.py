@@ -12,8 +12,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Value
 from kanrun.study.compare import contest
-from kanrun.study.measured import middle
-from kanrun.study.powers import spread
+from kanrun.study.measured import middle, spread
 
 Cell = Mapping[str, Any]
 

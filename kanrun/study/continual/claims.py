@@ -8,8 +8,8 @@ from dataclasses import replace
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.measured import at_least, at_most, largest, middle
-from kanrun.study.powers import exponent, spread
+from kanrun.study.measured import at_least, at_most, largest, middle, spread
+from kanrun.study.powers import exponent
 
 #: A KAN forgets nothing below this, in the units of the peaks, whose height is 1; an MLP forgets above that.
 NOTHING, MUCH, SOME = 1e-6, 1e-1, 1e-2
@@ -140,14 +140,8 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _most(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_most(sentence, values, bound, _spread(values))
+    return at_most(sentence, values, bound, spread(values, "trainings"))
 
 
 def _least(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_least(sentence, values, bound, _spread(values))
-
-
-def _spread(values: pd.Series) -> str | None:
-    """Smallest and largest; several rows may share a seed, so they are called trainings."""
-    words = spread(values)
-    return words.replace("seeds", "trainings") if words else None
+    return at_least(sentence, values, bound, spread(values, "trainings"))  # several may share a seed

@@ -9,6 +9,7 @@ from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
 from kanrun.study import measured
+from kanrun.study.powers import exponent
 
 #: Orders are fitted to splines of at least so many points (where there are two such), past the first bends ...
 FIRST_FITTED = 40
@@ -96,9 +97,8 @@ def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, fl
     counts = {n for n, _ in rows}
     if len(counts) < 2:
         return {"order": None, "first_points": None, "last_points": None}
-    spacing, logs = [-np.log(n - 1) for n, _ in rows], np.log([error for _, error in rows])
-    slope = float(np.polyfit(spacing, logs, 1)[0]) if np.isfinite(logs).all() else float("nan")
-    return {"order": slope, "first_points": min(counts), "last_points": max(counts)}
+    spacing, fitted = Series([1 / (n - 1) for n, _ in rows]), Series([error for _, error in rows])
+    return {"order": exponent(spacing, fitted), "first_points": min(counts), "last_points": max(counts)}
 
 
 def continuity(jumps: DataFrame) -> Iterator[Claim]:
@@ -142,5 +142,4 @@ def _listed(values: Series[float]) -> str:
 def _spread(table: DataFrame, values: Series[float]) -> str | None:
     if "seed" not in table or table["seed"].nunique() < 2:
         return None
-    each = values.abs().groupby(table["seed"]).max()
-    return f"{each.min():.1e} to {each.max():.1e} over {len(each)} seeds"
+    return measured.spread(values.abs().groupby(table["seed"]).max())

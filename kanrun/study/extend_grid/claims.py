@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.measured import largest, middle, smallest
-from kanrun.study.powers import exponent, spread
+from kanrun.study.measured import largest, middle, smallest, spread
+from kanrun.study.powers import exponent
 
 EXACT = 1e-12
 ORDER = 0.3
