@@ -9,7 +9,8 @@ by peak and forgets nothing, an MLP forgets. `parts` says what is run:
 
 It differs from the paper in that it measures forgetting (the paper shows pictures), and in that every learner has the
 same parameters, solver, steps a phase and number of trials, the best of which counts. Solver state starts afresh in
-every phase. MLPs differ in depth from trial to trial; EWC in its strength too; KANs in their random start alone.
+every phase. MLPs differ in depth from trial to trial; EWC goes through its strengths for each; KANs differ in their
+random start alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from kanrun.config import ContinualConfig
 from kanrun.errors import UsageError
 from kanrun.figures import continual as drawn
 from kanrun.runs import Claim
-from kanrun.runs.records import Note, Record, Row, Table
+from kanrun.runs.records import Record, Row, Table
 from kanrun.study.continual import claims as judge
 from kanrun.study.continual.course import Course, check_course, make_course
 from kanrun.study.continual.forgetting import measure_forgetting
@@ -107,8 +108,6 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
         yield Row("metrics", {**place, "trial": number, "shape": shape, "rmse": trial.rmse, **vars(found),
                               "steps": trial.steps, "seconds": trial.seconds})  # fmt: skip
     best = min(tried, key=lambda trial: trial.selected)
-    if best.selected == float("inf"):
-        yield Note(f"{learner.name}: no trial stayed finite.", warning=True)
     yield from matrix_rows(place, best)
     if cell["part"] == "learners":
         yield functions(learner, course, best)

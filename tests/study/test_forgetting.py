@@ -9,15 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from kanrun.config import ContinualConfig
+from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, predict
+from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_size, predict
 from kanrun.engine.training.penalty import Roughness
+from kanrun.errors import TrainingFailed
 from kanrun.study.continual.course import make_course
 from kanrun.study.continual.forgetting import measure_forgetting
+from kanrun.study.continual.learners import Learner
 from kanrun.study.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
-from kanrun.study.continual.training import on_the_data
+from kanrun.study.continual.training import go_through, on_the_data
 
 
 def flat_kan(intervals: int = 20) -> KAN:
@@ -114,21 +116,54 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Calla
 
 def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
     network = MLP.create((1, 3, 1), "tanh", generator=torch.Generator().manual_seed(0))
-    first, memory = phase(-1, 0), MEMORIES["ewc"]()
+    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 2.0)
     memory.learned(network, first, box(first))
-    anchored = Anchored(first, 1.0, anchors=tuple(memory.anchors), strength=2.0)
-    bare = Anchored(first, 1.0)
+    bare = Objective(first, 1.0)
+    anchored = memory.anchored(bare)
+    assert isinstance(anchored, Anchored)
     rough = Roughness(network, 0.0)
 
     def cost() -> float:
         return float((anchored.value(network, first, rough) - bare.value(network, first, rough)).detach())
 
     assert cost() == 0
-    importance = memory.anchors[0][1][-1]
-    assert float(importance) == pytest.approx(1)  # the output's own bias moves every output by as much
     with torch.no_grad():
-        network.linear[-1].bias += 0.5
-    assert cost() == pytest.approx(0.25)
+        network.linear[-1].bias += 0.5  # moves every output by as much
+    assert cost() == pytest.approx(2 * 0.25 / output_size(first, "regression") ** 2)
+
+
+def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
+    network = MLP.create((1, 1), "identity", generator=torch.Generator().manual_seed(0))
+    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0)
+    memory.learned(network, first, box(first))
+    own = Objective(first, output_size(first, "regression"))
+    anchored, rough = memory.anchored(own), Roughness(network, 0.0)
+    for parameter in network.parameters():
+        losses, costs = [], []
+        for shift in (-0.1, 0.1, 0.1):
+            with torch.no_grad():
+                parameter += shift
+            losses.append(float(own.value(network, first, rough).detach()))
+            costs.append(float(anchored.value(network, first, rough).detach()) - losses[-1])
+        with torch.no_grad():
+            parameter -= 0.1
+        assert np.diff(costs, 2) == pytest.approx(np.diff(losses, 2))
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_training_that_diverges_says_where(steps: int) -> None:
+    kan = KANConfig(hidden=[], intervals=20, frozen_scales=True, update_grid=False)
+    cfg = ContinualConfig(model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}])
+    learner = Learner("K", kan)
+    said = "an error after phase 1 is" if steps == 1 else "phase 1, step 2: The loss is not finite at step 2 of Adam"
+    with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
+        go_through(learner, cfg, make_course(cfg, 0.0, 0), 0, 0)
+
+
+def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
+    learner = Learner("M", MLPConfig([1], "tanh"), "ewc", depths=(2, 3), strengths=(1.0, 10.0, 100.0))
+    pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
+    assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]
 
 
 def test_a_grid_on_the_data_covers_them_and_little_more() -> None:

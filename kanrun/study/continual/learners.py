@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Generator
 
 from kanrun.config import ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import ACTIVATIONS, Network
+from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.networks.matching import by_parameters
 from kanrun.errors import UsageError
 from kanrun.study.continual.course import Course
@@ -23,18 +23,28 @@ from kanrun.study.models import check_model, factory, intervals_of, network_shap
 
 @dataclass(frozen=True)
 class Learner:
-    """A network and what it keeps; `depths` (mlp) and `strengths` (ewc) are gone through trial by trial."""
+    """A network and what it keeps.
+
+    Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
+    """
 
     name: str
     model: Any
     memory: str = "none"
     kept: int = 20  # replay: points of each phase
     depths: tuple[int, ...] = (1, 2, 3)
-    strengths: tuple[float, ...] = (1.0, 100.0, 1e4)
+    strengths: tuple[float, ...] = (1.0, 10.0, 100.0)
 
     @property
     def is_kan(self) -> bool:
         return isinstance(self.model, KANConfig)
+
+    def depth(self, trial: int) -> int:
+        return self.depths[trial % len(self.depths)]
+
+    def strength(self, trial: int) -> float:
+        past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
+        return self.strengths[past % len(self.strengths)]
 
     @property
     def plain(self) -> bool:
@@ -58,27 +68,25 @@ def learners_of(cfg: ContinualConfig) -> list[Learner]:
 
 def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
     """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
-    edges = sum(a * b for a, b in pairwise((cfg.dimension, *hidden, 1)))
-    intervals = max(3, round(kan_parameters(cfg.model, cfg.dimension) / edges) - cfg.model.degree)
+    edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)
+    intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
     name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (f", {memory}" if memory != "none" else "")
     learner = Learner(name, replace(cfg.model, hidden=list(hidden), intervals=intervals), memory)
     _check(learner, cfg)
     return learner
 
 
-def kan_parameters(model: KANConfig, inputs: int) -> int:
-    """Spline coefficients of a KAN on one grid: what every learner has about as many of."""
-    edges = sum(a * b for a, b in pairwise(network_shape(model, inputs, 1)))
-    return edges * (intervals_of(model)[0] + model.degree)
+def size_of_all(cfg: ContinualConfig) -> int:
+    """The spline coefficients of `model`: what every learner has about as many parameters as."""
+    return coefficients(network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree)
 
 
 def make_network(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, draws: Generator) -> Network:
     """A fresh network; an MLP's depth goes with the trial, its widths match the parameters of `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
-        depth = learner.depths[trial % len(learner.depths)]
-        wanted = float(kan_parameters(cfg.model, cfg.dimension))
-        model = replace(model, hidden=list(by_parameters(cfg.dimension, 1, depth, wanted).hidden))
+        match = by_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
+        model = replace(model, hidden=list(match.hidden))
     return factory(model, course.problem, cfg.solver.kind)(draws)
 
 

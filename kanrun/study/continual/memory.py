@@ -15,11 +15,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from kanrun.engine.networks import KAN, linearise, support, unknowns
-from kanrun.engine.training import Objective, Samples, predict
+from kanrun.engine.networks import KAN, get_unknowns, linearise, support, unknowns
+from kanrun.engine.training import Objective, Samples, output_size, predict
 from kanrun.engine.training.penalty import Roughness
 
-#: (parameters in the order of `unknowns`, where they were, how much each matters)
+#: Where the parameters were, in the order of `unknowns`, and how much each of them matters.
 Anchor = tuple[Tensor, Tensor]
 
 
@@ -38,14 +38,13 @@ class Anchored(Objective):
         return total
 
 
-@dataclass
 class Memory:
     """Keeps nothing; the others say what they keep. `learned` is told of every phase when it is over."""
 
-    kept: int = 20  # replay: points of each phase
-    strength: float = 0.0  # ewc
-    stored: int = 0  # numbers kept so far, beside the network
-    anchors: list[Anchor] = field(default_factory=list)
+    @property
+    def stored(self) -> int:
+        """Numbers kept so far, beside the network."""
+        return 0
 
     def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
         """What a phase trains on."""
@@ -55,13 +54,24 @@ class Memory:
         """For each layer, which coefficients must not move (inputs, functions); nothing for none."""
         return ()
 
+    def anchored(self, objective: Objective) -> Objective:
+        """What a phase lowers."""
+        return objective
+
     def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
         """A phase is over."""
 
 
 @dataclass
 class Replay(Memory):
+    """`kept` evenly chosen points of each phase."""
+
+    kept: int
     past: Samples | None = None
+
+    @property
+    def stored(self) -> int:
+        return 0 if self.past is None else self.past.x.numel() + self.past.y.numel()
 
     def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
         return phase.join(self.past)
@@ -70,12 +80,17 @@ class Replay(Memory):
         count = min(self.kept, len(phase))
         chosen = phase.part(torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long())
         self.past = chosen.join(self.past)
-        self.stored = self.past.x.numel() + self.past.y.numel()
 
 
 @dataclass
 class Rehearse(Memory):
+    """The boxes of the phases."""
+
     places: list[Tensor] = field(default_factory=list)
+
+    @property
+    def stored(self) -> int:
+        return sum(place.numel() for place in self.places)
 
     def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
         """The phase, and the network's own outputs in the boxes of earlier ones, but for where the phase itself is."""
@@ -87,12 +102,17 @@ class Rehearse(Memory):
 
     def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
         self.places.append(box)
-        self.stored += box.numel()
 
 
 @dataclass
 class Hold(Memory):
+    """Which coefficients of each layer were seen."""
+
     seen: list[Tensor] = field(default_factory=list)
+
+    @property
+    def stored(self) -> int:
+        return sum(seen.numel() for seen in self.seen)
 
     def held(self) -> tuple[Tensor, ...]:
         return tuple(self.seen)
@@ -101,25 +121,40 @@ class Hold(Memory):
         assert isinstance(network, KAN)  # an invariant: `hold` is refused for other networks
         now = support(network, phase.x)
         self.seen = [a | b for a, b in zip(self.seen, now, strict=True)] if self.seen else now
-        self.stored = sum(seen.numel() for seen in self.seen)
 
 
 @dataclass
 class Elastic(Memory):
+    """An anchor a phase, each with the Fisher information of its own phase, as published."""
+
+    strength: float
+    anchors: list[Anchor] = field(default_factory=list)
+
+    @property
+    def stored(self) -> int:
+        return sum(2 * place.numel() for place, _ in self.anchors)
+
+    def anchored(self, objective: Objective) -> Objective:
+        return Anchored(**vars(objective), anchors=tuple(self.anchors), strength=self.strength)
+
     def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
-        """The Fisher information of Gaussian outputs of unit variance: the mean square of each output's slope."""
+        """The diagonal of the curvature of the phase's mean (f - y)^2 / size^2 where it ends: 2 mean(slope^2) / size^2.
+
+        It is the Fisher information of Gaussian outputs, and a strength of 1 then is Laplace's approximation: the
+        anchors stand for the phases' own losses as well as squares of single parameters can.
+        """
         _, slopes = linearise(network, phase.x)
-        place = torch.cat([parameter.detach().reshape(-1) for _, parameter in unknowns(network)])
-        self.anchors.append((place, slopes.square().sum(1).mean(0)))
-        self.stored += 2 * place.numel()
+        scale = 2 / output_size(phase, "regression") ** 2
+        self.anchors.append((get_unknowns(network), scale * slopes.square().mean((0, 1))))
 
 
-MEMORIES: dict[str, Callable[..., Memory]] = {
-    "none": Memory,
-    "replay": Replay,
-    "rehearse": Rehearse,
-    "hold": Hold,
-    "ewc": Elastic,
+#: By name, made of how many points of each phase to keep and how strongly to hold.
+MEMORIES: dict[str, Callable[[int, float], Memory]] = {
+    "none": lambda kept, strength: Memory(),
+    "replay": lambda kept, strength: Replay(kept),
+    "rehearse": lambda kept, strength: Rehearse(),
+    "hold": lambda kept, strength: Hold(),
+    "ewc": lambda kept, strength: Elastic(strength),
 }
 
 

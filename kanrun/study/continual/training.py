@@ -14,12 +14,23 @@ from kanrun.config import ContinualConfig
 from kanrun.engine.layers import move_layer
 from kanrun.engine.networks import KAN, Network, regrid_hidden
 from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sample_points
-from kanrun.engine.training import LBFGS, STEPS, Adam, Plan, Samples, Solver, TrainingData, make_solver, output_size
+from kanrun.engine.training import (
+    LBFGS,
+    STEPS,
+    Adam,
+    Objective,
+    Plan,
+    Samples,
+    Solver,
+    TrainingData,
+    make_solver,
+    output_size,
+)
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.study.continual.course import Course
 from kanrun.study.continual.learners import Learner, make_network
-from kanrun.study.continual.memory import MEMORIES, Anchored, Memory
+from kanrun.study.continual.memory import MEMORIES, Elastic, Hold, Memory
 from kanrun.study.plans import make_plan
 from kanrun.study.seeds import generator
 
@@ -44,8 +55,7 @@ class Trial:
     @property
     def selected(self) -> float:
         """What chooses among trials: the error on all phases' data after the last one. Hindsight, alike for all."""
-        value = float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
-        return value if np.isfinite(value) else float("inf")
+        return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
 
 def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, seed: int) -> Trial:
@@ -54,14 +64,17 @@ def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: in
     draws = generator(seed, f"{learner.name}, trial {trial}")
     network = make_network(learner, cfg, course, trial, draws)
     plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, course.problem)
-    memory = MEMORIES[learner.memory](learner.kept, learner.strengths[trial % len(learner.strengths)])
+    memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
     matrix, functions, steps = [], [], 0
-    for phase, box in zip(course.phases, course.boxes, strict=True):
+    for number, (phase, box) in enumerate(zip(course.phases, course.boxes, strict=True), 1):
         if isinstance(network, KAN) and learner.model.update_grid:
             network = on_the_data(network, phase.x, learner.model.adapt)
-        steps += _learn(network, memory.samples(network, phase, box), plan, memory, draws)
+        solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
+        steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)
         matrix.append([_rmse(network, seen) for seen in course.phases])
+        if not np.isfinite(matrix[-1]).all():
+            raise TrainingFailed(f"{learner.name}, trial {trial}: an error after phase {number} is not finite.")
         functions.append(outputs(network, course.everything.x)[:, 0])
     seconds = perf_counter() - start
     known = torch.stack(functions)
@@ -72,29 +85,34 @@ def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: in
     )  # fmt: skip
 
 
-def _learn(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> int:
+def _budget(plan: Plan) -> int:
+    """Most steps of a phase."""
+    return plan.steps or STEPS[plan.solver]
+
+
+def _learn(solver: Solver, budget: int, where: str) -> int:
     """Train on one phase until the solver converges or its steps are spent; returns how many it took."""
-    budget = plan.steps or STEPS[plan.solver]
-    solver = _solver(network, samples, replace(plan, steps=budget), memory, draws)
-    for step in range(budget):
-        solver.step()
+    for step in range(1, budget + 1):
+        try:
+            loss = solver.step()
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{where}, step {step}: {error}") from error
+        if not np.isfinite(loss):
+            raise TrainingFailed(f"{where}, step {step}: the loss is not finite.")
         if solver.converged:
-            return step + 1
-    if plan.solver != "adam" and not np.isfinite(solver.loss):
-        raise TrainingFailed("The loss is not finite at the end of a phase.")
+            return step
     return budget
 
 
 def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> Solver:
-    weight, held = plan.weight or 0.0, memory.held()
-    if not memory.anchors and not held:
+    """The plan's, on an objective of their own for memories that have one; these take gradients alone."""
+    weight, plan = plan.weight or 0.0, replace(plan, steps=_budget(plan))
+    if not isinstance(memory, Hold | Elastic):
         return make_solver(network, TrainingData(samples), plan, weight, draws)
-    objective = Anchored(
-        samples, output_size(samples, "regression"), weight=weight, local=plan.local, held=held,
-        anchors=tuple(memory.anchors), strength=memory.strength,
-    )  # fmt: skip
+    size = output_size(samples, "regression")
+    objective = memory.anchored(Objective(samples, size, weight=weight, local=plan.local, held=memory.held()))
     if plan.solver == "adam":
-        return Adam(network, objective, replace(plan.adam, steps=plan.steps or STEPS["adam"]), draws)
+        return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
     return LBFGS(network, objective, history=plan.history)
 
 
