@@ -62,16 +62,23 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         for name in competitors:
             try:
                 steps[name] = build(name, case, DTYPES[cfg.precision])
-            except ModuleNotFoundError as error:
-                failed[name] = "not installed" if missing(name) else f"lacks {error.name}"
-            except Exception as error:  # whatever a peer raises is its result
-                failed[name] = f"failed: {type(error).__name__}"
+            except Exception as error:
+                if name not in cfg.peers:
+                    raise
+                failed[name] = why_not(name, error)
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
-        best = min((name for name in ours if name in times), key=lambda name: float(np.nanmedian(times[name])))
+        best = min(ours, key=lambda name: float(np.nanmedian(times[name])))
         rows = [_layer_row(case, name, times, best, failed) for name in competitors]
         yield from (Row("layers", row) for row in rows)
         others = ", ".join(_ratio(row) for row in rows if row["competitor"] != best)
         yield Note(f"{case.name}: {best} {1e3 * float(np.nanmedian(times[best])):.3g} ms; {others}")
+
+
+def why_not(peer: str, error: Exception) -> str:
+    """What a peer raised, in a few words: that is its result."""
+    if not isinstance(error, ModuleNotFoundError):
+        return f"failed: {type(error).__name__}"
+    return "not installed" if missing(peer) else f"lacks {error.name}"
 
 
 def _layer_row(case: Case, name: str, times: Mapping[str, Any], best: str, failed: Mapping[str, str]) -> dict[str, Any]:
@@ -94,31 +101,32 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 
 def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
-    """Step time and peak memory against the grid and against the batch."""
+    """Step time and peak memory against the grid and against the batch, and the powers that the times grow as."""
     dtype, (inputs, outputs) = DTYPES[cfg.precision], cfg.growth_shape
     last = min(1000, max(cfg.growth_intervals))
     sweeps = {
         "intervals": {g: Case(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
         "batch": {b: Case(b, inputs, outputs, last) for b in cfg.growth_batches},
     }
+    found = []
     for varied, cases in sweeps.items():
         steps = {str(value): build(OURS, case, dtype) for value, case in cases.items()}
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
         for value, case in cases.items():
             held = our_layer(case, dtype).coefficients
             bytes_held = held.numel() * held.element_size()
-            yield Row(
-                "growth",
-                {
-                    "varied": varied, "value": value, "seconds": float(np.nanmedian(times[str(value)])),
-                    "peak_bytes": bytes_held + peak_bytes(steps[str(value)]), "coefficient_bytes": bytes_held,
-                },
-            )  # fmt: skip
+            found.append({
+                "varied": varied, "value": value, "seconds": float(np.nanmedian(times[str(value)])),
+                "peak_bytes": bytes_held + peak_bytes(steps[str(value)]), "coefficient_bytes": bytes_held,
+            })  # fmt: skip
+            yield Row("growth", found[-1])
+    yield from (Row("exponents", row) for row in judge.exponents(DataFrame(found)).to_dict("records"))
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """Seconds until each error is reached on fresh points, by ours and by others."""
     for name, start in race(cfg, seed).items():
+        peer = PACKAGE.get(name, name)
         best, seconds, status, reached = float("inf"), 0.0, "ok", dict.fromkeys(cfg.errors, float("nan"))
         try:
             for seconds, error in start():
@@ -127,9 +135,10 @@ def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
                 reached |= {goal: seconds for goal in cfg.errors if error <= goal and np.isnan(reached[goal])}
         except PeerFailed as failure:
             lacks = f"lacks {failure.module}" if failure.module else str(failure)
-            status = "not installed" if missing(PACKAGE[name]) else lacks
+            status = "not installed" if missing(peer) else lacks
         for goal, taken in reached.items():
-            result: dict[str, Any] = {"competitor": name, "error": goal, "seconds": taken, "status": status}
+            result: dict[str, Any] = {"competitor": name, "version": version(peer), "error": goal, "seconds": taken}
+            result |= {"status": status}
             yield Row("accuracy", result | {"best": best, "trained": seconds})
         yield Note(f"{name}: {best:.3g} after {seconds:.3g} s" if status == "ok" else f"{name}: {status}")
 
@@ -146,7 +155,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     if "layers" in tables:
         yield "layers", drawings.ratios(tables["layers"])
     if "growth" in tables:
-        yield "growth", drawings.growth(tables["growth"], judge.exponents(tables["growth"]))
+        yield "growth", drawings.growth(tables["growth"], tables["exponents"])
     if "time_to_accuracy" in tables:
         goals = sorted(tables["accuracy"]["error"].unique())
         yield "time_to_accuracy", drawings.error_against_time(tables["time_to_accuracy"], goals)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 def ratios(layers: DataFrame) -> Figure:
     """Return each competitor's time relative to the faster of kanrun's own, a panel a layer.
 
-    Kanrun's are blue, the fastest other KAN is green. `layers` has the columns case, competitor, status, seconds; what
-    could not be measured says so in its place.
+    Kanrun's are blue, the fastest other KAN is green. `layers` has the columns case, competitor, status, ratio (the
+    median over rounds of times within one); what could not be measured says so in its place.
     """
     cases = list(layers["case"].unique())
     columns = min(3, len(cases))
@@ -34,16 +34,15 @@ def ratios(layers: DataFrame) -> Figure:
     ends = _ends(layers)
     for axes, case in zip(panels, cases, strict=False):
         rows = layers[layers["case"] == case].set_index("competitor")
-        ours = rows["seconds"].filter(like="kanrun").min()
         others = [
             name for name in rows.index if not name.startswith(("kanrun", "MLP")) and rows.loc[name, "status"] == "ok"
         ]
-        fastest = min(others, key=lambda name: rows.loc[name, "seconds"], default=None)
+        fastest = min(others, key=lambda name: rows.loc[name, "ratio"], default=None)
         for place, name in enumerate(rows.index):
             if rows.loc[name, "status"] != "ok":
                 axes.text(1, place, f" {rows.loc[name, 'status'][:28]}", va="center", color=GREY, fontsize=6.5)
                 continue
-            ratio = rows.loc[name, "seconds"] / ours
+            ratio = rows.loc[name, "ratio"]
             own = {"kanrun": BLUE, "MLP": GREY}.get(name.removesuffix(" compiled"), PALE)
             colour = GREEN if name == fastest else own
             axes.barh(place, ratio, color=colour, height=0.7)
@@ -60,14 +59,15 @@ def ratios(layers: DataFrame) -> Figure:
 
 def _ends(layers: DataFrame) -> tuple[float, float]:
     """The ends of the axis of ratios, one for all panels, with room for the numbers beside bars."""
-    ours = layers[layers["competitor"].str.startswith("kanrun")].groupby("case")["seconds"].min()
-    ratio = layers["seconds"] / layers["case"].map(ours)
-    return float(ratio.min()) / 3, float(ratio.max()) * 6
+    return float(layers["ratio"].min()) / 3, float(layers["ratio"].max()) * 6
 
 
 @styled
-def growth(table: DataFrame, exponents: dict[str, float]) -> Figure:
-    """Return step time and peak memory against G and against the batch, with the fitted slopes of the times."""
+def growth(table: DataFrame, exponents: DataFrame) -> Figure:
+    """Return step time and peak memory against G and against the batch, with the fitted slopes of the times.
+
+    `exponents` has the columns varied, exponent, and low and high, the ends of what it was fitted to.
+    """
     names = {"intervals": "intervals $G$", "batch": "batch"}
     figure = new_figure(height=2.6, width=1.2 * WIDTH)
     panels = figure.subplots(1, len(names), squeeze=False)[0]
@@ -75,8 +75,8 @@ def growth(table: DataFrame, exponents: dict[str, float]) -> Figure:
         rows = table[table["varied"] == varied]
         axes.loglog(rows["value"], 1e3 * rows["seconds"], "o-", color=BLUE)
         axes.set(xlabel=label, ylabel="ms a step")
-        if varied in exponents:
-            _slope(axes, rows, exponents[varied])
+        for fit in exponents[exponents["varied"] == varied].dropna().to_dict("records"):
+            _slope(axes, rows[rows["value"].between(fit["low"], fit["high"])], fit["exponent"])
         # Within a factor of ten the ticks of a logarithmic axis would be crowded, and wiggles look like growth.
         low, high = axes.get_ylim()
         if high < 10 * low:
@@ -96,9 +96,8 @@ def growth(table: DataFrame, exponents: dict[str, float]) -> Figure:
 
 
 def _slope(axes: Axes, rows: DataFrame, exponent: float) -> None:
-    """The fitted power through the upper half of the values, and its exponent as the title."""
-    upper = rows.iloc[len(rows) // 2 :]
-    at, times = upper["value"].to_numpy(float), 1e3 * upper["seconds"].to_numpy(float)
+    """The power that was fitted to these rows, and its exponent as the title."""
+    at, times = rows["value"].to_numpy(float), 1e3 * rows["seconds"].to_numpy(float)
     level = np.exp(np.mean(np.log(times) - exponent * np.log(at)))
     axes.loglog(at, level * at**exponent, ":", color=GREY)
     axes.set_title(f"time grows as the power {exponent:.2f}")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +81,13 @@ def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
     assert not peer.holds
 
 
+@pytest.mark.parametrize("ours", ["kanrun", "MLP"])
+def test_what_is_ours_may_not_break(ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.TORCH, ours, broken)
+    with pytest.raises(ArithmeticError):
+        list(bench.layers(settings(peers=[]), 0))
+
+
 @pytest.mark.slow
 def test_our_layers_are_measured_compiled_too(tmp_path: Path) -> None:
     table = run(tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)).table("layers")
@@ -97,6 +107,9 @@ def test_growth(tmp_path: Path) -> None:
     table = done.table("growth")
     assert list(table["value"]) == [5, 50, 1000, 32, 64]
     assert (table["peak_bytes"] > 0).all()
+    powers = done.table("exponents").set_index("varied")
+    assert powers.loc["intervals", ["low", "high"]].tolist() == [50, 1000]
+    assert np.isnan(powers.loc["batch", "exponent"])  # one value is the upper half of two
     (copies,) = (claim for claim in done.manifest.claims if "memory" in claim.sentence)
     assert copies.holds
     assert float(copies.measured) > 2  # the coefficients and their gradient at least
@@ -108,6 +121,7 @@ def test_time_to_accuracy(tmp_path: Path) -> None:
     done = run(tmp_path, settings(part="time_to_accuracy", limit=2.0, errors=[1e-1], intervals=[3]))
     accuracy = done.table("accuracy").set_index("competitor")
     assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
+    assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
     assert (done.path / "figures" / "time_to_accuracy.png").is_file()
 
 
@@ -180,10 +194,36 @@ def test_a_peer_that_cannot_train_says_why() -> None:
     assert torch.get_default_dtype() == torch.float32
 
 
+@pytest.mark.parametrize(
+    ("ends", "late", "failure"),
+    [
+        ("os.kill(os.getpid(), 9)", False, "failed: SIGKILL"),
+        ("os.kill(os.getpid(), 9)", True, None),
+        ("sys.exit(3)", False, "failed: exit code 3"),
+        ("sys.exit(0)", False, None),
+        ("print('[0.2, 0.', end='', flush=True); os.kill(os.getpid(), 11)", False, "failed: SIGSEGV"),
+    ],
+)
+def test_a_peer_that_is_killed_has_failed_unless_its_time_was_up(ends: str, late: bool, failure: str | None) -> None:
+    program = f"import os, sys; print('[0.1, 0.5]', flush=True); {ends}"
+    over = threading.Event()
+    if late:
+        over.set()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as peer:
+        points = peers.points_of(peer, over)
+        assert next(points) == (0.1, 0.5)
+        if failure is None:
+            assert not list(points)
+        else:
+            with pytest.raises(peers.PeerFailed, match=failure):
+                list(points)
+
+
 def test_the_fastest_other_library_is_marked() -> None:
     names = ["kanrun", "MLP", "one", "two", "three"]
     table = pandas.DataFrame({
-        "case": "c", "competitor": names, "seconds": [1.0, 0.5, 3.0, 2.0, float("nan")],
+        "case": "c", "competitor": names, "ratio": [1.0, 0.5, 3.0, 2.0, float("nan")],
+        "seconds": [1.0, 0.8, 2.0, 2.5, float("nan")],  # the median of ratios counts, not the ratio of medians
         "status": ["ok"] * 4 + ["not installed"],
     })  # fmt: skip
     axes = ratios(table).axes[0]

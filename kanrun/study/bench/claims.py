@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from pandas import DataFrame, Series
+from pandas import DataFrame, Series, concat
 
 from kanrun.runs.manifest import Claim
+from kanrun.study import powers
 from kanrun.study.bench.accuracy import LBFGS, LM, LM_ONCE
 from kanrun.study.bench.layers import COMPILED, MLP_NAME, OURS
 from kanrun.study.bench.peers import PYKAN
@@ -63,14 +64,10 @@ def growth_claims(table: DataFrame) -> Iterator[Claim]:
         yield Claim(sentence, copies, f"at most {COPIES:g} copies", copies <= COPIES)
 
 
-def exponents(table: DataFrame) -> dict[str, float]:
-    """The fitted power of the step time, by what was varied: over the upper half of its values."""
-    found = {}
-    for varied, rows in table.groupby("varied", sort=False):
-        upper = rows.iloc[len(rows) // 2 :]
-        if len(upper) > 1:
-            found[str(varied)] = float(np.polyfit(np.log(upper["value"]), np.log(upper["seconds"]), 1)[0])
-    return found
+def exponents(table: DataFrame) -> DataFrame:
+    """The fitted power of the step time, a row for what was varied: over the upper half of its values, low to high."""
+    upper = [rows.iloc[len(rows) // 2 :] for _, rows in table.groupby("varied", sort=False)]
+    return powers.exponents(concat(upper), ["varied"], "value", "seconds")
 
 
 def accuracy_claims(table: DataFrame) -> Iterator[Claim]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
+from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.splines import uniform_breakpoints
 
 OURS, MLP_NAME = "kanrun", "MLP"
@@ -44,7 +45,7 @@ class Case:
     @property
     def parameters(self) -> int:
         """Of a KAN layer with both scales: E (G + k + 2)."""
-        return self.inputs * self.outputs * (self.intervals + 5)
+        return kan_parameters(Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree))
 
     @property
     def hidden(self) -> int:

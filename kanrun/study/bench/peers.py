@@ -21,7 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise, repeat
 from pathlib import Path
-from threading import Timer
+from signal import Signals
+from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -73,25 +74,35 @@ def curve(name: str, track: Race) -> Curve:
             cwd=folder, env=os.environ | limits(track.threads), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
             text=True,
         )  # fmt: skip
-        end = Timer(track.limit + GRACE, peer.kill)
+        late = Event()
+
+        def give_up() -> None:
+            late.set()
+            peer.kill()
+
+        end = Timer(track.limit + GRACE, give_up)
         end.start()
         try:
-            yield from _points(peer)
+            yield from points_of(peer, late)
         finally:
             end.cancel()
             peer.kill()
             peer.wait()
 
 
-def _points(peer: subprocess.Popen[str]) -> Curve:
+def points_of(peer: subprocess.Popen[str], late: Event) -> Curve:
+    """What the peer says, to its end. Raises PeerFailed where it broke, or ended otherwise than by being `late`."""
     assert peer.stdout is not None
     for line in peer.stdout:
+        if not line.endswith("\n"):
+            break  # cut off in the middle
         said = json.loads(line)
         if isinstance(said, dict):
             raise PeerFailed(said["failed"], said["module"])
         yield said[0], said[1]
-    if peer.wait() > 0:
-        raise PeerFailed(f"exit code {peer.returncode}", None)
+    code = peer.wait()
+    if code and not late.is_set():
+        raise PeerFailed(f"exit code {code}" if code > 0 else Signals(-code).name, None)
 
 
 def limits(threads: int) -> dict[str, str]:
