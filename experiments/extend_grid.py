@@ -35,6 +35,7 @@ from kanrun.study.plans import make_plan
 from kanrun.study.powers import exponents
 from kanrun.study.problem import make_problem
 from kanrun.study.seeds import generator
+from kanrun.study.training_rows import step_row
 
 Cells = list[dict[str, Any]]
 
@@ -103,18 +104,16 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
         trained = study.from_scratch(create, problem.data, plan, seed)
     else:
         events = train(create, problem.data, plan, generator(seed, "training"))
-        trained = yield from follow(events, partial(step_rows, marks=one.marks))
+        trained = yield from follow(events, partial(recorded, marks=one.marks))
     yield from study.stage_rows(one, problem, trained)
     if one.marks["compared"]:
         yield from study.published_rows(one, problem, trained)
     yield Row("summary", study.summary(one, trained))
 
 
-def step_rows(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
+def recorded(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
     if isinstance(event, Step):
-        errors = {f"{name}_rmse": value for name, value in vars(event.errors).items()}
-        place = {"stage": event.stage, "step": event.step, "intervals": event.intervals, "seconds": event.seconds}
-        yield Row("metrics", {**marks, **place, **errors})
+        yield Row("metrics", {**marks, **step_row(event)})
 
 
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -30,6 +30,7 @@ from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.seeds import generator
+from kanrun.study.training_rows import stage_row, step_row
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
@@ -73,44 +74,14 @@ class _Recorded:
         if isinstance(event, Step):
             best = self._lowest is None or event.errors.selected < self._lowest
             self._lowest = event.errors.selected if best else self._lowest
-            yield Row("metrics", {**_step_row(event), "best": best})
+            yield Row("metrics", {**step_row(event), "best": best})
             return
         if isinstance(event, Stage):
             self._stages.append(event)
             self._lowest = None
-            yield Row("stages", _stage_row(event))
+            yield Row("stages", stage_row(event))
         pause = event if isinstance(event, Pause) else None
         yield done_to_checkpoint(Done(self._stages, pause), {"lowest": self._lowest})
-
-
-def _step_row(step: Step) -> dict[str, Any]:
-    return {
-        "stage": step.stage,
-        "step": step.step,
-        "intervals": step.intervals,
-        "train_rmse": step.errors.train,
-        "validation_rmse": step.errors.validation,
-        "test_rmse": step.errors.test,
-        "seconds": step.seconds,
-    }
-
-
-def _stage_row(stage: Stage) -> dict[str, Any]:
-    return {
-        "stage": stage.stage,
-        "intervals": stage.intervals,
-        "parameters": count_parameters(stage.network),
-        "train_rmse": stage.errors.train,
-        "validation_rmse": stage.errors.validation,
-        "test_rmse": stage.errors.test,
-        "penalty": stage.smoothing.weight,
-        "carried_by": stage.reached.how,
-        "function_change": stage.reached.change,
-        "error_before": stage.reached.before,
-        "error_after": stage.reached.after,
-        "steps": stage.steps,
-        "seconds": stage.seconds,
-    }
 
 
 def _results(

@@ -9,8 +9,9 @@ from typing import Any
 
 from kanrun.config import AutoSolver, ExtendGridConfig, KANConfig, LMSolver, SamplingConfig
 from kanrun.engine.networks import count_parameters
-from kanrun.engine.networks.counting import Size, kan_parameters
+from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
 from kanrun.engine.training import Plan, Stage, Trained, TrainingData, fit, predict
+from kanrun.engine.training.data import spread
 from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
@@ -20,6 +21,7 @@ from kanrun.study.extend_grid.schedules import limited, name_of, schedule_of
 from kanrun.study.models import Create, check_model
 from kanrun.study.problem import Problem
 from kanrun.study.seeds import generator
+from kanrun.study.training_rows import stage_row
 
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
 ROUNDING = 1e-10
@@ -134,42 +136,28 @@ def from_scratch(create: Create, data: TrainingData, plan: Plan, seed: int) -> T
 def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
     """One row a stage, the chosen one marked, with both thresholds of interpolation."""
     points = points_of(problem.dataset.train)
-    size = float(problem.dataset.train.y.std()) or 1.0
+    size = spread(problem.data)
     for stage in trained.stages:
         test = stage.errors.test
         above = test is not None and not test <= ROUNDING * size  # what is no number is for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
         in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
-        row = {**one.marks, **_values(stage, problem), "parameters": count_parameters(stage.network)}
-        thresholds = _thresholds(one, stage.network.shape, points)
-        yield Row("stages", {**row, **thresholds, "in_order": in_order, "chosen": stage is trained.chosen})
+        before, after = stage.reached.before, stage.reached.after
+        measured = {
+            "test_root_median_square": root_median_square(stage, problem),
+            "loss_jump": after / before if before else None,
+            **_thresholds(one, stage.network.shape, points),
+        }
+        told = {"in_order": in_order, "chosen": stage is trained.chosen}
+        yield Row("stages", {**one.marks, **stage_row(stage), **measured, **told})
 
 
 def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str, Value]:
     """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
-    edges = Size(shape, 1, 0).edges
+    edges = coefficients(shape, 1, 0)
     return {
         "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
         "paper_threshold": threshold_intervals(lambda g: edges * g, points),
-    }
-
-
-def _values(stage: Stage, problem: Problem) -> dict[str, Value]:
-    reached = stage.reached
-    jump = reached.after / reached.before if reached.before else None
-    return {
-        "stage": stage.stage,
-        "intervals": stage.intervals,
-        "train_rmse": stage.errors.train,
-        "validation_rmse": stage.errors.validation,
-        "test_rmse": stage.errors.test,
-        "test_root_median_square": root_median_square(stage, problem),
-        "penalty": stage.smoothing.weight,
-        "carried_by": reached.how,
-        "function_change": reached.change,
-        "loss_jump": jump,
-        "steps": stage.steps,
-        "seconds": stage.seconds,
     }
 
 
