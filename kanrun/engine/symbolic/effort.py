@@ -1,6 +1,6 @@
-"""A clock that runs by the work to be done: searches end after the same trials on every machine.
+"""Allowances of work that is paid for in advance: what is begun depends on them, and not on how busy the machine is.
 
-Its unit is about a second of one core; what a step costs was measured for graphs of 20 to 900 parameters.
+A refit costs what it would if it took all of its steps: at most, a unit is about a second of one core.
 """
 
 from __future__ import annotations

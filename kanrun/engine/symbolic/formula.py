@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import sympy
 
+from kanrun.engine.symbolic.bounded import CANNOT, OverLimit, within
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.canonical import canonical, released
 from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.constants import round_constants
-from kanrun.engine.symbolic.deadline import CANNOT, OutOfTime, within
 from kanrun.engine.symbolic.description import EXACT
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.expression import numeric_names, numeric_value, to_expression
@@ -24,12 +24,12 @@ from kanrun.engine.symbolic.selection import polish
 from kanrun.engine.symbolic.shortening import shortened
 from kanrun.engine.symbolic.simplification import simplified, size
 from kanrun.engine.symbolic.tidy import tidied
-from kanrun.formulas import to_latex, to_numpy, to_python
+from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
 #: A validation error may grow by this when a constant is rounded.
 SLACK = 0.02
-#: Root mean square error below which a formula is the truth.
-RECOVERED = 1e-8
+#: Root mean square error below which a formula is the truth, and the effort to show that in symbols.
+RECOVERED, _PROOF = 1e-8, 2.0
 
 Truth = Callable[[Array], Array]
 
@@ -73,9 +73,9 @@ def _spline_value(spline: Spline, t: Array) -> Array:
     return spline.evaluate(t, columns=False)[0]
 
 
-def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: float) -> Formula:
+def finished(graph: Graph, samples: Samples, names: Sequence[str], effort: float) -> Formula:
     """The formula of a graph: refitted, without what it does not need, rounded where the validation error allows,
-    simplified within `seconds` unless it is partly numeric."""
+    simplified within `effort` unless it is partly numeric."""
     simple = canonical(expanded(graph))
     polished = polish(simple if simple.numeric_edges() else shortened(simple, samples), samples)
     error = samples.error(polished)
@@ -95,7 +95,7 @@ def finished(graph: Graph, samples: Samples, names: Sequence[str], seconds: floa
 
     for share in (0.6, 0.4):
         tidy = tidied(expression, passes)
-        expression = simplified(tidy, names, points, share * seconds)
+        expression = simplified(tidy, names, points, share * effort)
     expression = tidied(expression, passes)
     return Formula(expression, names, rounded.graph, rounded.changes)
 
@@ -162,10 +162,10 @@ def _same_form(formula: Formula, x: Array, truth: Truth) -> bool:
 
 
 def _symbolically(found: sympy.Expr, true: sympy.Expr) -> str:
-    """`yes`, `no` or `unknown`: whether sympy shows within two seconds that the two are equal."""
+    """`yes`, `no` or `unknown`: whether sympy shows with some effort that the two are equal."""
     try:
-        zero = within(2.0)(lambda: sympy.simplify(sympy.expand(found - true)))
-    except (OutOfTime, *CANNOT):
+        zero = within(_PROOF)(lambda: sympy.simplify(sympy.expand(found - true)))
+    except (OverLimit, *CANNOT):
         return "unknown"
     if zero == 0:
         return "yes"
@@ -174,7 +174,5 @@ def _symbolically(found: sympy.Expr, true: sympy.Expr) -> str:
 
 def renamed(formula: Formula, names: Sequence[str]) -> Formula:
     """The same formula in other variable names."""
-    from kanrun.formulas import variable
-
     swap = {variable(old): variable(new) for old, new in zip(formula.names, names, strict=True)}
     return replace(formula, expression=formula.expression.xreplace(swap), names=tuple(names))

@@ -1,8 +1,7 @@
 """The freedom between a product and the sum beside it, used to make the sum's terms plain.
 
 In alpha(x) + phi(x) psi(y) a constant k may move: (alpha - k phi)(x) + phi(x) (psi + k)(y) is the same function.
-Training leaves
-k anywhere; matching wants the alpha that is nearest to a straight line, which is often no term at all.
+Training leaves k anywhere; matching wants the alpha that is nearest to a straight line, which is often no term at all.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Which inputs act together: modules of a trained network, found by how its gradient turns.
 
 A set A of inputs is a module of f when f(x) = F(u(x_A), x_rest): then the direction of the gradient within A does not
-depend on the
-rest. (Udrescu et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose structures; training
-decides.
+depend on the rest. (Udrescu et al., arXiv 2006.10782, call this generalised symmetry.) The tests only propose
+structures; training decides.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def _turn(first: Array, second: Array) -> float:
     return float(np.median(np.sqrt(np.clip(1 - cosine**2, 0, None))))
 
 
-def trees(scores: dict[tuple[int, ...], float], inputs: int, threshold: float) -> list[list[tuple[int, ...]]]:
+def trees(scores: dict[tuple[int, ...], float], threshold: float) -> list[list[tuple[int, ...]]]:
     """Nested families of modules, most promising first: the clearest module, then those that neither cut it nor one
     another.
 

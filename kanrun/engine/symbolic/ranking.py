@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from kanrun.engine.symbolic.numeric import Trained, coarse_fit, extend, train_gr
 from kanrun.engine.symbolic.samples import Samples
 from kanrun.engine.symbolic.skeletons import Skeleton, kan_shape, start
 from kanrun.engine.symbolic.steps import SearchSettings
+from kanrun.engine.symbolic.work import work_done
 
 Maker = Callable[[np.random.Generator], Trained]
 
@@ -22,7 +22,8 @@ _MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD, _SMALL = 14, 7, 3e-3, 10
 def ranked(
     shapes: Sequence[Skeleton], samples: Samples, settings: SearchSettings, generator: np.random.Generator, end: float
 ) -> Iterator[tuple[str, Maker]]:
-    """The shapes with how to train them: the first two at once, then the rest in the order of coarse fits."""
+    """The shapes with how to train them: the first two at once, then the rest in the order of coarse fits, which are
+    begun until this thread has done work up to `end`."""
     for shape in shapes[:2]:
         yield shape.name, _maker(shape, samples, settings)
     coarse: list[tuple[float, Skeleton, Trained]] = []
@@ -31,7 +32,7 @@ def ranked(
         best = min(fits, key=lambda fit: fit.error)
         coarse.append((best.error * 1.2**shape.edges * shape.handicap, shape, best))
         enough = best.error < _CLEARLY_GOOD and samples.x.shape[1] > 2  # few inputs have few structures: all are ranked
-        if enough or time.thread_time() > end:
+        if enough or work_done() > end:
             break
     for _, shape, best in sorted(coarse, key=lambda entry: entry[0])[:_MOST_EXPLORED]:
         yield shape.name, _continued(shape, best, samples, settings)

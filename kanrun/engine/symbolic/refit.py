@@ -16,6 +16,7 @@ import scipy.linalg
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.work import count_refit
 
 #: Damping below which normal equations would lose digits that QR keeps.
 _QR_BELOW = 1e-7
@@ -40,11 +41,12 @@ class Settings:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The graph after the fit, its root mean square error on the data, and the steps taken."""
+    """The graph after the fit, its root mean square error on the data, and the steps taken, of those `tried`."""
 
     graph: Graph
     rmse: float
     steps: int
+    tried: int = 0
 
 
 def refit(graph: Graph, x: Array, y: Array, settings: Settings = Settings()) -> Fitted:
@@ -53,7 +55,9 @@ def refit(graph: Graph, x: Array, y: Array, settings: Settings = Settings()) -> 
     A graph that is not finite on the data comes back as it is, with rmse = inf: nothing can be fitted from there.
     """
     with np.errstate(all="ignore"):
-        return _descend(graph, x, y, settings)
+        fitted = _descend(graph, x, y, settings)
+    count_refit(len(graph.edges), graph.parameters.size, y.size, fitted.steps + 1, fitted.tried)
+    return fitted
 
 
 def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
@@ -62,7 +66,7 @@ def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
     loss = float(residual @ residual)
     if not np.isfinite(loss) or not np.isfinite(jacobian).all() or parameters.size == 0:
         return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, 0)
-    taken = 0
+    taken = tried = 0
     for _ in range(settings.steps):
         scale = np.sqrt(np.einsum("np,np->p", jacobian, jacobian))
         scale[scale == 0] = 1.0
@@ -72,6 +76,7 @@ def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
             move = _solve(scaled, residual, damping) / scale
             trial = graph.with_parameters(parameters - move)
             value = _loss(trial, x, y, settings)
+            tried += 1
             if np.isfinite(value) and value < loss:
                 accepted = True
                 break
@@ -85,7 +90,7 @@ def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
         residual, jacobian, rmse = _system(graph, x, y, settings)
         if not np.isfinite(jacobian).all() or rmse <= settings.floor or slow >= settings.patience:
             break
-    return Fitted(graph, rmse, taken)
+    return Fitted(graph, rmse, taken, tried)
 
 
 def _solve(jacobian: Array, residual: Array, damping: float) -> Array:

@@ -22,6 +22,7 @@ from kanrun.engine.symbolic.shapes import deep_shapes, first_shapes, tree_shapes
 from kanrun.engine.symbolic.skeletons import Skeleton, kan_shape
 from kanrun.engine.symbolic.snapping import deepened, snapped
 from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried
+from kanrun.engine.symbolic.work import work_done
 
 
 def search(
@@ -57,7 +58,7 @@ class _Search:
         generator: np.random.Generator,
     ) -> None:
         self.samples, self.candidates, self.settings, self.generator = samples, candidates, settings, generator
-        self.end = time.thread_time() + settings.seconds  # of this thread: a busy machine changes no result
+        self.end = work_done() + settings.budget  # not by the clock: a busy machine changes no result
         self.tried: list[Tried] = []
         self.deep = 0  # of `tried`, those that had their longer look
         self.effort = settings.further  # left for longer looks
@@ -66,8 +67,9 @@ class _Search:
         self.simple_done = samples.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
     def over(self) -> bool:
-        """Whether a formula is exact, or as good as any network (noise is then all that is left), or time is up."""
-        if self.exact() or time.thread_time() > self.end:
+        """Whether a formula is exact, or as good as any network (noise is then all that is left), or the budget is
+        spent."""
+        if self.exact() or work_done() > self.end:
             return True
         best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
         noisy = best > NOISY and len(self.trained) > 2 and self.simple_done
@@ -146,7 +148,7 @@ def _module_shapes(
     if not 2 < len(used) <= MOST_INPUTS:
         return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
     scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
-    families = trees(scores, len(used), max(settings.module, trained.error))  # angles are as uncertain as the network
+    families = trees(scores, max(settings.module, trained.error))  # angles are as uncertain as the network
     renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
     return tree_shapes(renamed, used), trained.error
 

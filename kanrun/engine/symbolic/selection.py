@@ -1,9 +1,9 @@
 """Edges become symbolic in context: what counts is the network's validation error after a joint refit.
 
 First whole assignments, best matches first: where the network is accurate, its edges show their functions clearly.
-Failing that, a
-beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches the other edges
-again, and keeps the few best partial formulas, so that a bad choice is left behind rather than built upon.
+Failing that, a beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches
+the other edges again, and keeps the few best partial formulas, so that a bad choice is left behind rather than built
+upon.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.deadline import CANNOT, OutOfTime, within
+from kanrun.engine.symbolic.bounded import CANNOT, OverLimit, within
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 
@@ -18,21 +18,21 @@ _DIGITS = 17
 _ROUNDING = 1e-14
 
 
-def simplified(expression: sympy.Expr, names: Sequence[str], points: Array, seconds: float) -> sympy.Expr:
-    """The shortest of several equivalent forms that could be found within `seconds`.
+def simplified(expression: sympy.Expr, names: Sequence[str], points: Array, effort: float) -> sympy.Expr:
+    """The shortest of several equivalent forms that could be found within `effort`, about seconds of one core.
 
     A form counts only if it gives the values of `expression` at `points` (N, d), to rounding.
     """
     best, reference = expression, to_numpy(expression, names)(points)
     best_size = size(expression)
-    deadline = within(seconds)
+    bounded = within(effort)
     for transform in _TRANSFORMS:
         for start in dict.fromkeys([best, expression]):
             try:
-                form = deadline(transform, start)
+                form = bounded(transform, start)
                 if size(form) < best_size and _same(form, names, points, reference):
                     best, best_size = form, size(form)
-            except OutOfTime:
+            except OverLimit:
                 return best
             except (KanrunError, *CANNOT):
                 continue  # the expression as it is stands

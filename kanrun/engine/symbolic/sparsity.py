@@ -1,9 +1,8 @@
 """The paper's sparsity penalty for a second-order solver: L1 and entropy of edge magnitudes as weighted squares.
 
 lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S = -sum p log p of its
-layer's
-shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the current graph
-the penalty is sum_e w_e m_e^2 with w_e = lambda (1 + dS/dm_e) / (2 m_e): iteratively reweighted least squares.
+layer's shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the current
+graph the penalty is sum_e w_e m_e^2 with w_e = lambda (1 + dS/dm_e) / (2 m_e): iteratively reweighted least squares.
 """
 
 from __future__ import annotations

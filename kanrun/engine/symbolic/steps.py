@@ -22,12 +22,12 @@ _UNREAD = 100.0
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """`worth`: relative error below which a structure is snapped; `seconds`: no new structure after that; `further`:
-    the effort of the longer looks at all structures together."""
+    """`worth`: relative error below which a structure is snapped; `budget`: the work (about seconds of one core) after
+    which no new structure is begun; `further`: the effort of the longer looks at all structures together."""
 
     worth: float = 0.05
     exact: float = 1e-9
-    seconds: float = 40.0
+    budget: float = 40.0
     further: float = 20.0
     degree: int = 3
     numeric: NumericSettings = field(default_factory=NumericSettings)

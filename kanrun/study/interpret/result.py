@@ -43,7 +43,7 @@ class Options:
     @property
     def search(self) -> SearchSettings:
         numeric = NumericSettings(starts=self.starts, grids=self.grids)
-        return SearchSettings(seconds=self.budget, degree=self.degree, numeric=numeric)
+        return SearchSettings(budget=self.budget, degree=self.degree, numeric=numeric)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import sys
+import time
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import sympy
@@ -9,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.engine.symbolic import Edge, Graph, Samples, SelectionSettings, Symbolic, certify, choose, finished
+from kanrun.engine.symbolic.bounded import OverLimit, within
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import nice
-from kanrun.engine.symbolic.deadline import OutOfTime, within
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.engine.symbolic.simplification import simplified
@@ -137,13 +142,49 @@ def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
     assert str(finished(graph, samples, ["x0", "x1"], 5.0).expression) == "x0*log(x1)"
 
 
-def test_work_past_its_deadline_is_ended() -> None:
-    def forever() -> None:
-        while True:
-            pass
+def _forever() -> None:
+    while True:
+        abs_of(-1.0)
 
-    with pytest.raises(OutOfTime):
-        within(0.2)(forever)
+
+def abs_of(value: float) -> float:
+    return abs(value)
+
+
+def _stubborn() -> str:
+    try:
+        _forever()
+    except Exception:
+        return "went on"
+    return ""
+
+
+@pytest.mark.parametrize("endless", [_forever, _stubborn])
+def test_work_past_its_limit_is_ended(endless: Callable[[], object]) -> None:
+    before = sys.gettrace()
+    call = within(0.01)
+    assert call(abs_of, -2.0) == 2.0
+    with pytest.raises(OverLimit):
+        call(endless)
+    with pytest.raises(OverLimit):
+        call(abs_of, 1.0)
+    assert sys.gettrace() is before
+
+
+def test_what_bounded_work_raises_comes_through() -> None:
+    with pytest.raises(ZeroDivisionError):
+        within(1.0)(lambda: 1 / 0)
+
+
+def test_a_simplification_gets_as_far_on_a_busy_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
+    long = parse("tanh(atanh(x0)+atanh(x1))")
+    idle = simplified(long, ["x0", "x1"], points, 1.0)
+    ticks = itertools.count()
+    for clock in ("monotonic", "thread_time", "time", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
+    busy = simplified(long, ["x0", "x1"], points, 1.0)
+    assert str(busy) == str(idle) == "(x0 + x1)/(x0*x1 + 1)"
 
 
 def test_the_certificate_tells_truth_from_likeness() -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+import time
+
 import numpy as np
 import pytest
 
 import kanrun
-from kanrun.engine.symbolic import Samples, SearchSettings, Step, Tried, choose, fixed_shape
+from kanrun.engine.symbolic import Samples, SearchSettings, Step, Tried, choose, fixed_shape, search
 from kanrun.engine.symbolic.modules import module_scores, tree, trees
 from kanrun.engine.symbolic.skeletons import Sum
 from kanrun.errors import UsageError
 
-RNG = np.random.default_rng(0)
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
 
 
 def interpreted(f, low: float, high: float, inputs: int, **options):  # type: ignore[no-untyped-def]
-    x = RNG.uniform(low, high, (900, inputs))
+    x = rng().uniform(low, high, (900, inputs))
     return kanrun.interpret(x, f(x), **options)
 
 
@@ -35,17 +40,41 @@ def test_one_input_and_users_names() -> None:
     assert str(result) == "exp(-t**2/2)"
 
 
+def noise() -> tuple[np.ndarray, np.ndarray]:
+    generator = rng()
+    return generator.uniform(-1, 1, (300, 2)), generator.normal(size=300)
+
+
 def test_noise_alone_has_no_structure() -> None:
-    x, y = RNG.uniform(-1, 1, (300, 2)), RNG.normal(size=300)
-    result = kanrun.interpret(x, y, budget=3.0)
+    x, y = noise()
+    result = kanrun.interpret(x, y, budget=1.0)
     assert result.outcome == "failed"
     assert result.formula is None
     assert "no structure found" in str(result)
 
 
+def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = noise()
+    samples = Samples(x[:200], y[:200], x[200:], y[200:])
+
+    def tried() -> list[tuple[str, float]]:
+        events = search(samples, choose(None), SearchSettings(budget=0.3), np.random.default_rng(0))
+        return [(event.name, event.error) for event in events if isinstance(event, Step)]
+
+    idle = tried()
+    ticks = itertools.count()
+    for clock in ("monotonic", "thread_time", "process_time", "time", "perf_counter"):
+        monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
+    assert tried() == idle
+    monkeypatch.undo()
+    less = SearchSettings(budget=0.02)
+    events = [*search(samples, choose(None), less, np.random.default_rng(0))]
+    assert 0 < len(events) < len(idle)
+
+
 def test_inputs_that_do_not_vary_are_refused() -> None:
     with pytest.raises(UsageError, match="No input varies"):
-        kanrun.interpret(np.ones((50, 2)), RNG.normal(size=50))
+        kanrun.interpret(np.ones((50, 2)), rng().normal(size=50))
 
 
 def test_a_sharp_function_of_one_input_is_recovered() -> None:
@@ -65,7 +94,7 @@ def test_an_edge_without_a_candidate_stays_numeric() -> None:
 
 
 def test_a_constant_is_said_to_be_one() -> None:
-    result = kanrun.interpret(RNG.uniform(-1, 1, (100, 2)), np.full(100, 3.0))
+    result = kanrun.interpret(rng().uniform(-1, 1, (100, 2)), np.full(100, 3.0))
     assert "constant" in result.sentence
 
 
@@ -83,7 +112,7 @@ def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> Non
 
 
 def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
-    x = RNG.uniform(-1, 1, (800, 2))
+    x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     samples = Samples(x[:600], y[:600], x[600:], y[600:])
     events = list(fixed_shape((2, 3, 1), samples, choose(None), SearchSettings(), np.random.default_rng(0), 1e-3))
@@ -100,8 +129,8 @@ def test_modules_are_found_by_the_gradient() -> None:
         u = x[:, 0] + x[:, 1] ** 2
         return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
 
-    scores = module_scores(gradient, RNG.uniform(0.1, 1, (300, 3)), np.random.default_rng(0))
+    scores = module_scores(gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0))
     assert scores[0, 1] < 1e-7
     assert min(float(scores[0, 2]), float(scores[1, 2])) > 0.05
-    (family,) = trees(scores, 3, 0.02)
+    (family,) = trees(scores, 0.02)
     assert tree(family, range(3), frozenset()) == (2, Sum((0, 1)))
