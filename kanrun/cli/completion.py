@@ -35,8 +35,8 @@ def completions(command: str, words: Sequence[str], word: str) -> list[str]:
     from kanrun.launch.request import Request
     from kanrun.launch.sentences import CONFIGURATION_ERRORS
 
-    loader = open_loader(Request(command))
-    module = command.replace("-", "_")
+    request = Request(command)
+    loader, module = open_loader(request), request.module
     before = readable(hydra_words(words, command, multirun=True))
 
     def query(beginning: str) -> list[str]:

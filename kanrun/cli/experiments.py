@@ -1,10 +1,9 @@
-"""The commands that run an experiment: one table, and what they all share."""
+"""The commands that run an experiment: what they all share."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,77 +12,9 @@ import typer
 
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
+from kanrun.config.catalogue import COMMANDS, Command
 
-
-@dataclass(frozen=True)
-class Experiment:
-    """A command; its module is experiments/<name>.py and its configuration conf/<name>.yaml, with underscores."""
-
-    name: str
-    summary: str
-    examples: tuple[str, ...]
-
-
-EXPERIMENTS = (
-    Experiment(
-        "fit",
-        "Train a model on a function, a formula or a table.",
-        (
-            "kanrun fit",
-            "kanrun fit seeds=5 'model.hidden=[1]' sampling.train=3000",
-            "kanrun fit target=expression 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
-            "kanrun fit target=table target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
-            "kanrun fit study=toy_suite",
-            "kanrun fit -m model.degree=2,3,4",
-        ),
-    ),
-    Experiment(
-        "curves",
-        "Go from data points over polynomials and Bézier curves to B-splines.",
-        (
-            "kanrun curves",
-            "kanrun curves 'parts=[planar]' target.path=points.csv control_points=12",
-            "kanrun curves 'polynomial_points=[5,10,15]' 'function.formula=abs(x0)'",
-            "kanrun curves study=multiplicity",
-        ),
-    ),
-    Experiment(
-        "extend-grid",
-        "Train along grid schedules and from scratch, and see the order of convergence.",
-        ("kanrun extend-grid", "kanrun extend-grid study=paper", "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'"),
-    ),
-    Experiment(
-        "interpret",
-        "Find the formula behind a function or a table, and verify it.",
-        (
-            "kanrun interpret",
-            "kanrun interpret target=expression 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
-            "kanrun interpret 'model.hidden=[5]'",
-            "kanrun interpret 'candidates=[sin,exp,x^2]' 'own_candidates.bump=1/(1+x0^2)'",
-            "kanrun interpret from_run=fit/latest",
-            "kanrun interpret study=symbolic_suite executor=local",
-        ),
-    ),
-    Experiment(
-        "compare-mlp",
-        "Compare KANs with MLPs of the same parameters, FLOPs or time.",
-        ("kanrun compare-mlp", "kanrun compare-mlp match=flops", "kanrun compare-mlp study=no_activation"),
-    ),
-    Experiment(
-        "continual",
-        "Learn peak after peak, and measure what is forgotten.",
-        (
-            "kanrun continual",
-            "kanrun continual study=two_dimensional",
-            "kanrun continual peaks=7 spacing=0.3 order=random",
-        ),
-    ),
-    Experiment(
-        "bench",
-        "Measure speed side by side with other KAN libraries and an MLP.",
-        ("kanrun bench", "kanrun bench part=layers", "kanrun bench part=growth rounds=50", "kanrun bench threads=1"),
-    ),
-)
+EXPERIMENTS = tuple(COMMANDS.values())
 
 
 class Shown(StrEnum):
@@ -137,7 +68,7 @@ ConfigPath = Annotated[
 ]
 
 
-def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
+def add_experiment(app: typer.Typer, experiment: Command) -> None:
     """Adds the command of `experiment` to the app."""
 
     def command(  # noqa: PLR0913, PLR0917  (each is an option)
@@ -167,9 +98,8 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
         raise typer.Exit(launch(request))
 
     command.__doc__ = experiment.summary
-    command.__name__ = experiment.name.replace("-", "_")
-    options = {"experiment": experiment.name, "examples": experiment.examples}
-    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": options})(command)
+    command.__name__ = experiment.module
+    app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": experiment})(command)
 
 
 def with_info_value(words: Sequence[str]) -> list[str]:

@@ -9,13 +9,14 @@ from typing import Any
 from typer.core import TyperCommand
 
 import kanrun.conf
+from kanrun.config.catalogue import module_of
 
 
 class ExperimentCommand(TyperCommand):
     """A command whose help ends with the configuration groups and with examples."""
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        name, examples = ctx.obj["experiment"], ctx.obj["examples"]
+        name, examples = ctx.obj.name, ctx.obj.examples
         with formatter.section("Configuration groups (group=choice)"):
             formatter.write_dl([(group, ", ".join(choices)) for group, choices in groups_of(name)])
         with formatter.section("Examples"):
@@ -31,7 +32,7 @@ def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
     They are those that the primary configuration's defaults name, in its order; the choices of `study` are
     the command's own.
     """
-    module = command.replace("-", "_")
+    module = module_of(command)
     folder = Path(kanrun.conf.__path__[0])
     primary = (folder / f"{module}.yaml").read_text(encoding="utf-8")
     for line in primary.splitlines():

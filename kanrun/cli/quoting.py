@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
+from kanrun.config.catalogue import module_of
 from kanrun.launch.literal import literal, quoted
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
@@ -26,7 +27,7 @@ _PAIRS = {")": "(", "]": "[", "}": "{"}
 def hydra_words(words: Sequence[str], command: str, multirun: bool) -> list[str]:
     """The overrides of a command in Hydra's grammar; `study=NAME` becomes `study=<command>/NAME`."""
     sweeping = multirun or any(word.lower() == "hydra.mode=multirun" for word in words)
-    return [_hydra_word(word, command.replace("-", "_"), sweeping) for word in words]
+    return [_hydra_word(word, module_of(command), sweeping) for word in words]
 
 
 def _hydra_word(word: str, module: str, sweeping: bool) -> str:

@@ -20,6 +20,7 @@ from kanrun.config.groups import GROUPS
 from kanrun.config.models import BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
 from kanrun.config.solvers import AdamSolver, AutoSolver, LBFGSSolver, LMSolver
 from kanrun.config.targets import (
+    BundledTarget,
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,
@@ -37,6 +38,7 @@ __all__ = [
     "BSplineConfig",
     "BenchConfig",
     "BezierConfig",
+    "BundledTarget",
     "CompareMLPConfig",
     "ContinualConfig",
     "CurvesConfig",

@@ -1,13 +1,12 @@
-"""The configuration of each experiment: its dataclass is found by the name of the command."""
+"""The configuration of each experiment, one dataclass a command."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
-
 from kanrun.config.experiment import ExperimentConfig
+from kanrun.config.required import MISSING
 from kanrun.config.targets import ExpressionTarget, PointsTarget, SamplingConfig
 
 

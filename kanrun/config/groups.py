@@ -5,6 +5,7 @@ from __future__ import annotations
 from kanrun.config.models import BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
 from kanrun.config.solvers import AdamSolver, AutoSolver, LBFGSSolver, LMSolver
 from kanrun.config.targets import (
+    BundledTarget,
     ExpressionTarget,
     FeynmanTarget,
     GaussianPeaksTarget,
@@ -14,16 +15,23 @@ from kanrun.config.targets import (
     TableTarget,
 )
 
-GROUPS: dict[str, tuple[type, ...]] = {
-    "target": (
-        NamedTarget,
-        GaussianPeaksTarget,
-        ExpressionTarget,
-        SpecialTarget,
-        FeynmanTarget,
-        TableTarget,
-        PointsTarget,
-    ),
-    "model": (KANConfig, MLPConfig, PolynomialConfig, BezierConfig, BSplineConfig),
-    "solver": (AutoSolver, LMSolver, LBFGSSolver, AdamSolver),
+GROUPS: dict[str, dict[str, type]] = {
+    "target": {
+        "named": NamedTarget,
+        "gaussian_peaks": GaussianPeaksTarget,
+        "expression": ExpressionTarget,
+        "special": SpecialTarget,
+        "feynman": FeynmanTarget,
+        "table": TableTarget,
+        "bundled": BundledTarget,
+        "points": PointsTarget,
+    },
+    "model": {
+        "kan": KANConfig,
+        "mlp": MLPConfig,
+        "polynomial": PolynomialConfig,
+        "bezier": BezierConfig,
+        "bspline": BSplineConfig,
+    },
+    "solver": {"auto": AutoSolver, "lm": LMSolver, "lbfgs": LBFGSSolver, "adam": AdamSolver},
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import MISSING
+from kanrun.config.required import MISSING
 
 
 @dataclass
@@ -64,6 +64,14 @@ class TableTarget:
     outputs: list[str] = MISSING
     task: str = "regression"  # or classification
     kind: str = "table"
+
+
+@dataclass
+class BundledTarget:
+    """A table that scikit-learn brings, by its name."""
+
+    name: str = MISSING
+    kind: str = "bundled"
 
 
 @dataclass

@@ -14,20 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.launch.schemas import typed
+from kanrun.launch.schemas import command_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
 from kanrun.study import execute as study
 
 
 def load_experiment(command: str) -> ModuleType:
     """The experiment's module; UsageError if there is none of that name."""
-    name = f"kanrun.experiments.{command.replace('-', '_')}"
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name:
-            raise
-        raise UsageError(f"there is no experiment {command}") from error
+    return importlib.import_module(f"kanrun.experiments.{command_of(command).module}")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from kanrun.config.catalogue import module_of
+
 
 @dataclass(frozen=True)
 class Request:
@@ -27,8 +29,8 @@ class Request:
 
     @property
     def module(self) -> str:
-        """The command's name as a module and a file have it: `extend-grid` is extend_grid."""
-        return self.command.replace("-", "_")
+        """The command's name as a module and a file have it."""
+        return module_of(self.command)
 
     @property
     def primary(self) -> str:

@@ -9,54 +9,43 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import re
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from kanrun import config
-from kanrun.config import GROUPS
+from kanrun.config import GROUPS, ExperimentConfig
+from kanrun.config.catalogue import COMMANDS, Command
 from kanrun.errors import UsageError
 from kanrun.launch.refusals import check_numbers
+from kanrun.near import near
 
 
-def kind_of(schema: type) -> str:
-    """The word that tells a group's dataclasses apart."""
-    return str(next(field.default for field in dataclasses.fields(schema) if field.name == "kind"))
-
-
-def schema_of(command: str) -> type[config.ExperimentConfig]:
-    """The dataclass of a command, found by its name: `compare-mlp` is CompareMLPConfig."""
-    for schema in config.ExperimentConfig.__subclasses__():
-        if _module_of(schema) == command.replace("-", "_"):
-            return schema
-    raise UsageError(f"{command} has no configuration in kanrun.config")
+def command_of(name: str) -> Command:
+    """The command's line of the table. Raises UsageError for a name that is not there."""
+    if name not in COMMANDS:
+        raise UsageError(f"there is no experiment {name!r}{near(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
+    return COMMANDS[name]
 
 
 def register() -> None:
     """Hands the dataclasses to Hydra; doing it again changes nothing."""
     store = ConfigStore.instance()
-    for group, schemas in GROUPS.items():
-        for schema in schemas:
-            store.store(group=f"schema/{group}", name=kind_of(schema), node=schema, provider="kanrun")
-    for schema in config.ExperimentConfig.__subclasses__():
-        store.store(group="schema", name=_module_of(schema), node=schema, package="_global_", provider="kanrun")
+    for group, kinds in GROUPS.items():
+        for kind, schema in kinds.items():
+            store.store(group=f"schema/{group}", name=kind, node=schema, provider="kanrun")
+    for command in COMMANDS.values():
+        store.store(group="schema", name=command.module, node=command.schema, package="_global_", provider="kanrun")
 
 
-def _module_of(schema: type) -> str:
-    """ExtendGridConfig is extend_grid, CompareMLPConfig is compare_mlp."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", schema.__name__.removesuffix("Config")).lower()
-
-
-def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config.ExperimentConfig:
+def typed(command: str, composed: DictConfig, *, extras: bool = False) -> ExperimentConfig:
     """The dataclass that a composed configuration is, its groups included.
 
     With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
     with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for NaN, and leaves
     the errors of OmegaConf (a wrong key or type) to the caller.
     """
-    schema = schema_of(command)
+    schema = command_of(command).schema
     composed = copy.deepcopy(composed)
     if OmegaConf.get_type(composed) is not schema:
         composed = _merged(schema, composed, extras)
@@ -71,7 +60,7 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> config
 
 
 def _group(group: str, node: Any, extras: bool) -> DictConfig:
-    kinds = {kind_of(schema): schema for schema in GROUPS[group]}
+    kinds = GROUPS[group]
     if not isinstance(node, DictConfig) or node.get("kind") is None:
         raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}")
     kind = str(node.kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
+from kanrun.near import near, near_names
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
 
@@ -119,12 +119,10 @@ def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
     if key in groups:
         return f"{key} is not in this configuration; to add it write +{key}=NAME"
     if not siblings:
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        return f"there is no key {key}" + (f"; did you mean {near[0]}?" if near else "")
+        return f"there is no key {key}{near(key, known, most=1)}"
     there = f"keys of {parent}" if parent else "keys"
-    near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.5)
-    full = f"{parent}.{near[0]}" if near and parent else near[0] if near else ""
-    offer = f"; did you mean {full}?" if near else ""
+    close = [f"{parent}.{name}" if parent else name for name in near_names(last, siblings, most=1)]
+    offer = f"; did you mean {close[0]}?" if close else ""
     return f"there is no key {key}{offer} ({there}: {', '.join(siblings)})"
 
 
@@ -200,8 +198,8 @@ def _offer(name: str, options: Iterable[str]) -> str:
     """What to write instead of `name`, to follow the sentence that refuses it."""
     options = list(options)
     choices = ", ".join(options)
-    if near := difflib.get_close_matches(name, options, n=1, cutoff=0.5):
-        return f"; did you mean {near[0]}? (choices: {choices})"
+    if offer := near(name, options, most=1):
+        return f"{offer} (choices: {choices})"
     return f"; choose one of {choices}" if choices else ""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.near import near_names
 from kanrun.runs import environment
 from kanrun.runs.allocation import VERSION
 from kanrun.runs.atomic import read_bytes, read_json
@@ -184,8 +184,7 @@ def _unknown(text: str, path: Path, runs: list[Run], outputs: Path) -> str:
         return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one}"
     if not runs:
         return f"there is no run {text!r}: {outputs} holds no runs yet"
-    near = difflib.get_close_matches(text, [run.name for run in runs], n=3, cutoff=0.5)
-    offer = ", ".join(near or [run.name for run in runs[-3:]])
+    offer = ", ".join(near_names(text, [run.name for run in runs]) or [run.name for run in runs[-3:]])
     return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)"
 
 

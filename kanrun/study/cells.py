@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
@@ -34,9 +33,8 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
         for group, kinds in GROUPS.items():
             chosen = cell.get(group)
             if isinstance(chosen, Mapping) and "kind" in chosen:
-                OmegaConf.update(
-                    node, group, OmegaConf.structured(_kind(group, kinds, str(chosen["kind"]))), merge=False
-                )
+                schema = _kind(group, kinds, str(chosen["kind"]))
+                OmegaConf.update(node, group, OmegaConf.structured(schema), merge=False)
         merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
         raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}") from error
@@ -45,8 +43,7 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
     return result
 
 
-def _kind(group: str, kinds: tuple[type, ...], name: str) -> type:
-    known = {str(field.default): kind for kind in kinds for field in fields(kind) if field.name == "kind"}
+def _kind(group: str, known: Mapping[str, type], name: str) -> type:
     if name not in known:
         raise UsageError(f"{group}.kind={name} in a suite is not one of {', '.join(known)}.")
     return known[name]

@@ -6,13 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.config import NamedTarget, SamplingConfig, TableTarget
+from kanrun.config import BundledTarget, NamedTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
+from kanrun.targets.bundled import read_bundled
 from kanrun.targets.data import Dataset, Points, Scaling, Target
 from kanrun.targets.named import GIVEN_POINTS
 from kanrun.targets.registry import build_target
 from kanrun.targets.sampling import check_sampling, draw, generator, split_order, validation_count, with_noise
-from kanrun.targets.table_dataset import table_dataset
+from kanrun.targets.table_dataset import read_rows, table_dataset
 
 
 def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
@@ -25,7 +26,9 @@ def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
     """
     check_sampling(sampling)
     if isinstance(target, TableTarget):
-        return table_dataset(target, sampling, seed)
+        return table_dataset(read_rows(target), sampling, seed)
+    if isinstance(target, BundledTarget):
+        return table_dataset(read_bundled(target), sampling, seed)
     built = build_target(target)
     if isinstance(target, NamedTarget) and target.name in GIVEN_POINTS:
         points = GIVEN_POINTS[target.name]

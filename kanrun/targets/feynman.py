@@ -10,9 +10,9 @@ from importlib import resources
 from kanrun.config import FeynmanTarget
 from kanrun.errors import UsageError
 from kanrun.formulas import parse
+from kanrun.near import near
 from kanrun.targets.data import Target
 from kanrun.targets.formula import formula_target
-from kanrun.targets.near import near
 
 
 @dataclass(frozen=True)

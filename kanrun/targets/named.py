@@ -7,10 +7,10 @@ import numpy as np
 from kanrun.config import GaussianPeaksTarget, NamedTarget
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, parse, variables_in
+from kanrun.near import near
 from kanrun.targets.data import Points, Target
 from kanrun.targets.domains import read_domain
 from kanrun.targets.formula import formula_target
-from kanrun.targets.near import near
 
 MAX_PEAK_DIMENSION = 10
 

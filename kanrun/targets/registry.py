@@ -6,11 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 from kanrun.errors import UsageError
+from kanrun.near import near
+from kanrun.targets.bundled import build_bundled
 from kanrun.targets.data import Target
 from kanrun.targets.feynman import build_feynman
 from kanrun.targets.formula import build_expression
 from kanrun.targets.named import build_named, build_peaks
-from kanrun.targets.near import near
 from kanrun.targets.special import build_special
 from kanrun.targets.table_dataset import build_table
 
@@ -21,6 +22,7 @@ BUILDERS: dict[str, Callable[[Any], Target]] = {
     "special": build_special,
     "feynman": build_feynman,
     "table": build_table,
+    "bundled": build_bundled,
 }
 
 

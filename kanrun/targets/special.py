@@ -11,9 +11,9 @@ from scipy import special
 
 from kanrun.config import SpecialTarget
 from kanrun.errors import UsageError
+from kanrun.near import near
 from kanrun.targets.data import Array, Target
 from kanrun.targets.domains import check_finite, read_domain
-from kanrun.targets.near import near
 
 Pairs = tuple[tuple[float, float], tuple[float, float]]
 

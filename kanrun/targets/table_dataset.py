@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
+from kanrun.near import near
 from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
-from kanrun.targets.near import near
 from kanrun.targets.sampling import check_sampling, generator, split_order, validation_count, with_noise
 from kanrun.targets.table_columns import read_columns
 from kanrun.targets.table_file import check_path
@@ -23,29 +23,36 @@ _WHOLE = re.compile(r"[+-]?\d+", re.ASCII)
 
 
 @dataclass(frozen=True, eq=False)
-class _Table:
-    """The chosen columns of all rows; `labels` is the class index of each row, for classification."""
+class RowTable:
+    """The chosen columns of all rows; for classification, `labels` is the class index of each row."""
 
     name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
     points: Points
-    classes: tuple[str, ...] | None
-    labels: NDArray[np.intp] | None
+    classes: tuple[str, ...] | None = None
+    labels: NDArray[np.intp] | None = None
 
 
 def build_table(config: TableTarget) -> Target:
     """The table's columns as a target without a function; its domain is the range of all rows."""
-    table = _read(config)
-    return _target(config, table, table.points.x)
+    return table_target(read_rows(config))
 
 
-def table_dataset(config: TableTarget, sampling: SamplingConfig, seed: int) -> Dataset:
+def table_target(table: RowTable, x: Array | None = None) -> Target:
+    """The target whose domain is the range of `x`, or of all rows."""
+    x = table.points.x if x is None else x
+    domain = np.stack([x.min(axis=0), x.max(axis=0)], axis=1)
+    return Target(table.name, table.inputs, table.outputs, domain, None, None)
+
+
+def table_dataset(table: RowTable, sampling: SamplingConfig, seed: int) -> Dataset:
     """The rows split by `seed` into training, validation and test rows, standardised by the training rows.
 
     The target's domain is the range of the training inputs; a constant column has lower = upper there. Raises
-    UsageError for a table that is not fit or has too few rows.
+    UsageError for a table that has too few rows.
     """
     check_sampling(sampling)
-    table = _read(config)
     if table.classes is not None and sampling.noise:
         raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0")
     count, test_count = _counts(len(table.points), sampling, table.name)
@@ -57,20 +64,20 @@ def table_dataset(config: TableTarget, sampling: SamplingConfig, seed: int) -> D
     train, validation = drawn.take(np.sort(within[:kept])), drawn.take(np.sort(within[kept:]))
     input_scaling, output_scaling = _scaling(train.x, table.name), _scaling(train.y, table.name)
     return Dataset(
-        target=_target(config, table, train.x),
+        target=table_target(table, train.x),
         train=train,
         validation=validation if len(validation) else None,
         test=table.points.take(test_rows) if test_count else None,
         input_scaling=input_scaling,
         output_scaling=output_scaling if table.classes is None else Scaling.identity(1),
-        task=config.task,
+        task="regression" if table.classes is None else "classification",
         classes=table.classes,
-        notes=tuple(_notes(config, table, train)),
+        notes=tuple(_notes(table, train)),
     )
 
 
-def _read(config: TableTarget) -> _Table:
-    """The columns of the config, checked."""
+def read_rows(config: TableTarget) -> RowTable:
+    """The columns of the config, read from its file. Raises UsageError for a table that is not fit."""
     if config.task not in TASKS:
         raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}")
     for key, names in (("inputs", config.inputs), ("outputs", config.outputs)):
@@ -81,20 +88,21 @@ def _read(config: TableTarget) -> _Table:
     if both := [name for name in config.inputs if name in config.outputs]:
         raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs")
     file = check_path(config.path)
+    inputs, outputs = tuple(config.inputs), tuple(config.outputs)
     if config.task == "regression":
         hints = dict.fromkeys(config.outputs, "text labels need target.task=classification")
         values = read_columns(file, [*config.inputs, *config.outputs], hints=hints).numbers
         split = len(config.inputs)
-        return _Table(file.name, Points(values[:, :split], values[:, split:]), None, None)
+        return RowTable(file.name, inputs, outputs, Points(values[:, :split], values[:, split:]))
     if len(config.outputs) != 1:
         raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}")
     columns = read_columns(file, config.inputs, config.outputs)
-    classes, labels = _classes(columns.labels[0], config.outputs[0])
+    classes, labels = classes_of(columns.labels[0], config.outputs[0])
     points = Points(columns.numbers, labels[:, None].astype(np.float64))
-    return _Table(file.name, points, classes, labels)
+    return RowTable(file.name, inputs, outputs, points, classes, labels)
 
 
-def _classes(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+def classes_of(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """The sorted classes (by number where all are whole numbers) and the index of each row's."""
     different = sorted(set(texts))
     if all(_is_number(text) for text in different):
@@ -161,15 +169,10 @@ def _constant(values: Array) -> NDArray[np.bool_]:
     return np.asarray(spread <= 1e-13 * np.abs(values).max(axis=0))
 
 
-def _target(config: TableTarget, table: _Table, x: Array) -> Target:
-    domain = np.stack([x.min(axis=0), x.max(axis=0)], axis=1)
-    return Target(table.name, tuple(config.inputs), tuple(config.outputs), domain, None, None)
-
-
-def _notes(config: TableTarget, table: _Table, train: Points) -> list[str]:
-    names, values = list(config.inputs), train.x
+def _notes(table: RowTable, train: Points) -> list[str]:
+    names, values = list(table.inputs), train.x
     if table.classes is None:
-        names, values = [*names, *config.outputs], np.concatenate([train.x, train.y], axis=1)
+        names, values = [*names, *table.outputs], np.concatenate([train.x, train.y], axis=1)
     notes = [
         f"column {name!r} of {table.name} is constant ({value:g}) in the training rows"
         for name, constant, value in zip(names, _constant(values), values[0], strict=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.errors import UsageError
-from kanrun.targets.near import near
+from kanrun.near import near
 
 TEXT = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 PARQUET = (".parquet", ".pq")

@@ -19,7 +19,6 @@ from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.compare import contest, linear
-from kanrun.study.compare.bundled import bundled_table, check_bundled
 from kanrun.study.compare.matched import growth_claims, matched, widest
 from kanrun.study.compare.verdicts import judge, matched_logs, verdict_claims
 from kanrun.study.execute import check, execute
@@ -177,17 +176,6 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     assert summary["test_accuracy"].between(0.5, 1).all()
     assert (summary["test_cross_entropy"] > 0).all()
     assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
-
-
-def test_bundled_tables_are_gone_afterwards() -> None:
-    pytest.importorskip("sklearn")
-    with bundled_table("wine") as table:
-        path = Path(table.path)
-        assert len(table.inputs) == 13
-        assert pd.read_csv(path)[table.outputs[0]].nunique() == 3
-    assert not path.exists()
-    with pytest.raises(UsageError, match="no bundled table titanic"):
-        check_bundled("titanic")
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -11,14 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig, NamedTarget
+from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import KAN, MLP, count_parameters
 from kanrun.engine.networks.counting import Size, executed_flops, kanbefair_flops, kanbefair_mlp_flops, size_of
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.cells import with_cell
-from kanrun.study.compare.bundled import bundled_table
 from kanrun.study.evaluation import scores
 from kanrun.study.models import check_model, factory
 from kanrun.study.plans import make_plan
@@ -41,25 +39,15 @@ class Case:
 
 
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
-    """The case's target sampled for `seed`; `{kind: bundled, name: iris}` is a table that scikit-learn brings.
-
-    Raises UsageError for settings that break a rule.
-    """
+    """The case's target sampled for `seed`. Raises UsageError for settings that break a rule."""
     unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
     if unknown or "target" not in case:
         raise UsageError(f"cases has {case}; a case has a target and may have shapes, sampling and bound.")
-    target = case["target"]
-    bundled = isinstance(target, Mapping) and target.get("kind") == "bundled"
-    differences = {} if bundled else {"target": target}
-    if "sampling" in case:
-        differences["sampling"] = case["sampling"]
     shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
-    base = FitConfig(target=NamedTarget("product"), model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
-    with bundled_table(str(target.get("name"))) if bundled else nullcontext() as table:
-        one = with_cell(base, differences)
-        one = replace(one, target=table or one.target)
-        problem = make_problem(one, one.target, one.sampling, seed)
-    return Case(problem, one, str(target["name"]) if bundled else problem.dataset.target.name)
+    base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
+    one = with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})
+    problem = make_problem(one, one.target, one.sampling, seed)
+    return Case(problem, one, problem.dataset.target.name)
 
 
 def shapes_of(case: Mapping[str, Any]) -> list[list[int]]:

@@ -1,0 +1,19 @@
+"""Suggestions for a name that was mistyped."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def near_names(name: object, known: Iterable[str], most: int = 3) -> list[str]:
+    """Those of the known names that resemble `name` (case aside), the nearest first."""
+    by_folded = {candidate.casefold(): candidate for candidate in known}
+    close = difflib.get_close_matches(str(name).casefold(), list(by_folded), n=most, cutoff=0.5)
+    return [by_folded[folded] for folded in close]
+
+
+def near(name: object, known: Iterable[str], most: int = 3) -> str:
+    """ "; did you mean ...?" with the known names that resemble `name`, or ""."""
+    close = near_names(name, known, most)
+    return f"; did you mean {' or '.join(close)}?" if close else ""

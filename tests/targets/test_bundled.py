@@ -1,0 +1,62 @@
+"""scikit-learn's tables as targets: the numbers and classes that it brings, and the sentence where it is missing."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.config import BundledTarget, SamplingConfig, TableTarget
+from kanrun.errors import UsageError
+from kanrun.targets import build_target, make_dataset
+from kanrun.targets.bundled import BUNDLED
+
+ALL_ROWS = SamplingConfig(train=None, test=None)
+
+
+@pytest.mark.parametrize("name", BUNDLED)
+def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> None:
+    sklearn = pytest.importorskip("sklearn.datasets")
+    data = make_dataset(BundledTarget(name), ALL_ROWS, seed=3)
+    loader, task = BUNDLED[name]
+    frame = getattr(sklearn, loader)(as_frame=True).frame
+    if task == "classification":
+        names = [f"target {label}" for label in getattr(sklearn, loader)().target_names]
+        frame["target"] = [names[number] for number in frame["target"]]
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    inputs, outputs = list(data.target.inputs), list(data.target.outputs)
+    assert [*inputs, *outputs] == list(frame.columns)
+    other = make_dataset(TableTarget(str(tmp_path / "table.csv"), inputs, outputs, task), ALL_ROWS, seed=3)
+    assert (data.task, data.classes) == (other.task, other.classes)
+    for part in ("train", "validation", "test"):
+        ours, theirs = getattr(data, part), getattr(other, part)
+        if ours is None or theirs is None:  # of linnerud, whose rows are too few for validation
+            assert ours is theirs
+            continue
+        np.testing.assert_array_equal(ours.x, theirs.x)
+        np.testing.assert_array_equal(ours.y, theirs.y)
+    np.testing.assert_array_equal(data.output_scaling.scale, other.output_scaling.scale)
+    assert build_target(BundledTarget(name)).name == data.target.name == name
+
+
+def test_it_is_fitted_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn")
+    monkeypatch.chdir(tmp_path)
+    words = ["target=bundled", "target.name=diabetes", "solver=adam", "solver.steps=3", "model.intervals=3"]
+    assert main(["fit", "-q", "model.hidden=[1]", *words]) == 0, capfd.readouterr().err
+    assert "diabetes" in (tmp_path / "outputs" / "fit" / "v0001" / "summary.csv").read_text()
+
+
+def test_unknown_tables_and_a_missing_package_are_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match=r"no bundled table irs; did you mean iris\?; known are diabetes, "):
+        build_target(BundledTarget("irs"))
+    for module in [name for name in sys.modules if name.partition(".")[0] == "sklearn"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    with pytest.raises(UsageError, match=r"iris comes with scikit-learn.*pip install 'kanrun\[datasets\]'\.$"):
+        build_target(BundledTarget("iris"))
