@@ -40,11 +40,13 @@ def edge_magnitudes(
 
 
 def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
-    base_weight, spline_weight = layer.scales()
-    spline = layer.coefficients * spline_weight[..., None]
-    grid = layer.grid
-    basis, interval = local_basis(x, grid)
-    base = base_function(layer.spec.base)(x)
+    # In float64 from the inputs on: where the parts of an edge cancel, roundings of their squares would be all that is
+    # left.
+    base_weight, spline_weight = (weight.double() for weight in layer.scales())
+    spline = layer.coefficients.double() * spline_weight[..., None]
+    grid, at = layer.grid.double(), x.double()
+    basis, interval = local_basis(at, grid)
+    base = base_function(layer.spec.base)(at)
     square = base_weight.square() * base.square().sum(0)
     # The basis overlaps itself no farther than k functions: its Gram matrix is k + 1 diagonals.
     for distance in range(grid.degree + 1):
@@ -56,7 +58,7 @@ def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
     cross = _per_function(basis * base[..., None], interval, grid.functions)
     square = square + 2 * base_weight * (spline * cross).sum(-1)
     # Sums that cancel to zero may round below it.
-    return (square.clamp(min=0) / x.shape[0] + EPSILON).sqrt()
+    return (square.clamp(min=0) / x.shape[0] + EPSILON).sqrt().to(x.dtype)
 
 
 def _per_function(terms: Tensor, interval: Tensor, functions: int) -> Tensor:

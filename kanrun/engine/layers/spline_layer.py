@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from kanrun.engine.layers.bases import base_function
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
-from kanrun.engine.splines import Grid, Outside, extend, local_basis
+from kanrun.engine.splines import Grid, Outside, equally_spaced, extend, local_basis
 from kanrun.engine.splines.contraction import table_index, weighted_rows
 from kanrun.engine.splines.tracing import is_compiled, is_traced
 
@@ -42,6 +42,12 @@ class SplineLayer(nn.Module):
     one `weight` when spec.scale is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
     (outputs, inputs), false where an edge is pruned. All parameters start at zero but for the scales of the splines;
     see `kanrun.engine.layers.initialisation`.
+
+    `uniform` is not part of the state_dict: knots that are loaded and not equally spaced turn it off.
+    `forward` keeps what it worked out of the two buffers, the one thing it stores, until torch counts a change of
+    either: an assignment, or any operation in place (`copy_`, `mul_`, an indexed assignment). Writing through
+    `knots.data` or `mask.data` is hidden from that count, so that forward goes on with the old grid: use `with_grid`,
+    or `copy_` under `torch.no_grad()`.
     """
 
     knots: Tensor
@@ -107,6 +113,12 @@ class SplineLayer(nn.Module):
             edges = Edges(self.grid.framed(), self.spec.base, None if bool(mask.all()) else mask)
             self._seen = seen = (knots, mask, versions, edges)
         return seen[3]
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        loaded = state_dict.get(f"{prefix}knots")
+        if self.uniform and loaded is not None and loaded.shape == self.knots.shape:
+            self.uniform = equally_spaced(loaded)
 
     def edge_values(
         self, x: Float[Tensor, "samples inputs"], derivative: int = 0

@@ -7,6 +7,7 @@ from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
     breakpoints_from_data,
     breakpoints_of,
+    equally_spaced,
     extend,
     subdivide,
     uniform_breakpoints,
@@ -21,6 +22,7 @@ __all__ = [
     "contains",
     "dense_rows",
     "design_matrix",
+    "equally_spaced",
     "extend",
     "find_interval",
     "fit_coefficients",

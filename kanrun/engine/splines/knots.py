@@ -16,6 +16,8 @@ from kanrun.errors import UsageError
 
 #: Smallest interval of a grid drawn from data, as a share of the uniform interval.
 MINIMUM_SPACING = 1e-2
+#: Roundings, of the largest knot, by which equally spaced knots may be off.
+SPACING_ROUNDINGS = 8
 
 
 def extend(breakpoints: Float[Tensor, "inputs points"], degree: int) -> Float[Tensor, "inputs knots"]:
@@ -30,6 +32,16 @@ def extend(breakpoints: Float[Tensor, "inputs points"], degree: int) -> Float[Te
 def breakpoints_of(knots: Float[Tensor, "inputs knots"], degree: int) -> Float[Tensor, "inputs points"]:
     """The breakpoints inside `knots`: the domain on which the basis sums to one."""
     return knots[:, degree : knots.shape[1] - degree]
+
+
+def equally_spaced(knots: Float[Tensor, "inputs knots"]) -> bool:
+    """Whether the knots of each input are equally spaced, as far as their precision tells."""
+    if knots.is_meta:
+        return True
+    first, last = knots[:, :1].double(), knots[:, -1:].double()
+    steps = torch.linspace(0, 1, knots.shape[1], dtype=torch.float64, device=knots.device)
+    apart = (knots - torch.lerp(first, last, steps)).abs()
+    return bool((apart <= SPACING_ROUNDINGS * torch.finfo(knots.dtype).eps * knots.abs().amax(1, keepdim=True)).all())
 
 
 def uniform_breakpoints(

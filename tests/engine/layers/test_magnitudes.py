@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
+from torch.nn.functional import silu
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initialise, magnitudes
+from kanrun.engine.splines import fit_coefficients, sample_points
 from kanrun.errors import UsageError
 
 PLAIN = EdgeSpec()
@@ -40,6 +44,27 @@ def test_values_and_gradients(intervals, spec, kind, monkeypatch):
     gradients = torch.autograd.grad((weights * found).sum(), wanted)
     for a, b in zip(gradients, torch.autograd.grad((weights * expected).sum(), wanted), strict=True):
         torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-8)
+
+
+def test_an_edge_whose_parts_cancel_in_single_precision():
+    layer, x = make(40)
+    points = sample_points(layer.grid, 3)
+    with torch.no_grad():
+        layer.mask.fill_(True)
+        layer.base_weight.fill_(2.0)
+        layer.spline_weight.fill_(1.0)
+        layer.coefficients.copy_(fit_coefficients(points, -2 * silu(points)[:, None, :].expand(-1, 4, -1), layer.grid))
+        layer.coefficients.add_(7.4e-4)  # B-splines sum to one
+    single = copy.deepcopy(layer).float()
+    inside = (x.detach() / 1.3).float().requires_grad_()
+    found = edge_magnitudes(single, inside)
+    torch.testing.assert_close(found, torch.full_like(found, 7.4e-4), atol=0, rtol=0.01)
+    weights = [single.coefficients, single.base_weight, single.spline_weight]
+    truth = copy.deepcopy(single).double()
+    exact = [truth.coefficients, truth.base_weight, truth.spline_weight]
+    expected = torch.autograd.grad(slow(truth, inside.detach().double(), "rms").sum(), exact)
+    for a, b in zip(torch.autograd.grad(found.sum(), weights), expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
 
 
 def test_an_edge_that_is_zero_has_a_finite_gradient():

@@ -16,10 +16,12 @@ from kanrun.engine.networks import (
     Bezier,
     BSpline,
     Polynomial,
+    adapt_inputs,
     count_parameters,
     from_description,
     get_unknowns,
     linearise,
+    regrid_hidden,
     set_unknowns,
     unknowns,
 )
@@ -110,6 +112,26 @@ def test_copies_and_stored_forms_are_the_same_function(make):
     assert rebuilt.shape == network.shape
     assert rebuilt.describe() == network.describe()
     assert network.kind in KINDS
+
+
+@pytest.mark.parametrize("adapt", [0.0, 0.3])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype):
+    network = kan([2, 3, 2], 6, dtype=dtype)
+    x = data(network, 200, dtype=dtype)
+    moved = adapt_inputs(regrid_hidden(network, x, adapt=adapt, margin=0.05).network, x, adapt=adapt).network
+    fresh = kan([2, 3, 2], 6, dtype=dtype)
+    fresh(x)  # what it knows of its grids by now must go
+    fresh.load_state_dict(moved.state_dict())
+    assert torch.equal(fresh(x), moved(x))
+    assert [layer.uniform for layer in fresh] == [layer.uniform for layer in moved] == [adapt == 0.0] * 2
+    rebuilt = from_description(json.loads(json.dumps(moved.describe()))).to(dtype)
+    rebuilt.load_state_dict(moved.state_dict())
+    assert torch.equal(rebuilt(x), moved(x))
+    assert rebuilt.describe() == fresh.describe() == moved.describe()
+    back = copy.deepcopy(fresh)
+    back.load_state_dict(network.state_dict())
+    torch.testing.assert_close(back(x), network(x))
 
 
 def test_transforms(make):

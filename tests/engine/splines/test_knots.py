@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.splines import breakpoints_from_data, extend, subdivide, uniform_breakpoints
+from kanrun.engine.splines import breakpoints_from_data, equally_spaced, extend, subdivide, uniform_breakpoints
 from kanrun.errors import UsageError
 
 DATA = {
@@ -68,6 +68,21 @@ def test_ends_are_exact_and_old_points_stay():
     assert torch.equal(points[:, 0], low)
     assert torch.equal(points[:, -1], high)
     assert torch.equal(subdivide(points, 5)[:, ::5], points)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("low", [-1.0, 0.0, 1000.0])
+@pytest.mark.parametrize("intervals", [1, 7, 200])
+def test_equal_spacing_is_told_from_unequal(intervals, low, dtype):
+    ends = torch.tensor([low, low + 2.5], dtype=dtype)
+    points = uniform_breakpoints(ends[:1], ends[1:], intervals)
+    for degree in (0, 3, 7):
+        assert equally_spaced(extend(points, degree))
+        assert equally_spaced(extend(subdivide(points, 3), degree))
+        if intervals > 1:
+            moved = points.clone()
+            moved[0, 1] += 0.3 * (points[0, 1] - points[0, 0])
+            assert not equally_spaced(extend(moved, degree))
 
 
 def test_refusals():
