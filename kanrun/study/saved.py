@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kanrun.engine.networks import Network
+from kanrun.engine.networks import KAN, MLP, BSpline, Network
 from kanrun.engine.training import predict
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
@@ -23,6 +24,13 @@ from kanrun.study.problem import Problem
 from kanrun.targets import Scaling
 
 Array = NDArray[np.float64]
+
+#: What the edges of a KAN's first layer do outside their grids, by `model.outside`.
+BEYOND = {
+    "linear": "the splines go on linearly",
+    "constant": "the splines keep their values at the ends",
+    "zero": "the splines are zero",
+}
 
 
 @dataclass(frozen=True)
@@ -42,7 +50,16 @@ class Model:
     seed: int = 0  # of its training, whose split and scaling come from it
 
     def __call__(self, x: Array) -> Array:
-        """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier."""
+        """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier.
+
+        Warns (UserWarning, once a call) of samples outside the trained range, see `cautions`.
+        """
+        if found := self.cautions(x):
+            warnings.warn("; ".join(found), UserWarning, stacklevel=2)
+        return self.values(x)
+
+    def values(self, x: Array) -> Array:
+        """As a call, without the warning."""
         parameter = next(self.network.parameters())
         inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
         output = predict(self.network, inside).double()
@@ -52,8 +69,30 @@ class Model:
 
     def outside(self, x: Array) -> Array:
         """Share of the samples outside the trained range, one number an input."""
-        low, high = self.domain[:, 0], self.domain[:, 1]
-        return np.asarray(((x < low) | (x > high)).mean(0), dtype=np.float64)
+        at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
+        if not len(at):
+            return np.zeros(len(low))
+        return np.asarray(((at < low) | (at > high)).mean(0), dtype=np.float64)
+
+    def cautions(self, x: Array) -> list[str]:
+        """A sentence an input that leaves the trained range: in how many samples, and what the model does there."""
+        shares = zip(self.inputs, self.outside(x), self.domain, strict=True)
+        return [
+            f"{share:.1%} of the samples have {name} outside the trained range [{low:.6g}, {high:.6g}], where "
+            f"{self.beyond}: nothing was learned there"
+            for name, share, (low, high) in shares
+            if share > 0
+        ]
+
+    @property
+    def beyond(self) -> str:
+        """What the model does outside the trained range."""
+        if isinstance(self.network, KAN):
+            spec = self.network.layer(0).spec
+            return BEYOND[spec.outside] + ("" if spec.base == "zero" else f" and the base {spec.base} goes on")
+        if isinstance(self.network, MLP):
+            return "the network goes on by its formula"
+        return "the curve goes on linearly" if isinstance(self.network, BSpline) else "the polynomial goes on"
 
 
 def model_checkpoint(network: Network, problem: Problem, summary: dict[str, Any], seed: int) -> Checkpoint:

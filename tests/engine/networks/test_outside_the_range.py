@@ -1,0 +1,68 @@
+"""What a stored network says of inputs that it was not trained on."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP, BSpline, Polynomial
+from kanrun.study.saved import Model
+from kanrun.targets import Scaling
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+
+
+def model(network, inputs=2):
+    plain = Scaling(np.zeros(inputs), np.ones(inputs))
+    names = ("height", "width")[:inputs]
+    return Model(network, names, ("y",), DOMAIN.numpy()[:inputs], plain, Scaling(np.zeros(1), np.ones(1)), None)
+
+
+def kan(**spec):
+    return KAN.create(
+        [2, 2, 1], 4, EdgeSpec(**spec), domain=DOMAIN, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_(False)
+
+
+def test_inside_nothing_is_said():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert model(kan())([[0.25, 0.5], [-1.0, 2.0]]).shape == (2, 1)
+        assert model(kan())(np.zeros((0, 2))).shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [
+        (kan(), "splines go on linearly and the base silu goes on"),
+        (kan(outside="constant", base="zero"), "splines keep their values at the ends: "),
+        (kan(outside="zero"), "splines are zero and the base silu goes on"),
+        (MLP.create([2, 3, 1], "silu", generator=torch.Generator().manual_seed(0)), "goes on by its formula"),
+    ],
+)
+def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(network, said):
+    x = [[0.0, 1.0], [3.0, 1.0], [-2.0, 2.5], [0.0, 0.0]]
+    with pytest.warns(UserWarning, match="outside") as caught:
+        model(network)(x)
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "50.0% of the samples have height outside the trained range [-1, 1]" in text
+    assert "25.0% of the samples have width outside the trained range [0, 2]" in text
+    assert said in text
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(network).values(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "said"),
+    [(BSpline(6, 1, DOMAIN[:1], degree=3), "goes on linearly"), (Polynomial(6, 1, DOMAIN[:1]), "polynomial goes on")],
+)
+def test_curves(network, said):
+    with pytest.warns(UserWarning, match=said):
+        model(network, 1)([[1.5]])
