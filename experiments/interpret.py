@@ -1,17 +1,15 @@
 """Find the formula behind a function, a table or a trained network, and verify it.
 
 Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure 2.4): train, prune,
-snap edges
-to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody is asked:
-the
-shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them), candidates
-are accepted by the validation error after a joint refit of all constants, and the formula comes with a certificate.
+snap edges to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody
+is asked: the shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them),
+candidates are accepted by the validation error after a joint refit of all constants, and the formula comes with a
+certificate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -20,22 +18,18 @@ from matplotlib.figure import Figure
 
 from kanrun.config import InterpretConfig
 from kanrun.engine.symbolic import Step
+from kanrun.errors import UsageError
 from kanrun.figures import network_diagram
 from kanrun.figures.interpret import candidate_map, captions, score_card, stages_side_by_side
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cells import suite_cells, with_cell
 from kanrun.study.interpret.edges import edge_tables
-from kanrun.study.interpret.interpretation import Interpretation, interpretation, one_thread
+from kanrun.study.interpret.interpretation import Interpretation, Options, interpretation, one_thread
+from kanrun.study.interpret.question import Question, formula_checkpoint, options_of, questions_of
 from kanrun.study.interpret.score_card import score_claims
 from kanrun.study.interpret.summary import summary_row
 from kanrun.study.interpret.tables import candidate_rows, decision_rows, stage_row
-from kanrun.study.interpret.task import Task, formula_checkpoint, options_of, tasks_of
-
-
-def using_threads(threads: int) -> AbstractContextManager[None]:
-    """One thread whatever was asked for; cells run beside one another under executor=local."""
-    return one_thread()
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
@@ -44,44 +38,54 @@ def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: InterpretConfig) -> None:
-    """Build everything that a run would build, without training."""
+    """Build everything that a run would build, without training. Raises UsageError for more than one thread too."""
+    if cfg.threads is not None and cfg.threads > 1:
+        raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs trainings in parallel.")
     for cell in cells(cfg):
         one = with_cell(cfg, cell)
         options_of(one)
-        tasks_of(one, one.seed)
+        with one_thread():
+            questions_of(one, one.seed)
 
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
     """Interpret every output of the target; a row a stage as it goes."""
     cfg = with_cell(cfg, cell)
     options = options_of(cfg)
-    for task in tasks_of(cfg, seed):
-        yield from (Note(text, warning=True) for text in task.notes)
-        result = None
-        for event in interpretation(task.samples, task.check, options, seed, task.network):
-            if isinstance(event, Step):
-                yield stage_row(event, task.samples, task.check)
-            else:
-                result = event
-        assert result is not None
-        yield from _results(task, result, seed)
+    with one_thread():
+        for question in questions_of(cfg, seed):
+            yield from _answered(question, options, seed)
 
 
-def _results(task: Task, result: Interpretation, seed: int) -> Iterator[Record]:
-    formula = task.in_units(result.formula) if result.formula else None
-    yield summary_row(task, result, formula)
-    yield Note(f"{task.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
+def _answered(question: Question, options: Options, seed: int) -> Iterator[Record]:
+    yield from question.notes
+    if question.carried_over is not None:
+        yield question.carried_over
+    result = None
+    for event in interpretation(question.samples, question.check, options, seed, question.network):
+        if isinstance(event, Step):
+            yield stage_row(event, question.samples, question.check)
+        else:
+            result = event
+    assert result is not None
+    yield from _results(question, result, seed)
+
+
+def _results(question: Question, result: Interpretation, seed: int) -> Iterator[Record]:
+    formula = question.in_units(result.formula) if result.formula else None
+    yield summary_row(question, result, formula)
+    yield Note(f"{question.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
     if formula is not None:
-        yield Row("formulas", {"output": task.output, "kind": result.outcome, **formula.forms()})
-        yield formula_checkpoint(task, formula, result, seed)
+        yield Row("formulas", {"output": question.output, "kind": result.outcome, **formula.forms()})
+        yield formula_checkpoint(question, formula, result, seed)
     if result.approximation is not None:
-        forms = task.in_units(result.approximation).forms()
-        yield Row("formulas", {"output": task.output, "kind": "approximation", **forms})
+        forms = question.in_units(result.approximation).forms()
+        yield Row("formulas", {"output": question.output, "kind": "approximation", **forms})
     if result.tried is not None:
         yield from candidate_rows(result.tried)
         yield from decision_rows(result)
-        if (table := edge_tables(result.stages, task.samples, task.inputs, task.output)) is not None:
-            yield replace(table, name="edges" if task.only else f"edges-{task.output}")
+        if (table := edge_tables(result.stages, question.samples, question.inputs, question.output)) is not None:
+            yield replace(table, name="edges" if question.only else f"edges-{question.output}")
 
 
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
+from omegaconf import OmegaConf
 
 from kanrun.config import (
     ExpressionTarget,
@@ -26,8 +28,10 @@ from kanrun.figures.interpret import candidate_map
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
+from kanrun.study.interpret.conclusion import fresh
+from kanrun.study.interpret.question import questions_of
 from kanrun.study.interpret.score_card import score_claims
-from kanrun.study.interpret.task import tasks_of
+from kanrun.study.saved import load_run
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
 
@@ -109,31 +113,76 @@ def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory: pytest.TempPathFa
     assert summary["recovered"] == "yes"
 
 
-def test_a_network_of_another_run_is_snapped(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outputs = tmp_path_factory.mktemp("outputs")
-    monkeypatch.setenv("KANRUN_OUTPUTS", str(outputs))
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run of `kanrun fit` with a silu base, which no spline is."""
     target = ExpressionTarget("x0^2 + sin(2*x1)", [[-1, 1], [-1, 1]])
-    fitted = FitConfig(
+    cfg = FitConfig(
         target=target, model=KANConfig(hidden=[], intervals=[10]), solver=LMSolver(),
         sampling=SamplingConfig(train=400, test=100),
     )  # fmt: skip
-    folder = RunFolder.create(outputs, "fit")
-    assert execute(fit_experiment, fitted, folder, quiet=True).status == Status.COMPLETED
-    _store_config(folder, fitted)
-    summary = run(tmp_path_factory, settings(from_run=str(folder.path))).table("summary").iloc[0]
+    folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "fit")
+    assert execute(fit_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
+    _store_config(folder, OmegaConf.to_container(OmegaConf.structured(cfg)))
+    return folder
+
+
+def _store_config(folder: RunFolder, config: Any) -> None:
+    (folder.path / ".hydra").mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(config), folder.path / ".hydra" / "config.yaml")
+
+
+def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_against(
+    tmp_path_factory: pytest.TempPathFactory, fitted: RunFolder
+) -> None:
+    result = run(tmp_path_factory, settings(from_run=str(fitted.path)))
+    summary = result.table("summary").iloc[0]
     assert summary["structure"] == "given network"
     assert summary["recovered"] == "yes"
-    here, there = (tasks_of(settings(from_run=str(folder.path)), seed)[0].samples for seed in (0, 5))
-    np.testing.assert_array_equal(here.x, there.x)  # the split of the run, whatever the seed here
+    network = load_run(fitted.path).model()
+    (question,) = questions_of(settings(from_run=str(fitted.path)), 0)
+    x = question.input_scaling.invert(fresh(question.check.domain))
+    apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
+    assert summary["certificate"] == pytest.approx(apart.max(), rel=1e-6)
+    held = question.input_scaling.invert(question.check.x)
+    error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
+    assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
+    assert 0 < summary["graph_difference"] < 1e-3 * summary["certificate"]
+    assert "as a graph of splines" in (result.path / "run.json").read_text()
+    stages = result.table("stages")
+    assert stages["test_rmse"].iloc[0] == pytest.approx(float(np.sqrt(np.mean(error**2))) / question.unit, rel=1e-6)
 
 
-def _store_config(folder: RunFolder, cfg: FitConfig) -> None:
-    from omegaconf import OmegaConf
+def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted: RunFolder) -> None:
+    cfg = settings(from_run=str(fitted.path))
+    here, there = (questions_of(cfg, seed)[0].samples for seed in (0, 5))
+    np.testing.assert_array_equal(here.x, there.x)
 
-    (folder.path / ".hydra").mkdir(exist_ok=True)
-    OmegaConf.save(OmegaConf.structured(cfg), folder.path / ".hydra" / "config.yaml")
+
+def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) -> None:
+    stored = Run(fitted.path).config
+    cfg = settings(from_run=str(fitted.path))
+    before = questions_of(cfg, 0)[0].samples
+    try:
+        referring = {**stored, "points": 400, "sampling": {**stored["sampling"], "train": "${points}"}}
+        _store_config(fitted, referring)
+        np.testing.assert_array_equal(questions_of(cfg, 0)[0].samples.x, before.x)
+        _store_config(fitted, {**referring, "points": "${nowhere}"})
+        with pytest.raises(UsageError, match="is broken: Interpolation key 'nowhere' not found"):
+            questions_of(cfg, 0)
+    finally:
+        _store_config(fitted, stored)
+
+
+def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted: RunFolder) -> None:
+    (question,) = questions_of(settings(from_run=str(fitted.path)), 0)
+    assert question.network is not None
+    assert question.carried_over is not None
+    assert not question.carried_over.warning
+    far = replace(question, network=replace(question.network, difference=0.5, faithful=False))
+    assert far.carried_over is not None
+    assert far.carried_over.warning
+    assert "not small beside its own error" in far.carried_over.text
 
 
 def test_tables_are_interpreted_in_their_own_units(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -173,7 +222,9 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"starts": 0}, "starts=0"),
         ({"budget": -1.0}, "budget=-1"),
         ({"sampling": SamplingConfig(train=100, validation=0.0)}, "validation"),
-        ({"from_run": "no/such/run"}, "no"),
+        ({"from_run": "no/such/run"}, "from_run=no/such/run is no absolute path"),
+        ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
+        ({"threads": 2}, "threads=2: kanrun interpret uses one"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:

@@ -1,6 +1,13 @@
-"""A trained KAN as a graph: one for each output, its live edges as splines."""
+"""A trained KAN as a graph of splines, one for each output.
+
+The degree of the edges is kept, and where a grid is uniform, so is the grid, or parts of its intervals: such a spline
+is the same spline. A base function, a grid drawn from data, and steps (degree 0) come near only; `values_of` says what
+the graph is to be held against.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,13 +19,24 @@ from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
 from kanrun.engine.symbolic.skeletons import covering
 
-#: Points at which an edge (its base included) is carried over to a spline.
-_POINTS_PER_INTERVAL = 6
+#: Points at which an edge (its base included) is carried over to a spline, and the intervals that it gets at least.
+_POINTS_PER_INTERVAL, _LEAST_INTERVALS = 6, 20
 
 
-def graph_of(network: KAN, x: Array, output: int, intervals: int) -> Graph:
-    """Output `output` of `network` as a graph; every edge becomes a spline of `intervals` intervals over the range that
-    reaches it from x (N, inputs), by least squares, base function included. Pruned edges are left out."""
+def values_of(network: KAN, output: int) -> Callable[[Array], Array]:
+    """Output `output` of the network itself as a function of x (N, inputs), in the network's precision."""
+
+    def values(x: Array) -> Array:
+        with torch.no_grad():
+            out = network(torch.as_tensor(x).to(network.layer(0).knots))[:, output]
+        return np.asarray(out.double().cpu().numpy())
+
+    return values
+
+
+def graph_of(network: KAN, x: Array, output: int) -> Graph:
+    """Output `output` of `network` as a graph; every edge becomes a spline, base function included, over its own grid
+    or else over the range that reaches it from x (N, inputs), by least squares. Pruned edges are left out."""
     with torch.no_grad():
         reaching = activations(network, torch.as_tensor(x).to(network.layer(0).knots))
     edges, first = [], 0
@@ -31,22 +49,30 @@ def graph_of(network: KAN, x: Array, output: int, intervals: int) -> Graph:
             target = first + layer.inputs + (0 if last else o)
             for i in range(layer.inputs):
                 if bool(layer.mask[o, i]):
-                    low, high = covering(below[:, i], 0.0)
-                    function = _spline(layer, o, i, (low, high), intervals)
-                    edges.append(Edge(first + i, target, function))
+                    edges.append(Edge(first + i, target, _spline(layer, o, i, below[:, i])))
         first += layer.inputs
     nodes = sum(layer.outputs for layer in list(network)[:-1]) + 1
     graph = Graph(network.layer(0).inputs, ("sum",) * nodes, tuple(sorted(edges, key=lambda e: (e.target, e.source))))
     return without_edges(graph, set())
 
 
-def _spline(layer: SplineLayer, out: int, into: int, ends: tuple[float, float], intervals: int) -> Spline:
-    empty = Spline(*ends, np.zeros(intervals + 3), 3)
-    points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + 3))
+def _spline(layer: SplineLayer, out: int, into: int, reaching: Array) -> Spline:
+    degree = max(layer.spec.degree, 1)  # steps have no slope to go by
+    ends, intervals = _grid(layer, into, reaching)
+    points = np.linspace(*ends, _POINTS_PER_INTERVAL * (intervals + degree))
     at = torch.zeros(points.size, layer.inputs, dtype=torch.float64)
     at[:, into] = torch.as_tensor(points)
     with torch.no_grad():
         values = layer.edge_values(at.to(layer.knots))[:, out, into].double().cpu().numpy()
-    design = empty.evaluate(points)[2]
-    assert design is not None
-    return empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))
+    return Spline.through(points, values, ends, intervals, degree)
+
+
+def _grid(layer: SplineLayer, into: int, reaching: Array) -> tuple[tuple[float, float], int]:
+    """The ends and intervals for edges out of a node: its own uniform grid, each interval in as many parts as make it
+    fine enough; one over what reaches it where that is not uniform or goes beyond."""
+    degree, own = layer.spec.degree, layer.grid.intervals
+    knots = layer.knots[into].double().cpu().numpy()
+    low, high = float(knots[degree]), float(knots[-degree - 1])
+    if layer.uniform and low <= float(reaching.min()) and float(reaching.max()) <= high:
+        return (low, high), own * -(-_LEAST_INTERVALS // own)
+    return covering(reaching, 0.0), max(_LEAST_INTERVALS, own)

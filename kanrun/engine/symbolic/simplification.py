@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.bounded import CANNOT, OverLimit, within
+from kanrun.engine.symbolic.candidates import Array
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy
 

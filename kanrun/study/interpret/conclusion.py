@@ -25,7 +25,7 @@ from kanrun.engine.symbolic import (
     gauges,
     partly_symbolic,
 )
-from kanrun.study.interpret.result import Array, Check, Interpretation, Options
+from kanrun.study.interpret.result import Array, Check, Given, Interpretation, Options
 
 _FRESH = 1000
 #: Relative validation error that any formula may have, and the effort for edges that may stay numeric.
@@ -50,9 +50,16 @@ class _Outcome:
 
 
 def concluded(
-    samples: Samples, check: Check, options: Options, steps: Sequence[Step], tried: Sequence[Tried], began: float
+    samples: Samples,
+    check: Check,
+    options: Options,
+    steps: Sequence[Step],
+    tried: Sequence[Tried],
+    given: Given | None,
+    began: float,
 ) -> Iterator[Step | Interpretation]:
-    """The steps from the best structure to its formula, then the interpretation."""
+    """The steps from the best structure to its formula, then the interpretation, certified against the network that was
+    `given`, or else the one that was trained."""
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
     choice = choose_formula(tried, samples, options.search)
     if best >= samples.nothing or choice is None:
@@ -70,8 +77,9 @@ def concluded(
     assert outcome is not None
     formula_error, choice = choice.formula_error, outcome.choice
     start = time.monotonic()
+    network = given.itself if given is not None else choice.network
     certificate = certify(
-        outcome.formula, choice.network, (check.x, check.y), fresh(check.domain), check.truth, check.expression
+        outcome.formula, network, (check.x, check.y), fresh(check.domain), check.truth, check.expression
     )
     if outcome.formula is not None:
         error = samples.error(outcome.formula)
@@ -81,7 +89,7 @@ def concluded(
         yield more[-1]
     kind, sentence = _judged(outcome, formula_error, certificate, samples, reference)
     yield Interpretation(
-        kind, sentence, outcome.formula, choice.network, certificate, choice.name, time.monotonic() - began,
+        kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
         choice, (*steps, *more), outcome.approximation, outcome.decisions,
     )  # fmt: skip
 
@@ -168,14 +176,15 @@ def _explained(samples: Samples, choice: Tried) -> float:
     return 1 - (choice.network_error / by_mean) ** 2
 
 
-def constant(samples: Samples, check: Check, began: float) -> Interpretation:
-    """The interpretation of an output that does not vary."""
+def constant(samples: Samples, check: Check, given: Given | None, began: float) -> Interpretation:
+    """The interpretation of an output that does not vary, certified against the network that was `given`, if any."""
     names = tuple(f"x{i}" for i in range(samples.x.shape[1]))
     graph = Graph(samples.x.shape[1], ("sum",), ())
     formula = Formula(sympy.Float(float(samples.y.mean()), 17), names, graph)
-    certificate = certify(formula, formula, (check.x, check.y), fresh(check.domain), None, None)
+    network = given.itself if given is not None else formula
+    certificate = certify(formula, network, (check.x, check.y), fresh(check.domain), None, None)
     sentence = "no structure found: the output is constant"
-    return Interpretation("formula", sentence, formula, formula, certificate, "", time.monotonic() - began)
+    return Interpretation("formula", sentence, formula, network, certificate, "", time.monotonic() - began)
 
 
 def fresh(domain: Array) -> Array:

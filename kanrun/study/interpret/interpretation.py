@@ -1,5 +1,4 @@
-"""From data, or from a trained network, to a formula with its certificate: what `kanrun interpret` and the library
-share."""
+"""From data or a trained network to a formula with its certificate: what `kanrun interpret` and the library share."""
 
 from __future__ import annotations
 
@@ -46,9 +45,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     """The formula of y (N,) in x (N, inputs), with its certificate on a fifth of the points, which are held out.
 
     `names` are the variables (default x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in
-    x0;
-    `hidden` fixes the KAN's hidden widths. Raises UsageError for data that are not finite, too few or constant inputs
-    only.
+    x0; `hidden` fixes the KAN's hidden widths; no new structure is begun after work of `budget`, about seconds of one
+    core. Raises UsageError for data that are not finite, too few or constant inputs only.
     """
     points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     points = points[:, None] if points.ndim == 1 else points
@@ -98,7 +96,7 @@ def interpretation(
     began, steps = time.monotonic(), []
     tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
     if float(np.std(samples.y)) <= 1e-14 * max(float(np.abs(samples.y).max()), 1e-300):
-        yield constant(samples, check, began)
+        yield constant(samples, check, given, began)
         return
     for event in _events(samples, options, seed, given):
         if isinstance(event, Tried):
@@ -106,14 +104,14 @@ def interpretation(
         else:
             steps.append(event)
             yield event
-    yield from concluded(samples, check, options, steps, list(tried.values()), began)
+    yield from concluded(samples, check, options, steps, list(tried.values()), given, began)
 
 
 def _events(samples: Samples, options: Options, seed: int, given: Given | None) -> Iterator[Step | Tried]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     if given is not None:
         name = "given network"
-        yield Step("train", name, given.whole, samples.error(given.whole), 0.0)
+        yield Step("train", name, given.whole, samples.error(given.itself), 0.0, given.itself)
         trained = Trained(given.pruned, samples.error(given.pruned))
         if trained.error < samples.nothing:
             yield from refine_to_formula(name, trained, samples, options.candidates, options.search)

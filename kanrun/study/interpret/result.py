@@ -28,7 +28,8 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Options:
     """How a formula is sought: `hidden` fixes the network's hidden widths (None: the shape is searched), `slack` is
-    how much worse than the network a formula may be, `budget` the seconds after which no new structure is begun."""
+    how much worse than the network a formula may be, `budget` the work after which no new structure is begun and
+    `simplify` that of simplification, both about seconds of one core."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
@@ -48,10 +49,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Given:
-    """A network trained elsewhere, `whole` and `pruned`."""
+    """A network trained elsewhere: `itself`, and as a graph, `whole` and `pruned`.
 
+    `difference` is the largest between itself and whole; `faithful` is whether that is small beside its own error.
+    """
+
+    itself: Callable[[Array], Array]
     whole: Graph
     pruned: Graph
+    difference: float
+    faithful: bool
 
 
 @dataclass(frozen=True)

@@ -6,32 +6,33 @@ import numpy as np
 
 from kanrun.engine.symbolic import Formula
 from kanrun.runs.records import Row
+from kanrun.study.interpret.question import Question
 from kanrun.study.interpret.result import Interpretation
 from kanrun.study.interpret.tables import shape_of
-from kanrun.study.interpret.task import Task
 
 #: R^2 from which on a formula that is not the truth counts as an approximation.
 APPROXIMATED = 0.99
 
 
-def summary_row(task: Task, result: Interpretation, formula: Formula | None) -> Row:
+def summary_row(question: Question, result: Interpretation, formula: Formula | None) -> Row:
     """The result with its certificate, errors in the user's units; `formula` is in these units already."""
     certificate = result.certificate
     return Row(
         "summary",
         {
-            "target": task.name,
-            "kind": task.kind,
-            "noise": task.noise,
+            "target": question.name,
+            "kind": question.kind,
+            "noise": question.noise,
             "outcome": result.outcome,
-            "score": score_of(task, result),
+            "score": score_of(question, result),
             "formula": str(formula.expression) if formula else "",
-            "formula_rmse": _number(certificate.formula_rmse * task.unit) if certificate else None,
-            "network_rmse": _number(certificate.network_rmse * task.unit) if certificate else None,
-            "certificate": _number(certificate.difference * task.unit) if certificate else None,
-            "recovered": certificate.recovered if certificate else task.unknown,
-            "form": certificate.form if certificate else task.unknown,
-            "symbolically": certificate.symbolically if certificate else task.unknown,
+            "formula_rmse": _number(certificate.formula_rmse * question.unit) if certificate else None,
+            "network_rmse": _number(certificate.network_rmse * question.unit) if certificate else None,
+            "certificate": _number(certificate.difference * question.unit) if certificate else None,
+            "graph_difference": question.graph_difference,
+            "recovered": certificate.recovered if certificate else question.unknown,
+            "form": certificate.form if certificate else question.unknown,
+            "symbolically": certificate.symbolically if certificate else question.unknown,
             "r2": _number(certificate.r2) if certificate else None,
             "structure": result.structure,
             "shape": shape_of(result.tried.network) if result.tried else "",
@@ -44,17 +45,17 @@ def summary_row(task: Task, result: Interpretation, formula: Formula | None) -> 
     )
 
 
-def score_of(task: Task, result: Interpretation) -> str:
+def score_of(question: Question, result: Interpretation) -> str:
     """`recovered`, `approximated` (a formula, of candidates alone or partly numeric, with R^2 of at least 0.99 on the
     check points) or `failed`."""
     if result.outcome == "recovered":
         return "recovered"
-    spread = float(np.std(task.check.y))
+    spread = float(np.std(question.check.y))
     for formula in (result.formula, result.approximation):
         if formula is None:
             continue
         with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean((formula(task.check.x) - task.check.y) ** 2)))
+            error = float(np.sqrt(np.mean((formula(question.check.x) - question.check.y) ** 2)))
         if error <= np.sqrt(1 - APPROXIMATED) * spread:
             return "approximated"
     return "failed"

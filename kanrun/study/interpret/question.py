@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.prune import prune_on_validation, pruned
 from kanrun.engine.symbolic import Formula, Samples, choose
-from kanrun.engine.symbolic.from_network import graph_of
 from kanrun.errors import UsageError
-from kanrun.runs.records import Checkpoint
-from kanrun.study.cells import with_cell
+from kanrun.runs.records import Checkpoint, Note
+from kanrun.study.interpret.given import from_run, given_network
 from kanrun.study.interpret.interpretation import check_inputs
 from kanrun.study.interpret.result import Check, Given, Interpretation, Options, in_units
 from kanrun.study.models import check_model
@@ -24,7 +20,7 @@ from kanrun.targets import Dataset, Points, Scaling, make_dataset
 
 
 @dataclass(frozen=True)
-class Task:
+class Question:
     """One output to interpret. `samples` are in the units of `input_scaling` and `output_scaling` (number `index`)."""
 
     name: str
@@ -37,18 +33,33 @@ class Task:
     input_scaling: Scaling
     output_scaling: Scaling
     only: bool
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
     kind: str
     noise: float
 
     @property
     def unit(self) -> float:
-        """What a difference in the task's units is in the user's."""
+        """What a difference in the question's units is in the user's."""
         return float(self.output_scaling.scale[self.index])
 
     @property
     def unknown(self) -> str:
         return "unknown" if self.check.truth is None else "no"
+
+    @property
+    def graph_difference(self) -> float | None:
+        """The largest difference between a given network and its graph, in the user's units."""
+        return self.network.difference * self.unit if self.network is not None else None
+
+    @property
+    def carried_over(self) -> Note | None:
+        """How far turning a given network into a graph changes its values; a warning where that is not small."""
+        if self.network is None:
+            return None
+        text = f"{self.name}: as a graph of splines the network changes by at most {self.graph_difference:.1e}"
+        if not self.network.faithful:
+            text += "; that is not small beside its own error, and formulas are sought for the graph"
+        return Note(text, warning=not self.network.faithful)
 
     def in_units(self, formula: Formula) -> Formula:
         """The formula in the user's units; as it is where nothing was standardised."""
@@ -91,23 +102,23 @@ def options_of(cfg: InterpretConfig) -> Options:
     )
 
 
-def tasks_of(cfg: InterpretConfig, seed: int) -> list[Task]:
-    """One task an output. Raises UsageError for classification, and for a run without a KAN."""
+def questions_of(cfg: InterpretConfig, seed: int) -> list[Question]:
+    """One question an output. Raises UsageError for classification, and for a run without a KAN."""
     network = None
     if cfg.from_run is not None:
-        cfg, network, seed = _from_run(cfg)
+        cfg, network, seed = from_run(cfg)
     dataset = make_dataset(cfg.target, cfg.sampling, seed)
     if dataset.classes:
         raise UsageError("kanrun interpret needs numbers to explain; a classification target has classes.")
     known = network is None
     inputs = Scaling.identity(len(dataset.target.inputs)) if known else dataset.input_scaling
     outputs = Scaling.identity(len(dataset.target.outputs)) if known else dataset.output_scaling
-    return [_task(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
+    return [_question(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
 
 
-def _task(
+def _question(
     cfg: InterpretConfig, dataset: Dataset, index: int, inputs: Scaling, outputs: Scaling, network: KAN | None
-) -> Task:
+) -> Question:
     target, validation = dataset.target, dataset.validation
     if validation is None or not len(validation):
         raise UsageError("sampling.validation must leave points to choose on: set it above 0.")
@@ -126,61 +137,39 @@ def _task(
     clean = inputs.apply(test.x)
     check = Check(clean, truth(clean) if truth else scaled(test)[1], inputs.apply(target.domain.T).T, truth, expression)
     several = len(target.outputs) > 1
-    notes = dataset.notes if index == 0 else ()
-    if tuple(target.inputs) != tuple(f"x{i}" for i in range(len(target.inputs))) and index == 0:
-        notes = (*notes, "in formulas " + ", ".join(f"x{i} is {name}" for i, name in enumerate(target.inputs)))
-    return Task(
+    given = given_network(network, samples, index, cfg.prune) if network is not None else None
+    return Question(
         f"{target.name}, {target.outputs[index]}" if several else target.name,
         target.outputs[index], tuple(target.inputs), samples, check,
-        _graph(cfg, network, samples, index), index, inputs, outputs, not several, notes,
+        given, index, inputs, outputs, not several, _notes(dataset) if index == 0 else (),
         cfg.target.kind, cfg.sampling.noise,
     )  # fmt: skip
 
 
-def _graph(cfg: InterpretConfig, network: KAN | None, samples: Samples, index: int) -> Given | None:
-    """The run's network as a graph, whole and without the edges that it does not need."""
-    if network is None:
-        return None
-    intervals = max(20, network.intervals)
-    whole = graph_of(network, samples.x, index, intervals)
-    if cfg.prune is not None:
-        network = pruned(network, samples.x, cfg.prune)
-    else:
-        network = prune_on_validation(network, samples.x, samples.validation_x, samples.validation_y, index)
-    return Given(whole, graph_of(network, samples.x, index, intervals))
+def _notes(dataset: Dataset) -> tuple[Note, ...]:
+    """What was said of the data, and what the inputs are called in formulas where that is not their name."""
+    notes = tuple(Note(text, warning=True) for text in dataset.notes)
+    names = dataset.target.inputs
+    if tuple(names) == tuple(f"x{i}" for i in range(len(names))):
+        return notes
+    return (*notes, Note("in formulas " + ", ".join(f"x{i} is {name}" for i, name in enumerate(names))))
 
 
-def _from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN, int]:
-    """The run's target and sampling, its network, and the seed that gives its split and scaling again."""
-    from kanrun.runs import resolve_run
-    from kanrun.study.saved import LoadedRun
-
-    loaded = LoadedRun(resolve_run(str(cfg.from_run), Path(os.environ.get("KANRUN_OUTPUTS", "outputs"))))
-    model = loaded.model()
-    network = model.network
-    if "cell" in loaded.tables.get("summary", ()):
-        raise UsageError(f"from_run={cfg.from_run} holds trainings on several settings; name a run of one.")
-    if not isinstance(network, KAN):
-        raise UsageError(f"from_run={cfg.from_run} holds a {type(network).__name__}, which has no edges to interpret.")
-    theirs = loaded.config
-    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), network, model.seed
-
-
-def formula_checkpoint(task: Task, formula: Formula, result: Interpretation, seed: int) -> Checkpoint:
+def formula_checkpoint(question: Question, formula: Formula, result: Interpretation, seed: int) -> Checkpoint:
     """The formula in all its forms, beside its domain and certificate; arrays hold the domain, and of f1, f2, ...
     the ends (2,) of their uniform grids and the coefficients (intervals + degree,)."""
     certificate = vars(result.certificate) if result.certificate else {}
     meta = {
         "formula": formula.forms(),
         "variables": list(formula.names),
-        "inputs": list(task.inputs),
-        "output": task.output,
+        "inputs": list(question.inputs),
+        "output": question.output,
         "rounded": [list(entry) for entry in formula.rounded],
         "certificate": {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in certificate.items()},
         "seed": seed,
     }
-    domain = task.input_scaling.invert(task.check.domain.T).T
+    domain = question.input_scaling.invert(question.check.domain.T).T
     arrays = {"domain": domain}
     for name, spline in formula.splines:
         arrays |= {f"{name}.ends": np.array([spline.low, spline.high]), f"{name}.coefficients": spline.parameters}
-    return Checkpoint(f"formula-{task.name}-seed{seed}", arrays, meta)
+    return Checkpoint(f"formula-{question.name}-seed{seed}", arrays, meta)

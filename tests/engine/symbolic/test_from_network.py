@@ -1,0 +1,64 @@
+"""A KAN as a graph of splines: the same function where its edges are splines, near it where they are not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN
+from kanrun.engine.networks.prune import with_masks
+from kanrun.engine.symbolic.from_network import graph_of, values_of
+
+X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+
+
+def network(intervals: int, precision: torch.dtype = torch.float64, **spec: Any) -> KAN:
+    generator = torch.Generator().manual_seed(0)
+    domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=precision)
+    kan = KAN.create([2, 3, 2], intervals, EdgeSpec(**spec), domain=domain, generator=generator)
+    with torch.no_grad():
+        for layer in kan:
+            noise = torch.randn(layer.coefficients.shape, generator=generator, dtype=precision)
+            layer.coefficients.copy_(0.2 * noise)  # so that hidden values stay inside [-1, 1]
+            layer.base_weight.mul_(0.2)
+    return kan
+
+
+def apart(kan: KAN, output: int = 1) -> float:
+    return float(np.abs(graph_of(kan, X, output)(X) - values_of(kan, output)(X)).max())
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 5])
+@pytest.mark.parametrize("intervals", [3, 7, 30])
+def test_splines_of_any_degree_and_uniform_grid_stay_what_they_are(degree: int, intervals: int) -> None:
+    assert apart(network(intervals, degree=degree, base="zero")) < 1e-11
+
+
+def test_a_smooth_base_comes_near_and_a_step_does_not() -> None:
+    assert 1e-12 < apart(network(5, base="silu")) < 1e-5
+    assert apart(network(5, degree=0, base="zero")) > 1e-3
+
+
+def test_single_precision_costs_its_own_rounding() -> None:
+    assert apart(network(5, torch.float32, base="zero")) < 1e-5
+
+
+def test_what_goes_beyond_a_grid_is_covered() -> None:
+    kan = network(5, base="zero")
+    with torch.no_grad():
+        kan.layer(0).coefficients.mul_(20)  # hidden values leave [-1, 1], where edges go on in straight lines
+    graph = graph_of(kan, X, 0)
+    assert np.abs(graph(X) - values_of(kan, 0)(X)).max() < 0.1 * np.std(graph(X))
+
+
+def test_pruned_edges_are_left_out() -> None:
+    kan = network(5, base="zero")
+    masks = [layer.mask.clone() for layer in kan]
+    masks[0][0, 1] = False
+    smaller = with_masks(kan, masks)
+    assert graph_of(smaller, X, 0).active_edges == graph_of(kan, X, 0).active_edges - 1
+    assert apart(smaller) < 1e-11
