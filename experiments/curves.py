@@ -32,7 +32,6 @@ from kanrun.study.curves import subjects as study
 from kanrun.study.curves.subjects import family, table
 from kanrun.study.seeds import generator
 
-LECTURE_POINTS = torch.tensor([[0, 5], [1, 1], [2, 3], [5, 2]], dtype=torch.float64)
 UNIT = torch.linspace(0, 1, 401, dtype=torch.float64)
 
 
@@ -75,13 +74,14 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
     """The four points: a polynomial and a spline through them, a Bezier curve and a B-spline drawn by them."""
-    at, values = LECTURE_POINTS[:, 0], LECTURE_POINTS[:, 1:]
+    points = study.lecture_points()
+    at, values = points[:, 0], points[:, 1:]
     polynomial, spline = PolynomialThrough(at, values), interpolate(at, values, 2)
-    quadratic = SplineCurve(LECTURE_POINTS, clamped_knots(at.new_tensor([0.5]), 0.0, 1.0, 2), 2)
+    quadratic = SplineCurve(points, clamped_knots(at.new_tensor([0.5]), 0.0, 1.0, 2), 2)
     x = at[0] + (at[-1] - at[0]) * UNIT
-    yield table("lecture_points", "x y polynomial", LECTURE_POINTS, polynomial(at))
+    yield table("lecture_points", "x y polynomial", points, polynomial(at))
     yield table("lecture_through", "x polynomial spline", x, polynomial(x), spline.points(x))
-    drawn = de_casteljau(LECTURE_POINTS, UNIT), quadratic.points(UNIT)
+    drawn = de_casteljau(points, UNIT), quadratic.points(UNIT)
     yield table("lecture_drawn", "bezier_x bezier_y bspline_x bspline_y", *drawn)
 
 

@@ -10,7 +10,7 @@ from kanrun.targets.named import NAMED
 from kanrun.targets.registry import BUILDERS, build_target
 from kanrun.targets.sampling import generator
 from kanrun.targets.special import SPECIAL
-from kanrun.targets.tables import read_inputs, read_table
+from kanrun.targets.tables import read_inputs
 
 __all__ = [
     "BUILDERS",
@@ -25,5 +25,4 @@ __all__ = [
     "generator",
     "make_dataset",
     "read_inputs",
-    "read_table",
 ]

@@ -10,7 +10,8 @@ import numpy as np
 from kanrun.config import PointsTarget
 from kanrun.errors import UsageError
 from kanrun.targets.data import Array
-from kanrun.targets.tables import read_inputs, read_table
+from kanrun.targets.table_columns import is_number
+from kanrun.targets.tables import columns_of, read_inputs
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,28 +42,20 @@ def planar_points(config: PointsTarget) -> PlanarPoints:
 
 def _found_columns(path: str) -> Sequence[str]:
     """x and y where both are there, else the first two columns that hold numbers."""
-    frame = read_table(path)
-    names = [str(name) for name in frame.columns]
-    if all(_is_number(name) for name in names):
+    columns = columns_of(path)
+    names = list(columns)
+    if all(is_number(name) for name in names):
         raise UsageError(
-            f"{path} begins with numbers ({', '.join(names[:4])}); name its columns in a first row, as x,y"
+            f"{path} begins with numbers ({', '.join(names[:4])}); name its columns in a first row, as x,y."
         )
-    if {"x", "y"} <= set(names):
+    if {"x", "y"} <= columns.keys():
         return ["x", "y"]
-    numeric = [name for name, kind in zip(names, frame.dtypes, strict=True) if kind.kind in "fiu"]
+    numeric = [name for name, holds_numbers in columns.items() if holds_numbers]
     if len(numeric) < 2:
         raise UsageError(
-            f"{path} has {len(numeric)} columns of numbers among {', '.join(names[:20])}; a curve needs two"
+            f"{path} has {len(numeric)} columns of numbers among {', '.join(names[:20])}; a curve needs two."
         )
     return numeric[:2]
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _own_points() -> Array:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kanrun.errors import UsageError
 from kanrun.targets.data import Array
-from kanrun.targets.table_file import check_names, is_parquet, positions, text_rows
+from kanrun.targets.table_file import MOST_CHARACTERS, check_names, check_size, is_parquet, positions, text_rows
 
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
 _BLOCK = 5000  # rows converted at once, so that text is never held for the whole table
@@ -92,29 +92,36 @@ def read_columns(
 def _text_blocks(file: Path, wanted: Sequence[str]) -> Iterator[tuple[Sequence[int], list[list[Any]]]]:
     """Row numbers and the wanted columns' texts, some thousand rows at a time."""
     rows = text_rows(file)
-    header = next(rows)
-    where = positions(wanted, header.fields, file)
-    while block := list(itertools.islice(rows, _BLOCK)):
-        yield [row.number for row in block], [[row.fields[i] for row in block] for i in where]
+    where = positions(wanted, next(rows).fields, file)
+    chosen = ((row.number, [row.fields[i] for i in where]) for row in rows)
+    while block := list(itertools.islice(chosen, _BLOCK)):
+        numbers, fields = zip(*block, strict=True)
+        yield numbers, [list(column) for column in zip(*fields, strict=True)]
 
 
 def _parquet_blocks(file: Path, wanted: Sequence[str]) -> Iterator[tuple[Sequence[int], list[Any]]]:
     """The same of a Parquet file, where the first row is row 1."""
-    table = read_parquet(file, wanted)
-    if not table.num_rows:
-        raise UsageError(f"{file.name} has no rows")
-    for start in range(0, table.num_rows, _BLOCK):
-        part = table.slice(start, _BLOCK)
-        yield range(start + 1, start + 1 + part.num_rows), [part.column(name).to_pylist() for name in wanted]
+    with opened_parquet(file, wanted) as stored:
+        if not stored.metadata.num_rows:
+            raise UsageError(f"{file.name} has no rows.")
+        start = 1
+        for part in stored.iter_batches(batch_size=_BLOCK, columns=list(wanted)):
+            yield range(start, start + part.num_rows), [part.column(name).to_pylist() for name in wanted]
+            start += part.num_rows
 
 
-def read_parquet(file: Path, wanted: Sequence[str] | None = None) -> Any:
-    """The wanted columns (None: all) as an arrow table. Raises UsageError, also where pyarrow is missing."""
+@contextlib.contextmanager
+def opened_parquet(file: Path, wanted: Sequence[str] | None = None) -> Iterator[Any]:
+    """The opened file, for the body to read its wanted columns (None: all).
+
+    Raises UsageError for a file that is no Parquet, columns that are not there, more cells or data than memory is
+    planned for, and where pyarrow is missing.
+    """
     try:
         pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise UsageError(
-            f"reading {file.name} needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'"
+            f"reading {file.name} needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'."
         ) from None
     try:
         with parquet.ParquetFile(file) as stored:
@@ -122,10 +129,23 @@ def read_parquet(file: Path, wanted: Sequence[str] | None = None) -> Any:
             check_names(names, file)
             if wanted is not None:
                 positions(wanted, names, file)
-            return stored.read(columns=names if wanted is None else list(wanted))
+            _check_parquet_size(stored.metadata, len(names if wanted is None else wanted), file)
+            yield stored
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0][:100]
-        raise UsageError(f"{file.name} cannot be read as Parquet ({reason})") from None
+        raise UsageError(f"{file.name} cannot be read as Parquet ({reason}).") from None
+
+
+def _check_parquet_size(metadata: Any, columns: int, file: Path) -> None:
+    check_size(metadata.num_rows, columns, file)
+    groups = (metadata.row_group(i) for i in range(metadata.num_row_groups))
+    largest = max(
+        (group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns)), default=0
+    )
+    if largest > MOST_CHARACTERS:
+        raise UsageError(
+            f"{file.name} has a column of {largest} bytes in one group of rows; write it in smaller groups."
+        )
 
 
 def _to_numbers(values: list[Any], rows: Sequence[int], complaints: _Complaints) -> Array:
@@ -136,6 +156,15 @@ def _to_numbers(values: list[Any], rows: Sequence[int], complaints: _Complaints)
             if numbers.ndim == 1 and np.isfinite(numbers).all():
                 return numbers
     return np.array([_number(value, row, complaints) for value, row in zip(values, rows, strict=True)])
+
+
+def is_number(text: str) -> bool:
+    """Whether a text writes a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not _is_code(text)
 
 
 def _is_code(value: Any) -> bool:

@@ -13,7 +13,7 @@ from kanrun.errors import UsageError
 from kanrun.near import near
 from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
 from kanrun.targets.sampling import check_sampling, generator, split_order, validation_count, with_noise
-from kanrun.targets.table_columns import read_columns
+from kanrun.targets.table_columns import is_number, read_columns
 from kanrun.targets.table_file import check_path
 
 TASKS = ("regression", "classification")
@@ -105,7 +105,7 @@ def read_rows(config: TableTarget) -> RowTable:
 def classes_of(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """The sorted classes (by number where all are whole numbers) and the index of each row's."""
     different = sorted(set(texts))
-    if all(_is_number(text) for text in different):
+    if all(is_number(text) for text in different):
         numbers = {text: _whole(text, column) for text in different}
         names = [str(number) for number in sorted(set(numbers.values()))]
         key = {text: str(number) for text, number in numbers.items()}
@@ -116,15 +116,6 @@ def classes_of(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[
         raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed")
     index = {name: i for i, name in enumerate(names)}
     return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
-
-
-def _is_number(text: str) -> bool:
-    """Whether a label writes a number; to Python 1_2 would be one, too."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return "_" not in text
 
 
 def _whole(text: str, column: str) -> int:

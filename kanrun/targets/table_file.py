@@ -29,6 +29,11 @@ PARQUET = (".parquet", ".pq")
 COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
 KINDS = f"{', '.join(TEXT)} (also with {', '.join(COMPRESSED)}) and {PARQUET[0]}"
 
+# A small compressed file may hold any amount of text: so much is read of one, and of one line.
+MOST_CHARACTERS = 2**30
+MOST_IN_LINE = 2**24
+MOST_CELLS = 10**8  # rows times columns, of any file
+
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -102,7 +107,7 @@ def text_rows(file: Path) -> Iterator[Row]:
     try:
         with _text(file) as stream:
             separator = _separator(file, stream)
-            reader = csv.reader(stream, delimiter=separator, skipinitialspace=True, strict=True)
+            reader = csv.reader(_lines(file, stream), delimiter=separator, skipinitialspace=True, strict=True)
             for number, fields in enumerate(reader, 1):
                 row = Row(number, [field.strip() for field in fields])
                 if len(row.fields) < 2 and not any(row.fields):
@@ -113,6 +118,7 @@ def text_rows(file: Path) -> Iterator[Row]:
                         f"{file.name}: row {number} has {len(row.fields)} fields, but the header has {width}"
                     )
                 row.fields.extend([""] * (width - len(row.fields)))
+                check_size(count + 1, width, file)
                 if not count:
                     check_names(row.fields, file)
                 yield row
@@ -129,9 +135,29 @@ def text_rows(file: Path) -> Iterator[Row]:
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows")
 
 
+def check_size(rows: int, columns: int, file: Path) -> None:
+    """Raises UsageError for a table that memory is not planned for."""
+    if rows * columns > MOST_CELLS:
+        raise UsageError(f"{file.name} has more than {MOST_CELLS} cells; take out columns or rows that are not needed.")
+
+
+def _lines(file: Path, stream: io.TextIOWrapper) -> Iterator[str]:
+    """The lines of a file, none of them longer than memory is planned for, nor all of them together."""
+    characters = 0
+    while line := stream.readline(MOST_IN_LINE + 1):
+        characters += len(line)
+        if len(line) > MOST_IN_LINE:
+            raise UsageError(
+                f"{file.name} has a line of more than {MOST_IN_LINE} characters, which is no row of a table."
+            )
+        if characters > MOST_CHARACTERS:
+            raise UsageError(f"{file.name} holds more than {MOST_CHARACTERS} characters; larger tables are not read.")
+        yield line
+
+
 def _separator(file: Path, stream: io.TextIOWrapper) -> str:
     """Of a CSV: a semicolon or tab where its first line has one and no comma. The stream goes back to its start."""
-    first = next((line for line in stream if line.strip()), "")
+    first = next((line for line in _lines(file, stream) if line.strip()), "")
     stream.seek(0)
     if (ending := _ending(file)) in TEXT and TEXT[ending] != ",":
         return TEXT[ending]

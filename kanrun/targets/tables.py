@@ -1,17 +1,13 @@
-"""Tables for those who use a trained model: a whole table, or the inputs out of it."""
+"""Tables for those who use a trained model or draw a curve: the inputs, and which columns there are."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kanrun.targets.data import Array
-from kanrun.targets.table_columns import MISSING, read_columns, read_parquet
+from kanrun.targets.table_columns import MISSING, is_number, opened_parquet, read_columns
 from kanrun.targets.table_file import check_path, is_parquet, text_rows
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def read_inputs(path: str | Path, names: Sequence[str]) -> Array:
@@ -23,30 +19,20 @@ def read_inputs(path: str | Path, names: Sequence[str]) -> Array:
     return read_columns(check_path(path), names).numbers
 
 
-def read_table(path: str | Path) -> pd.DataFrame:
-    """All of a table: CSV, TSV (compressed too) or Parquet, whatever its columns hold.
+def columns_of(path: str | Path) -> dict[str, bool]:
+    """The columns of a table in their order, and whether all that a column holds are numbers (or missing).
 
-    Columns of a text file whose every value is a number (or missing) become numbers, the others stay text.
     Raises UsageError for a file that is not a table and for two columns of the same name.
     """
-    import pandas as pd
-
     file = check_path(path)
     if is_parquet(file):
-        frame: pd.DataFrame = read_parquet(file).to_pandas(ignore_metadata=True)
-        return frame
+        from pyarrow.types import is_floating, is_integer
+
+        with opened_parquet(file) as stored:
+            return {field.name: is_integer(field.type) or is_floating(field.type) for field in stored.schema_arrow}
     rows = text_rows(file)
     header = next(rows).fields
-    names = [name or f"column {i}" for i, name in enumerate(header, 1)]
-    columns = zip(*(row.fields for row in rows), strict=True)
-    return pd.DataFrame({name: _column(list(values)) for name, values in zip(names, columns, strict=True)})
-
-
-def _column(values: list[str]) -> pd.Series:
-    import pandas as pd
-
-    present = pd.Series([None if value.casefold() in MISSING else value for value in values], dtype=object)
-    try:
-        return pd.to_numeric(present)
-    except (ValueError, TypeError):
-        return pd.Series(values, dtype=object)
+    numeric = set(range(len(header)))
+    for row in rows:
+        numeric -= {i for i in numeric if row.fields[i].casefold() not in MISSING and not is_number(row.fields[i])}
+    return {name or f"column {i + 1}": i in numeric for i, name in enumerate(header)}

@@ -9,6 +9,7 @@ import importlib
 import io
 import lzma
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import UsageError
-from kanrun.targets import read_inputs, read_table
+from kanrun.targets import read_inputs, table_file
+from kanrun.targets.tables import columns_of
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
 VALUES = np.array([[1, 2, 3.5], [4, -0.5, 0.25]])
@@ -80,7 +82,7 @@ def test_parquet(tmp_path: Path) -> None:
     frame.to_parquet(path)
     np.testing.assert_array_equal(read_inputs(path, NAMES), VALUES)
     np.testing.assert_array_equal(read_inputs(path, ["flag", "whole"]), [[1, 1], [0, 2]])
-    assert list(read_table(path)["label"]) == ["u", "v"]
+    assert columns_of(path) == {"a": True, "b": True, NAMES[2]: True, "whole": True, "flag": False, "label": False}
 
 
 def test_parquet_refusals(tmp_path: Path) -> None:
@@ -194,7 +196,7 @@ def test_files_that_are_no_table(name: str, content: bytes, sentence: str, write
     path = write(content, name)
     _refused(path, ["a"], sentence)
     with pytest.raises(UsageError):
-        read_table(path)
+        columns_of(path)
 
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:
@@ -251,13 +253,41 @@ def test_rows_are_counted_past_the_first_block(write: Callable[..., Path]) -> No
     _refused(write("\n".join(lines)), ["a", "b"], "(first 'x' in row 11002)")
 
 
-def test_read_table_keeps_all_columns(write: Callable[..., Path]) -> None:
-    frame = read_table(write("id,a,,when\nu1,1,x,2020\nu2,,y,\n"))
-    assert list(frame.columns) == ["id", "a", "column 3", "when"]
-    assert list(frame["id"]) == ["u1", "u2"]
-    np.testing.assert_array_equal(frame["a"], [1, np.nan])
-    assert frame["a"].dtype == np.float64
-    np.testing.assert_array_equal(frame["when"], [2020, np.nan])
+def test_columns_and_whether_they_hold_numbers(write: Callable[..., Path]) -> None:
+    path = write("id,a,,when,code\nu1,1,x,2020,1_2\nu2,,y,,3\n")
+    assert columns_of(path) == {"id": False, "a": True, "column 3": False, "when": True, "code": False}
+
+
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("content", [b"a" * 2**24, b"a,b\n" + b"1," * 2**23, b"a,b\n" + b" \n" * 2**16])
+def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
+    ending: str, content: bytes, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_file, "MOST_CHARACTERS", 2**16)
+    monkeypatch.setattr(table_file, "MOST_IN_LINE", 2**14)
+    path = write(COMPRESS[ending](content), f"bomb.csv{ending}")
+    tracemalloc.start()
+    for read in (columns_of, lambda path: read_inputs(path, ["a"])):
+        with pytest.raises(
+            UsageError, match=r"^bomb.csv\S+ (has a line of more than 262144|holds more than 1048576) .*\.$"
+        ):
+            read(path)
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2**23
+
+
+def test_more_cells_than_memory_is_planned_for(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(table_file, "MOST_CELLS", 100)
+    _refused(write("a,b\n" + "1,2\n" * 51), ["a"], "data.csv has more than 100 cells; take out columns or rows")
+    np.testing.assert_array_equal(read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"]), np.ones((49, 1)))
+    pd.DataFrame({"a": np.zeros(101), "b": 1.0}).to_parquet(tmp_path / "data.parquet")
+    _refused(tmp_path / "data.parquet", ["a"], "data.parquet has more than 100 cells")
 
 
 @given(

@@ -19,6 +19,7 @@ from kanrun.engine.splines.spline_curve import SplineCurve, check_degree, clampe
 from kanrun.errors import UsageError
 from kanrun.runs.records import Table
 from kanrun.targets import build_target
+from kanrun.targets.named import GIVEN_POINTS
 from kanrun.targets.planar import planar_points
 
 #: Control points of the curve near the planar points, where the settings name none.
@@ -100,6 +101,12 @@ def function_of(cfg: CurvesConfig) -> Function:
     if len(target.inputs) != 1 or target.function is None:
         raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0")
     return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]))
+
+
+def lecture_points() -> Tensor:
+    """The lecture's four points (4, 2)."""
+    four = GIVEN_POINTS["lecture_points"]
+    return torch.from_numpy(np.concatenate([four.x, four.y], axis=1))
 
 
 def bezier_of(cfg: CurvesConfig) -> Tensor:
