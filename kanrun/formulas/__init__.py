@@ -1,10 +1,7 @@
-"""Formulas: text to one sympy expression by a whitelist, and its numpy, torch, LaTeX and Python forms.
-
-Importing this loads sympy, not torch.
-"""
+"""Formulas: text to one sympy expression by a whitelist, and its numpy, LaTeX and Python forms; all without torch."""
 
 from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
-from kanrun.formulas.lowering import to_numpy, to_torch
+from kanrun.formulas.lowering import to_numpy
 from kanrun.formulas.parsing import constant, parse, variables_in
 from kanrun.formulas.printing import to_latex, to_python, variables_of
 
@@ -16,7 +13,6 @@ __all__ = [
     "to_latex",
     "to_numpy",
     "to_python",
-    "to_torch",
     "variable",
     "variables_in",
     "variables_of",

@@ -1,9 +1,7 @@
-"""From one sympy expression to functions of numpy arrays and torch tensors.
+"""From one sympy expression to a function of numpy arrays.
 
-The expression becomes a short program: one step a distinct sub-expression, constants folded to 20 digits and
-rounded once. Both forms run the same program over their own table of operations. (sympy's `lambdify` would
-generate and execute source text, has no torch form of erf, Max or Bessel functions in all versions, and
-computes repeated sub-expressions again.)
+The expression becomes a short program: one step a distinct sub-expression, constants folded to 20 digits and rounded
+once. (sympy's `lambdify` would generate and execute source text, and compute repeated sub-expressions again.)
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 import sympy
@@ -20,11 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from kanrun.errors import UsageError
 from kanrun.formulas.functions import FUNCTIONS
-
-if TYPE_CHECKING:
-    import torch
-
-Operations = Mapping[str, Callable[..., Any]]
 
 _NAMES: dict[Any, str] = {
     **{getattr(sympy, name): name for name in ("sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh")},
@@ -78,23 +71,23 @@ class NumpyFunction:
         return np.array(np.broadcast_to(value, points.shape[:-1])) if np.ndim(value) == 0 else np.asarray(value)
 
 
-@dataclass(frozen=True)
-class TorchFunction:
-    """Points (..., d) to values (...), in their dtype and on their device; differentiable and vmap-able."""
-
-    program: _Program
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        value = self.program.run(x)
-        return x.new_full(x.shape[:-1], value) if isinstance(value, float) else value
-
-
 def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[ArrayLike], NDArray[np.float64]]:
     """The expression as a function of points (N, d), d = len(variables), to values (N,) in float64.
 
     Column i is the variable named variables[i]; a constant expression is broadcast. Raises UsageError where
     the expression has another variable or a function without a numeric form.
     """
+    names = list(variables)
+    if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
+        raise UsageError(f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}")
+    compiler = _Compiler(names)
+    last = compiler.visit(expression)
+    return NumpyFunction(_Program(len(names), tuple(compiler.lines[: last + 1])))
+
+
+@cache
+def _operations() -> Mapping[str, Callable[..., Any]]:
+    """The numpy form of every function that a formula may use."""
     from scipy import special
 
     plain = ("sin", "cos", "tan", "sinh", "cosh", "tanh", "exp", "log", "sign", "floor", "abs", "sqrt")
@@ -102,35 +95,15 @@ def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[Arra
     operations |= {f"a{name}": getattr(np, f"arc{name}") for name in ("sin", "cos", "tan", "sinh", "cosh", "tanh")}
     operations |= {"erf": special.erf, "minimum": np.minimum, "maximum": np.maximum}
     operations["besselj"] = lambda order: {0: special.j0, 1: special.j1}.get(order, partial(special.jv, order))
-    return NumpyFunction(_compile(expression, variables, operations))
-
-
-def to_torch(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The expression as a function of tensors (..., d), d = len(variables), to values (...).
-
-    It follows the tensors' dtype and device, is differentiable any number of times (Bessel functions by their
-    own relations) and works under torch.func. Raises UsageError as `to_numpy` does.
-    """
-    from kanrun.formulas.torch_operations import OPERATIONS
-
-    return TorchFunction(_compile(expression, variables, OPERATIONS))
-
-
-def _compile(expression: sympy.Expr, variables: Sequence[str], operations: Operations) -> _Program:
-    names = list(variables)
-    if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
-        raise UsageError(f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}")
-    compiler = _Compiler(names, operations)
-    last = compiler.visit(expression)
-    return _Program(len(names), tuple(compiler.lines[: last + 1]))
+    return operations
 
 
 class _Compiler:
     """Visits sub-expressions from the leaves up and gives each distinct one a register."""
 
-    def __init__(self, names: list[str], operations: Operations) -> None:
+    def __init__(self, names: list[str]) -> None:
         self.names = names
-        self.operations = operations
+        self.operations = _operations()
         self.lines: list[int | float | _Step] = []
         self.registers: dict[sympy.Basic, int] = {}
 
@@ -172,7 +145,7 @@ class _Compiler:
     def _power(self, base: sympy.Expr, exponent: sympy.Expr) -> _Step:
         if exponent == sympy.Rational(1, 2):
             return _Step(self.operations["sqrt"], (self.visit(base),))
-        if exponent.is_Integer:  # a Python int, for which both libraries keep the sign of a negative base
+        if exponent.is_Integer:  # a Python int, for which numpy keeps the sign of a negative base
             return _Step(partial(_integer_power, exponent=int(exponent)), (self.visit(base),))
         return _Step(operator.pow, (self.visit(base), self.visit(exponent)))
 
