@@ -7,8 +7,10 @@ from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
     breakpoints_from_data,
     breakpoints_of,
+    breakpoints_within,
     equally_spaced,
     extend,
+    rare_samples,
     subdivide,
     uniform_breakpoints,
 )
@@ -19,6 +21,7 @@ __all__ = [
     "Outside",
     "breakpoints_from_data",
     "breakpoints_of",
+    "breakpoints_within",
     "contains",
     "dense_rows",
     "design_matrix",
@@ -30,6 +33,7 @@ __all__ = [
     "insert_knots",
     "local_basis",
     "prefers_sparse",
+    "rare_samples",
     "sample_points",
     "subdivide",
     "uniform_breakpoints",

@@ -8,6 +8,8 @@ side, each continuing the spacing of the interval at that end, G + 2k + 1 in all
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -16,6 +18,9 @@ from kanrun.errors import UsageError
 
 #: Smallest interval of a grid drawn from data, as a share of the uniform interval.
 MINIMUM_SPACING = 1e-2
+#: The most outliers at either end, as a share of the samples, and how far from the others they are, in widths of the
+#: others; fewer samples than FEW have none.
+RARE, FAR, FEW = 0.01, 1.0, 20
 #: Roundings, of the largest knot, by which equally spaced knots may be off.
 SPACING_ROUNDINGS = 8
 
@@ -83,25 +88,63 @@ def breakpoints_from_data(
 ) -> Float[Tensor, "inputs points"]:
     """A grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
-    The range is widened by `margin` of itself on either side, and as far as this precision needs to tell the
-    breakpoints apart. A constant input gets a width of its own size, at least 1. No interval is narrower than
-    MINIMUM_SPACING of the uniform one, so that repeated values, outliers and two-point data never make two breakpoints
-    equal. Samples that are not finite are refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid
-    updates").
+    Outliers are left out of the range, and the `outside` policy serves them: samples farther from the others than FAR
+    of these' width, of which there are a share RARE at most at either end. Without any the range is that of all. It
+    is widened by `margin` of itself on either side, and as far as this precision needs to tell the breakpoints apart. A
+    constant input gets a width of its own size, at least 1. No interval is narrower than MINIMUM_SPACING of the uniform
+    one, so that repeated values and two-point data never make two breakpoints equal. Samples that are not finite are
+    refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range is that of all.
     """
-    low, high = x.amin(0), x.amax(0)
-    width, grain = high - low, 8 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
+    order = x.sort(0).values
+    low, high = _range(order)
+    return _drawn(order.clamp(low, high), low, high, intervals, adapt, margin)
+
+
+def breakpoints_within(
+    x: Float[Tensor, "samples inputs"], ends: Float[Tensor, "inputs 2"], intervals: int, adapt: float
+) -> Float[Tensor, "inputs points"]:
+    """As `breakpoints_from_data` over a given range, without a margin; samples outside count as its ends."""
+    low, high = ends[:, 0], ends[:, 1]
+    order = torch.cat([x.clamp(low, high), ends.T]).sort(0).values
+    return _drawn(order, low, high, intervals, adapt, 0.0)
+
+
+def rare_samples(samples: int) -> int:
+    """So many of `samples` samples may be outliers, at either end: a share RARE, rounded up; none among a FEW."""
+    return math.ceil(RARE * samples) if samples >= FEW else 0
+
+
+def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
+    """The least and the largest sample of each input that is no outlier, of sorted samples."""
+    rare = rare_samples(order.shape[0])
+    low, high = order[rare], order[order.shape[0] - 1 - rare]
+    width = high - low
+    # What is far from a constant is measured by the width that its own grid gets.
+    reach = FAR * torch.where(width <= _grain(low, high), low.abs().clamp(min=1.0), width)
+    near = (order >= low - reach) & (order <= high + reach)
+    infinite = torch.full_like(order, torch.inf)
+    return torch.where(near, order, infinite).amin(0), torch.where(near, order, -infinite).amax(0)
+
+
+def _grain(low: Tensor, high: Tensor) -> Tensor:
+    """The least width that this precision can divide, there."""
+    return 8 * torch.finfo(low.dtype).eps * torch.maximum(low.abs(), high.abs())
+
+
+def _drawn(order: Tensor, low: Tensor, high: Tensor, intervals: int, adapt: float, margin: float) -> Tensor:
+    """The grid over [low, high] and a margin, drawn towards the quantiles of sorted samples in it."""
+    width, grain = high - low, _grain(low, high)
     least = (intervals * grain - width) / 2
     pad = torch.where(width <= grain, 0.5 * low.abs().clamp(min=1.0), torch.maximum(margin * width, least))
     uniform = uniform_breakpoints(low - pad, high + pad, intervals)
     if adapt == 0.0:
         return uniform
-    levels = torch.linspace(0, 1, intervals + 1, dtype=x.dtype, device=x.device)
-    order = x.sort(0).values
-    at = levels * (x.shape[0] - 1)
-    below = at.floor().long().clamp(max=max(x.shape[0] - 2, 0))
-    above = (below + 1).clamp(max=x.shape[0] - 1)
-    quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(x.dtype))
+    count = order.shape[0]
+    levels = torch.linspace(0, 1, intervals + 1, dtype=order.dtype, device=order.device)
+    at = levels * (count - 1)
+    below = at.floor().long().clamp(max=max(count - 2, 0))
+    above = (below + 1).clamp(max=count - 1)
+    quantile = torch.lerp(order[below].T, order[above].T, (at - below).to(order.dtype))
     quantile[:, 0], quantile[:, -1] = uniform[:, 0], uniform[:, -1]
     mixed = torch.lerp(uniform, quantile, adapt)
     share = (intervals * grain / (uniform[:, -1] - uniform[:, 0])).clamp(MINIMUM_SPACING, 0.5)

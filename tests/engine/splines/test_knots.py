@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.splines import breakpoints_from_data, equally_spaced, extend, subdivide, uniform_breakpoints
+from kanrun.engine.splines import (
+    breakpoints_from_data,
+    breakpoints_within,
+    equally_spaced,
+    extend,
+    knots,
+    rare_samples,
+    subdivide,
+    uniform_breakpoints,
+)
 from kanrun.errors import UsageError
 
 DATA = {
@@ -28,8 +38,11 @@ def assert_proper(points, x):
     assert points.isfinite().all()
     assert (points.diff(dim=1) > 0).all()
     assert (extend(points, 3).diff(dim=1) > 0).all()
-    assert (points[:, 0] <= x.amin(0)).all()
-    assert (points[:, -1] >= x.amax(0)).all()
+    if x.shape[0] < knots.FEW:
+        assert (points[:, 0] <= x.amin(0)).all()
+        assert (points[:, -1] >= x.amax(0)).all()
+    outside = ((x < points[:, 0]) | (x > points[:, -1])).sum(0)
+    assert (outside <= 2 * rare_samples(x.shape[0])).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -60,6 +73,61 @@ def test_breakpoints_follow_the_quantiles_as_far_as_asked():
     half = breakpoints_from_data(x, 4, 0.5, 0.0)
     uniform = breakpoints_from_data(x, 4, 0.0, 0.0)
     torch.testing.assert_close(half, (quantiles + uniform) / 2, atol=1e-2, rtol=0)
+
+
+def by_all_samples(x, intervals, adapt, margin):
+    """The grid over the range of every sample, quantiles by numpy."""
+    low, high = x.amin(0).numpy(), x.amax(0).numpy()
+    levels = np.linspace(0, 1, intervals + 1)
+    ends = low - margin * (high - low), high + margin * (high - low)
+    uniform = ends[0] + np.multiply.outer(levels, ends[1] - ends[0])
+    quantile = np.quantile(x.numpy(), levels, axis=0)
+    quantile[0], quantile[-1] = ends
+    return ((1 - adapt) * uniform + adapt * quantile).T
+
+
+SPREAD = {
+    "uniform": lambda g: torch.rand(500, 1, generator=g, dtype=torch.float64),
+    "normal": lambda g: torch.randn(500, 1, generator=g, dtype=torch.float64),
+    "two clusters": lambda g: 9.0 * (torch.arange(500)[:, None] % 2) + torch.rand(500, 1, generator=g).double(),
+    "a few at one": lambda g: (torch.arange(500.0, dtype=torch.float64)[:, None] < 3).double(),
+}
+
+
+@pytest.mark.parametrize("adapt", [0.0, 0.3])
+@pytest.mark.parametrize("name", SPREAD)
+def test_without_outliers_the_grid_is_that_of_all_samples(name, adapt):
+    x = SPREAD[name](torch.Generator().manual_seed(0))
+    found = breakpoints_from_data(x, 6, adapt, 0.05)
+    expected = by_all_samples(x, 6, adapt, 0.05)
+    assert found[0, [0, -1]].tolist() == pytest.approx(expected[0, [0, -1]].tolist(), rel=1e-14)
+    if name in ("uniform", "normal"):
+        np.testing.assert_allclose(found.numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("adapt", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("far", [[50.0], [1e6], [-1e6], [5.0, -40.0, 1e3], [7.0, 7.1]])
+def test_outliers_do_not_stretch_the_grid(far, adapt):
+    x = 2 * torch.rand(500, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 1
+    with_outliers = x.clone()
+    with_outliers[: len(far), 0] = torch.tensor(far, dtype=torch.float64)
+    found, expected = breakpoints_from_data(with_outliers, 8, adapt, 0.05), breakpoints_from_data(x, 8, adapt, 0.05)
+    torch.testing.assert_close(found[0], expected[0], atol=0.05, rtol=0)
+    assert torch.equal(found[1], expected[1])
+    constant = torch.full((500, 1), 0.3, dtype=torch.float64)
+    constant[: len(far), 0] = torch.tensor(far, dtype=torch.float64)
+    points = breakpoints_from_data(constant, 8, adapt, 0.05)
+    assert -0.9 < points[0, 0] < 0.3 < points[0, -1] < 1.5
+    assert (points.diff(dim=1) > 0).all()
+
+
+def test_a_grid_within_a_range_stays_there():
+    x = torch.tensor([[50.0], *[[0.1 * i] for i in range(-9, 0)]] * 10, dtype=torch.float64)
+    points = breakpoints_within(x, torch.tensor([[-1.0, 1.0]], dtype=torch.float64), 4, 0.5)
+    assert points[0, 0] == -1
+    assert points[0, -1] == 1
+    assert (points.diff(dim=1) > 0).all()
+    assert points[0, 2] < 0
 
 
 def test_ends_are_exact_and_old_points_stay():
