@@ -18,7 +18,10 @@ def predict(
         Path, typer.Option("--input", metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns.")
     ],
     output: Annotated[
-        Path, typer.Option("--output", metavar="FILE", help="Where the table with the predictions is written.")
+        Path,
+        typer.Option(
+            "--output", metavar="FILE", help="Where the predictions go; the ending says as what (CSV, TSV, Parquet)."
+        ),
     ],
     model: Annotated[
         str | None,

@@ -11,17 +11,20 @@ from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.atomic import write_atomic
 from kanrun.study.saved import Model, load_run
 from kanrun.targets import read_inputs
+from kanrun.targets.table_output import check_output, table_bytes
 
 
 def predict(run: Path, source: Path, output: Path, model: str | None = None) -> list[str]:
-    """Write the model's predictions for the rows of `source` to `output` (CSV) and return warnings.
+    """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
 
     The file keeps the input columns and adds one a prediction, in the units of training; a classifier adds the label
     and a column of probability a class. Rows outside the trained range are predicted and counted in a warning.
-    Raises UsageError for missing columns, text or missing values, and an output that cannot be written.
+    Raises UsageError for missing columns, text or missing values, and an output that cannot be written or is of no kind
+    of table that kanrun writes.
     """
     if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory; choose another --output")
+        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
+    check_output(output)
     trained = load_run(run).model(model)
     x = read_inputs(source, trained.inputs)
     table = pd.DataFrame(x, columns=list(trained.inputs))
@@ -34,9 +37,9 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
     for name, column in _columns(trained, values):
         table[name] = column
     try:
-        write_atomic(output, table.to_csv(index=False).encode())
+        write_atomic(output, table_bytes(table, output))
     except StorageFailed as error:
-        raise UsageError(f"{error}; choose another --output") from error
+        raise UsageError(f"{str(error).rstrip('.')}; choose another --output.") from error
     return _warnings(trained, x)
 
 

@@ -61,7 +61,7 @@ def check_path(path: str | Path) -> Path:
             raise UsageError(f"{str(path)!r} is empty")
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    if not is_parquet(file) and _ending(file) not in (*TEXT, ".zip"):
+    if not is_parquet(file) and ending_of(file) not in (*TEXT, ".zip"):
         raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {KINDS}")
     return file
 
@@ -70,7 +70,7 @@ def is_parquet(file: Path) -> bool:
     return file.suffix.lower() in PARQUET
 
 
-def _ending(file: Path) -> str:
+def ending_of(file: Path) -> str:
     """.csv of data.csv and of data.csv.gz; .zip where an archive does not say what it holds."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
     if len(suffixes) > 1 and suffixes[-1] in COMPRESSED and suffixes[-2] in TEXT:
@@ -159,7 +159,7 @@ def _separator(file: Path, stream: io.TextIOWrapper) -> str:
     """Of a CSV: a semicolon or tab where its first line has one and no comma. The stream goes back to its start."""
     first = next((line for line in _lines(file, stream) if line.strip()), "")
     stream.seek(0)
-    if (ending := _ending(file)) in TEXT and TEXT[ending] != ",":
+    if (ending := ending_of(file)) in TEXT and TEXT[ending] != ",":
         return TEXT[ending]
     return next((separator for separator in ",;\t" if separator in first), ",")
 

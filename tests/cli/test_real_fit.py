@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from kanrun.cli.app import main
 from kanrun.engine.training import Adam, chain
+from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
 TABLE = ["target=table", "target.inputs=[area (m2),b]", "target.outputs=price"]
@@ -107,6 +111,36 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
         assert not out
         (line,) = err.splitlines()
         assert line.startswith(f"kanrun: cannot write {output}: ")
+
+
+def test_predictions_are_what_the_ending_says(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
+    words = ["predict", "latest", "--input", "good (1).csv", "--output"]
+    assert main([*words, "p.csv"]) == 0
+    expected = pd.read_csv("p.csv")
+    for name in ("p.tsv", "p.csv.gz", "P.CSV.XZ", "p.tab.bz2", "p.csv.zip"):
+        assert main([*words, name]) == 0
+        separator = "," if "csv" in name.lower() else "\t"
+        compression = {"gz": "gzip", "XZ": "xz", "bz2": "bz2", "zip": "zip"}.get(name.rpartition(".")[2])
+        pd.testing.assert_frame_equal(pd.read_csv(name, sep=separator, compression=compression), expected)  # type: ignore[call-overload]
+        np.testing.assert_array_equal(read_inputs(name, ["price"])[:, 0], expected["price"])
+    pytest.importorskip("pyarrow")
+    assert main([*words, "p.parquet"]) == 0
+    np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
+    monkeypatch.setattr("kanrun.study.predict.load_run", None)  # so much is said before anything is computed
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    for name, said in (
+        ("x.pq", "pip install 'kanrun[parquet]'"),
+        ("x.xlsx", "it writes .csv"),
+        ("x", "it writes .csv"),
+    ):
+        capfd.readouterr()
+        assert main([*words, name]) == 2
+        (line,) = capfd.readouterr().err.splitlines()
+        assert said in line
+        assert not (place / name).exists()
 
 
 def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
