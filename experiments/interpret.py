@@ -38,9 +38,12 @@ def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: InterpretConfig) -> None:
-    """Build everything that a run would build, without training. Raises UsageError for more than one thread too."""
+    """Build everything that a run would build, without training. Raises UsageError for settings that do not fit, among
+    them more threads, another device or less precision than it uses."""
     if cfg.threads is not None and cfg.threads > 1:
-        raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs trainings in parallel.")
+        raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once.")
+    if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
+        raise UsageError(f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and float64.")
     for cell in cells(cfg):
         one = with_cell(cfg, cell)
         options_of(one)

@@ -224,6 +224,7 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
         ({"sampling": SamplingConfig(train=100, validation=0.0)}, "validation"),
         ({"from_run": "no/such/run"}, "from_run=no/such/run is no absolute path"),
         ({"from_run": "/no/such/run"}, "from_run=/no/such/run is not the folder of a run"),
+        ({"precision": "float32"}, "precision=float32: kanrun interpret uses the cpu and float64"),
         ({"threads": 2}, "threads=2: kanrun interpret uses one"),
     ],
 )

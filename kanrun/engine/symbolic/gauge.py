@@ -24,8 +24,8 @@ _MOST_GAUGES, _CLEAR_SCORE = 3, -3.5
 
 @dataclass(frozen=True)
 class Pair:
-    """Edges of the same source: `alpha` into a sum, `phi` into a product of two that goes into that sum; `psi` the
-    other."""
+    """Edges of the same source: `alpha` into a sum, and `phi` into a product of two that goes into that sum; `psi` is
+    the product's other edge."""
 
     alpha: int
     phi: int

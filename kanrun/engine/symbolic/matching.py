@@ -202,7 +202,7 @@ def standardised(function: Symbolic) -> Symbolic:
             c *= float(candidate.value(np.array([size]))[0] / candidate.value(np.ones(1))[0])
         a, b = a / size, b / size
         if candidate.name == "x":
-            d, b = d + c * a * b / abs(a) if a > 0 else d + c * b, 0.0
+            d, b = d + c * b, 0.0
     elif "b" not in candidate.free:
         c, b = c * float(np.exp(b)), 0.0
     if a < 0 and candidate.odd_or_even:

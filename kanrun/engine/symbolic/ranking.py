@@ -15,7 +15,8 @@ from kanrun.engine.symbolic.work import work_done
 
 Maker = Callable[[np.random.Generator], Trained]
 
-#: Structures that are ranked by coarse fits, those that are then trained; and the coarse error that ends the ranking.
+#: Structures that are ranked by coarse fits, those that are then trained; the coarse error that ends the ranking; and
+#: the edges of a structure that counts as small.
 _MOST_RANKED, _MOST_EXPLORED, _CLEARLY_GOOD, _SMALL = 14, 7, 3e-3, 10
 
 

@@ -1,7 +1,4 @@
-"""The shape search: structures from simple to deep, each trained, pruned and snapped, until a formula is exact.
-
-Yields a `Step` for every stage of every structure, for tables and figures; the last one is the choice.
-"""
+"""The shape search: structures from simple to deep, each trained, pruned and snapped, until a formula is exact."""
 
 from __future__ import annotations
 
@@ -28,7 +25,8 @@ from kanrun.engine.symbolic.work import work_done
 def search(
     samples: Samples, candidates: Sequence[Candidate], settings: SearchSettings, generator: np.random.Generator
 ) -> Iterator[Step | Tried]:
-    """Steps as they happen, and a `Tried` for each structure worth it. Stops at the first exact formula."""
+    """A `Step` for every stage of every structure as it happens, and a `Tried` for each structure worth it, a second
+    one after a longer look. Stops at an exact formula, where only noise is left, or when the budget is spent."""
     run = _Search(samples, candidates, settings, generator)
     inputs = list(range(samples.x.shape[1]))
     yield from run.attempt(first_shapes(inputs))
