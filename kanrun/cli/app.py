@@ -82,5 +82,6 @@ def _say(sentence: str, code: int) -> int:
     if os.environ.get("KANRUN_DEBUG") == "1":
         traceback.print_exc(file=sys.stderr)
     line = " ".join(part.strip() for part in sentence.splitlines())
+    line = "".join(letter if letter.isprintable() else " " for letter in line)  # of a name that would steer a terminal
     print(f"kanrun: {line}", file=sys.stderr)
     return code

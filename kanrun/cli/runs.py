@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,8 +36,11 @@ def list_runs(outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> No
     if as_json:
         print(json.dumps(entries, indent=2))
     elif entries:
+        from kanrun.study import report
+
         columns = ("name", "status", "started", "seconds", "test_rmse", "overrides")
-        _print_table(columns, [[_cell(entry[column]) for column in columns] for entry in entries])
+        rows = [[_words(entry[column]) for column in columns] for entry in entries]
+        report.print_table(report.output_console(), columns, rows)
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
@@ -52,21 +54,20 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
     if as_json:
         print(json.dumps({"folder": str(found.path), **found.manifest.to_dict()}, indent=2, default=str))
         return
-    manifest = found.manifest
-    _print(f"{found.path}: {found.status}" + (f" ({manifest.reason})" if manifest.reason else ""))
-    for name in ("started", "seconds", "seeds", "device", "precision", "threads"):
-        _print(f"  {name}: {_cell(getattr(manifest, name))}")
-    _print(f"  overrides: {' '.join(manifest.overrides) or 'none'}")
+    from kanrun.study import report
+
+    manifest, console = found.manifest, report.output_console()
+    lines = [f"{found.path}: {found.status}" + (f" ({manifest.reason})" if manifest.reason else "")]
+    for name in ("started", "seconds", "seeds", "device", "precision", "threads", "overrides"):
+        lines.append(f"  {name}: {report.shown(_words(getattr(manifest, name))) or 'none'}")
+    lines += [f"  note: {note}" for note in manifest.notes]
+    for line in lines:
+        report.print_line(console, line)
     if "summary" in found.tables:
-        summary = found.table("summary")
-        print()
-        _print_table(list(summary.columns), [[_cell(value) for value in row] for row in summary.to_numpy().tolist()])
-    for claim in manifest.claims:
-        _print(f"  {'holds' if claim.holds else 'FAILS'}: {claim.sentence} ({_cell(claim.measured)}; {claim.bound})")
-    for note in manifest.notes:
-        _print(f"  note: {note}")
+        report.print_summary(console, found.table("summary"))
+    report.print_claims(console, manifest.claims)
     for path in found.figures:
-        _print(f"  {path}")
+        report.print_line(console, f"  {path}")
 
 
 @app.command("resume")
@@ -98,22 +99,6 @@ def _entry(run: Run) -> dict[str, Any]:
     return entry
 
 
-def _cell(value: Any) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "-"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return " ".join(str(item) for item in value) or "-"
-    return str(value)
-
-
-def _print_table(columns: list[str] | tuple[str, ...], rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in [list(columns), *rows]) for i in range(len(columns))]
-    for row in [list(columns), *rows]:
-        _print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-
-
-def _print(line: str) -> None:
-    """One line, with blanks for what would steer a terminal: a folder that someone sends may hold anything."""
-    print("".join(letter if letter.isprintable() else " " for letter in line))
+def _words(value: Any) -> Any:
+    """A list as its words."""
+    return " ".join(str(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,4 @@
-"""What a study prints on standard error at its end: the summary, the claims, the failures."""
+"""What is printed of a study, at its end and by `kanrun runs`: tables, the claims, the failures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +24,7 @@ _FIRST = (
 # The errors whose quartiles over seeds stand beside their median.
 _ERRORS = ("test_rmse", "rmse")
 _MOST_ROWS = 40
+_UNBOUNDED = 100_000  # characters of a line in a file or pipe
 
 
 def error_console() -> Console:
@@ -32,6 +33,35 @@ def error_console() -> Console:
     if not console.is_terminal and "COLUMNS" not in os.environ:
         return Console(stderr=True, width=120)
     return console
+
+
+def output_console() -> Console:
+    """Return a console on standard output: as wide as the terminal, or as what is printed where there is none."""
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNBOUNDED)
+
+
+def printable(text: str) -> str:
+    """Return `text` with blanks for what would steer a terminal: a folder that someone sends may hold anything."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+def print_line(console: Console, line: str) -> None:
+    """Print one line, whatever it holds."""
+    _print_line(console, Text(printable(line)))
+
+
+def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print all rows; the last column alone is wrapped where the terminal is too narrow."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        last = name == columns[-1]
+        table.add_column(Text(name), no_wrap=not last, overflow="fold" if last else "ignore")
+    for row in rows:
+        table.add_row(*(Text(shown(value) or "-") for value in row))
+    for column, values in zip(table.columns[:-1], zip(*rows, strict=True), strict=False):
+        column.min_width = max(len(shown(value)) for value in values)
+    console.print(table)
 
 
 def print_summary(console: Console, summary: pandas.DataFrame) -> None:
@@ -65,7 +95,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
         detail = f"measured {shown(claim.measured) or 'no number'}{spread}, bound {claim.bound}"
-        _print_line(console, Text.assemble((mark, style), f"  {claim.sentence}: {detail}"))
+        _print_line(console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}")))
 
 
 def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
@@ -74,7 +104,7 @@ def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> N
         return
     console.print(Text(f"{len(failures)} failed", style="bold red"))
     for failure in failures[:_MOST_ROWS]:
-        _print_line(console, Text(f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}"))
+        print_line(console, f"  cell {failure['cell']}, seed {failure['seed']}: {failure['reason']}")
     if len(failures) > _MOST_ROWS:
         console.print(Text(f"  and {len(failures) - _MOST_ROWS} more, all in run.json"))
 
@@ -84,7 +114,7 @@ def shown(value: Any) -> str:
     if value is None or value != value:  # noqa: PLR0124  (missing values differ from themselves)
         return ""
     if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
-        return str(value)
+        return printable(str(value))
     number = float(value)
     if number.is_integer() and abs(number) < 1e9:
         return str(int(number))
@@ -99,7 +129,7 @@ def _print_pairs(console: Console, summary: pandas.DataFrame) -> None:
     table.add_column(overflow="fold")
     for name, value in summary.iloc[0].items():
         if shown(value):
-            table.add_row(Text(str(name)), Text(shown(value)))
+            table.add_row(Text(printable(str(name))), Text(shown(value)))
     console.print(table)
 
 
@@ -109,7 +139,9 @@ def _print_rows(console: Console, frame: pandas.DataFrame, title: str | None) ->
     table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
     for name in names:
         number = name == "seed" or rows[name].dtype.kind in "fiu"
-        table.add_column(Text(name), justify="right" if number else "left", overflow="ellipsis", no_wrap=True)
+        table.add_column(
+            Text(printable(name)), justify="right" if number else "left", overflow="ellipsis", no_wrap=True
+        )
     for row in rows[names].itertuples(index=False):
         table.add_row(*(Text(shown(value)) for value in row))
     console.print(table)

@@ -111,10 +111,29 @@ def test_every_study_composes(path: Path) -> None:
 def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
     record = kanrun("fit", "-q").folder / "run.json"
     content = json.loads(record.read_text()) | {"notes": ["\x1b[2Jgone\x07"], "overrides": ["a=\x1b]0;title\x07"]}
+    content["claims"][0] |= {"sentence": "\x1b[2J", "measured": "\x1b[2J"}
     record.write_text(json.dumps(content))
+    (record.parent / "summary.csv").write_text("seed,\x1b[2Ja\n0,\x1b[2Jb\n1,c\n")
     shown = kanrun("runs", "show").out + kanrun("runs", "list").out
     assert "note:  [2Jgone" in shown
+    content |= {"status": "FAILED", "command": "\x1b[2Jfit"}
+    record.write_text(json.dumps(content))
+    shown += kanrun("runs", "resume", "latest").err
+    assert "there is no experiment" in shown
     assert all(line.isprintable() for line in shown.splitlines())
+
+
+def test_names_in_a_narrow_terminal_are_not_wrapped(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    from kanrun.study import report
+
+    rows = [["extend-grid/v0001", "COMPLETED", 1.5, None, "a=1 " * 30]]
+    report.print_table(Console(width=50), ["name", "status", "seconds", "test_rmse", "overrides"], rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[:4] == ["extend-grid/v0001", "COMPLETED", "1.5", "-"]
+    report.print_table(report.output_console(), ["name", "overrides"], [["fit/v0001", "a=1 " * 300]])
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_runs_list_and_show(kanrun: Command) -> None:
@@ -131,7 +150,7 @@ def test_runs_list_and_show(kanrun: Command) -> None:
     shown = kanrun("runs", "show", "fit/v0001")
     assert (shown.code, shown.err) == (0, "")
     assert "model.degree=2" in shown.out
-    assert "FAILS: the error is small" in shown.out
+    assert "DOES NOT HOLD  the error is small: measured 0.5, bound <= 0.1" in shown.out
     assert json.loads(kanrun("runs", "show", "fit/v0002", "--json").out)["status"] == "FAILED"
     assert json.loads(kanrun("runs", "show", "--json").out)["overrides"] == ["seed=1"]
 
