@@ -14,12 +14,12 @@ from kanrun.engine.splines import (
     Grid,
     breakpoints_of,
     contains,
-    design_matrix,
     extend,
     fit_coefficients,
     greville,
     insert_knots,
     sample_points,
+    spline_values,
     subdivide,
     uniform_breakpoints,
 )
@@ -62,8 +62,7 @@ def carry_coefficients(
     if contains(new, old):
         return insert_knots(coefficients, old, new), "insertion"
     x = torch.cat([sample_points(new, POINTS_PER_INTERVAL), greville(new).T])
-    values = torch.einsum("isn,oin->soi", design_matrix(x, old), coefficients)
-    return fit_coefficients(x, values, new), "least squares"
+    return fit_coefficients(x, spline_values(x, coefficients, old), new), "least squares"
 
 
 def _resample(breakpoints: Tensor, intervals: int) -> Tensor:

@@ -14,7 +14,7 @@ from kanrun.engine.splines.knots import (
     subdivide,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points
+from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points, spline_values
 
 __all__ = [
     "Grid",
@@ -35,6 +35,7 @@ __all__ = [
     "prefers_sparse",
     "rare_samples",
     "sample_points",
+    "spline_values",
     "subdivide",
     "uniform_breakpoints",
 ]

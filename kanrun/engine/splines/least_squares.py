@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kanrun.engine.splines.banded import banded_solution
 from kanrun.engine.splines.basis import local_basis
-from kanrun.engine.splines.contraction import dense_rows
+from kanrun.engine.splines.contraction import dense_rows, prefers_sparse, table_index, weighted_rows
 from kanrun.engine.splines.grid import Grid
 
 RANK_TOLERANCE = 1e-13
+#: Multiplications from which on a dense factorisation, with all its zeros, takes longer than a second or so.
+DENSE_WORK = 1 << 27
 
 
 def design_matrix(
@@ -30,11 +33,30 @@ def fit_coefficients(
 ) -> Float[Tensor, "out inputs functions"]:
     """Coefficients whose spline at x[:, i] is nearest to y[:, :, i]; one factorisation an input serves all outputs.
 
-    Solved in float64; returned in y's precision.
+    Solved in float64; returned in y's precision. Large systems of full rank cost as much as their band; without full
+    rank they are as dense as small ones.
     """
-    design = design_matrix(x.double(), grid.double())
+    at, fine = x.double(), grid.double()
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
-    return _smallest_solution(design, values).permute(2, 0, 1).to(y.dtype)
+    found = None
+    if x.numel() * grid.functions**2 > DENSE_WORK:
+        found = banded_solution(*local_basis(at, fine), values, grid.functions)
+    if found is None:
+        found = _smallest_solution(design_matrix(at, fine), values)
+    return found.permute(2, 0, 1).to(y.dtype)
+
+
+def spline_values(
+    x: Float[Tensor, "samples inputs"], coefficients: Float[Tensor, "out inputs functions"], grid: Grid
+) -> Float[Tensor, "samples out inputs"]:
+    """The splines with these coefficients at x."""
+    if not prefers_sparse(grid.functions, grid.degree):
+        return torch.einsum("isn,oin->soi", design_matrix(x, grid), coefficients)
+    basis, interval = local_basis(x, grid)
+    local = grid.degree + 1
+    index = table_index(interval, local, grid.functions).reshape(x.numel(), local)
+    values = weighted_rows(basis.flatten(0, 1), coefficients.flatten(1).T, index)
+    return values.view(*x.shape, -1).transpose(1, 2)
 
 
 def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:

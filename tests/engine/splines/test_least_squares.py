@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 import torch
 
-from kanrun.engine.splines import Grid, design_matrix, extend, fit_coefficients, sample_points, uniform_breakpoints
+from kanrun.engine.splines import (
+    Grid,
+    design_matrix,
+    extend,
+    fit_coefficients,
+    greville,
+    least_squares,
+    sample_points,
+    spline_values,
+    uniform_breakpoints,
+)
 
 
 def grid_of(intervals, degree, dtype=torch.float64, uniform=True):
@@ -35,6 +47,50 @@ def test_without_full_rank_the_smallest_solution_still_fits(data, dtype):
     assert coefficients.abs().max() < 100
     fitted = torch.einsum("sn,on->so", design_matrix(x, grid)[0], coefficients[:, 0])
     torch.testing.assert_close(fitted, y[..., 0], atol=1e-4 if dtype == torch.float32 else 1e-9, rtol=0)
+
+
+@pytest.mark.parametrize("degree", [0, 1, 3, 5, 7])
+@pytest.mark.parametrize("spread", ["even", "uneven"])
+def test_the_band_gives_the_dense_solution(degree, spread, monkeypatch):
+    grid = grid_of(60, degree)
+    x = torch.cat([sample_points(grid, 3), greville(grid).T])
+    if spread == "uneven":
+        x = torch.cat([x, 1e-3 * torch.randn(4000, 1, generator=torch.Generator().manual_seed(1)).double()])
+    y = torch.stack([torch.sin(9 * x), 1e6 + torch.exp(x)], 1)
+    dense, at = fit_coefficients(x, y, grid), sample_points(grid, 7)
+    monkeypatch.setattr(least_squares, "DENSE_WORK", 0)
+    values = spline_values(at, dense, grid)
+    monkeypatch.setattr(least_squares, "_smallest_solution", None)
+    banded = fit_coefficients(x, y, grid)
+    found = spline_values(
+        at, banded, grid
+    )  # coefficients at the ends are ill conditioned in high degrees, these are not
+    size = values.abs().amax(0)
+    torch.testing.assert_close(found / size, values / size, atol=1e-13, rtol=0)
+    if degree <= 3:
+        torch.testing.assert_close(banded, dense, atol=1e-12 * float(dense.abs().max()), rtol=0)
+
+
+def test_without_full_rank_the_band_leaves_it_to_the_dense_solution(monkeypatch):
+    grid = grid_of(60, 3)
+    x = sample_points(grid, 3)[:90]
+    y = torch.sin(9 * x)[:, None]
+    dense = fit_coefficients(x, y, grid)
+    monkeypatch.setattr(least_squares, "DENSE_WORK", 0)
+    assert torch.equal(fit_coefficients(x, y, grid), dense)
+
+
+def test_a_wide_grid_is_fitted_in_time():
+    fine, coarse = grid_of(1500, 3), grid_of(1000, 3)
+    x = torch.cat([sample_points(fine, 3), greville(fine).T])
+    c = torch.randn(4, 1, coarse.functions, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = time.perf_counter()
+    values = spline_values(x, c, coarse)
+    fitted = spline_values(x, fit_coefficients(x, values, fine), fine)
+    assert time.perf_counter() - start < 1.5
+    assert (fitted - values).square().mean() < 0.05 * values.square().mean()
+    dense = torch.einsum("sn,on->so", design_matrix(x, coarse)[0], c[:, 0])
+    torch.testing.assert_close(values[..., 0], dense, atol=1e-13, rtol=0)
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
