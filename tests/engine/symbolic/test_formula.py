@@ -27,19 +27,9 @@ OUTER = ("x", "exp", "sin", "sqrt", "x^2")
 
 
 def as_spline(function: Symbolic, t: np.ndarray) -> Spline:
-    low, high = float(t.min()), float(t.max())
-    return (
-        Spline(low, high, np.zeros(33), 3)
-        .refined(30)
-        .with_parameters(_coefficients(function, Spline(low, high, np.zeros(33), 3)))
-    )
-
-
-def _coefficients(function: Symbolic, empty: Spline) -> np.ndarray:
-    points = np.linspace(empty.low, empty.high, 300)
-    design = empty.evaluate(points)[2]
-    assert design is not None
-    return np.asarray(np.linalg.lstsq(design, function.evaluate(points)[0], rcond=1e-13)[0])
+    ends = float(t.min()), float(t.max())
+    points = np.linspace(*ends, 300)
+    return Spline.through(points, function.evaluate(points)[0], ends, 30, 3)
 
 
 PLANTED = {
