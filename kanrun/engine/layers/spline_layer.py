@@ -14,7 +14,7 @@ from kanrun.engine.layers.bases import base_function
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
 from kanrun.engine.splines import Grid, Outside, equally_spaced, extend, local_basis
-from kanrun.engine.splines.contraction import table_index, weighted_rows
+from kanrun.engine.splines.contraction import by_edges
 from kanrun.engine.splines.tracing import is_compiled, is_traced
 
 Scale = Literal["separate", "single"]
@@ -134,11 +134,7 @@ class SplineLayer(nn.Module):
         self, x: Float[Tensor, "samples inputs"], derivative: int = 0
     ) -> Float[Tensor, "samples out inputs"]:
         """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
-        basis, interval = local_basis(x, self.grid, derivative)
-        functions, local = self.coefficients.shape[-1], basis.shape[-1]
-        index = table_index(interval, local, functions).reshape(x.numel(), local)
-        values = weighted_rows(basis.flatten(0, 1), self.coefficients.flatten(1).T, index)
-        return values.view(*x.shape, self.outputs).transpose(1, 2)
+        return by_edges(*local_basis(x, self.grid, derivative), self.coefficients)
 
     def with_grid(
         self,

@@ -166,6 +166,18 @@ def row_sums(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
     return _row_sums(weights, grad, index, rows)
 
 
+def by_edges(
+    basis: Float[Tensor, "samples inputs local"],
+    interval: Int[Tensor, "samples inputs"],
+    coefficients: Float[Tensor, "out inputs functions"],
+) -> Float[Tensor, "samples out inputs"]:
+    """The products without the sum over inputs, the k + 1 coefficients that count gathered."""
+    samples, inputs, local = basis.shape
+    index = table_index(interval, local, coefficients.shape[-1]).reshape(samples * inputs, local)
+    values = weighted_rows(basis.flatten(0, 1), coefficients.flatten(1).T, index)
+    return values.view(samples, inputs, coefficients.shape[0]).transpose(1, 2)
+
+
 def _stacked(size: int, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]) -> list[Tensor]:
     """Every argument with the mapped dimension first."""
     return [

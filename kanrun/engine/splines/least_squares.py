@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kanrun.engine.splines.banded import banded_solution
 from kanrun.engine.splines.basis import local_basis
-from kanrun.engine.splines.contraction import dense_rows, prefers_sparse, table_index, weighted_rows
+from kanrun.engine.splines.contraction import by_edges, dense_rows, prefers_sparse
 from kanrun.engine.splines.grid import Grid
 
 RANK_TOLERANCE = 1e-13
@@ -52,11 +52,7 @@ def spline_values(
     """The splines with these coefficients at x."""
     if not prefers_sparse(grid.functions, grid.degree):
         return torch.einsum("isn,oin->soi", design_matrix(x, grid), coefficients)
-    basis, interval = local_basis(x, grid)
-    local = grid.degree + 1
-    index = table_index(interval, local, grid.functions).reshape(x.numel(), local)
-    values = weighted_rows(basis.flatten(0, 1), coefficients.flatten(1).T, index)
-    return values.view(*x.shape, -1).transpose(1, 2)
+    return by_edges(*local_basis(x, grid), coefficients)
 
 
 def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A spline layer under vmap, in reverse and in forward mode, to second order."""
+"""A spline layer under vmap, in reverse and in forward mode, to second order, in every degree."""
 
 from __future__ import annotations
 
@@ -99,3 +99,26 @@ def test_forward_mode_over_a_backward_pass(intervals):
         for part in torch.autograd.grad(y, [x, *layer.parameters()], g):
             primal, tangent = forward_ad.unpack_dual(part)
             torch.testing.assert_close(tangent, 0.5 * primal)
+
+
+@pytest.mark.parametrize("scale", ["separate", "single"])
+@pytest.mark.parametrize(
+    ("degree", "base"), [(0, "silu"), (1, "zero"), (2, "zero"), (4, "silu"), (5, "zero"), (7, "sin")]
+)
+@pytest.mark.parametrize(("intervals", "uniform"), [(NARROW, True), (NARROW, False), (WIDE, True)])
+def test_gradients_to_second_order(intervals, uniform, degree, base, scale):
+    layer = make(intervals, EdgeSpec(degree=degree, base=base, scale=scale), uniform=uniform)
+    layer.mask[0, 1] = False
+    learned = {name: p.detach().clone() for name, p in layer.named_parameters() if p.requires_grad}
+    x = data(4)
+    # Steps and broken lines have no slope at a breakpoint, so that none may be as near as a finite difference.
+    breaks = layer.grid.knots[:, degree : degree + intervals + 1]
+    near = (x[..., None] - breaks).abs().amin(-1)
+    assert degree > 1 or near.min() > 1e-5
+
+    def run(at, *values):
+        return torch.func.functional_call(layer, dict(zip(learned, values, strict=True)), (at,))
+
+    arguments = (x.requires_grad_(), *(value.requires_grad_() for value in learned.values()))
+    assert torch.autograd.gradcheck(run, arguments, fast_mode=True)
+    assert torch.autograd.gradgradcheck(run, arguments, fast_mode=True)
