@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, new_figure, styled
+from kanrun.figures.ticks import name_round
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from pandas import DataFrame
 
 
@@ -89,9 +88,8 @@ def growth(table: DataFrame, exponents: DataFrame) -> Figure:
         low, high = memory.get_ylim()
         if high < 10 * low:
             memory.set_ylim(low / 2, low * 10)
-        for each in (axes, memory):
-            _plain(each.yaxis)
-        _plain(axes.xaxis)
+        for axis in (axes.xaxis, axes.yaxis, memory.yaxis):
+            name_round(axis)
     return figure
 
 
@@ -101,13 +99,6 @@ def _slope(axes: Axes, rows: DataFrame, exponent: float) -> None:
     level = np.exp(np.mean(np.log(times) - exponent * np.log(at)))
     axes.loglog(at, level * at**exponent, ":", color=GREY)
     axes.set_title(f"time grows as the power {exponent:.2f}")
-
-
-def _plain(axis: Axis) -> None:
-    """Ticks as plain numbers, at 1, 2 and 5 of each decade."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.set_minor_locator(NullLocator())
 
 
 @styled

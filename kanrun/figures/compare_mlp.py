@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator, ScalarFormatter
+from matplotlib.ticker import NullFormatter
 from pandas import DataFrame
 
 from kanrun.figures.compare_results import quartiles
 from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
+from kanrun.figures.ticks import name_round, name_values
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs a sample", "seconds": "seconds of training"}
@@ -40,9 +40,10 @@ def pareto(summary: DataFrame) -> Figure:
                 panel.set_ylabel(f"{letters(str(target), 22)}\n{rows['error_name'].iloc[0]}")
             if target == targets[-1]:
                 panel.set_xlabel(label)
-            _few_ticks(panel)
+            name_round(panel.xaxis)
     handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=2)
+    title = "bars: quartiles over seeds; steps: nothing is smaller and better"
+    figure.legend(handles, labels, loc="outside upper center", ncols=2, title=title, title_fontsize=7.5)
     return figure
 
 
@@ -82,7 +83,7 @@ def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
                 panel.plot(ends, line, color=colour, lw=0.9)
         word = medians.loc[medians["target"] == target, "error_name"].iloc[0]
         panel.set(xscale="log", yscale="log", title=letters(str(target), 30), ylabel=word)
-        _few_ticks(panel)
+        name_round(panel.xaxis)
         panel.legend(loc="best")
     for panel in panels[len(targets) :]:
         panel.remove()
@@ -136,7 +137,7 @@ def growth(table: DataFrame) -> Figure:
             last = rows.iloc[-1]
             panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
         panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
-        _few_ticks(panel)
+        name_round(panel.xaxis)
     panels[0].set_ylabel("parameters")
     panels[0].legend()
     return figure
@@ -158,7 +159,7 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
         for error in wanted:
             panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1)
         panel.set(xscale="log", yscale="log", title=letters(str(target), 30), xlabel="hidden nodes")
-        _named(panel, sorted(rows["width"].unique()))
+        name_values(panel.xaxis, rows["width"])
     axes[0].set_ylabel("test RMSE / deviation")
     axes[0].legend()
     return figure
@@ -224,26 +225,3 @@ def variants(summary: DataFrame) -> Figure:
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
     return figure
-
-
-def _few_ticks(panel: Axes) -> None:
-    """Round numbers on a logarithmic x axis, also where it spans less than a decade."""
-    low, high = panel.get_xlim()
-    span = np.log10(high / low)
-    if span > 0.6:
-        steps = (1.0,) if span > 2.5 else (1.0, 3.0) if span > 1.2 else (1.0, 2.0, 5.0)
-        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
-        ticks = sorted({step * 10.0**decade for decade in decades for step in steps})
-    else:
-        ticks = list(MaxNLocator(3).tick_values(low, high))
-    ticks = [tick for tick in ticks if low <= tick <= high]
-    panel.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    panel.xaxis.set_minor_locator(NullLocator())
-    if np.log10(panel.get_ylim()[1] / panel.get_ylim()[0]) > 1:  # else only minor ticks have numbers
-        panel.yaxis.set_minor_formatter(NullFormatter())
-
-
-def _named(panel: Axes, values: Sequence[float]) -> None:
-    panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.set_xticks(values)

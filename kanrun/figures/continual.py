@@ -10,10 +10,22 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
 from pandas import DataFrame
 
-from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, PALE, VERMILLION, grid_of_axes, letters, new_figure, styled
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    GREY,
+    PALE,
+    VERMILLION,
+    grid_of_axes,
+    letters,
+    new_figure,
+    say_above,
+    styled,
+)
+from kanrun.figures.ticks import name_values
 
 #: Errors and forgetting below this are drawn here: logarithms need a floor.
 SMALLEST = 1e-11
@@ -71,6 +83,9 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
         for panel in row:
             _bare(panel)
             panel.set_ylim(low - margin, high + margin)
+    for panel in rows[-1]:
+        panel.set_xlabel("$x_0$")
+    say_above(figure, "grey: the truth; lines: what is known after each phase, cut off where it leaves the panel")
     return figure
 
 
@@ -130,7 +145,7 @@ def matrices(matrix: DataFrame) -> Figure:
         row[0].set_ylabel("after phase $i$")
     for panel in panels[max(0, len(learners) - columns) : len(learners)]:
         panel.set_xlabel("on phase $j$")
-    figure.colorbar(image, ax=panels[: len(learners)], label="RMSE $R_{ij}$", shrink=0.8, extend="max")
+    figure.colorbar(image, ax=panels[: len(learners)], label="RMSE $R_{ij}$", shrink=0.8, extend="both")
     return figure
 
 
@@ -151,11 +166,8 @@ def against_intervals(summary: DataFrame) -> Figure:
     at = np.array([middle.index.min(), middle.index.max()], dtype=float)
     theory = middle["rmse"].iloc[0] * (at / at[0]) ** -power
     panel.loglog(at, theory, ":", color=GREY, label=f"$G^{{-{power:g}}}$")
-    panel.set(xlabel="intervals $G$", ylabel="error")
-    panel.set_xticks(list(middle.index))
-    panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.xaxis.set_minor_locator(NullLocator())
-    panel.xaxis.set_minor_formatter(NullFormatter())
+    panel.set(xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
+    name_values(panel.xaxis, middle.index)
     figure.legend(loc="outside right center")
     return figure
 
@@ -199,6 +211,7 @@ def against_depth(summary: DataFrame) -> Figure:
     names = [f"[{shape}]".replace("-", ",") for shape in shapes]
     turned = 30 if sum(map(len, names)) > 30 else 0  # more letters would touch each other
     for panel in (left, right):
+        panel.set_xlabel("nodes of the layers")
         panel.set_xticks(range(len(shapes)), names, rotation=turned, ha="right" if turned else "center")
     figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
@@ -209,7 +222,7 @@ _MEMORY = {"none": "nothing kept", "hold": "seen coefficients held", "rehearse":
 
 def _of_forgetting(values: Any) -> str:
     """The label of an axis of forgetting: what is less than the floor, 0 too, is drawn on it."""
-    return "forgetting, worst phase" + (" (10⁻¹¹: or less)" if (values < SMALLEST).any() else "")
+    return "forgetting, worst phase" + (" (10⁻¹¹ or less)" if (values < SMALLEST).any() else "")
 
 
 def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, Any]) -> Any:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.diagram_layout import text_of
-from kanrun.figures.style import BLUE, GREY, first_seed, letters, only_some, styled
+from kanrun.figures.style import BLUE, GREY, first_seed, letters, only_some, styled, truths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,7 +54,7 @@ def pruned_rows(table: pandas.DataFrame) -> pandas.Series[bool]:
     """Return which rows are of pruned edges: none where the table does not say."""
     if "pruned" not in table:
         return pandas.Series(False, index=table.index)
-    return table["pruned"].astype(str).str.lower().isin(["true", "1", "1.0"])
+    return truths(table["pruned"])
 
 
 def _panels(rows: int, columns: int, top: float) -> tuple[Figure, list[Axes]]:

@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 from pandas import DataFrame, Series
 
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, styled
+from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, say_above, styled
+from kanrun.figures.ticks import name_round, name_values
 
-_BAND = 0.16
+_BAND, _BANDS = 0.16, "lines: medians; bands: from the least to the largest of all seeds"
 
 
 @styled
@@ -63,15 +62,20 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
     for row, shape in zip(grid_of_axes(figure, len(shapes), 2), shapes, strict=True):
         rows = stages[stages["shape"] == shape]
         for panel, name in ((row[0], "test_rmse"), (row[1], "test_root_median_square")):
-            for (schedule, some), colour in zip(rows.groupby("schedule", sort=False), CYCLE, strict=False):
-                _median_line(panel, some, name, colour=colour, label=str(schedule))
+            for number, (schedule, some) in enumerate(rows.groupby("schedule", sort=False)):
+                # those on top of each other stay visible: later ones are smaller, dashed, and of another form
+                style, colour = f"{'osD^v'[number % 5]}{'-' if number == 0 else '--'}", CYCLE[number % len(CYCLE)]
+                _median_line(panel, some, name, colour=colour, label=str(schedule), style=style)
+                panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
             _thresholds(panel, rows)
-            _log_log(panel, rows["intervals"], _shape(shape))
+            first = rows[rows["compared"]] if rows["compared"].any() else rows
+            _log_log(panel, first["intervals"], _shape(shape))
         if published is not None:
             _published(row[0], published[published["shape"] == shape])
         row[0].set_ylabel("test RMSE")
         row[1].set_ylabel("root median square of the test residuals")
         row[0].legend(loc="lower left", fontsize=6.5)
+    say_above(figure, _BANDS)
     return figure
 
 
@@ -105,10 +109,11 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
     right.set(title="each grid's error and seconds", xlabel="seconds of training", xscale="log", yscale="log")
     right.set_ylabel("test RMSE")
     _name_points(right, named)
-    _plain_numbers(left.yaxis)
-    _plain_numbers(right.xaxis)
+    name_round(left.yaxis)
+    name_round(right.xaxis)
     left.set_ylabel("seconds")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=2)
+    say_above(figure, _BANDS)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -120,12 +125,6 @@ def _name_points(panel: Axes, named: Iterable[tuple[float, float, str, str]]) ->
         if all((np.abs(place - other) > (0.08, 0.05)).any() for other in taken):
             taken.append(place)
             panel.annotate(name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
-
-
-def _plain_numbers(axis: Axis) -> None:
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_locator(LogLocator(subs=(2, 5)))
 
 
 @styled
@@ -166,6 +165,7 @@ def against_points(stages: DataFrame) -> Figure:
     right.plot(medians.index, medians, "o-", color=CYCLE[0], label="median")
     _log_log(right, chosen["train_points"], "grid chosen on validation", "training points $N$")
     right.legend()
+    say_above(figure, _BANDS)
     return figure
 
 
@@ -180,6 +180,7 @@ def overfit(stages: DataFrame) -> Figure:
         points = f"{stages['train_points'].iloc[0]} points"
         _log_log(panel, stages["intervals"], f"{points}, {100 * noise:.3g} % noise" if noise else f"{points}, exact")
     panels[0].set_ylabel("RMSE")
+    say_above(figure, _BANDS)
     handles: dict[str, Any] = {}
     for panel in panels:
         handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
@@ -220,20 +221,7 @@ def _thresholds(panel: Axes, rows: DataFrame) -> None:
 
 def _log_log(panel: Axes, values: Iterable[float], title: str, label: str = "grid intervals $G$") -> None:
     panel.set(xscale="log", yscale="log", title=title, xlabel=label)
-    panel.xaxis.set_major_formatter(ScalarFormatter())
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.set_xticks(_apart(sorted({float(value) for value in values})))
-    panel.xaxis.get_major_formatter().set_scientific(False)  # type: ignore[attr-defined]
-
-
-def _apart(values: list[float]) -> list[float]:
-    """Those of the values that a logarithmic axis has room to name."""
-    kept: list[float] = []
-    room = max(np.log(values[-1] / values[0]) / 9, 0.3) if values else 0.0
-    for value in values:
-        if not kept or np.log(value / kept[-1]) > room:
-            kept.append(value)
-    return kept
+    name_values(panel.xaxis, values)
 
 
 def _same_limits(panels: Sequence[Axes], values: np.ndarray[Any, Any]) -> None:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from kanrun.figures.style import GREY, SPLITS, new_figure, styled
+from kanrun.figures.style import GREY, SPLITS, new_figure, styled, truths
 
 if TYPE_CHECKING:
     import pandas
@@ -48,7 +48,7 @@ def loss_curve(metrics: pandas.DataFrame) -> Figure:
                 tried = np.where(path == values, np.nan, values)
                 axes.plot(steps, tried, ".", color=colour, ms=3, alpha=0.3, zorder=1)
         handles.append(Line2D([], [], color=colour, ls=dash, label=split))
-    if runs and "best" in runs[0][1] and not _is_best(runs[0][1]).all():
+    if runs and "best" in runs[0][1] and not truths(runs[0][1]["best"]).all():
         handles.append(Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept"))
     if len(runs) > 1:
         handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=f"{len(runs) - 1} more seeds"))
@@ -66,11 +66,7 @@ def _kept(rows: pandas.DataFrame, values: Values) -> Values:
     """Return `values`, where a step was not the best so far those of the best."""
     if "best" not in rows:
         return values
-    return np.asarray(values[np.maximum.accumulate(np.where(_is_best(rows), np.arange(len(values)), 0))])
-
-
-def _is_best(rows: pandas.DataFrame) -> pandas.Series[bool]:
-    return rows["best"].astype(str).str.lower().isin(["true", "1", "1.0"])
+    return np.asarray(values[np.maximum.accumulate(np.where(truths(rows["best"]), np.arange(len(values)), 0))])
 
 
 def _runs(metrics: pandas.DataFrame) -> list[tuple[Values, pandas.DataFrame]]:

@@ -128,5 +128,10 @@ def say_above(figure: Figure, remark: str) -> None:
         figure.suptitle(remark, fontsize=8, color=GREY)
 
 
+def truths(column: pandas.Series[Any]) -> pandas.Series[bool]:
+    """Return which entries are true: a table read from a file has them as text where some are missing."""
+    return column.astype(str).str.lower().isin(["true", "1", "1.0"])
+
+
 def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
     return all(table[name].dtype.kind in "fiub" for name in columns if name in table)

@@ -1,13 +1,16 @@
-"""Tick labels as plain text: 10⁻³ in letters, which take a hundredth of the time of typeset mathematics."""
+"""Ticks of logarithmic axes, and labels as plain text: 10⁻³ in letters takes a hundredth of the time typesetting does."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatterSciNotation, ScalarFormatter
+from matplotlib.ticker import LogFormatterSciNotation, MaxNLocator, NullLocator, ScalarFormatter
 
 _RAISED = str.maketrans("-\N{MINUS SIGN}0123456789", "⁻⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _MATHS = re.compile(r"\$\\mathdefault\{(.*)\}\$")
@@ -38,6 +41,43 @@ class PlainNumbers(ScalarFormatter):
 
     def get_offset(self) -> str:
         return _POWER.sub(_as_power, super().get_offset())
+
+
+def name_values(axis: Axis, values: Iterable[float]) -> None:
+    """Ticks of a logarithmic axis at those of `values` that there is room to name, as plain numbers."""
+    every = sorted({float(value) for value in values})
+    kept: list[float] = []
+    room = max(np.log(every[-1] / every[0]) / 9, 0.3) if every else 0.0
+    for value in every:
+        if not kept or np.log(value / kept[-1]) > room:
+            kept.append(value)
+    _name(axis, kept)
+
+
+def name_round(axis: Axis) -> None:
+    """Ticks of a logarithmic axis at round numbers, also where it spans less than a decade; call it after drawing."""
+    low, high = sorted(axis.get_view_interval())
+    span = np.log10(high / low)
+    if span > 0.6:
+        steps = (1.0,) if span > 2.5 else (1.0, 3.0) if span > 1.2 else (1.0, 2.0, 5.0)
+        decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [step * 10.0**decade for decade in decades for step in steps]
+    else:
+        ticks = [float(tick) for tick in MaxNLocator(3).tick_values(low, high)]
+    _name(axis, [tick for tick in ticks if low <= tick <= high])
+
+
+def _name(axis: Axis, ticks: list[float]) -> None:
+    axis.set_ticks(ticks, [_plain(tick) for tick in ticks])
+    axis.set_minor_locator(NullLocator())
+
+
+def _plain(value: float) -> str:
+    """1000, 0.01, 10⁵ and 3×10⁷."""
+    mantissa, _, power = f"{value:.4g}".partition("e")
+    if not power:
+        return mantissa
+    return f"{'' if mantissa == '1' else f'{mantissa}×'}10{str(int(power)).translate(_RAISED)}"
 
 
 def _as_power(found: re.Match[str]) -> str:

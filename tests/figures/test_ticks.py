@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatterSciNotation, NullFormatter
 
-from kanrun.figures.style import styled
-from kanrun.figures.ticks import PlainPowers, plain_ticks
+from kanrun.figures.style import styled, truths
+from kanrun.figures.ticks import PlainPowers, name_round, name_values, plain_ticks
 
 
 def labels(figure: Figure) -> list[str]:
@@ -61,6 +62,36 @@ def test_plain_powers_say_what_matplotlib_says() -> None:
         plain = plain.replace("^{", "^").replace("}", "")
         heard = ours(value).translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")).replace("⁻", "").replace("−", "")
         assert heard == plain.replace("^", "")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (11, 14, ["11", "12", "13", "14"]),
+        (40, 800, ["100", "300"]),
+        (8, 60, ["10", "20", "50"]),
+        (2e4, 5e8, ["10⁵", "10⁶", "10⁷", "10⁸"]),
+    ],
+)
+def test_round_ticks_are_few_and_plain_numbers(low: float, high: float, shown: list[str]) -> None:
+    figure = Figure()
+    axis = figure.subplots().yaxis
+    axis.axes.set(yscale="log", ylim=(low, high))
+    name_round(axis)
+    assert labels(figure) == shown
+
+
+def test_values_are_named_as_far_as_there_is_room() -> None:
+    figure = Figure()
+    axis = figure.subplots().yaxis
+    axis.axes.set(yscale="log", ylim=(2, 300))
+    name_values(axis, [100, 5, 47, 48, 5, 50])
+    assert labels(figure) == ["5", "47", "100"]
+
+
+def test_truth_is_read_from_text_too() -> None:
+    table = pandas.Series([True, "True", "false", 1.0, None, "1"], dtype=object)
+    assert truths(table).tolist() == [True, True, False, True, False, True]
 
 
 def test_formatters_that_a_figure_chose_stay() -> None:
