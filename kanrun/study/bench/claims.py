@@ -19,6 +19,7 @@ from kanrun.study.bench.peers import PYKAN
 
 #: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
 #: memory in copies of the coefficients, pykan against ours, seconds of --help.
+#: All are requirements, stated before anything was measured.
 #: The copies are those that a step has to hold: the coefficients; their gradient; both once more with the functions
 #: first, as they are gathered from and added to.
 MLP_FACTOR, WIDE_FACTOR, GROWTH, COPIES, TO_ACCURACY, HELP = 1.5, 10.0, 1.5, 4.0, 50.0, 0.2

@@ -20,6 +20,8 @@ from kanrun.study.measured import largest
 from kanrun.study.seeds import generator
 
 Cell = Mapping[str, Any]
+#: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with room for their
+#: condition), and what is required of the end of an iteration.
 EXACT, SOLVED = 1e-12, 1e-8
 STEPS = 100
 #: Numbers are rounded to multiples of this for the comparison of bits: all products and sums of them are exact.

@@ -15,8 +15,15 @@ from kanrun.study.powers import exponent
 FIRST_FITTED = 40
 #: ... and to errors above this, below which rounding takes over.
 ROUNDING = 1e-12
-#: How far a fitted order may stay below the theory's.
+#: Required: how far a fitted order may stay below the theory's.
 TOLERANCE = 0.3
+#: Required of identities that hold but for rounding, in units of what is compared.
+IDENTITY = 1e-12
+#: What differs from rounding by as many digits as it does from 1: a derivative that jumps.
+JUMPS = 1e-3
+#: Runge's phenomenon is at the ends: for equispaced points the error grows outside 0.73 of [-1, 1] (Epperson, The
+#: American Mathematical Monthly 94, 1987), and is largest beyond this.
+ENDS = 0.8
 
 
 def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
@@ -33,7 +40,7 @@ def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     if "planar_points" in tables:
         through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
         miss = through["max_distance"] / through["size"]
-        yield at_most("the planar curve goes through its points, as a share of their extent", through, miss, 1e-12)
+        yield at_most("the planar curve goes through its points, as a share of their extent", through, miss, IDENTITY)
     if "identities" in tables:
         yield from identities(tables["identities"])
 
@@ -63,7 +70,7 @@ def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
         "each larger than the last",
         grows,
     )
-    yield at_least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising, rising["place"], 0.8)
+    yield at_least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising, rising["place"], ENDS)
     yield Claim(
         f"through N = {many} Chebyshev points it falls with N",
         _listed(falling["max_error"]),
@@ -108,24 +115,24 @@ def continuity(jumps: DataFrame) -> Iterator[Claim]:
     after = jumps[jumps["derivative"] == jumps["degree"] - jumps["multiplicity"] + 1]
     degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
     yield at_most(
-        f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple, simple["relative"], 1e-12
+        f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple, simple["relative"], IDENTITY
     )
     if len(multiple):
         sentence = "C^(k-m) at knots of multiplicity m > 1: no derivative up to it jumps"
-        yield at_most(sentence, multiple, multiple["relative"], 1e-12)
-    yield at_least("and no smoother: the next derivative does jump", after, after["relative"], 1e-3)
+        yield at_most(sentence, multiple, multiple["relative"], IDENTITY)
+    yield at_least("and no smoother: the next derivative does jump", after, after["relative"], JUMPS)
 
 
 def identities(found: DataFrame) -> Iterator[Claim]:
     """Bernstein and de Casteljau, the basis, the Bezier pieces and local control on random curves."""
     degrees = f"degrees {found['degree'].min():g} to {found['degree'].max():g}"
     sentence = f"de Casteljau's construction equals the sum of Bernstein polynomials ({degrees})"
-    yield at_most(sentence, found, found["casteljau"], 1e-12)
-    yield at_most("the B-spline basis sums to 1: largest deviation", found, found["partition"], 1e-12)
+    yield at_most(sentence, found, found["casteljau"], IDENTITY)
+    yield at_most("the B-spline basis sums to 1: largest deviation", found, found["partition"], IDENTITY)
     yield at_least("the B-spline basis is nowhere negative: smallest value", found, found["lowest"], 0)
     missing = (found["pieces"] - found["pieces_expected"]).abs()
     yield at_most("a curve of n control points has n - k Bezier pieces: largest difference", found, missing, 0)
-    yield at_most("these pieces are the curve: largest distance", found, found["reproduction"], 1e-12)
+    yield at_most("these pieces are the curve: largest distance", found, found["reproduction"], IDENTITY)
     spans = found["most_spans"] - found["degree"] - 1
     yield at_most("moving a control point changes at most k + 1 spans: spans above that", found, spans, 0)
     yield at_most("and no bit of the curve elsewhere: samples that changed", found, found["stray_samples"], 0)
