@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments import compare_mlp
+from scipy import stats
 
 from kanrun.config import CompareMLPConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, SamplingConfig
-from kanrun.engine.networks import MLP
+from kanrun.engine.networks import MLP, get_unknowns
 from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
@@ -83,6 +84,27 @@ def test_both_sides_take_the_same_number_of_steps() -> None:
     assert plan.starts == 1
     trained = contest.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
     assert trained.stages[0].steps <= steps
+
+
+@pytest.mark.parametrize("intervals", [97, 98])
+def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
+    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20))
+    case = contest.case_of(cfg, PRODUCT, 0)
+    model = contest.kan_settings(cfg, [1], intervals)
+    plan, steps = contest.budget_of(case, model)
+    assert steps == plan.steps_for(get_unknowns(contest.kan_of(case, model)).numel())
+    assert steps == (20 if intervals == 97 else 10)
+
+
+def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 100)
+    pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
+    cfg = settings(sampling=SamplingConfig(train=None, test=None))
+    target = {"kind": "table", "path": str(tmp_path / "two.csv"), "inputs": ["x"], "outputs": ["far", "near"]}
+    case = contest.case_of(cfg, {"target": target}, 0)
+    row = contest.result(case, contest.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
+    y = case.problem.dataset.train.y
+    assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
 
 
 @pytest.mark.parametrize("match", ["flops", "time"])
@@ -175,6 +197,8 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     summary = finished.table("summary")
     assert summary["test_accuracy"].between(0.5, 1).all()
     assert (summary["test_cross_entropy"] > 0).all()
+    assert (summary["error"] == summary["test_cross_entropy"]).all()
+    assert set(summary["error_name"]) == {"test cross-entropy"}
     assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
 
 
@@ -221,19 +245,36 @@ def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
     assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
+    each = np.linspace(1.0, 1.1, seeds)
+    verdict = judge(each[:, None])
+    assert (verdict.winner, verdict.above) == ("undecided", False)
+    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx((each.min(), each.max()))
+    assert f"the range of {seeds} seed" in verdict.interval
+    assert "too few for 95 %" in verdict.interval
+
+
+def test_the_interval_is_as_wide_as_students_for_seeds_that_are_normal() -> None:
+    quantiles = stats.norm.ppf((np.arange(8) + 0.5) / 8)
+    verdict = judge(quantiles[:, None])
+    half = stats.t.ppf(0.975, 7) * quantiles.std(ddof=1) / 8**0.5
+    assert np.log10([verdict.low, verdict.high]) == pytest.approx([-half, half], rel=0.1)
+
+
 def test_validation_and_not_test_errors_choose_the_opponent() -> None:
     one = pd.DataFrame(
         [
-            {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "test_rmse": 1.0},
-            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "test_rmse": 100.0},
-            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "test_rmse": 0.1},
+            {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "error": 1.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "error": 100.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "error": 0.1},
         ]
     )
-    rows = pd.concat([one, one.assign(seed=1)])
-    np.testing.assert_allclose(matched_logs(rows, "test_rmse"), [[2.0], [2.0]])
+    rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
+    np.testing.assert_allclose(matched_logs(rows), [[2.0]] * 6)
     (alone,) = verdict_claims(one, "parameters")
     assert not alone.holds  # one seed has no spread to judge by
-    assert "a draw" in str(alone.spread)
+    assert "undecided" in str(alone.spread)
     (claim,) = verdict_claims(rows, "parameters")
     assert claim.holds
     assert claim.measured == pytest.approx(100)
@@ -255,7 +296,7 @@ def test_growth_claims_see_a_wrong_law() -> None:
 
 @pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
 def test_a_verdict_says_where_no_match_was_near(off: float, said: bool) -> None:
-    pairs = [{"model": "kan", "test_rmse": 1e-3, "off": None}, {"model": "mlp", "test_rmse": 1e-2, "off": off}]
+    pairs = [{"model": "kan", "error": 1e-3, "off": None}, {"model": "mlp", "error": 1e-2, "off": off}]
     rows = [{"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
             for seed in (0, 1) for one in pairs]  # fmt: skip
     (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")

@@ -142,11 +142,11 @@ def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_f
         losses, costs = [], []
         for shift in (-0.1, 0.1, 0.1):
             with torch.no_grad():
-                parameter += shift
+                parameter.add_(shift)
             losses.append(float(own.value(network, first, rough).detach()))
             costs.append(float(anchored.value(network, first, rough).detach()) - losses[-1])
         with torch.no_grad():
-            parameter -= 0.1
+            parameter.sub_(0.1)
         assert np.diff(costs, 2) == pytest.approx(np.diff(losses, 2))
 
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import KAN, MLP, count_parameters
-from kanrun.engine.networks.counting import Size, executed_flops, kanbefair_flops, kanbefair_mlp_flops, size_of
+from kanrun.engine.networks.counting import coefficients, executed_flops, kanbefair_flops, kanbefair_mlp_flops, size_of
 from kanrun.engine.training import Plan, Trained, fit
+from kanrun.engine.training.data import spread
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.cells import with_cell
 from kanrun.study.evaluation import scores
-from kanrun.study.models import check_model, factory
+from kanrun.study.models import check_model, factory, network_shape
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
@@ -81,8 +82,8 @@ def kan_of(case: Case, model: KANConfig) -> KAN:
 def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
     """The KAN's plan and its steps on all grids, those of the search for the penalty's weight included."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
-    size = size_of(kan_of(case, model))
-    each = (plan.steps_for(Size(size.shape, g, size.degree).edges * (g + size.degree + 1)) for g in plan.intervals)
+    shape = network_shape(model, case.problem.inputs, case.problem.outputs)
+    each = (plan.steps_for(coefficients(shape, g, model.degree)) for g in plan.intervals)
     return replace(plan, narrow=False), sum(each) * (SEARCH if plan.weight is None else 1)
 
 
@@ -119,11 +120,19 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
             "train_rmse": errors.train,
             "validation_rmse": errors.validation,
             "test_rmse": errors.test,
-            "relative_error": errors.test / deviation(case) if errors.test is not None else None,
+            "relative_error": errors.test / spread(case.problem.data) if errors.test is not None else None,
             "test_accuracy": quality.get("test_accuracy"),
             "test_cross_entropy": quality.get("test_cross_entropy"),
+            **compared_by(errors.test, quality),
         },
     )
+
+
+def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, Value]:
+    """The `error` that networks are compared by, and its name: cross-entropy for classes, else the RMSE."""
+    if "test_cross_entropy" in quality:
+        return {"error": quality["test_cross_entropy"], "error_name": "test cross-entropy"}
+    return {"error": rmse, "error_name": "test RMSE"}
 
 
 def flops_of(network: nn.Module) -> dict[str, Value]:
@@ -151,10 +160,3 @@ def _passes(network: nn.Module, x: Tensor) -> Iterator[float]:
         if x.is_cuda:
             torch.cuda.synchronize()
         yield perf_counter() - start
-
-
-def deviation(case: Case) -> float:
-    """Standard deviation of the target on its training points, to make errors of different targets comparable."""
-    if case.problem.dataset.classes:
-        return 1.0
-    return float(case.problem.dataset.train.y.std()) or 1.0
