@@ -23,12 +23,14 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
+from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, Samples, Step, Symbolic
 from kanrun.errors import UsageError
 from kanrun.figures.interpret import candidate_map
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.interpret.conclusion import fresh
+from kanrun.study.interpret.edges import edge_tables
 from kanrun.study.interpret.question import questions_of
 from kanrun.study.interpret.score_card import score_claims
 from kanrun.study.saved import load_run
@@ -231,6 +233,22 @@ def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> Non
 def test_bad_settings_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check(experiment, settings(**changes))
+
+
+def test_two_edges_between_the_same_nodes_are_drawn_as_one() -> None:
+    edges = (
+        Edge(0, 1, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0))),
+        Edge(0, 1, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0))),
+        Edge(1, 2, Identity()),
+    )
+    graph = Graph(1, ("product", "sum"), edges)
+    x = np.linspace(0, 1, 50)[:, None]
+    table = edge_tables([Step("refit", "1-1", graph, 0.0, 0.0)], Samples(x, graph(x), x, graph(x)), ("x0",), "y")
+    assert table is not None
+    first = table.columns["layer"] == 0
+    assert set(table.columns["symbolic"][first]) == {"x * exp"}
+    t = table.columns["x"][first]
+    np.testing.assert_allclose(table.columns["y"][first], t * np.exp(t))
 
 
 def test_the_score_card_counts_seeds() -> None:

@@ -4,7 +4,7 @@ from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.description import EXACT
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.fixed import fixed_shape
-from kanrun.engine.symbolic.formula import RECOVERED, Certificate, Formula, certify, finished, renamed
+from kanrun.engine.symbolic.formula import Certificate, Formula, certify, finished, renamed
 from kanrun.engine.symbolic.gauge import gauges
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.matching import Match, match_edge
@@ -18,7 +18,6 @@ from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried, choose_for
 
 __all__ = [
     "EXACT",
-    "RECOVERED",
     "TABLE",
     "Candidate",
     "Certificate",

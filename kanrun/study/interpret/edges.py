@@ -86,13 +86,13 @@ def _key(graph: Graph, edge: Edge) -> Key:
 
 
 def _curves(graph: Graph, samples: Samples) -> dict[Key, dict[str, Any]]:
-    """What each edge looks like and how much it matters, without its place."""
+    """What each edge looks like and how much it matters, without its place; edges beside one another as one."""
     values = graph.node_values(samples.x)
-    rows = {}
+    rows: dict[Key, dict[str, Any]] = {}
     for edge, score in zip(graph.edges, edge_scores(graph, samples), strict=True):
         low, high = float(values[edge.source].min()), float(values[edge.source].max())
         t = np.linspace(low, high, _POINTS) if np.isfinite(high - low) else np.linspace(0.0, 1.0, _POINTS)
-        rows[_key(graph, edge)] = {
+        row = {
             "x": t,
             "y": edge.function.evaluate(t, columns=False)[0],
             "score": float(score) if np.isfinite(score) else 1.0,
@@ -100,7 +100,21 @@ def _curves(graph: Graph, samples: Samples) -> dict[Key, dict[str, Any]]:
             "symbolic": label(edge.function),
             "operation": graph.operation(edge.target),
         }
+        key = _key(graph, edge)
+        rows[key] = _together(rows[key], row) if key in rows else row
     return rows
+
+
+def _together(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Two edges between the same nodes, such as those of x exp(x), as the diagram's one."""
+    is_sum = first["operation"] == "sum"
+    names = ["x" if row["symbolic"] == PLAIN else row["symbolic"] for row in (first, second)]
+    return {
+        **first,
+        "y": first["y"] + second["y"] if is_sum else first["y"] * second["y"],
+        "score": max(first["score"], second["score"]),
+        "symbolic": (" + " if is_sum else " * ").join(names) if all(names) else "",
+    }
 
 
 def label(function: object) -> str:

@@ -1,0 +1,38 @@
+"""The clock that runs by refits."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+
+from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
+from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.work import count_refit, work_done
+
+X = np.linspace(-1, 1, 200)[:, None]
+
+
+def work_of(steps: int, points: int = 200) -> float:
+    graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (1.0, 0.1, 1.0, 0.0))),))
+    x = X[:points]
+    before = work_done()
+    refit(graph, x, np.sin(2 * x[:, 0]), Settings(steps=steps, gain=0.0, patience=1000))
+    return work_done() - before
+
+
+def test_the_same_refit_is_the_same_work() -> None:
+    assert np.isclose(work_of(3), work_of(3), rtol=1e-9)
+
+
+def test_more_steps_and_more_points_are_more_work() -> None:
+    assert 0 < work_of(1) < work_of(3)
+    assert work_of(1, 50) < work_of(1, 200)
+
+
+def test_each_thread_has_its_own_clock() -> None:
+    before = work_done()
+    thread = threading.Thread(target=count_refit, args=(10, 100, 1000, 50, 50))
+    thread.start()
+    thread.join()
+    assert work_done() == before
