@@ -108,7 +108,7 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
         "intervals": {g: Case(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
         "batch": {b: Case(b, inputs, outputs, last) for b in cfg.growth_batches},
     }
-    found = []
+    found: list[dict[str, Any]] = []
     for varied, cases in sweeps.items():
         steps = {str(value): build(OURS, case, dtype) for value, case in cases.items()}
         times = in_turn(steps, cfg.rounds, cfg.case_seconds)
@@ -120,7 +120,8 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
                 "peak_bytes": bytes_held + peak_bytes(steps[str(value)]), "coefficient_bytes": bytes_held,
             })  # fmt: skip
             yield Row("growth", found[-1])
-    yield from (Row("exponents", row) for row in judge.exponents(DataFrame(found)).to_dict("records"))
+    for fit in judge.exponents(DataFrame(found)).to_dict("records"):
+        yield Row("exponents", {str(name): value for name, value in fit.items()})
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:
