@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _usage(message: str) -> str:
     text = " ".join(message.split())
-    return text if text.endswith("?") or "--help" in text else f"{text.rstrip('.')} (see kanrun --help)"
+    return text if text.endswith("?") or "--help" in text else f"{text.rstrip('.')} (see kanrun --help)."
 
 
 def _say(sentence: str, code: int) -> int:

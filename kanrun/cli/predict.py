@@ -39,6 +39,6 @@ def predict(
     from kanrun.study.predict import predict as predict_table
 
     if output.exists() and input.exists() and output.samefile(input):
-        raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one")
+        raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
     for warning in predict_table(resolve_run(run, outputs).path, input, output, model):
         print(f"kanrun: {warning}", file=sys.stderr)

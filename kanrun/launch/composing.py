@@ -68,10 +68,10 @@ def check_flags(request: Request) -> None:
     shows = [flag for flag, given in (("--cfg", request.cfg), ("--info", request.info)) if given is not None]
     if len(shows) + request.multirun > 1:
         flags = [*shows, *(["--multirun"] if request.multirun else [])]
-        raise UsageError(f"{' and '.join(flags)} do not go together; give one of them")
+        raise UsageError(f"{' and '.join(flags)} do not go together; give one of them.")
     for flag, given in (("--resolve", request.resolve), ("--package", request.package is not None)):
         if given and request.cfg is None:
-            raise UsageError(f"{flag} says how --cfg shows the configuration; add --cfg job")
+            raise UsageError(f"{flag} says how --cfg shows the configuration; add --cfg job.")
 
 
 def check_folders(request: Request) -> None:
@@ -81,11 +81,11 @@ def check_folders(request: Request) -> None:
             continue
         path = Path(folder)
         if not path.is_dir():
-            raise UsageError(f"{option} {folder} is not a folder")
+            raise UsageError(f"{option} {folder} is not a folder.")
         if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "hydra.yaml").exists():
             raise UsageError(
                 f"--config-dir {folder} would only add groups to kanrun's own configuration; "
-                f"to take a run's configuration write --config-path {folder} --config-name config"
+                f"to take a run's configuration write --config-path {folder} --config-name config."
             )
 
 

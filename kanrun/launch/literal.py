@@ -16,5 +16,5 @@ def quoted(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """`text` in quotes, read back letter by letter: `${` in it is no interpolation."""
+    """`text` in quotes, read back letter by letter: `${` in it is not an interpolation."""
     return quoted(_OPENING.sub(lambda match: match[1] * 2 + r"\${", text))

@@ -47,11 +47,11 @@ def check_overrides(parsed: Sequence[Override]) -> None:
     """Raises UsageError for an override of what kanrun decides: the folders of runs."""
     for override in parsed:
         if not override.key_or_group:
-            raise UsageError(f"{override.input_line!r} is not an override; write key=value")
+            raise UsageError(f"{override.input_line!r} is not an override; write key=value.")
         if override.key_or_group in NUMBERED:
             raise UsageError(
                 f"{override.input_line} is refused, since kanrun numbers its run folders itself; "
-                "choose where they lie with --outputs DIR"
+                "choose where they lie with --outputs DIR."
             )
 
 
@@ -66,14 +66,14 @@ def check_search_path(primary: str, parsed: Sequence[Override], loader: ConfigLo
     for place in places or ():
         scheme, found, rest = str(place).partition("://")
         if found and scheme != "file" and (scheme, rest) != ("pkg", "kanrun.conf"):
-            raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder")
+            raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder.")
 
 
 def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
     """Raises UsageError for a part of Hydra's composed settings that could run code."""
     if hydra.get("callbacks"):
         names = ", ".join(str(name) for name in hydra.callbacks)
-        raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run")
+        raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run.")
     _check_places(OmegaConf.to_container(hydra, resolve=False))
     _check_plugin("launcher", hydra.launcher, LAUNCHERS)
     _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
@@ -82,11 +82,11 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
     _check_folders(OmegaConf.to_container(hydra.launcher, resolve=False), typed)
     for name in hydra.job.env_set:
         if not str(name).startswith(VARIABLES):
-            raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}")
+            raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}.")
     for name in ("job_logging", "hydra_logging"):
         _check_logging(f"hydra.{name}", hydra[name])
     if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
-        raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only")
+        raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only.")
 
 
 def check_cluster(composed: DictConfig, parsed: Sequence[Override]) -> None:
@@ -121,7 +121,7 @@ def check_numbers(composed: DictConfig) -> None:
     """Raises UsageError for a setting that is NaN, which every comparison with a bound would let through."""
     for path, _, value in _walk(OmegaConf.to_container(composed, resolve=True)):
         if isinstance(value, float) and math.isnan(value):
-            raise UsageError(f"{path}=nan is not a number")
+            raise UsageError(f"{path}=nan is not a number.")
 
 
 def _check_places(hydra: Any) -> None:
@@ -129,7 +129,7 @@ def _check_places(hydra: Any) -> None:
     found = {"sweep.subdir": hydra["sweep"]["subdir"], "output_subdir": hydra["output_subdir"]}
     for name, value in found.items():
         if value != _INSIDE[name]:
-            raise UsageError(f"hydra.{name}={value} is refused, since kanrun numbers its run folders itself")
+            raise UsageError(f"hydra.{name}={value} is refused, since kanrun numbers its run folders itself.")
 
 
 def _check_folders(launcher: Any, typed: set[str]) -> None:
@@ -137,16 +137,16 @@ def _check_folders(launcher: Any, typed: set[str]) -> None:
         inside = value is None or (_IN_SWEEP.fullmatch(str(value)) and ".." not in str(value))
         if key in FOLDER_KEYS and not inside and f"hydra.launcher.{key}" not in typed:
             raise UsageError(
-                f"hydra.launcher.{path}={value} is refused: give a launcher's folder on the command line, not in a file"
+                f"hydra.launcher.{path}={value} is refused: give such a folder on the command line, not in a file."
             )
 
 
 def _check_script(launcher: DictConfig, typed: set[str]) -> None:
     for path, key, value in _walk(OmegaConf.to_container(launcher, resolve=True)):
         if key in SHELL_KEYS and value and f"hydra.launcher.{key}" not in typed:
-            raise UsageError(f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file")
+            raise UsageError(f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file.")
         if isinstance(value, str) and ("\n" in value or "\r" in value):
-            raise UsageError(f"hydra.launcher.{path} has a line break, which a job's script must not get")
+            raise UsageError(f"hydra.launcher.{path} has a line break, which a job's script must not get.")
 
 
 def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:
@@ -154,10 +154,10 @@ def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:
     target = plain.get("_target_") if isinstance(plain, dict) else None
     if target not in allowed:
         choices = ", ".join(allowed.values())
-        raise UsageError(f"hydra/{part} names {target}, which is refused; choose one of {choices}")
+        raise UsageError(f"hydra/{part} names {target}, which is refused; choose one of {choices}.")
     inner = [path for path, key, _ in _walk(plain) if key == "_target_" and path != "_target_"]
     if inner:
-        raise UsageError(f"hydra.{part}.{inner[0]} is refused, since a configuration may not name code to run")
+        raise UsageError(f"hydra.{part}.{inner[0]} is refused, since a configuration may not name code to run.")
 
 
 def _check_logging(name: str, node: Any) -> None:
@@ -167,12 +167,12 @@ def _check_logging(name: str, node: Any) -> None:
     for path, key, value in _walk(OmegaConf.to_container(node, resolve=False)):
         where = f"{name}.{path}={value} is refused"
         if key in ("()", ".") or (key == "class" and value not in HANDLERS):
-            raise UsageError(f"{where}; handlers may be {', '.join(sorted(HANDLERS))}")
+            raise UsageError(f"{where}; handlers may be {', '.join(sorted(HANDLERS))}.")
         if key == "filename":
             if not _LOG_FILE.fullmatch(str(value)):
-                raise UsageError(f"{where}; a log is a file in ${{hydra.runtime.output_dir}}/")
+                raise UsageError(f"{where}; a log is a file in ${{hydra.runtime.output_dir}}/.")
         elif isinstance(value, str) and ("${" in value or ("://" in value and value not in STREAMS)):
-            raise UsageError(f"{where}; streams may be {', '.join(sorted(STREAMS))}")
+            raise UsageError(f"{where}; streams may be {', '.join(sorted(STREAMS))}.")
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:

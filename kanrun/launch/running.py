@@ -43,7 +43,7 @@ def launch(request: Request) -> int:
     for composed in plan.jobs:
         study.check(experiment, _typed(request, composed))
     if "${" in str(request.outputs.absolute()):
-        raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace")
+        raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     folder = RunFolder.create(request.outputs, request.command).path
     job = Job(request.command, request.argv, request.quiet, plan.sweep)
     with sigterm_raises() as signals:
@@ -212,7 +212,7 @@ def _hydra_quiet(quiet: bool) -> Iterator[None]:
 def _logging_to(path: Path) -> Iterator[None]:
     """Appends the log of the body to a file, as Hydra does in a first run. Raises UsageError for a link."""
     if path.is_symlink():
-        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder")
+        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder.")
     root = logging.getLogger()
     level, handler = root.level, logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

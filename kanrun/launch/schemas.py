@@ -54,7 +54,7 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> Experi
             OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE")
+        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE.")
     check_numbers(composed)
     return OmegaConf.to_object(composed)  # type: ignore[return-value]
 
@@ -62,16 +62,16 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> Experi
 def _group(group: str, node: Any, extras: bool) -> DictConfig:
     kinds = GROUPS[group]
     if not isinstance(node, DictConfig) or node.get("kind") is None:
-        raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}")
+        raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}.")
     kind = str(node.kind)
     if kind not in kinds:
-        raise UsageError(f"{group}.kind is {kind}, which is none of {', '.join(kinds)}")
+        raise UsageError(f"{group}.kind is {kind}, which is not one of {', '.join(kinds)}.")
     if OmegaConf.get_type(node) is kinds[kind]:
         return node
     if dataclasses.is_dataclass(OmegaConf.get_type(node)):
         raise UsageError(
             f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME, "
-            f"in a file with `override /{group}: NAME` in its defaults"
+            f"in a file with `override /{group}: NAME` in its defaults."
         )
     return _merged(kinds[kind], node, extras)
 

@@ -29,19 +29,27 @@ _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slu
 
 def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> UsageError:
     """The UsageError that says what `error`, raised while composing `request`, means."""
+    return UsageError(_ended(_sentence(error, request, loader)))
+
+
+def _ended(sentence: str) -> str:
+    return sentence if sentence.endswith((".", "?")) else f"{sentence}."
+
+
+def _sentence(error: Exception, request: Request, loader: ConfigLoaderImpl) -> str:
     if isinstance(error, OverrideParseException):
-        return UsageError(_unreadable(error))
+        return _unreadable(error)
     if isinstance(error, MissingConfigException):
-        return UsageError(_no_such_choice(error, request, loader))
+        return _no_such_choice(error, request, loader)
     if isinstance(error, yaml.YAMLError):
-        return UsageError(_broken_yaml(error))
+        return _broken_yaml(error)
     if isinstance(error, OmegaConfBaseException):
-        return UsageError(_wrong_value(error, None))
+        return _wrong_value(error, None)
     text = str(error)
     cause = error.__cause__
     match = re.match(r"Error merging override (.*)", text, re.DOTALL)
     if match and isinstance(cause, OmegaConfBaseException):
-        return UsageError(_wrong_value(cause, match[1]))
+        return _wrong_value(cause, match[1])
     for pattern, sentence in (
         (r"Could not override '(?P<key>[^']*)'", _unknown_key),
         (r"Could not delete (from config\. )?'(?P<key>[^']*)'", _unknown_key),
@@ -51,14 +59,14 @@ def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> Usa
         if match := re.match(pattern, text, re.DOTALL):
             key = match.groupdict().get("key", "")
             inner = str(getattr(cause, "full_key", None) or "")  # of a whole group that is set, as group={key: ...}
-            return UsageError(sentence(inner if inner.startswith(f"{key}.") else key, request, loader))
-    return UsageError(_plain(text, error))
+            return sentence(inner if inner.startswith(f"{key}.") else key, request, loader)
+    return _plain(text, error)
 
 
 def explain_stored(error: Exception, folder: Path) -> UsageError:
     """The UsageError for a run whose stored configuration cannot be used."""
     said = _wrong_value(error, None) if isinstance(error, OmegaConfBaseException) else _one_line(str(error))
-    return UsageError(f"{folder}/.hydra/config.yaml: {said}")
+    return UsageError(_ended(f"{folder}/.hydra/config.yaml: {said}"))
 
 
 def _plain(text: str, error: Exception) -> str:
@@ -106,7 +114,7 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
     offer = _offer(name, options)
     if match and match[1] not in (request.primary, "hydra/config"):
         return f"the configuration {match[1]} asks for {where}={name}, which is not there{offer}"
-    return f"{where}={name} is no choice of {where}{offer}"
+    return f"{where}={name} is not a choice of {where}{offer}"
 
 
 def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:

@@ -34,9 +34,9 @@ def allocate(outputs: Path, command: str) -> Path:
     except OSError as error:
         cause = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise StorageFailed(f"cannot make a run folder in {parent}: {cause}") from error
+            raise StorageFailed(f"cannot make a run folder in {parent}: {cause}.") from error
         raise UsageError(
-            f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs"
+            f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs."
         ) from error
     _link_latest(parent)
     return folder

@@ -23,7 +23,7 @@ def storing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         cause = error.strerror or str(error) or type(error).__name__
-        raise StorageFailed(f"cannot write {path}: {cause}") from error
+        raise StorageFailed(f"cannot write {path}: {cause}.") from error
 
 
 def write_atomic(path: Path, content: bytes) -> None:
@@ -80,20 +80,20 @@ def json_from(text: str | bytes, path: Path) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise StorageFailed(f"{path} is not valid JSON: {error}") from error
+        raise StorageFailed(f"{path} is not valid JSON: {error}.") from error
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes, else raise StorageFailed."""
     try:
         if path.is_symlink() or not path.is_file():
-            raise StorageFailed(f"{path} is missing or not a regular file")
+            raise StorageFailed(f"{path} is missing or not a regular file.")
         size = path.stat().st_size
         if size > limit:
-            raise StorageFailed(f"{path} has {size} bytes, more than the {limit} that are read")
+            raise StorageFailed(f"{path} has {size} bytes, more than the {limit} that are read.")
         return path.read_bytes()
     except OSError as error:
-        raise StorageFailed(f"cannot read {path}: {error.strerror or error}") from error
+        raise StorageFailed(f"cannot read {path}: {error.strerror or error}.") from error
 
 
 def _plain(value: Any) -> Any:

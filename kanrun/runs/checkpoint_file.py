@@ -43,7 +43,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         description = {"name": checkpoint.name, "meta": checkpoint.meta}
         text = to_json(description)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"the meta of checkpoint {checkpoint.name!r} is no JSON: {error}") from error
+        raise ValueError(f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}") from error
     path = checkpoint_path(folder, checkpoint.name)
     content = safetensors.numpy.save(arrays, metadata={_KEY: json.dumps(json.loads(text))})
     write_atomic(path, content)
@@ -58,15 +58,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
     import safetensors
 
     if path.is_symlink() or not path.is_file():
-        raise StorageFailed(f"{path} is missing or not a regular file")
+        raise StorageFailed(f"{path} is missing or not a regular file.")
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
             text = (stored.metadata() or {}).get(_KEY, "{}")
             arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
-        raise StorageFailed(f"{path} is not a readable safetensors file: {error}") from error
+        raise StorageFailed(f"{path} is not a readable safetensors file: {error}.") from error
     if len(text) > JSON_LIMIT:
-        raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes")
+        raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes.")
     description = json_from(text, path)
     description = description if isinstance(description, dict) else {}
     meta, name = description.get("meta"), description.get("name")

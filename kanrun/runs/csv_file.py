@@ -108,7 +108,7 @@ def _parsed(text: str, path: Path) -> Iterator[list[str]]:
     try:
         yield from csv.reader(io.StringIO(text, newline=""))
     except csv.Error as error:
-        raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+        raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
 
 
 def keep_rows(path: Path, keep: Callable[[Mapping[str, str]], bool]) -> None:
@@ -149,7 +149,7 @@ def read_table(path: Path) -> pandas.DataFrame:
                 **_exact(pandas.__version__),
             )
         except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
-            raise StorageFailed(f"{path} is not a CSV table: {error}") from error
+            raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
     return frame
 
 

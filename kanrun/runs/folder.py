@@ -98,7 +98,7 @@ class RunFolder:
     def start(self, manifest: Manifest) -> None:
         """Write `run.json`, status RUNNING, with time, host, process, versions and repository filled in."""
         if (self.path / "run.json").exists():
-            raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own")
+            raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own.")
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
         self._lock = hold(self.path)

@@ -79,7 +79,7 @@ class Manifest:
     def from_dict(cls, content: Any) -> Manifest:
         """Return the manifest that a `run.json` describes; a field of the wrong shape takes its default.
 
-        Raises ValueError if the content is no object, or has no status that kanrun knows.
+        Raises ValueError if the content is not an object, or has no status that kanrun knows.
         """
         if not isinstance(content, Mapping) or content.get("status") not in list(Status):
             raise ValueError("it has no status that kanrun knows")

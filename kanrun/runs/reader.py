@@ -46,7 +46,7 @@ class Run:
         try:
             return Manifest.from_dict(content)
         except ValueError as error:
-            raise StorageFailed(f"{path} does not describe a run: {error}") from error
+            raise StorageFailed(f"{path} does not describe a run: {error}.") from error
 
     @property
     def is_alive(self) -> bool:
@@ -87,12 +87,12 @@ class Run:
         text = read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace")
         try:
             if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-                raise StorageFailed(f"{path} uses YAML aliases, which are not read")
+                raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
             config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
         except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
-            raise StorageFailed(f"{path} is not a configuration: {error}") from error
+            raise StorageFailed(f"{path} is not a configuration: {error}.") from error
         if not isinstance(config, dict):
-            raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}")
+            raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
         return {str(key): value for key, value in config.items()}
 
     @property
@@ -115,7 +115,7 @@ class Run:
         path = self.table_paths.get(file_name(name))
         if path is None:
             there = ", ".join(self.tables) or "none yet"
-            raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}")
+            raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}.")
         return read_table(path)
 
     @property
@@ -128,7 +128,7 @@ class Run:
         path = checkpoint_path(self.path / "checkpoints", name)
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
-            raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}")
+            raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
         return read_checkpoint(path)
 
     @property
@@ -181,11 +181,11 @@ def _unknown(text: str, path: Path, runs: list[Run], outputs: Path) -> str:
     jobs = _jobs(inside)
     if jobs:
         one = f"{text.rstrip('/')}/{jobs[0].name}"
-        return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one}"
+        return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one}."
     if not runs:
-        return f"there is no run {text!r}: {outputs} holds no runs yet"
+        return f"there is no run {text!r}: {outputs} holds no runs yet."
     offer = ", ".join(near_names(text, [run.name for run in runs]) or [run.name for run in runs[-3:]])
-    return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)"
+    return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
 
 
 def _start(run: Run) -> tuple[str, str]:

@@ -37,7 +37,7 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
                 OmegaConf.update(node, group, OmegaConf.structured(schema), merge=False)
         merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
-        raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}") from error
+        raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}.") from error
     assert isinstance(merged, DictConfig)
     result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
     return result

@@ -81,7 +81,7 @@ def _outcome(future: Any, address: str) -> tuple[float, list[Record], Failure | 
     from distributed.scheduler import KilledWorker
 
     if future.status == "cancelled":
-        raise KanrunError(f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest")
+        raise KanrunError(f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest.")
     if future.status == "finished":
         seconds, records, failure, worker = future.result()
         return seconds, records, failure, worker, 0
@@ -97,7 +97,7 @@ def _client(address: str) -> Iterator[Any]:
     try:
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
-        raise UsageError("executor=dask needs the package `distributed`: pip install 'kanrun[dask]'") from error
+        raise UsageError("executor=dask needs the package `distributed`: pip install 'kanrun[dask]'.") from error
     logger = logging.getLogger("distributed")
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what matters comes back as an event or an exception
@@ -106,7 +106,7 @@ def _client(address: str) -> Iterator[Any]:
             client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
         except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
             raise UsageError(
-                f"no Dask scheduler answers at executor.address={address}; start one with `dask scheduler`"
+                f"no Dask scheduler answers at executor.address={address}; start one with `dask scheduler`."
             ) from error
         try:
             yield client

@@ -127,7 +127,7 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
     """
     cells = list(experiment.cells(cfg))
     if not cells:
-        raise UsageError("the study has no cells: give it at least one setting to run")
+        raise UsageError("the study has no cells: give it at least one setting to run.")
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     if len(cells) == 1:
         return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]

@@ -57,7 +57,7 @@ class Recorder:
         """
         progress = self._folder.read_progress()
         if progress.get("cells", self._cells) != self._cells:
-            raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these")
+            raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
         known = {task.pair for task in tasks}
         pairs = [tuple(pair) for pair in progress.get("finished", []) if isinstance(pair, list)]
         self._finished = [pair for pair in pairs if pair in known]
@@ -109,7 +109,7 @@ class Recorder:
             self._folder.record(Note(text, record.warning))
             _logger.info("%s%s", "warning: " if record.warning else "", text)
         else:
-            raise KanrunError(f"the experiment yielded a {type(record).__name__}, which is no record")
+            raise KanrunError(f"the experiment yielded a {type(record).__name__}, which is not a record.")
 
     def _marked(self, table: str, values: Mapping[str, Any], task: Task) -> dict[str, Any]:
         marks = {"cell": task.index, "seed": task.seed} if self._several else {"seed": task.seed}
@@ -117,7 +117,7 @@ class Recorder:
             given = values.get(name, value)
             if not np.all(np.asarray(given) == value):
                 raise KanrunError(
-                    f"table {table!r} has {name}={given} in a row of {task}; `{name}` is the recorder's column"
+                    f"table {table!r} has {name}={given} in a row of {task}; `{name}` is the recorder's column."
                 )
         return {**marks, **values}
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console, JustifyMethod
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -94,7 +94,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
     for claim in claims:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
-        detail = f"measured {shown(claim.measured) or 'no number'}{spread}, bound {claim.bound}"
+        detail = f"measured {shown(claim.measured) or 'not a number'}{spread}, bound {claim.bound}"
         _print_line(console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}")))
 
 

@@ -22,26 +22,28 @@ def check_settings(cfg: ExperimentConfig) -> None:
     _at_least("seed", cfg.seed, 0)
     _at_least("seeds", cfg.seeds, 1)
     if cfg.seed + cfg.seeds > 2**32:
-        raise UsageError(f"seed={cfg.seed} with seeds={cfg.seeds} goes beyond {2**32 - 1}, the largest seed")
+        raise UsageError(f"seed={cfg.seed} with seeds={cfg.seeds} goes beyond {2**32 - 1}, the largest seed.")
     if cfg.precision not in PRECISIONS:
-        raise UsageError(f"precision={cfg.precision} is not one of {', '.join(PRECISIONS)}")
+        raise UsageError(f"precision={cfg.precision} is not one of {', '.join(PRECISIONS)}.")
     if not isinstance(cfg.device, str) or not _DEVICE.fullmatch(cfg.device):
-        raise UsageError(f"device={cfg.device} is not one of auto, cpu, cuda, cuda:N, mps")
+        raise UsageError(f"device={cfg.device} is not one of auto, cpu, cuda, cuda:N, mps.")
     if cfg.device == "mps" and cfg.precision != "float32":
-        raise UsageError(f"device=mps has no {cfg.precision}; add precision=float32")
+        raise UsageError(f"device=mps has no {cfg.precision}; add precision=float32.")
     if cfg.threads is not None:
         _at_least("threads", cfg.threads, 1)
     executor = cfg.executor
     if executor.kind not in _EXECUTORS:
-        raise UsageError(f"executor={executor.kind} is not one of {', '.join(_EXECUTORS)}")
+        raise UsageError(f"executor={executor.kind} is not one of {', '.join(_EXECUTORS)}.")
     if executor.workers is not None:
         _at_least("executor.workers", executor.workers, 1)
         if executor.kind != "local":
-            raise UsageError(f"executor.workers={executor.workers} is for executor=local, not executor={executor.kind}")
+            raise UsageError(
+                f"executor.workers={executor.workers} is for executor=local, not executor={executor.kind}."
+            )
     if executor.kind == "dask" and not (isinstance(executor.address, str) and executor.address.strip()):
-        raise UsageError("executor=dask needs executor.address, the scheduler's, such as tcp://10.0.0.1:8786")
+        raise UsageError("executor=dask needs executor.address, the scheduler's, such as tcp://10.0.0.1:8786.")
     if executor.kind != "dask" and executor.address is not None:
-        raise UsageError(f"executor.address={executor.address} is for executor=dask, not executor={executor.kind}")
+        raise UsageError(f"executor.address={executor.address} is for executor=dask, not executor={executor.kind}.")
 
 
 def cores() -> int:
@@ -74,10 +76,10 @@ def device_of(cfg: ExperimentConfig) -> str:
     if cfg.device == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if mps and cfg.precision == "float32" else "cpu"
     if cfg.device == "mps" and cfg.precision == "float64":
-        raise UsageError("device=mps computes in float32 only; add precision=float32")
+        raise UsageError("device=mps computes in float32 only; add precision=float32.")
     number = int(cfg.device.partition(":")[2] or 0)
     if not (mps if cfg.device == "mps" else number < torch.cuda.device_count()):
-        raise UsageError(f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu")
+        raise UsageError(f"device={cfg.device} is not there: torch finds no such device; use device=auto or cpu.")
     return cfg.device
 
 
@@ -98,4 +100,4 @@ def using_threads(threads: int) -> Iterator[None]:
 
 def _at_least(name: str, value: Any, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UsageError(f"{name}={value} must be a whole number, at least {least}")
+        raise UsageError(f"{name}={value} must be a whole number, at least {least}.")

@@ -35,7 +35,7 @@ def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
         note = f"{target.name} is {len(points)} given points without a truth between them, so nothing is tested"
         return _dataset(built, points, None, sampling, seed, (note,))
     if sampling.train is None or sampling.test is None:
-        raise UsageError("sampling.train and sampling.test must be numbers; null is for tables")
+        raise UsageError("sampling.train and sampling.test must be numbers; null is for tables.")
     drawn = draw(built, sampling.train, generator(seed, "train"), "sampling.train")
     test = draw(built, sampling.test, generator(seed, "test"), "sampling.test") if sampling.test else None
     return _dataset(built, drawn, test, sampling, seed)

@@ -19,7 +19,7 @@ _LINES = 20
 _CORNERS_UP_TO = 10  # dimensions
 _POLE = 1e6  # times the median: larger values beside the zero of a denominator are a pole
 
-FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]"
+FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
 
 
 def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
@@ -54,11 +54,11 @@ def _pair(pair: Any, index: int) -> tuple[float, float]:
     try:
         lower, upper = constant(pair[0]), constant(pair[1])
     except UsageError as error:
-        raise UsageError(f"target.domain of x{index}: {error}") from None
+        raise UsageError(f"target.domain of x{index}: {str(error).rstrip('.')}.") from None
     if not lower < upper:
-        raise UsageError(f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper")
+        raise UsageError(f"target.domain of x{index} is [{lower:g}, {upper:g}], but lower must be below upper.")
     if not np.isfinite(upper - lower):
-        raise UsageError(f"target.domain of x{index} is too wide for float64")
+        raise UsageError(f"target.domain of x{index} is too wide for float64.")
     return lower, upper
 
 
@@ -76,13 +76,13 @@ def check_finite(target: Target) -> Target:
     if bad.any():
         raise UsageError(
             f"{target.name} is not finite at {_shown(points[bad.argmax()])} "
-            f"and {_count(int(bad.sum()) - 1)} of the {len(points)} points tried; change target.domain"
+            f"and {_count(int(bad.sum()) - 1)} of the {len(points)} points tried; change target.domain."
         )
     for zero in _zeros_of_denominators(target, points):
         beside = np.abs(target.function(zero))  # nan where a zero is divided by zero, which may be no pole
         if np.nanmax(beside, initial=0.0) > _POLE * np.median(np.abs(values)):
             raise UsageError(
-                f"{target.name} is not finite near {_shown(zero[0])}, where it divides by zero; change target.domain"
+                f"{target.name} is not finite near {_shown(zero[0])}, where it divides by zero; change target.domain."
             )
     return target
 

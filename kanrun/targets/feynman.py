@@ -42,7 +42,7 @@ def build_feynman(config: FeynmanTarget) -> Target:
     if config.id not in formulas:
         raise UsageError(
             f"target.id={config.id!r} is not one of the 27 formulas{near(config.id, formulas)}; "
-            f"known are {', '.join(formulas)}"
+            f"known are {', '.join(formulas)}."
         )
     entry = formulas[config.id]
     inputs = [f"x{i}" for i in range(len(entry.variables))]

@@ -40,7 +40,7 @@ def build_named(config: NamedTarget) -> Target:
     if config.name not in NAMED:
         known = [*NAMED, *GIVEN_POINTS]
         raise UsageError(
-            f"target.name={config.name!r} is unknown{near(config.name, known)}; known are {', '.join(known)}"
+            f"target.name={config.name!r} is unknown{near(config.name, known)}; known are {', '.join(known)}."
         )
     formula = NAMED[config.name]
     return formula_target(config.name, parse(formula), variables_in(formula), config.domain)
@@ -50,12 +50,12 @@ def build_peaks(config: GaussianPeaksTarget) -> Target:
     """Sum over the centres c of exp(-sharpness |x - (c, ..., c)|^2): narrow peaks along the diagonal."""
     centres = [constant(centre) for centre in config.centres]
     if not centres:
-        raise UsageError("target.centres=[] has no peaks; give at least one centre such as [-0.5,0.5]")
+        raise UsageError("target.centres=[] has no peaks; give at least one centre such as [-0.5,0.5].")
     sharpness = constant(config.sharpness)
     if sharpness <= 0:
-        raise UsageError(f"target.sharpness={sharpness:g} must be above 0")
+        raise UsageError(f"target.sharpness={sharpness:g} must be above 0.")
     if not 1 <= config.dimension <= MAX_PEAK_DIMENSION:
-        raise UsageError(f"target.dimension={config.dimension} must be from 1 to {MAX_PEAK_DIMENSION}")
+        raise UsageError(f"target.dimension={config.dimension} must be from 1 to {MAX_PEAK_DIMENSION}.")
     inputs = [f"x{i}" for i in range(config.dimension)]
     peaks = [f"exp(-{sharpness!r}*({'+'.join(f'({x}-({c!r}))^2' for x in inputs)}))" for c in centres]
     return formula_target("gaussian_peaks", parse("+".join(peaks)), inputs, config.domain)

@@ -30,11 +30,11 @@ def planar_points(config: PointsTarget) -> PlanarPoints:
     """
     if config.path is None:
         if config.columns is not None or config.parameter is not None:
-            raise UsageError("target.columns and target.parameter are columns of a file; give target.path too")
+            raise UsageError("target.columns and target.parameter are columns of a file; give target.path too.")
         return PlanarPoints(_own_points(), None)
     columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
     if len(columns) != 2:
-        raise UsageError(f"target.columns={columns} must name two columns, such as target.columns=[x,y]")
+        raise UsageError(f"target.columns={columns} must name two columns, such as target.columns=[x,y].")
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(config.path, wanted)
     return PlanarPoints(numbers[:, :2], numbers[:, 2] if config.parameter is not None else None)

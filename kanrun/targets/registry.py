@@ -34,5 +34,5 @@ def build_target(config: Any) -> Target:
     """
     kind = getattr(config, "kind", None)
     if kind not in BUILDERS:
-        raise UsageError(f"target.kind={kind!r} is unknown{near(kind, BUILDERS)}; known are {', '.join(BUILDERS)}")
+        raise UsageError(f"target.kind={kind!r} is unknown{near(kind, BUILDERS)}; known are {', '.join(BUILDERS)}.")
     return BUILDERS[kind](config)

@@ -24,20 +24,20 @@ Rows = NDArray[np.intp]
 def generator(seed: int, purpose: str) -> np.random.Generator:
     """The stream of draws of `purpose` under `seed`, independent of those of other purposes and seeds."""
     if seed < 0:
-        raise UsageError(f"seed={seed} must not be negative")
+        raise UsageError(f"seed={seed} must not be negative.")
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(PURPOSES[purpose],)))
 
 
 def check_sampling(config: SamplingConfig) -> None:
     """Raises UsageError for numbers of points, noise or a validation share out of range."""
     if config.train is not None and config.train < 1:
-        raise UsageError(f"sampling.train={config.train} must be at least 1")
+        raise UsageError(f"sampling.train={config.train} must be at least 1.")
     if config.test is not None and config.test < 0:
-        raise UsageError(f"sampling.test={config.test} must not be negative")
+        raise UsageError(f"sampling.test={config.test} must not be negative.")
     if not (math.isfinite(config.noise) and config.noise >= 0):
-        raise UsageError(f"sampling.noise={config.noise} must be a finite number of at least 0")
+        raise UsageError(f"sampling.noise={config.noise} must be a finite number of at least 0.")
     if not 0 <= config.validation <= 0.5:
-        raise UsageError(f"sampling.validation={config.validation} must be a share from 0 to 0.5")
+        raise UsageError(f"sampling.validation={config.validation} must be a share from 0 to 0.5.")
 
 
 def draw(target: Target, count: int, rng: np.random.Generator, key: str) -> Points:
@@ -47,14 +47,14 @@ def draw(target: Target, count: int, rng: np.random.Generator, key: str) -> Poin
         raise ValueError(f"{target.name} has no function to draw from")
     dimension = len(target.domain)
     if count * dimension > MOST_NUMBERS:
-        raise UsageError(f"{key}={count} points of {dimension} variables are more than memory is planned for")
+        raise UsageError(f"{key}={count} points of {dimension} variables are more than memory is planned for.")
     lower, upper = target.domain.T
     x = lower + (upper - lower) * rng.random((count, dimension))
     y = target.function(x)
     if not np.isfinite(y).all():
         where = x[~np.isfinite(y).all(axis=1)][0]
         shown = ", ".join(f"{name}={value:.6g}" for name, value in zip(target.inputs, where, strict=True))
-        raise UsageError(f"{target.name} is not finite at {shown}; change target.domain")
+        raise UsageError(f"{target.name} is not finite at {shown}; change target.domain.")
     return Points(x, y)
 
 

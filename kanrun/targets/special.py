@@ -75,7 +75,7 @@ def build_special(config: SpecialTarget) -> Target:
     if config.name not in SPECIAL:
         raise UsageError(
             f"target.name={config.name!r} is not one of the special functions{near(config.name, SPECIAL)}; "
-            f"known are {', '.join(SPECIAL)}"
+            f"known are {', '.join(SPECIAL)}."
         )
     function = SPECIAL[config.name]
     box = read_domain(config.domain, 2, function.domain)

@@ -85,7 +85,7 @@ def read_columns(
         name, sentence = next(iter(bad.items()))
         others = f"; so have {', '.join(itertools.islice(bad, 1, 6))}" if len(bad) > 1 else ""
         advice = f"; {hints[name]}" if hints and name in hints and complaints[name].text.count else ""
-        raise UsageError(f"column {name!r} of {file.name} has {sentence}{others}; correct or remove such rows{advice}")
+        raise UsageError(f"column {name!r} of {file.name} has {sentence}{others}; correct or remove such rows{advice}.")
     return Columns(np.concatenate(parts), texts)
 
 
@@ -114,7 +114,7 @@ def _parquet_blocks(file: Path, wanted: Sequence[str]) -> Iterator[tuple[Sequenc
 def opened_parquet(file: Path, wanted: Sequence[str] | None = None) -> Iterator[Any]:
     """The opened file, for the body to read its wanted columns (None: all).
 
-    Raises UsageError for a file that is no Parquet, columns that are not there, more cells or data than memory is
+    Raises UsageError for a file that is not Parquet, columns that are not there, more cells or data than memory is
     planned for, and where pyarrow is missing.
     """
     try:

@@ -54,7 +54,7 @@ def table_dataset(table: RowTable, sampling: SamplingConfig, seed: int) -> Datas
     """
     check_sampling(sampling)
     if table.classes is not None and sampling.noise:
-        raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0")
+        raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0.")
     count, test_count = _counts(len(table.points), sampling, table.name)
     order = split_order(len(table.points), generator(seed, "rows"), table.labels)
     chosen, test_rows = np.sort(order[:count]), np.sort(order[count : count + test_count])
@@ -79,14 +79,14 @@ def table_dataset(table: RowTable, sampling: SamplingConfig, seed: int) -> Datas
 def read_rows(config: TableTarget) -> RowTable:
     """The columns of the config, read from its file. Raises UsageError for a table that is not fit."""
     if config.task not in TASKS:
-        raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}")
+        raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}.")
     for key, names in (("inputs", config.inputs), ("outputs", config.outputs)):
         if not names or isinstance(names, str):
-            raise UsageError(f"target.{key} must list at least one column, such as target.{key}=[a,b]")
+            raise UsageError(f"target.{key} must list at least one column, such as target.{key}=[a,b].")
         if twice := sorted({name for name in names if list(names).count(name) > 1}):
-            raise UsageError(f"target.{key} lists the column {twice[0]!r} twice")
+            raise UsageError(f"target.{key} lists the column {twice[0]!r} twice.")
     if both := [name for name in config.inputs if name in config.outputs]:
-        raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs")
+        raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs.")
     file = check_path(config.path)
     inputs, outputs = tuple(config.inputs), tuple(config.outputs)
     if config.task == "regression":
@@ -95,7 +95,7 @@ def read_rows(config: TableTarget) -> RowTable:
         split = len(config.inputs)
         return RowTable(file.name, inputs, outputs, Points(values[:, :split], values[:, split:]))
     if len(config.outputs) != 1:
-        raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}")
+        raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}.")
     columns = read_columns(file, config.inputs, config.outputs)
     classes, labels = classes_of(columns.labels[0], config.outputs[0])
     points = Points(columns.numbers, labels[:, None].astype(np.float64))
@@ -113,7 +113,7 @@ def classes_of(texts: list[str], column: str) -> tuple[tuple[str, ...], NDArray[
         names = different
         key = {name: name for name in names}
     if len(names) < 2:
-        raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed")
+        raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed.")
     index = {name: i for i, name in enumerate(names)}
     return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
 
@@ -125,8 +125,8 @@ def _whole(text: str, column: str) -> int:
     number = float(text)
     if not number.is_integer():
         raise UsageError(
-            f"column {column!r} holds {text}, which is no class; "
-            "labels are text or whole numbers (numbers of any kind: target.task=regression)"
+            f"column {column!r} holds {text}, which is not a class; "
+            "labels are text or whole numbers (numbers of any kind: target.task=regression)."
         )
     return int(number)
 
@@ -135,14 +135,14 @@ def _counts(rows: int, sampling: SamplingConfig, name: str) -> tuple[int, int]:
     """How many rows to train on (validation included) and to test on."""
     train, test = sampling.train, sampling.test
     if train is not None and train < FEWEST_TRAIN:
-        raise UsageError(f"sampling.train={train} must be at least {FEWEST_TRAIN} for a table")
+        raise UsageError(f"sampling.train={train} must be at least {FEWEST_TRAIN} for a table.")
     if test is None:
         test = max(round(TEST_SHARE * rows), 1) if train is None else max(rows - train, 0)
     if train is None:
         train = max(rows - test, FEWEST_TRAIN)
     if train + test > rows:
         has = f"has {rows} row{'' if rows == 1 else 's'}"
-        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} {has}")
+        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} {has}.")
     return train, test
 
 
@@ -151,7 +151,7 @@ def _scaling(values: Array, name: str) -> Scaling:
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = values.mean(axis=0), values.std(axis=0)
     if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise UsageError(f"{name} has values too large for float64 to average; rescale such columns")
+        raise UsageError(f"{name} has values too large for float64 to average; rescale such columns.")
     return Scaling(mean, np.where(_constant(values), 1.0, deviation))
 
 

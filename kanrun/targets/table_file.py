@@ -48,21 +48,21 @@ class Row:
 def check_path(path: str | Path) -> Path:
     """The path of a file that has something in it and a known ending. Raises UsageError."""
     if not str(path):
-        raise UsageError("the path of the table is empty; name a file")
+        raise UsageError("the path of the table is empty; name a file.")
     file = Path(os.path.expanduser(path))  # unlike Path's, it takes a name such as ~data.csv for what it is
     try:
         if file.is_dir():
-            raise UsageError(f"{str(path)!r} is a directory; name a file in it")
+            raise UsageError(f"{str(path)!r} is a directory; name a file in it.")
         if not file.exists():
-            raise UsageError(f"there is no file {str(path)!r}")
+            raise UsageError(f"there is no file {str(path)!r}.")
         if not file.is_file():
-            raise UsageError(f"{str(path)!r} is not a regular file")
+            raise UsageError(f"{str(path)!r} is not a regular file.")
         if file.stat().st_size == 0:
-            raise UsageError(f"{str(path)!r} is empty")
+            raise UsageError(f"{str(path)!r} is empty.")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
     if not is_parquet(file) and ending_of(file) not in (*TEXT, ".zip"):
-        raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {KINDS}")
+        raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {KINDS}.")
     return file
 
 
@@ -83,7 +83,7 @@ def check_names(names: Sequence[str], file: Path) -> None:
     seen: set[str] = set()
     for name in names:
         if name and name in seen:
-            raise UsageError(f"{file.name} has two columns called {name!r}; rename one")
+            raise UsageError(f"{file.name} has two columns called {name!r}; rename one.")
         seen.add(name)
 
 
@@ -93,7 +93,7 @@ def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[i
         if name not in names:
             known = [column for column in names if column]
             listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
-            raise UsageError(f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}")
+            raise UsageError(f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}.")
     return [list(names).index(name) for name in wanted]
 
 
@@ -115,7 +115,7 @@ def text_rows(file: Path) -> Iterator[Row]:
                 width = width or len(row.fields)
                 if len(row.fields) > width:
                     raise UsageError(
-                        f"{file.name}: row {number} has {len(row.fields)} fields, but the header has {width}"
+                        f"{file.name}: row {number} has {len(row.fields)} fields, but the header has {width}."
                     )
                 row.fields.extend([""] * (width - len(row.fields)))
                 check_size(count + 1, width, file)
@@ -124,15 +124,15 @@ def text_rows(file: Path) -> Iterator[Row]:
                 yield row
                 count += 1
     except csv.Error as error:
-        raise UsageError(f"{file.name}: row {number + 1} cannot be read as a table ({error})") from None
+        raise UsageError(f"{file.name}: row {number + 1} cannot be read as a table ({error}).") from None
     except UnicodeDecodeError as error:
-        raise UsageError(f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8") from None
+        raise UsageError(f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8.") from None
     except _DAMAGED as error:
-        raise UsageError(f"{file.name} is damaged or not compressed as its name says ({error})") from None
+        raise UsageError(f"{file.name} is damaged or not compressed as its name says ({error}).") from None
     except OSError as error:
-        raise UsageError(f"{file.name} cannot be read: {error.strerror or error}") from None
+        raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
     if count < 2:
-        raise UsageError(f"{file.name} has {'a header but ' * count}no rows")
+        raise UsageError(f"{file.name} has {'a header but ' * count}no rows.")
 
 
 def check_size(rows: int, columns: int, file: Path) -> None:
@@ -148,7 +148,7 @@ def _lines(file: Path, stream: io.TextIOWrapper) -> Iterator[str]:
         characters += len(line)
         if len(line) > MOST_IN_LINE:
             raise UsageError(
-                f"{file.name} has a line of more than {MOST_IN_LINE} characters, which is no row of a table."
+                f"{file.name} has a line of more than {MOST_IN_LINE} characters, too long for a row of a table."
             )
         if characters > MOST_CHARACTERS:
             raise UsageError(f"{file.name} holds more than {MOST_CHARACTERS} characters; larger tables are not read.")
@@ -168,7 +168,7 @@ def _separator(file: Path, stream: io.TextIOWrapper) -> str:
 def _text(file: Path) -> Iterator[io.TextIOWrapper]:
     with _bytes(file) as raw:
         if b"\0" in raw.peek(4096)[:4096]:
-            raise UsageError(f"{file.name} is a binary file; a text table or Parquet is needed")
+            raise UsageError(f"{file.name} is a binary file; a text table or Parquet is needed.")
         yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
@@ -183,8 +183,8 @@ def _bytes(file: Path) -> Iterator[Any]:
     with zipfile.ZipFile(file) as archive:
         members = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
         if len(members) != 1:
-            raise UsageError(f"{file.name} holds {len(members)} files; an archive with one table is needed")
+            raise UsageError(f"{file.name} holds {len(members)} files; an archive with one table is needed.")
         if archive.getinfo(members[0]).flag_bits & 1:
-            raise UsageError(f"{file.name} is encrypted; unpack it first")
+            raise UsageError(f"{file.name} is encrypted; unpack it first.")
         with archive.open(members[0]) as raw:
             yield raw

@@ -38,10 +38,10 @@ def test_unknown_key(refused: Refused, words: list[str], parts: list[str]) -> No
     ("words", "parts"),
     [
         (["target=prodct"], ["target=prodct", "did you mean product?", "choices: bessel_j0"]),
-        (["model=cnn"], ["model=cnn is no choice of model", "bezier, bspline, kan, mlp, polynomial"]),
+        (["model=cnn"], ["model=cnn is not a choice of model", "bezier, bspline, kan, mlp, polynomial"]),
         (["model=5"], ["model=5", "choose one of bezier"]),
         (["model=null"], ["model=null", "choose one of bezier"]),
-        (["study=toy_suit"], ["study=toy_suit is no choice of study", "toy_suite"]),
+        (["study=toy_suit"], ["study=toy_suit is not a choice of study", "toy_suite"]),
         (["study=nope"], ["study=nope", "toy_suite"]),
         (["executor=cluster"], ["executor=cluster", "dask, local, serial"]),
         (["hydra/launcher=nope"], ["hydra/launcher=nope"]),

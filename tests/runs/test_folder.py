@@ -82,7 +82,7 @@ def test_checkpoints_come_back_to_the_bit_with_their_description(folder: RunFold
 def test_a_checkpoint_with_objects_is_refused(folder: RunFolder) -> None:
     with pytest.raises(ValueError, match="array 'bad'"):
         folder.record(Checkpoint("model", {"bad": np.array([object()])}))
-    with pytest.raises(ValueError, match="no JSON"):
+    with pytest.raises(ValueError, match="cannot be written as JSON"):
         folder.record(Checkpoint("model", {}, {"bad": object()}))
     assert not list((folder.path / "checkpoints").iterdir())
 

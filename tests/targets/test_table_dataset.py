@@ -265,7 +265,7 @@ def test_tiny_tables(tmp_path: Path) -> None:
             {},
             "takes one output column, target.outputs has 2",
         ),
-        ({"task": "classification"}, {}, "which is no class; labels are text or whole numbers"),
+        ({"task": "classification"}, {}, "which is not a class; labels are text or whole numbers"),
         (
             {"task": "classification", "outputs": ["label"]},
             {"noise": 0.1},
@@ -284,11 +284,11 @@ def test_refusals(path: Path, fields: dict[str, object], sampling: dict[str, obj
     ("text", "task", "sentence"),
     [
         ("a,y\n1,u\n2,u\n", "classification", "column 'y' has the one class 'u' only; at least two are needed"),
-        ("a,y\n1,1.5\n2,2\n", "classification", "column 'y' holds 1.5, which is no class"),
+        ("a,y\n1,1.5\n2,2\n", "classification", "column 'y' holds 1.5, which is not a class"),
         ("a,y\n1,2\n", "regression", "2 training and 1 test rows are 3, but data.csv has 1 row"),
         ("a,y\n1,2\n3,4\n", "regression", "2 training and 1 test rows are 3, but data.csv has 2 rows"),
         ("a,y\n1,u\n2,\n", "classification", "column 'y' of data.csv has 1 missing value (first in row 3)"),
-        ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is no class"),
+        ("a,y\n1,inf\n2,1\n", "classification", "column 'y' holds inf, which is not a class"),
         ("a,y\n1e308,1\n1.5e308,2\n1.2e308,3\n", "regression", "data.csv has values too large for float64"),
     ],
 )

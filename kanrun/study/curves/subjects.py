@@ -62,17 +62,17 @@ class Planar:
 def check(cfg: CurvesConfig, parts: Sequence[str]) -> None:
     """Raises UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
     if not cfg.parts or not set(cfg.parts) <= set(parts):
-        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}")
+        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
     for degree in (cfg.degree, *cfg.degrees):
         check_degree(degree, degree + 1)
     if not cfg.degrees:
-        raise UsageError("degrees=[] must name at least one degree, such as degrees=[3]")
+        raise UsageError("degrees=[] must name at least one degree, such as degrees=[3].")
     if "equispaced" in cfg.parts:
         _check_equispaced(cfg)
     if "bezier" in cfg.parts:
         bezier_of(cfg)
         if not 0 <= cfg.parameter <= 1:
-            raise UsageError(f"parameter={cfg.parameter} must lie in [0, 1]")
+            raise UsageError(f"parameter={cfg.parameter} must lie in [0, 1].")
     if "bspline" in cfg.parts:
         spline_of(cfg)
         moved_by(cfg)
@@ -84,14 +84,16 @@ def _check_equispaced(cfg: CurvesConfig) -> None:
     function_of(cfg)
     for name in ("polynomial_points", "spline_points"):
         if not getattr(cfg, name):
-            raise UsageError(f"{name}=[] must name at least one number, such as {name}=[10]")
+            raise UsageError(f"{name}=[] must name at least one number, such as {name}=[10].")
     for count in cfg.polynomial_points:
         if not 2 <= count <= MOST_POINTS:
-            raise UsageError(f"polynomial_points has {count}; a polynomial here goes through 2 to {MOST_POINTS} points")
+            raise UsageError(
+                f"polynomial_points has {count}; a polynomial here goes through 2 to {MOST_POINTS} points."
+            )
     least, highest = min(cfg.spline_points), max(cfg.degrees)
     if least <= highest:
         raise UsageError(
-            f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points"
+            f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points."
         )
 
 
@@ -99,7 +101,7 @@ def function_of(cfg: CurvesConfig) -> Function:
     """The function that polynomial and splines interpolate; raises UsageError unless it has one variable."""
     target = build_target(cfg.function)
     if len(target.inputs) != 1 or target.function is None:
-        raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0")
+        raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0.")
     return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]))
 
 
@@ -123,7 +125,7 @@ def spline_of(cfg: CurvesConfig) -> SplineCurve:
     if len(inner) != needed or sorted(inner) != inner or not all(0 < knot < 1 for knot in inner):
         raise UsageError(
             f"knots={inner} must be {needed} numbers between 0 and 1 that never decrease "
-            "(control points less degree less 1); repeat one for a knot of higher multiplicity"
+            "(control points less degree less 1); repeat one for a knot of higher multiplicity."
         )
     return SplineCurve(control, clamped_knots(control.new_tensor(inner), 0.0, 1.0, cfg.degree), cfg.degree)
 
@@ -132,7 +134,7 @@ def moved_by(cfg: CurvesConfig) -> Tensor:
     """By how much (2) the B-spline's control point number `moved` goes away from where it was."""
     count = len(cfg.bspline)
     if not 0 <= cfg.moved < count:
-        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {count - 1}")
+        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {count - 1}.")
     return _points("by", [cfg.by], 1)[0]
 
 
@@ -146,12 +148,12 @@ def planar_of(cfg: CurvesConfig) -> Planar:
         parameters = curve_fitting.check_parameters(torch.from_numpy(found.parameters))
     count = points.shape[0]
     if count <= cfg.degree:
-        raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}")
+        raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}.")
     if cfg.control_points is None:
         return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MOST_CONTROL_POINTS)))
     check_degree(cfg.degree, cfg.control_points)
     if cfg.control_points > count:
-        raise UsageError(f"control_points={cfg.control_points} must be at most {count}, the number of points")
+        raise UsageError(f"control_points={cfg.control_points} must be at most {count}, the number of points.")
     return Planar(points, parameters, cfg.control_points)
 
 
@@ -188,7 +190,7 @@ def _points(name: str, values: Any, least: int) -> Tensor:
     for row in rows:
         pair = isinstance(row, Sequence) and len(row) == 2
         if not pair or not all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in row):
-            raise UsageError(f"{name} has {row}, where a point is needed: two finite numbers, such as [1, 2.5]")
+            raise UsageError(f"{name} has {row}, where a point is needed: two finite numbers, such as [1, 2.5].")
     if len(rows) < least:
-        raise UsageError(f"{name} must be a list of at least {least} points, not {values}")
+        raise UsageError(f"{name} must be a list of at least {least} points, not {values}.")
     return torch.tensor(rows, dtype=torch.float64)
