@@ -27,7 +27,9 @@ Cell = Mapping[str, Any]
 class Experiment(Protocol):
     """A module (or object) with these four functions.
 
-    It may have a further one, `check(cfg)`, which refuses settings before anything runs.
+    It may have further ones:
+    - `check(cfg)` refuses settings before anything runs;
+    - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded
     last under the name `resume`. It must then yield the records that come after that checkpoint, and no others.
@@ -108,7 +110,8 @@ class Job:
     def run(self, task: Task, resume: Checkpoint | None) -> Generator[Record, None, None]:
         """Yield the records of `task` as the experiment yields them."""
         experiment = self.reference.load()
-        with using_threads(self.threads):
+        limit = getattr(experiment, "using_threads", using_threads)
+        with limit(self.threads):
             if resume is not None and takes_resume(experiment):
                 yield from experiment.run(self.cfg, task.cell, task.seed, resume=resume)  # type: ignore[call-arg]
             else:
