@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,8 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
         name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
     }
     try:
+        if _described(description) > sum(value.numel() for value in state.values()):
+            raise ValueError("it describes more numbers than are stored")  # and memory would be taken for all of them
         network = from_description(description)
         floats = next(value.dtype for value in state.values() if value.is_floating_point())
         network.to(floats)
@@ -43,6 +46,16 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
             f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
         ) from error
     return network
+
+
+def _described(description: dict[str, Any]) -> int:
+    """How many numbers at least the network of a description has."""
+    if "layers" in description:
+        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
+        return sum(inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes)
+    if "shape" in description:
+        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
+    return int(description.get("functions", 0) * description.get("outputs", 0))
 
 
 def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:
