@@ -98,10 +98,10 @@ def _weight(solver: Any, name: str, task: Task, degree: int) -> float | None:
 def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
     edges, rows = _edges(shape), len(problem.data.train) * problem.outputs
     if not isinstance(model, KANConfig):
-        return Work(rows, edges + sum(shape[1:]), edges)
+        return Work(rows, size := edges + sum(shape[1:]), size, edges)
     last, first = (coefficients(shape, intervals_of(model)[at], model.degree) for at in (-1, 0))
     size = max(min(last, AUTO_COEFFICIENTS), first) if model.intervals == "auto" else last
-    return Work(rows, size, edges * (model.degree + 2))
+    return Work(rows, size, first, edges * (model.degree + 2))
 
 
 def check_solver(solver: Any) -> None:

@@ -80,7 +80,7 @@ def _cubic(a: Point, b: Point) -> float:
     if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
         return middle
     d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
-    root = d1**2 - a.slope * b.slope
+    root = d1 * d1 - a.slope * b.slope  # a power would raise where a product is infinite
     if not root >= 0:
         return middle
     d2 = sqrt(root) if width > 0 else -sqrt(root)

@@ -18,7 +18,7 @@ from kanrun.engine.networks import KAN, Network, get_unknowns, set_unknowns, sup
 from kanrun.engine.training.data import CHUNK, Samples
 from kanrun.engine.training.gauge import Gauge
 from kanrun.engine.training.penalty import smoothness_rows
-from kanrun.engine.training.system import Factor, LinearSystem, PenalisedSystem
+from kanrun.engine.training.system import Factor, LinearSystem, PenalisedSystem, Solved
 from kanrun.errors import TrainingFailed
 
 #: Dampings and objectives from which on the undamped problem is worth refining: above, the normal equations are precise
@@ -52,7 +52,7 @@ class _Trial:
 
     loss: float
     step: Tensor
-    factor: Factor | None = None
+    factor: Solved | None = None
 
 
 class LevenbergMarquardt:
@@ -167,14 +167,14 @@ class LevenbergMarquardt:
         if best.factor is None:
             return best
         factor = best.factor
-        if mu <= REFINED_BELOW and self.loss < ACCURATE:
+        if mu <= REFINED_BELOW and self.loss < ACCURATE and isinstance(factor, Factor):
             best = min((self._trial(step) for step in problem.refined(factor, MARKS)), key=lambda trial: trial.loss)
         if 1e-3 * self.loss < best.loss < 4 * self.loss:
             bent = self._trial(best.step + 0.5 * self._acceleration(problem, factor, best.step))
             best = min(best, bent, key=lambda trial: trial.loss)
         return best
 
-    def _acceleration(self, problem: PenalisedSystem, factor: Factor, step: Tensor) -> Tensor:
+    def _acceleration(self, problem: PenalisedSystem, factor: Solved, step: Tensor) -> Tensor:
         """-(J^T J)^-1 J^T f'' along the step, f'' the second directional derivative of the residuals."""
         set_unknowns(self.network, self._start + PROBE * step)
         with torch.no_grad():

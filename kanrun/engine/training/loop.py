@@ -114,23 +114,33 @@ class _Training:
 
     def _first(self) -> tuple[Chain, tuple[int, ...], list[Event]]:
         """The chain that goes on, the shape asked for, and the events of the grids it raced through."""
-        network = self.create(self.generator)
-        weight = FIRST_WEIGHT if self.plan.weight is None else self.plan.weight
+        network, plan = self.create(self.generator), self.plan
+        smoothing = Smoothing(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
         if isinstance(network, Curve):
             network.fit(self.data.train.x, self.data.train.y)
-        tried = self.plan.starts > 1 or self._settles(network)
-        if self.plan.solver != "lm" or isinstance(network, Curve) or not tried:
-            return self._chain(network, Smoothing(weight, self.plan.order)), network.shape, []
+        second_order = plan.solver == "lm"
+        if isinstance(network, Curve) or not (plan.starts > 1 or (second_order and self._settles(network))):
+            return self._chain(network, smoothing), network.shape, []
+        if second_order:
+            racing, grids, limit = self._quick(network, smoothing), self.schedule[:-1], self._affordable(network)
+        else:
+            others = [self.create(self.generator) for _ in range(plan.starts - 1)]
+            racing = [self._chain(one, smoothing) for one in (network, *others)]
+            grids, limit = self.schedule[:1], None
+        events = self._raced(racing, grids, limit) if len(racing) > 1 else [[]]
+        winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
+        return racing[winner], network.shape, events[winner]
+
+    def _quick(self, network: Network, smoothing: Smoothing) -> list[Chain]:
+        """Chains from the best of several starts, one for each width that may win."""
         candidates = []
         race = self.plan.narrow and self.plan.starts > 1 and isinstance(network, KAN)
         for shape in halved(network.shape) if race else [network.shape]:
-            start = best_start(partial(self._narrow, shape), self.data, self.plan.starts, weight, self.generator)
-            candidates.append((start.loss**0.5, self._chain(start.network, Smoothing(weight, self.plan.order))))
+            create = partial(self._narrow, shape)
+            start = best_start(create, self.data, self.plan.starts, smoothing.weight, self.generator)
+            candidates.append((start.loss**0.5, self._chain(start.network, smoothing)))
         best = min(loss for loss, _ in candidates)
-        racing = [chain for loss, chain in candidates if loss <= max(HOPELESS * best, NEAR)]
-        events = self._raced(racing, network) if len(racing) > 1 else [[]]
-        winner = min(range(len(racing)), key=lambda i: _selected(racing[i]))
-        return racing[winner], network.shape, events[winner]
+        return [chain for loss, chain in candidates if loss <= max(HOPELESS * best, NEAR)]
 
     def _settles(self, network: Network) -> bool:
         """Whether even one start is worth its quick steps, in which hidden grids find their place."""
@@ -142,18 +152,19 @@ class _Training:
         network = self.create(generator)
         return narrowed(network, shape) if isinstance(network, KAN) and network.shape != shape else network
 
-    def _raced(self, chains: list[Chain], full: Network) -> list[list[Event]]:
-        """Take each chain through the grids that cost no more than the full width's first ones, never the last grid.
-
-        The penalty's weight waits for the winner.
-        """
+    def _affordable(self, full: Network) -> int:
+        """Unknowns of the grids that a race goes through: no more than the full width's first ones have."""
         each = get_unknowns(full).numel() / max(full.intervals if isinstance(full, KAN) else 1, 1)
-        limit = max(RACE, round(each * 8))
+        return max(RACE, round(each * 8))
+
+    def _raced(self, chains: list[Chain], grids: Sequence[int | None], limit: int | None) -> list[list[Event]]:
+        """Take each chain through those of `grids` with at most `limit` unknowns; the penalty's weight waits."""
         recorded: list[list[Event]] = []
         for chain in chains:
             events: list[Event] = []
-            for intervals in self.schedule[:-1]:
-                if (chain.stages and _unknowns_at(chain.network, intervals) > limit) or self._finished(chain):
+            for intervals in grids:
+                large = limit is not None and _unknowns_at(chain.network, intervals) > limit
+                if (chain.stages and large) or self._finished(chain):
                     break
                 going = chain.advance(intervals, tries=0)
                 while True:

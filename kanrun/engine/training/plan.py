@@ -12,6 +12,9 @@ SolverName = Literal["lm", "lbfgs", "adam"]
 
 #: Multiplications that one Levenberg-Marquardt step may cost: about a second on two cores.
 LM_WORK = 1e11
+#: A start looks at a few samples for each unknown of the first grid and takes many steps: they are counted as this many
+#: times the cube of its unknowns.
+START_SHARE = 40
 #: Numbers that one gradient may touch (samples x active terms) before whole batches are too slow for LBFGS.
 LBFGS_WORK = 1e7
 
@@ -21,9 +24,10 @@ class Plan:
     """How one network is trained.
 
     `intervals` is the grid schedule (empty for networks without grids); `steps` bounds each grid's steps, None taking
-    the solver's own rule; `starts` are tried on a coarse grid, the best goes on; `weight` is the smoothness penalty's,
-    None to choose it by validation. `narrow` lets validation also choose fewer nodes than the shape has; the others are
-    then pruned. The last two, and choosing a weight, are Levenberg-Marquardt's.
+    the solver's own rule; `starts` are tried on the first grid (by Levenberg-Marquardt quickly, on a coarse one), the
+    best goes on; `weight` is the smoothness penalty's, None to choose it by validation. `narrow` lets
+    validation also choose fewer nodes than the shape has; the others are then pruned. This, and choosing a weight, are
+    Levenberg-Marquardt's.
     """
 
     solver: SolverName
@@ -53,28 +57,31 @@ class Plan:
 
 @dataclass(frozen=True)
 class Work:
-    """The size of a training: samples x outputs, parameters at the last grid, active terms of one sample."""
+    """The size of a training: samples x outputs, parameters at the last grid and at the first, active terms of one
+    sample.
+    """
 
     rows: int
     parameters: int
+    first: int
     active: int
 
 
 def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
     """The solver for this size, and a sentence that says why."""
-    lm = 2 * work.rows * work.parameters**2 + work.parameters**3
+    lm = max(2 * work.rows * work.parameters**2 + work.parameters**3, START_SHARE * work.first**3)
     if task == "classification":
         name: SolverName = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
         return name, f"{name}: classification minimises cross-entropy, not squares."
     if lm <= LM_WORK:
         return "lm", (
             f"lm: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a second-order "
-            f"step, within {LM_WORK:.0e}."
+            f"step, starts considered, within {LM_WORK:.0e}."
         )
     if work.rows * work.active <= LBFGS_WORK:
         return "lbfgs", (
             f"lbfgs: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a "
-            f"second-order step, over {LM_WORK:.0e}; whole-batch gradients are affordable."
+            f"second-order step, starts considered, over {LM_WORK:.0e}; whole-batch gradients are affordable."
         )
     return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
 

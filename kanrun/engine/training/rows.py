@@ -1,9 +1,9 @@
-"""Rows of a linear map on the unknowns, by their non-zeros or dense."""
+"""Rows of a linear map on the unknowns: by their non-zeros, dense, or made anew whenever they are needed."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import torch
@@ -24,6 +24,9 @@ class LocalRows:
     def __init__(self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int) -> None:
         self.index, self.values, self.unknowns = index, values, unknowns
 
+    def __len__(self) -> int:
+        return int(self.values.shape[0])
+
     @cached_property
     def _matrix(self) -> Tensor:
         """The rows in torch's compressed form, whose product takes a fifth of the time of gathering."""
@@ -40,6 +43,15 @@ class LocalRows:
 
     def transposed(self, r: Tensor) -> Tensor:
         return r.new_zeros(self.unknowns).scatter_add_(0, self.index.view(-1), (self.values * r[:, None]).view(-1))
+
+    def squares(self) -> Tensor:
+        """Squared norms of the columns."""
+        return self.values.new_zeros(self.unknowns).scatter_add_(0, self.index.view(-1), self.values.square().view(-1))
+
+    def scaled(self, scale: float) -> LocalRows:
+        """The rows times `scale`, written over these."""
+        self.values.mul_(scale)
+        return self
 
     def gram(self) -> Tensor:
         terms = self.index.shape[1]
@@ -74,14 +86,55 @@ class DenseRows:
     def __init__(self, rows: Tensor) -> None:
         self.rows, self.unknowns = rows, rows.shape[1]
 
+    def __len__(self) -> int:
+        return int(self.rows.shape[0])
+
     def times(self, d: Tensor) -> Tensor:
         return self.rows @ d
 
     def transposed(self, r: Tensor) -> Tensor:
         return self.rows.T @ r
 
+    def squares(self) -> Tensor:
+        return self.rows.square().sum(0)
+
+    def scaled(self, scale: float) -> DenseRows:
+        self.rows.mul_(scale)
+        return self
+
     def gram(self) -> Tensor:
         return _square(self.rows)
+
+
+class StreamedRows:
+    """Rows that memory would not hold: `pieces` makes them anew, some at a time, in the same order each time."""
+
+    def __init__(self, pieces: Callable[[], Iterator[LocalRows | DenseRows]], unknowns: int) -> None:
+        self._pieces, self.unknowns = pieces, unknowns
+
+    def times(self, d: Tensor) -> Tensor:
+        return torch.cat([piece.times(d) for piece in self._pieces()])
+
+    def transposed(self, r: Tensor) -> Tensor:
+        total, start = r.new_zeros(self.unknowns), 0
+        for piece in self._pieces():
+            rows = len(piece)
+            total += piece.transposed(r[start : start + rows])
+            start += rows
+        return total
+
+    def squares(self) -> Tensor:
+        return torch.stack([piece.squares() for piece in self._pieces()]).sum(0)
+
+    def gram(self) -> Tensor:
+        grams = (piece.gram() for piece in self._pieces())
+        total = next(grams)
+        for gram in grams:
+            total += gram
+        return total
+
+
+Rows = LocalRows | DenseRows | StreamedRows
 
 
 def _square(rows: Tensor) -> Tensor:

@@ -30,6 +30,8 @@ BATCHES, GOOD = 10, 0.03
 ENOUGH, POOR = 3, 0.5
 #: Samples that a start looks at, for each unknown, and at least.
 PER_UNKNOWN, AT_LEAST = 5, 400
+#: Numbers in the matrices of the normal equations of starts side by side.
+MATRICES = 1 << 26
 #: Hidden grids reach this share of the activations' range beyond it.
 MARGIN = 0.05
 #: Damping at which a phase begins, at least.
@@ -77,11 +79,17 @@ def _phases(batch: list[Start], count: int, samples: Samples, size: float, weigh
     for _ in range(count):
         for start in batch:
             start.network = _placed(start.network, samples)
-        if isinstance(batch[0].network, KAN):
+        if isinstance(batch[0].network, KAN) and _small(batch):
             _side_by_side(batch, samples, size, weight)
         else:
             _one_by_one(batch, samples, size, weight)
     return sorted(batch, key=lambda start: start.loss)
+
+
+def _small(batch: list[Start]) -> bool:
+    """Whether memory holds a matrix of the normal equations for each network of the batch."""
+    unknowns = sum(parameter.numel() for parameter in batch[0].network.parameters())
+    return len(batch) * unknowns**2 <= MATRICES
 
 
 def _placed(network: Network, samples: Samples) -> Network:
@@ -111,7 +119,7 @@ def _side_by_side(batch: list[Start], samples: Samples, size: float, weight: flo
 
 
 def _one_by_one(batch: list[Start], samples: Samples, size: float, weight: float) -> None:
-    """A phase of networks whose Jacobian comes from `torch.func`."""
+    """A phase of networks that are no KANs, or too large to be held side by side."""
     for start in batch:
         options = LMOptions(damping=max(start.damping, LEAST), thorough=False)
         try:

@@ -2,24 +2,43 @@
 
     min over d of  |J d + r|^2 + weight |D (u + d)|^2 + mu |S d|^2
 
-J is kept by its non-zeros (k + 1 of each edge) for KANs, dense for other networks; S scales columns to unit norm, which
-makes the damping free of units. `direct` solves the normal equations by Cholesky. They lose half the digits (their
-condition number is the square), so `refined` goes on from the same factor with conjugate gradients on the UNDAMPED
-problem itself (CGLS; Bjorck, Numerical Methods for Least Squares Problems, ch. 7), which wins the digits back.
+J is kept by its non-zeros (k + 1 of each edge) for KANs, dense for other networks, and made anew piece by piece where
+memory would not hold it; S scales columns to unit norm, which makes the damping free of units. `direct` solves the
+normal equations by Cholesky, or, where their matrix would be too large, by conjugate gradients without a matrix. The
+normal equations lose half the digits (their condition number is the square), so `refined` goes on from the same factor
+with conjugate gradients on the UNDAMPED problem itself (CGLS; Bjorck, Numerical Methods for Least Squares Problems,
+ch. 7), which wins the digits back.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kanrun.engine.networks import KAN, linearise, linearise_locally
-from kanrun.engine.training.rows import DenseRows, LocalRows
+from kanrun.engine.networks import KAN, Network, linearise, linearise_locally
+from kanrun.engine.training.rows import DenseRows, LocalRows, Rows, StreamedRows
 
 #: Conjugate gradients stop when the gradient has fallen by this factor, squared.
 CONVERGED = 1e-24
+#: Unknowns beyond which no matrix of the normal equations is made.
+MATRIX_UNKNOWNS = 6000
+#: Iterations of the solution without a matrix, and the residual at which it stops.
+ITERATIONS, CLOSE = 60, 1e-8
+#: Numbers of J that are held at once.
+HELD_NUMBERS = 1 << 25
+
+
+@runtime_checkable
+class Solved(Protocol):
+    """The damped normal equations, ready to be solved for any right-hand side."""
+
+    def solve(self, g: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -44,24 +63,32 @@ class Factor:
 
 
 class LinearSystem:
-    """r and J at the network's present unknowns, scaled so that |r|^2 is the loss."""
+    """r and J at the network's present unknowns, scaled so that |r|^2 is the loss; no Gram matrix of too many unknowns.
 
-    def __init__(self, network: nn.Module, x: Tensor, y: Tensor, size: float, unknowns: Tensor) -> None:
+    `squares` are the squared norms of J's columns.
+    """
+
+    def __init__(self, network: Network, x: Tensor, y: Tensor, size: float, unknowns: Tensor) -> None:
         self.unknowns = unknowns
-        output, self.rows = linear_rows(network, x, unknowns.numel())
         scale = 1 / (size * y.numel() ** 0.5)
-        self.residual = (output - y).reshape(-1) * scale
-        if isinstance(self.rows, LocalRows):
-            self.rows.values.mul_(scale)
+        pieces = max(1, x.shape[0] // max(1, HELD_NUMBERS // (_terms(network, unknowns.numel()) * y.shape[1])))
+        if pieces == 1:
+            output, rows = linear_rows(network, x, unknowns.numel())
+            self.rows: Rows = rows.scaled(scale)
         else:
-            self.rows.rows.mul_(scale)
+            there, parts = deepcopy(network), x.tensor_split(pieces)
+            with torch.no_grad():
+                output = torch.cat([network(part) for part in parts])
+            self.rows = StreamedRows(partial(_made, there, parts, scale, unknowns.numel()), unknowns.numel())
+        self.residual = (output - y).reshape(-1) * scale
         self.gradient = self.rows.transposed(self.residual)
-        self.gram = self.rows.gram()
+        self.gram = self.rows.gram() if unknowns.numel() <= MATRIX_UNKNOWNS else None
+        self.squares = self.rows.squares() if self.gram is None else self.gram.diagonal()
 
     @property
     def norms(self) -> Tensor:
         """The norms of J's columns."""
-        return self.gram.diagonal().clamp(min=0).sqrt()
+        return self.squares.clamp(min=0).sqrt()
 
 
 class PenalisedSystem:
@@ -79,33 +106,49 @@ class PenalisedSystem:
         self._smoothness, self._root, self._held = smoothness, weight**0.5, held
         self._rough = self._root * smoothness.times(system.unknowns)
         self.slope = self.free(system.gradient + self._root * smoothness.transposed(self._rough))
+        matrix = self._summed(system, weight)
+        diagonal = self.free(system.squares + weight * smoothness.squares() if matrix is None else matrix.diagonal())
+        self.sizes = diagonal.clone() if sizes is None else torch.maximum(diagonal, sizes)
+        least = max(1e-30 * float(self.sizes.amax()), 1e-300)
+        self.scale = self.sizes.clamp(min=least).rsqrt()
+        self._diagonal = torch.where(self.sizes > least, diagonal / self.sizes, 1.0)
+        self._matrix = None if matrix is None else matrix.mul_(self.scale).mul_(self.scale[:, None])
+
+    def _summed(self, system: LinearSystem, weight: float) -> Tensor | None:
+        """J^T J + weight D^T D, where there are few enough unknowns for a matrix."""
+        if system.gram is None:
+            return None
         matrix = system.gram.clone()
         if weight > 0:
-            smoothness.add_gram(matrix, weight)
-        if held is not None:
-            matrix[held, :] = 0
-            matrix[:, held] = 0
-        diagonal = matrix.diagonal().clone()
-        self.sizes = diagonal if sizes is None else torch.maximum(diagonal, sizes)
-        least = max(1e-30 * float(self.sizes.amax()), 1e-300)
-        self._scale = self.sizes.clamp(min=least).rsqrt()
-        self._diagonal = torch.where(self.sizes > least, diagonal / self.sizes, 1.0)
-        self._matrix = matrix.mul_(self._scale).mul_(self._scale[:, None])
+            self._smoothness.add_gram(matrix, weight)
+        if self._held is not None:
+            matrix[self._held, :] = 0
+            matrix[:, self._held] = 0
+        return matrix
 
     def free(self, g: Tensor) -> Tensor:
         """`g` with zeros where the unknowns are held."""
         return g if self._held is None else g.masked_fill(self._held, 0)
 
-    def factor(self, mu: float) -> Factor | None:
-        """The factor for this damping; None where even a thousandfold damping does not make one."""
+    def times(self, d: Tensor) -> Tensor:
+        """The scaled matrix of the normal equations, undamped, times d."""
+        d = self.free(self.scale * d)
+        moved = self.rows.transposed(self.rows.times(d))
+        bent = self._root**2 * self._smoothness.transposed(self._smoothness.times(d))
+        return self.scale * self.free(moved + bent)
+
+    def factor(self, mu: float) -> Solved | None:
+        """What solves for this damping; None where even a thousandfold damping does not make a Cholesky factor."""
+        if self._matrix is None:
+            return Iteration(self, mu)
         for damping in (mu, 30 * mu + 1e-13, 1000 * mu + 1e-12):
             self._matrix.diagonal().copy_(self._diagonal + damping)
             lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
             if not bool(failed):
-                return Factor(lower, self._scale)
+                return Factor(lower, self.scale)
         return None
 
-    def direct(self, factor: Factor) -> Tensor:
+    def direct(self, factor: Solved) -> Tensor:
         """The step of the normal equations."""
         return -factor.solve(self.slope)
 
@@ -137,7 +180,30 @@ class PenalisedSystem:
         return found
 
 
-def linear_rows(network: nn.Module, x: Tensor, unknowns: int) -> tuple[Tensor, LocalRows | DenseRows]:
+@dataclass(frozen=True)
+class Iteration:
+    """The same without a matrix: conjugate gradients in the scaled unknowns, as far as `ITERATIONS` lead."""
+
+    system: PenalisedSystem
+    damping: float
+
+    def solve(self, g: Tensor) -> Tensor:
+        residual = self.system.scale * g
+        step, direction, size = torch.zeros_like(residual), residual.clone(), float(residual @ residual)
+        first = size
+        for _ in range(ITERATIONS):
+            if not size > CLOSE**2 * first:
+                break
+            image = self.system.times(direction) + self.damping * direction
+            length = size / float(direction @ image)
+            step += length * direction
+            residual = residual - length * image
+            before, size = size, float(residual @ residual)
+            direction = residual + size / before * direction
+        return self.system.scale * step
+
+
+def linear_rows(network: Network, x: Tensor, unknowns: int) -> tuple[Tensor, LocalRows | DenseRows]:
     """(f(x), J): a row for every sample and output."""
     if not isinstance(network, KAN):
         output, jacobian = linearise(network, x)
@@ -145,3 +211,15 @@ def linear_rows(network: nn.Module, x: Tensor, unknowns: int) -> tuple[Tensor, L
     output, index, values = linearise_locally(network, x)
     flat = values.flatten(0, 1)
     return output, LocalRows(index.expand_as(values).reshape(flat.shape).contiguous(), flat.contiguous(), unknowns)
+
+
+def _made(network: Network, parts: tuple[Tensor, ...], scale: float, unknowns: int) -> Iterator[LocalRows | DenseRows]:
+    for part in parts:
+        yield linear_rows(network, part, unknowns)[1].scaled(scale)
+
+
+def _terms(network: Network, unknowns: int) -> int:
+    """Numbers in a row of J."""
+    return (
+        sum(layer.mask.numel() * (layer.spec.degree + 1) for layer in network) if isinstance(network, KAN) else unknowns
+    )

@@ -139,3 +139,14 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
     )
     assert widest[0] > 5 * middle[0]
     assert widest[1] > 1.05 * middle[1]
+
+
+@pytest.mark.parametrize("solver", ["lbfgs", "adam"])
+def test_the_best_of_several_starts_goes_on(solver: str) -> None:
+    ends = {}
+    for starts in (1, 4):
+        plan = Plan(solver, (4, 8), steps=15, starts=starts, weight=0.0)  # type: ignore[arg-type]
+        _, stages, _ = drained(train(create, DATA, plan, Generator().manual_seed(2)))
+        assert [stage.intervals for stage in stages] == [4, 8]
+        ends[starts] = stages[0].errors.selected
+    assert ends[4] < ends[1]

@@ -103,8 +103,8 @@ def test_grid_too_coarse_for_differences_has_no_rows() -> None:
 def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:
     fine = network(7, 400)
     weight = 400.0**-17
-    expected = weight * float(penalty(fine))
-    found = float(Roughness(fine.float(), weight)(fine))
+    expected = weight * float(penalty(fine).detach())
+    found = float(Roughness(fine.float(), weight)(fine).detach())
     assert found == pytest.approx(expected, rel=1e-4)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, get_unknowns
 from kanrun.engine.training.penalty import smoothness_rows
-from kanrun.engine.training.rows import DenseRows, LocalRows
+from kanrun.engine.training.rows import DenseRows, LocalRows, StreamedRows
 from kanrun.engine.training.system import LinearSystem, PenalisedSystem, linear_rows
 
 
@@ -105,3 +105,38 @@ def test_other_networks_have_dense_rows() -> None:
     _, rows = linear_rows(mlp, x, get_unknowns(mlp).numel())
     assert isinstance(rows, DenseRows)
     assert smoothness_rows(mlp).values.shape[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["kan", "mlp"])
+@pytest.mark.parametrize("weight", [0.0, 1e-12])
+def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(
+    kind: str, weight: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What memory cannot hold is made again and again, or never; the problem is the same."""
+    g = torch.Generator().manual_seed(0)
+    domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+    x = torch.rand(301, 2, dtype=torch.float64, generator=g) * 2 - 1
+    y = torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1)
+    shape = (2, 3, 2)
+    network = (
+        KAN.create(shape, 6, EdgeSpec(), domain=domain, generator=g)
+        if kind == "kan"
+        else MLP.create(shape, "tanh", generator=g)
+    )
+    u, rows = get_unknowns(network), smoothness_rows(network)
+    held = torch.zeros_like(u, dtype=torch.bool)
+    held[3] = True
+    found = []
+    for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
+        monkeypatch.setattr("kanrun.engine.training.system.MATRIX_UNKNOWNS", matrix)
+        monkeypatch.setattr("kanrun.engine.training.system.HELD_NUMBERS", numbers)
+        problem = PenalisedSystem(LinearSystem(network, x, y, 0.7, u), rows, weight, held)
+        factor = problem.factor(3.0)
+        assert factor is not None
+        found.append((problem.direct(factor), problem.sizes, problem.slope, isinstance(problem.rows, StreamedRows)))
+    assert [streamed for *_, streamed in found] == [False, True, False, True]
+    for step, sizes, slope, _ in found[1:]:
+        torch.testing.assert_close(step, found[0][0], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(sizes, found[0][1])
+        torch.testing.assert_close(slope, found[0][2])
+    assert found[0][0][3] == 0
