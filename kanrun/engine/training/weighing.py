@@ -22,6 +22,8 @@ FACTOR, SMALLEST, LARGEST = 100.0, 1e-30, 1e2
 WORTH = 0.03
 #: A penalty below this share of the objective holds nothing back: lower weights are not tried.
 NEGLIGIBLE = 0.01
+#: Downwards from second differences, which a coarse grid may have asked for, it looks past so many that do not help.
+PLATEAU = 2
 #: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
 MISSES, TOO_FAR = 4, 1.5
 #: A first fit with a larger relative error is taken for noisy: second differences are penalised then, by one of these
@@ -63,12 +65,14 @@ class Weighing:
 
         Higher ones are not tried before the steps have settled: they would win by the steps that they are given.
         """
-        moved = False
+        moved, missed, tried = False, 0, self.smoothing.weight
+        patience = PLATEAU if self.smoothing.order == ROUGH_ORDER else 0
         for _ in range(tries if self._penalty_matters() else 0):
-            tried = self.smoothing.weight / FACTOR
-            if tried < SMALLEST * 0.9 or not (yield from self._try(tried, max(3, budget // 2)))[0]:
+            tried /= FACTOR
+            if tried < SMALLEST * 0.9 or missed > patience:
                 break
-            moved = True
+            helped, _ = yield from self._try(tried, max(3, budget // 2))
+            moved, missed = moved or helped, 0 if helped else missed + 1
         unknowns = get_unknowns(self.best.network).numel()
         if moved or not settled or unknowns > UPWARDS or self.best.error < CLEAN * spread(self.data):
             return
@@ -82,6 +86,9 @@ class Weighing:
             tried *= FACTOR
 
     def _penalty_matters(self) -> bool:
+        """Whether it holds something back: second differences may, of a line that they keep straight at no cost."""
+        if self.smoothing.order == ROUGH_ORDER:
+            return True
         network = self.best.network
         with torch.no_grad():
             rough = self.smoothing.weight * float(penalty(network, self.smoothing.order))

@@ -150,3 +150,4 @@ def test_the_best_of_several_starts_goes_on(solver: str) -> None:
         assert [stage.intervals for stage in stages] == [4, 8]
         ends[starts] = stages[0].errors.selected
     assert ends[4] < ends[1]
+
