@@ -143,11 +143,12 @@ def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
 
 @pytest.mark.parametrize("solver", ["lbfgs", "adam"])
 def test_the_best_of_several_starts_goes_on(solver: str) -> None:
-    ends = {}
-    for starts in (1, 4):
-        plan = Plan(solver, (4, 8), steps=15, starts=starts, weight=0.0)  # type: ignore[arg-type]
-        _, stages, _ = drained(train(create, DATA, plan, Generator().manual_seed(2)))
-        assert [stage.intervals for stage in stages] == [4, 8]
-        ends[starts] = stages[0].errors.selected
-    assert ends[4] < ends[1]
-
+    one, four = [], []
+    for seed in range(3):
+        for starts, ends in ((1, one), (4, four)):
+            plan = Plan(solver, (4, 8), steps=15, starts=starts, weight=0.0)  # type: ignore[arg-type]
+            _, stages, _ = drained(train(create, DATA, plan, Generator().manual_seed(seed)))
+            assert [stage.intervals for stage in stages] == [4, 8]
+            ends.append(stages[0].errors.selected)
+    assert all(best <= first for best, first in zip(four, one, strict=True))
+    assert min(best / first for best, first in zip(four, one, strict=True)) < 0.9
