@@ -71,9 +71,9 @@ class Scaling:
 class Dataset:
     """Points to train on, to select on and to report on.
 
-    All are in the user's units. `train` excludes `validation`; only `train` made the scalings, which are the
-    identity unless the target is a table. For task "classification" y is one column with the class index and
-    `classes` are the labels in that order. `notes` are sentences for the user.
+    All are in the user's units. `train` excludes `validation`; only `train` and a function's domain made the scalings,
+    which are the identity for functions of ordinary size. For task "classification" y is one column with the class
+    index and `classes` are the labels in that order. `notes` are sentences for the user.
     """
 
     target: Target

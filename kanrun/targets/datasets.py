@@ -9,11 +9,14 @@ import numpy as np
 from kanrun.config import BundledTarget, NamedTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets.bundled import read_bundled
-from kanrun.targets.data import Dataset, Points, Scaling, Target
+from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
 from kanrun.targets.named import GIVEN_POINTS
 from kanrun.targets.registry import build_target
 from kanrun.targets.sampling import check_sampling, draw, generator, split_order, validation_count, with_noise
 from kanrun.targets.table_dataset import read_rows, table_dataset
+
+#: Sizes of inputs and outputs from one part in so many to so many, and means up to so many sizes, are ordinary.
+ORDINARY = 100.0
 
 
 def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
@@ -53,12 +56,21 @@ def _dataset(
     noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
     order = split_order(len(noisy), generator(seed, "validation"))
     kept = len(noisy) - validation_count(len(noisy), sampling.validation)
+    train = noisy.take(np.sort(order[:kept]))
+    middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
     return Dataset(
         target=target,
-        train=noisy.take(np.sort(order[:kept])),
+        train=train,
         validation=noisy.take(np.sort(order[kept:])) if kept < len(noisy) else None,
         test=test,
-        input_scaling=Scaling.identity(len(target.inputs)),
-        output_scaling=Scaling.identity(len(target.outputs)),
+        input_scaling=_where_needed(middle, half),
+        output_scaling=_where_needed(train.y.mean(0), train.y.std(0)),
         notes=notes,
     )
+
+
+def _where_needed(middle: Array, size: Array) -> Scaling:
+    """Standardising of what first-order solvers could not learn as it is; other functions keep their units."""
+    size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
+    plain = (size >= 1 / ORDINARY) & (size <= ORDINARY) & (np.abs(middle) <= ORDINARY * size)
+    return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))

@@ -194,3 +194,22 @@ def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -
     counts = np.bincount(labels[order[:first]], minlength=len(sizes))
     assert (counts >= 1).all()
     assert (np.abs(counts - np.array(sizes) * first / len(labels)) <= len(sizes) / 2 + 1).all()
+
+
+@pytest.mark.parametrize(
+    ("formula", "domain", "plain"),
+    [
+        ("sin(10*x0)*x1", [[0.0, 1.0], [0.0, 1.0]], True),
+        ("sin(x0/1000)*x1/10000", [[0.0, 10000.0], [0.0, 10000.0]], False),
+        ("1e9+x0*x1", [[-1.0, 1.0], [-1.0, 1.0]], False),
+        ("1e-9*sin(x0)", [[1e6, 1e6 + 1]], False),
+    ],
+)
+def test_functions_of_no_ordinary_size_are_standardised(formula: str, domain: list[list[float]], plain: bool) -> None:
+    dataset = make_dataset(ExpressionTarget(formula=formula, domain=domain), SamplingConfig(train=100, test=20), 0)
+    inputs = dataset.input_scaling.apply(dataset.train.x)
+    outputs = dataset.output_scaling.apply(dataset.train.y)
+    assert (np.array_equal(inputs, dataset.train.x) and np.array_equal(outputs, dataset.train.y)) == plain
+    assert np.abs(inputs).max() <= 100
+    assert np.abs(outputs).max() <= 1e4
+    np.testing.assert_allclose(dataset.output_scaling.invert(outputs), dataset.train.y, rtol=1e-12)
