@@ -34,7 +34,10 @@ class LBFGSSolver:
     starts: int | None = None
     history: int = 30
     penalty: Any = "auto"  # weight of the smoothness penalty; auto is a small one, and 1e-3 for classification
+    sparsity: float = 0.0  # weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes
+    magnitude: str = "rms"  # of an edge there: its root mean square, or mean_abs as in the paper
     local: bool = False
+    patience: int | None = None  # steps without a better validation error until a grid is left
     kind: str = "lbfgs"
 
 
@@ -46,6 +49,8 @@ class AdamSolver:
     schedule: str = "cosine"  # or constant
     batch: int | None = None  # null is all points at once
     weight_decay: float = 0.0
+    sparsity: float = 0.0  # as for lbfgs
+    magnitude: str = "rms"
     penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
     local: bool = False
     patience: int | None = None  # steps without a better validation error until a grid is left

@@ -30,12 +30,20 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
     check_solver(solver)
     if isinstance(solver, LMSolver):
         _check_lm(problem)
+    if getattr(solver, "sparsity", 0.0) and not isinstance(model, KANConfig):
+        raise UsageError(
+            f"solver.sparsity={solver.sparsity} weighs edges of a KAN, which model={model.kind} has none of."
+        )
     shape = network_shape(model, problem.inputs, problem.outputs)
     name, why = solver.kind, f"{solver.kind}: asked for."
     if isinstance(solver, AutoSolver):
         name, why = choose_solver(_work(model, shape, problem), problem.data.task)
         if name == "lm" and problem.domain.element_size() < 8:
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
+    if getattr(solver, "local", False) and name != "lm" and isinstance(model, KANConfig) and not model.frozen_scales:
+        why += (
+            " solver.local holds coefficients alone: scales still move the function, but for model.frozen_scales=true."
+        )
     automatic = getattr(model, "intervals", None) == "auto"
     plan = Plan(
         solver=name,
@@ -48,6 +56,8 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         update_grid=getattr(model, "update_grid", False),
         adapt=getattr(model, "adapt", 0.0),
         local=getattr(solver, "local", False),
+        sparsity=getattr(solver, "sparsity", 0.0),
+        magnitude=getattr(solver, "magnitude", "rms"),
         history=getattr(solver, "history", 30),
         patience=getattr(solver, "patience", None) or (PATIENCE if name == "lm" and model.kind == "mlp" else None),
         stop_early=automatic,
@@ -117,6 +127,10 @@ def check_solver(solver: Any) -> None:
             raise UsageError(f"solver.schedule={solver.schedule} is not known; choose cosine or constant.")
         if solver.weight_decay < 0:
             raise UsageError(f"solver.weight_decay={solver.weight_decay} must not be negative.")
+    if not 0 <= getattr(solver, "sparsity", 0.0) < float("inf"):
+        raise UsageError(f"solver.sparsity={solver.sparsity} must be a finite number from 0 on.")
+    if getattr(solver, "magnitude", "rms") not in ("rms", "mean_abs"):
+        raise UsageError(f"solver.magnitude={solver.magnitude} is not known; choose rms or mean_abs.")
     _check_penalty(getattr(solver, "penalty", "auto"))
 
 

@@ -10,7 +10,16 @@ from math import inf
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.networks import KAN, Network, activations, adapt_inputs, get_unknowns, refine, regrid_hidden
+from kanrun.engine.networks import (
+    KAN,
+    Network,
+    Regridded,
+    activations,
+    adapt_inputs,
+    get_unknowns,
+    refine,
+    regrid_hidden,
+)
 from kanrun.engine.training.carrying import carry
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure
@@ -123,7 +132,8 @@ class Chain:
         memory = carry(self.memory, self.network, network)
         solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, memory)
         if counted.stage == 1 and self.plan.solver == "lbfgs":
-            solver = yield from self._settled(solver, min(SETTLING, budget), best, counted)
+            solver, settled = yield from self._settled(solver, min(SETTLING, budget), best, counted)
+            how, change = (settled.how, settled.change) if settled else (how, change)
         return self._stretch(solver, budget - counted.steps), best, Reached(how, change, before, errors.train)
 
     def _taken_up(self, pause: Pause) -> tuple[Stretch, Best, Reached]:
@@ -165,7 +175,8 @@ class Chain:
         if self.plan.update_grid and self.plan.adapt > 0:
             hidden = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
             moved = adapt_inputs(hidden.network, x, adapt=self.plan.adapt)
-            moved = replace(moved, change=max(moved.change, hidden.change))
+            how = moved.how if moved.how == hidden.how else "both"
+            moved = replace(moved, how=how, change=max(moved.change, hidden.change))
         elif self.plan.update_grid and not _fits(network, x):
             moved = regrid_hidden(network, x, intervals=intervals, adapt=self.plan.adapt, margin=MARGIN)
         elif intervals == network.intervals:
@@ -174,17 +185,19 @@ class Chain:
             moved = refine(network, intervals, x)
         return moved.network, moved.how, moved.change
 
-    def _settled(self, solver: Solver, steps: int, best: Best, counted: Counter) -> Events[Step, None, Solver]:
+    def _settled(
+        self, solver: Solver, steps: int, best: Best, counted: Counter
+    ) -> Events[Step, None, tuple[Solver, Regridded | None]]:
         """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
         network, x = solver.network, self.data.train.x
         if not isinstance(network, KAN) or len(network.layers) == 1 or not self.plan.update_grid:
-            return solver
+            return solver, None
         yield from self._stretch(solver, steps).run(best, counted)
         if _fits(network, x):
-            return solver
-        moved = regrid_hidden(network, x, adapt=self.plan.adapt, margin=MARGIN).network
-        memory = carry(solver.memory(), network, moved)
-        return make_solver(moved, self.data, self.plan, self.smoothing, self.generator, memory)
+            return solver, None
+        moved = regrid_hidden(network, x, adapt=self.plan.adapt, margin=MARGIN)
+        memory = carry(solver.memory(), network, moved.network)
+        return make_solver(moved.network, self.data, self.plan, self.smoothing, self.generator, memory), moved
 
 
 def _fits(network: KAN, x: Tensor) -> bool:

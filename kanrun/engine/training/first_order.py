@@ -15,12 +15,13 @@ from torch import Generator, Tensor, nn
 from kanrun.engine.networks import KAN, Network, support
 from kanrun.engine.training.data import Samples, Task, mean_loss
 from kanrun.engine.training.penalty import Roughness
+from kanrun.engine.training.sparsity import sparsity
 from kanrun.errors import TrainingFailed
 
 
 @dataclass(frozen=True)
 class Objective:
-    """mean_loss on `samples` + `weight` * smoothness penalty."""
+    """mean_loss on `samples` + `weight` * smoothness penalty + `sparsity` * the paper's penalty of large edges."""
 
     samples: Samples
     size: float
@@ -28,11 +29,15 @@ class Objective:
     weight: float = 0.0
     local: bool = False
     order: int | None = None  # of the smoothness penalty, by default degree + 2
+    sparsity: float = 0.0
+    magnitude: str = "rms"  # of an edge, see `edge_magnitudes`
     held: tuple[Tensor, ...] = ()  # of each layer (inputs, functions): coefficients that must not move
 
     def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
         """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
+        if self.sparsity:
+            loss = loss + self.sparsity * sparsity(network, samples.x, self.magnitude)
         return loss + rough(network) if self.weight else loss
 
     def roughness(self, network: nn.Module) -> Roughness:

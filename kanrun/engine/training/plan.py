@@ -37,6 +37,8 @@ class Plan:
     weight: float | None = None
     order: int | None = None  # of the smoothness penalty, by default degree + 2
     narrow: bool = False
+    sparsity: float = 0.0  # weight of the paper's penalty of large edges: LBFGS's and Adam's
+    magnitude: str = "rms"  # of an edge there, or mean_abs as in the paper
     update_grid: bool = True
     adapt: float = 0.0
     local: bool = False

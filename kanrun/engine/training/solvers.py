@@ -86,7 +86,9 @@ def _adam(
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
     size = output_size(data.train, data.task)
-    return Objective(data.train, size, data.task, smoothing.weight, plan.local, smoothing.order)
+    return Objective(
+        data.train, size, data.task, smoothing.weight, plan.local, smoothing.order, plan.sparsity, plan.magnitude
+    )
 
 
 SOLVERS: dict[str, Callable[[Network, TrainingData, Plan, Smoothing, Generator, Memory], Solver]] = {
