@@ -23,6 +23,7 @@ from omegaconf import DictConfig, open_dict
 
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
+from kanrun.launch.expansion import check_expansion
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import register
 
@@ -82,6 +83,7 @@ def check_folders(request: Request) -> None:
         path = Path(folder)
         if not path.is_dir():
             raise UsageError(f"{option} {folder} is not a folder.")
+        check_expansion(path)
         if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "hydra.yaml").exists():
             raise UsageError(
                 f"--config-dir {folder} would only add groups to kanrun's own configuration; "

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
+from kanrun.launch.expansion import check_expansion
 
 LAUNCHERS = {
     "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
@@ -65,7 +66,9 @@ def check_search_path(primary: str, parsed: Sequence[Override], loader: ConfigLo
             places = override.value()
     for place in places or ():
         scheme, found, rest = str(place).partition("://")
-        if found and scheme != "file" and (scheme, rest) != ("pkg", "kanrun.conf"):
+        if not found or scheme == "file":
+            check_expansion(Path(rest if found else str(place)))
+        elif (scheme, rest) != ("pkg", "kanrun.conf"):
             raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder.")
 
 

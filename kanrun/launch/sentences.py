@@ -20,7 +20,7 @@ from kanrun.errors import UsageError
 from kanrun.launch.request import Request
 from kanrun.near import near, near_names
 
-CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError)
+CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError)
 
 _KINDS = {"Integer": "a whole number", "Float": "a number", "Boolean": "true or false", "String": "text"}
 _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text"}
@@ -45,6 +45,8 @@ def _sentence(error: Exception, request: Request, loader: ConfigLoaderImpl) -> s
         return _broken_yaml(error)
     if isinstance(error, OmegaConfBaseException):
         return _wrong_value(error, None)
+    if isinstance(error, RecursionError):
+        return "the configuration is nested too deeply"
     text = str(error)
     cause = error.__cause__
     match = re.match(r"Error merging override (.*)", text, re.DOTALL)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
+MOST_TASKS = 100_000
 
 
 class Experiment(Protocol):
@@ -126,11 +127,13 @@ def takes_resume(experiment: Experiment) -> bool:
 def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
     """Return cells x seeds in their order: all seeds of a cell, then the next cell.
 
-    Raises UsageError if the experiment has no cells.
+    Raises UsageError if the experiment has no cells, or more than a run folder is made for.
     """
     cells = list(experiment.cells(cfg))
     if not cells:
         raise UsageError("the study has no cells: give it at least one setting to run.")
+    if len(cells) * cfg.seeds > MOST_TASKS:
+        raise UsageError(f"{len(cells)} cells with seeds={cfg.seeds} are more than {MOST_TASKS} trainings; take fewer.")
     seeds = range(cfg.seed, cfg.seed + cfg.seeds)
     if len(cells) == 1:
         return [Task(0, cells[0], seed, f"seed {seed}") for seed in seeds]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +119,32 @@ def test_in_a_primary_configuration(refused: Refused, tmp_path: Path, place: str
     (tmp_path / "sent").mkdir()
     (tmp_path / "sent" / "fit.yaml").write_text(f"hydra: {{searchpath: ['{place}']}}\n")
     assert place in refused("fit", "--config-path", "sent")
+
+
+LINES = "".join(f"  - &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefgh"))
+
+
+@pytest.mark.parametrize(
+    "words", [["--config-dir", "mine"], ["hydra.searchpath=[mine]"], ["hydra.searchpath=[file://mine]"]]
+)
+@pytest.mark.parametrize("suite", [f"\n  - &a [0, 0]\n{LINES}", " &a [*a]\n"])
+def test_a_few_lines_that_stand_for_any_amount(refused: Refused, tmp_path: Path, words: list[str], suite: str) -> None:
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite:{suite}")
+    assert "stands for more than 1000000 values by its aliases" in refused("fit", *words, "+extra=sent")
+
+
+def test_aliases_that_stand_for_little(kanrun: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere.yaml").write_text("# @package _global_\nseed: &a 3\nseeds: *a\n")
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "linked.yaml").symlink_to(tmp_path / "elsewhere.yaml")
+    assert "seeds: 3" in kanrun("fit", "--cfg", "job", "--config-dir", "mine", "+extra=linked").out
+
+
+def test_nested_too_deeply(refused: Refused, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "extra").mkdir(parents=True)
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\nsuite: {'[' * 5000}{']' * 5000}\n")
+    assert refused("fit", "--config-dir", "mine", "+extra=sent") == "the configuration is nested too deeply."
 
 
 def test_a_target_is_a_value_like_others(kanrun: Callable[..., Any], tmp_path: Path) -> None:
