@@ -66,8 +66,12 @@ class Errors:
 
     @property
     def selected(self) -> float:
-        """What selections compare: the validation error, or the training error where nothing is held out."""
-        return self.train if self.validation is None else self.validation
+        """What selections compare: the validation error, or the training error where nothing is held out.
+
+        Infinity in place of what is no number, so that no comparison lets it win.
+        """
+        error = self.train if self.validation is None else self.validation
+        return error if error < float("inf") else float("inf")
 
 
 def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
