@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from kanrun.targets.data import Array
@@ -26,10 +27,9 @@ def columns_of(path: str | Path) -> dict[str, bool]:
     """
     file = check_path(path)
     if is_parquet(file):
-        from pyarrow.types import is_floating, is_integer
-
         with opened_parquet(file) as stored:
-            return {field.name: is_integer(field.type) or is_floating(field.type) for field in stored.schema_arrow}
+            types = import_module("pyarrow.types")
+            return {f.name: types.is_integer(f.type) or types.is_floating(f.type) for f in stored.schema_arrow}
     rows = text_rows(file)
     header = next(rows).fields
     numeric = set(range(len(header)))
