@@ -42,20 +42,22 @@ def numeric_names(graph: Graph) -> dict[int, str]:
 def numeric_value(
     expression: sympy.Expr, names: Sequence[str], x: Array, functions: Mapping[str, Callable[[Array], Array]]
 ) -> Array:
-    """Values (N,) at x (N, inputs) of an expression in which `functions` occur by name, with arguments (N,)."""
+    """Values (N,) at x (N, inputs) of an expression in which `functions` occur by name, with arguments (N,).
+
+    Calls are evaluated from the inside out, each once, wherever it stands: alone and inside others.
+    """
     names, columns, replaced = list(names), [x], {}
-    calls = sorted(expression.atoms(AppliedUndef), key=str)
-    outermost = [call for call in calls if not _inside_another(call, expression)]
-    for number, call in enumerate(outermost):
-        inner = numeric_value(call.args[0], names[: x.shape[1]], x, functions)
-        columns.append(functions[call.func.__name__](inner)[:, None])
+    for number, call in enumerate(sorted(expression.atoms(AppliedUndef), key=_size)):
+        argument = to_numpy(call.args[0].xreplace(replaced), names)(np.concatenate(columns, axis=1))
+        columns.append(functions[call.func.__name__](argument)[:, None])
         names.append(f"value_of_call_{number}")
         replaced[call] = variable(names[-1])
     return to_numpy(expression.xreplace(replaced), names)(np.concatenate(columns, axis=1))
 
 
-def _inside_another(call: sympy.Expr, expression: sympy.Expr) -> bool:
-    return any(other != call and other.has(call) for other in expression.atoms(AppliedUndef))
+def _size(call: sympy.Expr) -> tuple[int, str]:
+    """What is inside another one is smaller; the name keeps the order the same in every process."""
+    return sum(1 for _ in sympy.preorder_traversal(call)), str(call)
 
 
 def _edge_expression(function: object, argument: sympy.Expr) -> sympy.Expr:

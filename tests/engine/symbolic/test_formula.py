@@ -18,6 +18,7 @@ from kanrun.engine.symbolic.bounded import OverLimit, within
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.edges import Identity, Spline
+from kanrun.engine.symbolic.expression import numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.engine.symbolic.simplification import simplified
 from kanrun.formulas import parse, to_numpy
@@ -190,6 +191,26 @@ def test_the_certificate_tells_truth_from_likeness() -> None:
     off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"))
     assert (off.recovered, off.form, off.symbolically) == ("no", "yes", "no")
     assert certify(formula, other, (x, other(x)), x, None, None).recovered == "unknown"
+
+
+def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
+    """Alone and inside another spline, as of a node that two edges leave."""
+    x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
+    inner = as_spline(Symbolic(TABLE["sin"], (2.0, 0.0, 1.0, 0.0)), x[:, 0])
+    outer = as_spline(Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0)), inner.evaluate(x[:, 0])[0])
+    edges = (
+        Edge(0, 1, inner),
+        Edge(0, 2, Identity()),
+        Edge(1, 2, Identity()),
+        Edge(1, 3, outer),
+        Edge(2, 3, Identity()),
+    )
+    graph = Graph(1, ("sum", "product", "sum"), edges)
+    splines = {"f1": inner, "f2": outer}
+    functions = {name: lambda t, s=spline: s.evaluate(t, columns=False)[0] for name, spline in splines.items()}
+    expression = to_expression(graph, ["x0"])
+    assert str(expression) == "x0*f1(x0) + f2(f1(x0))"
+    np.testing.assert_allclose(numeric_value(expression, ["x0"], x, functions), graph(x), rtol=1e-12, atol=1e-12)
 
 
 def test_a_formula_has_four_forms() -> None:
