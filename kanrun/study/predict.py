@@ -28,7 +28,7 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
     trained = load_run(run).model(model)
     x = read_inputs(source, trained.inputs)
     table = pd.DataFrame(x, columns=list(trained.inputs))
-    values = trained(x)
+    values = trained.values(x)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).any(1).sum())
         raise UsageError(
@@ -40,7 +40,7 @@ def predict(run: Path, source: Path, output: Path, model: str | None = None) -> 
         write_atomic(output, table_bytes(table, output))
     except StorageFailed as error:
         raise UsageError(f"{str(error).rstrip('.')}; choose another --output.") from error
-    return _warnings(trained, x)
+    return trained.cautions(x)
 
 
 def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
@@ -52,13 +52,3 @@ def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
 
 def _first(values: np.ndarray) -> int:
     return int(np.flatnonzero((~np.isfinite(values)).any(1))[0]) + 1
-
-
-def _warnings(model: Model, x: np.ndarray) -> list[str]:
-    shares = model.outside(x)
-    return [
-        f"{share:.1%} of the rows have {name} outside the trained range [{low:.6g}, {high:.6g}]; "
-        "there the prediction continues the function, it does not know it"
-        for name, share, (low, high) in zip(model.inputs, shares, model.domain, strict=True)
-        if share > 0
-    ]

@@ -113,6 +113,16 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
         assert line.startswith(f"kanrun: cannot write {output}: ")
 
 
+@pytest.mark.filterwarnings("error")
+def test_rows_outside_the_trained_range_are_counted_in_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
+    (place / "far.csv").write_text("area (m2),b\n1000,2\n30,3\n")
+    capfd.readouterr()
+    assert main(["predict", "latest", "--input", "far.csv", "--output", "p.csv"]) == 0
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the trained range")
+
+
 def test_predictions_are_what_the_ending_says(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
