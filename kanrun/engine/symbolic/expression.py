@@ -46,7 +46,8 @@ def numeric_value(
 
     Calls are evaluated from the inside out, each once, wherever it stands: alone and inside others.
     """
-    names, columns, replaced = list(names), [x], {}
+    names, columns = list(names), [x]
+    replaced: dict[sympy.Expr, sympy.Symbol] = {}
     for number, call in enumerate(sorted(expression.atoms(AppliedUndef), key=_size)):
         argument = to_numpy(call.args[0].xreplace(replaced), names)(np.concatenate(columns, axis=1))
         columns.append(functions[call.func.__name__](argument)[:, None])
