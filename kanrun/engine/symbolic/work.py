@@ -10,8 +10,8 @@ import threading
 
 #: Units of a Jacobian, for itself, for an edge and for an entry; and of a step that is tried, for itself, for an entry
 #: and for one of the products that solve it.
-_JACOBIAN, _EDGE, _ENTRY = 3e-5, 3e-5, 1e-8
-_TRIAL, _TRIAL_ENTRY, _PRODUCT = 4e-5, 1.1e-8, 7e-12
+_JACOBIAN, _EDGE, _ENTRY = 3.4e-5, 3.4e-5, 1.1e-8
+_TRIAL, _TRIAL_ENTRY, _PRODUCT = 4.5e-5, 1.25e-8, 8e-12
 
 _thread = threading.local()
 
