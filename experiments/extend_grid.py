@@ -118,10 +118,10 @@ def recorded(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
 
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     """What each part that was run shows."""
-    stages, metrics = tables["stages"], tables["metrics"]
+    stages = tables["stages"]
     parts = dict(list(stages.groupby("part", sort=False)))
     if "schedules" in parts:
-        yield "staircase", drawn.staircase(metrics[metrics["part"] == "schedules"])
+        yield "staircase", drawn.staircase(tables["metrics"].query("part == 'schedules'"))
         yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
     if "scratch" in parts:
         yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])

@@ -102,7 +102,7 @@ def _results(
         "solver": solver if cfg.model.kind in ("kan", "mlp") else "least squares",
         "seconds": trained.seconds,
     }
-    if cfg.target.kind == "table" and (linear := linear_rmse(problem)) is not None:
+    if cfg.target.kind in ("table", "bundled") and (linear := linear_rmse(problem)) is not None:
         beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = "beats" if beaten else "does not beat"
         yield Note(f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}", warning=not beaten)

@@ -113,8 +113,8 @@ class InterpretConfig(ExperimentConfig):
     prune: float | None = None  # least edge score of a network from a run; null is chosen on validation points
     slack: float = 0.1  # a formula may be this much worse than the network and still stand for it
     starts: int = 6  # of each structure at the coarse grid
-    budget: float = 40.0  # seconds after which no new structure is begun
-    simplify: float = 5.0  # seconds for simplification
+    budget: float = 40.0  # work after which no new structure is begun, in about seconds of one core
+    simplify: float = 5.0  # work for simplification, in about seconds of one core
     suite: list[Any] = field(default_factory=list)
 
 

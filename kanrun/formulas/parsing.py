@@ -8,11 +8,10 @@ Sizes are bounded before anything is computed, so that no text can keep the prog
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from numbers import Real
 from typing import Any
 
@@ -20,6 +19,7 @@ import sympy
 
 from kanrun.errors import UsageError
 from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
+from kanrun.near import near
 
 MAX_CHARACTERS = 20_000
 MAX_NODES = 12_000
@@ -114,11 +114,6 @@ def _tree(text: object) -> ast.Expression:
     if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
         raise _Refused("it has too many terms")
     return tree
-
-
-def _near(name: str, known: Collection[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
@@ -221,12 +216,12 @@ class _Reader:
             raise _Refused(f"{name} is a function; write {name}(...)")
         if self.variables is None:
             raise _Refused(
-                f"unknown name {name!r}{_near(name, [*CONSTANTS, *FUNCTIONS])}; use x0, x1, ... for variables"
+                f"unknown name {name!r}{near(name, [*CONSTANTS, *FUNCTIONS])}; use x0, x1, ... for variables"
             )
         if not self.variables:
             raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
         raise _Refused(
-            f"unknown name {name!r}{_near(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
+            f"unknown name {name!r}{near(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
             f"the variables are {', '.join(sorted(self.variables))}"
         )
 
@@ -237,7 +232,7 @@ class _Reader:
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
         if name not in FUNCTIONS:
-            known = _near(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
+            known = near(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import logging
+import queue
+import sys
+import threading
 import time
 from collections.abc import Generator, Iterator, Sequence
 from typing import Any
@@ -102,18 +106,42 @@ def _client(address: str) -> Iterator[Any]:
     level = logger.level
     logger.setLevel(logging.CRITICAL)  # what matters comes back as an event or an exception
     try:
-        try:
-            client = distributed.Client(address, timeout=_CONNECT, set_as_default=False)
-        except (OSError, TimeoutError, ValueError, RuntimeError, TypeError) as error:
+        client = _connected(distributed, address)
+        if client is None:
             raise UsageError(
                 f"no Dask scheduler answers at executor.address={address}; start one with `dask scheduler`."
-            ) from error
+            )
         try:
             yield client
         finally:
             client.close(timeout=_CONNECT)
     finally:
         logger.setLevel(level)
+
+
+def _connected(distributed: Any, address: str) -> Any:
+    """Return a client, or None where nobody answers in time, or somebody who is no scheduler.
+
+    What other servers answer can keep a client waiting for ever, or make it allocate all memory: it is made in a
+    thread that is left behind then, and what its failed parts say while they are cleared away is not shown.
+    """
+    answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def connect() -> None:
+        try:
+            answers.put(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
+        except Exception:  # whatever it is that answers there
+            answers.put(None)
+
+    shown, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        threading.Thread(target=connect, daemon=True).start()
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=3 * _CONNECT)
+        return None
+    finally:
+        gc.collect()
+        sys.unraisablehook = shown
 
 
 def _workers(client: Any) -> list[str]:

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 # Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
 _FIRST = (
-    "cell", "seed", "test_rmse", "test_accuracy", "rmse", "worst_forgetting", "quartiles", "learner", "target", "model",
-    "variant", "part", "schedule", "seconds", "activation", "shape", "parameters", "intervals", "overlap",
-    "train_points", "degree", "penalised", "inference_seconds", "flops", "validation_rmse", "train_rmse",
+    "cell", "seed", "test_rmse", "test_accuracy", "test_cross_entropy", "rmse", "worst_forgetting", "quartiles",
+    "learner", "target", "model", "variant", "part", "overlap", "schedule", "degree", "train_points", "noise",
+    "penalised", "shape", "parameters", "intervals", "activation", "seconds", "flops", "inference_seconds",
+    "validation_rmse", "train_rmse",
 )  # fmt: skip
 # The errors whose quartiles over seeds stand beside their median.
 _ERRORS = ("test_rmse", "rmse")
@@ -187,8 +188,10 @@ def _joined(summary: pandas.DataFrame, last: pandas.DataFrame) -> pandas.DataFra
 
 
 def _fitting(rows: pandas.DataFrame, width: int) -> list[str]:
-    """Return the columns that fit into `width` characters, the telling ones first chosen, in their order."""
-    wanted = sorted(rows.columns, key=lambda name: _FIRST.index(name) if name in _FIRST else len(_FIRST))
+    """Return the columns that fit into `width` characters, in their order; what tells rows apart is chosen first."""
+    there = [name for name in rows.columns if rows[name].map(shown).any()] or list(rows.columns)
+    alike = {name: name not in _ERRORS and rows[name].map(shown).nunique() == 1 for name in there}
+    wanted = sorted(there, key=lambda name: (alike[name], _FIRST.index(name) if name in _FIRST else len(_FIRST)))
     chosen: list[Any] = []
     used = 0
     for name in wanted:

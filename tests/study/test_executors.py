@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,8 +20,9 @@ import toy_experiment
 from toy_experiment import ToyConfig
 
 from kanrun.config import ExecutorConfig
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.dask import probe
 from kanrun.study.execute import execute
 
 RunToy = Callable[..., Any]
@@ -83,6 +86,7 @@ sys.path.append(sys.argv[2])
 import toy_experiment as toy
 from kanrun.config import ExecutorConfig
 from kanrun.runs import RunFolder
+from kanrun.study.dask import probe
 from kanrun.study.execute import execute
 if __name__ == "__main__":
     cfg = toy.ToyConfig(sizes=[2, 3], pause=60, marks=sys.argv[1], executor=ExecutorConfig("local", 2))
@@ -153,3 +157,19 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(KanrunError, match="went away"):
         execute(toy_experiment, cfg, folder)
     assert Run(folder.path).manifest.status == "FAILED"
+
+
+def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence() -> None:
+    """It answers, but not what a scheduler would: the client would wait for ever, or allocate what it is told."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    peer, _ = server.accept()
+                    peer.sendall(b"HTTP/1.0 400 Bad Request\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(UsageError, match="no Dask scheduler answers"):
+            probe(f"tcp://127.0.0.1:{port}")

@@ -54,6 +54,11 @@ def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
     if cfg.match is not None and cfg.match not in TOLERANCE:
         raise UsageError(f"match={cfg.match} is not known; choose one of {', '.join(TOLERANCE)}, or null.")
+    if not cfg.grids:
+        raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
+    for case in cfg.cases:
+        if not contest.shapes_of(case):
+            raise UsageError("A case has shapes: []; list hidden widths, such as shapes: [[1]].")
     if cfg.match is not None and (not cfg.depths or min(cfg.depths) < 1):
         raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
     if cfg.match is None and not cfg.widths:

@@ -47,6 +47,8 @@ def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
+    if min((*cfg.degrees, cfg.model.degree), default=1) < 1:
+        raise UsageError(f"degrees={list(cfg.degrees)}: splines of degree 0 have no slope to learn by; use 1 or more.")
     if not cfg.shapes or not all(isinstance(hidden, list) for hidden in cfg.shapes):
         raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
     if not cfg.schedules:
