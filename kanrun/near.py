@@ -6,14 +6,14 @@ import difflib
 from collections.abc import Iterable
 
 
-def near_names(name: object, known: Iterable[str], most: int = 3) -> list[str]:
-    """Those of the known names that resemble `name` (case aside), the nearest first."""
+def near_names(name: object, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> list[str]:
+    """Those of the known names that resemble `name` (case aside) by at least `cutoff`, the nearest first."""
     by_folded = {candidate.casefold(): candidate for candidate in known}
-    close = difflib.get_close_matches(str(name).casefold(), list(by_folded), n=most, cutoff=0.5)
+    close = difflib.get_close_matches(str(name).casefold(), list(by_folded), n=most, cutoff=cutoff)
     return [by_folded[folded] for folded in close]
 
 
-def near(name: object, known: Iterable[str], most: int = 3) -> str:
+def near(name: object, known: Iterable[str], most: int = 3, cutoff: float = 0.5) -> str:
     """ "; did you mean ...?" with the known names that resemble `name`, or ""."""
-    close = near_names(name, known, most)
+    close = near_names(name, known, most, cutoff)
     return f"; did you mean {' or '.join(close)}?" if close else ""

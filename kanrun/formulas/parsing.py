@@ -29,6 +29,7 @@ MAX_INDEX = 9_999
 MAX_PAIRS = 300  # of terms in min and max, which sympy compares with one another: about 3 seconds
 MAX_DIGITS = 5_000  # of a number computed exactly
 MAX_EXPONENT = 1_000  # of a power with a variable in its base
+ALIKE = 0.6  # how much a name must resemble one that is suggested
 LARGEST = 1e300  # constants lie within 1 / LARGEST and LARGEST, so that float64 holds them
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
@@ -216,12 +217,12 @@ class _Reader:
             raise _Refused(f"{name} is a function; write {name}(...)")
         if self.variables is None:
             raise _Refused(
-                f"unknown name {name!r}{near(name, [*CONSTANTS, *FUNCTIONS])}; use x0, x1, ... for variables"
+                f"unknown name {name!r}{near(name, [*CONSTANTS, *FUNCTIONS], cutoff=ALIKE)}; use x0, x1, ... for variables"
             )
         if not self.variables:
             raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
         raise _Refused(
-            f"unknown name {name!r}{near(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
+            f"unknown name {name!r}{near(name, [*self.variables, *CONSTANTS, *FUNCTIONS], cutoff=ALIKE)}; "
             f"the variables are {', '.join(sorted(self.variables))}"
         )
 
@@ -232,7 +233,7 @@ class _Reader:
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
         if name not in FUNCTIONS:
-            known = near(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
+            known = near(name, FUNCTIONS, cutoff=ALIKE) or f"; known are {', '.join(FUNCTIONS)}"
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")

@@ -39,7 +39,8 @@ def samples(name: str, count: int) -> Samples:
 def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> None:
     data = TrainingData(samples(function, count))
     outputs = data.train.y.shape[1]
-    plan = Plan(solver, (4, 8), starts=3, weight=None if solver == "lm" else 1e-21)  # type: ignore[arg-type]
+    second = {"weight": None, "starts": 3} if solver == "lm" else {"weight": 1e-21, "steps": 60}
+    plan = Plan(solver, (4, 8), **second)  # type: ignore[arg-type]
     trained = fit(lambda generator: kan(generator, outputs), data, plan, Generator().manual_seed(0))
     size = float(data.train.y.abs().max()) or 1.0
     assert trained.errors.train <= (1e-6 if solver == "lm" else 1e-2) * size
