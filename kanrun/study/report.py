@@ -39,7 +39,7 @@ def error_console() -> Console:
 def output_console() -> Console:
     """Return a console on standard output: as wide as the terminal, or as what is printed where there is none."""
     console = Console()
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=_UNBOUNDED)
+    return console if console.is_terminal else Console(width=_UNBOUNDED)
 
 
 def printable(text: str) -> str:
