@@ -216,9 +216,8 @@ class _Reader:
         if name in FUNCTIONS:
             raise _Refused(f"{name} is a function; write {name}(...)")
         if self.variables is None:
-            raise _Refused(
-                f"unknown name {name!r}{near(name, [*CONSTANTS, *FUNCTIONS], cutoff=ALIKE)}; use x0, x1, ... for variables"
-            )
+            known = near(name, [*CONSTANTS, *FUNCTIONS], cutoff=ALIKE)
+            raise _Refused(f"unknown name {name!r}{known}; use x0, x1, ... for variables")
         if not self.variables:
             raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
         raise _Refused(
