@@ -1,5 +1,8 @@
-"""Shapes and types that the engine's annotations promise are checked while tests run."""
+"""Shapes and types that the engine's annotations promise are checked while tests run; examples are the same each time."""
 
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 install_import_hook("kanrun.engine", "beartype.beartype")
+settings.register_profile("same", derandomize=True)
+settings.load_profile("same")
