@@ -1,4 +1,4 @@
-"""Shapes and types that the engine's annotations promise are checked while tests run; examples are the same each time."""
+"""Annotated shapes and types are checked while tests run; examples that are made up are the same each time."""
 
 from hypothesis import settings
 from jaxtyping import install_import_hook
