@@ -72,7 +72,8 @@ def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
             warm, alone = one[one["start"] == "warm"], one[one["start"] == "scratch"]
             if len(alone):  # a single grid: compared with the warm start's coarse ones
                 below = warm[warm["intervals"] < warm["threshold"]]
-                yield from _turn_claim(pd.concat([below, alone]), f"{points}, trained from scratch", penalised)
+                where = f"{points}, that grid trained from scratch, well or badly"
+                yield from _turn_claim(pd.concat([below, alone]), where, penalised)
             yield from _turn_claim(warm, f"{points}, after warm starts", penalised)
 
 
