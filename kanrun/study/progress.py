@@ -15,7 +15,7 @@ from kanrun.runs.records import Note, Row
 from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Started
 from kanrun.study.experiment import Task
 
-_ERRORS = ("validation_rmse", "test_rmse", "train_rmse")  # the best so far goes by the first that is there
+_ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # the best so far goes by the first that is there
 
 
 class Reporter:
@@ -31,6 +31,7 @@ class Reporter:
         self._said: set[str] = set()  # the same note of the next seed is not shown again
         self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
         self._best: dict[Any, tuple[float, str]] = {}  # error and training, by target: no other errors compare
+        self._target: Any = None  # of the training that finished last
         self._bar: Progress | None = None
         self._bar_task: TaskID | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
@@ -58,7 +59,7 @@ class Reporter:
         if isinstance(event, Recorded):
             self._recorded(event)
         elif isinstance(event, Started) and self._total > 1:
-            self._advance(str(event.task))
+            self._advance(self._standing(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
             last = self._last
@@ -114,15 +115,21 @@ class Reporter:
         for name in _ERRORS:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                return f"{text}, {name.replace('_rmse', ' RMSE')} {value:.2e}{self._compared(values, value, task)}"
+                shown = name.replace("_rmse", " RMSE").replace("rmse", "RMSE")
+                return f"{text}, {shown} {value:.2e}{self._compared(values, value, task)}"
         return text
 
     def _compared(self, values: Mapping[str, Any], value: float, task: Task) -> str:
-        target = values.get("target")
+        self._target = target = values.get("target")
         if target not in self._best or value < self._best[target][0]:
             self._best[target] = (float(value), str(task))
             return ", the best so far"
         return f" (best so far {self._best[target][0]:.2e}: {self._best[target][1]})"
+
+    def _standing(self, task: Task) -> str:
+        """What runs now, after the best of what came out so far."""
+        best = self._best.get(self._target)
+        return f"best {best[0]:.2e}, now {task}" if best else str(task)
 
     def _advance(self, text: str) -> None:
         if self._bar is not None and self._bar_task is not None:

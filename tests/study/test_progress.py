@@ -43,6 +43,17 @@ def test_a_terminal_gets_a_bar_that_never_wraps(width: int, total: int) -> None:
     assert max(len(line) for part in plain.split("\n") for line in part.split("\r")) <= width
 
 
+def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
+    stream = io.StringIO()
+    with Reporter(Console(file=stream, width=120, force_terminal=True, color_system=None), 2) as reporter:
+        for event in (Started(Task(0, {}, 0)), Recorded(Task(0, {}, 0), Row("summary", {"rmse": 0.1}))):
+            reporter.handle(event)
+        reporter.handle(Finished(Task(0, {}, 0), 1.0))
+        reporter.handle(Started(Task(1, {}, 0)))
+    assert "1/2" in stream.getvalue()
+    assert "best 1.00e-01, now cell 1, seed 0" in stream.getvalue()
+
+
 def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     lines = show(80, 1, terminal=False).splitlines()
     assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
