@@ -237,7 +237,8 @@ def _finish_if_possible(folder: RunFolder, status: Status, reason: str, trace: s
 
 
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:
-    if summary is None or summary.empty:
+    """Return the medians over seeds; none of several cells, whose numbers are of different things."""
+    if summary is None or summary.empty or "cell" in summary:
         return {}
     numbers = summary.select_dtypes("number").drop(columns=["cell", "seed"], errors="ignore")
     return {str(name): float(value) for name, value in numbers.median().items()}

@@ -124,8 +124,15 @@ def verdict_claims(summary: pd.DataFrame, match: str) -> Iterator[Claim]:
 
 
 def _unequal(rows: pd.DataFrame, match: str) -> str:
-    """How far the matched MLPs are from equal, where that is farther than a match may be."""
+    """How far the matched MLPs are from equal, where that is farther than a match may be.
+
+    From the KANs as they came out: validation may have chosen a coarser grid than the MLPs were made for.
+    """
     off = rows["off"].dropna() if "off" in rows else pd.Series(dtype=float)
+    if match in rows:
+        kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])[match]
+        mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()].set_index(["seed", "kan"])[match]
+        off = (mlps / kans.reindex(mlps.index) - 1).dropna()
     if off.empty or off.abs().max() <= TOLERANCE.get(match, 0.0):
         return ""
     return f"; the MLPs are off by {off.min():+.0%} to {off.max():+.0%}"
