@@ -25,6 +25,9 @@ Force = Annotated[
 Address = Annotated[
     str | None, typer.Option("--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask.")
 ]
+Elsewhere = Annotated[
+    str | None, typer.Option("--executor", metavar="KIND", help="Go on in serial, local or dask, whatever the run had.")
+]
 
 
 @app.command("list")
@@ -77,6 +80,7 @@ def resume_run(
     quiet: Quiet = False,
     strict: Strict = False,
     force: Force = False,
+    executor: Elsewhere = None,
     address: Address = None,
 ) -> None:
     """Continue a run that was interrupted; what it had finished is not run again."""
@@ -84,7 +88,7 @@ def resume_run(
     from kanrun.runs import resolve_run
 
     found = resolve_run(run, outputs)
-    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict, force=force, address=address))
+    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict, force=force, executor=executor, address=address))
 
 
 def _entry(run: Run) -> dict[str, Any]:

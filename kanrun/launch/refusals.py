@@ -112,8 +112,8 @@ def address_of(executor: ExecutorConfig, given: str | None, folder: Path) -> str
     """
     if executor.kind == "dask" and given is None:
         raise UsageError(
-            f"{folder} ran on a Dask cluster (executor.address={executor.address}); name the scheduler again with "
-            "--address, since who answers there can run code here."
+            f"{folder} is to run on a Dask cluster (executor.address={executor.address}); name the scheduler again "
+            "with --address, since who answers there can run code here, or go on with --executor local."
         )
     if executor.kind != "dask" and given is not None:
         raise UsageError(f"--address is for runs with executor=dask; {folder} has executor={executor.kind}.")

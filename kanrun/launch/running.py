@@ -67,11 +67,18 @@ def launch(request: Request) -> int:
 
 
 def resume(
-    folder: Path, *, quiet: bool = False, strict: bool = False, force: bool = False, address: str | None = None
+    folder: Path,
+    *,
+    quiet: bool = False,
+    strict: bool = False,
+    force: bool = False,
+    executor: str | None = None,
+    address: str | None = None,
 ) -> int:
     """Goes on with the run in `folder` from its stored configuration, and returns the exit code.
 
-    `force` takes it that a run of another host has ended; `address` is that of the Dask scheduler.
+    `force` takes it that a run of another host has ended; `executor` is where to go on, if not where it ran; `address`
+    is that of the Dask scheduler. Numbers are the same in every executor.
     """
     run = Run(folder)
     command = run.manifest.command
@@ -86,6 +93,8 @@ def resume(
         config = typed(command, stored, extras=True)
     except CONFIGURATION_ERRORS as error:
         raise explain_stored(error, folder) from error
+    if executor is not None:
+        config.executor.kind = executor
     config.executor.address = refusals.address_of(config.executor, address, folder)
     study.check(experiment, config)
     with sigterm_raises() as signals, stdout_kept_clean(), _logging_to(folder / "run.log"):

@@ -110,6 +110,10 @@ def test_a_cluster_in_a_run_that_goes_on(kanrun: Callable[..., Any], fit: Any) -
     result = kanrun("runs", "resume", "latest")
     assert (result.code, result.out) == (2, "")
     assert "name the scheduler again with --address" in result.err
+    assert (
+        "executor=cloud is not one of serial, local, dask"
+        in kanrun("runs", "resume", "latest", "--executor", "cloud").err
+    )
     result = kanrun("runs", "resume", "latest", "--address", "tcp://127.0.0.1:2")
     assert "executor.address=tcp://127.0.0.1:2" in result.err
 
