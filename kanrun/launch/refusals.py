@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
         raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run.")
     _check_places(OmegaConf.to_container(hydra, resolve=False))
     _check_plugin("launcher", hydra.launcher, LAUNCHERS)
+    check_slurm(hydra.launcher)
     _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
     typed = {override.key_or_group for override in parsed}
     _check_script(hydra.launcher, typed)
@@ -90,6 +92,15 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
         _check_logging(f"hydra.{name}", hydra[name])
     if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
         raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only.")
+
+
+def check_slurm(launcher: DictConfig) -> None:
+    """Raises UsageError where jobs are to go to a Slurm that is not there."""
+    if LAUNCHERS.get(str(launcher.get("_target_"))) == "submitit_slurm" and shutil.which("srun") is None:
+        raise UsageError(
+            "hydra/launcher=submitit_slurm needs Slurm, whose srun is not found here; start from a node of the cluster, "
+            "or use hydra/launcher=submitit_local."
+        )
 
 
 def check_cluster(composed: DictConfig, parsed: Sequence[Override]) -> None:

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
+
+from kanrun.errors import UsageError
+from kanrun.launch.refusals import LAUNCHERS, check_slurm
 
 # Python runs a sitecustomize.py on its path in every process, workers included.
 FAKE = """
@@ -51,3 +55,13 @@ def test_a_launcher(tmp_path: Path, plugin: str, name: str) -> None:
     assert "kanrun: job 2 (model.degree=7): the loss is not finite at step 3" in done.stderr
     with (folder / "summary.csv").open(newline="") as file:
         assert [row["model.degree"] for row in csv.DictReader(file)] == ["3", "4"]
+
+
+def test_slurm_is_asked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    places = {name: target for target, name in LAUNCHERS.items()}
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_slurm(OmegaConf.create({"_target_": places["submitit_local"]}))
+    with pytest.raises(UsageError, match="whose srun is not found here"):
+        check_slurm(OmegaConf.create({"_target_": places["submitit_slurm"]}))
+    (tmp_path / "srun").touch(mode=0o755)
+    check_slurm(OmegaConf.create({"_target_": places["submitit_slurm"]}))
