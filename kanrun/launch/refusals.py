@@ -98,8 +98,8 @@ def check_slurm(launcher: DictConfig) -> None:
     """Raises UsageError where jobs are to go to a Slurm that is not there."""
     if LAUNCHERS.get(str(launcher.get("_target_"))) == "submitit_slurm" and shutil.which("srun") is None:
         raise UsageError(
-            "hydra/launcher=submitit_slurm needs Slurm, whose srun is not found here; start from a node of the cluster, "
-            "or use hydra/launcher=submitit_local."
+            "hydra/launcher=submitit_slurm needs Slurm, whose srun is not found here; start from a node of the "
+            "cluster, or use hydra/launcher=submitit_local."
         )
 
 
