@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kanrun.config import ContinualConfig
+from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.figures import continual as drawn
 from kanrun.runs import Claim
@@ -73,6 +73,8 @@ def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
     if not cfg.parts or not set(cfg.parts) <= set(PARTS):
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(PARTS)}.")
+    if not isinstance(cfg.model, KANConfig):
+        raise UsageError(f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`.")
     if cfg.trials < 1:
         raise UsageError(f"trials={cfg.trials} must be at least 1.")
     check_course(cfg)

@@ -10,7 +10,7 @@ import pytest
 from kanrun.experiments import continual
 
 from kanrun.cli.app import main
-from kanrun.config import ContinualConfig, KANConfig, LBFGSSolver, LMSolver
+from kanrun.config import ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.continual.claims import claims
@@ -195,6 +195,7 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"order": [0, 1, 1, 2, 3]}, "all of 0 .. 4"),
         ({"parts": ["width"]}, "must name some of learners"),
         ({"trials": 0}, "trials=0"),
+        ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
         ({"learners": []}, "learners=.. has nothing to train"),
         ({"learners": [{"name": "A", "kind": "tree"}]}, "kind: kan or mlp"),
         ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two of the name 'KAN'"),

@@ -100,7 +100,8 @@ def check_grids(grids: Sequence[int]) -> None:
         raise UsageError(f"The schedule {list(grids)} has a grid of {min(grids)}; a grid needs at least 1 interval.")
     for coarse, fine in itertools.pairwise(grids):
         if fine <= coarse:
-            raise UsageError(f"The schedule {list(grids)} shrinks from {coarse} to {fine}; each grid must be finer.")
+            how = f"shrinks from {coarse} to {fine}" if fine < coarse else f"has {fine} twice"
+            raise UsageError(f"The schedule {list(grids)} {how}; each grid must be finer than the one before.")
 
 
 def is_nested(grids: Sequence[int]) -> bool:

@@ -44,6 +44,8 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
     if unknown or "target" not in case:
         raise UsageError(f"cases has {case}; a case has a target and may have shapes, sampling and bound.")
+    if not isinstance(case["target"], Mapping):
+        raise UsageError(f"target: {case['target']} of a case must be spelt out, as {{kind: named, name: product}}.")
     shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
     base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
     one = with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})

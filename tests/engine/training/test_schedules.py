@@ -48,7 +48,7 @@ def test_grids() -> None:
     ("make", "message"),
     [
         (lambda: ListSchedule((3, 10, 5)), "shrinks from 10 to 5"),
-        (lambda: ListSchedule((3, 3)), "shrinks from 3 to 3"),
+        (lambda: ListSchedule((3, 3)), "has 3 twice"),
         (lambda: ListSchedule(()), "at least one grid"),
         (lambda: ListSchedule((0, 3)), "at least 1 interval"),
         (lambda: DoublingSchedule(0, 3), "cannot begin with 0"),
