@@ -31,7 +31,7 @@ from kanrun.runs.records import Record, Row, Table
 from kanrun.study.continual import claims as judge
 from kanrun.study.continual.course import Course, check_course, make_course
 from kanrun.study.continual.forgetting import measure_forgetting
-from kanrun.study.continual.learners import Learner, learners_of, of_shape
+from kanrun.study.continual.learners import Learner, learners_of, of_shape, twin_of
 from kanrun.study.continual.summary import marks, summary
 from kanrun.study.continual.training import Trial, go_through
 from kanrun.study.models import check_model
@@ -114,7 +114,8 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     if cell["part"] == "learners":
         yield functions(learner, course, best)
         yield from data(course)
-    yield summary(place, learner, course, best, tried)
+    twin = twin_of(learner, learners_of(cfg)) if "learner" in cell else None
+    yield summary(place, learner, twin, course, best, tried)
 
 
 def matrix_rows(place: Mapping[str, Any], best: Trial) -> Iterator[Row]:

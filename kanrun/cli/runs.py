@@ -83,12 +83,13 @@ def resume_run(
     executor: Elsewhere = None,
     address: Address = None,
 ) -> None:
-    """Continue a run that was interrupted; what it had finished is not run again."""
-    from kanrun.launch import resume
-    from kanrun.runs import resolve_run
+    """Continue a run or a sweep that was interrupted; what it had finished is not run again."""
+    from kanrun.launch import GoingOn, resume, resume_sweep
+    from kanrun.runs import resolve_run, resolve_sweep
 
-    found = resolve_run(run, outputs)
-    raise typer.Exit(resume(found.path, quiet=quiet, strict=strict, force=force, executor=executor, address=address))
+    how = GoingOn(quiet=quiet, strict=strict, force=force, executor=executor, address=address)
+    sweep = resolve_sweep(run, outputs)
+    raise typer.Exit(resume(resolve_run(run, outputs).path, how) if sweep is None else resume_sweep(sweep, how))
 
 
 def _entry(run: Run) -> dict[str, Any]:

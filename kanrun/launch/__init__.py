@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kanrun.launch.request import Request
-from kanrun.launch.running import launch, resume
+from kanrun.launch.resuming import GoingOn, resume, resume_sweep
+from kanrun.launch.running import launch
 
-__all__ = ["Request", "launch", "resume"]
+__all__ = ["GoingOn", "Request", "launch", "resume", "resume_sweep"]

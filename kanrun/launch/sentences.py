@@ -65,10 +65,10 @@ def _sentence(error: Exception, request: Request, loader: ConfigLoaderImpl) -> s
     return _plain(text, error)
 
 
-def explain_stored(error: Exception, folder: Path) -> UsageError:
-    """The UsageError for a run whose stored configuration cannot be used."""
+def explain_stored(error: Exception, file: Path) -> UsageError:
+    """The UsageError for a stored configuration that cannot be used."""
     said = _wrong_value(error, None) if isinstance(error, OmegaConfBaseException) else _one_line(str(error))
-    return UsageError(_ended(f"{folder}/.hydra/config.yaml: {said}"))
+    return UsageError(_ended(f"{file}: {said}"))
 
 
 def _plain(text: str, error: Exception) -> str:

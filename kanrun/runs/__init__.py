@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import Claim, Manifest, Status
-from kanrun.runs.reader import Run, find_runs, resolve_run
+from kanrun.runs.reader import Run, find_runs, resolve_run, resolve_sweep
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
+from kanrun.runs.sweep import Sweep, SweepJob
 
 __all__ = [
     "Checkpoint",
@@ -17,8 +18,11 @@ __all__ = [
     "Run",
     "RunFolder",
     "Status",
+    "Sweep",
+    "SweepJob",
     "Table",
     "Value",
     "find_runs",
     "resolve_run",
+    "resolve_sweep",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.near import near_names
-from kanrun.runs import environment
+from kanrun.runs import environment, sweep
 from kanrun.runs.allocation import VERSION
 from kanrun.runs.atomic import read_bytes, read_json
 from kanrun.runs.checkpoint_file import checkpoint_path, read_checkpoint
@@ -174,6 +175,19 @@ def resolve_run(text: str, outputs: Path) -> Run:
     if text.strip() and (path / "run.json").is_file():
         return Run(path, str(path))
     raise UsageError(_unknown(text, path if text.strip() else outputs, runs, outputs))
+
+
+def resolve_sweep(text: str, outputs: Path) -> Path | None:
+    """Return the folder of the sweep that `text` names, or whose job `latest` is; None if it names none."""
+    wanted = text.strip().rstrip("/")
+    if wanted.rpartition("/")[2] == "latest":
+        with contextlib.suppress(UsageError):
+            folder = resolve_run(text, outputs).path.parent
+            return folder if (folder / sweep.FILE).is_file() else None
+    for folder in (outputs / wanted, Path(os.path.expanduser(text))):
+        if wanted and (folder / sweep.FILE).is_file():
+            return folder
+    return None
 
 
 def _unknown(text: str, path: Path, runs: list[Run], outputs: Path) -> str:

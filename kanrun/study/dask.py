@@ -25,8 +25,9 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
     """Run the tasks on the cluster at `address`; the records of a task come together at its end.
 
     A task returns its failure as a value and is then run once more, on another worker where there is one.
-    The scheduler itself runs a task again whose worker died. Raises UsageError if nobody answers,
-    KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
+    A task whose worker died is run again by the scheduler itself, as often as its `allowed-failures` says: it cannot
+    tell the task that killed a worker from others that waited there, which are to be spared. Raises UsageError if
+    nobody answers, KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
     """
     distributed: Any = importlib.import_module("distributed")
     with _client(address) as client:

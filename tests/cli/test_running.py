@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -94,6 +95,67 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert (again.code, again.folder) == (0, result.folder)
     assert "nothing left to do" in again.err
     assert fit.seeds == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("name", ["latest", "fit/v0001", "outputs/fit/v0001"])
+def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
+    kanrun: Command, fit: Any, tmp_path: Path, name: str
+) -> None:
+    fit.stop_at = 2
+    stopped = kanrun(
+        "fit", "-q", "-m", "seed=0,1", "model.degree=3,7", "seeds=3", "target.formula=sqrt(x0)", "target=expression"
+    )
+    assert stopped.code == 130
+    assert "`kanrun runs resume outputs/fit/v0001` goes on" in stopped.err
+    assert sorted(path.parent.name for path in stopped.folder.glob("*/run.json")) == ["0"]
+    fit.stop_at, fit.seeds[:] = None, []
+    result = kanrun("runs", "resume", name, "-q")
+    assert result.code == 1  # degree 7 fails, and stops no other
+    assert result.folder.resolve() == (tmp_path / stopped.folder).resolve()
+    assert fit.seeds == [2, 0, 1, 2, 1, 2, 3, 1, 2, 3]
+    ended = [manifest(result.folder / str(job)) for job in range(4)]
+    assert [job["status"] for job in ended] == ["COMPLETED", "FAILED", "COMPLETED", "FAILED"]
+    assert ended[2]["overrides"][:2] == ["seed=1", "model.degree=3"]
+    assert fit.configs[-1].target.formula == "sqrt(x0)"
+    with (result.folder / "summary.csv").open(newline="") as file:
+        assert [(row["job"], row["seed"]) for row in csv.DictReader(file)] == [
+            ("0", "0"),
+            ("0", "1"),
+            ("0", "2"),
+            ("2", "1"),
+            ("2", "2"),
+            ("2", "3"),
+        ]
+    shown = kanrun("runs", "show", "fit/v0001/2", "--json")
+    assert json.loads(shown.out)["status"] == "COMPLETED"
+
+
+def test_resume_of_a_sweep_that_is_over_or_runs_or_is_damaged(kanrun: Command, fit: Any) -> None:
+    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
+    again = kanrun("runs", "resume", "latest")
+    assert (again.code, again.folder) == (0, folder)
+    assert "nothing left to do" in again.err
+    record = folder / "1" / "run.json"
+    content = json.loads(record.read_text()) | {"status": "RUNNING", "pid": os.getpid(), "process_start": None}
+    record.write_text(json.dumps(content))
+    refused = kanrun("runs", "resume", "latest")
+    assert (refused.code, refused.out) == (2, "")
+    assert "job 1 of outputs/fit/v0001 still runs" in refused.err
+    record.unlink()
+    job: dict[str, Any] = {"overrides": [], "config": {}}
+    sweep = {"command": "fit", "argv": [], "jobs": [job, job]}
+    for content, said in (
+        ({**sweep, "jobs": [3]}, "does not describe a sweep"),
+        ([], "does not describe a sweep"),
+        ({**sweep, "command": "../x"}, "../x"),
+        ({**sweep, "jobs": [job, {**job, "config": {"seed": "x"}}]}, "sweep.json"),
+    ):
+        (folder / "sweep.json").write_text(json.dumps(content))
+        damaged = kanrun("runs", "resume", "fit/v0001")
+        assert damaged.code in (1, 2)
+        (line,) = damaged.err.splitlines()
+        assert said in line
+    assert fit.seeds == [0, 1]
 
 
 def test_resume_of_a_run_that_another_host_did_not_end(kanrun: Command, fit: Any) -> None:

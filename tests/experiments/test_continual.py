@@ -124,6 +124,7 @@ def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
     found = run.table("summary").set_index("learner")
     assert found["phases"].tolist() == [4] * 5
     assert found["stored"].gt(0).tolist() == [False, True, True, True, True]
+    assert found["twin"].fillna("").tolist() == ["", "none", "none", "none", ""]
     assert (run.path / "figures/phases.png").is_file()
 
 
@@ -138,18 +139,18 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
 
 
 def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
-    row = {"part": "learners", "seed": 0, "learner": "KAN", "role": "kan", "worst_forgetting": 0.5, "rmse": 0.4}
-    found = list(claims(pd.DataFrame([{**row, "best_spline_rmse": 4e-6}])))
+    row = {"part": "learners", "seed": 0, "learner": "KAN", "role": "kan", "twin": None, "rmse": 0.4}
+    found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5, "best_spline_rmse": 4e-6}])))
     assert [claim.holds for claim in found] == [False, False]
 
 
 def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
     row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1,
-           "intervals": 200, "degree": 3}  # fmt: skip
+           "intervals": 200, "degree": 3, "twin": None}  # fmt: skip
     learned = [
         {**row, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
-        {**row, "part": "learners", "learner": "half", "role": "mlp, ewc", "worst_forgetting": 0.5},
-        {**row, "part": "learners", "learner": "all", "role": "mlp, replay", "worst_forgetting": 0.05},
+        {**row, "part": "learners", "learner": "half", "role": "mlp, ewc", "twin": "MLP", "worst_forgetting": 0.5},
+        {**row, "part": "learners", "learner": "all", "role": "mlp, replay", "twin": "MLP", "worst_forgetting": 0.05},
         {**row, "part": "overlap", "learner": "KAN", "role": "kan", "worst_forgetting": 2e-6},
         {**row, "part": "overlap", "learner": "KAN, rehearse", "role": "kan, rehearse", "worst_forgetting": 5e-7},
     ]
@@ -157,7 +158,7 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
     assert {name: claim.holds for name, claim in found.items()} == {
         "MLP": True, "half": False, "all": True, "KAN": False, "KAN, rehearse": True,
     }  # fmt: skip
-    assert found["all"].spread == "RMSE on everything 1 of the best of those"
+    assert found["all"].spread == "RMSE on everything 1 of that one's"
 
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])

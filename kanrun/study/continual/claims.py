@@ -20,7 +20,6 @@ NEAR = 1.02
 KEPT = 0.1
 #: Required of every fitted order: this near the theory's, G^-(k + 1) (de Boor, A Practical Guide to Splines, XII).
 ORDER = 0.3
-_KINDS = {"mlp": "MLP", "deep kan": "KAN"}
 
 
 def claims(summary: pd.DataFrame) -> Iterator[Claim]:
@@ -53,20 +52,15 @@ def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
-    """What memories leave of the forgetting of the same kind of network without one."""
-    for kind in ("mlp", "deep kan"):
-        without = rows[rows["role"] == kind]
-        for name, some in rows[rows["role"].str.startswith(f"{kind}, ")].groupby("learner", sort=False):
-            if without.empty:
-                continue
-            reference = without.groupby("seed")[["worst_forgetting", "rmse"]].min()
-            shares = some.set_index("seed")[["worst_forgetting", "rmse"]] / reference
-            sentence = (
-                f"{name}: forgets at most a tenth of what the best {_KINDS[kind]} that keeps nothing does (share)"
-            )
-            claim = _most(sentence, shares["worst_forgetting"], KEPT)
-            learned = f"RMSE on everything {shares['rmse'].median():.2g} of the best of those"
-            yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
+    """What memories leave of the forgetting of the same network without one."""
+    measures = ["worst_forgetting", "rmse"]
+    for (name, twin), some in rows.groupby(["learner", "twin"], sort=False):
+        without = rows[rows["learner"] == twin].set_index("seed")[measures]
+        shares = some.set_index("seed")[measures] / without
+        sentence = f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
+        claim = _most(sentence, shares["worst_forgetting"], KEPT)
+        learned = f"RMSE on everything {shares['rmse'].median():.2g} of that one's"
+        yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
 
 
 def _near_best(sentence: str, rows: pd.DataFrame) -> Claim:

@@ -66,6 +66,15 @@ def learners_of(cfg: ContinualConfig) -> list[Learner]:
     return found
 
 
+def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
+    """The name of the one that differs in keeping nothing alone; None for those that keep nothing themselves."""
+    if learner.memory == "none":
+        return None
+    bare = replace(learner, name="", memory="none", strengths=(), kept=0)
+    same = [other for other in learners if replace(other, name="", strengths=(), kept=0) == bare]
+    return same[0].name if same else None
+
+
 def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
     """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
     edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)

@@ -37,15 +37,16 @@ def role(learner: Learner) -> str:
 
 
 def summary(
-    place: Mapping[str, Value], learner: Learner, course: Course, best: Trial, tried: Sequence[Trial]
+    place: Mapping[str, Value], learner: Learner, twin: str | None, course: Course, best: Trial, tried: Sequence[Trial]
 ) -> Row:  # fmt: skip
-    """One row a learner: the best trial's measures, the seconds of all."""
+    """One row a learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
     network, found = best.network, measure_forgetting(best.matrix)
     return Row(
         "summary",
         {
             **place,
             "role": role(learner),
+            "twin": twin,
             "shape": "-".join(map(str, network.shape)),
             "layers": len(network.shape) - 1,
             "intervals": network.intervals if isinstance(network, KAN) else None,

@@ -1,0 +1,57 @@
+"""What is said on standard error when a run or a sweep is over, and the exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from kanrun.errors import KanrunError
+from kanrun.launch.gathering import gather_summaries
+from kanrun.launch.request import Request
+from kanrun.runs import Manifest, Run, Status
+
+
+def ended_well(manifest: Manifest, request: Request, name: str = "") -> bool:
+    """Whether a run did what was asked of it; says why not, and `name` of whom."""
+    good = is_complete(manifest)
+    if not good and (name or manifest.status != Status.COMPLETED):
+        print(f"kanrun: {name}{manifest.reason or f'the run ended {manifest.status}'}", file=sys.stderr)
+    # a study with several trainings has listed what failed already, unless it was told to be quiet
+    for failure in manifest.failures if request.quiet and len(manifest.failures) > 1 else ():
+        where = ", ".join(f"{key} {failure[key]}" for key in ("cell", "seed") if key in failure)
+        print(f"kanrun: {name}{where}: {failure.get('reason', 'failed')}", file=sys.stderr)
+    broken = [claim for claim in manifest.claims if not claim.holds] if request.strict else []
+    for claim in broken:
+        print(f"kanrun: {name}does not hold: {claim.sentence} ({claim.measured}, {claim.bound})", file=sys.stderr)
+    return good and not broken
+
+
+def is_complete(manifest: Manifest) -> bool:
+    return manifest.status == Status.COMPLETED and not manifest.failures
+
+
+def sweep_verdict(folder: Path, overrides: Sequence[Sequence[str]], request: Request) -> int:
+    """Gathers the summaries of a sweep that is over, says which jobs failed, and returns the exit code."""
+    gather_summaries(folder, overrides)
+    good = 0
+    for number, job in enumerate(overrides):
+        name = f"job {number} ({' '.join(job)}): "
+        try:
+            good += ended_well(Run(folder / str(number)).manifest, request, name)
+        except KanrunError as error:
+            print(f"kanrun: {name}left no record: {error}", file=sys.stderr)
+    if good < len(overrides):
+        print(f"kanrun: {len(overrides) - good} of {len(overrides)} jobs failed", file=sys.stderr)
+    return 0 if good == len(overrides) else 1
+
+
+def say_how_to_go_on(folder: Path) -> None:
+    """Prints the command that goes on with an interrupted run or sweep."""
+    words = ["kanrun", "runs", "resume", str(folder)]
+    with contextlib.suppress(KanrunError):
+        if address := Run(folder).manifest.executor.get("address"):
+            words += ["--address", str(address)]
+    print(f"kanrun: interrupted; `{shlex.join(words)}` goes on from there", file=sys.stderr)
