@@ -39,8 +39,6 @@ def check(cfg: CompareMLPConfig) -> None:
     """Build everything that a run would build, without training."""
     if cfg.comparison not in COMPARISONS:
         raise UsageError(f"comparison={cfg.comparison} is not known; choose one of {', '.join(COMPARISONS)}.")
-    if not cfg.cases:
-        raise UsageError("cases=[] names nothing to learn; give one, as [{target: {kind: named, name: product}}].")
     COMPARISONS[cfg.comparison].study.check(cfg)
 
 

@@ -89,7 +89,13 @@ COMMANDS: dict[str, Command] = {
             "compare-mlp",
             CompareMLPConfig,
             "Compare KANs with MLPs of the same parameters, FLOPs or time.",
-            ("kanrun compare-mlp", "kanrun compare-mlp match=flops", "kanrun compare-mlp study=no_activation"),
+            (
+                "kanrun compare-mlp",
+                "kanrun compare-mlp match=flops",
+                "kanrun compare-mlp target=expression 'target.formula=x0*sin(x1)' 'model.hidden=[2]'",
+                "kanrun compare-mlp target=table target.path=houses.csv 'target.inputs=[rooms]' target.outputs=price",
+                "kanrun compare-mlp study=no_activation",
+            ),
         ),
         Command(
             "continual",

@@ -77,13 +77,15 @@ class CompareMLPConfig(ExperimentConfig):
     """`kanrun compare-mlp`; `comparison` says what is compared, and which of the settings below it reads.
 
     A case is {target: ..., shapes: [[1], [5]], sampling: ...}: the hidden widths of its KANs, and differences from
-    `sampling`. Grids are lists of schedules or numbers; each is one KAN, judged at its last grid.
+    `sampling`. With a `target` that is the only case, and `model.hidden` the only shape. Grids are lists of schedules
+    or numbers; each is one KAN, judged at its last grid.
     """
 
     model: Any = MISSING  # what the KANs have in common
     solver: Any = MISSING
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     comparison: str = "matched"
+    target: Any = None  # instead of `cases`
     cases: list[Any] = MISSING
     grids: list[Any] = field(default_factory=lambda: [[5], [5, 10, 20]])
     match: str | None = "parameters"  # or flops, time; null takes `widths` instead

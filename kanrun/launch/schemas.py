@@ -50,7 +50,7 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> Experi
     if OmegaConf.get_type(composed) is not schema:
         composed = _merged(schema, composed, extras)
     for group in GROUPS:
-        if group in composed:
+        if composed.get(group) is not None:
             OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:

@@ -13,7 +13,16 @@ import torch
 from kanrun.experiments import compare_mlp
 from scipy import stats
 
-from kanrun.config import CompareMLPConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig, SamplingConfig
+from kanrun.config import (
+    CompareMLPConfig,
+    ExpressionTarget,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    MLPConfig,
+    NamedTarget,
+    SamplingConfig,
+)
 from kanrun.engine.networks import MLP, get_unknowns
 from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
@@ -73,6 +82,14 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
     assert all(claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence)
     figures = {path.stem for path in finished.figures}
     assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
+
+
+@pytest.mark.parametrize("comparison", ["matched", "kolmogorov_arnold"])
+def test_a_target_of_ones_own_takes_the_place_of_the_cases(run: Callable[..., Run], comparison: str) -> None:
+    own = ExpressionTarget("x0*sin(x1)")
+    summary = run(target=own, comparison=comparison, model=KANConfig(hidden=[3]), grids=[3]).table("summary")
+    assert set(summary["target"]) == {"x0*sin(x1)"}
+    assert summary["shape"][0] == ("2-3-1" if comparison == "matched" else "2-5-1")
 
 
 def test_both_sides_take_the_same_number_of_steps() -> None:
@@ -136,7 +153,7 @@ def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> No
 def test_a_match_that_cannot_be_near_is_said(run: Callable[..., Run]) -> None:
     case = {"target": {"kind": "expression", "formula": "x0 + x5"}, "shapes": [[]]}
     finished = run(cases=[case], grids=[1], depths=[5])
-    assert any("no MLP with 5 hidden layers matches" in note for note in finished.manifest.notes)
+    assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
 
 
 def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
@@ -227,7 +244,9 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"growth": {"heights": [1]}}, "growth has no heights"),
         ({"comparison": "universal_approximation", "widths": [2]}, "errors=.. must list"),
         ({"comparison": "universal_approximation", "errors": [0.1]}, "names no width"),
-        ({"comparison": "kolmogorov_arnold"}, "needs bound"),
+        ({"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": "small"}]}, "must be a number"),
+        ({"target": NamedTarget("lecture_points")}, "has no test points"),
+        ({"target": NamedTarget("product"), "model": KANConfig(hidden=[0])}, "at least 1 node"),
         ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
         ({"comparison": "no_activation"}, "one width"),
         ({"comparison": "implementation_tricks"}, "trains the residual base too"),

@@ -139,13 +139,25 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
 
 
 def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
-    row = {"part": "learners", "seed": 0, "learner": "KAN", "role": "kan", "twin": None, "rmse": 0.4}
+    row = {"part": "learners", "seed": 0, "learner": "KAN", "role": "kan", "twin": None, "rmse": 0.4, "phases": 5}
     found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5, "best_spline_rmse": 4e-6}])))
     assert [claim.holds for claim in found] == [False, False]
 
 
+def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
+    (claim,) = finished(tmp_path, peaks=1, points=250).manifest.claims
+    assert claim.sentence.startswith("KAN: RMSE on everything")
+    assert claim.holds
+
+
+def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path: Path) -> None:
+    run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
+    assert len(run.manifest.claims) == 2
+    assert all("RMSE" not in claim.sentence for claim in run.manifest.claims)
+
+
 def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
-    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1,
+    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1, "phases": 5,
            "intervals": 200, "degree": 3, "twin": None}  # fmt: skip
     learned = [
         {**row, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
@@ -163,7 +175,7 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
 
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
 def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: float, holds: bool) -> None:
-    row = {"part": "overlap", "role": "kan", "degree": 3, "best_spline_rmse": None, "rmse": 0.1}
+    row = {"part": "overlap", "role": "kan", "degree": 3, "best_spline_rmse": None, "rmse": 0.1, "phases": 5}
     rows = [
         {**row, "learner": f"G = {g}", "intervals": g, "overlap": share, "seed": seed, "worst_forgetting": lost}
         for seed in (0, 1) for g in (100, 200, 400) for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
@@ -174,7 +186,15 @@ def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: f
 
 
 def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> None:
-    row = {"part": "depth", "layers": 2, "shape": "1-3-1", "seed": 0, "rmse": 1.0, "worst_since_learned": 0.0}
+    row = {
+        "part": "depth",
+        "layers": 2,
+        "shape": "1-3-1",
+        "seed": 0,
+        "phases": 5,
+        "rmse": 1.0,
+        "worst_since_learned": 0.0,
+    }
     rows = [{**row, "memory": memory, "worst_forgetting": 0.5} for memory in ("none", "hold", "rehearse")]
     found = [claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence]
     assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [("memory=hold", True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -39,6 +39,15 @@ class Case:
     name: str
 
 
+def cases_of(cfg: CompareMLPConfig) -> list[Any]:
+    """The cases that are listed, or the one target that is given in their place. Raises UsageError if there is none."""
+    if cfg.target is not None:
+        return [{"target": asdict(cfg.target), "shapes": [getattr(cfg.model, "hidden", None) or []]}]
+    if not cfg.cases:
+        raise UsageError("cases=[] names nothing to learn; give a target, as target=product, or cases.")
+    return list(cfg.cases)
+
+
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     """The case's target sampled for `seed`. Raises UsageError for settings that break a rule."""
     unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
@@ -50,6 +59,9 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
     one = with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})
     problem = make_problem(one, one.target, one.sampling, seed)
+    if problem.data.test is None:
+        name = problem.dataset.target.name
+        raise UsageError(f"{name} has no test points, by which networks are compared; give a number in sampling.test.")
     return Case(problem, one, problem.dataset.target.name)
 
 

@@ -30,7 +30,7 @@ GRAIN = 2.0**-16
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every depth, 0 for a single linear layer."""
-    return [{"case": case, "depth": depth} for case in cfg.cases for depth in cfg.depths]
+    return [{"case": case, "depth": depth} for case in contest.cases_of(cfg) for depth in cfg.depths]
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -41,7 +41,7 @@ def check(cfg: CompareMLPConfig) -> None:
         raise UsageError(f"widths={cfg.widths} must be the one width of the hidden layers, such as [8].")
     if getattr(cfg.solver, "kind", "") != "lm":
         raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")
-    for case in cfg.cases:
+    for case in contest.cases_of(cfg):
         contest.case_of(cfg, case, cfg.seed)
 
 

@@ -36,7 +36,7 @@ MOST_WORK = 1e9
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each KAN and, for each, the MLPs that match it; then MLPs of given widths, and the counts of growth."""
     found: list[dict[str, Any]] = []
-    for case in cfg.cases:
+    for case in contest.cases_of(cfg):
         kans = [{"case": case, "hidden": hidden, "grid": g} for hidden in contest.shapes_of(case) for g in cfg.grids]
         kinds: list[dict[str, Any]] = [{"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations]
         found += [{"model": "kan", **kan} for kan in kans]
@@ -56,7 +56,7 @@ def check(cfg: CompareMLPConfig) -> None:
         raise UsageError(f"match={cfg.match} is not known; choose one of {', '.join(TOLERANCE)}, or null.")
     if not cfg.grids:
         raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
-    for case in cfg.cases:
+    for case in contest.cases_of(cfg):
         if not contest.shapes_of(case):
             raise UsageError("A case has shapes: []; list hidden widths, such as shapes: [[1]].")
     if cfg.match is not None and (not cfg.depths or min(cfg.depths) < 1):
@@ -104,7 +104,7 @@ def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[s
         match = matched(str(cfg.match), case, network, cell["depth"], activation)
         hidden, kan, off = list(match.hidden), name_of(network), match.off
         if not match.close and seed == cfg.seed:
-            layers = f"no MLP with {cell['depth']} hidden layers matches {kan} in {cfg.match}"
+            layers = f"no MLP of depth {cell['depth']} matches {kan} in {cfg.match}"
             nearest = f"the nearest has {' and '.join(map(str, hidden))} nodes and is off by {off:+.0%}"
             yield Note(f"{case.name}: {layers}; {nearest}", warning=True)
     trained = contest.train_mlp(case, MLPConfig(hidden, activation), steps, seed)
@@ -154,10 +154,10 @@ def name_of(kan: KAN) -> str:
 
 
 def count_rows(case: Case, kan: KAN) -> Iterator[Row]:
-    """The KAN's parameters by every convention, beside what its modules hold."""
+    """The KAN's parameters by every convention, beside what its modules hold and its FLOPs by both counts."""
     size, exact = size_of(kan), count_parameters(kan)
     for convention in CONVENTIONS:
-        marks: dict[str, Value] = {"target": case.name, "kan": name_of(kan), "exact": exact}
+        marks: dict[str, Value] = {"target": case.name, "kan": name_of(kan), "exact": exact, **contest.flops_of(kan)}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
         yield Row("counts", {**marks, **words, "source": convention.source, "count": convention.count(size)})
 

@@ -40,7 +40,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every variant of every KAN."""
     return [
         {"case": case, "hidden": hidden, "grid": grid, "variant": variant}
-        for case in cfg.cases
+        for case in contest.cases_of(cfg)
         for hidden in contest.shapes_of(case)
         for grid in cfg.grids
         for variant in VARIANTS

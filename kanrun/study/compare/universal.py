@@ -23,7 +23,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every width of every activation on every target."""
     return [
         {"case": case, "activation": activation, "width": width}
-        for case in cfg.cases
+        for case in contest.cases_of(cfg)
         for activation in cfg.activations
         for width in cfg.widths
     ]

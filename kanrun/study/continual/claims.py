@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import pandas as pd
@@ -23,12 +23,26 @@ ORDER = 0.3
 
 
 def claims(summary: pd.DataFrame) -> Iterator[Claim]:
-    """The claims of every part that is there."""
+    """The claims of every part that is there.
+
+    Of a single phase nothing can be forgotten, and where the phases leave out some of a grid no error on everything can
+    be expected: nothing is said of these.
+    """
     parts = {str(part): rows for part, rows in summary.groupby("part", sort=False)}
+    if "learners" in parts:
+        yield from _near_best(parts["learners"])
+    if "intervals" in parts:
+        yield from _order(parts["intervals"])
+    if (summary["phases"] > 1).any():
+        yield from _of_forgetting(parts)
+
+
+def _of_forgetting(parts: Mapping[str, pd.DataFrame]) -> Iterator[Claim]:
     if "learners" in parts:
         yield from _of_learners(parts["learners"])
     if "intervals" in parts:
-        yield from _order(parts["intervals"])
+        lost = parts["intervals"]["worst_forgetting"]
+        yield _most("no phase is forgotten on any of these grids (worst phase)", lost, NOTHING)
     if "overlap" in parts:
         yield from _overlap(parts["overlap"])
     if "depth" in parts:
@@ -40,8 +54,6 @@ def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
         role, lost = some["role"].iloc[0], some["worst_forgetting"]
         if role == "kan":
             yield _most(f"{name}: no phase is forgotten (worst phase)", lost, NOTHING)
-            if some["best_spline_rmse"].notna().any():
-                yield _near_best(f"{name}: RMSE on everything after the last phase", some)
         elif role == "mlp":
             yield _least(f"{name}: of the same parameters, forgets (worst phase)", lost, MUCH)
         elif "trainable scales" in role or "grid updates" in role:
@@ -63,13 +75,16 @@ def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
         yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
 
 
-def _near_best(sentence: str, rows: pd.DataFrame) -> Claim:
-    best, worst = largest(rows["best_spline_rmse"]), largest(rows["rmse"])
-    bound = f"at most {NEAR * best:.3g}, {NEAR:g} times the best spline's {best:.3g}"
-    return Claim(sentence, worst, bound, worst <= NEAR * best, spread(rows["rmse"]))
+def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
+    for name, rows in learned[learned["best_spline_rmse"].notna()].groupby("learner", sort=False):
+        best, worst = largest(rows["best_spline_rmse"]), largest(rows["rmse"])
+        sentence = f"{name}: RMSE on everything after the last phase"
+        bound = f"at most {NEAR * best:.3g}, {NEAR:g} times the best spline's {best:.3g}"
+        yield Claim(sentence, worst, bound, worst <= NEAR * best, spread(rows["rmse"]))
 
 
-def _order(rows: pd.DataFrame) -> Iterator[Claim]:
+def _order(learned: pd.DataFrame) -> Iterator[Claim]:
+    rows = learned[learned["best_spline_rmse"].notna()]
     if rows["intervals"].nunique() < 2:
         return
     slopes = pd.Series([exponent(some["intervals"], some["rmse"]) for _, some in rows.groupby("seed")])
@@ -77,7 +92,6 @@ def _order(rows: pd.DataFrame) -> Iterator[Claim]:
     theory, slope = -(degree + 1), middle(slopes)
     sentence = f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
     yield Claim(sentence, slope, f"{theory:g} +- {ORDER:g}", abs(slope - theory) <= ORDER, spread(slopes))
-    yield _most("no phase is forgotten on any of these grids (worst phase)", rows["worst_forgetting"], NOTHING)
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 from kanrun.config import ContinualConfig
 from kanrun.engine.layers import move_layer
 from kanrun.engine.networks import KAN, Network, regrid_hidden
-from kanrun.engine.splines import breakpoints_from_data, fit_coefficients, sample_points
+from kanrun.engine.splines import breakpoints_from_data, find_interval, fit_coefficients, sample_points
 from kanrun.engine.training import (
     LBFGS,
     STEPS,
@@ -127,9 +127,13 @@ def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
 def best_spline(network: Network, course: Course) -> float | None:
     """RMSE on everything of the spline nearest to the truth on the grid of a KAN with one edge; None for others.
 
-    Least squares at 20 points of each interval: no training, on any order of the data, can do much better.
+    Least squares at 20 points of each interval: no training, on any order of the data, can do much better. None also
+    where an interval of the grid holds no point of any phase: what a spline is there, no phase says.
     """
     if not isinstance(network, KAN) or network.shape != (1, 1):
+        return None
+    seen = find_interval(torch.cat([phase.x for phase in course.phases]), network.layer(0).grid)
+    if len(seen.unique()) < network.layer(0).grid.intervals:
         return None
     grid, function = network.layer(0).grid, course.problem.dataset.target.function
     assert function is not None  # an invariant: a course's target is a formula

@@ -40,6 +40,8 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     networks: Any = ranged.groupby(["shape", "degree"], sort=True)
     for (shape, degree), rows in networks:
         slopes = order_of_each_seed(rows)
+        if slopes.empty:  # a single grid has no order
+            continue
         wanted, measured = -(int(degree) + 1), middle(slopes)
         reach = f"G = {rows['intervals'].min()} .. {rows['intervals'].max()}"
         sentence = f"k = {degree}: test RMSE of [{shape.replace('-', ',')}] falls as G^-(k + 1) over {reach}"
@@ -53,7 +55,8 @@ def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:
             exponent(each["intervals"], each["test_rmse"])
             for _, each in rows.groupby("seed")
             if each["intervals"].nunique() > 1
-        ]
+        ],
+        dtype=float,
     )
 
 
