@@ -121,7 +121,7 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     stages = tables["stages"]
     parts = dict(list(stages.groupby("part", sort=False)))
     if "schedules" in parts:
-        yield "staircase", drawn.staircase(tables["metrics"].query("part == 'schedules'"))
+        yield "staircase", drawn.staircase(tables["metrics"].query("part == 'schedules'"), parts["schedules"])
         yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
     if "scratch" in parts:
         yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])

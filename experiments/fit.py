@@ -121,7 +121,8 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
     if "cell" in tables["summary"]:
         return
-    yield "loss", loss_curve(tables["metrics"])
+    classifies = "test_accuracy" in tables["summary"]
+    yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
     yield "predictions", predictions(tables["predictions"])
     yield "residuals", residuals(tables["predictions"])
     if "edges" in tables:

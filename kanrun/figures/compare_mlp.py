@@ -6,16 +6,33 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
-from pandas import DataFrame
+from pandas import DataFrame, Series
 
 from kanrun.figures.compare_results import quartiles
-from kanrun.figures.style import BLACK, BLUE, CYCLE, GREY, VERMILLION, grid_of_axes, letters, new_figure, styled
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    CYCLE,
+    GREY,
+    VERMILLION,
+    grid_of_axes,
+    legend_of_all,
+    letters,
+    new_figure,
+    say_above,
+    styled,
+)
 from kanrun.figures.ticks import name_round, name_values
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs a sample", "seconds": "seconds of training"}
+#: An exponent is shown from this many sizes on; sizes nearer to each other than this factor count as one.
+LEAST_SIZES, ONE_SIZE = 3, 1.2
+#: Differences below this, zero among them, are drawn here.
+SMALLEST = 1e-17
+MARKERS = "osD^vPX"
 
 
 @styled
@@ -57,13 +74,13 @@ def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray
 
 @styled
 def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
-    """Test error against parameters with the power law fitted to each model whose sizes differ by a factor of two.
+    """Test error against parameters with the power law fitted to each model that has three sizes or more.
 
     `medians` has the columns target, model, parameters, error, error_name; `fits` target, model, exponent, low, high.
     """
     targets = list(medians["target"].unique())
     columns = min(3, len(targets))
-    figure = new_figure(2.1 * -(-len(targets) // columns) + 0.2)
+    figure = new_figure(2.5 * -(-len(targets) // columns) + 0.2)
     axes = grid_of_axes(figure, -(-len(targets) // columns), columns)
     panels = [panel for row in axes for panel in row]
     for panel, target in zip(panels, targets, strict=False):
@@ -72,9 +89,11 @@ def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
             fit = fits[(fits["target"] == target) & (fits["model"] == model)]
             if not len(rows):
                 continue
-            wide = fit["high"].iloc[0] >= 2 * fit["low"].iloc[0]
+            sizes = _sizes(rows["parameters"])
+            wide = sizes >= LEAST_SIZES and fit["high"].iloc[0] >= 2 * fit["low"].iloc[0]
             power = float(fit["exponent"].iloc[0]) if wide else np.nan
-            label = f"{name}: $N^{{{power:.1f}}}$" if np.isfinite(power) else name
+            counted = f"{sizes} size{'s' if sizes > 1 else ''}"
+            label = f"{name}: {f'$N^{{{power:.1f}}}$, {counted}' if np.isfinite(power) else f'{counted}, no fit'}"
             panel.plot(rows["parameters"], rows["error"], marker, color=colour, label=label)
             if np.isfinite(power):
                 ends = np.array([rows["parameters"].min(), rows["parameters"].max()], dtype=float)
@@ -82,39 +101,65 @@ def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
                 line = middle["error"] * (ends / middle["parameters"]) ** power
                 panel.plot(ends, line, color=colour, lw=0.9)
         word = medians.loc[medians["target"] == target, "error_name"].iloc[0]
-        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), ylabel=word)
+        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), ylabel=word, xlabel="parameters $N$")
         name_round(panel.xaxis)
-        panel.legend(loc="best")
+        panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
     for panel in panels[len(targets) :]:
         panel.remove()
-    for panel in panels[max(0, len(targets) - columns) : len(targets)]:
-        panel.set_xlabel("parameters $N$")
     return figure
+
+
+def _sizes(values: Series[Any]) -> int:
+    """How many sizes there are: those within a fifth of each other, as networks matched to one KAN, are one."""
+    count, last = 0, 0.0
+    for value in sorted(values):
+        if value > ONE_SIZE * last:
+            count, last = count + 1, value
+    return count
 
 
 @styled
 def conventions(counts: DataFrame) -> Figure:
-    """One network's parameters by every convention, relative to what its modules hold."""
-    networks = counts.drop_duplicates("kan")["kan"].tolist()[:6]
-    figure = new_figure(2.8)
-    panel = figure.subplots()
+    """A network's parameters by every convention, relative to what its modules hold, and its FLOPs by two.
+
+    `counts` has the columns kan, exact, convention, formula, count, and may have flops (executed), kanbefair_flops.
+    """
+    networks = counts.drop_duplicates("kan")["kan"].tolist()[: len(CYCLE)]
+    flops = {
+        "flops": "executed:\nlocal basis functions, once an input",
+        "kanbefair_flops": "KANbeFair:\nall basis functions, once an edge",
+    }
+    both = all(name in counts and counts[name].notna().any() for name in flops)
+    figure = new_figure(5.0 if both else 2.8)
+    panels = figure.subplots(1 + both, 1, squeeze=False)[:, 0]
     names = counts.drop_duplicates("convention")
-    places = np.arange(len(names))
-    for index, kan in enumerate(networks):
-        rows = counts[counts["kan"] == kan].drop_duplicates("convention")
-        heights = rows["count"] / rows["exact"]
-        width = 0.8 / len(networks)
-        offset = (index - (len(networks) - 1) / 2) * width
-        label = f"{kan}: {rows['exact'].iloc[0]}"
-        panel.bar(places + offset, heights, width, color=CYCLE[index], label=label)
-    panel.axhline(1, color=BLACK, lw=0.8)
+    parts = [counts[counts["kan"] == kan].drop_duplicates("convention") for kan in networks]
+    _grouped_bars(panels[0], [part["count"] / part["exact"] for part in parts])
+    for bars, kan, part in zip(panels[0].containers, networks, parts, strict=True):
+        bars.set_label(f"{kan}: {part['exact'].iloc[0]} parameters")
+    panels[0].axhline(1, color=BLACK, lw=0.8)
     pairs = zip(names["convention"], names["formula"], strict=True)
     words = [f"{name.replace('_', ' ')}\n{formula}" for name, formula in pairs]
-    panel.set_xticks(places, words, fontsize=6.5)
-    panel.set_ylabel("count / trainable numbers of the modules")
-    panel.grid(axis="x", visible=False)
-    figure.legend(loc="outside upper center", ncols=3)
+    panels[0].set_xticks(range(len(names)), words, fontsize=6.5)
+    panels[0].set_ylabel("parameters by convention\n/ trainable numbers")
+    if both:
+        _grouped_bars(panels[1], [part[list(flops)].iloc[0] for part in parts])
+        for bars in panels[1].containers:
+            panels[1].bar_label(bars, fmt="{:,.0f}", fontsize=6, padding=1)
+        panels[1].set_xticks(range(len(flops)), list(flops.values()))
+        panels[1].set(yscale="log", ylabel="FLOPs a sample")
+        panels[1].margins(y=0.12)
+    legend_of_all(figure, panels[:1], loc="outside upper center", ncols=3)
     return figure
+
+
+def _grouped_bars(panel: Axes, heights: Sequence[Series[Any]]) -> None:
+    """A group of bars for each entry of the series, in it one bar a series."""
+    width = 0.8 / max(1, len(heights))
+    for index, series in enumerate(heights):
+        offset = (index - (len(heights) - 1) / 2) * width
+        panel.bar(np.arange(len(series)) + offset, series.to_numpy(float), width, color=CYCLE[index])
+    panel.grid(axis="x", visible=False)
 
 
 @styled
@@ -137,9 +182,9 @@ def growth(table: DataFrame) -> Figure:
             last = rows.iloc[-1]
             panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
         panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
-        name_round(panel.xaxis)
+        name_values(panel.xaxis, table[name].dropna())
     panels[0].set_ylabel("parameters")
-    panels[0].legend()
+    panels[0].legend(loc="upper left")
     return figure
 
 
@@ -147,42 +192,49 @@ def growth(table: DataFrame) -> Figure:
 def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
     """Relative error of one hidden layer against its width, each seed and the median; lines at the wanted errors."""
     targets = list(summary["target"].unique())
-    figure = new_figure(2.6)
+    figure = new_figure(3.0)
     axes = grid_of_axes(figure, 1, len(targets))[0]
     for panel, target in zip(axes, targets, strict=True):
         rows = summary[summary["target"] == target]
         for index, activation in enumerate(rows["activation"].unique()):
-            some = rows[rows["activation"] == activation]
+            some, colour = rows[rows["activation"] == activation], CYCLE[index % len(CYCLE)]
             medians = some.groupby("width")["relative_error"].median()
-            panel.plot(some["width"], some["relative_error"], ".", color=CYCLE[index], alpha=0.35)
-            panel.plot(medians.index, medians, "o-", color=CYCLE[index], label=activation)
+            panel.plot(some["width"], some["relative_error"], ".", color=colour, alpha=0.35)
+            label = f"{activation}: median"
+            panel.plot(medians.index, medians, f"{MARKERS[index % 7]}-", color=colour, label=label, ms=4)
+        panel.plot([], [], ".", color=GREY, alpha=0.6, label="a seed, in its colour")
         for error in wanted:
-            panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1)
+            panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1, label="wanted errors")
         panel.set(xscale="log", yscale="log", title=letters(str(target), 30), xlabel="hidden nodes")
         name_values(panel.xaxis, rows["width"])
     axes[0].set_ylabel("test RMSE / deviation")
-    axes[0].legend()
+    legend_of_all(figure, axes, loc="outside lower center", ncols=4)
     return figure
+
+
+def _dots(panel: Axes, values: Series[Any], place: int) -> None:
+    """What each seed reached, and the median."""
+    panel.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.5, label="a seed")
+    panel.plot(values.median(), place, "|", color=BLACK, ms=11, mew=1.6, label="median")
 
 
 @styled
 def bars(summary: DataFrame, name: str, bound: str) -> Figure:
     """Relative error of every seed and their median, with the stated bound as a line."""
     groups = list(summary[name].unique())
-    figure = new_figure(0.32 * len(groups) + 0.9, 5.4)
+    figure = new_figure(0.32 * len(groups) + 1.0, 5.4)
     panel = figure.subplots()
     for place, group in enumerate(groups):
         rows = summary[summary[name] == group]
-        panel.plot(rows["relative_error"], [place] * len(rows), "o", color=BLUE, alpha=0.5)
-        panel.plot(rows["relative_error"].median(), place, "|", color=BLACK, ms=11, mew=1.6)
-        panel.plot([rows[bound].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION)
+        _dots(panel, rows["relative_error"], place)
+        panel.plot([rows[bound].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
     labels = [f"{letters(str(group), 34)}  [{_shape(summary, name, group)}]" for group in groups]
     panel.set_yticks(range(len(groups)), labels)
     panel.set(xscale="log", xlabel="test RMSE / deviation")
-    panel.xaxis.set_minor_formatter(NullFormatter())
-    panel.set_title("dots: seeds, bar: median, red: bound", fontsize=8)
+    name_round(panel.xaxis)
     panel.invert_yaxis()
     panel.grid(axis="y", visible=False)
+    legend_of_all(figure, [panel], loc="outside upper center", ncols=3)
     return figure
 
 
@@ -193,17 +245,18 @@ def _shape(summary: DataFrame, name: str, group: Any) -> str:
 @styled
 def differences(linear: DataFrame) -> Figure:
     """How far networks without activations are from least squares and from the product of their matrices."""
-    figure = new_figure(2.6, 4.6)
+    figure = new_figure(2.9, 4.6)
     panel = figure.subplots()
     for index, (column, label) in enumerate(
         (("from_least_squares", "from ordinary least squares"), ("from_product", "from the product of the matrices"))
     ):
-        values = linear[column].clip(lower=1e-17)
-        panel.plot(linear["depth"] + 0.08 * (index - 0.5), values, "o", color=CYCLE[index], label=label)
+        values, beside = linear[column].clip(lower=SMALLEST), linear["depth"] + 0.08 * (index - 0.5)
+        panel.plot(beside, values, MARKERS[index], color=CYCLE[index], label=label)
     panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")
     panel.set_xticks(sorted(linear["depth"].unique()))
-    panel.set_ylim(top=max(1e-7, float(linear["from_least_squares"].max()) * 10))
-    panel.legend()
+    least = float(linear[["from_least_squares", "from_product"]].to_numpy(float).min(initial=1.0))
+    say_above(figure, "a mark for each seed" + ("; at 10⁻¹⁷: that or less" if least < SMALLEST else ""))
+    legend_of_all(figure, [panel], loc="outside lower center", ncols=2)
     return figure
 
 
@@ -212,16 +265,19 @@ def variants(summary: DataFrame) -> Figure:
     """Test error of a KAN with all tricks and with each switched off: dots are seeds, bars medians."""
     targets = list(summary["target"].unique())
     names = list(summary["variant"].unique())
-    figure = new_figure(0.28 * len(names) + 1.0)
+    figure = new_figure(0.28 * len(names) + 1.2)
     axes = grid_of_axes(figure, 1, len(targets))[0]
     for panel, target in zip(axes, targets, strict=True):
         for place, variant in enumerate(names):
             rows = summary[(summary["target"] == target) & (summary["variant"] == variant)]
-            panel.plot(rows["test_rmse"], [place] * len(rows), "o", color=BLUE, alpha=0.5)
-            panel.plot(rows["test_rmse"].median(), place, "|", color=BLACK, ms=11, mew=1.6)
+            _dots(panel, rows["test_rmse"], place)
+            if variant == names[0]:
+                look: Any = {"color": GREY, "lw": 0.8, "ls": (0, (4, 3)), "zorder": 1}
+                panel.axvline(rows["test_rmse"].median(), label=f"median, {variant}", **look)
         panel.set(xscale="log", title=letters(str(target), 30), xlabel="test RMSE")
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        name_round(panel.xaxis)
         panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
         panel.invert_yaxis()
         panel.grid(axis="y", visible=False)
+    legend_of_all(figure, axes, loc="outside lower center", ncols=3)
     return figure

@@ -26,7 +26,8 @@ def results(summary: DataFrame) -> Figure:
     if "test_accuracy" in shown and shown["test_accuracy"].notna().any():
         columns["test_accuracy"] = "accuracy"
     text = [[_cell(name, row[name]) for name in columns] for _, row in shown.iterrows()]
-    figure = new_figure(0.17 * len(text) + 0.5, 9.5)
+    letters_wide = sum(max(map(len, column)) for column in zip(columns.values(), *text, strict=True))
+    figure = new_figure(0.17 * len(text) + 0.5, 0.062 * letters_wide + 0.13 * len(columns))
     say_above(figure, only_some(len(shown), len(middle), "networks"))
     panel = figure.subplots()
     panel.axis("off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
 from typing import Any
@@ -10,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from matplotlib.patches import Rectangle
+from pandas import DataFrame, Series
 
 from kanrun.figures.style import (
     BLACK,
@@ -31,6 +33,8 @@ from kanrun.figures.ticks import name_values
 SMALLEST = 1e-11
 #: Rows and columns of panels that one page holds.
 MOST_ROWS, MOST_COLUMNS = 12, 8
+#: Phases up to which the cells of matrices carry their numbers.
+MOST_NUMBERS = 10
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
@@ -39,7 +43,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         functions = tables["functions"]
         functions = functions[functions["seed"] == functions["seed"].min()]
         flat = "x1" in functions and functions["x1"].notna().any()
-        yield "phases", surfaces(functions) if flat else phases(functions, tables["data"])
+        yield "phases", surfaces(functions, tables["data"]) if flat else phases(functions, tables["data"])
     if "matrix" not in tables or "summary" not in tables:
         return
     parts = {str(part): rows for part, rows in tables["summary"].groupby("part", sort=False)}
@@ -84,36 +88,60 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
             _bare(panel)
             panel.set_ylim(low - margin, high + margin)
     for panel in rows[-1]:
-        panel.set_xlabel("$x_0$")
-    say_above(figure, "grey: the truth; lines: what is known after each phase, cut off where it leaves the panel")
+        _ends(panel, functions["x0"])
+    say_above(
+        figure,
+        "grey: the truth; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
+        "cut off where it leaves the panel",
+    )
     return figure
 
 
 @styled
-def surfaces(functions: DataFrame) -> Figure:
-    """The same in two dimensions: the truth above, below it what each learner knows after each phase.
+def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
+    """The same in two dimensions: above the truth and where each phase lies, below what each learner knows after it.
 
-    `functions` has the columns learner, after, x0, x1, truth, output.
+    `functions` has the columns learner, after, x0, x1, truth, output; `data` seed, phase, x0, x1.
     """
     learners, shown = _some(functions["learner"], MOST_ROWS), _some(functions["after"], MOST_COLUMNS)
-    figure = _with_labels(new_figure(0.95 * (len(learners) + 1) + 0.3, 1.0 * len(shown) + 1.9))
+    figure = _with_labels(new_figure(1.0 * (len(learners) + 1) + 0.6, 1.0 * len(shown) + 2.1))
     rows = grid_of_axes(figure, len(learners) + 1, len(shown))
     scale: Any = {"vmin": functions["truth"].min(), "vmax": functions["truth"].max()}
-    first = functions[(functions["learner"] == learners[0]) & (functions["after"] == shown[0])]
-    image = _surface(rows[0][0], first, "truth", scale)
-    for panel in rows[0][1:]:
-        panel.remove()
-    for row, learner in zip(rows[1:], learners, strict=True):
-        for panel, after in zip(row, shown, strict=True):
-            known = functions[(functions["learner"] == learner) & (functions["after"] == after)]
-            _surface(panel, known, "output", scale)
-            if row is rows[1]:
-                panel.set_title(f"after phase {after}", fontsize=7.5)
+    boxes = _boxes(data[data["seed"] == data["seed"].min()])
+    image: Any = None
+    for column, after in enumerate(shown):
+        for row, name in zip(rows, [learners[0], *learners], strict=True):
+            known = functions[(functions["learner"] == name) & (functions["after"] == after)]
+            image = _surface(row[column], known, "truth" if row is rows[0] else "output", scale) or image
+            for phase, ((left, right), (low, high)) in boxes.items():
+                if phase == after or (phase < after and row is not rows[0]):
+                    look: Any = {"ls": "-", "lw": 1.2} if phase == after else {"ls": (0, (2, 2)), "lw": 0.8}
+                    box = Rectangle((left, low), right - left, high - low, fill=False, ec="white", **look)
+                    row[column].add_patch(box)
+        rows[0][column].set_title(f"phase {after}", fontsize=8)
+        _ends(rows[-1][column], functions["x0"])
     for row, name in zip(rows, ["truth", *learners], strict=True):
-        row[0].set_ylabel(_folded(str(name)), rotation=0, ha="right", va="center", fontsize=7.5)
-    there = [panel for row in rows[1:] for panel in row]
-    figure.colorbar(image, ax=there, shrink=0.6, extend="both")
+        row[0].set_ylabel(_folded(str(name)), rotation=0, ha="right", va="center", fontsize=7.5, labelpad=20)
+        row[0].text(-0.05, 0.5, "$x_1$", transform=row[0].transAxes, ha="right", va="center", fontsize=7.5)
+    every = [panel for row in rows for panel in row]
+    figure.colorbar(image, ax=every, label="truth, and what is known", shrink=0.6, aspect=30, extend="both")
+    say_above(figure, "solid boxes: the phase just learned; dashed: earlier ones")
     return figure
+
+
+def _boxes(data: DataFrame) -> dict[int, tuple[tuple[float, float], tuple[float, float]]]:
+    """Where each phase lies, as its ends in x0 and x1.
+
+    The recorded points are some of a lattice that runs through x1 first: the upper end in x1 may be missing among them.
+    It is that of a phase which starts at the same place in x0, where there is one, since peaks are on a lattice too.
+    """
+    ends = data.groupby("phase")[["x0", "x1"]].agg(["min", "max"])
+    across = [(float(low), float(high)) for low, high in ends["x0"].to_numpy()]
+    boxes = {}
+    for phase, first, (low, seen) in zip(ends.index, across, ends["x1"].to_numpy(), strict=True):
+        alike = [high for start, high in across if np.isclose(start, low)]
+        boxes[int(phase)] = first, (float(low), max([float(seen), *alike[:1]]))
+    return boxes
 
 
 @styled
@@ -122,21 +150,27 @@ def matrices(matrix: DataFrame) -> Figure:
 
     `matrix` has the columns learner, after, on, error.
     """
-    learners = _some(matrix["learner"], MOST_ROWS)
-    columns = min(4, len(learners))
-    figure = new_figure(1.75 * -(-len(learners) // columns) + 0.2, 1.55 * columns + 0.9)
-    axes = grid_of_axes(figure, -(-len(learners) // columns), columns)
+    learners, phases = _some(matrix["learner"], MOST_ROWS), int(matrix["after"].nunique())
+    side = float(np.clip(0.33 * phases, 1.65, 3.3))
+    columns = min(max(1, int(8.5 / side)), 4, len(learners))
+    lines = -(-len(learners) // columns)
+    figure = new_figure((side + 0.4) * lines + 0.3, (side + 0.2) * columns + 1.0)
+    axes = grid_of_axes(figure, lines, columns)
     panels = [panel for row in axes for panel in row]
-    norm = LogNorm(max(SMALLEST, float(matrix["error"].min())), max(1.0, float(matrix["error"].quantile(0.95))))
+    errors = matrix["error"][np.isfinite(matrix["error"])]
+    low = max(SMALLEST, float(errors.min()))
+    norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(0.95))))
     image: Any = None
     for panel, learner in zip(panels, learners, strict=False):
         rows = matrix[matrix["learner"] == learner]
-        table = rows.pivot_table(index="after", columns="on", values="error", aggfunc="median")
-        image = panel.imshow(table.to_numpy().clip(norm.vmin), norm=norm, cmap="viridis_r")
+        table = rows.pivot_table(index="after", columns="on", values="error", aggfunc="median", dropna=False)
+        image = panel.imshow(table.to_numpy().clip(low), norm=norm, cmap="viridis_r")
+        if phases <= MOST_NUMBERS:
+            _number_cells(panel, table.to_numpy(), norm)
         panel.set_title("\n".join(wrap(letters(str(learner), 44), 24)), fontsize=7.5)
         ticks = range(0, len(table), -(-len(table) // 10))
-        panel.set_xticks(ticks, [str(t + 1) for t in ticks])
-        panel.set_yticks(ticks, [str(t + 1) for t in ticks])
+        panel.set_xticks(ticks, [f"{table.columns[t]:g}" for t in ticks])
+        panel.set_yticks(ticks, [f"{table.index[t]:g}" for t in ticks])
         panel.grid(visible=False)
         panel.tick_params(length=0)
     for panel in panels[len(learners) :]:
@@ -145,8 +179,24 @@ def matrices(matrix: DataFrame) -> Figure:
         row[0].set_ylabel("after phase $i$")
     for panel in panels[max(0, len(learners) - columns) : len(learners)]:
         panel.set_xlabel("on phase $j$")
-    figure.colorbar(image, ax=panels[: len(learners)], label="RMSE $R_{ij}$", shrink=0.8, extend="both")
+    figure.colorbar(image, ax=panels[: len(learners)], label="RMSE $R_{ij}$", shrink=0.8, aspect=30, extend="both")
     return figure
+
+
+def _number_cells(panel: Axes, errors: np.ndarray[Any, Any], norm: LogNorm) -> None:
+    for (row, column), error in np.ndenumerate(errors):
+        if np.isfinite(error):
+            dark = norm(max(error, norm.vmin or SMALLEST)) > 0.45
+            panel.text(
+                column, row, _short(error), color="white" if dark else BLACK, fontsize=6, ha="center", va="center"
+            )
+
+
+def _short(value: float) -> str:
+    """2e-6, 0.03, 1.5, 120, 2e4."""
+    if 0.01 <= value < 1000:
+        return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+    return re.sub(r"e([-+])0*", lambda found: "e" + found[1].strip("+"), f"{value:.0e}") if value else "0"
 
 
 @styled
@@ -161,7 +211,7 @@ def against_intervals(summary: DataFrame) -> Figure:
     panel.loglog(middle.index, middle["rmse"], "o-", color=BLUE, label="KAN, after all phases", ms=4)
     panel.loglog(middle.index, middle["best_spline_rmse"], "x", color=BLACK, label="best spline", ms=6)
     lost = middle["worst_forgetting"].clip(lower=SMALLEST)
-    panel.loglog(middle.index, lost, "s-", color=VERMILLION, label="forgetting, worst phase", ms=3.5)
+    panel.loglog(middle.index, lost, "s-", color=VERMILLION, label=_folded_floor(middle["worst_forgetting"]), ms=3.5)
     power = summary["degree"].iloc[0] + 1
     at = np.array([middle.index.min(), middle.index.max()], dtype=float)
     theory = middle["rmse"].iloc[0] * (at / at[0]) ** -power
@@ -186,6 +236,7 @@ def against_overlap(summary: DataFrame) -> Figure:
         panel.semilogy(rows["overlap"], lost, "o", color=colour, ms=2.5, alpha=0.6)
         panel.semilogy(middle.index, middle, "-", color=colour, label=letters(str(learner), 30))
     panel.set(xlabel="overlap of neighbouring phases", ylabel=_of_forgetting(summary["worst_forgetting"]))
+    say_above(figure, _EACH)
     figure.legend(loc="outside right center")
     return figure
 
@@ -196,7 +247,7 @@ def against_depth(summary: DataFrame) -> Figure:
 
     `summary` has the columns shape, layers, memory, worst_forgetting, rmse.
     """
-    figure = new_figure(2.7)
+    figure = new_figure(3.2)
     left, right = figure.subplots(1, 2, sharex=True)
     shapes = list(dict.fromkeys(summary.sort_values("layers", kind="stable")["shape"]))
     for (memory, rows), colour in zip(summary.groupby("memory", sort=False), CYCLE * 9, strict=False):
@@ -213,11 +264,23 @@ def against_depth(summary: DataFrame) -> Figure:
     for panel in (left, right):
         panel.set_xlabel("nodes of the layers")
         panel.set_xticks(range(len(shapes)), names, rotation=turned, ha="right" if turned else "center")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    say_above(figure, _EACH)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 
-_MEMORY = {"none": "nothing kept", "hold": "seen coefficients held", "rehearse": "own outputs rehearsed"}
+_MEMORY = {
+    "none": "nothing kept",
+    "hold": "seen coefficients held",
+    "replay": "seen points replayed",
+    "rehearse": "own outputs rehearsed",
+    "ewc": "EWC",
+}
+_EACH = "dots: seeds; lines: medians"
+
+
+def _folded_floor(values: Any) -> str:
+    return _of_forgetting(values).replace(" (", "\n(")
 
 
 def _of_forgetting(values: Any) -> str:
@@ -226,11 +289,23 @@ def _of_forgetting(values: Any) -> str:
 
 
 def _surface(panel: Axes, known: DataFrame, column: str, scale: Mapping[str, Any]) -> Any:
-    table = known.pivot_table(index="x1", columns="x0", values=column)
-    extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
-    image = panel.imshow(table.to_numpy(), origin="lower", extent=extent, **scale)
     _bare(panel)
-    return image
+    if known.empty:
+        return None
+    table = known.pivot_table(index="x1", columns="x0", values=column, dropna=False)
+    extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
+    return panel.imshow(table.to_numpy(), origin="lower", extent=extent, **scale)
+
+
+def _ends(panel: Axes, values: Series[float]) -> None:
+    """The name of the axis below a panel without ticks, and where it starts and ends."""
+    ends = [float(values.min()), float(values.max())]
+    panel.set_xticks(ends, [f"{end:.3g}".replace("-", "\N{MINUS SIGN}") for end in ends])
+    left, right = panel.get_xticklabels()
+    left.set_horizontalalignment("left")  # centred ones would touch those of the next panel
+    right.set_horizontalalignment("right")
+    panel.tick_params(length=2, labelsize=6.5)
+    panel.set_xlabel("$x_0$", labelpad=-6)
 
 
 def _bare(panel: Axes) -> None:

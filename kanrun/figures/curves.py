@@ -27,7 +27,7 @@ def interpolation(curves: DataFrame) -> Figure:
     `curves` has the columns points, x, truth, polynomial, spline; of more than three numbers of points the first,
     middle and last are drawn.
     """
-    counts = sorted(curves["points"].unique())
+    counts = sorted(curves["points"].dropna().unique())
     counts = [counts[i] for i in sorted({0, len(counts) // 2, len(counts) - 1})]
     figure = new_figure(3.9, 2.05 * len(counts) + 0.4)
     axes = figure.subplots(2, len(counts), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
@@ -164,9 +164,10 @@ def continuity(curves: DataFrame, jumps: DataFrame) -> Figure:
         label = f"$m = {multiplicity}$: $C^{{{degree - multiplicity}}}$"
         right.semilogy(at, found["relative"].clip(lower=SMALLEST_JUMP), "o", color=colour, label=label, ms=4.5)
     left.axvline(0.5, color=GREY, lw=0.8, zorder=0)
-    left.set(xlabel="$t$", ylabel=f"splines of degree {degree}")
+    left.set(xlabel="$t$", ylabel=f"splines of degree {degree}", title="a knot of multiplicity $m$ at 0.5")
     right.axhspan(SMALLEST_JUMP / 20, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
-    right.set(xlabel="derivative", ylabel="jump at the knot / its size", ylim=(SMALLEST_JUMP / 20, 100))
+    right.set(xlabel="derivative", ylabel="jump / size of the derivative", title="how far derivatives jump there")
+    right.set(ylim=(SMALLEST_JUMP / 20, 100))
     right.set_xticks(range(degree + 1))
     right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

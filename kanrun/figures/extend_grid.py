@@ -2,27 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, say_above, styled
+from kanrun.figures.style import (
+    BLACK,
+    CYCLE,
+    GREY,
+    SPLITS,
+    WIDTH,
+    grid_of_axes,
+    legend_of_all,
+    new_figure,
+    say_above,
+    styled,
+)
 from kanrun.figures.ticks import name_round, name_values
 
 _BAND, _BANDS = 0.16, "lines: medians; bands: from the least to the largest of all seeds"
 
+#: From which grid networks can reproduce the points: column of the stages, what it says, look. One lies on the other.
+_MARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("threshold", "parameters = training points", {"color": GREY, "lw": 3.0, "alpha": 0.45}),
+    ("paper_threshold", "the paper's $E\\,G$ = training points", {"color": BLACK, "lw": 1.1, "ls": ":"}),
+)
+_CLOSEST = 0.09  # of the steps, between the numbers of two stages
+_FARTHEST = 10  # times the finest grid: a mark beyond is named, not drawn
+
 
 @styled
-def staircase(metrics: DataFrame) -> Figure:
-    """Train and test RMSE over the steps of the first seed, one panel a schedule, a line at each extension."""
+def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
+    """Train and test RMSE over the steps of the first seed, one panel a schedule, a line at each extension.
+
+    Marked is where the grid first has as many parameters as there are points; `stages` says which grid that is.
+    """
     first = metrics[metrics["seed"] == metrics["seed"].min()]
     groups = list(first.groupby(["shape", "schedule"], sort=False))
     columns = min(3, len(groups))
-    figure = new_figure(2.0 * -(-len(groups) // columns) + 0.3)
+    figure = new_figure(2.0 * -(-len(groups) // columns) + 0.8)
     axes = grid_of_axes(figure, -(-len(groups) // columns), columns)
     flat = [panel for row in axes for panel in row]
     for panel, ((shape, schedule), rows) in zip(flat, groups, strict=False):
@@ -30,36 +53,61 @@ def staircase(metrics: DataFrame) -> Figure:
         for split in ("train", "test"):
             panel.plot(steps, rows[f"{split}_rmse"], color=SPLITS[split], label=split, drawstyle="steps-post", lw=1.2)
         panel.set_yscale("log")
+        panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         panel.set_title(f"{_shape(shape)} {schedule}", fontsize=8)
         _mark_grids(panel, steps, rows)
+        _mark_crossings(panel, steps, rows, stages[(stages["shape"] == shape) & (stages["schedule"] == schedule)])
     for panel in flat[len(groups) :]:
         panel.remove()
     for row in axes:
         row[0].set_ylabel("RMSE")
     for panel in flat[max(0, len(groups) - columns) : len(groups)]:
         panel.set_xlabel("step")
-    flat[0].legend(loc="lower left")
     _same_limits(flat[: len(groups)], first[["train_rmse", "test_rmse"]].to_numpy())
+    say_above(figure, "above each stage: its grid intervals $G$")
+    legend_of_all(figure, flat[: len(groups)], loc="outside lower center", ncols=2)
     return figure
 
 
 def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> None:
     stages = rows["stage"].to_numpy()
     starts = [0, *(np.flatnonzero(stages[1:] != stages[:-1]) + 1)]
-    for start in starts:
+    last = np.inf
+    for start in reversed(starts):
         if start:
             panel.axvline(steps[start], color=GREY, lw=0.6, ls=(0, (3, 3)), zorder=1)
-        text, place = f"{rows['intervals'].iloc[start]:g}", (steps[start], 1.0)
+        if last - steps[start] < _CLOSEST * len(steps):
+            continue  # its number would lie on that of the next stage
+        last = steps[start]
+        text, place = f"{rows['intervals'].iloc[start]:g}", (last, 1.0)
         near: Any = {"xytext": (1.5, -1), "textcoords": "offset points", "va": "top"}
         panel.annotate(text, place, xycoords=("data", "axes fraction"), fontsize=6.5, color=GREY, **near)
+
+
+def _mark_crossings(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame) -> None:
+    for at, text, look in _marks(stages):
+        past = np.flatnonzero(rows["intervals"].to_numpy() >= at)
+        if len(past):
+            panel.axvline(steps[past[0]], zorder=0, label=f"from here on {text.replace(' = ', ' ≥ ')}", **look)
+        else:
+            panel.plot([], [], label=f"{text}: not before $G = {at:g}$", **look)
+
+
+def _marks(stages: DataFrame) -> Iterator[tuple[float, str, dict[str, Any]]]:
+    """The grid at which each mark is, its words and its look, as far as the table has it."""
+    for name, text, look in _MARKS:
+        at = stages[name].median() if name in stages else np.nan
+        if np.isfinite(at):
+            yield float(at), text, look
 
 
 @styled
 def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
     """RMSE against G of every schedule, medians over seeds; beside it what was published for the same setting."""
     shapes = list(stages["shape"].unique())
-    figure = new_figure(3.1 * len(shapes))
-    for row, shape in zip(grid_of_axes(figure, len(shapes), 2), shapes, strict=True):
+    figure = new_figure(2.7 * len(shapes) + 1.0)
+    axes = grid_of_axes(figure, len(shapes), 2)
+    for row, shape in zip(axes, shapes, strict=True):
         rows = stages[stages["shape"] == shape]
         for panel, name in ((row[0], "test_rmse"), (row[1], "test_root_median_square")):
             for number, (schedule, some) in enumerate(rows.groupby("schedule", sort=False)):
@@ -67,15 +115,16 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                 style, colour = f"{'osD^v'[number % 5]}{'-' if number == 0 else '--'}", CYCLE[number % len(CYCLE)]
                 _median_line(panel, some, name, colour=colour, label=str(schedule), style=style)
                 panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
-            _thresholds(panel, rows)
             first = rows[rows["compared"]] if rows["compared"].any() else rows
             _log_log(panel, first["intervals"], _shape(shape))
         if published is not None:
             _published(row[0], published[published["shape"] == shape])
+        for panel in row:
+            _thresholds(panel, rows, shape if len(shapes) > 1 else "")
         row[0].set_ylabel("test RMSE")
-        row[1].set_ylabel("root median square of the test residuals")
-        row[0].legend(loc="lower left", fontsize=6.5)
+        row[1].set_ylabel("root of the median square")
     say_above(figure, _BANDS)
+    legend_of_all(figure, [row[0] for row in axes], loc="outside lower center", ncols=3)
     return figure
 
 
@@ -106,7 +155,7 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
     _log_log(
         left, [*scratch["intervals"], *schedules["intervals"][schedules["compared"]]], "seconds until a grid is done"
     )
-    right.set(title="each grid's error and seconds", xlabel="seconds of training", xscale="log", yscale="log")
+    right.set(title="error and seconds of each grid $G$", xlabel="seconds of training", xscale="log", yscale="log")
     right.set_ylabel("test RMSE")
     _name_points(right, named)
     name_round(left.yaxis)
@@ -130,12 +179,12 @@ def _name_points(panel: Axes, named: Iterable[tuple[float, float, str, str]]) ->
 @styled
 def order(stages: DataFrame, exponents: Series) -> Figure:
     """Test RMSE against G for every degree, with its fitted exponent and the theory's line of slope -(k + 1)."""
-    figure = new_figure(3.6, 4.8)
+    figure = new_figure(3.4, 5.4)
     panel = figure.subplots()
     degrees: Any = stages.groupby("degree")
     for (degree, rows), colour in zip(degrees, CYCLE, strict=False):
         fitted = exponents.get(degree, np.nan)
-        label = f"$k = {degree}$: slope {fitted:.2f}" if np.isfinite(fitted) else f"$k = {degree}$"
+        label = f"$k = {degree}$: slope ${fitted:.2f}$" if np.isfinite(fitted) else f"$k = {degree}$"
         _median_line(panel, rows, "test_rmse", colour=colour, label=label, style="o")
         ranged = rows[rows["in_order"]]
         if len(ranged):
@@ -144,29 +193,48 @@ def order(stages: DataFrame, exponents: Series) -> Figure:
             panel.plot(ends, middle["test_rmse"] * (ends / middle["intervals"]) ** -(degree + 1), color=colour, lw=0.9)
     _log_log(panel, stages["intervals"], "lines: slope $-(k + 1)$ over the range that is fitted")
     panel.set_ylabel("test RMSE")
-    panel.legend(loc="lower left")
+    figure.legend(loc="outside right center")
     return figure
 
 
 @styled
 def against_points(stages: DataFrame) -> Figure:
     """Test RMSE against G for several numbers of training points, and of the chosen grid against that number."""
-    figure = new_figure(2.9)
+    figure = new_figure(3.5)
     left, right = figure.subplots(1, 2)
-    for (points, rows), colour in zip(stages.groupby("train_points"), CYCLE, strict=False):
+    for (points, rows), colour in zip(stages.groupby("train_points"), CYCLE * 9, strict=False):
         _median_line(left, rows, "test_rmse", colour=colour, label=f"$N = {points}$")
-        left.axvline(rows["threshold"].iloc[0], color=colour, lw=0.8, ls=":", zorder=1)
-    _log_log(left, stages["intervals"], "dotted: as many parameters as points")
+        for at, _, look in _marks(rows):
+            if at <= _FARTHEST * stages["intervals"].max():
+                left.axvline(at, zorder=0, **{**look, "color": colour})
+    _log_log(left, stages["intervals"], "marks in the colour of their $N$")
     left.set_ylabel("test RMSE")
-    left.legend(loc="lower left")
     chosen = stages[stages["chosen"]]
     right.plot(chosen["train_points"], chosen["test_rmse"], "o", color=GREY, alpha=0.6, label="a seed")
     medians = chosen.groupby("train_points")["test_rmse"].median()
-    right.plot(medians.index, medians, "o-", color=CYCLE[0], label="median")
-    _log_log(right, chosen["train_points"], "grid chosen on validation", "training points $N$")
-    right.legend()
+    right.plot(medians.index, medians, "o-", color=BLACK, label="median")
+    finest = stages["intervals"].max()
+    for name, _, look in _MARKS:
+        at = _points_at(stages, name, finest)
+        if np.isfinite(at):
+            right.axvline(at, zorder=0, **look)
+    _log_log(right, chosen["train_points"], f"chosen on validation; marks for $G = {finest:g}$", "training points $N$")
+    for _, text, look in _MARKS:
+        right.plot([], [], label=text, **look)
     say_above(figure, _BANDS)
+    legend_of_all(figure, [left, right], loc="outside lower center", ncols=3)
     return figure
+
+
+def _points_at(stages: DataFrame, name: str, intervals: float) -> float:
+    """How many training points a mark of `intervals` belongs to, between those that were tried; NaN beyond them."""
+    if name not in stages:
+        return float("nan")
+    known = stages.groupby("train_points")[name].median().dropna()
+    grids, points = np.log(known.to_numpy(float)), np.log(known.index.to_numpy(float))
+    if len(known) < 2 or not (np.diff(grids) > 0).all():
+        return float("nan")
+    return float(np.exp(np.interp(np.log(intervals), grids, points, left=np.nan, right=np.nan)))
 
 
 @styled
@@ -181,10 +249,7 @@ def overfit(stages: DataFrame) -> Figure:
         _log_log(panel, stages["intervals"], f"{points}, {100 * noise:.3g} % noise" if noise else f"{points}, exact")
     panels[0].set_ylabel("RMSE")
     say_above(figure, _BANDS)
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        handles |= {str(line.get_label()): line for line in panel.get_legend_handles_labels()[0]}
-    figure.legend(list(handles.values()), list(handles), loc="outside lower center", ncols=2)
+    legend_of_all(figure, panels, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -212,11 +277,14 @@ def _median_line(
         panel.fill_between(medians.index, by.min(), by.max(), color=colour, alpha=_BAND, lw=0)
 
 
-def _thresholds(panel: Axes, rows: DataFrame) -> None:
-    for name, text, style in (("threshold", "parameters $= N$", "--"), ("paper_threshold", "$E G = N$", ":")):
-        at = rows[name].median()
-        if at <= 2 * rows["intervals"].max():
-            panel.axvline(at, color=GREY, lw=0.8, ls=style, zorder=1, label=text)
+def _thresholds(panel: Axes, rows: DataFrame, shape: str = "") -> None:
+    """Both marks on an axis of G; `shape` is named with what is too far to be drawn, which differs between shapes."""
+    for at, text, look in _marks(rows):
+        if at <= _FARTHEST * rows["intervals"].max():
+            panel.axvline(at, zorder=0, label=text, **look)
+        else:
+            whose = f" for {_shape(shape)}" if shape else ""
+            panel.plot([], [], label=f"{text}: at $G = {at:g}${whose}", **look)
 
 
 def _log_log(panel: Axes, values: Iterable[float], title: str, label: str = "grid intervals $G$") -> None:
@@ -226,7 +294,7 @@ def _log_log(panel: Axes, values: Iterable[float], title: str, label: str = "gri
 
 def _same_limits(panels: Sequence[Axes], values: np.ndarray[Any, Any]) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
-    for panel in panels:
+    for panel in panels if len(positive) else ():
         panel.set_ylim(positive.min() / 2, positive.max() * 3)
 
 

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 
 from kanrun.figures.diagram import draw_network
 from kanrun.figures.diagram_layout import lay_out
-from kanrun.figures.style import GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, styled
+from kanrun.figures.style import GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, say_above, styled
 
 if TYPE_CHECKING:
     import pandas
 
 _GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
-_LEAST_WIDTH, _WIDEST = 1.9, 20.0
+_LEAST_WIDTH, _WIDEST = 1.9, 11.0
 _SCORES = {"recovered": GREEN, "approximated": ORANGE, "failed": VERMILLION}
 _MOST = 400
 _MOST_CANDIDATES = 30
@@ -101,10 +101,11 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
                 if int(match["rank"]) == 0:
                     axes.plot(column, row, "o", color="white", ms=4, mec="black")
     image = axes.imshow(digits, cmap="viridis", vmin=0, aspect="auto")
-    figure.colorbar(image, ax=axes, label="-log10(1 - R²)")
+    figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
     axes.set_xticks(range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90)
     axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for _, edge in edges])
     axes.grid(visible=False)
+    say_above(figure, "dot: the best by error and complexity; white: not fitted")
     return figure
 
 

@@ -21,13 +21,13 @@ _CLOSEST = 0.045  # of the axis, between two labels of stages
 
 
 @styled
-def loss_curve(metrics: pandas.DataFrame) -> Figure:
-    """Return RMSE over steps on a logarithmic axis, with the grid stages of the first seed marked.
+def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
+    """Return the error over steps on a logarithmic axis, with the grid stages of the first seed marked.
 
-    `metrics` has the columns seed, stage, step, intervals, train_rmse, validation_rmse, test_rmse, and may have
-    best (whether a step's network is the best of its stage so far). Curves then show the errors of the best
-    network, which is the one that training keeps, and faint dots those of the others. Steps that start again
-    with each stage are put one after the other. Further seeds are thin lines.
+    `error` says what the recorded errors are. `metrics` has the columns seed, stage, step, intervals, train_rmse,
+    validation_rmse, test_rmse, and may have best (whether a step's network is the best of its stage so far). Curves
+    then show the errors of the best network, which is the one that training keeps, and faint dots those of the others.
+    Steps that start again with each stage are put one after the other. Further seeds are thin lines.
     """
     figure = new_figure(3.2)
     axes = figure.subplots()
@@ -51,12 +51,16 @@ def loss_curve(metrics: pandas.DataFrame) -> Figure:
     if runs and "best" in runs[0][1] and not truths(runs[0][1]["best"]).all():
         handles.append(Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept"))
     if len(runs) > 1:
-        handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=f"{len(runs) - 1} more seeds"))
+        handles.append(
+            Line2D(
+                [], [], color=GREY, lw=0.7, alpha=0.6, label=f"{len(runs) - 1} more seed{'s' if len(runs) > 2 else ''}"
+            )
+        )
     axes.set_yscale("log")
-    axes.set(xlabel="step", ylabel="RMSE")
+    axes.set(xlabel="step", ylabel=error)
     axes.margins(x=0.01)
     if handles:
-        axes.legend(handles=handles, loc="upper right", frameon=True, framealpha=0.9, edgecolor="none")
+        axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     if runs:
         _mark_stages(axes, *runs[0])
     return figure

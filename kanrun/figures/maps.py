@@ -38,7 +38,7 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
             limits = _limits(np.concatenate([truth, prediction]))
             draw_map(line[0], x, y, truth, limits)
             image = draw_map(line[1], x, y, prediction, limits)
-            figure.colorbar(image, ax=line[:2], pad=0.02, aspect=22).set_label(label)
+            figure.colorbar(image, ax=line[:2], pad=0.02, aspect=22).set_label(f"value of {label}")
             error = prediction - truth
             image = draw_map(line[2], x, y, error, (-reach(error), reach(error)), DIVERGING)
             largest = float(np.nanmax(np.abs(error), initial=0.0))
@@ -70,9 +70,9 @@ def draw_map(
     options: dict[str, Any] = {"vmin": limits[0], "vmax": limits[1], "cmap": colours, "rasterized": True}
     there = np.isfinite(x) & np.isfinite(y) & np.isfinite(values)
     x, y, values = x[there], y[there], values[there]
-    lattice = _lattice(x, y, values)
-    if lattice is not None:
-        return axes.pcolormesh(*lattice, shading="nearest", **options)
+    cells = lattice(x, y, values)
+    if cells is not None:
+        return axes.pcolormesh(*cells, shading="nearest", **options)
     try:
         triangles = Triangulation(x, y)
         return axes.tripcolor(triangles, values, shading="gouraud", **options)
@@ -80,7 +80,8 @@ def draw_map(
         return axes.scatter(x, y, c=values, s=8, **options)
 
 
-def _lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
+def lattice(x: Values, y: Values, values: Values) -> tuple[Values, Values, Values] | None:
+    """Return the places across and up, and the values (up, across), where the points fill a lattice."""
     across, column = np.unique(x, return_inverse=True)
     up, row = np.unique(y, return_inverse=True)
     if len(across) < 2 or len(up) < 2 or len(across) * len(up) != len(values):

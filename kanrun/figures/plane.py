@@ -20,6 +20,7 @@ from kanrun.figures.style import (
     PALE,
     SEQUENTIAL,
     VERMILLION,
+    legend_of_all,
     new_figure,
     styled,
     thinned,
@@ -40,7 +41,7 @@ def de_casteljau(curve: DataFrame, levels: DataFrame) -> Figure:
     `curve` has the columns x, y; `levels` level, x, y: level 0 is the control points, the last the curve's point.
     """
     figure, axes = _plane(4.6, levels["x"], levels["y"], beside=1.3)
-    axes.plot(curve["x"], curve["y"], color=BLACK, lw=2, zorder=3)
+    axes.plot(curve["x"], curve["y"], color=BLACK, lw=2, zorder=3, label="Bézier curve")
     last = int(levels["level"].max())
     shades = mpl.colormaps[SEQUENTIAL]
     for number in range(last + 1):
@@ -72,7 +73,7 @@ def bspline_pieces(control: DataFrame, knots: DataFrame, pieces: DataFrame, bezi
         axes.plot(rows["x"], rows["y"], color=colour, lw=2.2, zorder=3)
     _polygon(axes, control["x"], control["y"], "P")
     handles = [
-        Line2D([], [], color=GREY, ls="--", marker="o", lw=0.8, label="control polygon"),
+        *axes.get_lines()[-1:],
         Line2D([], [], color=CYCLE[0], lw=2.2, label=f"curve in {count} pieces"),
         Line2D([], [], color=CYCLE[0], marker="s", ms=2.6, lw=0.7, alpha=0.75, label="their Bézier polygons"),
         _knots(axes, knots),
@@ -105,7 +106,8 @@ def local_control(curves: DataFrame, control: DataFrame, knots: DataFrame) -> Fi
         axes.plot([row["moved_x"]], [row["moved_y"]], "o", color=VERMILLION, ms=5, zorder=4)
         arrow = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
         axes.annotate("", (row["moved_x"], row["moved_y"]), (row["x"], row["y"]), arrowprops=arrow)
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    handles.insert(0, axes.get_lines()[0])
+    figure.legend(handles=handles, loc="outside upper center", ncols=5)
     return figure
 
 
@@ -117,26 +119,27 @@ def planar(curves: DataFrame, points: DataFrame, control: DataFrame) -> Figure:
     """
     x, y = (pd.concat([points[name], control[name], curves[name]]) for name in ("x", "y"))
     width = 6.5
-    figure = new_figure(0.8 + (width - 1.0) / 2 * _aspect(x, y), width)
+    figure = new_figure(1.1 + (width - 1.0) / 2 * _aspect(x, y), width)
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.plot(curves["x"], curves["y"], color=BLUE)
+    left.plot(curves["x"], curves["y"], color=BLUE, label="spline through the points")
     left.set_title(f"through {len(points)} points")
     _polygon(right, control["x"], control["y"])
-    right.plot(curves["near_x"], curves["near_y"], color=GREEN)
+    right.plot(curves["near_x"], curves["near_y"], color=GREEN, label="spline near them")
     right.set_title(f"near them, {len(control)} control points")
     few = len(points) <= 600
     look = {"color": BLACK, "zorder": 4, "ms": 3.2 if len(points) <= 60 else 2} if few else {"color": PALE, "zorder": 0}
     shown = thinned(points)
     for axes in (left, right):
         _equal(axes, x, y)
-        axes.plot(shown["x"], shown["y"], "o", **look)
+        axes.plot(shown["x"], shown["y"], "o", label="given points", **look)
     right.set_ylabel("")
+    legend_of_all(figure, [left, right], loc="outside lower center", ncols=4)
     return figure
 
 
 def _polygon(axes: Axes, x: Series[float], y: Series[float], name: str = "") -> None:
     """A control polygon; the labels of its points lie on the outer side of its corners."""
-    axes.plot(x, y, "o--", color=GREY, lw=0.8, zorder=1)
+    axes.plot(x, y, "o--", color=GREY, lw=0.8, zorder=1, label="control polygon")
     if not name or len(x) > MOST_LABELS:
         return
     points = np.stack([x, y], axis=1)

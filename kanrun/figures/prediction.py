@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
+from kanrun.figures.classes import draw_classes, has_classes
 from kanrun.figures.maps import draw_maps
 from kanrun.figures.style import (
     BLACK,
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MOST_OUTPUTS = 4
-_MOST_CLASSES = 30
 
 
 @styled
@@ -40,15 +41,17 @@ def predictions(table: pandas.DataFrame) -> Figure:
     `table` has the columns seed, split (train, validation, test, grid), `input:<name>` per input, and for each output
     `truth:<name>` (which may be missing or empty) and `prediction:<name>`. One input gives curves with the
     training points, two give maps of truth, prediction and error, more give a parity plot, and classes
-    (text) a confusion matrix. At most four outputs are drawn.
+    (text or whole numbers) a confusion matrix, of two inputs with a map of the classes. At most
+    four outputs are drawn.
     """
     table = first_seed(table)
     inputs, outputs = inputs_of(table), outputs_of(table)
     shown = outputs[:_MOST_OUTPUTS]
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
-    if not is_numeric(table, filled):
-        figure = _confusions(table, shown)
+    whole = bool(shown) and all(has_classes(table, name) for name in shown)
+    if whole or not is_numeric(table, filled):
+        figure = draw_classes(table, inputs, shown)
     elif len(inputs) == 1 and is_numeric(table, [f"input:{name}" for name in inputs]):
         figure = _curves(table, inputs[0], shown)
     elif len(inputs) == 2 and is_numeric(table, [f"input:{name}" for name in inputs]):
@@ -126,31 +129,12 @@ def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
         points.set_rasterized(len(pairs) > 500)
         points.set_label(f"{split}, RMSE {rmse:.2e}")
     if ends:
-        axes.plot([min(ends), max(ends)], [min(ends), max(ends)], color=BLACK, lw=0.8, zorder=1)
-        axes.legend(loc="upper left")
+        low, high = min(ends), max(ends)
+        axes.plot([low, high], [low, high], color=BLACK, lw=0.8, zorder=1)
+        margin = 0.05 * (high - low or 1.0)
+        axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     axes.set(xlabel=f"{letters(output, 30)}: truth", ylabel="prediction")
-    axes.set_aspect("equal", adjustable="datalim")
-
-
-def _confusions(table: pandas.DataFrame, outputs: Sequence[str]) -> Figure:
-    figure = new_figure(3.4 * len(outputs), 4.2)
-    split = "test" if (table["split"] == "test").any() else "train"
-    rows = table[table["split"] == split]
-    for (axes,), output in zip(grid_of_axes(figure, len(outputs), 1), outputs, strict=True):
-        truth = truth_of(rows, output).astype(str)
-        guess = rows[f"prediction:{output}"].astype(str)
-        classes = sorted({*truth, *guess})[:_MOST_CLASSES]
-        counts = np.array([[int(((truth == a) & (guess == b)).sum()) for b in classes] for a in classes])
-        image = axes.imshow(counts, cmap="Blues", vmin=0, aspect="auto")
-        axes.grid(visible=False)
-        names = [letters(name, 14) for name in classes]
-        axes.set_xticks(range(len(classes)), names, rotation=45 if len(classes) > 4 else 0, ha="center")
-        axes.set_yticks(range(len(classes)), names)
-        if len(classes) <= 12:
-            for (i, j), count in np.ndenumerate(counts):
-                dark = count > counts.max() / 2
-                axes.text(j, i, str(count), ha="center", va="center", color="white" if dark else BLACK)
-        right = float(np.trace(counts)) / max(1, len(rows))
-        axes.set(xlabel="prediction", ylabel="truth", title=f"{letters(output, 30)}, {split}: {right:.1%} right")
-        figure.colorbar(image, ax=axes, shrink=0.8, label="rows")
-    return figure
+    axes.set_aspect("equal", adjustable="box")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from kanrun.figures.classes import draw_wrong, has_classes
 from kanrun.figures.prediction import outputs_of
 from kanrun.figures.style import (
     BLACK,
@@ -37,10 +38,14 @@ _BINS = 40
 def residuals(table: pandas.DataFrame) -> Figure:
     """Return, for each numeric output of the first seed, a histogram of prediction - truth, and it over the prediction.
 
-    `table` is as for `predictions`; rows of the splits train and test count that have a truth.
+    `table` is as for `predictions`; rows of the splits train and test count that have a truth. Classes
+    have no difference from the truth: of them it is how often each is taken for another.
     """
     table = first_seed(table)
-    outputs = [name for name in outputs_of(table) if is_numeric(table, [f"prediction:{name}"])]
+    every = outputs_of(table)
+    if every and all(has_classes(table, name) for name in every):
+        return draw_wrong(table, every[0])
+    outputs = [name for name in every if is_numeric(table, [f"prediction:{name}"])]
     shown = outputs[:_MOST_OUTPUTS]
     figure = new_figure(2.5 * max(1, len(shown)) + 0.1)
     for (left, right), output in zip(grid_of_axes(figure, max(1, len(shown)), 2), shown, strict=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib as mpl
@@ -69,10 +69,19 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             mpl.rcdefaults()
             mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
+            _keep_drawable(figure)
             plain_ticks(figure)
             return figure
 
     return drawn
+
+
+def _keep_drawable(figure: Figure) -> None:
+    """Give logarithmic axes on which nothing has a place ends of their own: matplotlib refuses to draw them."""
+    for axes in figure.axes:
+        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+            if axis.get_scale() == "log" and not min(axis.get_view_interval()) > 0:
+                axes.set(**{f"{name}lim": (0.1, 1.0)})
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -126,6 +135,16 @@ def say_above(figure: Figure, remark: str) -> None:
     """Write `remark`, where there is one, above all panels of a figure."""
     if remark:
         figure.suptitle(remark, fontsize=8, color=GREY)
+
+
+def legend_of_all(figure: Figure, panels: Iterable[Axes], **where: Any) -> None:
+    """One legend for all panels, in which what several of them draw stands once."""
+    handles: dict[str, Any] = {}
+    for panel in panels:
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(str(label), handle)
+    if handles:
+        figure.legend(list(handles.values()), list(handles), **where)
 
 
 def truths(column: pandas.Series[Any]) -> pandas.Series[bool]:

@@ -57,27 +57,29 @@ def name_values(axis: Axis, values: Iterable[float]) -> None:
 def name_round(axis: Axis) -> None:
     """Ticks of a logarithmic axis at round numbers, also where it spans less than a decade; call it after drawing."""
     low, high = sorted(axis.get_view_interval())
+    if not 0 < low < high:
+        return
     span = np.log10(high / low)
     if span > 0.6:
         steps = (1.0,) if span > 2.5 else (1.0, 3.0) if span > 1.2 else (1.0, 2.0, 5.0)
         decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [step * 10.0**decade for decade in decades for step in steps]
     else:
-        ticks = [float(tick) for tick in MaxNLocator(3).tick_values(low, high)]
+        ticks = [float(tick) for tick in MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)]
     _name(axis, [tick for tick in ticks if low <= tick <= high])
 
 
 def _name(axis: Axis, ticks: list[float]) -> None:
-    axis.set_ticks(ticks, [_plain(tick) for tick in ticks])
+    powers = any("e" in f"{tick:.4g}" for tick in ticks)  # of all or of none: 0.01 beside 10⁻⁵ reads badly
+    axis.set_ticks(ticks, [_power(tick) if powers else f"{tick:.4g}" for tick in ticks])
     axis.set_minor_locator(NullLocator())
 
 
-def _plain(value: float) -> str:
-    """1000, 0.01, 10⁵ and 3×10⁷."""
-    mantissa, _, power = f"{value:.4g}".partition("e")
-    if not power:
-        return mantissa
-    return f"{'' if mantissa == '1' else f'{mantissa}×'}10{str(int(power)).translate(_RAISED)}"
+def _power(value: float) -> str:
+    """10⁵ and 3×10⁷."""
+    mantissa, _, power = f"{value:.3e}".partition("e")
+    factor = "" if float(mantissa) == 1 else f"{float(mantissa):g}×"
+    return f"{factor}10{str(int(power)).translate(_RAISED)}"
 
 
 def _as_power(found: re.Match[str]) -> str:

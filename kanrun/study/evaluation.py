@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,10 @@ def linear_rmse(problem: Problem) -> float | None:
 
 
 def prediction_table(network: nn.Module, problem: Problem) -> Table:
-    """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs."""
+    """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs.
+
+    Classes stand there by their labels.
+    """
     dataset = problem.dataset
     parts: list[tuple[str, Array, Array | None]] = [
         (name, points.x[:MOST_POINTS], points.y[:MOST_POINTS])
@@ -88,8 +92,16 @@ def prediction_table(network: nn.Module, problem: Problem) -> Table:
     predicted = predict_points(network, problem, inputs)
     truth = np.concatenate([np.full((len(x), predicted.shape[1]), np.nan) if y is None else y for _, x, y in parts])
     for o, name in enumerate(dataset.target.outputs):
-        columns[f"truth:{name}"], columns[f"prediction:{name}"] = truth[:, o], predicted[:, o]
+        columns[f"truth:{name}"] = _labelled(truth[:, o], dataset.classes)
+        columns[f"prediction:{name}"] = _labelled(predicted[:, o], dataset.classes)
     return Table("predictions", columns)
+
+
+def _labelled(values: Array, classes: Sequence[str] | None) -> Any:
+    """`values` as they are, or, where there are classes, their labels; nothing where there is no number."""
+    if not classes:
+        return values
+    return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
 
 
 def _grid(domain: Array) -> Array | None:

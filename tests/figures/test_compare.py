@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from kanrun.figures.compare_mlp import scaling
+from kanrun.figures.compare_mlp import conventions, scaling, variants, widths
 from kanrun.figures.compare_results import results
 
 ROW: dict[str, Any] = {
@@ -32,14 +33,55 @@ def test_the_table_says_what_its_errors_are_and_which_rows_it_leaves_out() -> No
     assert remark.startswith("40 of 120")
 
 
-def test_an_exponent_is_drawn_only_where_sizes_differ_by_two() -> None:
+def scaled(kan: list[int], mlp: list[int]) -> list[str]:
+    """What the legend of a figure with networks of these sizes says."""
     medians = pd.DataFrame({
-        "target": "product", "error_name": "test RMSE", "model": ["kan", "kan", "mlp", "mlp"],
-        "parameters": [100, 400, 100, 110], "error": [1e-2, 1e-4, 1e-2, 1e-3],
+        "target": "product", "error_name": "test RMSE", "model": ["kan"] * len(kan) + ["mlp"] * len(mlp),
+        "parameters": [*kan, *mlp], "error": 1e-3,
     })  # fmt: skip
     fits = pd.DataFrame({
-        "target": "product", "model": ["kan", "mlp"], "exponent": [-3.3, -24.0], "low": [100, 100], "high": [400, 110],
+        "target": "product", "model": ["kan", "mlp"], "exponent": [-3.3, -24.0],
+        "low": [min(kan), min(mlp)], "high": [max(kan), max(mlp)],
     })  # fmt: skip
     (panel,) = scaling(medians, fits).axes
-    assert [text.get_text() for text in panel.get_legend().get_texts()] == ["KAN: $N^{-3.3}$", "MLP"]
     assert panel.get_ylabel() == "test RMSE"
+    legend = panel.get_legend()
+    assert legend is not None
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_an_exponent_is_drawn_only_where_three_sizes_differ_by_two_in_all() -> None:
+    assert scaled([100, 200, 400], [100, 130, 160]) == ["KAN: $N^{-3.3}$, 3 sizes", "MLP: 3 sizes, no fit"]
+    assert scaled([100, 400], [100]) == ["KAN: 2 sizes, no fit", "MLP: 1 size, no fit"]
+    assert scaled([99, 100, 400, 410], [100]) == ["KAN: 2 sizes, no fit", "MLP: 1 size, no fit"]
+
+
+def counts(**more: Any) -> pd.DataFrame:
+    rows = {"kan": "[2,1] G = 5", "exact": 20, "convention": ["paper", "pykan"], "formula": ["E G", "E (G + k + 6)"]}
+    return pd.DataFrame({**rows, "count": [10, 28], **more})
+
+
+def test_flops_stand_below_the_conventions_where_they_were_counted() -> None:
+    (alone,) = conventions(counts()).axes
+    assert [bar.get_height() for bar in alone.patches] == [0.5, 1.4]
+    above, below = conventions(counts(flops=64.0, kanbefair_flops=267.0)).axes
+    assert [bar.get_height() for bar in above.patches] == [0.5, 1.4]
+    assert [bar.get_height() for bar in below.patches] == [64, 267]
+    assert [text.get_text() for text in below.texts] == ["64", "267"]
+    assert below.get_ylabel() == "FLOPs a sample"
+
+
+def labels(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_the_widths_say_what_each_line_and_shape_is() -> None:
+    rows = [(kind, width, 1 / width) for kind in ("relu", "tanh") for width in (1, 2, 4)]
+    table = pd.DataFrame(rows, columns=["activation", "width", "relative_error"]).assign(target="f")
+    figure = widths(table, [0.3, 0.1])
+    assert labels(figure) == ["relu: median", "tanh: median", "a seed, in its colour", "wanted errors"]
+
+
+def test_the_variants_say_what_each_line_and_shape_is() -> None:
+    table = pd.DataFrame({"target": "f", "variant": ["all tricks", "no base"], "test_rmse": [0.1, 0.2]})
+    assert labels(variants(table)) == ["a seed", "median", "median, all tricks"]

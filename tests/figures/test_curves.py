@@ -146,10 +146,13 @@ def test_local_control_draws_once_what_did_not_change() -> None:
 
 def test_planar_curves_are_in_equal_scales_with_all_points() -> None:
     curve = square(near_x=[0.0, 1.0, 1.0, 0.0], near_y=[0.0, 0.1, 0.9, 1.0])
-    left, right = stored(plane.planar(curve, square(), square()[:3]))
+    figure = plane.planar(curve, square(), square()[:3])
+    left, right = stored(figure)
     assert left.get_title() == "through 4 points"
     assert right.get_title() == "near them, 3 control points"
     assert left.get_aspect() == right.get_aspect() == 1
+    assert (left.get_xlabel(), right.get_xlabel(), left.get_ylabel()) == ("$x$", "$x$", "$y$")
+    assert {"given points", "control polygon"} <= {text.get_text() for text in figure.legends[0].get_texts()}
     thin = DataFrame({"x": np.arange(50.0), "y": np.arange(50.0) * 1e-3})
     stored(plane.planar(thin.assign(near_x=thin["x"], near_y=thin["y"]), thin, thin))
 

@@ -71,6 +71,8 @@ def test_plain_powers_say_what_matplotlib_says() -> None:
         (40, 800, ["100", "300"]),
         (8, 60, ["10", "20", "50"]),
         (2e4, 5e8, ["10⁵", "10⁶", "10⁷", "10⁸"]),
+        (3e-6, 2e-2, ["10⁻⁵", "10⁻⁴", "10⁻³", "10⁻²"]),
+        (9, 26, ["10", "15", "20", "25"]),
     ],
 )
 def test_round_ticks_are_few_and_plain_numbers(low: float, high: float, shown: list[str]) -> None:
