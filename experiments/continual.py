@@ -139,10 +139,11 @@ def functions(learner: Learner, course: Course, best: Trial) -> Table:
 
 
 def data(course: Course) -> Iterator[Record]:
-    """Where each phase lies and what it shows."""
+    """Where each phase lies and what it shows: some of its points, the first and the last corner among them."""
     for number, phase in enumerate(course.phases, 1):
-        x, y = phase.x.double().cpu().numpy(), phase.y[:, 0].double().cpu().numpy()
-        for point, value in zip(x[:: max(1, len(x) // 50)], y[:: max(1, len(x) // 50)], strict=True):
+        some = np.unique(np.linspace(0, len(phase) - 1, 50).round().astype(int))
+        x, y = phase.x.double().cpu().numpy()[some], phase.y[:, 0].double().cpu().numpy()[some]
+        for point, value in zip(x, y, strict=True):
             places = {f"x{i}": float(coordinate) for i, coordinate in enumerate(point)}
             yield Row("data", {"phase": number, **places, "y": float(value)})
 

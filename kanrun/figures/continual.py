@@ -130,18 +130,10 @@ def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
 
 
 def _boxes(data: DataFrame) -> dict[int, tuple[tuple[float, float], tuple[float, float]]]:
-    """Where each phase lies, as its ends in x0 and x1.
-
-    The recorded points are some of a lattice that runs through x1 first: the upper end in x1 may be missing among them.
-    It is that of a phase which starts at the same place in x0, where there is one, since peaks are on a lattice too.
-    """
+    """Where each phase lies, as its ends in x0 and x1."""
     ends = data.groupby("phase")[["x0", "x1"]].agg(["min", "max"])
-    across = [(float(low), float(high)) for low, high in ends["x0"].to_numpy()]
-    boxes = {}
-    for phase, first, (low, seen) in zip(ends.index, across, ends["x1"].to_numpy(), strict=True):
-        alike = [high for start, high in across if np.isclose(start, low)]
-        boxes[int(phase)] = first, (float(low), max([float(seen), *alike[:1]]))
-    return boxes
+    rows = zip(ends.index, ends.to_numpy(float), strict=True)
+    return {int(phase): ((left, right), (low, high)) for phase, (left, right, low, high) in rows}
 
 
 @styled

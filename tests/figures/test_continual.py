@@ -25,9 +25,9 @@ def functions(phases: int, learners: tuple[str, ...] = ("KAN", "MLP")) -> DataFr
 
 
 def data() -> DataFrame:
-    """Two phases side by side; their upper ends in x1 are not among the points, as in a part of a lattice."""
+    """Two phases side by side, some points of each with two opposite corners among them."""
     parts = [
-        DataFrame({"seed": 0, "phase": phase, "x0": [low, low + 1, low], "x1": [-1.0, -1.0, -0.2], "y": 0.0})
+        DataFrame({"seed": 0, "phase": phase, "x0": [low, low + 0.5, low + 1], "x1": [-1.0, -0.2, 0.0], "y": 0.0})
         for phase, low in ((1, -1.0), (2, 0.0))
     ]
     return pd.concat(parts, ignore_index=True)
