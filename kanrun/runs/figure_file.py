@@ -53,7 +53,8 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         return
     dots = figure.get_dpi()
     figure.set_dpi(DPI)
-    engine.execute(figure)
+    for _ in range(2):  # ticks go by the size of the axes, and that by the width of the ticks' labels
+        engine.execute(figure)
     figure.set_layout_engine(None)
     try:
         yield
