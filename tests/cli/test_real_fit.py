@@ -113,6 +113,25 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
         assert line.startswith(f"kanrun: cannot write {output}: ")
 
 
+def test_labels_are_learned_and_stand_in_every_table(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
+    (place / "levels.csv").write_text("x,level\n" + "".join(rows))
+    table = ["target=table", "target.path=levels.csv", "target.inputs=x", "target.outputs=level"]
+    settings = ["target.task=classification", "model.hidden=[]", "model.intervals=5", "solver=lbfgs"]
+    assert main(["fit", "-q", *table, *settings]) == 0
+    folder = place / capfd.readouterr().out.strip()
+    assert pd.read_csv(folder / "summary.csv")["test_accuracy"][0] > 0.9
+    recorded = pd.read_csv(folder / "tables" / "predictions.csv")
+    known = recorded[recorded["split"] != "grid"]
+    assert (known["truth:level"] == np.where(known["input:x"] < 1, "low", "high")).all()
+    assert set(recorded["prediction:level"]) == {"low", "high"}
+    assert recorded.loc[recorded["split"] == "grid", "truth:level"].isna().all()
+    assert main(["predict", "latest", "--input", "levels.csv", "--output", "new.csv"]) == 0
+    found = pd.read_csv(place / "new.csv")
+    likely = np.where(found["probability:low"] > found["probability:high"], "low", "high")
+    assert (found["level"] == likely).all()
+
+
 @pytest.mark.filterwarnings("error")
 def test_rows_outside_the_trained_range_are_counted_in_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
