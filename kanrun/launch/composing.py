@@ -84,7 +84,7 @@ def check_folders(request: Request) -> None:
         if not path.is_dir():
             raise UsageError(f"{option} {folder} is not a folder.")
         check_expansion(path)
-        if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "hydra.yaml").exists():
+        if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "config.yaml").exists():
             raise UsageError(
                 f"--config-dir {folder} would only add groups to kanrun's own configuration; "
                 f"to take a run's configuration write --config-path {folder} --config-name config."

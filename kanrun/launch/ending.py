@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
 import sys
 from collections.abc import Sequence
@@ -48,10 +47,9 @@ def sweep_verdict(folder: Path, overrides: Sequence[Sequence[str]], request: Req
     return 0 if good == len(overrides) else 1
 
 
-def say_how_to_go_on(folder: Path) -> None:
-    """Prints the command that goes on with an interrupted run or sweep."""
+def say_how_to_go_on(folder: Path, executor: str | None, address: str | None) -> None:
+    """Prints the command that goes on with an interrupted run or sweep, in the same place."""
     words = ["kanrun", "runs", "resume", str(folder)]
-    with contextlib.suppress(KanrunError):
-        if address := Run(folder).manifest.executor.get("address"):
-            words += ["--address", str(address)]
+    for option, value in (("--executor", executor), ("--address", address)):
+        words += [option, value] if value is not None else []
     print(f"kanrun: interrupted; `{shlex.join(words)}` goes on from there", file=sys.stderr)

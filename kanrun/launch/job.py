@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,7 @@ from types import ModuleType
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.launch.schemas import command_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
@@ -36,12 +38,20 @@ class Job:
 
     def __call__(self, composed: DictConfig) -> None:
         settings = HydraConfig.get()
-        folder = RunFolder(Path(settings.runtime.output_dir), self.command)
         overrides = [str(override) for override in settings.overrides.task]
+        self.run(Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed))
+
+    def run(self, path: Path, overrides: Sequence[str], configuration: Callable[[], ExperimentConfig]) -> None:
+        """One run, into the folder `path`."""
+        folder = RunFolder(path, self.command)
         try:
-            config = typed(self.command, composed)
             study.execute(
-                load_experiment(self.command), config, folder, quiet=self.quiet, argv=self.argv, overrides=overrides
+                load_experiment(self.command),
+                configuration(),
+                folder,
+                quiet=self.quiet,
+                argv=self.argv,
+                overrides=overrides,
             )
         except KeyboardInterrupt:
             self._end(folder, overrides, Status.INTERRUPTED, None)
@@ -54,10 +64,12 @@ class Job:
         except Exception as error:
             self._end(folder, overrides, Status.FAILED, error)
 
-    def _end(self, folder: RunFolder, overrides: list[str], status: Status, error: Exception | None) -> None:
-        """Records how a run ended that could not do so itself."""
+    def _end(self, folder: RunFolder, overrides: Sequence[str], status: Status, error: Exception | None) -> None:
+        """Records how a run ended that could not do so itself; one that another process began is left to that."""
         show_trace()
-        if not (folder.path / "run.json").exists():
+        if not folder.started:
+            if (folder.path / "run.json").exists():
+                return
             folder.start(Manifest(command=self.command, argv=self.argv, overrides=tuple(overrides)))
         if Run(folder.path).manifest.status == Status.RUNNING:
             trace = None if error is None else "".join(traceback.format_exception(error))

@@ -12,17 +12,20 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from kanrun.config import ExperimentConfig
-from kanrun.errors import KanrunError, UsageError
+from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.ending import ended_well, is_complete, say_how_to_go_on, sweep_verdict
-from kanrun.launch.job import load_experiment
+from kanrun.launch.gathering import gather_summaries
+from kanrun.launch.job import Job, load_experiment, sentence
 from kanrun.launch.process import sigterm_raises, stdout_kept_clean
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
 from kanrun.runs import Run, RunFolder, Sweep
 from kanrun.runs.atomic import storing, write_atomic
+from kanrun.runs.lock import hold
+from kanrun.runs.sweep import FILE
 from kanrun.study import execute as study
 
 
@@ -44,60 +47,69 @@ class GoingOn:
 def resume(folder: Path, how: GoingOn) -> int:
     """Goes on with the run in `folder` from its stored configuration, and returns the exit code."""
     run = Run(folder)
-    if is_complete(run.manifest):
-        return _nothing_left(folder)
+    if not _began(run) and (folder.parent / FILE).is_file():
+        raise UsageError(
+            f"{folder} never began; `kanrun runs resume {folder.parent}` runs it with the rest of its sweep."
+        )
     command = run.manifest.command
-    config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
-    study.check(load_experiment(command), config)
-    with sigterm_raises() as signals:
-        try:
-            _go_on(run, config, how)
-        except KeyboardInterrupt:
-            say_how_to_go_on(folder)
-            print(folder)
-            return signals.exit_code
+    request = Request(command, quiet=how.quiet, strict=how.strict)
+    if is_complete(run.manifest):
+        print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
+    else:
+        config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
+        study.check(load_experiment(command), config)
+        with sigterm_raises() as signals:
+            try:
+                _go_on(run, config, how)
+            except KeyboardInterrupt:
+                say_how_to_go_on(folder, how.executor, how.address)
+                print(folder)
+                return signals.exit_code
     print(folder)
-    return 0 if ended_well(Run(folder).manifest, Request(command, quiet=how.quiet, strict=how.strict)) else 1
+    return 0 if ended_well(Run(folder).manifest, request) else 1
 
 
 def resume_sweep(folder: Path, how: GoingOn) -> int:
     """Goes on with a sweep's jobs, one after the other, those that never began among them; returns the exit code.
 
-    A job that fails does not stop the others. Raises UsageError, before anything is run, if a job still runs or its
-    settings are refused.
+    A job that fails does not stop the others. Raises UsageError, before anything is run, if the sweep or a job of it
+    still goes on, or if its settings are refused.
     """
     sweep = Sweep.read(folder)
-    jobs = [Run(folder / str(number)) for number in range(len(sweep.jobs))]
-    left = [number for number, run in enumerate(jobs) if not _is_over(run)]
-    if not left:
-        return _nothing_left(folder)
-    for number in left:
-        if _began(jobs[number]) and jobs[number].is_alive and not (jobs[number].is_elsewhere and how.force):
-            raise UsageError(f"job {number} of {folder} still runs; wait for the sweep, or stop it.")
-    experiment = load_experiment(sweep.command)
-    stored, file = [job.config for job in sweep.jobs], folder / "sweep.json"
-    configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
-    for config in configs.values():
-        study.check(experiment, config)
-    print(f"{len(jobs) - len(left)} of {len(jobs)} jobs were finished before and are kept", file=sys.stderr)
-    with sigterm_raises() as signals:
+    overrides = [job.overrides for job in sweep.jobs]
+    with hold(folder), sigterm_raises() as signals:
         try:
-            for number in left:
-                try:
-                    if _began(jobs[number]):
-                        _go_on(jobs[number], configs[number], how)
-                    else:
-                        _begin(jobs[number], sweep, number, configs[number], how)
-                except KanrunError as error:
-                    print(f"kanrun: job {number}: {error}", file=sys.stderr)
+            _run_what_is_left(folder, sweep, how)
         except KeyboardInterrupt:
-            say_how_to_go_on(folder)
+            gather_summaries(folder, overrides)
+            say_how_to_go_on(folder, how.executor, how.address)
             print(folder)
             return signals.exit_code
     print(folder)
-    return sweep_verdict(
-        folder, [job.overrides for job in sweep.jobs], Request(sweep.command, quiet=how.quiet, strict=how.strict)
-    )
+    return sweep_verdict(folder, overrides, Request(sweep.command, quiet=how.quiet, strict=how.strict))
+
+
+def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
+    runs = [Run(folder / str(number)) for number in range(len(sweep.jobs))]
+    left = [number for number, run in enumerate(runs) if not (_began(run) and is_complete(run.manifest))]
+    for number in left:
+        if _began(runs[number]):
+            runs[number].check_ended(how.force)
+    stored, file = [job.config for job in sweep.jobs], folder / FILE
+    configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
+    for config in configs.values():
+        study.check(load_experiment(sweep.command), config)
+    if not how.quiet:
+        kept = f"{len(runs) - len(left)} of {len(runs)} jobs are finished and kept"
+        print(f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept, file=sys.stderr)
+    for number in left:
+        try:
+            if _began(runs[number]):
+                _go_on(runs[number], configs[number], how)
+            else:
+                _begin(runs[number].path, sweep, number, configs[number], how)
+        except Exception as error:  # whatever it is, it is recorded, and the others go on
+            print(f"kanrun: job {number}: {sentence(error)}", file=sys.stderr)
 
 
 def _go_on(run: Run, config: ExperimentConfig, how: GoingOn) -> None:
@@ -115,22 +127,15 @@ def _go_on(run: Run, config: ExperimentConfig, how: GoingOn) -> None:
         )
 
 
-def _begin(run: Run, sweep: Sweep, number: int, config: ExperimentConfig, how: GoingOn) -> None:
-    """Runs a job that never began; its folder holds what Hydra would have written there."""
-    job, hydra = sweep.jobs[number], run.path / ".hydra"
+def _begin(path: Path, sweep: Sweep, number: int, config: ExperimentConfig, how: GoingOn) -> None:
+    """Runs a job that never began, with its configuration stored beside it as Hydra does."""
+    stored, hydra = sweep.jobs[number], path / ".hydra"
     with storing(hydra):
         hydra.mkdir(parents=True, exist_ok=True)
-    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(job.config))).encode())
-    write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(job.overrides)).encode())
-    with stdout_kept_clean(), _logging_to(run.path / "run.log"):
-        study.execute(
-            load_experiment(sweep.command),
-            config,
-            RunFolder(run.path, sweep.command),
-            quiet=how.quiet,
-            argv=sweep.argv,
-            overrides=job.overrides,
-        )
+    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(stored.config))).encode())
+    write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(stored.overrides)).encode())
+    with stdout_kept_clean(), _logging_to(path / "run.log"):
+        Job(sweep.command, sweep.argv, how.quiet, sweep=True).run(path, stored.overrides, lambda: config)
 
 
 def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, how: GoingOn) -> ExperimentConfig:
@@ -139,24 +144,14 @@ def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, h
         config = typed(command, OmegaConf.create(dict(stored)), extras=True)
     except CONFIGURATION_ERRORS as error:
         raise explain_stored(error, file) from error
-    if how.executor is not None:
-        config.executor.kind = how.executor
+    if how.executor not in (None, config.executor.kind):
+        config.executor = ExecutorConfig(str(how.executor))  # how many workers the other had says nothing of this one
     config.executor.address = refusals.address_of(config.executor, how.address, folder)
     return config
 
 
 def _began(run: Run) -> bool:
     return (run.path / "run.json").exists()
-
-
-def _is_over(run: Run) -> bool:
-    return _began(run) and is_complete(run.manifest)
-
-
-def _nothing_left(folder: Path) -> int:
-    print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
-    print(folder)
-    return 0
 
 
 @contextlib.contextmanager

@@ -26,6 +26,7 @@ from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Run, RunFolder, Sweep, SweepJob
+from kanrun.runs.lock import hold
 from kanrun.study import execute as study
 
 
@@ -45,16 +46,15 @@ def launch(request: Request) -> int:
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     folder = RunFolder.create(request.outputs, request.command).path
-    if plan.sweep:
-        Sweep(request.command, request.argv, tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))).store(folder)
     job = Job(request.command, request.argv, request.quiet, plan.sweep)
     with sigterm_raises() as signals:
         try:
-            _run(request, job, folder)
+            with _stored(request, plan, folder):
+                _run(request, job, folder)
         except KeyboardInterrupt:
             if plan.sweep:
                 gather_summaries(folder, plan.overrides)
-            say_how_to_go_on(folder)
+            say_how_to_go_on(folder, None, OmegaConf.select(plan.jobs[0], "executor.address"))
             print(folder)
             return signals.exit_code
         except BaseException:
@@ -82,6 +82,18 @@ def _typed(request: Request, composed: DictConfig) -> ExperimentConfig:
         return typed(request.command, composed)
     except CONFIGURATION_ERRORS as error:
         raise explain(error, request, open_loader(request)) from error
+
+
+@contextlib.contextmanager
+def _stored(request: Request, plan: Plan, folder: Path) -> Iterator[None]:
+    """A sweep's jobs are stored before the first begins, and while it runs no other process goes on with them."""
+    if not plan.sweep:
+        yield
+        return
+    jobs = tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))
+    Sweep(request.command, request.argv, jobs).store(folder)
+    with hold(folder):
+        yield
 
 
 def _plain(composed: DictConfig) -> dict[str, Any]:

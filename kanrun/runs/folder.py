@@ -17,7 +17,7 @@ from kanrun.runs.atomic import read_json, remove_temporary, storing, to_json, wr
 from kanrun.runs.checkpoint_file import checkpoint_path, write_checkpoint
 from kanrun.runs.csv_file import CsvFile, keep_rows, order_rows
 from kanrun.runs.figure_file import write_figure
-from kanrun.runs.lock import hold, still_running
+from kanrun.runs.lock import hold
 from kanrun.runs.manifest import Claim, Manifest, Status
 from kanrun.runs.names import file_name
 from kanrun.runs.reader import TOP_TABLES, Run
@@ -70,14 +70,8 @@ class RunFolder:
         return folder
 
     def _take_over(self, run: Run, force: bool) -> None:
+        run.check_ended(force)
         manifest = run.manifest
-        if run.is_alive and not run.is_elsewhere:
-            raise UsageError(still_running(self.path, manifest.host, manifest.pid))
-        if run.is_alive and not force:
-            raise UsageError(
-                f"{self.path} was started on the host {manifest.host} (process {manifest.pid}), and whether it still "
-                "runs there cannot be seen from here; if it has ended, add --force."
-            )
         for place in (self.path, *(self.path / name for name in ("tables", "checkpoints", "figures"))):
             if place != self.path and place.is_symlink():
                 raise UsageError(f"{place} is a link; a run that goes on must lie in one folder.")
@@ -88,6 +82,11 @@ class RunFolder:
         changes |= {"status": Status.RUNNING, "resumed": again, **environment.process()}
         self._manifest = dataclasses.replace(manifest, **changes)
         self._save()
+
+    @property
+    def started(self) -> bool:
+        """Whether this object has begun the run, or reopened it."""
+        return self._manifest is not None
 
     @property
     def manifest(self) -> Manifest:

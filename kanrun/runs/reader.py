@@ -17,6 +17,7 @@ from kanrun.runs.allocation import VERSION
 from kanrun.runs.atomic import read_bytes, read_json
 from kanrun.runs.checkpoint_file import checkpoint_path, read_checkpoint
 from kanrun.runs.csv_file import read_table
+from kanrun.runs.lock import still_running
 from kanrun.runs.manifest import Manifest, Status
 from kanrun.runs.names import file_name
 from kanrun.runs.records import Checkpoint
@@ -62,11 +63,23 @@ class Run:
         """Whether another host ran it, whose processes cannot be seen from here."""
         return self.manifest.host != environment.host()
 
+    def check_ended(self, force: bool = False) -> None:
+        """Raise UsageError if the run still goes on, or may do so on another host and `force` does not say it ended."""
+        host, pid = self.manifest.host, self.manifest.pid
+        if self.is_alive and not self.is_elsewhere:
+            raise UsageError(still_running(self.path, host, pid))
+        if self.is_alive and not force:
+            raise UsageError(
+                f"{self.path} was started on the host {host} (process {pid}), and whether it still runs there cannot "
+                "be seen from here; if it has ended, add --force."
+            )
+
     @property
     def status(self) -> str:
         """The status in words: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
         if not (self.path / "run.json").exists():
-            return "INTERRUPTED (killed before it started)"
+            in_sweep = (self.path.parent / sweep.FILE).is_file()
+            return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
         try:
             if self.manifest.status == Status.RUNNING and not self.is_alive:
                 return "INTERRUPTED (killed)"
@@ -195,7 +208,7 @@ def _unknown(text: str, path: Path, runs: list[Run], outputs: Path) -> str:
     jobs = _jobs(inside)
     if jobs:
         one = f"{text.rstrip('/')}/{jobs[0].name}"
-        return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one}."
+        return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one} (`runs resume` takes all)."
     if not runs:
         return f"there is no run {text!r}: {outputs} holds no runs yet."
     offer = ", ".join(near_names(text, [run.name for run in runs]) or [run.name for run in runs[-3:]])
@@ -220,5 +233,9 @@ def _folders(parent: Path) -> Iterator[Path]:
 
 
 def _jobs(folder: Path) -> list[Path]:
-    jobs = [job for job in _folders(folder) if _JOB.fullmatch(job.name) and (job / "run.json").exists()]
-    return sorted(jobs, key=lambda job: int(job.name))
+    """The folders of a sweep's jobs, those that are still to begin among them."""
+    names = {job.name for job in _folders(folder) if _JOB.fullmatch(job.name) and (job / "run.json").exists()}
+    if (folder / sweep.FILE).is_file():
+        with contextlib.suppress(StorageFailed):
+            names |= {str(number) for number in range(len(sweep.Sweep.read(folder).jobs))}
+    return [folder / name for name in sorted(names, key=int)]

@@ -39,9 +39,12 @@ class Sweep:
         content = read_json(folder / FILE)
         try:
             jobs = tuple(SweepJob(_words(job["overrides"]), dict(job["config"])) for job in content["jobs"])
-            return cls(str(content["command"]), _words(content["argv"]), jobs)
+            found = cls(str(content["command"]), _words(content["argv"]), jobs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StorageFailed(f"{folder / FILE} does not describe a sweep.") from error
+        if not jobs:
+            raise StorageFailed(f"{folder / FILE} does not describe a sweep: it has no jobs.")
+        return found
 
 
 def _words(value: Any) -> tuple[str, ...]:

@@ -73,7 +73,9 @@ def execute(
     Progress and results go to standard error.
     """
     tasks = tasks_of(experiment, cfg)
-    if not resume:
+    if resume:
+        folder.update(executor=asdict(cfg.executor))
+    else:
         folder.start(_manifest(experiment, cfg, folder, tasks, argv, overrides))
     study = _Study(experiment, cfg, folder, tasks, report.error_console(), quiet)
     try:

@@ -130,23 +130,82 @@ def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
     assert json.loads(shown.out)["status"] == "COMPLETED"
 
 
+def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(kanrun: Command, fit: Any) -> None:
+    fit.stop_at = 0
+    folder = kanrun("fit", "-q", "-m", "seed=0,1,2").folder
+    stored = json.loads((folder / "sweep.json").read_text())
+    for job in stored["jobs"]:
+        job["config"]["executor"] = {"kind": "local", "workers": 2}
+    (folder / "sweep.json").write_text(json.dumps(stored))
+    listed = [run["status"] for run in json.loads(kanrun("runs", "list", "--json").out)]
+    assert listed == ["INTERRUPTED", "NOT BEGUN", "NOT BEGUN"]
+    alone = kanrun("runs", "resume", "fit/v0001/1")
+    assert alone.code == 2
+    assert "never began; `kanrun runs resume outputs/fit/v0001` runs it" in alone.err
+    fit.stop_at = 1
+    again = kanrun("runs", "resume", "fit/v0001", "-q", "--executor", "serial")
+    assert again.code == 130
+    assert "`kanrun runs resume outputs/fit/v0001 --executor serial` goes on" in again.err
+    with (folder / "summary.csv").open(newline="") as file:
+        assert [row["job"] for row in csv.DictReader(file)] == ["0"]
+    assert manifest(folder / "0")["executor"]["kind"] == "serial"
+    fit.stop_at = None
+    record = folder / "1" / "run.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"status": "RUNNING", "host": "node17", "pid": 1}))
+    words = ("runs", "resume", "fit/v0001", "-q", "--executor", "serial")
+    elsewhere = kanrun(*words)
+    assert elsewhere.code == 2
+    assert "node17" in elsewhere.err
+    assert "--force" in elsewhere.err
+    assert kanrun(*words, "--force").code == 0
+    assert fit.seeds == [0, 0, 1, 1, 2]
+
+
+def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(kanrun: Command, fit: Any) -> None:
+    fit.stop_at = 0
+    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
+    fit.stop_at = None
+    (folder / "0" / "run.log").unlink(missing_ok=True)
+    (folder / "0" / "run.log").mkdir()
+    result = kanrun("runs", "resume", "fit/v0001", "-q")
+    assert result.code == 1
+    assert "job 0: IsADirectoryError" in result.err
+    assert manifest(folder / "1")["status"] == "COMPLETED"
+
+
+def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -> None:
+    from kanrun.runs.lock import hold
+
+    fit.stop_at = 0
+    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
+    with hold(folder):
+        result = kanrun("runs", "resume", "fit/v0001")
+    assert (result.code, result.out) == (2, "")
+    assert "outputs/fit/v0001 is still running" in result.err
+
+
 def test_resume_of_a_sweep_that_is_over_or_runs_or_is_damaged(kanrun: Command, fit: Any) -> None:
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
+    (folder / "summary.csv").unlink()  # as after the death of a launcher whose jobs went on elsewhere
     again = kanrun("runs", "resume", "latest")
     assert (again.code, again.folder) == (0, folder)
     assert "nothing left to do" in again.err
+    assert (folder / "summary.csv").is_file()
+    assert not kanrun("runs", "resume", "latest", "-q").err
+    assert kanrun("runs", "resume", "latest", "-q", "--strict").code == 1
     record = folder / "1" / "run.json"
     content = json.loads(record.read_text()) | {"status": "RUNNING", "pid": os.getpid(), "process_start": None}
     record.write_text(json.dumps(content))
     refused = kanrun("runs", "resume", "latest")
     assert (refused.code, refused.out) == (2, "")
-    assert "job 1 of outputs/fit/v0001 still runs" in refused.err
+    assert "outputs/fit/v0001/1 is still running" in refused.err
     record.unlink()
     job: dict[str, Any] = {"overrides": [], "config": {}}
     sweep = {"command": "fit", "argv": [], "jobs": [job, job]}
     for content, said in (
         ({**sweep, "jobs": [3]}, "does not describe a sweep"),
         ([], "does not describe a sweep"),
+        ({**sweep, "jobs": []}, "it has no jobs"),
         ({**sweep, "command": "../x"}, "../x"),
         ({**sweep, "jobs": [job, {**job, "config": {"seed": "x"}}]}, "sweep.json"),
     ):
