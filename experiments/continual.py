@@ -130,6 +130,7 @@ def functions(learner: Learner, course: Course, best: Trial) -> Table:
     x = course.everything.x.double().cpu().numpy()
     columns = {
         "learner": np.full(phases * points, learner.name),
+        "kind": np.full(phases * points, learner.model.kind),
         "after": np.repeat(np.arange(1, phases + 1), points),
         **{f"x{i}": np.tile(x[:, i], phases) for i in range(x.shape[1])},
         "truth": np.tile(course.everything.y[:, 0].double().cpu().numpy(), phases),

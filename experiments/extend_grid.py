@@ -33,7 +33,6 @@ from kanrun.study.following import follow
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.powers import exponents
-from kanrun.study.problem import make_problem
 from kanrun.study.seeds import generator
 from kanrun.study.training_rows import step_row
 
@@ -85,16 +84,17 @@ def listed(intervals: list[int]) -> dict[str, Any]:
 def check(cfg: ExtendGridConfig) -> None:
     """Build everything that a run would build, without training."""
     study.check(cfg, PARTS)
-    problem = make_problem(cfg, cfg.target, cfg.sampling, cfg.seed)
+    problem = study.problem_of(cfg, {}, cfg.seed)
     for cell in cells(cfg):
         one = study.extension(cfg, cell, problem.inputs, problem.outputs)
         make_plan(one.cfg.model, one.cfg.solver, problem)
+    for sampled in study.of_different_sampling(cells(cfg)):
+        study.problem_of(cfg, sampled, cfg.seed)
 
 
 def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Train along one schedule: rows a step as it goes, the stages and the summary at the end."""
-    sampling = study.sampling_of(cfg, cell)
-    problem = make_problem(cfg, cfg.target, sampling, seed)
+    problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)
     if one.left_out:
         yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
@@ -121,7 +121,8 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
     stages = tables["stages"]
     parts = dict(list(stages.groupby("part", sort=False)))
     if "schedules" in parts:
-        yield "staircase", drawn.staircase(tables["metrics"].query("part == 'schedules'"), parts["schedules"])
+        if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
+            yield "staircase", drawn.staircase(steps, parts["schedules"])
         yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
     if "scratch" in parts:
         yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])

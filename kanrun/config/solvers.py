@@ -13,6 +13,8 @@ class AutoSolver:
     steps: int | None = None  # per grid; null is the chosen solver's default
     starts: int | None = None
     narrow: bool = True  # lm: validation may also choose fewer hidden nodes; the others are pruned
+    penalty: Any = "auto"  # weight of the smoothness penalty; auto is the chosen solver's
+    local: bool = False  # never move coefficients whose basis functions saw no data
     kind: str = "auto"
 
 
@@ -24,7 +26,7 @@ class LMSolver:
     starts: int | None = None  # at the coarse grid; the best goes on
     narrow: bool = True  # validation may also choose fewer hidden nodes; the others are pruned
     penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
-    local: bool = False  # never move coefficients whose basis functions saw no data
+    local: bool = False
     kind: str = "lm"
 
 

@@ -61,7 +61,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 def phases(functions: DataFrame, data: DataFrame) -> Figure:
     """One row a learner, one column a phase: what is known after it, on the truth; above them the phases' data.
 
-    `functions` has the columns learner, after, x0, truth, output; `data` seed, phase, x0, y.
+    `functions` has the columns learner, kind (kan or mlp), after, x0, truth, output; `data` seed, phase, x0, y.
     """
     learners, count = _some(functions["learner"], MOST_ROWS), int(functions["after"].max())
     shown = _some(functions["after"], MOST_COLUMNS)
@@ -80,7 +80,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
         for below, learner in enumerate(learners, 1):
             known = functions[(functions["learner"] == learner) & (functions["after"] == after)]
             rows[below][column].fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
-            colour = BLUE if str(learner).startswith("KAN") else VERMILLION
+            colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
             rows[below][column].plot(known["x0"], known["output"], color=colour, lw=1.0)
     for row, name in zip(rows, ["data", *learners], strict=True):
         row[0].set_ylabel(_folded(str(name)), rotation=0, ha="right", va="center", fontsize=7.5)

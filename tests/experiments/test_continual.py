@@ -10,12 +10,19 @@ import pytest
 from kanrun.experiments import continual
 
 from kanrun.cli.app import main
-from kanrun.config import ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
+from kanrun.config import AutoSolver, ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.continual.claims import claims
+from kanrun.study.continual.learners import Learner, twin_of
 from kanrun.study.execute import check, execute
 
+#: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
+ROW: dict[str, Any] = {
+    "seed": 0, "role": "kan", "moving": None, "memory": "none", "twin": None, "layers": 1, "intervals": 200, "degree": 3,
+    "overlap": 0.5, "phases": 5, "best_spline_rmse": None, "rmse": 0.1,
+}  # fmt: skip
+EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "twin": "MLP"}
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/study/continual").glob("*.yaml"))
 KAN_AND_MLP = [{"name": "KAN", "kind": "kan"}, {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]}]
 MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False)  # of two peaks
@@ -139,8 +146,8 @@ def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> 
 
 
 def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
-    row = {"part": "learners", "seed": 0, "learner": "KAN", "role": "kan", "twin": None, "rmse": 0.4, "phases": 5}
-    found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5, "best_spline_rmse": 4e-6}])))
+    row = {**ROW, "part": "learners", "learner": "KAN", "role": "kan", "best_spline_rmse": 4e-6}
+    found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5}])))
     assert [claim.holds for claim in found] == [False, False]
 
 
@@ -158,14 +165,12 @@ def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path: Pat
 
 
 def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
-    row = {"seed": 0, "memory": "none", "layers": 1, "overlap": 0.5, "best_spline_rmse": None, "rmse": 0.1, "phases": 5,
-           "intervals": 200, "degree": 3, "twin": None}  # fmt: skip
     learned = [
-        {**row, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
-        {**row, "part": "learners", "learner": "half", "role": "mlp, ewc", "twin": "MLP", "worst_forgetting": 0.5},
-        {**row, "part": "learners", "learner": "all", "role": "mlp, replay", "twin": "MLP", "worst_forgetting": 0.05},
-        {**row, "part": "overlap", "learner": "KAN", "role": "kan", "worst_forgetting": 2e-6},
-        {**row, "part": "overlap", "learner": "KAN, rehearse", "role": "kan, rehearse", "worst_forgetting": 5e-7},
+        {**ROW, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
+        {**ROW, **EWC, "learner": "half", "worst_forgetting": 0.5},
+        {**ROW, **EWC, "learner": "all", "memory": "replay", "worst_forgetting": 0.05},
+        {**ROW, "part": "overlap", "learner": "KAN", "worst_forgetting": 2e-6},
+        {**ROW, "part": "overlap", "learner": "KAN, rehearse", "memory": "rehearse", "worst_forgetting": 5e-7},
     ]
     found = {claim.sentence.partition(":")[0]: claim for claim in claims(pd.DataFrame(learned))}
     assert {name: claim.holds for name, claim in found.items()} == {
@@ -174,9 +179,45 @@ def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothi
     assert found["all"].spread == "RMSE on everything 1 of that one's"
 
 
+def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
+    scaled = {**ROW, "role": "kan", "moving": "trainable scales", "worst_forgetting": 0.2}
+    learned = [
+        {**scaled, "part": "learners", "learner": "scales"},
+        {
+            **scaled,
+            "part": "learners",
+            "learner": "kept",
+            "memory": "rehearse",
+            "twin": "scales",
+            "worst_forgetting": 1e-3,
+        },
+        {**scaled, "part": "overlap", "learner": "scales"},
+    ]
+    said = [claim.sentence for claim in claims(pd.DataFrame(learned))]
+    assert [sentence.partition(" (")[0] for sentence in said] == [
+        "scales: forgetting is back", "kept: forgets at most a tenth of what scales does, which keeps nothing"
+    ]  # fmt: skip
+
+
+def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
+    learned = [
+        {**ROW, "part": "learners", "learner": "KAN", "worst_forgetting": 2e-11},
+        {**ROW, "part": "learners", "learner": "kept", "memory": "rehearse", "twin": "KAN", "worst_forgetting": 2e-11},
+    ]
+    assert [claim.sentence for claim in claims(pd.DataFrame(learned))] == ["KAN: no phase is forgotten (worst phase)"]
+
+
+def test_the_twin_of_a_learner_is_the_one_of_the_same_network() -> None:
+    two, three = (Learner(name, MLPConfig(), depths=(depth,)) for name, depth in (("two", 2), ("three", 3)))
+    kept = Learner("kept", MLPConfig(), "ewc", depths=(3,), strengths=(7.0,))
+    assert twin_of(kept, [two, three, kept]) == "three"
+    assert twin_of(kept, [two, kept]) is None
+    assert twin_of(two, [two, three]) is None
+
+
 @pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
 def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: float, holds: bool) -> None:
-    row = {"part": "overlap", "role": "kan", "degree": 3, "best_spline_rmse": None, "rmse": 0.1, "phases": 5}
+    row = {**ROW, "part": "overlap"}
     rows = [
         {**row, "learner": f"G = {g}", "intervals": g, "overlap": share, "seed": seed, "worst_forgetting": lost}
         for seed in (0, 1) for g in (100, 200, 400) for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
@@ -217,6 +258,7 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"order": [0, 1, 1, 2, 3]}, "all of 0 .. 4"),
         ({"parts": ["width"]}, "must name some of learners"),
         ({"trials": 0}, "trials=0"),
+        ({"solver": AutoSolver()}, "solver=auto could give learners different solvers"),
         ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
         ({"learners": []}, "learners=.. has nothing to train"),
         ({"learners": [{"name": "A", "kind": "tree"}]}, "kind: kan or mlp"),

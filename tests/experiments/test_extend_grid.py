@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -17,6 +18,7 @@ from kanrun.config import (
     MLPConfig,
     NamedTarget,
     SamplingConfig,
+    TableTarget,
 )
 from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, PlateauSchedule
 from kanrun.errors import UsageError
@@ -201,7 +203,11 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"parts": []}, "must name some of schedules"),
         ({"model": MLPConfig()}, "use model=kan"),
         ({"shapes": [3]}, "list of hidden widths"),
-        ({"sizes": [5]}, "5 training points are too few"),
+        ({"sizes": [5]}, "sizes: 5 training points are too few"),
+        ({"degrees": [2, 0]}, "degrees: splines of degree 0"),
+        ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
+        ({"sampling": SamplingConfig(train=200, test=0)}, "bessel_j0 has no test points"),
+        ({"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)}, "no test points"),
         ({"order_intervals": [8, 4]}, "shrinks"),
         ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be finite and not negative"),
         ({"overfit_noise": float("inf")}, "overfit_noise=inf must be finite"),
@@ -211,6 +217,15 @@ def test_schedules_are_read_from_the_configuration() -> None:
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check(extend_grid, settings(**changes))
+
+
+def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
+    few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
+    sampling = SamplingConfig(train=None, test=None)
+    check(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
+    with pytest.raises(UsageError, match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or"):
+        check(extend_grid, settings(target=few, sampling=sampling))
 
 
 def stages_like(**columns: Any) -> pd.DataFrame:
@@ -249,6 +264,24 @@ def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so() -> None:
         (claim,) = warm_start_claims(pd.concat([warm, alone]))
         assert claim.measured == measured
         assert claim.holds
+
+
+def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid() -> None:
+    warm = stages_like(part="schedules", compared=True, intervals=[5, 50, 200], test_rmse=[1e-2, 1e-4, 1e-6],
+                       seconds=[1.0, 2.0, 9.0])  # fmt: skip
+    alone = stages_like(part="scratch", compared=False, intervals=[5, 50], test_rmse=[1e-2, 1e-4], seconds=[1.0, 3.0])
+    (claim,) = warm_start_claims(pd.concat([warm, alone]))
+    assert "the error at G = 50" in claim.sentence
+    assert claim.measured == 1.5
+    assert not list(warm_start_claims(pd.concat([warm, alone.assign(intervals=[7, 70])])))
+
+
+def test_a_single_grid_has_no_order_and_no_staircase(tmp_path: Path) -> None:
+    assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
+    cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
+    folder = RunFolder.create(tmp_path, "extend-grid")
+    assert execute(extend_grid, cfg, folder, quiet=True).status == Status.COMPLETED
+    assert [path.stem for path in Run(folder.path).figures if path.suffix == ".png"] == ["error_against_intervals"]
 
 
 def test_exponents() -> None:

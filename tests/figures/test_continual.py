@@ -21,6 +21,7 @@ AXIS = np.linspace(-1, 1, 9)
 def functions(phases: int, learners: tuple[str, ...] = ("KAN", "MLP")) -> DataFrame:
     rows = itertools.product(learners, range(1, phases + 1), AXIS, AXIS)
     table = DataFrame(list(rows), columns=["learner", "after", "x0", "x1"])
+    table["kind"] = np.where(table["learner"] == "MLP", "mlp", "kan")
     return table.assign(truth=table["x0"] * table["x1"], output=0.5)
 
 
@@ -36,6 +37,12 @@ def data() -> DataFrame:
 def boxes(panel: Axes) -> list[tuple[float, float, float, float]]:
     found = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
     return [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in found]
+
+
+def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
+    table = functions(1, ("spline", "MLP")).query("x1 == 0")
+    panels = drawn.phases(table, data().query("phase == 1")).axes
+    assert [panel.lines[0].get_color() for panel in panels[1:]] == [drawn.BLUE, drawn.VERMILLION]
 
 
 def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:

@@ -50,29 +50,36 @@ def _of_forgetting(parts: Mapping[str, pd.DataFrame]) -> Iterator[Claim]:
 
 
 def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
-    for name, some in rows.groupby("learner", sort=False):
-        role, lost = some["role"].iloc[0], some["worst_forgetting"]
-        if role == "kan":
+    for name, some in rows[rows["memory"] == "none"].groupby("learner", sort=False):
+        role, still, lost = some["role"].iloc[0], some["moving"].isna().all(), some["worst_forgetting"]
+        if role == "kan" and still:
             yield _most(f"{name}: no phase is forgotten (worst phase)", lost, NOTHING)
+        elif role == "kan":
+            yield _least(f"{name}: forgetting is back (worst phase)", lost, SOME)
         elif role == "mlp":
             yield _least(f"{name}: of the same parameters, forgets (worst phase)", lost, MUCH)
-        elif "trainable scales" in role or "grid updates" in role:
-            yield _least(f"{name}: forgetting is back (worst phase)", lost, SOME)
-        elif role == "deep kan":
+        else:
             yield _least(f"{name}: forgets too (worst phase)", lost, SOME)
     yield from _kept(rows)
 
 
 def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
-    """What memories leave of the forgetting of the same network without one."""
+    """What memories leave of the forgetting of the same network without one, where that has forgotten something."""
     measures = ["worst_forgetting", "rmse"]
     for (name, twin), some in rows.groupby(["learner", "twin"], sort=False):
-        without = rows[rows["learner"] == twin].set_index("seed")[measures]
-        shares = some.set_index("seed")[measures] / without
+        without = _forgetful(rows[rows["learner"] == twin].set_index("seed"))[measures]
+        shares = (some.set_index("seed")[measures] / without).loc[without.index]
+        if shares.empty:
+            continue
         sentence = f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
         claim = _most(sentence, shares["worst_forgetting"], KEPT)
         learned = f"RMSE on everything {shares['rmse'].median():.2g} of that one's"
         yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
+
+
+def _forgetful(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those that have forgotten something to be kept; what is no number is for the claims to see."""
+    return rows[~(rows["worst_forgetting"] < SOME)]
 
 
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
@@ -100,7 +107,7 @@ def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
         apart = some["overlap"] <= 0
         yield from _of_overlap(str(name), some[apart], "that do not overlap")
         yield from _of_overlap(str(name), some[~apart], f"that overlap by up to {some['overlap'].max():g}")
-    yield from _finer(rows[(rows["role"] == "kan") & (rows["overlap"] > 0)])
+    yield from _finer(rows[_still(rows) & (rows["memory"] == "none") & (rows["overlap"] > 0)])
 
 
 def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -118,13 +125,18 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
         yield Claim(sentence, slope, f"at most {bound:g}", slope <= bound, spread(slopes))
 
 
+def _still(rows: pd.DataFrame) -> pd.Series:
+    """Which are KANs of one layer where nothing moves but coefficients."""
+    return (rows["role"] == "kan") & rows["moving"].isna()
+
+
 def _of_overlap(name: str, rows: pd.DataFrame, phases: str) -> Iterator[Claim]:
     if rows.empty:
         return
-    role, lost = str(rows["role"].iloc[0]), rows["worst_forgetting"]
-    if role == "mlp":
+    lost = rows["worst_forgetting"]
+    if (rows["role"] == "mlp").all() and (rows["memory"] == "none").all():
         yield _least(f"{name}: forgets with phases {phases} (worst phase)", lost, MUCH)
-    elif role.startswith("kan"):
+    elif _still(rows).all():
         yield _most(f"{name}: no phase is forgotten, with phases {phases} (worst phase)", lost, NOTHING)
 
 
@@ -135,14 +147,15 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
             yield _least("KANs of more than one layer forget too", some["worst_forgetting"], SOME)
             continue
         keys = ["seed", "shape"]
-        without = deep[deep["memory"] == "none"].set_index(keys)
+        without = _forgetful(deep[deep["memory"] == "none"].set_index(keys))
         if without.empty:
             continue
         if memory == "hold":
             since = some["worst_since_learned"]
             yield _most("memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])", since, NOTHING)
-        lost = some.set_index(keys)["worst_forgetting"] / without["worst_forgetting"]
-        gained = some.set_index(keys)["rmse"] / without["rmse"]
+        kept = some.set_index(keys)
+        lost = (kept["worst_forgetting"] / without["worst_forgetting"]).loc[without.index]
+        gained = (kept["rmse"] / without["rmse"]).loc[without.index]
         sentence = (
             f"memory={memory} keeps deeper KANs: at most a tenth is forgotten, errors before learning it counted too"
         )

@@ -130,6 +130,8 @@ def _check(learner: Learner, cfg: ContinualConfig) -> None:
         raise UsageError(f"learner {name!r}: activation={model.activation} is not one of {', '.join(ACTIVATIONS)}.")
     if memory == "hold" and not isinstance(model, KANConfig):
         raise UsageError(f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of.")
+    if cfg.solver.kind == "auto":
+        raise UsageError("solver=auto could give learners different solvers; use solver=lbfgs, adam or lm.")
     if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
         raise UsageError(f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam.")
     if cfg.solver.kind == "lm" and isinstance(model, KANConfig) and not model.frozen_scales:

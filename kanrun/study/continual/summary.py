@@ -25,15 +25,19 @@ def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
 
 
 def role(learner: Learner) -> str:
-    """What claims take a learner for."""
+    """What claims take a learner for: an MLP, a KAN of one layer or a deeper one."""
+    if not isinstance(learner.model, KANConfig):
+        return "mlp"
+    return "deep kan" if learner.model.hidden else "kan"
+
+
+def moving(learner: Learner) -> str | None:
+    """What moves in a KAN beside its coefficients; None for nothing."""
     model = learner.model
     if not isinstance(model, KANConfig):
-        return "mlp" if learner.memory == "none" else f"mlp, {learner.memory}"
-    if learner.plain:
-        return "kan"
-    changed = [("trainable scales", not model.frozen_scales), ("grid updates", model.update_grid)]
-    named = [name for name, is_so in changed if is_so]
-    return ", ".join(["deep kan" if model.hidden else "kan", *named, *([learner.memory] * (learner.memory != "none"))])
+        return None
+    moves = [("trainable scales", not model.frozen_scales), ("grid updates", model.update_grid)]
+    return ", ".join(name for name, is_so in moves if is_so) or None
 
 
 def summary(
@@ -46,6 +50,7 @@ def summary(
         {
             **place,
             "role": role(learner),
+            "moving": moving(learner),
             "twin": twin,
             "shape": "-".join(map(str, network.shape)),
             "layers": len(network.shape) - 1,

@@ -18,7 +18,7 @@ EXACT, ORDER = 1e-12, 0.3
 #: The test error turns up if it ends at this many times the lowest before the threshold; it does not up to STAYS.
 #: Between them lies what seeds differ by: neither is said of that.
 TURNS, STAYS = 2.0, 1.1
-#: A training from scratch has arrived within this factor of the error that extending grids ended at: what is called
+#: A training from scratch has arrived within this factor of the error that extending grids has there: what is called
 #: more elsewhere is counted as reached here, in its favour.
 ARRIVED = TURNS
 
@@ -110,9 +110,11 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     """The fine grid's error, by extension and from scratch."""
     scratch = stages[stages["part"] == "scratch"]
     for shape, rows in scratch.groupby("shape", sort=False):
-        finest = int(rows["intervals"].max())
         extended = stages[(stages["part"] == "schedules") & stages["compared"] & (stages["shape"] == shape)]
-        ratios = pd.Series(list(_seconds_ratios(extended, rows[rows["intervals"] == finest])), dtype=float)
+        both = set(rows["intervals"]) & set(extended["intervals"])
+        finest = max(both, default=0)
+        there = [each[each["intervals"] == finest] for each in (extended, rows)]
+        ratios = pd.Series(list(_seconds_ratios(*there)), dtype=float)
         if len(ratios):
             network = f"[{str(shape).replace('-', ',')}]"
             sentence = f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
@@ -124,14 +126,13 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> Iterator[float]:
-    """Of each seed the seconds from scratch over those by extension, until the error that extension ends at.
+    """Of each seed the seconds from scratch over those by extension, until the error that extension has on that grid.
 
     Infinite where the training from scratch ends above it, NaN where one of the errors is no number.
     """
     for seed, rows in direct.groupby("seed"):
         other = extended[extended["seed"] == seed]
         if len(other):
-            last = other.sort_values("intervals").iloc[-1]
-            excess = rows["test_rmse"].iloc[0] - ARRIVED * last["test_rmse"]
-            ratio = rows["seconds"].iloc[0] / last["seconds"] if excess <= 0 else float("inf")
+            excess = rows["test_rmse"].iloc[0] - ARRIVED * other["test_rmse"].iloc[0]
+            ratio = rows["seconds"].iloc[0] / other["seconds"].iloc[0] if excess <= 0 else float("inf")
             yield float("nan") if np.isnan(excess) else ratio

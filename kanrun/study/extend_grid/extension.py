@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
-from kanrun.config import AutoSolver, ExtendGridConfig, KANConfig, LMSolver, SamplingConfig
+from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.engine.networks import count_parameters
 from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
 from kanrun.engine.training import Plan, Stage, Trained, TrainingData, fit, predict
@@ -19,10 +19,13 @@ from kanrun.study.evaluation import points_of
 from kanrun.study.extend_grid.published import published
 from kanrun.study.extend_grid.schedules import limited, name_of, schedule_of
 from kanrun.study.models import Create, check_model
-from kanrun.study.problem import Problem
+from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
 from kanrun.study.training_rows import stage_row
 
+#: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
+_SAMPLED = {"train": "points", "validation": "validation", "noise": "noise"}
+_POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
 #: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
 ROUNDING = 1e-10
 
@@ -47,15 +50,17 @@ def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
-    if min((*cfg.degrees, cfg.model.degree), default=1) < 1:
-        raise UsageError(f"degrees={list(cfg.degrees)}: splines of degree 0 have no slope to learn by; use 1 or more.")
+    for name, degree in (("model.degree", cfg.model.degree), *(("degrees", degree) for degree in cfg.degrees)):
+        if degree < 1:
+            raise UsageError(f"{name}: splines of degree {degree} have no slope to learn by; use 1 or more.")
     if not cfg.shapes or not all(isinstance(hidden, list) for hidden in cfg.shapes):
         raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
     if not cfg.schedules:
         raise UsageError("schedules=[] names no schedule; give one, such as [{kind: list, intervals: [3, 5, 10]}].")
-    for points in (*cfg.sizes, cfg.overfit_points, cfg.order_points):
+    few = [("overfit_points", cfg.overfit_points), ("order_points", cfg.order_points)]
+    for name, points in [*(("sizes", points) for points in cfg.sizes), *few]:
         if points < 10:
-            raise UsageError(f"{points} training points are too few for a study of grids; use at least 10.")
+            raise UsageError(f"{name}: {points} training points are too few for a study of grids; use at least 10.")
     if not 0 <= cfg.overfit_noise < inf:
         raise UsageError(
             f"overfit_noise={cfg.overfit_noise} must be finite and not negative; 0 leaves the noisy points out."
@@ -90,8 +95,28 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
     """The cell's own number of training points, share held out and noise, where it has them."""
-    own = {"train": "points", "validation": "validation", "noise": "noise"}
-    return replace(cfg.sampling, **{name: cell[key] for name, key in own.items() if key in cell})
+    return replace(cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell})
+
+
+def of_different_sampling(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One cell of each sampling."""
+    return list({tuple(cell.get(key) for key in _SAMPLED.values()): cell for cell in cells}.values())
+
+
+def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Problem:
+    """The target, sampled as the cell says. Raises UsageError where it has not so many points, and none to test on."""
+    try:
+        problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
+    except UsageError as error:
+        if "points" not in cell:
+            raise
+        raise UsageError(
+            f"the part {cell['part']} trains on {cell['points']} points: {error} Change {_POINTS[cell['part']]}, or "
+            "choose other parts, as parts=[schedules,scratch]."
+        ) from error
+    if problem.data.test is None:
+        raise UsageError(f"{problem.dataset.target.name} has no test points to judge grids by; give sampling.test.")
+    return problem
 
 
 def penalises(solver: Any) -> bool:
@@ -102,8 +127,6 @@ def penalises(solver: Any) -> bool:
 
 def without_penalty(solver: Any) -> Any:
     """The solver with a smoothness penalty of weight zero."""
-    if isinstance(solver, AutoSolver):
-        return LMSolver(steps=solver.steps, starts=solver.starts, penalty=0.0)
     return replace(solver, penalty=0.0)
 
 
