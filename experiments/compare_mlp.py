@@ -3,7 +3,8 @@
 Reproduces the comparison of the KAN paper's section 3.1 (arXiv 2404.19756, Figure 3.1: error against parameters on toy
 functions) and the lecture's counts of parameters. `comparison` says what is compared:
 
-- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with an interval;
+- `matched`: for each KAN the MLPs of the same parameters, FLOPs or seconds a pass; who wins, with an interval (seconds
+  are measured anew in each training, so that with `match=time` seeds may differ in the MLP's width);
 - `universal_approximation`: how wide one hidden layer must be for smaller and smaller errors;
 - `kolmogorov_arnold`: the shape [n, 2n + 1, 1] on continuous functions of n variables;
 - `no_activation`: an MLP without activations is one linear map;
@@ -86,7 +87,7 @@ def universal_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
 
 
 def superposition_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:
-    yield "errors", drawn.bars(tables["summary"], "target", "bound")
+    yield "errors", drawn.bars(tables["summary"])
 
 
 def linear_figures(tables: Mapping[str, pd.DataFrame]) -> Figures:

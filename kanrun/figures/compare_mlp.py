@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def pareto(summary: DataFrame) -> Figure:
                 panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
             panel.set(xscale="log", yscale="log")
             if row[0] is panel:
-                panel.set_ylabel(f"{letters(str(target), 22)}\n{rows['error_name'].iloc[0]}")
+                panel.set_ylabel(f"{_two_lines(str(target), 22)}\n{rows['error_name'].iloc[0]}")
             if target == targets[-1]:
                 panel.set_xlabel(label)
             name_round(panel.xaxis)
@@ -62,6 +63,13 @@ def pareto(summary: DataFrame) -> Figure:
     title = "bars: quartiles over seeds; steps: nothing is smaller and better"
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=title, title_fontsize=7.5)
     return figure
+
+
+def _two_lines(name: str, most: int) -> str:
+    """`name` on two lines where one of `most` characters is too short; its end, which tells cases apart, stays."""
+    lines = textwrap.wrap(name, most)
+    shown = lines if len(lines) < 3 else [f"{lines[0]} …", lines[-1]]
+    return "\n".join(letters(line, most + 2) for line in shown)
 
 
 def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -101,7 +109,7 @@ def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
                 line = middle["error"] * (ends / middle["parameters"]) ** power
                 panel.plot(ends, line, color=colour, lw=0.9)
         word = medians.loc[medians["target"] == target, "error_name"].iloc[0]
-        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), ylabel=word, xlabel="parameters $N$")
+        panel.set(xscale="log", yscale="log", title=_two_lines(str(target), 30), ylabel=word, xlabel="parameters $N$")
         name_round(panel.xaxis)
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
     for panel in panels[len(targets) :]:
@@ -205,7 +213,7 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
         panel.plot([], [], ".", color=GREY, alpha=0.6, label="a seed, in its colour")
         for error in wanted:
             panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1, label="wanted errors")
-        panel.set(xscale="log", yscale="log", title=letters(str(target), 30), xlabel="hidden nodes")
+        panel.set(xscale="log", yscale="log", title=_two_lines(str(target), 30), xlabel="hidden nodes")
         name_values(panel.xaxis, rows["width"])
     axes[0].set_ylabel("test RMSE / deviation")
     legend_of_all(figure, axes, loc="outside lower center", ncols=4)
@@ -219,17 +227,16 @@ def _dots(panel: Axes, values: Series[Any], place: int) -> None:
 
 
 @styled
-def bars(summary: DataFrame, name: str, bound: str) -> Figure:
-    """Relative error of every seed and their median, with the stated bound as a line."""
-    groups = list(summary[name].unique())
+def bars(summary: DataFrame) -> Figure:
+    """Relative error of every seed of a target and grid, and their median, with the stated bound as a line."""
+    groups = [rows for _, rows in summary.groupby(["target", "grid"], sort=False)]
     figure = new_figure(0.32 * len(groups) + 1.0, 5.4)
     panel = figure.subplots()
-    for place, group in enumerate(groups):
-        rows = summary[summary[name] == group]
+    for place, rows in enumerate(groups):
         _dots(panel, rows["relative_error"], place)
-        panel.plot([rows[bound].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
-    labels = [f"{letters(str(group), 34)}  [{_shape(summary, name, group)}]" for group in groups]
-    panel.set_yticks(range(len(groups)), labels)
+        panel.plot([rows["bound"].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
+    several = summary["grid"].nunique() > 1
+    panel.set_yticks(range(len(groups)), [_network(rows.iloc[0], several) for rows in groups])
     panel.set(xscale="log", xlabel="test RMSE / deviation")
     name_round(panel.xaxis)
     panel.invert_yaxis()
@@ -238,8 +245,10 @@ def bars(summary: DataFrame, name: str, bound: str) -> Figure:
     return figure
 
 
-def _shape(summary: DataFrame, name: str, group: Any) -> str:
-    return str(summary.loc[summary[name] == group, "shape"].iloc[0]).replace("-", ", ")
+def _network(row: Series[Any], several: bool) -> str:
+    """The target with the network's shape, and its grids on a second line where there are several."""
+    grids = f"\nG = {row['grid']}" if several else ""
+    return f"{_two_lines(str(row['target']), 34)}  [{row['shape'].replace('-', ', ')}]{grids}"
 
 
 @styled
@@ -270,11 +279,12 @@ def variants(summary: DataFrame) -> Figure:
     for panel, target in zip(axes, targets, strict=True):
         for place, variant in enumerate(names):
             rows = summary[(summary["target"] == target) & (summary["variant"] == variant)]
-            _dots(panel, rows["test_rmse"], place)
+            _dots(panel, rows["error"], place)
             if variant == names[0]:
                 look: Any = {"color": GREY, "lw": 0.8, "ls": (0, (4, 3)), "zorder": 1}
-                panel.axvline(rows["test_rmse"].median(), label=f"median, {variant}", **look)
-        panel.set(xscale="log", title=letters(str(target), 30), xlabel="test RMSE")
+                panel.axvline(rows["error"].median(), label=f"median, {variant}", **look)
+        word = summary.loc[summary["target"] == target, "error_name"].iloc[0]
+        panel.set(xscale="log", title=_two_lines(str(target), 30), xlabel=word)
         name_round(panel.xaxis)
         panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
         panel.invert_yaxis()

@@ -42,7 +42,7 @@ def results(summary: DataFrame) -> Figure:
 
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, str):
-        return letters(value.upper() if name == "model" else value, 24)
+        return letters(value.upper() if name == "model" else value, 40)
     if value is None or np.isnan(value):
         return ""
     if name == "inference_seconds":

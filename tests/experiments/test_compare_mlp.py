@@ -14,6 +14,8 @@ from kanrun.experiments import compare_mlp
 from scipy import stats
 
 from kanrun.config import (
+    AdamSolver,
+    BundledTarget,
     CompareMLPConfig,
     ExpressionTarget,
     KANConfig,
@@ -28,8 +30,8 @@ from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
-from kanrun.study.compare import contest, linear
-from kanrun.study.compare.matched import growth_claims, matched, widest
+from kanrun.study.compare import contest, linear, tricks
+from kanrun.study.compare.matched import growth_claims, matched, steps_without_kan, widest
 from kanrun.study.compare.verdicts import judge, matched_logs, verdict_claims
 from kanrun.study.execute import check, execute
 
@@ -84,6 +86,37 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
     assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
 
 
+def test_schedules_that_end_on_one_grid_are_told_apart(run: Callable[..., Run]) -> None:
+    finished = run(grids=[[3, 6], [2, 6], 4])
+    names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
+    assert list(dict.fromkeys(finished.table("summary")["kan"])) == names
+    assert list(dict.fromkeys(finished.table("counts")["kan"])) == names
+    assert len(finished.manifest.claims) == 1
+
+
+def test_two_samplings_of_a_target_are_two_targets(run: Callable[..., Run]) -> None:
+    finished = run(cases=[PRODUCT, {**PRODUCT, "sampling": {"train": 90}}, RUNGE], grids=[3])
+    targets = ["product (train 60)", "product (train 90)", "runge"]
+    assert list(dict.fromkeys(finished.table("summary")["target"])) == targets
+    assert [claim.sentence.partition(":")[0] for claim in finished.manifest.claims] == targets
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({"domain": [[0, 1], [0, 1]]}, {}, ["f (domain [[0, 1], [0, 1]])", "f"]),
+        ({"formula": "x0/2"}, {"formula": "x1/2"}, ["x0/2", "x1/2"]),
+    ],
+)
+def test_targets_are_told_apart_where_their_names_are_alike(
+    first: dict[str, Any], second: dict[str, Any], names: list[str]
+) -> None:
+    cases = [{"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)]
+    cfg = settings(cases=cases)
+    found = [contest.case_of(cfg, case, 0).name for case in cases]
+    assert [name.replace("x0*x1", "f") for name in found] == names
+
+
 @pytest.mark.parametrize("comparison", ["matched", "kolmogorov_arnold"])
 def test_a_target_of_ones_own_takes_the_place_of_the_cases(run: Callable[..., Run], comparison: str) -> None:
     own = ExpressionTarget("x0*sin(x1)")
@@ -101,6 +134,13 @@ def test_both_sides_take_the_same_number_of_steps() -> None:
     assert plan.starts == 1
     trained = contest.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
     assert trained.stages[0].steps <= steps
+
+
+def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
+    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20), grids=[3, 40])
+    case = contest.case_of(cfg, PRODUCT, 0)
+    assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
+    assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
 
 @pytest.mark.parametrize("intervals", [97, 98])
@@ -175,6 +215,15 @@ def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
     assert finished.table("summary")["shape"].tolist() == ["1-3-1"]
     (claim,) = finished.manifest.claims
     assert claim.bound == "<= 0.5"
+    assert claim.sentence.startswith("[1,3,1] fits runge:")
+
+
+def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) -> None:
+    finished = run(comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], seeds=2)
+    coarse, fine = finished.manifest.claims
+    assert "runge with G = 2:" in coarse.sentence
+    assert "runge with G = 2,4:" in fine.sentence
+    assert "over 2 seeds" in str(fine.spread)
 
 
 def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
@@ -206,6 +255,23 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
     assert len(finished.manifest.claims) == 4
 
 
+def tricks_table(**errors: float) -> pd.DataFrame:
+    """Six seeds of each variant with these errors."""
+    rows = [{"variant": name.replace("_", " "), "seed": seed, "error": error}
+            for name, error in errors.items() for seed in range(6)]  # fmt: skip
+    return pd.DataFrame(rows).assign(target="iris", shape="4-3", test_rmse=1.0)
+
+
+def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> None:
+    (claim,) = tricks.claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
+    assert claim.sentence.startswith("no tricks")
+    assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
+    assert tricks.claims({"summary": tricks_table(no_tricks=0.2)}) == []
+    apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
+    apart.loc[apart["variant"] == "no tricks", "seed"] += 6
+    assert tricks.claims({"summary": apart}) == []
+
+
 def test_real_tables(run: Callable[..., Run]) -> None:
     pytest.importorskip("sklearn")
     case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
@@ -227,6 +293,13 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"cases": [{"shapes": [[1]]}]}, "a case has a target"),
         ({"cases": [{"target": "product"}]}, "must be spelt out"),
         ({"grids": []}, "without a grid"),
+        ({"grids": [3, []]}, "must be a whole number"),
+        ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
+        ({"cases": [PRODUCT, PRODUCT]}, "is listed twice"),
+        ({"cases": [{**PRODUCT, "shapes": [[2], [2]]}]}, "is listed twice"),
+        ({"activations": []}, "activations=\\[\\] leaves the KANs without an MLP"),
+        ({"match": None, "widths": [4], "depths": []}, "depths=\\[\\] leaves the KANs without an MLP"),
+        ({"solver": AdamSolver(sparsity=0.1)}, "model=mlp has none"),
         ({"cases": [{**PRODUCT, "shapes": []}]}, "shapes: \\[\\]"),
         ({"cases": [{**PRODUCT, "shapes": [3]}]}, "list of hidden widths"),
         ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "a width of a; each must be a whole number"),
@@ -244,7 +317,19 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"growth": {"heights": [1]}}, "growth has no heights"),
         ({"comparison": "universal_approximation", "widths": [2]}, "errors=.. must list"),
         ({"comparison": "universal_approximation", "errors": [0.1]}, "names no width"),
-        ({"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": "small"}]}, "must be a number"),
+        *(
+            ({"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": bound}]}, "must be a positive number")
+            for bound in ("small", True, 0, -1.0, float("inf"), float("nan"))
+        ),
+        ({"comparison": "kolmogorov_arnold", "cases": [PRODUCT, PRODUCT]}, "product with G = 3 is listed twice"),
+        *(
+            ({"comparison": comparison, "widths": [2], "errors": [0.1], **wrong}, message)
+            for comparison in ("universal_approximation", "no_activation")
+            for wrong, message in (
+                ({"precision": "float32"}, "works in float64"),
+                ({"solver": LMSolver(steps=-1)}, "solver.steps=-1"),
+            )
+        ),
         ({"target": NamedTarget("lecture_points")}, "has no test points"),
         ({"target": NamedTarget("product"), "model": KANConfig(hidden=[0])}, "at least 1 node"),
         ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
@@ -255,6 +340,17 @@ def test_real_tables(run: Callable[..., Run]) -> None:
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         check(compare_mlp, settings(**changes))
+
+
+@pytest.mark.parametrize("comparison", ["universal_approximation", "no_activation"])
+def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
+    pytest.importorskip("sklearn")
+    sampling = SamplingConfig(train=None, test=None)
+    with pytest.raises(UsageError, match="not cross-entropy"):
+        check(
+            compare_mlp,
+            settings(comparison=comparison, widths=[2], errors=[0.1], target=BundledTarget("iris"), sampling=sampling),
+        )
 
 
 @pytest.mark.parametrize(("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
@@ -300,6 +396,28 @@ def test_validation_and_not_test_errors_choose_the_opponent() -> None:
     (claim,) = verdict_claims(rows, "parameters")
     assert claim.holds
     assert claim.measured == pytest.approx(100)
+
+
+def test_without_validation_points_training_errors_choose_the_opponent() -> None:
+    one = pd.DataFrame(
+        [
+            {"model": "kan", "train_rmse": 1.0, "error": 1.0},
+            {"model": "mlp", "train_rmse": 3.0, "error": 0.1},
+            {"model": "mlp", "train_rmse": 2.0, "error": 100.0},
+        ]
+    )
+    rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
+    np.testing.assert_allclose(matched_logs(rows), [[2.0]])
+    diverged = rows.assign(validation_rmse=[1.0, 5.0, np.nan])  # held out: what is no number does not win
+    np.testing.assert_allclose(matched_logs(diverged), [[-1.0]])
+
+
+@pytest.mark.parametrize(("widths", "said"), [([8, 16], True), ([4, 32, 16, 64, 8], True), ([16], False)])
+def test_growth_is_claimed_where_there_are_two_values(run: Callable[..., Run], widths: list[int], said: bool) -> None:
+    finished = run(grids=[3], growth={"widths": widths, "depths": [2], "intervals": [5]})
+    laws = [claim for claim in finished.manifest.claims if claim.sentence.startswith("Parameters of")]
+    assert ["N nodes" in claim.sentence for claim in laws] == [True, True] * said
+    assert all(claim.holds for claim in laws)
 
 
 def test_growth_claims_see_a_wrong_law() -> None:

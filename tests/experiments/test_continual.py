@@ -19,8 +19,8 @@ from kanrun.study.execute import check, execute
 
 #: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
 ROW: dict[str, Any] = {
-    "seed": 0, "role": "kan", "moving": None, "memory": "none", "twin": None, "layers": 1, "intervals": 200, "degree": 3,
-    "overlap": 0.5, "phases": 5, "best_spline_rmse": None, "rmse": 0.1,
+    "seed": 0, "role": "kan", "moving": None, "memory": "none", "twin": None, "layers": 1, "degree": 3,
+    "intervals": 200, "overlap": 0.5, "phases": 5, "best_spline_rmse": None, "rmse": 0.1,
 }  # fmt: skip
 EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "twin": "MLP"}
 STUDIES = sorted(path.stem for path in (Path(__file__).parents[2] / "conf/study/continual").glob("*.yaml"))

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from kanrun.figures.compare_mlp import conventions, scaling, variants, widths
+from kanrun.figures.compare_mlp import bars, conventions, scaling, variants, widths
 from kanrun.figures.compare_results import results
 
 ROW: dict[str, Any] = {
@@ -83,5 +83,31 @@ def test_the_widths_say_what_each_line_and_shape_is() -> None:
 
 
 def test_the_variants_say_what_each_line_and_shape_is() -> None:
-    table = pd.DataFrame({"target": "f", "variant": ["all tricks", "no base"], "test_rmse": [0.1, 0.2]})
-    assert labels(variants(table)) == ["a seed", "median", "median, all tricks"]
+    rows = {
+        "target": "f",
+        "variant": ["all tricks", "no base"],
+        "error": [0.1, 0.2],
+        "error_name": "test cross-entropy",
+    }
+    figure = variants(pd.DataFrame(rows))
+    assert labels(figure) == ["a seed", "median", "median, all tricks"]
+    assert figure.axes[0].get_xlabel() == "test cross-entropy"
+
+
+def test_each_target_and_grid_has_its_own_row_of_seeds() -> None:
+    rows = [("f", "3", 0.1), ("f", "3,6", 0.01), ("f", "3,6", 0.02), ("g (train 60)", "3", 0.3)]
+    table = pd.DataFrame(rows, columns=["target", "grid", "relative_error"]).assign(shape="1-3-1", bound=0.5)
+    (panel,) = bars(table).axes
+    names = [label.get_text() for label in panel.get_yticklabels()]
+    assert names == ["f  [1, 3, 1]\nG = 3", "f  [1, 3, 1]\nG = 3,6", "g (train 60)  [1, 3, 1]\nG = 3"]
+    (alone,) = bars(table[table["grid"] == "3"]).axes
+    assert [label.get_text() for label in alone.get_yticklabels()] == ["f  [1, 3, 1]", "g (train 60)  [1, 3, 1]"]
+
+
+def test_a_long_title_keeps_what_tells_it_from_others() -> None:
+    medians = pd.DataFrame({"target": [f"{'x0*' * 30}x1 (train {n})" for n in (60, 90)], "error_name": "test RMSE",
+                            "model": "kan", "parameters": 10, "error": 0.1})  # fmt: skip
+    fits = medians.assign(exponent=-1.0, low=10, high=10)
+    titles = [panel.get_title() for panel in scaling(medians, fits).axes]
+    assert [title.endswith(f"(train {n})") for title, n in zip(titles, (60, 90), strict=True)] == [True, True]
+    assert {title.count("\n") for title in titles} == {1}

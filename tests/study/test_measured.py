@@ -36,7 +36,7 @@ def no_activation(values: list[float]) -> list[Claim]:
 
 
 def superposed(values: list[float]) -> list[Claim]:
-    rows = table(values, "relative_error", target="t", shape="2-5-1", bound=1.0)
+    rows = table(values, "relative_error", target="t", grid="5", shape="2-5-1", bound=1.0)
     return superposition.claims({"summary": rows})
 
 
@@ -47,11 +47,11 @@ def six_seeds(rows: pd.DataFrame) -> pd.DataFrame:
 
 def without_tricks(values: list[float]) -> list[Claim]:
     summary = pd.concat(
-        table([error + 10 * (variant != "all tricks") for error in values], "test_rmse", variant=variant)
+        table([error + 10 * (variant != "all tricks") for error in values], "error", variant=variant)
         for variant in tricks.VARIANTS
     )
     summary = six_seeds(summary)
-    return tricks.claims({"summary": summary.assign(target="t", shape="2-1", test_rmse=summary["test_rmse"] + 1)})
+    return tricks.claims({"summary": summary.assign(target="t", shape="2-1", error=summary["error"] + 1)})
 
 
 def opponents(values: list[float]) -> list[Claim]:
@@ -62,14 +62,16 @@ def opponents(values: list[float]) -> list[Claim]:
 
 
 def learners(values: list[float]) -> list[Claim]:
-    rows = table(values, "worst_forgetting", rmse=values, part="learners", learner="KAN", role="kan")
+    kan = {"learner": "KAN", "role": "kan", "moving": None, "memory": "none", "twin": None, "phases": 5}
+    rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
     return list(continual_claims.claims(rows.assign(best_spline_rmse=values)))
 
 
 def on_grids(values: list[float]) -> list[Claim]:
     fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
-    return list(continual_claims.claims(pd.concat([coarse, fine]).assign(part="intervals", degree=3)))
+    both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, phases=5, best_spline_rmse=4e-4)
+    return list(continual_claims.claims(both))
 
 
 def stages(values: list[float], **others: object) -> pd.DataFrame:

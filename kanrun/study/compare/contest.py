@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -32,7 +34,7 @@ SEARCH = 3
 
 @dataclass(frozen=True)
 class Case:
-    """A target that networks are compared on."""
+    """A target that networks are compared on; `name` tells it from the other cases."""
 
     problem: Problem
     settings: FitConfig
@@ -40,29 +42,69 @@ class Case:
 
 
 def cases_of(cfg: CompareMLPConfig) -> list[Any]:
-    """The cases that are listed, or the one target that is given in their place. Raises UsageError if there is none."""
+    """The cases that are listed, or the one target that is given in their place.
+
+    Raises UsageError if there is none, and for a case that is none.
+    """
     if cfg.target is not None:
         return [{"target": asdict(cfg.target), "shapes": [getattr(cfg.model, "hidden", None) or []]}]
     if not cfg.cases:
         raise UsageError("cases=[] names nothing to learn; give a target, as target=product, or cases.")
+    for case in cfg.cases:
+        _check_case(case)
     return list(cfg.cases)
 
 
-def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
-    """The case's target sampled for `seed`. Raises UsageError for settings that break a rule."""
+def _check_case(case: Any) -> None:
     unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
     if unknown or "target" not in case:
         raise UsageError(f"cases has {case}; a case has a target and may have shapes, sampling and bound.")
     if not isinstance(case["target"], Mapping):
         raise UsageError(f"target: {case['target']} of a case must be spelt out, as {{kind: named, name: product}}.")
+
+
+def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
+    """The case's target sampled for `seed`. Raises UsageError for settings that break a rule."""
+    settings = _settings(cfg, case)
+    problem = make_problem(settings, settings.target, settings.sampling, seed)
+    name = problem.dataset.target.name
+    if problem.data.test is None:
+        raise UsageError(f"{name} has no test points, by which networks are compared; give a number in sampling.test.")
+    return Case(problem, settings, name + _apart(cfg, case))
+
+
+def _settings(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> FitConfig:
     shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
     base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
-    one = with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})
-    problem = make_problem(one, one.target, one.sampling, seed)
-    if problem.data.test is None:
-        name = problem.dataset.target.name
-        raise UsageError(f"{name} has no test points, by which networks are compared; give a number in sampling.test.")
-    return Case(problem, one, problem.dataset.target.name)
+    return with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})
+
+
+def _apart(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
+    """In brackets, the settings in which the case differs from others of the same target, as (train 500)."""
+    alike = [other for other in cases_of(cfg) if _target_name(other) == _target_name(case)]
+    if len(alike) < 2:
+        return ""
+    own, *others = (
+        {**asdict(one.target), **asdict(one.sampling)} for one in (_settings(cfg, each) for each in (case, *alike))
+    )
+    differing = [key for key in own if any(other.get(key) != own[key] for other in others)]
+    words = ", ".join(f"{key} {own[key]}" for key in differing if own[key] is not None)
+    return f" ({words})" if words else ""
+
+
+def _target_name(case: Mapping[str, Any]) -> str:
+    """The target's name by its settings alone: no table is read for it."""
+    target = case["target"]
+    if "path" in target:
+        return Path(str(target["path"])).name
+    return str(next((target[key] for key in ("name", "formula", "id") if target.get(key)), target.get("kind")))
+
+
+def check_once(networks: Iterable[str]) -> None:
+    """Raise UsageError for a network that is listed twice: nothing would tell its two trainings apart."""
+    twice = [network for network, times in Counter(networks).items() if times > 1]
+    if twice:
+        raise UsageError(f"{twice[0]} is listed twice; list each shape and grid of a case once.")
 
 
 def shapes_of(case: Mapping[str, Any]) -> list[list[int]]:
@@ -85,10 +127,20 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConf
     return model
 
 
+def schedule_of(grid: Any) -> list[Any]:
+    """A number of intervals as a schedule of one grid; a schedule as it is."""
+    return list(grid) if isinstance(grid, list) else [grid]
+
+
+def words_of(grid: Any) -> str:
+    """The schedule in words, as 5,10,20."""
+    return ",".join(map(str, schedule_of(grid)))
+
+
 def kan_of(case: Case, model: KANConfig) -> KAN:
     """A fresh KAN on the last grid of its schedule, to count and to time."""
-    schedule = model.intervals if isinstance(model.intervals, list) else [model.intervals]
-    network = factory(replace(model, intervals=schedule[-1]), case.problem)(generator(0, "size"))
+    last = schedule_of(model.intervals)[-1]
+    network = factory(replace(model, intervals=last), case.problem)(generator(0, "size"))
     assert isinstance(network, KAN)
     return network
 

@@ -17,6 +17,7 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
 from kanrun.study.compare import contest
 from kanrun.study.measured import largest
+from kanrun.study.plans import make_plan
 from kanrun.study.seeds import generator
 
 Cell = Mapping[str, Any]
@@ -34,22 +35,22 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: CompareMLPConfig) -> None:
-    """Raise UsageError for depths or a width that are none."""
+    """Raise UsageError for depths or a width that are none, and for what the solver cannot train."""
     if not cfg.depths or min(cfg.depths) < 0:
         raise UsageError(f"depths={cfg.depths} must list numbers of hidden layers, from 0 on.")
     if len(cfg.widths) != 1 or cfg.widths[0] < 1:
         raise UsageError(f"widths={cfg.widths} must be the one width of the hidden layers, such as [8].")
     if getattr(cfg.solver, "kind", "") != "lm":
         raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")
-    for case in contest.cases_of(cfg):
-        contest.case_of(cfg, case, cfg.seed)
+    for cell in cells(cfg):
+        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        make_plan(_model(cfg, cell), case.settings.solver, case.problem)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one depth, then compare."""
     case = contest.case_of(cfg, cell["case"], seed)
-    model = MLPConfig(cfg.widths * cell["depth"], "identity")
-    trained = contest.train_mlp(case, model, STEPS, seed)
+    trained = contest.train_mlp(case, _model(cfg, cell), STEPS, seed)
     network, data = trained.network, case.problem.data
     assert isinstance(network, MLP)
     to_the_end(network, data)
@@ -67,6 +68,10 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         "bits_that_differ": bits_that_differ(network, seed),
     }
     yield Row("linear", {"target": case.name, "depth": cell["depth"], **differences})
+
+
+def _model(cfg: CompareMLPConfig, cell: Cell) -> MLPConfig:
+    return MLPConfig(cfg.widths * cell["depth"], "identity")
 
 
 def to_the_end(network: MLP, data: TrainingData) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -21,7 +21,8 @@ from kanrun.study.compare import contest
 from kanrun.study.compare.contest import Case
 from kanrun.study.compare.verdicts import verdict_claims
 from kanrun.study.measured import largest
-from kanrun.study.models import check_model, factory
+from kanrun.study.models import factory, network_shape
+from kanrun.study.plans import make_plan
 from kanrun.study.powers import exponent
 from kanrun.study.seeds import generator
 
@@ -63,15 +64,25 @@ def check(cfg: CompareMLPConfig) -> None:
         raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
     if cfg.match is None and not cfg.widths:
         raise UsageError("match=null compares MLPs of given widths; add some, such as widths=[8,16,32].")
+    if not cfg.depths or not cfg.activations:
+        empty = "activations" if cfg.depths else "depths"
+        raise UsageError(f"{empty}=[] leaves the KANs without an MLP to be compared with; give at least one.")
     if unknown := sorted(dict(cfg.growth).keys() - {"widths", "depths", "intervals"}):
         raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
+    kans = []
     for cell in cells(cfg):
-        if cell["model"] != "growth":
-            case = contest.case_of(cfg, cell["case"], cfg.seed)
-            mlp = MLPConfig(list(cell.get("widths", [1])), cell.get("activation", "tanh"))
-            check_model(mlp, case.problem.inputs)
-            if "grid" in cell:
-                contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        if cell["model"] == "growth":
+            continue
+        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        if cell["model"] == "kan":
+            model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
+            contest.budget_of(case, model)
+            shape = network_shape(model, case.problem.inputs, case.problem.outputs)
+            kans.append((case.name, shape, cell["grid"]))
+        else:
+            mlp = MLPConfig(list(cell.get("widths", [1])), cell["activation"])
+            make_plan(mlp, case.settings.solver, case.problem)
+    contest.check_once(f"{target}: the KAN {name_of(shape, grid, cfg.grids)}" for target, shape, grid in kans)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
@@ -86,9 +97,10 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
         network = contest.kan_of(case, model)
         trained = contest.train_kan(case, model, seed)
-        yield contest.result(case, trained, {**marks, "kan": name_of(network), "activation": model.base})
+        name = name_of(network.shape, cell["grid"], cfg.grids)
+        yield contest.result(case, trained, {**marks, "kan": name, "activation": model.base})
         if seed == cfg.seed:
-            yield from count_rows(case, network)
+            yield from count_rows(case, network, name)
         return
     yield from _mlp(cfg, cell, case, seed, marks)
 
@@ -96,13 +108,13 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
 def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]) -> Iterator[Record]:
     activation, kan, off = cell["activation"], None, None
     if "widths" in cell:
-        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case)
+        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, contest.shapes_of(cell["case"]))
     else:
         model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
         _, steps = contest.budget_of(case, model)
         network = contest.kan_of(case, model)
         match = matched(str(cfg.match), case, network, cell["depth"], activation)
-        hidden, kan, off = list(match.hidden), name_of(network), match.off
+        hidden, kan, off = list(match.hidden), name_of(network.shape, cell["grid"], cfg.grids), match.off
         if not match.close and seed == cfg.seed:
             layers = f"no MLP of depth {cell['depth']} matches {kan} in {cfg.match}"
             nearest = f"the nearest has {' and '.join(map(str, hidden))} nodes and is off by {off:+.0%}"
@@ -111,14 +123,18 @@ def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[s
     yield contest.result(case, trained, {**marks, "kan": kan, "activation": activation, "off": off})
 
 
-def steps_without_kan(cfg: CompareMLPConfig, case: Case) -> int:
-    """The largest budget of the comparison's KANs, for MLPs that are matched to none."""
-    budgets = [contest.budget_of(case, contest.kan_settings(cfg, [], grid))[1] for grid in cfg.grids]
-    return max(budgets)
+def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]) -> int:
+    """The largest budget of the case's KANs, for MLPs that are matched to none."""
+    kans = itertools.product(shapes, cfg.grids)
+    return max(contest.budget_of(case, contest.kan_settings(cfg, hidden, grid))[1] for hidden, grid in kans)
 
 
 def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Match:
-    """The MLP of this depth and activation nearest to `kan` in parameters, executed FLOPs, or seconds a pass."""
+    """The MLP of this depth and activation nearest to `kan` in parameters, executed FLOPs, or seconds a pass.
+
+    Seconds are measured anew in each training, so that seeds, or a run that is resumed, may get other widths for one
+    cell.
+    """
     inputs, outputs = case.problem.inputs, case.problem.outputs
     if match == "parameters":
         return by_parameters(inputs, outputs, depth, count_parameters(kan))
@@ -149,15 +165,18 @@ def second_order_work(rows: int, parameters: int) -> int:
     return 2 * rows * parameters**2 + parameters**3
 
 
-def name_of(kan: KAN) -> str:
-    return f"[{','.join(map(str, kan.shape))}] G = {kan.intervals}"
+def name_of(shape: Sequence[int], grid: Any, grids: list[Any]) -> str:
+    """A KAN by its shape and last grid; by all of its grids where another of `grids` ends on the same one."""
+    last = [contest.schedule_of(other)[-1] for other in grids]
+    own = contest.schedule_of(grid)[-1]
+    return f"[{','.join(map(str, shape))}] G = {own if last.count(own) == 1 else contest.words_of(grid)}"
 
 
-def count_rows(case: Case, kan: KAN) -> Iterator[Row]:
+def count_rows(case: Case, kan: KAN, name: str) -> Iterator[Row]:
     """The KAN's parameters by every convention, beside what its modules hold and its FLOPs by both counts."""
     size, exact = size_of(kan), count_parameters(kan)
     for convention in CONVENTIONS:
-        marks: dict[str, Value] = {"target": case.name, "kan": name_of(kan), "exact": exact, **contest.flops_of(kan)}
+        marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **contest.flops_of(kan)}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
         yield Row("counts", {**marks, **words, "source": convention.source, "count": convention.count(size)})
 
@@ -188,7 +207,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
 
 
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
-    """O(N^2 L) of the MLP and O(N^2 L (G + k)) of the KAN, on the larger half of each range."""
+    """O(N^2 L) of the MLP and O(N^2 L (G + k)) of the KAN, on the larger half of each range, of two values at least."""
     wrong = largest((growth["parameters"] - growth["formula"]).abs())
     yield Claim("Formulas of parameters against the modules: largest difference", wrong, "= 0", wrong == 0)
     for model, name, law in (
@@ -198,7 +217,10 @@ def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
         others = [column for column in ("width", "depth", "functions") if column != name]
         for column in others:
             rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
-        upper = rows[rows[name] >= rows[name].median()]
+        values = sorted(rows[name].unique())
+        if len(values) < 2:
+            continue
+        upper = rows[rows[name].isin(values[-max(2, (len(values) + 1) // 2) :])]
         measured = exponent(upper[name], upper["parameters"])
         what = {"width": "N nodes a layer", "depth": "L layers", "functions": "G + k functions an edge"}[name]
         sentence = f"Parameters of {'an MLP' if model == 'mlp' else 'a KAN'} grow with {what} to the power"

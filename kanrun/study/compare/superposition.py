@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -24,11 +25,20 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be trained, and for an error to be reached that is none."""
+    networks = []
     for cell in cells(cfg):
         case = contest.case_of(cfg, cell["case"], cfg.seed)
-        if not isinstance(cell["case"].get("bound", 1.0), int | float):
-            raise UsageError(f"bound of the case {case.name} must be a number, the relative error to be reached.")
+        _check_bound(case, cell["case"].get("bound", 1.0))
         contest.budget_of(case, contest.kan_settings(cfg, _hidden(case), cell["grid"]))
+        networks.append(f"{case.name} with G = {contest.words_of(cell['grid'])}")
+    contest.check_once(networks)
+
+
+def _check_bound(case: contest.Case, bound: Any) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+        raise UsageError(
+            f"bound: {bound} of the case {case.name} must be a positive number, the relative error to be reached."
+        )
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
@@ -38,7 +48,7 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     trained = contest.train_kan(case, model, seed)
     bound = cell["case"].get("bound")
     marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": model.base, "bound": bound}
-    yield contest.result(case, trained, marks)
+    yield contest.result(case, trained, {**marks, "grid": contest.words_of(cell["grid"])})
 
 
 def _hidden(case: contest.Case) -> list[int]:
@@ -49,10 +59,12 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     """The relative test RMSE stays within what the case states, where it states something."""
     found = []
     summary = tables["summary"]
-    groups: Any = summary[summary["bound"].notna()].groupby("target", sort=False)
-    for target, rows in groups:
+    several = summary["grid"].nunique() > 1
+    groups: Any = summary[summary["bound"].notna()].groupby(["target", "grid"], sort=False)
+    for (target, grid), rows in groups:
         measured, bound = middle(rows["relative_error"]), float(rows["bound"].iloc[0])
         shape = str(rows["shape"].iloc[0]).replace("-", ",")
-        sentence = f"[{shape}] fits {target}: test RMSE over the target's deviation"
+        along = f" with G = {grid}" if several else ""
+        sentence = f"[{shape}] fits {target}{along}: test RMSE over the target's deviation"
         found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, spread(rows["relative_error"])))
     return found

@@ -12,7 +12,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
 from kanrun.study.compare import contest
-from kanrun.study.models import check_model
+from kanrun.study.plans import make_plan
 
 Cell = Mapping[str, Any]
 #: Most solver steps of each network: the theorem is about the best weights, not about those found soon.
@@ -37,7 +37,7 @@ def check(cfg: CompareMLPConfig) -> None:
         raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
     for cell in cells(cfg):
         case = contest.case_of(cfg, cell["case"], cfg.seed)
-        check_model(MLPConfig([cell["width"]], cell["activation"]), case.problem.inputs)
+        make_plan(MLPConfig([cell["width"]], cell["activation"]), case.settings.solver, case.problem)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:

@@ -92,11 +92,14 @@ def expanded_tail(seeds: int) -> float:
 def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
     """log10(MLP's error / KAN's) of each (seed, KAN), from all rows of one target.
 
-    Of the MLPs matched to a KAN, each seed's lowest validation error says which one stands for them: test errors choose
-    nothing. Seeds for which a training is missing are left out (`complete`).
+    Of the MLPs matched to a KAN, each seed's lowest validation error says which one stands for them (its training error
+    where nothing is held out): test errors choose nothing. Seeds for which a training is missing are left out
+    (`complete`).
     """
+    held_out = rows["validation_rmse"].notna().any()
     kans = rows[rows["model"] == "kan"].set_index(["seed", "kan"])["error"]
-    mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()].sort_values("validation_rmse")
+    mlps = rows[(rows["model"] == "mlp") & rows["kan"].notna()]
+    mlps = mlps.sort_values("validation_rmse" if held_out else "train_rmse")
     best = mlps.groupby(["seed", "kan"]).head(1).set_index(["seed", "kan"])["error"]
     smallest = np.finfo(float).tiny
     both = best.index.intersection(kans.index)

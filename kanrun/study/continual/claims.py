@@ -83,15 +83,20 @@ def _forgetful(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
-    for name, rows in learned[learned["best_spline_rmse"].notna()].groupby("learner", sort=False):
+    for name, rows in _determined(learned, "learner").groupby("learner", sort=False):
         best, worst = largest(rows["best_spline_rmse"]), largest(rows["rmse"])
         sentence = f"{name}: RMSE on everything after the last phase"
         bound = f"at most {NEAR * best:.3g}, {NEAR:g} times the best spline's {best:.3g}"
         yield Claim(sentence, worst, bound, worst <= NEAR * best, spread(rows["rmse"]))
 
 
+def _determined(rows: pd.DataFrame, by: str) -> pd.DataFrame:
+    """The learners, or grids, that have a best spline, with all their seeds: none without a number may drop out."""
+    return rows[rows["best_spline_rmse"].notna().groupby(rows[by]).transform("any")]
+
+
 def _order(learned: pd.DataFrame) -> Iterator[Claim]:
-    rows = learned[learned["best_spline_rmse"].notna()]
+    rows = _determined(learned, "intervals")
     if rows["intervals"].nunique() < 2:
         return
     slopes = pd.Series([exponent(some["intervals"], some["rmse"]) for _, some in rows.groupby("seed")])
