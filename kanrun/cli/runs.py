@@ -19,6 +19,7 @@ app = typer.Typer(help="List, show and continue runs.", rich_markup_mode=None)
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")]
+RunOrSweep = Annotated[str, typer.Argument(metavar="RUN", help="A run or sweep: latest, fit/v0003, or its folder.")]
 Force = Annotated[
     bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
 ]
@@ -75,7 +76,7 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
 
 @app.command("resume")
 def resume_run(
-    run: RunName,
+    run: RunOrSweep,
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,
     strict: Strict = False,

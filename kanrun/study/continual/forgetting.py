@@ -3,7 +3,8 @@
 The measures are published for accuracies; for errors their signs turn. With T phases, counted from 1:
 
 - average error: mean over j of R[T, j] (average accuracy, Lopez-Paz and Ranzato, arXiv 1706.08840, eq. 2);
-- forgetting of phase j: R[T, j] - min over i of R[i, j] (Chaudhry et al., arXiv 1801.10112, eq. 3);
+- forgetting of phase j: R[T, j] - min of R[i, j] over i = 1 .. T, so never negative (Chaudhry et al., arXiv 1801.10112,
+  eq. 3, leaves out i = T);
 - backward transfer: mean over j < T of R[j, j] - R[T, j] (arXiv 1706.08840, eq. 3): negative is forgetting.
 
 The lowest error of a phase may be one from before it was learned, where earlier phases spoiled what it started from;
