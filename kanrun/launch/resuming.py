@@ -25,7 +25,7 @@ from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
 from kanrun.runs import Run, RunFolder, Sweep
 from kanrun.runs.atomic import storing, write_atomic
 from kanrun.runs.lock import hold
-from kanrun.runs.sweep import FILE
+from kanrun.runs.sweep import SWEEP_FILE
 from kanrun.study import execute as study
 
 
@@ -47,7 +47,7 @@ class GoingOn:
 def resume(folder: Path, how: GoingOn) -> int:
     """Goes on with the run in `folder` from its stored configuration, and returns the exit code."""
     run = Run(folder)
-    if not _began(run) and (folder.parent / FILE).is_file():
+    if not _began(run) and (folder.parent / SWEEP_FILE).is_file():
         raise UsageError(
             f"{folder} never began; `kanrun runs resume {folder.parent}` runs it with the rest of its sweep."
         )
@@ -95,7 +95,7 @@ def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
     for number in left:
         if _began(runs[number]):
             runs[number].check_ended(how.force)
-    stored, file = [job.config for job in sweep.jobs], folder / FILE
+    stored, file = [job.config for job in sweep.jobs], folder / SWEEP_FILE
     configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
     for config in configs.values():
         study.check(load_experiment(sweep.command), config)

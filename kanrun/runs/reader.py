@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.near import near_names
-from kanrun.runs import environment, sweep
+from kanrun.runs import environment
 from kanrun.runs.allocation import VERSION
 from kanrun.runs.atomic import read_bytes, read_json
 from kanrun.runs.checkpoint_file import checkpoint_path, read_checkpoint
@@ -21,6 +21,7 @@ from kanrun.runs.lock import still_running
 from kanrun.runs.manifest import Manifest, Status
 from kanrun.runs.names import file_name
 from kanrun.runs.records import Checkpoint
+from kanrun.runs.sweep import SWEEP_FILE, Sweep
 
 if TYPE_CHECKING:
     import pandas
@@ -78,7 +79,7 @@ class Run:
     def status(self) -> str:
         """The status in words: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
         if not (self.path / "run.json").exists():
-            in_sweep = (self.path.parent / sweep.FILE).is_file()
+            in_sweep = (self.path.parent / SWEEP_FILE).is_file()
             return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
         try:
             if self.manifest.status == Status.RUNNING and not self.is_alive:
@@ -196,9 +197,9 @@ def resolve_sweep(text: str, outputs: Path) -> Path | None:
     if wanted.rpartition("/")[2] == "latest":
         with contextlib.suppress(UsageError):
             folder = resolve_run(text, outputs).path.parent
-            return folder if (folder / sweep.FILE).is_file() else None
+            return folder if (folder / SWEEP_FILE).is_file() else None
     for folder in (outputs / wanted, Path(os.path.expanduser(text))):
-        if wanted and (folder / sweep.FILE).is_file():
+        if wanted and (folder / SWEEP_FILE).is_file():
             return folder
     return None
 
@@ -235,7 +236,7 @@ def _folders(parent: Path) -> Iterator[Path]:
 def _jobs(folder: Path) -> list[Path]:
     """The folders of a sweep's jobs, those that are still to begin among them."""
     names = {job.name for job in _folders(folder) if _JOB.fullmatch(job.name) and (job / "run.json").exists()}
-    if (folder / sweep.FILE).is_file():
+    if (folder / SWEEP_FILE).is_file():
         with contextlib.suppress(StorageFailed):
-            names |= {str(number) for number in range(len(sweep.Sweep.read(folder).jobs))}
+            names |= {str(number) for number in range(len(Sweep.read(folder).jobs))}
     return [folder / name for name in sorted(names, key=int)]

@@ -10,7 +10,7 @@ from typing import Any
 from kanrun.errors import StorageFailed
 from kanrun.runs.atomic import read_json, to_json, write_atomic
 
-FILE = "sweep.json"
+SWEEP_FILE = "sweep.json"
 
 
 @dataclass(frozen=True)
@@ -31,19 +31,19 @@ class Sweep:
 
     def store(self, folder: Path) -> None:
         """Write `sweep.json`. Raises StorageFailed."""
-        write_atomic(folder / FILE, to_json(asdict(self)).encode() + b"\n")
+        write_atomic(folder / SWEEP_FILE, to_json(asdict(self)).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> Sweep:
         """The sweep in `folder`; StorageFailed if its `sweep.json` is missing or damaged."""
-        content = read_json(folder / FILE)
+        content = read_json(folder / SWEEP_FILE)
         try:
             jobs = tuple(SweepJob(_words(job["overrides"]), dict(job["config"])) for job in content["jobs"])
             found = cls(str(content["command"]), _words(content["argv"]), jobs)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StorageFailed(f"{folder / FILE} does not describe a sweep.") from error
+            raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep.") from error
         if not jobs:
-            raise StorageFailed(f"{folder / FILE} does not describe a sweep: it has no jobs.")
+            raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep: it has no jobs.")
         return found
 
 
