@@ -29,8 +29,7 @@ from kanrun.study.bench.clock import in_turn, peak_bytes
 from kanrun.study.bench.layers import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
 from kanrun.study.bench.peers import PeerFailed
 from kanrun.study.bench.startup import startup
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+from kanrun.study.problem import PRECISIONS
 
 
 def check(cfg: BenchConfig) -> None:
@@ -61,7 +60,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
         case, steps, failed = Case(*numbers), {}, {}
         for name in competitors:
             try:
-                steps[name] = build(name, case, DTYPES[cfg.precision])
+                steps[name] = build(name, case, PRECISIONS[cfg.precision])
             except Exception as error:
                 if name not in cfg.peers:
                     raise
@@ -102,7 +101,7 @@ def _ratio(row: Mapping[str, Any]) -> str:
 
 def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
     """Step time and peak memory against the grid and against the batch, and the powers that the times grow as."""
-    dtype, (inputs, outputs) = DTYPES[cfg.precision], cfg.growth_shape
+    dtype, (inputs, outputs) = PRECISIONS[cfg.precision], cfg.growth_shape
     last = min(1000, max(cfg.growth_intervals))
     sweeps = {
         "intervals": {g: Case(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
