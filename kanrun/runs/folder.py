@@ -132,6 +132,13 @@ class RunFolder:
         """Append the rows of `table` to the table of its name (several cells share one)."""
         self._table(table.name).extend(table.columns)
 
+    def remove(self, table: str) -> None:
+        """Delete the table of that name, if it is there."""
+        path = self._paths().get(file_name(table))
+        if path is not None:
+            with storing(path):
+                path.unlink(missing_ok=True)
+
     def discard(self, checkpoint: str) -> None:
         """Delete the checkpoint of that name, if it is there."""
         path = checkpoint_path(self.path / "checkpoints", checkpoint)

@@ -15,10 +15,11 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started
+from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started, Warned
 from kanrun.study.experiment import Failure, Job, Task
 
-_CONNECT = 3.0  # seconds
+_CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02  # seconds: to connect in, between looks at the workers and at what is ready
+_NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
 def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> Generator[Event, None, None]:
@@ -37,7 +38,10 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
             yield Started(task)
         completed = distributed.as_completed(list(futures), loop=client.loop)
         try:
-            for future in completed:
+            for future in _as_they_come(completed, client):
+                if isinstance(future, bool):
+                    yield Warned(_NO_WORKERS.format(address=address))
+                    continue
                 if future.status == "lost":  # its worker died with the result; the scheduler runs it again
                     completed.add(future)
                     continue
@@ -60,6 +64,23 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
+
+
+def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
+    """The futures; and True, once, whenever there is no worker that could finish any."""
+    told, looked = False, 0.0
+    while not completed.is_empty():
+        if completed.has_ready():
+            yield next(completed)
+        elif time.monotonic() - looked < _LOOK:
+            time.sleep(_POLL)
+        else:
+            with contextlib.suppress(Exception):  # a scheduler that is gone shows in the futures
+                missing = not _workers(client)
+                if missing and not told:
+                    yield True
+                told = missing
+            looked = time.monotonic()
 
 
 def probe(address: str) -> None:
@@ -86,7 +107,10 @@ def _outcome(future: Any, address: str) -> tuple[float, list[Record], Failure | 
     from distributed.scheduler import KilledWorker
 
     if future.status == "cancelled":
-        raise KanrunError(f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest.")
+        raise KanrunError(
+            f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest, "
+            "with --address ADDRESS on another one or with --executor local here."
+        )
     if future.status == "finished":
         seconds, records, failure, worker = future.result()
         return seconds, records, failure, worker, 0
@@ -103,9 +127,10 @@ def _client(address: str) -> Iterator[Any]:
         distributed: Any = importlib.import_module("distributed")
     except ImportError as error:
         raise UsageError("executor=dask needs the package `distributed`: pip install 'kanrun[dask]'.") from error
-    logger = logging.getLogger("distributed")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)  # what matters comes back as an event or an exception
+    names = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] == "distributed"]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)  # what matters comes back as an event or an exception
     try:
         client = _connected(distributed, address)
         if client is None:
@@ -117,7 +142,8 @@ def _client(address: str) -> Iterator[Any]:
         finally:
             client.close(timeout=_CONNECT)
     finally:
-        logger.setLevel(level)
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def _connected(distributed: Any, address: str) -> Any:

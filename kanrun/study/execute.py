@@ -16,7 +16,7 @@ from kanrun.runs.manifest import Claim, Manifest, Status
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Note
 from kanrun.study import report
-from kanrun.study.executor import Event, Resume, run_serial
+from kanrun.study.executor import Event, Resume, Warned, run_serial
 from kanrun.study.experiment import Experiment, Failure, Job, Reference, Task, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
@@ -139,6 +139,12 @@ class _Study:
         open_tasks = [task for task in self._tasks if task.pair not in self._recorder.finished]
         with Reporter(self._console, len(self._tasks), self._quiet) as reporter:
             reporter.skip(len(self._tasks) - len(open_tasks))
+            if self._recorder.lost:
+                lost = Warned(
+                    f"{self._recorder.lost} trainings had finished, but rows of them are gone: they start again"
+                )
+                self._recorder.handle(lost)
+                reporter.handle(lost)
             events = self._events(open_tasks, lambda task: checkpoints.get(task.pair))
             try:
                 for event in events:

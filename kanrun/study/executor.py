@@ -48,7 +48,14 @@ class Failed:
     failure: Failure
 
 
-Event = Started | Recorded | Finished | Retried | Failed
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know, of no task in particular."""
+
+    text: str
+
+
+Event = Started | Recorded | Finished | Retried | Failed | Warned
 Resume = Callable[[Task], Checkpoint | None]
 ATTEMPTS = 2  # of a task in other processes; in this process the same error would come again
 

@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.runs.records import Note, Row
-from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Started
+from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Started, Warned
 from kanrun.study.experiment import Task
 
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # the best so far goes by the first that is there
@@ -67,6 +67,8 @@ class Reporter:
             text = self._result(event.task, event.seconds) if self._total > 1 else last
             self._line(text if self._total > 1 else "")
             self._advance(text)
+        elif isinstance(event, Warned):
+            self._say(f"warning: {event.text}", "yellow")
         elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and starts again: {event.failure.reason}")
         elif isinstance(event, Failed) and self._total > 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,12 +17,13 @@ from kanrun.runs.folder import RunFolder
 from kanrun.runs.names import file_name
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Row, Table
-from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried
+from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Warned
 from kanrun.study.experiment import Failure, Task
 
 _RESUME = "resume"
 _ROWS = "recorded_rows"
 _logger = logging.getLogger("kanrun")
+Rows = dict[tuple[int, int], Counter[str]]
 
 
 class Recorder:
@@ -33,14 +34,16 @@ class Recorder:
     - A checkpoint's name begins with its cell, if the study has several. One named `resume` is stored as
       `resume-<cell>-<seed>`, with the number of rows that each table had of its task at that time; it is
       deleted when its task finishes.
-    - `progress.json` lists the finished tasks.
+    - `progress.json` lists the finished tasks, with the number of rows that each table has of them: one whose rows
+      are gone is not finished.
     """
 
     def __init__(self, folder: RunFolder, tasks: Sequence[Task]) -> None:
         self._folder = folder
         self._several = len({task.index for task in tasks}) > 1
         self._cells = json.loads(to_json([task.cell for task in tasks]))
-        self._finished: list[tuple[int, int]] = []
+        self._finished: dict[tuple[int, int], dict[str, int]] = {}  # with its rows in each table
+        self.lost = 0  # tasks that had finished, and whose rows are gone
         self._rows = {task.pair: Counter[str]() for task in tasks}
         self.failures: list[tuple[Task, Failure]] = []
 
@@ -59,10 +62,14 @@ class Recorder:
         if progress.get("cells", self._cells) != self._cells:
             raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
         known = {task.pair for task in tasks}
-        pairs = [tuple(pair) for pair in progress.get("finished", []) if isinstance(pair, list)]
-        self._finished = [pair for pair in pairs if pair in known]
+        there = self._count_rows()
+        for pair, counts in _finished_of(progress):
+            if pair in known and _has(there, pair, counts):
+                self._finished[pair] = counts
+            elif pair in known:
+                self.lost += 1
         unfinished = [task for task in tasks if task.pair not in self._finished]
-        checkpoints, rows = self._resumable(unfinished if continuing else [])
+        checkpoints, rows = self._resumable(unfinished if continuing else [], there)
         self._folder.retain(self.finished, rows)
         for pair, counts in rows.items():
             self._rows[pair] = Counter(counts)
@@ -73,10 +80,14 @@ class Recorder:
         if isinstance(event, Recorded):
             self._record(event)
         elif isinstance(event, Finished):
-            self._finished.append(event.task.pair)
-            self._folder.progress({"cells": self._cells, "finished": self._finished})
+            self._finished[event.task.pair] = dict(self._rows[event.task.pair])
+            finished = [[*pair, counts] for pair, counts in self._finished.items()]
+            self._folder.progress({"cells": self._cells, "finished": finished})
             self._folder.discard(_checkpoint_name(event.task))
             _logger.info("%s finished in %.2f s", event.task, event.seconds)
+        elif isinstance(event, Warned):
+            self._folder.record(Note(event.text, warning=True))
+            _logger.warning("%s", event.text)
         elif isinstance(event, Retried):
             self._forget(event.task)
             _logger.info("%s failed and starts again: %s", event.task, event.failure.reason)
@@ -150,12 +161,26 @@ class Recorder:
         self._folder.discard(_checkpoint_name(task))
         self._rows[task.pair].clear()
 
+    def _count_rows(self) -> Rows:
+        """How many rows each table has of each task; one that is damaged has none, and is removed."""
+        run, counts = Run(self._folder.path), Rows()
+        for name in run.tables:
+            try:
+                table = run.table(name)
+                cells = table["cell"] if "cell" in table else [0] * len(table)
+                pairs = [(int(cell), int(seed)) for cell, seed in zip(cells, table["seed"], strict=True)]
+            except (KanrunError, KeyError, ValueError):
+                self._folder.remove(name)
+                continue
+            for pair, rows in Counter(pairs).items():
+                counts.setdefault(pair, Counter())[name] = rows
+        return counts
+
     def _resumable(
-        self, tasks: Sequence[Task]
+        self, tasks: Sequence[Task], there: Rows
     ) -> tuple[dict[tuple[int, int], Checkpoint], dict[tuple[int, int], dict[str, int]]]:
         """Return resume checkpoints and the rows that go before them, of the tasks that have both whole."""
         run = Run(self._folder.path)
-        there = _count_rows(run) if tasks else {}
         checkpoints, rows = {}, {}
         for task in tasks:
             try:
@@ -165,7 +190,7 @@ class Recorder:
             counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
             if not isinstance(counts, dict) or not isinstance(meta, dict):
                 continue
-            if all(there.get(task.pair, Counter())[name] >= n for name, n in counts.items()):
+            if _has(there, task.pair, counts):
                 checkpoints[task.pair] = Checkpoint(_RESUME, stored.arrays, meta)
                 rows[task.pair] = counts
         return checkpoints, rows
@@ -175,13 +200,12 @@ def _checkpoint_name(task: Task) -> str:
     return f"{_RESUME}-{task.index}-{task.seed}"
 
 
-def _count_rows(run: Run) -> dict[tuple[int, int], Counter[str]]:
-    counts: dict[tuple[int, int], Counter[str]] = {}
-    for name in run.tables:
-        table = run.table(name)
-        if "seed" not in table:
-            continue
-        cells = table["cell"] if "cell" in table else [0] * len(table)
-        for cell, seed in zip(cells, table["seed"], strict=True):
-            counts.setdefault((int(cell), int(seed)), Counter())[name] += 1
-    return counts
+def _finished_of(progress: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], dict[str, int]]]:
+    for entry in progress.get("finished", []):
+        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
+            yield (entry[0], entry[1]), entry[2]
+
+
+def _has(there: Rows, pair: tuple[int, int], counts: Mapping[str, int]) -> bool:
+    """Whether as many rows of a task are there as it had recorded."""
+    return all(there.get(pair, Counter())[name] >= rows for name, rows in counts.items())

@@ -159,6 +159,20 @@ def test_a_dask_cluster_that_goes_away_is_one_error(tmp_path: Path) -> None:
     assert Run(folder.path).manifest.status == "FAILED"
 
 
+def test_a_scheduler_without_workers_is_waited_for_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=0, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+    ) as cluster:
+        threading.Timer(1.0, cluster.scale, [1]).start()
+        cfg = ToyConfig(sizes=[2], executor=ExecutorConfig("dask", address=cluster.scheduler_address))
+        folder = RunFolder.create(tmp_path, "toy")
+        assert execute(toy_experiment, cfg, folder, quiet=True).status == Status.COMPLETED
+    notes = [note for note in Run(folder.path).manifest.notes if note.startswith("no worker at tcp://")]
+    assert len(notes) == 1
+    assert "warning: no worker" in capsys.readouterr().err
+
+
 def test_a_server_that_is_no_scheduler_is_refused_in_one_sentence() -> None:
     """It answers, but not what a scheduler would: the client would wait for ever, or allocate what it is told."""
     with socket.create_server(("127.0.0.1", 0)) as server:

@@ -115,6 +115,26 @@ def test_failed_cells_run_again_and_finished_ones_do_not(run_toy: RunToy, same_t
     assert Run(run.path).table("metrics").query("cell == 0")["seconds"].tolist() == kept
 
 
+@pytest.mark.parametrize("damage", ["a row is gone", "the table is gone", "the table is garbage"])
+def test_trainings_whose_rows_are_gone_start_again(
+    run_toy: RunToy, same_tables: SameTables, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    _, whole = run_toy(sizes=[2, 3, 4])
+    _, run = run_toy(sizes=[2, 3, 4], fails=[4])
+    path = run.path / "summary.csv"
+    if damage == "a row is gone":
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    elif damage == "the table is gone":
+        path.unlink()
+    else:
+        path.write_bytes(bytes(range(256)))
+    lost = 1 if damage == "a row is gone" else 2
+    outcome = execute(toy_experiment, ToyConfig(sizes=[2, 3, 4]), RunFolder.reopen(run.path), resume=True, quiet=True)
+    assert outcome.status == Status.COMPLETED
+    same_tables(Run(run.path), whole)
+    assert f"warning: {lost} trainings had finished, but rows of them are gone" in capsys.readouterr().err
+
+
 def test_resuming_a_study_of_other_cells_is_refused(run_toy: RunToy) -> None:
     _, run = run_toy(sizes=[2, 3], fails=[3])
     with pytest.raises(UsageError, match="other cells"):
