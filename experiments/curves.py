@@ -69,7 +69,8 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         curves = [interpolate(f.equispaced(count), f(f.equispaced(count)), degree) for count in cfg.spline_points]
         yield from (row("errors", "spline", degree, len(curve.control), curve.points(x)) for curve in curves)
         largest = [f.error(x, curve.points(x))["max_error"] for curve in curves]
-        yield Row("orders", {"degree": degree, **judge.fitted_order(cfg.spline_points, largest)})
+        order = judge.fitted_order(cfg.spline_points, largest)
+        yield Row("orders", {"degree": degree, "default_function": f.is_default, **order})
 
 
 def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:

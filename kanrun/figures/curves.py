@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Jumps below this, zero among them, are drawn here.
 SMALLEST_JUMP = 1e-17
+#: Errors above this are drawn here: ticks beyond larger ones are no numbers.
+LARGEST_ERROR = 1e100
 
 
 @styled
@@ -37,7 +39,8 @@ def interpolation(curves: DataFrame) -> Figure:
         rows, (upper, lower) = curves[curves["points"] == count], axes[:, column]
         for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
             upper.plot(rows["x"], rows[name], color=colour, label=name)
-            lower.semilogy(rows["x"], (rows[name] - rows["truth"]).abs().clip(lower=smallest), color=colour, lw=1)
+            error = (rows[name] - rows["truth"]).abs().clip(smallest, max(LARGEST_ERROR, smallest))
+            lower.semilogy(rows["x"], error, color=colour, lw=1)
         upper.plot(rows["x"], rows["truth"], color=BLACK, ls=(0, (2, 2)), lw=0.9, label="function")
         nodes = np.linspace(rows["x"].iloc[0], rows["x"].iloc[-1], int(count))
         upper.plot(nodes, np.interp(nodes, rows["x"], rows["truth"]), "o", color=BLACK, ms=2.2, zorder=3)
@@ -58,6 +61,9 @@ def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
     `summary` and `splines` have the columns curve, degree, points, max_error; `orders` degree, order,
     last_points (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
     """
+    summary, splines = (
+        rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR)) for rows in (summary, splines)
+    )
     figure = new_figure(3.6, 5.4)
     axes = figure.subplots()
     for curve, marker, colour in (("polynomial", "s", BLACK), ("polynomial, Chebyshev points", "D", GREY)):

@@ -188,6 +188,8 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
     if match := re.match(r"Value (.*) \(\w+\) is incompatible with type hint '(\w+)'", text, re.DOTALL):  # in a list
         return f"{shown}: {match[1]} is not {_TYPES.get(match[2], match[2])}"
     if "is not a ListConfig, list or tuple" in text:
+        if (override or "").partition("=")[2].startswith("["):
+            return f"{shown}: each entry of {key} is a list itself, as {key}=[[...]]"
         return f"{shown}: {key} is a list; write it in brackets, as {key}=[...]"
     if re.match(r"Cannot (assign|merge) .* (dict|DictConfig|Dict\[.*\])|.*is not a subclass of|.*to a dict", text):
         return f"{shown}: {key} has keys of its own; set those, as {key}.KEY=VALUE"

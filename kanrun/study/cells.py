@@ -37,10 +37,14 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
                 OmegaConf.update(node, group, OmegaConf.structured(schema), merge=False)
         merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
-        raise UsageError(f"A suite entry does not fit the configuration: {str(error).splitlines()[0]}.") from error
+        raise UsageError(f"{_plain(cell)} does not fit the configuration: {str(error).splitlines()[0]}.") from error
     assert isinstance(merged, DictConfig)
     result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
     return result
+
+
+def _plain(cell: Mapping[str, Any]) -> Any:
+    return OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
 
 
 def _kind(group: str, known: Mapping[str, type], name: str) -> type:

@@ -60,9 +60,9 @@ def test_unknown_choice(refused: Refused, words: list[str], parts: list[str]) ->
     ("command", "word", "part"),
     [
         ("extend-grid", "shapes=[[a]]", "'a' is not a whole number"),
-        ("extend-grid", "shapes=[5]", "is a list; write it in brackets"),
+        ("extend-grid", "shapes=[5]", "each entry of shapes is a list itself"),
         ("continual", "shapes=[[1.5]]", "1.5 is not a whole number"),
-        ("bench", "layers=[5]", "is a list; write it in brackets"),
+        ("bench", "layers=[5]", "each entry of layers is a list itself"),
         ("bench", "layers=[[10,2,x,5]]", "'x' is not a whole number"),
         ("compare-mlp", "growth=5", "growth has keys of its own"),
         ("compare-mlp", "growth.widths=[x]", "'x' is not a whole number"),

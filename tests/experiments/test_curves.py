@@ -84,10 +84,23 @@ def test_measured_orders_are_recorded_with_their_range_of_points(run: Callable[.
     assert orders.loc[3, "order"] == pytest.approx(-slope)
 
 
-def test_a_function_with_a_corner_is_told_apart_by_the_claims(run: Callable[..., Run]) -> None:
-    done = run("parts=[equispaced]", "function.formula=abs(x0)", "degrees=[3]")
-    broken = [claim for claim in done.manifest.claims if not claim.holds]
-    assert any("degree 3" in claim.sentence for claim in broken)
+@pytest.mark.parametrize("other", ["function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"])
+def test_nothing_is_claimed_of_other_functions_whose_orders_are_measured(run: Callable[..., Run], other: str) -> None:
+    done = run("parts=[equispaced]", other, "degrees=[3]")
+    assert not done.manifest.claims
+    assert done.table("orders")["order"].notna().all()
+
+
+def test_the_default_function_may_be_written_otherwise(run: Callable[..., Run]) -> None:
+    same = "function={formula: 1/(25*x0**2+1), domain: [[-1,1]]}"
+    done = run("parts=[equispaced]", same)
+    assert len(done.manifest.claims) == 8
+
+
+def test_an_error_near_the_largest_number_is_drawn(run: Callable[..., Run]) -> None:
+    done = run("parts=[equispaced]", "polynomial_points=[1000]")
+    assert done.table("summary")["max_error"].max() > 1e200
+    assert {path.stem for path in (done.path / "figures").glob("*.png")} == {"interpolation", "errors"}
 
 
 def test_the_four_points_lie_on_the_polynomial(run: Callable[..., Run]) -> None:
@@ -172,6 +185,13 @@ def test_without_x_and_y_the_first_two_columns_of_numbers_count(run: Callable[..
         (["spacing=arc"], "spacing must be one of chord, centripetal, uniform, not arc"),
         (["function.formula=x0+x1"], "a formula of the one variable x0"),
         (["function.formula=nonsense(x0)"], "nonsense"),
+        (["function.formula=1/x0"], "not finite .* change function.domain"),
+        (["function.domain=[[1,-1]]"], r"^function.domain of x0 is \[1, -1\]"),
+        (["bezier=[[0,0],[0,0]]"], "bezier has 2 times the same point"),
+        (["bspline=[[1,2],[1,2],[1,2],[1,2]]"], "bspline has 4 times the same point"),
+        (["degrees=[3,3]"], "degrees has 3 twice or more; name each once"),
+        (["polynomial_points=[10,20,10]"], "polynomial_points has 10 twice"),
+        (["precision=float32"], "curves computes in float64; leave precision out"),
         (["target.columns=[x,y]"], "give target.path too"),
         (["target.path=no such file.csv"], "there is no file"),
     ],

@@ -53,6 +53,16 @@ def test_interpolation_of_a_constant_and_of_one_number_of_points_is_drawn() -> N
     assert len(stored(curves.interpolation(constant))) == 2
 
 
+def test_errors_beyond_the_largest_are_drawn_there() -> None:
+    far = interpolants(4).assign(polynomial=1e290)
+    assert stored(curves.interpolation(far))[1].get_lines()[0].get_ydata().max() == curves.LARGEST_ERROR
+    splines = DataFrame({"curve": "spline", "degree": 1, "points": [10], "max_error": [0.1]})
+    summary = DataFrame({"curve": "polynomial", "degree": [99, 999], "points": [100, 1000], "max_error": [3.0, 1e300]})
+    orders = DataFrame({"degree": [1], "order": [np.nan], "last_points": [np.nan]})
+    (axes,) = stored(curves.errors(summary, splines, orders))
+    assert drawn(axes, "polynomial")[:, 1].tolist() == [3.0, curves.LARGEST_ERROR]
+
+
 def test_errors_name_the_order_that_was_recorded_and_draw_the_theorys() -> None:
     points = np.array([10, 20, 40, 80])
     splines = DataFrame({"curve": "spline", "degree": 3, "points": points, "max_error": 2.0 * points**-4.0})

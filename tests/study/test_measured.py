@@ -70,7 +70,8 @@ def learners(values: list[float]) -> list[Claim]:
 def on_grids(values: list[float]) -> list[Claim]:
     fine = table([4e-4 + error for error in values], "rmse", intervals=20, worst_forgetting=values)
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
-    both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, phases=5, best_spline_rmse=4e-4)
+    kan = {"role": "kan", "moving": None, "phases": 5, "best_spline_rmse": 4e-4}
+    both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **kan)
     return list(continual_claims.claims(both))
 
 

@@ -40,8 +40,8 @@ def claims(summary: pd.DataFrame) -> Iterator[Claim]:
 def _of_forgetting(parts: Mapping[str, pd.DataFrame]) -> Iterator[Claim]:
     if "learners" in parts:
         yield from _of_learners(parts["learners"])
-    if "intervals" in parts:
-        lost = parts["intervals"]["worst_forgetting"]
+    if "intervals" in parts and _still(rows := parts["intervals"]).all():
+        lost = rows["worst_forgetting"]
         yield _most("no phase is forgotten on any of these grids (worst phase)", lost, NOTHING)
     if "overlap" in parts:
         yield from _overlap(parts["overlap"])
@@ -131,7 +131,7 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _still(rows: pd.DataFrame) -> pd.Series:
-    """Which are KANs of one layer where nothing moves but coefficients."""
+    """Which are KANs of one edge where nothing moves but coefficients."""
     return (rows["role"] == "kan") & rows["moving"].isna()
 
 

@@ -86,6 +86,9 @@ def centres_of(cfg: ContinualConfig) -> Array:
                 )
         if not rows:
             raise UsageError("centres=[] has no peaks; give at least one, such as centres=[0.0], or centres=null.")
+        for row in rows:
+            if rows.count(row) > 1:
+                raise UsageError(f"centres has {row} twice; each phase needs a place of its own.")
         return np.array(rows, dtype=np.float64)
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
     axis = np.array([round(float(c), 12) for c in axis])
@@ -102,8 +105,11 @@ def check_course(cfg: ContinualConfig) -> None:
         if not 0 < getattr(cfg, name) < float("inf"):
             raise UsageError(f"{name}={getattr(cfg, name)} must be a positive number.")
     for overlap in (cfg.overlap, *cfg.overlaps):
-        if not -1 < overlap < float("inf"):
-            raise UsageError(f"overlap={overlap} must be above -1; 0 lets phases touch, 1 reaches the next centres.")
+        if not -1 < overlap < 2:
+            raise UsageError(
+                f"overlap={overlap} must be above -1 and below 2; 0 lets phases touch, 1 reaches the next centres, and "
+                "2 would hold all of the next phases."
+            )
     for name in ("points", "evaluation"):
         if not 2 <= getattr(cfg, name) <= MOST_POINTS:
             raise UsageError(f"{name}={getattr(cfg, name)} must be from 2 to {MOST_POINTS}.")

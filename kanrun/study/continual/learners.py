@@ -107,6 +107,12 @@ def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
     own = {field.name for field in fields(Learner)} - {"name", "model"}
     extra = {key: given.pop(key) for key in list(given) if key in own}
     base = cfg.model if given["kind"] == "kan" else MLPConfig()
+    known = {field.name for field in fields(base)}
+    if unknown := sorted(given.keys() - known):
+        takes = ", ".join(sorted((known | own) - {"kind"}))
+        raise UsageError(
+            f"learner {name!r} has {unknown[0]}, which is no setting of a {given['kind']}; it takes {takes}."
+        )
     try:
         model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), given))
     except OmegaConfBaseException as error:

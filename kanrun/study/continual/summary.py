@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from kanrun.config import KANConfig
-from kanrun.engine.networks import KAN, count_parameters
+from kanrun.engine.networks import KAN, Network, count_parameters
 from kanrun.runs.records import Row, Value
 from kanrun.study.continual.course import Course
 from kanrun.study.continual.forgetting import measure_forgetting
@@ -24,11 +24,11 @@ def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
     }
 
 
-def role(learner: Learner) -> str:
-    """What claims take a learner for: an MLP, a KAN of one layer or a deeper one."""
-    if not isinstance(learner.model, KANConfig):
+def role(network: Network) -> str:
+    """What claims take a learner for: an MLP, the KAN of one edge, or one where inputs share functions."""
+    if not isinstance(network, KAN):
         return "mlp"
-    return "deep kan" if learner.model.hidden else "kan"
+    return "kan" if network.shape == (1, 1) else "deep kan"
 
 
 def moving(learner: Learner) -> str | None:
@@ -49,7 +49,7 @@ def summary(
         "summary",
         {
             **place,
-            "role": role(learner),
+            "role": role(network),
             "moving": moving(learner),
             "twin": twin,
             "shape": "-".join(map(str, network.shape)),

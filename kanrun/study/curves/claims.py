@@ -1,4 +1,7 @@
-"""Judging recorded tables: largest values against bounds, growth, orders of convergence."""
+"""Judging recorded tables: largest values against bounds, growth, orders of convergence.
+
+Growth and orders are claimed of the default function alone, which is Runge's: nothing is claimed of other functions.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ ENDS = 0.8
 
 def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     """The claims of every part of `kanrun curves` that left its tables."""
-    if "orders" in tables:
+    if "orders" in tables and tables["orders"]["default_function"].all():
         yield from growth_at_ends(tables["summary"])
         yield from convergence(tables["orders"])
     if "lecture_points" in tables:

@@ -33,6 +33,7 @@ class Function:
     values: Callable[[NDArray[np.float64]], NDArray[np.float64]]
     low: float
     high: float
+    is_default: bool
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.from_numpy(self.values(x[:, None].numpy()))
@@ -61,8 +62,12 @@ class Planar:
 
 def check(cfg: CurvesConfig, parts: Sequence[str]) -> None:
     """Raises UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
+    if cfg.precision != "float64":
+        raise UsageError("curves computes in float64; leave precision out.")
     if not cfg.parts or not set(cfg.parts) <= set(parts):
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
+    for name in ("parts", "degrees", "polynomial_points", "spline_points"):
+        _check_different(name, getattr(cfg, name))
     for degree in (cfg.degree, *cfg.degrees):
         check_degree(degree, degree + 1)
     if not cfg.degrees:
@@ -78,6 +83,12 @@ def check(cfg: CurvesConfig, parts: Sequence[str]) -> None:
         moved_by(cfg)
     if "planar" in cfg.parts:
         planar_of(cfg)
+
+
+def _check_different(name: str, values: Sequence[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UsageError(f"{name} has {value} twice or more; name each once.")
 
 
 def _check_equispaced(cfg: CurvesConfig) -> None:
@@ -99,10 +110,14 @@ def _check_equispaced(cfg: CurvesConfig) -> None:
 
 def function_of(cfg: CurvesConfig) -> Function:
     """The function that polynomial and splines interpolate; raises UsageError unless it has one variable."""
-    target = build_target(cfg.function)
+    try:
+        target, default = build_target(cfg.function), build_target(CurvesConfig().function)
+    except UsageError as error:  # which names the key that other commands have
+        raise UsageError(str(error).replace("target.domain", "function.domain")) from None
     if len(target.inputs) != 1 or target.function is None:
         raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0.")
-    return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]))
+    is_default = target.expression == default.expression and np.array_equal(target.domain, default.domain)
+    return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default)
 
 
 def lecture_points() -> Tensor:
@@ -113,12 +128,12 @@ def lecture_points() -> Tensor:
 
 def bezier_of(cfg: CurvesConfig) -> Tensor:
     """The control points (degree + 1, 2) of the Bezier curve."""
-    return _points("bezier", cfg.bezier, 2)
+    return _polygon("bezier", cfg.bezier)
 
 
 def spline_of(cfg: CurvesConfig) -> SplineCurve:
     """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
-    control = _points("bspline", cfg.bspline, 2)
+    control = _polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, control.shape[0])
     needed = control.shape[0] - cfg.degree - 1
     inner = [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
@@ -182,6 +197,14 @@ def family(name: str, columns: str, values: Tensor) -> Table:
     """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
     number = torch.arange(values.shape[0]).repeat_interleave(values.shape[1])
     return table(name, columns, number, values.flatten(0, 1))
+
+
+def _polygon(name: str, values: Any) -> Tensor:
+    """The points (n, 2) of a control polygon, at least two of them different."""
+    points = _points(name, values, 2)
+    if (points == points[0]).all():
+        raise UsageError(f"{name} has {len(points)} times the same point; a curve needs different control points.")
+    return points
 
 
 def _points(name: str, values: Any, least: int) -> Tensor:
