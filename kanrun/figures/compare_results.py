@@ -25,7 +25,8 @@ def results(summary: DataFrame) -> Figure:
     }  # fmt: skip
     if "test_accuracy" in shown and shown["test_accuracy"].notna().any():
         columns["test_accuracy"] = "accuracy"
-    text = [[_cell(name, row[name]) for name in columns] for _, row in shown.iterrows()]
+    sizes = _sizes(summary)
+    text = [[sizes.get((name, at)) or _cell(name, row[name]) for name in columns] for at, row in shown.iterrows()]
     letters_wide = sum(max(map(len, column)) for column in zip(columns.values(), *text, strict=True))
     figure = new_figure(0.17 * len(text) + 0.5, 0.062 * letters_wide + 0.13 * len(columns))
     say_above(figure, only_some(len(shown), len(middle), "networks"))
@@ -40,6 +41,17 @@ def results(summary: DataFrame) -> Figure:
     return figure
 
 
+def _sizes(summary: DataFrame) -> dict[tuple[str, Any], str]:
+    """Of each network whose seeds ended at different sizes the least and the largest, by column and row."""
+    grouped = _networks(summary)[["intervals", "parameters", "flops"]]
+    low, high = grouped.min().reset_index(drop=True), grouped.max().reset_index(drop=True)
+    differ = low.lt(high)
+    return {
+        (name, at): f"{low.loc[at, name]:.0f} .. {high.loc[at, name]:.0f}"
+        for name in differ for at in differ.index[differ[name]]
+    }  # fmt: skip
+
+
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, str):
         return letters(value.upper() if name == "model" else value, 40)
@@ -52,10 +64,14 @@ def _cell(name: str, value: Any) -> str:
     return f"{value:.2f}" if name == "seconds" else f"{value:.0f}"
 
 
+def _networks(rows: DataFrame) -> Any:
+    """The rows of each network, one a seed."""
+    return rows.groupby([name for name in ("cell", "target", "model", "activation") if name in rows], sort=False)
+
+
 def quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Medians over the seeds of each network, and the quartiles of its error."""
-    keys = [name for name in ("cell", "target", "model", "activation") if name in rows]
-    grouped = rows.groupby(keys, sort=False)
+    grouped = _networks(rows)
     middle = grouped.median(numeric_only=True).reset_index()
     shapes = grouped["shape"].first().reset_index(drop=True)
     low, high = (grouped["error"].quantile(share).to_numpy(float) for share in (0.25, 0.75))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -22,6 +22,14 @@ AUTO_INTERVALS = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
 AUTO_COEFFICIENTS = 2000
 
 Create = Callable[[Generator], Network]
+
+
+def refuse_unused(model: Any, instead: Mapping[str, str]) -> None:
+    """Raise UsageError for a setting of the KAN that the experiment takes from elsewhere, which `instead` names."""
+    usual = KANConfig()
+    for name, place in instead.items():
+        if isinstance(model, KANConfig) and getattr(model, name) != getattr(usual, name):
+            raise UsageError(f"model.{name}={getattr(model, name)} is not used here; give it as {place}.")
 
 
 def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:

@@ -33,6 +33,13 @@ def test_the_table_says_what_its_errors_are_and_which_rows_it_leaves_out() -> No
     assert remark.startswith("40 of 120")
 
 
+def test_sizes_in_which_seeds_differ_are_not_averaged() -> None:
+    coarser = summary().assign(seed=1, intervals=6.0, parameters=[70, 51])
+    figure = results(pd.concat([summary(), coarser]))
+    cells = {cell.get_text().get_text() for cell in figure.axes[0].tables[0].get_celld().values()}
+    assert {"3 .. 6", "50 .. 70", "51", "10"} <= cells
+
+
 def scaled(kan: list[int], mlp: list[int]) -> list[str]:
     """What the legend of a figure with networks of these sizes says."""
     medians = pd.DataFrame({

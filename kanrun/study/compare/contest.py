@@ -21,7 +21,7 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.cells import with_cell
 from kanrun.study.evaluation import scores
-from kanrun.study.models import check_model, factory, network_shape
+from kanrun.study.models import check_model, factory, network_shape, refuse_unused
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
@@ -46,10 +46,12 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
 
     Raises UsageError if there is none, and for a case that is none.
     """
+    refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
         return [{"target": asdict(cfg.target), "shapes": [getattr(cfg.model, "hidden", None) or []]}]
     if not cfg.cases:
         raise UsageError("cases=[] names nothing to learn; give a target, as target=product, or cases.")
+    refuse_unused(cfg.model, {"hidden": "shapes of the cases, or with a target, as target=product"})
     for case in cfg.cases:
         _check_case(case)
     return list(cfg.cases)
@@ -69,7 +71,10 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
     problem = make_problem(settings, settings.target, settings.sampling, seed)
     name = problem.dataset.target.name
     if problem.data.test is None:
-        raise UsageError(f"{name} has no test points, by which networks are compared; give a number in sampling.test.")
+        raise UsageError(f"{name} has no test points, by which networks are compared; sampling.test must be 1 or more.")
+    y = problem.data.train.y
+    if (y == y[0]).all():
+        raise UsageError(f"{name} is the same at all training points, so that there is nothing to compare.")
     return Case(problem, settings, name + _apart(cfg, case))
 
 

@@ -18,7 +18,7 @@ from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
 from kanrun.study.extend_grid.published import published
 from kanrun.study.extend_grid.schedules import limited, name_of, schedule_of
-from kanrun.study.models import Create, check_model
+from kanrun.study.models import Create, check_model, refuse_unused
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
 from kanrun.study.training_rows import stage_row
@@ -50,6 +50,10 @@ def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
+    refuse_unused(cfg.model, {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"})
+    for name in ("shapes", "degrees", "sizes", "scratch_intervals"):
+        if twice := [value for value in getattr(cfg, name) or () if getattr(cfg, name).count(value) > 1]:
+            raise UsageError(f"{name} has {twice[0]} twice; name each once.")
     for name, degree in (("model.degree", cfg.model.degree), *(("degrees", degree) for degree in cfg.degrees)):
         if degree < 1:
             raise UsageError(f"{name}: splines of degree {degree} have no slope to learn by; use 1 or more.")
@@ -115,7 +119,8 @@ def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Pro
             "choose other parts, as parts=[schedules,scratch]."
         ) from error
     if problem.data.test is None:
-        raise UsageError(f"{problem.dataset.target.name} has no test points to judge grids by; give sampling.test.")
+        name = problem.dataset.target.name
+        raise UsageError(f"{name} has no test points to judge grids by; sampling.test must be 1 or more.")
     return problem
 
 
