@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import multiprocessing
 import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +41,8 @@ class Job:
     refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
 
     def __call__(self, composed: DictConfig) -> None:
+        if multiprocessing.current_process().name.startswith("LokyProcess"):
+            end_with_launcher()
         settings = HydraConfig.get()
         overrides = [str(override) for override in settings.overrides.task]
         self.run(Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed))
@@ -74,6 +80,19 @@ class Job:
         if Run(folder.path).manifest.status == Status.RUNNING:
             trace = None if error is None else "".join(traceback.format_exception(error))
             folder.finish(status, reason=sentence(error), trace=trace)
+
+
+@functools.cache
+def end_with_launcher() -> None:
+    """Ends this process, a worker of joblib's, once the one that launched it is gone: nothing else would."""
+    launcher = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == launcher:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def sentence(error: BaseException | None) -> str:

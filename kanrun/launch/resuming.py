@@ -144,6 +144,8 @@ def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, h
         config = typed(command, OmegaConf.create(dict(stored)), extras=True)
     except CONFIGURATION_ERRORS as error:
         raise explain_stored(error, file) from error
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
     if how.executor not in (None, config.executor.kind):
         config.executor = ExecutorConfig(str(how.executor))  # how many workers the other had says nothing of this one
     config.executor.address = refusals.address_of(config.executor, how.address, folder)

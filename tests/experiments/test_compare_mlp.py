@@ -311,7 +311,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"match": "memory"}, "match=memory is not known"),
         ({"match": None}, "match=null compares MLPs of given widths"),
         ({"depths": [0]}, "depths from 1 on"),
-        ({"grids": [[5, 3]]}, "must increase"),
+        ({"grids": [[5, 3]]}, "the entry of grids .5, 3. must increase"),
         ({"activations": ["step"]}, "model.activation=step"),
         ({"model": MLPConfig()}, "use model=kan"),
         ({"growth": {"heights": [1]}}, "growth has no heights"),

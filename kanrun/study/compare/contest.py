@@ -128,7 +128,15 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConf
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"compare-mlp compares KANs with MLPs; model={cfg.model.kind} is none, use model=kan.")
     model = replace(cfg.model, hidden=hidden, intervals=grid)
-    check_model(model, 1)
+    try:
+        check_model(model, 1)
+    except UsageError as error:
+        named = (
+            str(error)
+            .replace("model.intervals=", "the entry of grids ")
+            .replace("model.hidden=", "the entry of shapes ")
+        )
+        raise UsageError(named) from error
     return model
 
 
