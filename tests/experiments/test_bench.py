@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import jaxtyping
 import numpy as np
 import pandas
 import pytest
@@ -89,7 +90,8 @@ def test_what_is_ours_may_not_break(ours: str, tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.slow
-def test_our_layers_are_measured_compiled_too(tmp_path: Path) -> None:
+def test_our_layers_are_measured_compiled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no compiler looks through what enforces them
     table = run(tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)).table("layers")
     assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
     assert table["ratio"].iloc[:2].min() == 1
