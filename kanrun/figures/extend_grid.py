@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,12 @@ from kanrun.figures.style import (
     say_above,
     styled,
 )
+from kanrun.figures.thresholds import FARTHEST, MARKS, mark_thresholds, marks, points_at, shape_of
 from kanrun.figures.ticks import name_round, name_values
 
 _BAND, _BANDS = 0.16, "lines: medians; bands: from the least to the largest of all seeds"
 
-#: From which grid networks can reproduce the points: column of the stages, what it says, look. One lies on the other.
-_MARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
-    ("threshold", "parameters = training points", {"color": GREY, "lw": 3.0, "alpha": 0.45}),
-    ("paper_threshold", "the paper's $E\\,G$ = training points", {"color": BLACK, "lw": 1.1, "ls": ":"}),
-)
 _CLOSEST = 0.09  # of the steps, between the numbers of two stages
-_FARTHEST = 10  # times the finest grid: a mark beyond is named, not drawn
 
 
 @styled
@@ -54,7 +49,7 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
             panel.plot(steps, rows[f"{split}_rmse"], color=SPLITS[split], label=split, drawstyle="steps-post", lw=1.2)
         panel.set_yscale("log")
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        panel.set_title(f"{_shape(shape)} {schedule}", fontsize=8)
+        panel.set_title(f"{shape_of(shape)} {schedule}", fontsize=8)
         _mark_grids(panel, steps, rows)
         _mark_crossings(panel, steps, rows, stages[(stages["shape"] == shape) & (stages["schedule"] == schedule)])
     for panel in flat[len(groups) :]:
@@ -85,20 +80,12 @@ def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> No
 
 
 def _mark_crossings(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame) -> None:
-    for at, text, look in _marks(stages):
+    for at, text, look in marks(stages):
         past = np.flatnonzero(rows["intervals"].to_numpy() >= at)
         if len(past):
             panel.axvline(steps[past[0]], zorder=0, label=f"from here on {text.replace(' = ', ' ≥ ')}", **look)
         else:
             panel.plot([], [], label=f"{text}: not before $G = {at:g}$", **look)
-
-
-def _marks(stages: DataFrame) -> Iterator[tuple[float, str, dict[str, Any]]]:
-    """The grid at which each mark is, its words and its look, as far as the table has it."""
-    for name, text, look in _MARKS:
-        at = stages[name].median() if name in stages else np.nan
-        if np.isfinite(at):
-            yield float(at), text, look
 
 
 @styled
@@ -116,11 +103,11 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                 _median_line(panel, some, name, colour=colour, label=str(schedule), style=style)
                 panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
             first = rows[rows["compared"]] if rows["compared"].any() else rows
-            _log_log(panel, first["intervals"], _shape(shape))
+            _log_log(panel, first["intervals"], shape_of(shape))
         if published is not None:
             _published(row[0], published[published["shape"] == shape])
         for panel in row:
-            _thresholds(panel, rows, shape if len(shapes) > 1 else "")
+            mark_thresholds(panel, rows, shape if len(shapes) > 1 else "")
         row[0].set_ylabel("test RMSE")
         row[1].set_ylabel("root of the median square")
     say_above(figure, _BANDS)
@@ -147,7 +134,7 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
         for rows, style, way in ((warm, "o-", "extended"), (alone, "s--", "from scratch")):
             if not len(rows):
                 continue
-            label, colour = f"{_shape(shape)} {way}", CYCLE[2 * index + (way != "extended")]
+            label, colour = f"{shape_of(shape)} {way}", CYCLE[2 * index + (way != "extended")]
             _median_line(left, rows, "seconds", colour=colour, label=label, style=style)
             medians = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
             right.plot(medians["seconds"], medians["test_rmse"], style[0], color=colour, label=label)
@@ -204,8 +191,8 @@ def against_points(stages: DataFrame) -> Figure:
     left, right = figure.subplots(1, 2)
     for (points, rows), colour in zip(stages.groupby("train_points"), CYCLE * 9, strict=False):
         _median_line(left, rows, "test_rmse", colour=colour, label=f"$N = {points}$")
-        for at, _, look in _marks(rows):
-            if at <= _FARTHEST * stages["intervals"].max():
+        for at, _, look in marks(rows):
+            if at <= FARTHEST * stages["intervals"].max():
                 left.axvline(at, zorder=0, **{**look, "color": colour})
     _log_log(left, stages["intervals"], "marks in the colour of their $N$")
     left.set_ylabel("test RMSE")
@@ -214,27 +201,16 @@ def against_points(stages: DataFrame) -> Figure:
     medians = chosen.groupby("train_points")["test_rmse"].median()
     right.plot(medians.index, medians, "o-", color=BLACK, label="median")
     finest = stages["intervals"].max()
-    for name, _, look in _MARKS:
-        at = _points_at(stages, name, finest)
+    for name, _, look in MARKS:
+        at = points_at(stages, name, finest)
         if np.isfinite(at):
             right.axvline(at, zorder=0, **look)
     _log_log(right, chosen["train_points"], f"chosen on validation; marks for $G = {finest:g}$", "training points $N$")
-    for _, text, look in _MARKS:
+    for _, text, look in MARKS:
         right.plot([], [], label=text, **look)
     say_above(figure, _BANDS)
     legend_of_all(figure, [left, right], loc="outside lower center", ncols=3)
     return figure
-
-
-def _points_at(stages: DataFrame, name: str, intervals: float) -> float:
-    """How many training points a mark of `intervals` belongs to, between those that were tried; NaN beyond them."""
-    if name not in stages:
-        return float("nan")
-    known = stages.groupby("train_points")[name].median().dropna()
-    grids, points = np.log(known.to_numpy(float)), np.log(known.index.to_numpy(float))
-    if len(known) < 2 or not (np.diff(grids) > 0).all():
-        return float("nan")
-    return float(np.exp(np.interp(np.log(intervals), grids, points, left=np.nan, right=np.nan)))
 
 
 @styled
@@ -264,7 +240,7 @@ def _overfitted(panel: Axes, stages: DataFrame) -> None:
     if len(alone):
         label = "without penalty, from scratch: test"
         panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label=label)
-    _thresholds(panel, stages)
+    mark_thresholds(panel, stages)
 
 
 def _median_line(
@@ -277,16 +253,6 @@ def _median_line(
         panel.fill_between(medians.index, by.min(), by.max(), color=colour, alpha=_BAND, lw=0)
 
 
-def _thresholds(panel: Axes, rows: DataFrame, shape: str = "") -> None:
-    """Both marks on an axis of G; `shape` is named with what is too far to be drawn, which differs between shapes."""
-    for at, text, look in _marks(rows):
-        if at <= _FARTHEST * rows["intervals"].max():
-            panel.axvline(at, zorder=0, label=text, **look)
-        else:
-            whose = f" for {_shape(shape)}" if shape else ""
-            panel.plot([], [], label=f"{text}: at $G = {at:g}${whose}", **look)
-
-
 def _log_log(panel: Axes, values: Iterable[float], title: str, label: str = "grid intervals $G$") -> None:
     panel.set(xscale="log", yscale="log", title=title, xlabel=label)
     name_values(panel.xaxis, values)
@@ -296,7 +262,3 @@ def _same_limits(panels: Sequence[Axes], values: np.ndarray[Any, Any]) -> None:
     positive = values[np.isfinite(values) & (values > 0)]
     for panel in panels if len(positive) else ():
         panel.set_ylim(positive.min() / 2, positive.max() * 3)
-
-
-def _shape(text: str) -> str:
-    return f"[{str(text).replace('-', ', ')}]"

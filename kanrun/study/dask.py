@@ -39,7 +39,7 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
         completed = distributed.as_completed(list(futures), loop=client.loop)
         try:
             for future in _as_they_come(completed, client):
-                if isinstance(future, bool):
+                if future is None:
                     yield Warned(_NO_WORKERS.format(address=address))
                     continue
                 if future.status == "lost":  # its worker died with the result; the scheduler runs it again
@@ -67,7 +67,7 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
 
 
 def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
-    """The futures; and True, once, whenever there is no worker that could finish any."""
+    """The futures as they complete; and None, once, whenever there is no worker that could complete any."""
     told, looked = False, 0.0
     while not completed.is_empty():
         if completed.has_ready():
@@ -78,7 +78,7 @@ def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
             with contextlib.suppress(Exception):  # a scheduler that is gone shows in the futures
                 missing = not _workers(client)
                 if missing and not told:
-                    yield True
+                    yield None
                 told = missing
             looked = time.monotonic()
 

@@ -14,6 +14,8 @@ from matplotlib.patches import Rectangle
 from pandas import DataFrame
 
 from kanrun.figures import continual as drawn
+from kanrun.figures.continual_phases import phases, surfaces
+from kanrun.figures.style import BLUE, VERMILLION
 
 AXIS = np.linspace(-1, 1, 9)
 
@@ -41,12 +43,12 @@ def boxes(panel: Axes) -> list[tuple[float, float, float, float]]:
 
 def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
     table = functions(1, ("spline", "MLP")).query("x1 == 0")
-    panels = drawn.phases(table, data().query("phase == 1")).axes
-    assert [panel.lines[0].get_color() for panel in panels[1:]] == [drawn.BLUE, drawn.VERMILLION]
+    panels = phases(table, data().query("phase == 1")).axes
+    assert [panel.lines[0].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
 
 
 def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
-    figure = drawn.surfaces(functions(2), data())
+    figure = surfaces(functions(2), data())
     panels = figure.axes[:6]
     assert boxes(panels[0]) == [(-1, -1, 1, 1)]
     assert boxes(panels[1]) == [(0, -1, 1, 1)]
@@ -60,8 +62,8 @@ def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
 def test_phases_that_are_missing_or_no_numbers_leave_their_panels_empty() -> None:
     table = functions(2).query("learner == 'KAN' or after == 1")
     table.loc[table["after"] == 1, "output"] = np.nan
-    drawn.surfaces(table, data()).savefig(io.BytesIO(), dpi=50)
-    drawn.surfaces(functions(1, ("KAN",)), data().query("phase == 1")).savefig(io.BytesIO(), dpi=50)
+    surfaces(table, data()).savefig(io.BytesIO(), dpi=50)
+    surfaces(functions(1, ("KAN",)), data().query("phase == 1")).savefig(io.BytesIO(), dpi=50)
 
 
 def matrix(errors: list[list[float]], learners: tuple[str, ...] = ("KAN",)) -> DataFrame:

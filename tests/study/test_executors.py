@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import toy_experiment
 from toy_experiment import ToyConfig
@@ -94,7 +95,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "orphans.py"
     script.write_text(ORPHANS)
@@ -102,20 +102,13 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, str(script), str(tmp_path), toys], stderr=subprocess.PIPE, text=True)
     assert child.stderr is not None
     assert "was chosen" in child.stderr.readline()
-    workers = children_of(child.pid)
+    workers = psutil.Process(child.pid).children(recursive=True)
     assert workers
     child.send_signal(signal.SIGKILL)
     child.wait()
-    deadline = time.monotonic() + 10
-    while (left := [pid for pid in workers if Path(f"/proc/{pid}").exists()]) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    _, left = psutil.wait_procs(workers, timeout=10)
     child.stderr.close()
     assert left == []
-
-
-def children_of(pid: int) -> list[int]:
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
 def test_dask_gives_the_numbers_of_a_serial_run_though_a_worker_dies(
