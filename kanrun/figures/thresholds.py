@@ -1,4 +1,4 @@
-"""Marks in figures of grids: where networks can reproduce their points, by exact parameters and by the paper's count."""
+"""Marks in figures of grids: where networks can reproduce their points, by their parameters and as the paper counts."""
 
 from __future__ import annotations
 
