@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks import KAN, get_unknowns
 from kanrun.engine.splines import Grid
-from kanrun.engine.training.rows import LocalRows
 
 
 def penalty_order(degree: int) -> int:

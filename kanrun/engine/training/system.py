@@ -21,8 +21,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from kanrun.engine.least_squares import DenseRows, LocalRows, Rows, StreamedRows
 from kanrun.engine.networks import KAN, Network, linearise, linearise_locally
-from kanrun.engine.training.rows import DenseRows, LocalRows, Rows, StreamedRows
 
 #: Conjugate gradients stop when the gradient has fallen by this factor, squared.
 CONVERGED = 1e-24
