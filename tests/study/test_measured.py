@@ -8,14 +8,14 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from kanrun.experiments.compare_mlp import linear, superposition, tricks, verdicts
+from kanrun.experiments.continual import findings as continual_claims
+from kanrun.experiments.curves import findings as curve_claims
+from kanrun.experiments.extend_grid import findings as grid_claims
 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.study import bounds
-from kanrun.study.compare import linear, superposition, tricks, verdicts
-from kanrun.study.continual import claims as continual_claims
-from kanrun.study.curves import claims as curve_claims
-from kanrun.study.extend_grid import claims as grid_claims
 from kanrun.study.measured import at_least, at_most, largest, middle, smallest, spread
 
 Claims = Callable[[list[float]], list[Claim]]

@@ -1,0 +1,67 @@
+"""How fast kanrun is, measured side by side with other KAN libraries and an MLP of the same number of parameters.
+
+Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
+one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
+arXiv 2404.19756, Figure 2.3) and `startup` (the command itself). Layers are measured in one process, in turn, and
+compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and
+nothing is claimed about them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from kanrun.config import BenchConfig
+from kanrun.runs.records import Note, Record, Row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from kanrun.runs import Claim
+
+
+def check(cfg: BenchConfig) -> None:
+    from kanrun.experiments.bench.measurements import PARTS
+    from kanrun.experiments.bench.settings import check as check_settings
+
+    check_settings(cfg, PARTS)
+
+
+def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
+    """One cell, so that nothing runs beside what is measured."""
+    return [{"part": cfg.part}]
+
+
+def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    import platform
+
+    import torch
+    from kanrun.experiments.bench.measurements import PARTS
+
+    yield Row(
+        "machine", {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
+    )
+    for name, part in PARTS.items():
+        if cell["part"] in ("all", name):
+            yield Note(f"measuring {name}")
+            yield from part(cfg, seed)
+
+
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+    from kanrun.experiments.bench import plots
+
+    if "layers" in tables:
+        yield "layers", plots.ratios(tables["layers"])
+    if "growth" in tables:
+        yield "growth", plots.growth(tables["growth"], tables["exponents"])
+    if "time_to_accuracy" in tables:
+        goals = sorted(tables["accuracy"]["error"].unique())
+        yield "time_to_accuracy", plots.error_against_time(tables["time_to_accuracy"], goals)
+
+
+def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+    from kanrun.experiments.bench.findings import all_claims
+
+    return all_claims(tables)

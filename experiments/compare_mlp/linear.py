@@ -1,0 +1,146 @@
+"""An MLP without activations is one linear map, however deep: against least squares and the product of its matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+import torch
+from kanrun.experiments.compare_mlp import contest
+from torch import Tensor, nn
+
+from kanrun.config import CompareMLPConfig, MLPConfig
+from kanrun.engine.networks import MLP
+from kanrun.engine.training import LevenbergMarquardt, TrainingData, output_size
+from kanrun.errors import UsageError
+from kanrun.runs import Claim
+from kanrun.runs.records import Record, Row
+from kanrun.study.measured import largest
+from kanrun.study.plans import make_plan
+from kanrun.study.seeds import generator
+
+Cell = Mapping[str, Any]
+#: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with room for their
+#: condition), and what is required of the end of an iteration.
+EXACT, SOLVED = 1e-12, 1e-8
+STEPS = 100
+#: Numbers are rounded to multiples of this for the comparison of bits: all products and sums of them are exact.
+GRAIN = 2.0**-16
+
+
+def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+    """Every depth, 0 for a single linear layer."""
+    return [{"case": case, "depth": depth} for case in contest.cases_of(cfg) for depth in cfg.depths]
+
+
+def check(cfg: CompareMLPConfig) -> None:
+    """Raise UsageError for depths or a width that are none, and for what the solver cannot train."""
+    if not cfg.depths or min(cfg.depths) < 0:
+        raise UsageError(f"depths={cfg.depths} must list numbers of hidden layers, from 0 on.")
+    if len(cfg.widths) != 1 or cfg.widths[0] < 1:
+        raise UsageError(f"widths={cfg.widths} must be the one width of the hidden layers, such as [8].")
+    if getattr(cfg.solver, "kind", "") != "lm":
+        raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")
+    for cell in cells(cfg):
+        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        make_plan(_model(cfg, cell), case.settings.solver, case.problem)
+
+
+def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    """Train one depth, then compare."""
+    case = contest.case_of(cfg, cell["case"], seed)
+    trained = contest.train_mlp(case, _model(cfg, cell), STEPS, seed)
+    network, data = trained.network, case.problem.data
+    assert isinstance(network, MLP)
+    to_the_end(network, data)
+    marks = {"comparison": cfg.comparison, "activation": "identity", "depth": cell["depth"]}
+    yield contest.result(case, trained, marks)
+    matrix, offset = product(network)
+    points = data.everything
+    least = least_squares(points.x, points.y)
+    with torch.no_grad():
+        ours = network(points.x)
+    one = torch.cat([points.x, torch.ones_like(points.x[:, :1])], 1)
+    differences = {
+        "from_least_squares": relative(ours, one @ least),
+        "from_product": relative(ours, points.x @ matrix.T + offset),
+        "bits_that_differ": bits_that_differ(network, seed),
+    }
+    yield Row("linear", {"target": case.name, "depth": cell["depth"], **differences})
+
+
+def _model(cfg: CompareMLPConfig, cell: Cell) -> MLPConfig:
+    return MLPConfig(cfg.widths * cell["depth"], "identity")
+
+
+def to_the_end(network: MLP, data: TrainingData) -> None:
+    """Levenberg-Marquardt steps on all points until none lowers the error: training stops where more hardly pays."""
+    points = data.everything
+    solver = LevenbergMarquardt(network, points, output_size(points, data.task), 0.0)
+    for _ in range(STEPS):
+        solver.step()
+        if solver.converged:
+            return
+
+
+def product(network: MLP) -> tuple[Tensor, Tensor]:
+    """(W, b) of the one linear map x W^T + b that the layers compose to."""
+    matrix: Tensor | None = None
+    offset: Tensor | None = None
+    for layer in network.linear:
+        assert isinstance(layer, nn.Linear)
+        weight, bias = layer.weight.detach(), layer.bias.detach()
+        matrix = weight if matrix is None else weight @ matrix
+        offset = bias if offset is None else weight @ offset + bias
+    assert matrix is not None  # an MLP has at least one layer
+    assert offset is not None
+    return matrix, offset
+
+
+def least_squares(x: Tensor, y: Tensor) -> Tensor:
+    """(inputs + 1, outputs): slopes and intercept of ordinary least squares."""
+    design = torch.cat([x, torch.ones_like(x[:, :1])], 1)
+    solution: Tensor = torch.linalg.lstsq(design, y, driver="gelsd").solution
+    return solution
+
+
+def relative(ours: Tensor, other: Tensor) -> float:
+    return float((ours - other).abs().max() / other.abs().max())
+
+
+def bits_that_differ(network: MLP, seed: int) -> int:
+    """How many outputs of the layers are not x W^T + b to the last bit, on numbers for which both are exact.
+
+    Rounding depends on the order of additions, which no library promises; on multiples of GRAIN there is none, so
+    that any difference would be a difference of formula.
+    """
+    wrong = 0
+    for number, layer in enumerate(network.linear):
+        assert isinstance(layer, nn.Linear)
+        exact = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64)
+        x = torch.randn(64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}"))
+        weight, bias, x = (_rounded(values) for values in (layer.weight, layer.bias, x))
+        exact.load_state_dict({"weight": weight, "bias": bias})
+        with torch.no_grad():
+            wrong += int((exact(x) != (x[:, None, :] * weight).sum(-1) + bias).sum())
+    return wrong
+
+
+def _rounded(values: Tensor) -> Tensor:
+    return (values.detach().clamp(-8, 8) / GRAIN).round() * GRAIN
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """One linear map, whatever the depth."""
+    rows = tables["linear"]
+    depths = f"with {rows['depth'].min()} to {rows['depth'].max()} hidden layers"
+    found = []
+    for column, text, bound in (
+        ("from_least_squares", f"An MLP without activations {depths} is ordinary least squares", SOLVED),
+        ("from_product", f"An MLP without activations {depths} is the product of its matrices", EXACT),
+        ("bits_that_differ", "Outputs of a layer that are not x W^T + b to the last bit", 0),
+    ):
+        worst = largest(rows[column])
+        found.append(Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks"))
+    return found

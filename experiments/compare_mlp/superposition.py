@@ -1,0 +1,70 @@
+"""The shape of the Kolmogorov-Arnold theorem, [n, 2n + 1, 1], on continuous functions of n variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+from kanrun.experiments.compare_mlp import contest
+
+from kanrun.config import CompareMLPConfig
+from kanrun.errors import UsageError
+from kanrun.runs import Claim
+from kanrun.runs.records import Record, Value
+from kanrun.study.measured import middle, spread
+
+Cell = Mapping[str, Any]
+
+
+def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+    """Each target along each grid schedule."""
+    return [{"case": case, "grid": grid} for case in contest.cases_of(cfg) for grid in cfg.grids]
+
+
+def check(cfg: CompareMLPConfig) -> None:
+    """Raise UsageError for what cannot be trained, and for an error to be reached that is none."""
+    networks = []
+    for cell in cells(cfg):
+        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        _check_bound(case, cell["case"].get("bound", 1.0))
+        contest.budget_of(case, contest.kan_settings(cfg, _hidden(case), cell["grid"]))
+        networks.append(f"{case.name} with G = {contest.words_of(cell['grid'])}")
+    contest.check_once(networks)
+
+
+def _check_bound(case: contest.Case, bound: Any) -> None:
+    if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
+        raise UsageError(
+            f"bound: {bound} of the case {case.name} must be a positive number, the relative error to be reached."
+        )
+
+
+def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    """Train the theorem's shape on one function."""
+    case = contest.case_of(cfg, cell["case"], seed)
+    model = contest.kan_settings(cfg, _hidden(case), cell["grid"])
+    trained = contest.train_kan(case, model, seed)
+    bound = cell["case"].get("bound")
+    marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": model.base, "bound": bound}
+    yield contest.result(case, trained, {**marks, "grid": contest.words_of(cell["grid"])})
+
+
+def _hidden(case: contest.Case) -> list[int]:
+    return [2 * case.problem.inputs + 1]
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """The relative test RMSE stays within what the case states, where it states something."""
+    found = []
+    summary = tables["summary"]
+    several = summary["grid"].nunique() > 1
+    groups: Any = summary[summary["bound"].notna()].groupby(["target", "grid"], sort=False)
+    for (target, grid), rows in groups:
+        measured, bound = middle(rows["relative_error"]), float(rows["bound"].iloc[0])
+        shape = str(rows["shape"].iloc[0]).replace("-", ",")
+        along = f" with G = {grid}" if several else ""
+        sentence = f"[{shape}] fits {target}{along}: test RMSE over the target's deviation"
+        found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, spread(rows["relative_error"])))
+    return found

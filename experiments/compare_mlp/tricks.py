@@ -1,0 +1,111 @@
+"""The lecture's three implementation tricks of KANs, each switched off in turn.
+
+All parameters have to be trained for that: a solver that moves the spline coefficients alone never uses the base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from kanrun.experiments.compare_mlp import contest
+from kanrun.experiments.compare_mlp.verdicts import complete, judge
+from torch import Generator
+
+from kanrun.config import CompareMLPConfig
+from kanrun.engine.networks import KAN, Network
+from kanrun.engine.training import fit
+from kanrun.errors import UsageError
+from kanrun.runs import Claim
+from kanrun.runs.records import Record
+from kanrun.study.models import factory
+from kanrun.study.seeds import generator
+
+Cell = Mapping[str, Any]
+#: What is switched off, by the name it has in tables.
+VARIANTS: dict[str, dict[str, Any]] = {
+    "all tricks": {},
+    "no residual base": {"base": "zero"},
+    "no initial scales": {"unscaled": True},
+    "no grid update": {"update_grid": False},
+    "no tricks": {"base": "zero", "unscaled": True, "update_grid": False},
+}
+
+
+def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
+    """Every variant of every KAN."""
+    return [
+        {"case": case, "hidden": hidden, "grid": grid, "variant": variant}
+        for case in contest.cases_of(cfg)
+        for hidden in contest.shapes_of(case)
+        for grid in cfg.grids
+        for variant in VARIANTS
+    ]
+
+
+def check(cfg: CompareMLPConfig) -> None:
+    """Raise UsageError for a KAN that cannot be built, or a solver that would not use its base."""
+    for cell in cells(cfg):
+        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        plan, _ = contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        if plan.solver == "lm":
+            raise UsageError(
+                "comparison=implementation_tricks needs a solver that trains the residual base too, "
+                "and solver=lm moves the spline coefficients alone; use solver=lbfgs or solver=adam."
+            )
+
+
+def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
+    """Train one variant, with the same starts, steps and data as the others."""
+    case = contest.case_of(cfg, cell["case"], seed)
+    off = dict(VARIANTS[cell["variant"]])
+    unscaled = off.pop("unscaled", False)
+    model = replace(contest.kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
+    plan, _ = contest.budget_of(case, model)
+    create = factory(model, case.problem, plan.solver)
+    chosen = _Unscaled(create) if unscaled else create
+    trained = fit(chosen, case.problem.data, plan, generator(seed, "training"))
+    marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}
+    yield contest.result(case, trained, marks)
+
+
+class _Unscaled:
+    """Fresh networks whose coefficients and base weights are standard normal, whatever the layer's width."""
+
+    def __init__(self, create: Any) -> None:
+        self._create = create
+
+    def __call__(self, random: Generator) -> Network:
+        network: Network = self._create(random)
+        assert isinstance(network, KAN)
+        with torch.no_grad():
+            for layer in network:
+                for name, parameter in layer.named_parameters():
+                    if name in ("coefficients", "base_weight", "weight"):
+                        drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
+                        parameter.copy_(drawn)
+        return network
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """Switching a trick off costs accuracy, on the targets together and with a bootstrap interval."""
+    summary = tables["summary"]
+    summary = summary.assign(log=np.log10(summary["error"]), pair=summary["target"] + " " + summary["shape"])
+    logs: Any = summary.groupby(["variant", "seed", "pair"])["log"].agg(lambda each: each.mean(skipna=False))
+    there = set(summary["variant"])
+    found = []
+    for variant in list(VARIANTS)[1:]:
+        if not {variant, "all tricks"} <= there:
+            continue
+        off, on = logs[variant], logs["all tricks"]
+        both = off.index.intersection(on.index)
+        differences = complete(off[both] - on[both])
+        if differences.size:
+            verdict = judge(differences)
+            sentence = f"{variant}: test error over that with all tricks"
+            found.append(Claim(sentence, verdict.ratio, "interval above 1", verdict.above, verdict.interval))
+    return found

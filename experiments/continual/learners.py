@@ -1,0 +1,152 @@
+"""The learners of a course: what the settings call them, made into networks that are alike in size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from math import inf
+from typing import Any
+
+from kanrun.experiments.continual.course import Course
+from kanrun.experiments.continual.memory import MEMORIES
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import Generator
+
+from kanrun.config import ContinualConfig, KANConfig, MLPConfig
+from kanrun.engine.networks import ACTIVATIONS, Network
+from kanrun.engine.networks.counting import coefficients
+from kanrun.engine.networks.matching import by_parameters
+from kanrun.errors import UsageError
+from kanrun.study.models import check_model, factory, intervals_of, network_shape
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network and what it keeps.
+
+    Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
+    """
+
+    name: str
+    model: Any
+    memory: str = "none"
+    kept: int = 20  # replay: points of each phase
+    depths: tuple[int, ...] = (1, 2, 3)
+    strengths: tuple[float, ...] = (1.0, 10.0, 100.0)
+
+    @property
+    def is_kan(self) -> bool:
+        return isinstance(self.model, KANConfig)
+
+    def depth(self, trial: int) -> int:
+        return self.depths[trial % len(self.depths)]
+
+    def strength(self, trial: int) -> float:
+        past = trial // len(self.depths) if isinstance(self.model, MLPConfig) else trial
+        return self.strengths[past % len(self.strengths)]
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is the KAN that should not forget: one layer, frozen scales and grid, nothing kept."""
+        model = self.model
+        flat = isinstance(model, KANConfig) and not model.hidden
+        return flat and model.frozen_scales and not model.update_grid and self.memory == "none"
+
+
+def learners_of(cfg: ContinualConfig) -> list[Learner]:
+    """The learners that the settings list. Raises UsageError for what they do not know."""
+    if not cfg.learners:
+        raise UsageError("learners=[] has nothing to train; give one, such as [{name: KAN, kind: kan}].")
+    found = [_learner(cfg, entry) for entry in cfg.learners]
+    names = [learner.name for learner in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"learners has two of the name {name!r}; names tell them apart in tables and figures.")
+    return found
+
+
+def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
+    """The name of the one that differs in keeping nothing alone; None for those that keep nothing themselves."""
+    if learner.memory == "none":
+        return None
+    bare = replace(learner, name="", memory="none", strengths=(), kept=0)
+    same = [other for other in learners if replace(other, name="", strengths=(), kept=0) == bare]
+    return same[0].name if same else None
+
+
+def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learner:
+    """A KAN of these hidden widths with as many coefficients as `model`, its grid solved for; at least 3 intervals."""
+    edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)
+    intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
+    name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (f", {memory}" if memory != "none" else "")
+    learner = Learner(name, replace(cfg.model, hidden=list(hidden), intervals=intervals), memory)
+    _check(learner, cfg)
+    return learner
+
+
+def size_of_all(cfg: ContinualConfig) -> int:
+    """The spline coefficients of `model`: what every learner has about as many parameters as."""
+    return coefficients(network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree)
+
+
+def make_network(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, draws: Generator) -> Network:
+    """A fresh network; an MLP's depth goes with the trial, its widths match the parameters of `model`."""
+    model = learner.model
+    if isinstance(model, MLPConfig):
+        match = by_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
+        model = replace(model, hidden=list(match.hidden))
+    return factory(model, course.problem, cfg.solver.kind)(draws)
+
+
+def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
+    if not isinstance(entry, Mapping) or "name" not in entry or entry.get("kind") not in ("kan", "mlp"):
+        raise UsageError(f"learners has {entry}, where {{name: ..., kind: kan or mlp, ...}} is needed.")
+    given = {str(key): value for key, value in entry.items()}
+    name = str(given.pop("name"))
+    own = {field.name for field in fields(Learner)} - {"name", "model"}
+    extra = {key: given.pop(key) for key in list(given) if key in own}
+    base = cfg.model if given["kind"] == "kan" else MLPConfig()
+    known = {field.name for field in fields(base)}
+    if unknown := sorted(given.keys() - known):
+        takes = ", ".join(sorted((known | own) - {"kind"}))
+        raise UsageError(
+            f"learner {name!r} has {unknown[0]}, which is no setting of a {given['kind']}; it takes {takes}."
+        )
+    try:
+        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), given))
+    except OmegaConfBaseException as error:
+        raise UsageError(f"learner {name!r}: {str(error).splitlines()[0]}") from error
+    for key in ("depths", "strengths"):
+        if key in extra:
+            extra[key] = tuple(extra[key]) if isinstance(extra[key], list) else (extra[key],)
+    learner = Learner(name, model, **extra)
+    _check(learner, cfg)
+    return learner
+
+
+def _check(learner: Learner, cfg: ContinualConfig) -> None:
+    name, model, memory = learner.name, learner.model, learner.memory
+    check_model(model, cfg.dimension)
+    if not isinstance(memory, str) or memory not in MEMORIES:
+        raise UsageError(f"learner {name!r}: memory={memory} is not known; choose one of {', '.join(MEMORIES)}.")
+    if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
+        raise UsageError(f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid.")
+    if isinstance(model, MLPConfig) and model.activation not in ACTIVATIONS:
+        raise UsageError(f"learner {name!r}: activation={model.activation} is not one of {', '.join(ACTIVATIONS)}.")
+    if memory == "hold" and not isinstance(model, KANConfig):
+        raise UsageError(f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of.")
+    if cfg.solver.kind == "auto":
+        raise UsageError("solver=auto could give learners different solvers; use solver=lbfgs, adam or lm.")
+    if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
+        raise UsageError(f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam.")
+    if cfg.solver.kind == "lm" and isinstance(model, KANConfig) and not model.frozen_scales:
+        raise UsageError(
+            f"learner {name!r}: solver=lm moves no scales, so frozen_scales=false changes nothing; use solver=lbfgs."
+        )
+    if not isinstance(learner.kept, int) or learner.kept < 1:
+        raise UsageError(f"learner {name!r}: kept={learner.kept} must be at least 1 point of a phase.")
+    if not learner.depths or not all(isinstance(d, int) and d >= 1 for d in learner.depths):
+        raise UsageError(f"learner {name!r}: depths={list(learner.depths)} must list hidden layers, from 1 on.")
+    if not learner.strengths or not all(isinstance(s, int | float) and 0 <= s < inf for s in learner.strengths):
+        raise UsageError(f"learner {name!r}: strengths={list(learner.strengths)} must list numbers from 0 on.")

@@ -1,0 +1,150 @@
+"""One learner goes through all phases: what it trains on, the solver afresh in each, and what it knows after each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+import numpy as np
+import torch
+from kanrun.experiments.continual.course import Course
+from kanrun.experiments.continual.learners import Learner, make_network
+from kanrun.experiments.continual.memory import MEMORIES, Elastic, Hold, Memory
+from numpy.typing import NDArray
+from torch import Generator, Tensor
+
+from kanrun.config import ContinualConfig
+from kanrun.engine.layers import move_layer
+from kanrun.engine.networks import KAN, Network, regrid_hidden
+from kanrun.engine.splines import breakpoints_from_data, find_interval, fit_coefficients, sample_points
+from kanrun.engine.training import (
+    LBFGS,
+    STEPS,
+    Adam,
+    Objective,
+    Plan,
+    Samples,
+    Solver,
+    TrainingData,
+    make_solver,
+    output_size,
+)
+from kanrun.engine.training import predict as outputs
+from kanrun.errors import TrainingFailed
+from kanrun.study.plans import make_plan
+from kanrun.study.seeds import generator
+
+#: A grid that follows the data reaches this share of their range beyond it.
+MARGIN = 0.02
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A finished course: `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known."""
+
+    number: int
+    network: Network
+    matrix: NDArray[np.float64]
+    functions: NDArray[np.float64]  # (phases, evaluation points)
+    rmse: float  # on everything
+    between: float  # on what is far from every centre; NaN where nothing is
+    stored: int
+    steps: int
+    seconds: float
+
+    @property
+    def selected(self) -> float:
+        """What chooses among trials: the error on all phases' data after the last one. Hindsight, alike for all."""
+        return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
+
+
+def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, seed: int) -> Trial:
+    """Train `learner` on one phase after the other. Raises TrainingFailed where a value is not finite."""
+    start = perf_counter()
+    draws = generator(seed, f"{learner.name}, trial {trial}")
+    network = make_network(learner, cfg, course, trial, draws)
+    plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, course.problem)
+    memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
+    matrix, functions, steps = [], [], 0
+    for number, (phase, box) in enumerate(zip(course.phases, course.boxes, strict=True), 1):
+        if isinstance(network, KAN) and learner.model.update_grid:
+            network = on_the_data(network, phase.x, learner.model.adapt)
+        solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
+        steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
+        memory.learned(network, phase, box)
+        matrix.append([_rmse(network, seen) for seen in course.phases])
+        if not np.isfinite(matrix[-1]).all():
+            raise TrainingFailed(f"{learner.name}, trial {trial}: an error after phase {number} is not finite.")
+        functions.append(outputs(network, course.everything.x)[:, 0])
+    seconds = perf_counter() - start
+    known = torch.stack(functions)
+    errors = (known[-1] - course.everything.y[:, 0])[course.between]
+    return Trial(
+        trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, course.everything),
+        float(errors.square().mean().sqrt()), memory.stored, steps, seconds,
+    )  # fmt: skip
+
+
+def _budget(plan: Plan) -> int:
+    """Most steps of a phase."""
+    return plan.steps or STEPS[plan.solver]
+
+
+def _learn(solver: Solver, budget: int, where: str) -> int:
+    """Train on one phase until the solver converges or its steps are spent; returns how many it took."""
+    for step in range(1, budget + 1):
+        try:
+            loss = solver.step()
+        except TrainingFailed as error:
+            raise TrainingFailed(f"{where}, step {step}: {error}") from error
+        if not np.isfinite(loss):
+            raise TrainingFailed(f"{where}, step {step}: the loss is not finite.")
+        if solver.converged:
+            return step
+    return budget
+
+
+def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draws: Generator) -> Solver:
+    """The plan's, on an objective of their own for memories that have one; these take gradients alone."""
+    weight, plan = plan.weight or 0.0, replace(plan, steps=_budget(plan))
+    if not isinstance(memory, Hold | Elastic):
+        return make_solver(network, TrainingData(samples), plan, weight, draws)
+    size = output_size(samples, "regression")
+    objective = memory.anchored(Objective(samples, size, weight=weight, local=plan.local, held=memory.held()))
+    if plan.solver == "adam":
+        return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
+    return LBFGS(network, objective, history=plan.history)
+
+
+def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
+    """Every grid drawn over the range of what reaches it from `x`, as KAN libraries do while they train."""
+    first = network.layer(0)
+    grid = breakpoints_from_data(x, first.grid.intervals, adapt, MARGIN)
+    moved, _ = move_layer(first, grid, uniform=adapt == 0.0)
+    return regrid_hidden(KAN([moved, *list(network)[1:]]), x, adapt=adapt, margin=MARGIN).network
+
+
+def best_spline(network: Network, course: Course) -> float | None:
+    """RMSE on everything of the spline nearest to the truth on the grid of a KAN with one edge; None for others.
+
+    Least squares at 20 points of each interval: no training, on any order of the data, can do much better. None also
+    where an interval of the grid holds no point of any phase: what a spline is there, no phase says.
+    """
+    if not isinstance(network, KAN) or network.shape != (1, 1):
+        return None
+    seen = find_interval(torch.cat([phase.x for phase in course.phases]), network.layer(0).grid)
+    if len(seen.unique()) < network.layer(0).grid.intervals:
+        return None
+    grid, function = network.layer(0).grid, course.problem.dataset.target.function
+    assert function is not None  # an invariant: a course's target is a formula
+    x = sample_points(grid, 20)
+    y = torch.from_numpy(function(x.double().cpu().numpy())).to(x)
+    best = KAN.create((1, 1), grid.intervals, replace(network.layer(0).spec, base="zero"), generator=Generator(),
+                      domain=torch.stack([grid.low, grid.high], 1))  # fmt: skip
+    with torch.no_grad():
+        best.layer(0).coefficients.copy_(fit_coefficients(x, y[:, :, None], grid))
+    return _rmse(best, course.everything)
+
+
+def _rmse(network: Network, samples: Samples) -> float:
+    return float((outputs(network, samples.x) - samples.y).square().mean().sqrt())

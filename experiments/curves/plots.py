@@ -1,0 +1,210 @@
+"""The figures of `kanrun curves`, each from the tables that its run recorded; planar curves are in `plane`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from kanrun.experiments.curves import plane_plots as plane
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter, NullLocator, ScalarFormatter
+
+from kanrun.figures.style import BLACK, BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, new_figure, styled
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from pandas import DataFrame
+
+#: Jumps below this, zero among them, are drawn here.
+SMALLEST_JUMP = 1e-17
+#: Errors above this are drawn here: ticks beyond larger ones are no numbers.
+LARGEST_ERROR = 1e100
+
+
+@styled
+def interpolation(curves: DataFrame) -> Figure:
+    """Return polynomial and spline through few, more and many equispaced points, the errors of both below.
+
+    `curves` has the columns points, x, truth, polynomial, spline; of more than three numbers of points the first,
+    middle and last are drawn.
+    """
+    counts = sorted(curves["points"].dropna().unique())
+    counts = [counts[i] for i in sorted({0, len(counts) // 2, len(counts) - 1})]
+    figure = new_figure(3.9, 2.05 * len(counts) + 0.4)
+    axes = figure.subplots(2, len(counts), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
+    low, high = curves["truth"].min(), curves["truth"].max()
+    smallest = 1e-8 * (high - low or 1.0)
+    for column, count in enumerate(counts):
+        rows, (upper, lower) = curves[curves["points"] == count], axes[:, column]
+        for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
+            upper.plot(rows["x"], rows[name], color=colour, label=name)
+            error = (rows[name] - rows["truth"]).abs().clip(smallest, max(LARGEST_ERROR, smallest))
+            lower.semilogy(rows["x"], error, color=colour, lw=1)
+        upper.plot(rows["x"], rows["truth"], color=BLACK, ls=(0, (2, 2)), lw=0.9, label="function")
+        nodes = np.linspace(rows["x"].iloc[0], rows["x"].iloc[-1], int(count))
+        upper.plot(nodes, np.interp(nodes, rows["x"], rows["truth"]), "o", color=BLACK, ms=2.2, zorder=3)
+        upper.set_title(f"$N = {count:g}$")
+        lower.set_xlabel("$x$")
+    margin = 0.6 * (high - low or 1.0)
+    axes[0, 0].set(ylabel="$f(x)$", ylim=(low - margin, high + margin))
+    axes[1, 0].set(ylabel="absolute error")
+    axes[1, 0].set_ylim(bottom=smallest)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    return figure
+
+
+@styled
+def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
+    """Return the largest error against the number of points, with the order fitted to each spline in the legend.
+
+    `summary` and `splines` have the columns curve, degree, points, max_error; `orders` degree, order,
+    last_points (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
+    """
+    summary, splines = (
+        rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR)) for rows in (summary, splines)
+    )
+    figure = new_figure(3.6, 5.4)
+    axes = figure.subplots()
+    for curve, marker, colour in (("polynomial", "s", BLACK), ("polynomial, Chebyshev points", "D", GREY)):
+        rows = summary[summary["curve"] == curve].sort_values("points")
+        axes.loglog(
+            rows["points"], rows["max_error"], "--", marker=marker, color=colour, label=curve.replace(", ", ",\n")
+        )
+    for row, colour in zip(orders.to_dict("records"), CYCLE * len(orders), strict=False):
+        degree, order = int(row["degree"]), row["order"]
+        rows = splines[(splines["degree"] == degree) & (splines["max_error"] > 0)].sort_values("points")
+        if rows.empty:
+            continue
+        fitted = f": order {order:.1f}" if order == order else ""  # noqa: PLR0124  (a missing order is not itself)
+        axes.loglog(rows["points"], rows["max_error"], "o-", color=colour, label=f"spline, $k = {degree}${fitted}")
+        last = row["last_points"]
+        ahead = rows[(rows["points"] <= last) & (rows["points"] >= last / 5)]
+        theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
+        axes.loglog(ahead["points"], theory, ":", color=colour, lw=1)
+    axes.plot([], [], ":", color=GREY, label="$N^{-(k+1)}$")
+    axes.set(xlabel="number of points $N$", ylabel="largest error")
+    _powers_of_two(axes)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+@styled
+def lecture_points(points: DataFrame, through: DataFrame, drawn: DataFrame) -> Figure:
+    """Return four points: polynomial and quadratic spline through them; curves with them as control points.
+
+    `points` has the columns x, y; `through` x, polynomial, spline; `drawn` bezier_x, bezier_y, bspline_x, bspline_y.
+    """
+    figure = new_figure(2.9)
+    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    left.plot(through["x"], through["polynomial"], color=VERMILLION, label="polynomial of degree 3")
+    left.plot(through["x"], through["spline"], color=BLUE, label="spline of degree 2")
+    left.set(title="through the points", ylabel="$y$")
+    right.plot(points["x"], points["y"], "--", color=GREY, lw=0.8)
+    right.plot(drawn["bezier_x"], drawn["bezier_y"], color=GREEN, label="Bézier curve of degree 3")
+    right.plot(drawn["bspline_x"], drawn["bspline_y"], color=BLUE, label="B-spline of degree 2")
+    right.set(title="as control points")
+    for axes in (left, right):
+        axes.plot(points["x"], points["y"], "o", color=BLACK, ms=4, zorder=4)
+        axes.set_xlabel("$x$")
+        axes.legend(loc="upper left")
+    top, bottom = through["polynomial"].max(), points["y"].min()
+    left.set_ylim(top=top + 0.35 * (top - bottom))
+    return figure
+
+
+@styled
+def bernstein_basis(basis: DataFrame) -> Figure:
+    """Return the Bernstein polynomials of one degree, from the columns function, u, value."""
+    figure = new_figure(2.6, 3.8)
+    axes = figure.subplots()
+    degree = int(basis["function"].max())
+    for index in range(degree + 1):
+        rows, colour = basis[basis["function"] == index], CYCLE[index % len(CYCLE)]
+        axes.plot(rows["u"], rows["value"], color=colour)
+        if degree <= 8:
+            top = rows["value"].max()
+            at = (float(rows["u"][rows["value"] == top].iloc[0]), float(top))
+            label = axes.annotate(f"$B_{{{index}}}^{{{degree}}}$", at, (0, 2), textcoords="offset points", va="bottom")
+            label.set(color=colour, ha="left" if index == 0 else "right" if index == degree else "center")
+    axes.set(xlabel="$u$", ylabel="value", xlim=(-0.02, 1.02), ylim=(0, 1.14))
+    return figure
+
+
+@styled
+def bspline_basis(basis: DataFrame, knots: DataFrame) -> Figure:
+    """Return all basis functions of a knot vector, each knot below as many times as it counts.
+
+    `basis` has the columns function, t, value; `knots` knot, multiplicity.
+    """
+    figure = new_figure(2.3, 5.6)
+    axes = figure.subplots()
+    for index in range(int(basis["function"].max()) + 1):
+        rows = basis[basis["function"] == index]
+        there = rows["value"] != 0
+        shown = there | there.shift(fill_value=False) | there.shift(-1, fill_value=False)  # with zeros next to it
+        axes.plot(rows["t"], rows["value"].where(shown), color=CYCLE[index % len(CYCLE)])
+    for row in knots.to_dict("records"):
+        copies = np.arange(int(row["multiplicity"]))
+        axes.plot(np.full(len(copies), row["knot"]), -0.05 - 0.06 * copies, "^", color=BLACK, ms=3.2)
+    axes.set_xticks(knots["knot"], [f"{knot:.3g}" for knot in knots["knot"]])
+    axes.set(xlabel="knots $t_i$", ylabel="value", ylim=(-0.08 - 0.06 * knots["multiplicity"].max(), 1.05))
+    axes.set_yticks([0, 0.5, 1])
+    return figure
+
+
+@styled
+def continuity(curves: DataFrame, jumps: DataFrame) -> Figure:
+    """Return splines of one degree with a knot of multiplicity 1 ... k, and how much derivatives jump there.
+
+    `curves` has the columns curve (multiplicity less 1), t, value; `jumps` degree, multiplicity, derivative, relative.
+    """
+    degree = int(curves["curve"].max()) + 1
+    figure = new_figure(2.7)
+    left, right = figure.subplots(1, 2)
+    for multiplicity in range(1, degree + 1):
+        rows, colour = curves[curves["curve"] == multiplicity - 1], CYCLE[(multiplicity - 1) % len(CYCLE)]
+        found = jumps[(jumps["degree"] == degree) & (jumps["multiplicity"] == multiplicity)]
+        left.plot(rows["t"], rows["value"], color=colour)
+        at = found["derivative"] + 0.12 * (multiplicity - (degree + 1) / 2)
+        label = f"$m = {multiplicity}$: $C^{{{degree - multiplicity}}}$"
+        right.semilogy(at, found["relative"].clip(lower=SMALLEST_JUMP), "o", color=colour, label=label, ms=4.5)
+    left.axvline(0.5, color=GREY, lw=0.8, zorder=0)
+    left.set(xlabel="$t$", ylabel=f"splines of degree {degree}", title="a knot of multiplicity $m$ at 0.5")
+    right.axhspan(SMALLEST_JUMP / 20, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
+    right.set(xlabel="derivative", ylabel="jump / size of the derivative", title="how far derivatives jump there")
+    right.set(ylim=(SMALLEST_JUMP / 20, 100))
+    right.set_xticks(range(degree + 1))
+    right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    return figure
+
+
+def _powers_of_two(axes: Axes) -> None:
+    """Ticks 10, 20, 40, ... on a logarithmic axis of numbers of points."""
+    low, high = axes.get_xlim()
+    axes.set_xticks([n for n in (5 * 2**power for power in range(20)) if low <= n <= high])
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+#: Name of each figure, what draws it, and the tables it is drawn from.
+FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
+    "interpolation": (interpolation, ("interpolation",)),
+    "errors": (errors, ("summary", "errors", "orders")),
+    "lecture_points": (lecture_points, ("lecture_points", "lecture_through", "lecture_drawn")),
+    "bernstein_basis": (bernstein_basis, ("bernstein_basis",)),
+    "de_casteljau": (plane.de_casteljau, ("bezier_curve", "de_casteljau")),
+    "bspline_basis": (bspline_basis, ("bspline_basis", "bspline_knots")),
+    "bspline_pieces": (plane.bspline_pieces, ("bspline_control", "bspline_knots", "bezier_pieces", "bezier_control")),
+    "local_control": (plane.local_control, ("local_control", "bspline_control", "bspline_knots")),
+    "continuity": (continuity, ("multiple_knots", "continuity")),
+    "planar": (plane.planar, ("planar_curves", "planar_points", "planar_control")),
+}
+
+
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """Every figure whose tables are there, with its name."""
+    for name, (draw, needed) in FIGURES.items():
+        if all(table in tables for table in needed):
+            yield name, draw(*(tables[table] for table in needed))

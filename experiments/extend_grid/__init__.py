@@ -1,0 +1,146 @@
+"""Grid extension: a KAN trained on finer and finer grids, each starting from the one before.
+
+Reproduces the KAN paper's section 2.4 (arXiv 2404.19756, Figure 2.3) on exp(sin(pi x0) + x1^2): the staircase of the
+loss, the error against the number of grid intervals G, and the training time. `parts` says what is run:
+
+- `schedules`: each schedule of the configuration with warm starts; its best grid is chosen on validation points;
+- `scratch`: grids of the first schedule alone, with the same solver, starts and steps;
+- `order`: the same schedule for several degrees without the penalty, to see the theory's G^-(k + 1);
+- `sizes`: several numbers of training points;
+- `overfit`: few points, exact and noisy, with the penalty that validation chooses, and with neither of the two.
+
+It differs from the paper in the solver (second order) and in the smoothness penalty, whose weight validation chooses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from kanrun.experiments.extend_grid import extension as study
+from kanrun.experiments.extend_grid import findings as grid_claims
+from kanrun.experiments.extend_grid import plots as drawn
+from kanrun.experiments.extend_grid.schedules import schedule_of
+from matplotlib.figure import Figure
+
+from kanrun.config import ExtendGridConfig
+from kanrun.engine.training import Event, Step, train
+from kanrun.runs import Claim
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study.following import follow
+from kanrun.study.models import factory
+from kanrun.study.plans import make_plan
+from kanrun.study.powers import exponents
+from kanrun.study.seeds import generator
+from kanrun.study.training_rows import step_row
+
+Cells = list[dict[str, Any]]
+
+
+def cells(cfg: ExtendGridConfig) -> Cells:
+    """The cells of every part that is asked for, as differences from the configuration."""
+    return [{"part": part, **cell} for part in cfg.parts if part in PARTS for cell in PARTS[part](cfg)]
+
+
+def schedules(cfg: ExtendGridConfig) -> Cells:
+    return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
+
+
+def scratch(cfg: ExtendGridConfig) -> Cells:
+    grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
+    return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
+
+
+def order(cfg: ExtendGridConfig) -> Cells:
+    narrowest = min(cfg.shapes, key=sum)  # widths that race do not weigh the penalty on every grid
+    shared = {"hidden": narrowest, "schedule": listed(cfg.order_intervals), "points": cfg.order_points}
+    return [{"degree": degree, **shared} for degree in cfg.degrees]
+
+
+def sizes(cfg: ExtendGridConfig) -> Cells:
+    return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
+
+
+def overfit(cfg: ExtendGridConfig) -> Cells:
+    few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
+    bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
+    alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
+    both = [{**few, **whole}, {**bare, **whole}] if study.penalises(cfg.solver) else [{**bare, **whole}]
+    noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
+    return [*both, *alone, *noisy]
+
+
+PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {
+    "schedules": schedules, "scratch": scratch, "order": order, "sizes": sizes, "overfit": overfit,
+}  # fmt: skip
+
+
+def listed(intervals: list[int]) -> dict[str, Any]:
+    return {"kind": "list", "intervals": list(intervals)}
+
+
+def check(cfg: ExtendGridConfig) -> None:
+    """Build everything that a run would build, without training."""
+    study.check(cfg, PARTS)
+    problem = study.problem_of(cfg, {}, cfg.seed)
+    for cell in cells(cfg):
+        one = study.extension(cfg, cell, problem.inputs, problem.outputs)
+        make_plan(one.cfg.model, one.cfg.solver, problem)
+    for sampled in study.of_different_sampling(cells(cfg)):
+        study.problem_of(cfg, sampled, cfg.seed)
+
+
+def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    """Train along one schedule: rows a step as it goes, the stages and the summary at the end."""
+    problem = study.problem_of(cfg, cell, seed)
+    one = study.extension(cfg, cell, problem.inputs, problem.outputs)
+    if one.left_out:
+        yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
+    plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
+    create, plan = factory(one.cfg.model, problem, plan.solver), one.schedule.applied(plan)
+    if one.marks["start"] == "scratch":
+        trained = study.from_scratch(create, problem.data, plan, seed)
+    else:
+        events = train(create, problem.data, plan, generator(seed, "training"))
+        trained = yield from follow(events, partial(recorded, marks=one.marks))
+    yield from study.stage_rows(one, problem, trained)
+    if one.marks["compared"]:
+        yield from study.published_rows(one, problem, trained)
+    yield Row("summary", study.summary(one, trained))
+
+
+def recorded(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
+    if isinstance(event, Step):
+        yield Row("metrics", {**marks, **step_row(event)})
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """What each part that was run shows."""
+    stages = tables["stages"]
+    parts = dict(list(stages.groupby("part", sort=False)))
+    if "schedules" in parts:
+        if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
+            yield "staircase", drawn.staircase(steps, parts["schedules"])
+        yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
+    if "scratch" in parts:
+        yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])
+    if "order" in parts:
+        fits = exponents(parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse")
+        yield "order", drawn.order(parts["order"], fits.groupby("degree")["exponent"].median())
+    if "sizes" in parts:
+        yield "error_against_points", drawn.against_points(parts["sizes"])
+    if "overfit" in parts:
+        yield "overfit", drawn.overfit(parts["overfit"])
+
+
+def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+    """Exactness, order, what the penalty prevents, and what warm starts save."""
+    stages = tables["stages"]
+    return [
+        *grid_claims.exact_claims(stages),
+        *grid_claims.order_claims(stages),
+        *grid_claims.overfit_claims(stages),
+        *grid_claims.warm_start_claims(stages),
+    ]

@@ -1,0 +1,227 @@
+"""One training along a grid schedule: its settings from a cell, and the rows of its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+from kanrun.experiments.extend_grid.published import published
+from kanrun.experiments.extend_grid.schedules import limited, name_of, schedule_of
+
+from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
+from kanrun.engine.networks import count_parameters
+from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
+from kanrun.engine.training import Plan, Stage, Trained, TrainingData, fit, predict
+from kanrun.engine.training.data import spread
+from kanrun.engine.training.schedules import Schedule, threshold_intervals
+from kanrun.errors import TrainingFailed, UsageError
+from kanrun.runs.records import Row, Value
+from kanrun.study.evaluation import points_of
+from kanrun.study.models import Create, check_model, refuse_unused
+from kanrun.study.problem import Problem, make_problem
+from kanrun.study.seeds import generator
+from kanrun.study.training_rows import stage_row
+
+#: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
+_SAMPLED = {"train": "points", "validation": "validation", "noise": "noise"}
+_POINTS = {"order": "order_points", "sizes": "sizes", "overfit": "overfit_points"}
+#: Errors below this share of the target's deviation are rounding, and no order is fitted to them.
+ROUNDING = 1e-10
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A cell made concrete: settings of one training, its schedule, and the words that its rows carry."""
+
+    cfg: ExtendGridConfig
+    schedule: Schedule
+    left_out: list[int]
+    marks: dict[str, Value]
+
+    def parameters(self, shape: tuple[int, ...], intervals: int) -> int:
+        return _parameters(self.cfg.model, shape, intervals)
+
+
+def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
+    """Raise UsageError for the first setting that cannot work."""
+    unknown = [part for part in cfg.parts if part not in parts]
+    if unknown or not cfg.parts:
+        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
+    if not isinstance(cfg.model, KANConfig):
+        raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
+    refuse_unused(cfg.model, {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"})
+    for name in ("shapes", "degrees", "sizes", "scratch_intervals"):
+        if twice := [value for value in getattr(cfg, name) or () if getattr(cfg, name).count(value) > 1]:
+            raise UsageError(f"{name} has {twice[0]} twice; name each once.")
+    for name, degree in (("model.degree", cfg.model.degree), *(("degrees", degree) for degree in cfg.degrees)):
+        if degree < 1:
+            raise UsageError(f"{name}: splines of degree {degree} have no slope to learn by; use 1 or more.")
+    if not cfg.shapes or not all(isinstance(hidden, list) for hidden in cfg.shapes):
+        raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
+    if not cfg.schedules:
+        raise UsageError("schedules=[] names no schedule; give one, such as [{kind: list, intervals: [3, 5, 10]}].")
+    few = [("overfit_points", cfg.overfit_points), ("order_points", cfg.order_points)]
+    for name, points in [*(("sizes", points) for points in cfg.sizes), *few]:
+        if points < 10:
+            raise UsageError(f"{name}: {points} training points are too few for a study of grids; use at least 10.")
+    if not 0 <= cfg.overfit_noise < inf:
+        raise UsageError(
+            f"overfit_noise={cfg.overfit_noise} must be finite and not negative; 0 leaves the noisy points out."
+        )
+
+
+def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:
+    """The settings that `cell` stands for. Raises UsageError for a schedule or a model that breaks a rule."""
+    hidden = list(cell.get("hidden", cfg.shapes[0]))
+    degree = cell.get("degree", cfg.model.degree)
+    model = replace(cfg.model, hidden=hidden, degree=degree)
+    shape = (inputs, *hidden, outputs)
+    whole = schedule_of(cell["schedule"])
+    schedule, left_out = limited(whole, lambda g: _parameters(model, shape, g), cfg.most_parameters)
+    model = replace(model, intervals=list(schedule.grids))
+    check_model(model, inputs)
+    sampling = sampling_of(cfg, cell)
+    solver = cfg.solver if cell.get("penalised", True) else without_penalty(cfg.solver)
+    marks: dict[str, Value] = {
+        "part": cell["part"],
+        "schedule": name_of(whole),
+        "start": "scratch" if len(whole.grids) == 1 else "warm",
+        "shape": "-".join(map(str, shape)),
+        "degree": degree,
+        "train_points": sampling.train,
+        "noise": sampling.noise,
+        "penalised": penalises(solver),
+        "compared": cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0],
+    }
+    return Extension(replace(cfg, model=model, sampling=sampling, solver=solver), schedule, left_out, marks)
+
+
+def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
+    """The cell's own number of training points, share held out and noise, where it has them."""
+    return replace(cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell})
+
+
+def of_different_sampling(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """One cell of each sampling."""
+    return list({tuple(cell.get(key) for key in _SAMPLED.values()): cell for cell in cells}.values())
+
+
+def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Problem:
+    """The target, sampled as the cell says. Raises UsageError where it has not so many points, and none to test on."""
+    try:
+        problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
+    except UsageError as error:
+        if "points" not in cell:
+            raise
+        raise UsageError(
+            f"the part {cell['part']} trains on {cell['points']} points: {error} Change {_POINTS[cell['part']]}, or "
+            "choose other parts, as parts=[schedules,scratch]."
+        ) from error
+    if problem.data.test is None:
+        name = problem.dataset.target.name
+        raise UsageError(f"{name} has no test points to judge grids by; sampling.test must be 1 or more.")
+    return problem
+
+
+def penalises(solver: Any) -> bool:
+    """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
+    weight = getattr(solver, "penalty", "auto")
+    return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
+
+
+def without_penalty(solver: Any) -> Any:
+    """The solver with a smoothness penalty of weight zero."""
+    return replace(solver, penalty=0.0)
+
+
+def _parameters(model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
+    return kan_parameters(
+        Size(shape, intervals, model.degree),
+        trainable_scales=not model.frozen_scales,
+        single=model.scale == "single",
+        base=model.base != "zero",
+    )
+
+
+def from_scratch(create: Create, data: TrainingData, plan: Plan, seed: int) -> Trained:
+    """The best by validation of `plan.starts` trainings on the plan's one grid, none of them on a coarser one first.
+
+    Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
+    """
+    alone = replace(plan, starts=1)
+    tries: list[Trained] = []
+    for number in range(plan.starts):
+        try:
+            tries.append(fit(create, data, alone, generator(seed, f"start {number}")))
+        except TrainingFailed:
+            if not tries and number == plan.starts - 1:
+                raise
+    best = min(tries, key=lambda trained: trained.chosen.errors.selected)
+    seconds = sum(trained.seconds for trained in tries)
+    stage = replace(best.chosen, seconds=seconds)
+    return replace(best, chosen=stage, stages=[stage], seconds=seconds)
+
+
+def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+    """One row a stage, the chosen one marked, with both thresholds of interpolation."""
+    points = points_of(problem.dataset.train)
+    size = spread(problem.data)
+    for stage in trained.stages:
+        test = stage.errors.test
+        above = test is not None and not test <= ROUNDING * size  # what is no number is for the claims to see
+        assert stage.intervals is not None  # only KANs are trained here
+        in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
+        before, after = stage.reached.before, stage.reached.after
+        measured = {
+            "test_root_median_square": root_median_square(stage, problem),
+            "loss_jump": after / before if before else None,
+            **_thresholds(one, stage.network.shape, points),
+        }
+        told = {"in_order": in_order, "chosen": stage is trained.chosen}
+        yield Row("stages", {**one.marks, **stage_row(stage), **measured, **told})
+
+
+def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str, Value]:
+    """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
+    edges = coefficients(shape, 1, 0)
+    return {
+        "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
+        "paper_threshold": threshold_intervals(lambda g: edges * g, points),
+    }
+
+
+def root_median_square(stage: Stage, problem: Problem) -> float | None:
+    """sqrt(median of the squared test residuals), in the user's units; the paper shows it beside the RMSE."""
+    test, unit = problem.data.test, problem.data.unit
+    if test is None:
+        return None
+    difference = predict(stage.network, test.x) - test.y
+    return float((difference if unit is None else difference * unit).square().median().sqrt())
+
+
+def published_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+    """Our test errors beside those that were published for the same setting, if any were."""
+    marks = one.marks
+    target, points = problem.dataset.target.name, one.cfg.sampling.train or 0
+    facts = published(target, points, one.cfg.model.degree, trained.network.shape)
+    for stage in trained.stages:
+        if stage.intervals in facts:
+            paper, pykan = facts[stage.intervals]
+            values = {"intervals": stage.intervals, "test_rmse": stage.errors.test, "paper": paper, "pykan": pykan}
+            yield Row("published", {"schedule": marks["schedule"], "shape": marks["shape"], **values})
+
+
+def summary(one: Extension, trained: Trained) -> dict[str, Value]:
+    """The grid that validation chose, and what it reached."""
+    chosen = trained.chosen
+    return {
+        **one.marks,
+        "intervals": chosen.intervals,
+        "parameters": count_parameters(chosen.network),
+        "validation_rmse": chosen.errors.validation,
+        "test_rmse": trained.errors.test,
+        "steps": sum(stage.steps for stage in trained.stages),
+        "seconds": trained.seconds,
+    }

@@ -1,0 +1,261 @@
+"""`kanrun bench` at smoke size: tables, claims, figures, and peers that are missing or fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import jaxtyping
+import numpy as np
+import pandas
+import pytest
+import torch
+from kanrun.experiments import bench
+from kanrun.experiments.bench import competitors as layers
+from kanrun.experiments.bench import findings as claims
+from kanrun.experiments.bench import measurements, peers
+from kanrun.experiments.bench.clock import LiveBytes, in_turn
+from kanrun.experiments.bench.plots import ratios
+
+from kanrun.config import BenchConfig
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder
+from kanrun.study.execute import check, execute
+
+LAYERS = [[40, 2, 3, 5], [30, 3, 64, 5], [50, 2, 2, 1000]]
+
+
+def settings(**changes: object) -> BenchConfig:
+    values = {
+        "layers": LAYERS,
+        "rounds": 2,
+        "threads": 1,
+        "device": "cpu",
+        "case_seconds": 5.0,
+        "compiled": False,
+    } | changes
+    return BenchConfig(**values)  # type: ignore[arg-type]
+
+
+def run(folder: Path, cfg: BenchConfig) -> Run:
+    check(bench, cfg)
+    made = RunFolder.create(folder / "outputs", "bench")
+    assert execute(bench, cfg, made, quiet=True).reason is None
+    return Run(made.path)
+
+
+def broken(case: layers.Case, dtype: torch.dtype) -> torch.nn.Module:
+    raise ArithmeticError(f"no {dtype} for {case.name}")
+
+
+def test_layers_are_measured_and_peers_that_break_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.TORCH, "pykan", broken)
+    done = run(tmp_path, settings(part="layers", peers=["pykan"]))
+    table = done.table("layers")
+    assert set(table["competitor"]) == {"kanrun", "MLP", "pykan"}
+    assert (table[table["competitor"] != "pykan"]["seconds"] > 0).all()
+    assert (table[table["competitor"] == "pykan"]["status"] == "failed: ArithmeticError").all()
+    # Nothing is claimed about libraries that were not measured.
+    assert len(done.manifest.claims) == 2
+    assert all("MLP" in claim.sentence for claim in done.manifest.claims)
+    assert (done.path / "figures" / "layers.png").is_file()
+
+
+def layer_table(**ratios: float) -> pandas.DataFrame:
+    rows = [(name.replace("_", " "), ratio) for name, ratio in ratios.items()]
+    table = pandas.DataFrame(rows, columns=["competitor", "ratio"])
+    return table.assign(
+        case="c", status="ok", intervals=5, outputs=64, ratio_least=table["ratio"], ratio_most=table["ratio"]
+    )
+
+
+def test_claims_take_the_faster_of_ours_and_of_the_mlps() -> None:
+    table = layer_table(kanrun=1.5, kanrun_compiled=1.0, MLP=0.9, MLP_compiled=0.6, one=1.2, one_compiled=1.1)
+    peer, mlp = claims.layer_claims(table)
+    assert peer.sentence == "c: kanrun compiled is not slower than the fastest other KAN"
+    assert peer.measured == pytest.approx(1 / 1.1)
+    assert mlp.measured == pytest.approx(1 / 0.6)
+    assert not mlp.holds
+    peer, _ = claims.layer_claims(layer_table(kanrun=1.0, MLP=0.9, one=0.8))
+    assert peer.sentence.startswith("c: kanrun is")
+    assert not peer.holds
+
+
+@pytest.mark.parametrize("ours", ["kanrun", "MLP"])
+def test_what_is_ours_may_not_break(ours: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.TORCH, ours, broken)
+    with pytest.raises(ArithmeticError):
+        list(measurements.layers(settings(peers=[]), 0))
+
+
+@pytest.mark.slow
+def test_our_layers_are_measured_compiled_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # no compiler looks through what enforces them
+    table = run(tmp_path, settings(part="layers", peers=[], layers=LAYERS[:1], compiled=True)).table("layers")
+    assert list(table["competitor"]) == ["kanrun", "kanrun compiled", "MLP", "MLP compiled"]
+    assert table["ratio"].iloc[:2].min() == 1
+
+
+def test_a_peer_that_is_not_installed_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(layers.PACKAGES, "pykan", ("pykan", "a_module_that_nobody_has"))
+    table = run(tmp_path, settings(part="layers", peers=["pykan"], layers=LAYERS[:1])).table("layers")
+    assert list(table[table["competitor"] == "pykan"]["status"]) == ["not installed"]
+
+
+def test_growth(tmp_path: Path) -> None:
+    cfg = settings(part="growth", growth_batch=1024, growth_intervals=[5, 50, 1000], growth_batches=[32, 64])
+    done = run(tmp_path, cfg)
+    table = done.table("growth")
+    assert list(table["value"]) == [5, 50, 1000, 32, 64]
+    assert (table["peak_bytes"] > 0).all()
+    powers = done.table("exponents").set_index("varied")
+    assert powers.loc["intervals", ["low", "high"]].tolist() == [50, 1000]
+    assert np.isnan(powers.loc["batch", "exponent"])  # one value is the upper half of two
+    (copies,) = (claim for claim in done.manifest.claims if "memory" in claim.sentence)
+    assert copies.holds
+    assert float(copies.measured) > 2  # the coefficients and their gradient at least
+    assert (done.path / "figures" / "growth.png").is_file()
+
+
+@pytest.mark.slow
+def test_time_to_accuracy(tmp_path: Path) -> None:
+    done = run(tmp_path, settings(part="time_to_accuracy", limit=2.0, errors=[1e-1], intervals=[3]))
+    accuracy = done.table("accuracy").set_index("competitor")
+    assert np.isfinite(accuracy.loc["kanrun LM", "seconds"])
+    assert accuracy["version"].fillna("").eq("").loc["kanrun LM"]
+    assert (done.path / "figures" / "time_to_accuracy.png").is_file()
+
+
+@pytest.mark.slow
+def test_startup(tmp_path: Path) -> None:
+    table = run(tmp_path, settings(part="startup", rounds=1)).table("startup")
+    assert (table["seconds"] > 0).all()
+
+
+def test_an_mlp_has_as_many_parameters() -> None:
+    for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
+        case = layers.Case(*numbers)
+        ours = sum(p.numel() for p in layers.our_layer(case, torch.float32).parameters())
+        mlp = sum(p.numel() for p in layers.TORCH["MLP"](case, torch.float32).parameters())
+        assert ours == case.parameters
+        assert mlp == pytest.approx(ours, rel=0.01)
+
+
+def test_turns_are_taken_in_order_and_slow_ones_sit_out() -> None:
+    order: list[str] = []
+    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 2, 10.0)
+    assert set(times) == {"a", "b"}
+    assert all(len(values) == 2 for values in times.values())
+    assert "".join(order).strip("ab") == ""
+    assert order[-1] == "a"  # the second round starts with b
+
+
+def test_live_bytes_are_those_at_once() -> None:
+    with LiveBytes() as live:
+        for _ in range(3):
+            held = torch.zeros(1000, dtype=torch.float64)
+            held = held + 1
+    assert 16_000 <= live.peak <= 24_000
+    assert held.numel() == 1000
+
+
+def accuracy(ours: float, theirs: float, status: str = "ok") -> pandas.DataFrame:
+    rows = [("kanrun LM", 2 * ours, "ok", 9.0), ("kanrun LM, one start", ours, "ok", 9.0),
+            ("pykan LBFGS", theirs, status, 30.0)]  # fmt: skip
+    columns = ["competitor", "seconds", "status", "trained"]
+    return pandas.DataFrame(rows, columns=columns).assign(error=8.2e-5, best=1e-4)
+
+
+def test_claims_on_time_to_accuracy() -> None:
+    slower, good = claims.accuracy_claims(accuracy(0.2, 16.0))
+    assert good.holds
+    assert good.measured == pytest.approx(80)
+    assert not slower.holds
+    assert slower.measured == pytest.approx(40)
+    assert good.spread is None
+    for never in claims.accuracy_claims(accuracy(1.0, float("nan"))):
+        assert not never.holds
+        assert str(never.spread).startswith("a lower bound: pykan stopped at 0.0001 after 30 s")
+    for lost in claims.accuracy_claims(accuracy(float("nan"), 20.0)):
+        assert not lost.holds
+    assert not list(claims.accuracy_claims(accuracy(0.2, float("nan"), "not installed")))
+
+
+def test_a_peer_that_cannot_train_says_why() -> None:
+    one = np.zeros((2, 2))
+    track = peers.Race(one, one[:, :1], one, one[:, :1], (3,), 1e-3, 1.0, 0, 1)
+    before = torch.get_rng_state()
+    if importlib.util.find_spec("kan") is None:
+        with pytest.raises(peers.PeerFailed) as caught:
+            list(peers.curve(peers.PYKAN, track))
+        assert caught.value.module == "kan"
+    else:
+        assert len(list(peers.curve(peers.PYKAN, track))) > 0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("ends", "late", "failure"),
+    [
+        ("os.kill(os.getpid(), 9)", False, "failed: SIGKILL"),
+        ("os.kill(os.getpid(), 9)", True, None),
+        ("sys.exit(3)", False, "failed: exit code 3"),
+        ("sys.exit(0)", False, None),
+        ("print('[0.2, 0.', end='', flush=True); os.kill(os.getpid(), 11)", False, "failed: SIGSEGV"),
+    ],
+)
+def test_a_peer_that_is_killed_has_failed_unless_its_time_was_up(ends: str, late: bool, failure: str | None) -> None:
+    program = f"import os, sys; print('[0.1, 0.5]', flush=True); {ends}"
+    over = threading.Event()
+    if late:
+        over.set()
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as peer:
+        points = peers.points_of(peer, over)
+        assert next(points) == (0.1, 0.5)
+        if failure is None:
+            assert not list(points)
+        else:
+            with pytest.raises(peers.PeerFailed, match=failure):
+                list(points)
+
+
+def test_the_fastest_other_library_is_marked() -> None:
+    names = ["kanrun", "MLP", "one", "two", "three"]
+    table = pandas.DataFrame({
+        "case": "c", "competitor": names, "ratio": [1.0, 0.5, 3.0, 2.0, float("nan")],
+        "seconds": [1.0, 0.8, 2.0, 2.5, float("nan")],  # the median of ratios counts, not the ratio of medians
+        "status": ["ok"] * 4 + ["not installed"],
+    })  # fmt: skip
+    axes = ratios(table).axes[0]
+    assert [round(bar.get_width(), 2) for bar in axes.patches] == [1.0, 0.5, 3.0, 2.0]
+    assert axes.patches[3].get_facecolor() != axes.patches[2].get_facecolor()
+    assert any("not installed" in text.get_text() for text in axes.texts)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"part": "speed"}, "part=speed"),
+        ({"layers": [[1, 2]]}, "a layer is"),
+        ({"layers": []}, "nothing to measure"),
+        ({"rounds": 0}, "rounds=0"),
+        ({"seeds": 2}, "seeds=2: bench repeats in rounds"),
+        ({"device": "cuda"}, "device=cuda: bench measures on the processor"),
+        ({"peers": ["pykna"]}, "pykna, which is not known; choose from pykan, inkan"),
+        ({"growth_shape": [8]}, r"growth_shape=\[8\] must be"),
+        ({"growth_batch": 0}, "growth_batch=0"),
+        ({"growth_batches": []}, r"growth_batches=\[\]"),
+        ({"growth_intervals": [0]}, r"growth_intervals=\[0\]"),
+        ({"errors": []}, r"errors=\[\] must list"),
+        ({"errors": [0.0]}, r"errors=\[0.0\] must list"),
+        ({"intervals": []}, "intervals"),
+        ({"limit": 0.0}, "limit=0.0 must be a positive"),
+    ],
+)
+def test_refusals(changes: dict[str, object], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        bench.check(settings(**changes))

@@ -1,0 +1,446 @@
+"""kanrun compare-mlp at small sizes, through the study that the command runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from kanrun.experiments import compare_mlp
+from kanrun.experiments.compare_mlp import contest, linear, tricks
+from kanrun.experiments.compare_mlp.matched import growth_claims, matched, steps_without_kan, widest
+from kanrun.experiments.compare_mlp.verdicts import judge, matched_logs, verdict_claims
+from scipy import stats
+
+from kanrun.config import (
+    AdamSolver,
+    BundledTarget,
+    CompareMLPConfig,
+    ExpressionTarget,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    MLPConfig,
+    NamedTarget,
+    SamplingConfig,
+)
+from kanrun.engine.networks import MLP, get_unknowns
+from kanrun.engine.networks.counting import mlp_parameters
+from kanrun.engine.networks.matching import WIDEST, by_time
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.execute import check, execute
+
+PRODUCT = {"target": {"kind": "named", "name": "product"}, "shapes": [[2]]}
+RUNGE = {"target": {"kind": "named", "name": "runge"}, "shapes": [[]]}
+
+
+def settings(**changes: Any) -> CompareMLPConfig:
+    values: dict[str, Any] = {
+        "model": KANConfig(),
+        "solver": LMSolver(starts=1, steps=3, penalty=1e-20),  # a search for the weight takes most of the time
+        "sampling": SamplingConfig(train=60, test=40),
+        "cases": [PRODUCT],
+        "grids": [3, [3, 6]],
+        "depths": [2],
+        "activations": ["tanh"],
+    }
+    return CompareMLPConfig(**{**values, **changes})
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    def start(**changes: Any) -> Run:
+        cfg = settings(**changes)
+        check(compare_mlp, cfg)
+        folder = RunFolder.create(tmp_path, "compare-mlp")
+        outcome = execute(compare_mlp, cfg, folder, quiet=True)
+        assert outcome.status == Status.COMPLETED, outcome
+        return Run(folder.path)
+
+    return start
+
+
+def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., Run]) -> None:
+    growth = {"widths": [4, 8, 16], "depths": [2, 4, 8], "intervals": [5, 20, 40]}
+    finished = run(cases=[PRODUCT, RUNGE], seeds=2, growth=growth)
+    summary = finished.table("summary")
+    assert len(summary) == 2 * 2 * (2 + 2)
+    product = summary[summary["target"] == "product"]
+    assert (product.loc[product["model"] == "mlp", "off"].abs() <= 0.03).all()
+    for kan, rows in product.groupby("kan"):  # a KAN whose coarser grid validation chose is the smaller one
+        sizes = rows.groupby("model")["parameters"].max()
+        assert sizes["kan"] <= 1.03 * sizes["mlp"], kan
+    assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
+    counts = finished.table("counts")
+    same = counts[counts["convention"] == "separate"]
+    assert (same["count"] == same["exact"]).all()
+    sentences = [claim.sentence for claim in finished.manifest.claims]
+    assert sentences[0].startswith("product: at equal parameters")
+    assert all(claim.holds for claim in finished.manifest.claims if "Parameters of" in claim.sentence)
+    figures = {path.stem for path in finished.figures}
+    assert figures == {"pareto", "results", "scaling", "conventions", "growth"}
+
+
+def test_schedules_that_end_on_one_grid_are_told_apart(run: Callable[..., Run]) -> None:
+    finished = run(grids=[[3, 6], [2, 6], 4])
+    names = ["[2,2,1] G = 3,6", "[2,2,1] G = 2,6", "[2,2,1] G = 4"]
+    assert list(dict.fromkeys(finished.table("summary")["kan"])) == names
+    assert list(dict.fromkeys(finished.table("counts")["kan"])) == names
+    assert len(finished.manifest.claims) == 1
+
+
+def test_two_samplings_of_a_target_are_two_targets(run: Callable[..., Run]) -> None:
+    finished = run(cases=[PRODUCT, {**PRODUCT, "sampling": {"train": 90}}, RUNGE], grids=[3])
+    targets = ["product (train 60)", "product (train 90)", "runge"]
+    assert list(dict.fromkeys(finished.table("summary")["target"])) == targets
+    assert [claim.sentence.partition(":")[0] for claim in finished.manifest.claims] == targets
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({"domain": [[0, 1], [0, 1]]}, {}, ["f (domain [[0, 1], [0, 1]])", "f"]),
+        ({"formula": "x0/2"}, {"formula": "x1/2"}, ["x0/2", "x1/2"]),
+    ],
+)
+def test_targets_are_told_apart_where_their_names_are_alike(
+    first: dict[str, Any], second: dict[str, Any], names: list[str]
+) -> None:
+    cases = [{"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)]
+    cfg = settings(cases=cases)
+    found = [contest.case_of(cfg, case, 0).name for case in cases]
+    assert [name.replace("x0*x1", "f") for name in found] == names
+
+
+@pytest.mark.parametrize("comparison", ["matched", "kolmogorov_arnold"])
+def test_a_target_of_ones_own_takes_the_place_of_the_cases(run: Callable[..., Run], comparison: str) -> None:
+    own = ExpressionTarget("x0*sin(x1)")
+    summary = run(target=own, comparison=comparison, model=KANConfig(hidden=[3]), grids=[3]).table("summary")
+    assert set(summary["target"]) == {"x0*sin(x1)"}
+    assert summary["shape"][0] == ("2-3-1" if comparison == "matched" else "2-5-1")
+
+
+def test_both_sides_take_the_same_number_of_steps() -> None:
+    cfg = settings(solver=LMSolver(starts=1, steps=3))
+    case = contest.case_of(cfg, PRODUCT, 0)
+    model = contest.kan_settings(cfg, [2], [3, 6, 9])
+    plan, steps = contest.budget_of(case, model)
+    assert steps == 3 * 3 * contest.SEARCH  # grids x steps x what the search for the penalty's weight may add
+    assert plan.starts == 1
+    trained = contest.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
+    assert trained.stages[0].steps <= steps
+
+
+def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
+    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20), grids=[3, 40])
+    case = contest.case_of(cfg, PRODUCT, 0)
+    assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
+    assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
+
+
+@pytest.mark.parametrize("intervals", [97, 98])
+def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
+    cfg = settings(solver=LMSolver(starts=1, penalty=1e-20))
+    case = contest.case_of(cfg, PRODUCT, 0)
+    model = contest.kan_settings(cfg, [1], intervals)
+    plan, steps = contest.budget_of(case, model)
+    assert steps == plan.steps_for(get_unknowns(contest.kan_of(case, model)).numel())
+    assert steps == (20 if intervals == 97 else 10)
+
+
+def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_path: Path) -> None:
+    x = np.linspace(0, 1, 100)
+    pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
+    cfg = settings(sampling=SamplingConfig(train=None, test=None))
+    target = {"kind": "table", "path": str(tmp_path / "two.csv"), "inputs": ["x"], "outputs": ["far", "near"]}
+    case = contest.case_of(cfg, {"target": target}, 0)
+    row = contest.result(case, contest.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
+    y = case.problem.dataset.train.y
+    assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
+
+
+@pytest.mark.parametrize("match", ["flops", "time"])
+def test_other_measures_match_too(match: str) -> None:
+    cfg = settings(match=match)
+    case = contest.case_of(cfg, PRODUCT, 0)
+    kan = contest.kan_of(case, contest.kan_settings(cfg, [2], [3, 6]))
+    found = matched(match, case, kan, 2, "tanh")
+    assert len(found.hidden) == 2
+    if match == "flops":
+        assert found.close
+
+
+def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> None:
+    case = contest.case_of(settings(), PRODUCT, 0)
+    sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
+    assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
+    assert widest(contest.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
+    seen: list[int] = []
+
+    def seconds(hidden: tuple[int, ...]) -> float:
+        seen.append(hidden[0])
+        return float(hidden[0])
+
+    found = by_time(seconds, 2, 100, widest=12)
+    assert (found.hidden, found.close, max(seen)) == ((12, 12), False, 12)
+
+
+def test_a_match_that_cannot_be_near_is_said(run: Callable[..., Run]) -> None:
+    case = {"target": {"kind": "expression", "formula": "x0 + x5"}, "shapes": [[]]}
+    finished = run(cases=[case], grids=[1], depths=[5])
+    assert any("no MLP of depth 5 matches" in note for note in finished.manifest.notes)
+
+
+def test_given_widths_need_no_match(run: Callable[..., Run]) -> None:
+    finished = run(match=None, widths=[2, 4], grids=[3])
+    assert list(finished.table("summary")["shape"]) == ["2-2-1", "2-2-2-1", "2-4-4-1"]
+    assert not finished.manifest.claims
+
+
+def test_universal_approximation(run: Callable[..., Run]) -> None:
+    finished = run(comparison="universal_approximation", cases=[RUNGE], widths=[1, 6], errors=[10.0, 1e-9])
+    reached, missed = finished.manifest.claims
+    assert (reached.measured, reached.holds) == (1, True)
+    assert not missed.holds
+    assert "is the least reached" in str(missed.measured)
+
+
+def test_kolmogorov_arnold(run: Callable[..., Run]) -> None:
+    finished = run(comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[4])
+    assert finished.table("summary")["shape"].tolist() == ["1-3-1"]
+    (claim,) = finished.manifest.claims
+    assert claim.bound == "<= 0.5"
+    assert claim.sentence.startswith("[1,3,1] fits runge:")
+
+
+def test_each_grid_of_the_theorems_shape_has_its_claim(run: Callable[..., Run]) -> None:
+    finished = run(comparison="kolmogorov_arnold", cases=[{**RUNGE, "bound": 0.5}], grids=[2, [2, 4]], seeds=2)
+    coarse, fine = finished.manifest.claims
+    assert "runge with G = 2:" in coarse.sentence
+    assert "runge with G = 2,4:" in fine.sentence
+    assert "over 2 seeds" in str(fine.spread)
+
+
+def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
+    sampling = SamplingConfig(train=80, test=20, noise=0.1)
+    finished = run(
+        comparison="no_activation", depths=[0, 1, 3], widths=[3], sampling=sampling, solver=LMSolver(starts=1)
+    )
+    assert all(claim.holds for claim in finished.manifest.claims), finished.manifest.claims
+    assert len(finished.table("linear")) == 3
+
+
+def test_the_product_of_matrices_by_hand() -> None:
+    network = MLP((2, 3, 1), "identity")
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
+    matrix, offset = linear.product(network)
+    x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(network(x), x @ matrix.T + offset)
+    assert linear.bits_that_differ(network, 0) == 0
+
+
+def test_implementation_tricks(run: Callable[..., Run]) -> None:
+    solver = LBFGSSolver(steps=4)
+    finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver)
+    summary = finished.table("summary")
+    assert set(summary["variant"]) == set(compare_mlp.tricks.VARIANTS)
+    errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
+    assert (errors["no residual base"] != errors["all tricks"]).all()  # a comparison, not twice the same training
+    assert len(finished.manifest.claims) == 4
+
+
+def tricks_table(**errors: float) -> pd.DataFrame:
+    """Six seeds of each variant with these errors."""
+    rows = [{"variant": name.replace("_", " "), "seed": seed, "error": error}
+            for name, error in errors.items() for seed in range(6)]  # fmt: skip
+    return pd.DataFrame(rows).assign(target="iris", shape="4-3", test_rmse=1.0)
+
+
+def test_a_trick_whose_trainings_all_failed_leaves_the_others_their_claims() -> None:
+    (claim,) = tricks.claims({"summary": tricks_table(all_tricks=0.1, no_tricks=0.2)})
+    assert claim.sentence.startswith("no tricks")
+    assert claim.measured == pytest.approx(2)  # of `error`, cross-entropy for classes
+    assert tricks.claims({"summary": tricks_table(no_tricks=0.2)}) == []
+    apart = tricks_table(all_tricks=0.1, no_tricks=0.2)
+    apart.loc[apart["variant"] == "no tricks", "seed"] += 6
+    assert tricks.claims({"summary": apart}) == []
+
+
+def test_real_tables(run: Callable[..., Run]) -> None:
+    pytest.importorskip("sklearn")
+    case = {"target": {"kind": "bundled", "name": "iris"}, "shapes": [[]]}
+    sampling = SamplingConfig(train=None, test=None)
+    finished = run(cases=[case], grids=[2], depths=[1], seeds=2, sampling=sampling, solver=LBFGSSolver(steps=15))
+    summary = finished.table("summary")
+    assert summary["test_accuracy"].between(0.5, 1).all()
+    assert (summary["test_cross_entropy"] > 0).all()
+    assert (summary["error"] == summary["test_cross_entropy"]).all()
+    assert set(summary["error_name"]) == {"test cross-entropy"}
+    assert "iris: at equal parameters" in finished.manifest.claims[0].sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"comparison": "fastest"}, "comparison=fastest is not known"),
+        ({"cases": []}, "names nothing to learn"),
+        ({"cases": [{"shapes": [[1]]}]}, "a case has a target"),
+        ({"cases": [{"target": "product"}]}, "must be spelt out"),
+        ({"grids": []}, "without a grid"),
+        ({"grids": [3, []]}, "must be a whole number"),
+        ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
+        ({"cases": [PRODUCT, PRODUCT]}, "is listed twice"),
+        ({"cases": [{**PRODUCT, "shapes": [[2], [2]]}]}, "is listed twice"),
+        ({"activations": []}, "activations=\\[\\] leaves the KANs without an MLP"),
+        ({"match": None, "widths": [4], "depths": []}, "depths=\\[\\] leaves the KANs without an MLP"),
+        ({"solver": AdamSolver(sparsity=0.1)}, "model=mlp has none"),
+        ({"cases": [{**PRODUCT, "shapes": []}]}, "shapes: \\[\\]"),
+        ({"cases": [{**PRODUCT, "shapes": [3]}]}, "list of hidden widths"),
+        ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "a width of a; each must be a whole number"),
+        ({"cases": [{**PRODUCT, "shapes": [[1.5]]}]}, "a width of 1.5; each must be a whole number"),
+        ({"cases": [{**PRODUCT, "shapes": [[0]]}]}, "at least 1 node"),
+        ({"cases": [{**PRODUCT, "goal": 1}]}, "a case has a target"),
+        ({"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]}, "no bundled table titanic"),
+        ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
+        ({"match": "memory"}, "match=memory is not known"),
+        ({"match": None}, "match=null compares MLPs of given widths"),
+        ({"depths": [0]}, "depths from 1 on"),
+        ({"grids": [[5, 3]]}, "the entry of grids .5, 3. must increase"),
+        ({"activations": ["step"]}, "model.activation=step"),
+        ({"model": MLPConfig()}, "use model=kan"),
+        ({"growth": {"heights": [1]}}, "growth has no heights"),
+        ({"comparison": "universal_approximation", "widths": [2]}, "errors=.. must list"),
+        ({"comparison": "universal_approximation", "errors": [0.1]}, "names no width"),
+        *(
+            ({"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": bound}]}, "must be a positive number")
+            for bound in ("small", True, 0, -1.0, float("inf"), float("nan"))
+        ),
+        ({"comparison": "kolmogorov_arnold", "cases": [PRODUCT, PRODUCT]}, "product with G = 3 is listed twice"),
+        *(
+            ({"comparison": comparison, "widths": [2], "errors": [0.1], **wrong}, message)
+            for comparison in ("universal_approximation", "no_activation")
+            for wrong, message in (
+                ({"precision": "float32"}, "works in float64"),
+                ({"solver": LMSolver(steps=-1)}, "solver.steps=-1"),
+            )
+        ),
+        ({"target": NamedTarget("lecture_points")}, "has no test points"),
+        ({"target": NamedTarget("product"), "model": KANConfig(hidden=[0])}, "at least 1 node"),
+        ({"target": ExpressionTarget("sign(x0 + 5)")}, "nothing to compare"),
+        ({"model": KANConfig(hidden=[3])}, r"model.hidden=.3. is not used here; give it as shapes of the cases"),
+        ({"model": KANConfig(intervals=7)}, r"model.intervals=7 is not used here; give it as grids"),
+        ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
+        ({"comparison": "no_activation"}, "one width"),
+        ({"comparison": "implementation_tricks"}, "trains the residual base too"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(compare_mlp, settings(**changes))
+
+
+@pytest.mark.parametrize("comparison", ["universal_approximation", "no_activation"])
+def test_classes_are_refused_for_second_order_steps(comparison: str) -> None:
+    pytest.importorskip("sklearn")
+    sampling = SamplingConfig(train=None, test=None)
+    with pytest.raises(UsageError, match="not cross-entropy"):
+        check(
+            compare_mlp,
+            settings(comparison=comparison, widths=[2], errors=[0.1], target=BundledTarget("iris"), sampling=sampling),
+        )
+
+
+@pytest.mark.parametrize(("shift", "winner"), [(2.0, "KAN wins"), (0.0, "a draw"), (-2.0, "MLP wins")])
+def test_a_draw_is_called_a_draw(shift: float, winner: str) -> None:
+    noise = np.random.default_rng(1).normal(size=(6, 3))
+    verdict = judge(shift + noise - noise.mean())
+    assert verdict.winner == winner
+    assert verdict.ratio == pytest.approx(10**shift)
+    assert verdict.low <= verdict.ratio <= verdict.high
+    assert judge(shift + noise - noise.mean()) == verdict  # no chance of the moment
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
+def test_of_a_few_seeds_that_agree_none_wins(seeds: int) -> None:
+    each = np.linspace(1.0, 1.1, seeds)
+    verdict = judge(each[:, None])
+    assert (verdict.winner, verdict.above) == ("undecided", False)
+    assert (np.log10(verdict.low), np.log10(verdict.high)) == pytest.approx((each.min(), each.max()))
+    assert f"the range of {seeds} seed" in verdict.interval
+    assert "too few for 95 %" in verdict.interval
+
+
+def test_the_interval_is_as_wide_as_students_for_seeds_that_are_normal() -> None:
+    quantiles = stats.norm.ppf((np.arange(8) + 0.5) / 8)
+    verdict = judge(quantiles[:, None])
+    half = stats.t.ppf(0.975, 7) * quantiles.std(ddof=1) / 8**0.5
+    assert np.log10([verdict.low, verdict.high]) == pytest.approx([-half, half], rel=0.1)
+
+
+def test_validation_and_not_test_errors_choose_the_opponent() -> None:
+    one = pd.DataFrame(
+        [
+            {"target": "t", "seed": 0, "kan": "a", "model": "kan", "validation_rmse": 1.0, "error": 1.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 2.0, "error": 100.0},
+            {"target": "t", "seed": 0, "kan": "a", "model": "mlp", "validation_rmse": 3.0, "error": 0.1},
+        ]
+    )
+    rows = pd.concat([one.assign(seed=seed) for seed in range(6)])
+    np.testing.assert_allclose(matched_logs(rows), [[2.0]] * 6)
+    (alone,) = verdict_claims(one, "parameters")
+    assert not alone.holds  # one seed has no spread to judge by
+    assert "undecided" in str(alone.spread)
+    (claim,) = verdict_claims(rows, "parameters")
+    assert claim.holds
+    assert claim.measured == pytest.approx(100)
+
+
+def test_without_validation_points_training_errors_choose_the_opponent() -> None:
+    one = pd.DataFrame(
+        [
+            {"model": "kan", "train_rmse": 1.0, "error": 1.0},
+            {"model": "mlp", "train_rmse": 3.0, "error": 0.1},
+            {"model": "mlp", "train_rmse": 2.0, "error": 100.0},
+        ]
+    )
+    rows = one.assign(seed=0, kan="a", validation_rmse=np.nan)
+    np.testing.assert_allclose(matched_logs(rows), [[2.0]])
+    diverged = rows.assign(validation_rmse=[1.0, 5.0, np.nan])  # held out: what is no number does not win
+    np.testing.assert_allclose(matched_logs(diverged), [[-1.0]])
+
+
+@pytest.mark.parametrize(("widths", "said"), [([8, 16], True), ([4, 32, 16, 64, 8], True), ([16], False)])
+def test_growth_is_claimed_where_there_are_two_values(run: Callable[..., Run], widths: list[int], said: bool) -> None:
+    finished = run(grids=[3], growth={"widths": widths, "depths": [2], "intervals": [5]})
+    laws = [claim for claim in finished.manifest.claims if claim.sentence.startswith("Parameters of")]
+    assert ["N nodes" in claim.sentence for claim in laws] == [True, True] * said
+    assert all(claim.holds for claim in laws)
+
+
+def test_growth_claims_see_a_wrong_law() -> None:
+    rows = [
+        {"model": model, "width": w, "depth": d, "functions": g, "parameters": w**3 * d * (g or 1), "formula": w**3 * d}
+        for model in ("kan", "mlp")
+        for w in (4, 8, 16)
+        for d in (2, 4, 8)
+        for g in ((5, 10) if model == "kan" else (None,))
+    ]
+    claims = {claim.sentence: claim for claim in growth_claims(pd.DataFrame(rows))}
+    assert not claims["Parameters of a KAN grow with N nodes a layer to the power"].holds
+    assert claims["Parameters of a KAN grow with L layers to the power"].holds
+    assert not claims["Formulas of parameters against the modules: largest difference"].holds
+
+
+@pytest.mark.parametrize(("off", "said"), [(0.05, False), (-0.7, True)])
+def test_a_verdict_says_where_no_match_was_near(off: float, said: bool) -> None:
+    pairs = [{"model": "kan", "error": 1e-3, "off": None}, {"model": "mlp", "error": 1e-2, "off": off}]
+    rows = [{"target": "product", "kan": "k", "seed": seed, "validation_rmse": 1.0, **one}
+            for seed in (0, 1) for one in pairs]  # fmt: skip
+    (claim,) = verdict_claims(pd.DataFrame(rows).astype({"off": float}), "time")
+    assert ("off by -70% to -70%" in str(claim.spread)) is said

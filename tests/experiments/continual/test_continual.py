@@ -1,0 +1,315 @@
+"""`kanrun continual` at small sizes: who forgets, tables, figures, studies and refusals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kanrun.experiments import continual
+from kanrun.experiments.continual.findings import claims
+from kanrun.experiments.continual.learners import Learner, twin_of
+
+from kanrun.cli.app import main
+from kanrun.config import AutoSolver, ContinualConfig, KANConfig, LBFGSSolver, LMSolver, MLPConfig
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.execute import check, execute
+
+#: What summaries have of a KAN that keeps nothing; and of an MLP that keeps something.
+ROW: dict[str, Any] = {
+    "seed": 0, "role": "kan", "moving": None, "memory": "none", "twin": None, "layers": 1, "degree": 3,
+    "intervals": 200, "overlap": 0.5, "phases": 5, "best_spline_rmse": None, "rmse": 0.1,
+}  # fmt: skip
+EWC = {"part": "learners", "role": "mlp", "memory": "ewc", "twin": "MLP"}
+STUDIES = sorted(path.stem for path in (Path(__file__).parents[3] / "conf/study/continual").glob("*.yaml"))
+KAN_AND_MLP = [{"name": "KAN", "kind": "kan"}, {"name": "MLP tanh", "kind": "mlp", "activation": "tanh", "depths": [2]}]
+MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False)  # of two peaks
+
+
+def settings(**changes: Any) -> ContinualConfig:
+    values: dict[str, Any] = {
+        "model": KANConfig(hidden=[], intervals=200, frozen_scales=True, update_grid=False),
+        "solver": LBFGSSolver(steps=60, local=True, penalty=0.0),
+        "learners": KAN_AND_MLP,
+        "trials": 1,
+        "parts": ["learners"],
+    }
+    return ContinualConfig(**{**values, **changes})
+
+
+def finished(folder: Path, **changes: Any) -> Run:
+    cfg = settings(**changes)
+    check(continual, cfg)
+    there = RunFolder.create(folder, "continual")
+    outcome = execute(continual, cfg, there, quiet=True)
+    assert outcome.status == Status.COMPLETED, outcome
+    return Run(there.path)
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return finished(tmp_path_factory.mktemp("outputs"))
+
+
+def test_the_kan_of_the_paper_forgets_nothing_and_ends_at_the_best_spline(paper: Run) -> None:
+    summary = paper.table("summary").set_index("learner")
+    kan = summary.loc["KAN"]
+    assert kan["parameters"] == 203
+    assert kan["worst_forgetting"] <= 1e-6
+    assert kan["rmse"] <= 4.1e-6
+    assert kan["best_spline_rmse"] == pytest.approx(4.01e-6, rel=2e-3)
+    assert kan["between_rmse"] < kan["rmse"]
+
+
+def test_an_mlp_of_the_same_parameters_forgets(paper: Run) -> None:
+    mlp = paper.table("summary").set_index("learner").loc["MLP tanh"]
+    assert mlp["parameters"] == pytest.approx(203, rel=0.02)
+    assert mlp["worst_forgetting"] > 0.1
+    assert mlp["backward_transfer"] < -0.1
+
+
+def test_the_matrix_is_the_one_that_the_measures_are_of(paper: Run) -> None:
+    matrix = paper.table("matrix")
+    kan = matrix[matrix["learner"] == "KAN"].pivot_table(index="after", columns="on", values="error")
+    assert kan.shape == (5, 5)
+    found = paper.table("summary").set_index("learner").loc["KAN"]
+    assert found["average_error"] == pytest.approx(kan.loc[5].mean())
+    assert found["worst_forgetting"] == pytest.approx((kan.loc[5] - kan.min())[:4].max(), abs=1e-15)
+
+
+def test_claims_and_figures_are_those_of_the_parts_that_ran(paper: Run) -> None:
+    assert len(paper.manifest.claims) == 3
+    assert all(claim.holds for claim in paper.manifest.claims)
+    assert {path.stem for path in (paper.path / "figures").glob("*.png")} == {"phases", "matrices"}
+
+
+def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> None:
+    kan = [{"name": "KAN", "kind": "kan"}]
+    run = finished(tmp_path, solver=LMSolver(steps=20, local=True, penalty=0.0), learners=kan, peaks=2, model=MODEL)
+    found = run.table("summary").iloc[0]
+    assert found["worst_forgetting"] <= 1e-9
+    assert found["rmse"] <= 1.02 * found["best_spline_rmse"]
+    assert found["steps"] <= 20
+
+
+def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path) -> None:
+    kan = [{"name": "KAN", "kind": "kan"}]
+    run = finished(tmp_path, solver=LMSolver(steps=20, local=True, penalty=1e-14), learners=kan, peaks=2, model=MODEL)
+    known = run.table("functions").pivot_table(index="x0", columns="after", values="output")
+    near = known[known.index < -0.05]  # farther from the border of the phases than a basis function reaches
+    assert (near[2] - near[1]).abs().max() == 0
+
+
+def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> None:
+    ablations = [
+        {"name": "scales", "kind": "kan", "frozen_scales": False},
+        {"name": "grids", "kind": "kan", "update_grid": True, "outside": "zero"},
+    ]
+    found = finished(tmp_path, learners=ablations).table("summary").set_index("learner")
+    assert found.loc["scales", "worst_forgetting"] > 0.01
+    assert found.loc["grids", "worst_forgetting"] > 0.1
+
+
+def test_depth_forgets_and_rehearsal_of_own_outputs_keeps_it(tmp_path: Path) -> None:
+    run = finished(tmp_path, parts=["depth"], shapes=[[5]], memories=["none", "rehearse"], peaks=3)
+    found = run.table("summary").set_index("memory")
+    assert found.loc["none", "worst_forgetting"] > 0.01
+    assert found.loc["rehearse", "worst_forgetting"] < 0.1 * found.loc["none", "worst_forgetting"]
+    assert (run.path / "figures/forgetting_against_depth.png").is_file()
+
+
+def test_every_memory_runs_and_two_dimensions_do_too(tmp_path: Path) -> None:
+    learners = [{"name": m, "kind": "kan", "memory": m} for m in ("none", "replay", "rehearse", "hold")]
+    learners.append({"name": "ewc", "kind": "mlp", "memory": "ewc", "depths": 1})
+    run = finished(
+        tmp_path, dimension=2, peaks=2, spacing=1.0, sharpness=10.0, points=49, evaluation=64, learners=learners,
+        model=KANConfig(hidden=[2], intervals=4, frozen_scales=True, update_grid=False),
+        solver=LBFGSSolver(steps=4, penalty=0.0),
+    )  # fmt: skip
+    found = run.table("summary").set_index("learner")
+    assert found["phases"].tolist() == [4] * 5
+    assert found["stored"].gt(0).tolist() == [False, True, True, True, True]
+    assert found["twin"].fillna("").tolist() == ["", "none", "none", "none", ""]
+    assert (run.path / "figures/phases.png").is_file()
+
+
+def test_intervals_and_overlap_have_their_claims_and_figures(tmp_path: Path) -> None:
+    run = finished(
+        tmp_path, parts=["intervals", "overlap"], intervals=[40, 80], overlaps=[0.0, 0.5], compared=["KAN"],
+        peaks=2, model=MODEL,
+    )  # fmt: skip
+    drawn = {path.stem for path in (run.path / "figures").glob("*.png")}
+    assert drawn == {"error_against_intervals", "forgetting_against_overlap"}
+    assert any("falls as G^-4" in claim.sentence for claim in run.manifest.claims)
+
+
+def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
+    row = {**ROW, "part": "learners", "learner": "KAN", "role": "kan", "best_spline_rmse": 4e-6}
+    found = list(claims(pd.DataFrame([{**row, "worst_forgetting": 0.5}])))
+    assert [claim.holds for claim in found] == [False, False]
+
+
+def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
+    solver = LMSolver(steps=20, local=True, penalty=0.0)
+    (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
+    assert claim.sentence.startswith("KAN: RMSE on everything")
+    assert claim.holds
+
+
+def test_where_phases_leave_gaps_no_error_on_everything_is_claimed(tmp_path: Path) -> None:
+    run = finished(tmp_path, peaks=2, model=MODEL, overlap=-0.5)
+    assert len(run.manifest.claims) == 2
+    assert all("RMSE" not in claim.sentence for claim in run.manifest.claims)
+
+
+def test_memories_and_overlaps_are_held_to_the_bounds_of_those_that_forget_nothing() -> None:
+    learned = [
+        {**ROW, "part": "learners", "learner": "MLP", "role": "mlp", "worst_forgetting": 1.0},
+        {**ROW, **EWC, "learner": "half", "worst_forgetting": 0.5},
+        {**ROW, **EWC, "learner": "all", "memory": "replay", "worst_forgetting": 0.05},
+        {**ROW, "part": "overlap", "learner": "KAN", "worst_forgetting": 2e-6},
+        {**ROW, "part": "overlap", "learner": "KAN, rehearse", "memory": "rehearse", "worst_forgetting": 5e-7},
+    ]
+    found = {claim.sentence.partition(":")[0]: claim for claim in claims(pd.DataFrame(learned))}
+    assert {name: claim.holds for name, claim in found.items()} == {
+        "MLP": True, "half": False, "all": True, "KAN": False, "KAN, rehearse": True,
+    }  # fmt: skip
+    assert found["all"].spread == "RMSE on everything 1 of that one's"
+
+
+def test_no_learner_is_claimed_to_forget_and_to_remember() -> None:
+    scaled = {**ROW, "role": "kan", "moving": "trainable scales", "worst_forgetting": 0.2}
+    learned = [
+        {**scaled, "part": "learners", "learner": "scales"},
+        {
+            **scaled,
+            "part": "learners",
+            "learner": "kept",
+            "memory": "rehearse",
+            "twin": "scales",
+            "worst_forgetting": 1e-3,
+        },
+        {**scaled, "part": "overlap", "learner": "scales"},
+    ]
+    said = [claim.sentence for claim in claims(pd.DataFrame(learned))]
+    assert [sentence.partition(" (")[0] for sentence in said] == [
+        "scales: forgetting is back", "kept: forgets at most a tenth of what scales does, which keeps nothing"
+    ]  # fmt: skip
+
+
+def test_where_nothing_is_forgotten_no_memory_is_claimed_to_keep_it() -> None:
+    learned = [
+        {**ROW, "part": "learners", "learner": "KAN", "worst_forgetting": 2e-11},
+        {**ROW, "part": "learners", "learner": "kept", "memory": "rehearse", "twin": "KAN", "worst_forgetting": 2e-11},
+    ]
+    assert [claim.sentence for claim in claims(pd.DataFrame(learned))] == ["KAN: no phase is forgotten (worst phase)"]
+
+
+def test_the_twin_of_a_learner_is_the_one_of_the_same_network() -> None:
+    two, three = (Learner(name, MLPConfig(), depths=(depth,)) for name, depth in (("two", 2), ("three", 3)))
+    kept = Learner("kept", MLPConfig(), "ewc", depths=(3,), strengths=(7.0,))
+    assert twin_of(kept, [two, three, kept]) == "three"
+    assert twin_of(kept, [two, kept]) is None
+    assert twin_of(two, [two, three]) is None
+
+
+@pytest.mark.parametrize(("power", "holds"), [(-4.2, True), (-3.0, False)])
+def test_what_overlapping_phases_forget_is_held_to_the_order_of_splines(power: float, holds: bool) -> None:
+    row = {**ROW, "part": "overlap"}
+    rows = [
+        {**row, "learner": f"G = {g}", "intervals": g, "overlap": share, "seed": seed, "worst_forgetting": lost}
+        for seed in (0, 1) for g in (100, 200, 400) for share, lost in ((0.5, 1e-8), (1.0, 1e-5 * (g / 100) ** power))
+    ]  # fmt: skip
+    (claim,) = (claim for claim in claims(pd.DataFrame(rows)) if "spline's error" in claim.sentence)
+    assert claim.measured == pytest.approx(power)
+    assert claim.holds is holds
+
+
+def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> None:
+    row = {
+        "part": "depth",
+        "layers": 2,
+        "shape": "1-3-1",
+        "seed": 0,
+        "phases": 5,
+        "rmse": 1.0,
+        "worst_since_learned": 0.0,
+    }
+    rows = [{**row, "memory": memory, "worst_forgetting": 0.5} for memory in ("none", "hold", "rehearse")]
+    found = [claim for claim in claims(pd.DataFrame(rows)) if "since it was learned" in claim.sentence]
+    assert [(claim.sentence.partition(":")[0], claim.holds) for claim in found] == [("memory=hold", True)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"peaks": 0}, "peaks=0 leaves nothing to learn"),
+        ({"centres": []}, "has no peaks"),
+        ({"centres": [[0.1, 0.2]]}, "a place in 1 dimension"),
+        ({"dimension": 3}, "dimension=3 must be 1 or 2"),
+        ({"sharpness": 0.0}, "sharpness=0.0 must be a positive"),
+        ({"spacing": -1.0}, "spacing=-1.0 must be a positive"),
+        ({"overlap": -1.0}, "overlap=-1.0 must be above -1"),
+        ({"overlaps": [0.5, 50.0]}, "overlap=50.0 must be above -1 and below 2"),
+        ({"centres": [0.5, 0.5]}, "twice; each phase needs a place of its own"),
+        ({"learners": [{"name": "A", "kind": "kan", "activation": "sin"}]}, "no setting of a kan; it takes adapt"),
+        ({"points": 1}, "points=1 must be from 2"),
+        ({"peaks": 1000}, "are too many"),
+        ({"order": "sideways"}, "order=sideways must be one of"),
+        ({"order": [0, 1, 1, 2, 3]}, "all of 0 .. 4"),
+        ({"parts": ["width"]}, "must name some of learners"),
+        ({"trials": 0}, "trials=0"),
+        ({"solver": AutoSolver()}, "solver=auto could give learners different solvers"),
+        ({"model": MLPConfig()}, "continual takes the KAN from `model`"),
+        ({"learners": []}, "learners=.. has nothing to train"),
+        ({"learners": [{"name": "A", "kind": "tree"}]}, "kind: kan or mlp"),
+        ({"learners": KAN_AND_MLP + KAN_AND_MLP}, "two of the name 'KAN'"),
+        ({"learners": [{"name": "A", "kind": "kan", "colour": 1}]}, "learner 'A'.*colour"),
+        ({"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]}, "memory=diary is not known"),
+        ({"learners": [{"name": "A", "kind": "kan", "memory": [1]}]}, "memory=.1. is not known"),
+        ({"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]}, "strengths=.inf. must list"),
+        ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
+        ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
+        ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]}, "needs gradients"),
+        ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "kan", "frozen_scales": False}]}, "moves no scales"),
+        ({"parts": ["overlap"], "compared": ["Nobody"]}, "compared names 'Nobody'"),
+        ({"parts": ["intervals"], "intervals": [0]}, "at least 1 interval"),
+        ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_are_refused_before_a_run(changes: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        check(continual, settings(**changes))
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_every_study_composes(study: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["continual", f"study={study}", "--cfg", "job"]) == 0
+    assert "learners" in capfd.readouterr().out
+
+
+def test_the_real_command_runs_and_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+    small = ["-q", "executor=serial", "seeds=1", "trials=1", "parts=[intervals]", "intervals=[50]", "peaks=2"]
+    assert main(["continual", *small]) == 0
+    done = Run(Path(capfd.readouterr().out.strip()))
+    assert done.table("summary")["intervals"].tolist() == [50]
+    assert main(["continual", "dimension=3"]) == 2
+    captured = capfd.readouterr()
+    assert captured.err.count("\n") == 1
+    assert "dimension=3" in captured.err
+
+
+@pytest.mark.slow
+def test_every_claim_of_the_defaults_holds_but_for_the_known_limits(tmp_path: Path) -> None:
+    """MLPs' memories keep less than is asked of them; overlapping phases and `hold` are what the KAN fails at."""
+    assert main(["continual", "-q", "--outputs", str(tmp_path)]) == 0
+    found = Run(tmp_path / "continual" / "v0001").manifest.claims
+    limits = ("MLP tanh, replay:", "MLP tanh, EWC:", "that overlap by up to", "memory=hold keeps", "memory=hold lets")
+    missed = [claim.sentence for claim in found if not claim.holds]
+    assert all(any(limit in sentence for limit in limits) for sentence in missed), missed

@@ -1,0 +1,173 @@
+"""The measures of forgetting by their definitions, and what memories keep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from kanrun.experiments.continual.course import make_course
+from kanrun.experiments.continual.forgetting import measure_forgetting
+from kanrun.experiments.continual.learners import Learner
+from kanrun.experiments.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
+from kanrun.experiments.continual.training import go_through, on_the_data
+
+from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_size, predict
+from kanrun.engine.training.penalty import Roughness
+from kanrun.errors import TrainingFailed
+
+
+def flat_kan(intervals: int = 20) -> KAN:
+    domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
+    draws = torch.Generator().manual_seed(0)
+    return KAN.create((1, 1), intervals, EdgeSpec(trainable_scales=False), domain=domain, generator=draws)
+
+
+def phase(low: float, high: float, count: int = 30) -> Samples:
+    x = torch.linspace(low, high, count, dtype=torch.float64)[:, None]
+    return Samples(x, x.sin())
+
+
+def box(samples: Samples) -> torch.Tensor:
+    return torch.stack([samples.x.amin(0), samples.x.amax(0)], 1)
+
+
+def test_measures_follow_their_definitions_on_a_matrix_by_hand() -> None:
+    found = measure_forgetting(np.array([[0.1, 1.0, 2.0], [0.3, 0.2, 2.0], [0.5, 0.1, 0.4]]))
+    assert found.average_error == pytest.approx((0.5 + 0.1 + 0.4) / 3)
+    assert found.forgetting == pytest.approx((0.4 + 0.0) / 2)
+    assert found.worst_forgetting == pytest.approx(0.4)
+    assert found.worst_since_learned == pytest.approx(0.5 - 0.1)
+    assert found.backward_transfer == pytest.approx(((0.1 - 0.5) + (0.2 - 0.1)) / 2)
+    assert found.learned == pytest.approx((0.1 + 0.2 + 0.4) / 3)
+
+
+def test_one_phase_has_nothing_to_forget() -> None:
+    found = measure_forgetting(np.array([[0.25]]))
+    assert (found.forgetting, found.worst_forgetting, found.worst_since_learned, found.backward_transfer) == (0,) * 4
+
+
+def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_learned() -> None:
+    found = measure_forgetting(np.array([[0.1, 0.3, 2.0], [0.1, 0.9, 2.0], [0.1, 0.9, 0.4]]))
+    assert found.worst_forgetting == pytest.approx(0.6)
+    assert found.worst_since_learned == 0
+
+
+def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
+    cfg = ContinualConfig()
+    touching, wide = make_course(cfg, 0.0, 0), make_course(cfg, 0.5, 0)
+    ends = torch.cat(touching.boxes)
+    assert ends.flatten().tolist() == pytest.approx([-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12)
+    assert wide.boxes[1][0].tolist() == pytest.approx([-0.7, -0.1])
+    assert wide.boxes[0][0].tolist() == pytest.approx([-1, -0.5])
+    peak = touching.phases[2]
+    assert peak.y.amax() == pytest.approx(1, abs=2e-3)
+    assert len(touching.everything) == 500
+    away = touching.everything.x[touching.between, 0]
+    assert float((away[:, None] - torch.tensor([-0.8, -0.4, 0, 0.4, 0.8])).abs().amin()) > 0.1
+
+
+def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
+    backwards = make_course(ContinualConfig(order="descending"), 0.0, 0)
+    assert backwards.boxes[0].mean() == pytest.approx(0.8)
+    given = make_course(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
+    assert [round(float(place.mean()), 6) for place in given.boxes] == [0.0, -0.4, 0.4]
+    drawn = [make_course(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean() for seed in (0, 0, 1, 2, 3)]
+    assert drawn[0] == drawn[1]
+    assert len({float(place) for place in drawn}) > 1
+    plane = make_course(ContinualConfig(dimension=2, peaks=2, spacing=1.0, points=100), 0.0, 0)
+    assert [tuple(phase.x.shape) for phase in plane.phases] == [(100, 2)] * 4
+    assert plane.problem.domain.tolist() == [[-1, 1], [-1, 1]]
+
+
+def test_replay_keeps_some_points_and_rehearsal_none() -> None:
+    first, second, network = phase(-1, 0), phase(0, 1), flat_kan()
+    replay, rehearse = Replay(kept=5), Rehearse()
+    for memory in (replay, rehearse):
+        assert memory.samples(network, first, box(first)) is first
+        memory.learned(network, first, box(first))
+    joined = replay.samples(network, second, box(second))
+    assert len(joined) == len(second) + 5
+    assert replay.stored == 10
+    own = rehearse.samples(network, second, box(second))
+    assert torch.equal(own.y[len(second) :], predict(network, own.x[len(second) :]))
+    assert float(own.x[len(second) :].max()) < 0
+    assert rehearse.stored == 2
+
+
+@pytest.mark.parametrize("solver", [LBFGS, partial(Adam, options=AdamOptions(), generator=torch.Generator())])
+def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Callable[..., Solver]) -> None:
+    network, memory, first = flat_kan(), Hold(), phase(-1, 0)
+    assert memory.held() == ()
+    memory.learned(network, first, box(first))
+    before = network.layer(0).coefficients.detach().clone()
+    learning = solver(network, Objective(phase(-1, 1), 1.0, held=memory.held()))
+    for _ in range(3):
+        learning.step()
+    moved = network.layer(0).coefficients.detach() != before
+    assert not bool(moved[:, memory.seen[0]].any())
+    assert bool(moved[:, ~memory.seen[0]].all())
+
+
+def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
+    network = MLP.create((1, 3, 1), "tanh", generator=torch.Generator().manual_seed(0))
+    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 2.0)
+    memory.learned(network, first, box(first))
+    bare = Objective(first, 1.0)
+    anchored = memory.anchored(bare)
+    assert isinstance(anchored, Anchored)
+    rough = Roughness(network, 0.0)
+
+    def cost() -> float:
+        return float((anchored.value(network, first, rough) - bare.value(network, first, rough)).detach())
+
+    assert cost() == 0
+    with torch.no_grad():
+        network.linear[-1].bias += 0.5  # moves every output by as much
+    assert cost() == pytest.approx(2 * 0.25 / output_size(first, "regression") ** 2)
+
+
+def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
+    network = MLP.create((1, 1), "identity", generator=torch.Generator().manual_seed(0))
+    first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0)
+    memory.learned(network, first, box(first))
+    own = Objective(first, output_size(first, "regression"))
+    anchored, rough = memory.anchored(own), Roughness(network, 0.0)
+    for parameter in network.parameters():
+        losses, costs = [], []
+        for shift in (-0.1, 0.1, 0.1):
+            with torch.no_grad():
+                parameter.add_(shift)
+            losses.append(float(own.value(network, first, rough).detach()))
+            costs.append(float(anchored.value(network, first, rough).detach()) - losses[-1])
+        with torch.no_grad():
+            parameter.sub_(0.1)
+        assert np.diff(costs, 2) == pytest.approx(np.diff(losses, 2))
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_training_that_diverges_says_where(steps: int) -> None:
+    kan = KANConfig(hidden=[], intervals=20, frozen_scales=True, update_grid=False)
+    cfg = ContinualConfig(model=kan, solver=AdamSolver(steps=steps, learning_rate=1e200), learners=[{"name": "K"}])
+    learner = Learner("K", kan)
+    said = "an error after phase 1 is" if steps == 1 else "phase 1, step 2: The loss is not finite at step 2 of Adam"
+    with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
+        go_through(learner, cfg, make_course(cfg, 0.0, 0), 0, 0)
+
+
+def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
+    learner = Learner("M", MLPConfig([1], "tanh"), "ewc", depths=(2, 3), strengths=(1.0, 10.0, 100.0))
+    pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
+    assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]
+
+
+def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
+    there = phase(0.2, 0.6)
+    moved = on_the_data(flat_kan(), there.x, 0.0)
+    assert float(moved.layer(0).grid.low) == pytest.approx(0.2, abs=0.01)
+    assert float(moved.layer(0).grid.high) == pytest.approx(0.6, abs=0.01)

@@ -1,0 +1,102 @@
+"""What the figures of continual learning say: where phases lie, and every cell's number."""
+
+from __future__ import annotations
+
+import io
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+from kanrun.experiments.continual import plots as drawn
+from kanrun.experiments.continual.phase_plots import phases, surfaces
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import Rectangle
+from pandas import DataFrame
+
+from kanrun.figures.style import BLUE, VERMILLION
+
+AXIS = np.linspace(-1, 1, 9)
+
+
+def functions(phases: int, learners: tuple[str, ...] = ("KAN", "MLP")) -> DataFrame:
+    rows = itertools.product(learners, range(1, phases + 1), AXIS, AXIS)
+    table = DataFrame(list(rows), columns=["learner", "after", "x0", "x1"])
+    table["kind"] = np.where(table["learner"] == "MLP", "mlp", "kan")
+    return table.assign(truth=table["x0"] * table["x1"], output=0.5)
+
+
+def data() -> DataFrame:
+    """Two phases side by side, some points of each with two opposite corners among them."""
+    parts = [
+        DataFrame({"seed": 0, "phase": phase, "x0": [low, low + 0.5, low + 1], "x1": [-1.0, -0.2, 0.0], "y": 0.0})
+        for phase, low in ((1, -1.0), (2, 0.0))
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def boxes(panel: Axes) -> list[tuple[float, float, float, float]]:
+    found = [patch for patch in panel.patches if isinstance(patch, Rectangle)]
+    return [(box.get_x(), box.get_y(), box.get_width(), box.get_height()) for box in found]
+
+
+def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
+    table = functions(1, ("spline", "MLP")).query("x1 == 0")
+    panels = phases(table, data().query("phase == 1")).axes
+    assert [panel.lines[0].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
+
+
+def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
+    figure = surfaces(functions(2), data())
+    panels = figure.axes[:6]
+    assert boxes(panels[0]) == [(-1, -1, 1, 1)]
+    assert boxes(panels[1]) == [(0, -1, 1, 1)]
+    assert boxes(panels[3]) == [(-1, -1, 1, 1), (0, -1, 1, 1)]  # what was learned before, and just now
+    assert {panel.images[0].get_clim() for panel in panels} == {(-1, 1)}
+    assert [panel.get_xlabel() for panel in panels[4:]] == ["$x_0$", "$x_0$"]
+    assert "$x_1$" in [text.get_text() for text in panels[0].texts]
+    figure.savefig(io.BytesIO(), dpi=50)
+
+
+def test_phases_that_are_missing_or_no_numbers_leave_their_panels_empty() -> None:
+    table = functions(2).query("learner == 'KAN' or after == 1")
+    table.loc[table["after"] == 1, "output"] = np.nan
+    surfaces(table, data()).savefig(io.BytesIO(), dpi=50)
+    surfaces(functions(1, ("KAN",)), data().query("phase == 1")).savefig(io.BytesIO(), dpi=50)
+
+
+def matrix(errors: list[list[float]], learners: tuple[str, ...] = ("KAN",)) -> DataFrame:
+    rows = [
+        {"learner": learner, "after": i + 1, "on": j + 1, "error": error}
+        for learner in learners
+        for i, row in enumerate(errors)
+        for j, error in enumerate(row)
+    ]
+    return DataFrame(rows)
+
+
+def test_cells_carry_their_numbers_in_a_colour_that_can_be_read() -> None:
+    figure = drawn.matrices(matrix([[2.1e-6, 0.352], [12.0, np.nan]]))
+    axes = figure.axes[0]
+    assert [text.get_text() for text in axes.texts] == ["2e-6", "0.35", "12"]
+    assert [to_rgb(text.get_color())[0] > 0.5 for text in axes.texts] == [False, True, True]
+    figure.savefig(io.BytesIO(), dpi=50)
+
+
+@pytest.mark.parametrize(("phases", "numbered"), [(1, True), (10, True), (11, False)])
+def test_matrices_of_any_size_have_one_scale(phases: int, numbered: bool) -> None:
+    errors = [[10.0 ** -(i + j) for j in range(phases)] for i in range(phases)]
+    figure = drawn.matrices(matrix(errors, ("KAN", "MLP", "KAN, hold")))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert len({panel.images[0].get_clim() for panel in panels}) == 1
+    assert all(bool(panel.texts) == numbered for panel in panels)
+    figure.savefig(io.BytesIO(), dpi=50)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (2.04e-6, "2e-6"), (3e-12, "3e-12"), (0.0312, "0.031"), (1.0, "1"), (123.4, "123"), (2e4, "2e4")],
+)
+def test_short_numbers(value: float, text: str) -> None:
+    assert drawn._short(value) == text

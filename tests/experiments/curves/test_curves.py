@@ -1,0 +1,246 @@
+"""`kanrun curves` at its defaults and smaller: tables, claims, figures, the user's points, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+import torch
+from kanrun.experiments import curves
+from omegaconf import OmegaConf
+
+from kanrun.cli.app import main
+from kanrun.config import CurvesConfig
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder
+from kanrun.study.execute import check, execute
+
+CONFIGURATION = Path(__file__).parents[3] / "conf"
+CLAIMS = 20
+
+
+def settings(*overrides: str, study: str | None = None) -> CurvesConfig:
+    """The configuration of the command with a study and `key=value` changes."""
+    files = [CONFIGURATION / "curves.yaml", *([CONFIGURATION / f"study/curves/{study}.yaml"] if study else [])]
+    parts = [
+        OmegaConf.masked_copy(loaded, [key for key in loaded if key != "defaults"])  # type: ignore[arg-type]
+        for loaded in map(OmegaConf.load, files)
+    ]
+    merged = OmegaConf.merge(OmegaConf.structured(CurvesConfig), *parts, OmegaConf.from_dotlist(list(overrides)))
+    return OmegaConf.to_object(merged)  # type: ignore[return-value]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Callable[..., Run]:
+    def start(*overrides: str, study: str | None = None) -> Run:
+        cfg = settings(*overrides, study=study)
+        check(curves, cfg)
+        folder = RunFolder.create(tmp_path / "outputs", "curves")
+        outcome = execute(curves, cfg, folder, quiet=True)
+        assert outcome.reason is None
+        return Run(folder.path)
+
+    return start
+
+
+def points_file(folder: Path, text: str) -> str:
+    path = folder / "points.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(run: Callable[..., Run]) -> None:
+    done = run()
+    claims = done.manifest.claims
+    assert [claim.sentence for claim in claims if not claim.holds] == []
+    assert len(claims) == CLAIMS
+    drawn = {path.stem for path in (done.path / "figures").glob("*.png")}
+    assert drawn == set(curves.drawings.FIGURES)
+    assert done.manifest.seconds is not None
+    assert done.manifest.seconds < 60
+
+
+def test_the_error_of_the_polynomial_explodes_where_that_of_the_spline_falls(run: Callable[..., Run]) -> None:
+    summary = run("parts=[equispaced]").table("summary").set_index(["curve", "points"])["max_error"]
+    assert summary["polynomial", 10] == pytest.approx(0.3003, abs=1e-4)
+    assert summary["polynomial", 20] == pytest.approx(8.579, abs=1e-2)
+    assert summary["polynomial", 40] > 1e4
+    assert summary["spline", 40] < 1e-3
+
+
+def test_measured_orders_are_recorded_with_their_range_of_points(run: Callable[..., Run]) -> None:
+    done = run("parts=[equispaced]", "degrees=[1,3]")
+    orders = done.table("orders").set_index("degree")
+    assert orders.loc[1, "order"] == pytest.approx(2, abs=0.1)
+    assert orders.loc[3, "order"] == pytest.approx(4, abs=0.4)
+    assert orders["first_points"].tolist() == [40, 40]
+    errors = done.table("errors")
+    rows = errors[(errors["degree"] == 3) & (errors["points"] >= 40)]
+    slope = np.polyfit(np.log(rows["points"] - 1), np.log(rows["max_error"]), 1)[0]
+    assert orders.loc[3, "order"] == pytest.approx(-slope)
+
+
+@pytest.mark.parametrize("other", ["function.formula=abs(x0)", "function.domain=[[-0.1,0.1]]"])
+def test_nothing_is_claimed_of_other_functions_whose_orders_are_measured(run: Callable[..., Run], other: str) -> None:
+    done = run("parts=[equispaced]", other, "degrees=[3]")
+    assert not done.manifest.claims
+    assert done.table("orders")["order"].notna().all()
+
+
+def test_the_default_function_may_be_written_otherwise(run: Callable[..., Run]) -> None:
+    same = "function={formula: 1/(25*x0**2+1), domain: [[-1,1]]}"
+    done = run("parts=[equispaced]", same)
+    assert len(done.manifest.claims) == 8
+
+
+def test_an_error_near_the_largest_number_is_drawn(run: Callable[..., Run]) -> None:
+    done = run("parts=[equispaced]", "polynomial_points=[1000]")
+    assert done.table("summary")["max_error"].max() > 1e200
+    assert {path.stem for path in (done.path / "figures").glob("*.png")} == {"interpolation", "errors"}
+
+
+def test_the_four_points_lie_on_the_polynomial(run: Callable[..., Run]) -> None:
+    points = run("parts=[lecture]").table("lecture_points")
+    assert points[["x", "y"]].to_numpy().tolist() == [[0, 5], [1, 1], [2, 3], [5, 2]]
+    assert (points["polynomial"] == points["y"]).all()
+
+
+def test_the_pieces_of_the_drawn_curve_are_n_less_k_and_meet(run: Callable[..., Run]) -> None:
+    pieces = run("parts=[bspline]").table("bezier_control")
+    assert pieces["piece"].nunique() == 9 - 3
+    corners = pieces.groupby("piece")[["x", "y"]]
+    np.testing.assert_array_equal(corners.last().to_numpy()[:-1], corners.first().to_numpy()[1:])
+
+
+def test_knots_may_be_repeated(run: Callable[..., Run]) -> None:
+    done = run(study="multiplicity")
+    assert done.table("bspline_knots")["multiplicity"].tolist() == [4, 1, 2, 3, 4]
+    assert done.table("bezier_control")["piece"].nunique() == 4
+
+
+def test_only_the_identities_depend_on_the_seed(run: Callable[..., Run]) -> None:
+    done = run("seeds=2", "seed=3", "parts=[lecture,identities]")
+    assert done.table("lecture_points")["seed"].unique().tolist() == [3]
+    assert done.table("identities")["seed"].unique().tolist() == [3, 4]
+    assert any(claim.spread and "over 2 seeds" in claim.spread for claim in done.manifest.claims)
+
+
+def test_results_are_the_same_whatever_torchs_own_generator_says(run: Callable[..., Run]) -> None:
+    torch.manual_seed(1)
+    first = run("parts=[identities]").table("identities")
+    torch.manual_seed(2)
+    pandas.testing.assert_frame_equal(first, run("parts=[identities]").table("identities"))
+
+
+def test_a_curve_goes_through_the_users_points_and_another_near_them(run: Callable[..., Run], tmp_path: Path) -> None:
+    angle = np.linspace(0, 5, 60)
+    rows = "\n".join(f"p{i},{a},{np.cos(a)},{np.sin(2 * a)}" for i, a in enumerate(angle))
+    path = points_file(tmp_path, f"name,time,y,x\n{rows}\n")
+    done = run("parts=[planar]", f"target.path={path}", "control_points=30")
+    points, summary = done.table("planar_points"), done.table("summary")
+    np.testing.assert_allclose(points["x"], np.sin(2 * angle), rtol=1e-15)
+    assert summary["control_points"].tolist() == [60, 30]
+    assert summary["max_distance"][0] < 1e-14
+    assert 1e-6 < summary["rms_distance"][1] < 1e-2
+    timed = run("parts=[planar]", f"target.path={path}", "target.columns=[y,time]", "target.parameter=time")
+    np.testing.assert_allclose(timed.table("planar_points")["t"], angle)
+    np.testing.assert_allclose(timed.table("planar_points")["y"], angle)
+
+
+def test_without_x_and_y_the_first_two_columns_of_numbers_count(run: Callable[..., Run], tmp_path: Path) -> None:
+    path = points_file(tmp_path, "name;width;kind;height;depth\n" + "".join(f"a;{i};b;{i * i};0\n" for i in range(6)))
+    points = run("parts=[planar]", f"target.path={path}").table("planar_points")
+    assert points["x"].tolist() == [0, 1, 2, 3, 4, 5]
+    assert points["y"].tolist() == [0, 1, 4, 9, 16, 25]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["polynomial_points=[1]"], "polynomial_points has 1; a polynomial here goes through 2 to 1000"),
+        (["polynomial_points=[]"], "polynomial_points=.* at least one"),
+        (["spline_points=[20,5]"], "spline_points has 5; a spline of degree 5 goes through at least 6"),
+        (["degree=0"], "degree must be at least 1, not 0"),
+        (["degrees=[2,-1]"], "degree must be at least 1, not -1"),
+        (["degrees=[]"], "degrees=.* at least one"),
+        (["degree=9"], "degree 9 needs at least 10 control points, not 9"),
+        (["control_points=3"], "degree 3 needs at least 4 control points, not 3"),
+        (["control_points=25"], "control_points=25 must be at most 24"),
+        (["parameter=1.5"], r"parameter=1.5 must lie in \[0, 1\]"),
+        (["parts=[spirals]"], "parts=.*spirals.* must name some of equispaced, lecture"),
+        (["parts=[]"], "must name some of"),
+        (["bezier=[[0,0]]"], "bezier must be a list of at least 2 points"),
+        (["bezier=[[0,0],[1]]"], r"bezier has \[1\], where a point is needed"),
+        (["bspline=hello"], "bspline must be a list of at least 2 points, not hello"),
+        (["knots=[0.5]"], "must be 5 numbers between 0 and 1"),
+        (["knots=[0.5,0.4,0.6,0.7,0.8]"], "never decrease"),
+        (["knots=[0.5,0.5,0.5,0.5,0.5]"], "at most 4 times in degree 3"),
+        (["knots=[0,0.5,0.6,0.7,0.8]"], "between 0 and 1"),
+        (["moved=9"], "moved=9 must be the number of a control point, 0 to 8"),
+        (["by=[1]"], r"by has \[1.0\], where a point"),
+        (["spacing=arc"], "spacing must be one of chord, centripetal, uniform, not arc"),
+        (["function.formula=x0+x1"], "a formula of the one variable x0"),
+        (["function.formula=nonsense(x0)"], "nonsense"),
+        (["function.formula=1/x0"], "not finite .* change function.domain"),
+        (["function.domain=[[1,-1]]"], r"^function.domain of x0 is \[1, -1\]"),
+        (["bezier=[[0,0],[0,0]]"], "bezier has 2 times the same point"),
+        (["bspline=[[1,2],[1,2],[1,2],[1,2]]"], "bspline has 4 times the same point"),
+        (["degrees=[3,3]"], "degrees has 3 twice or more; name each once"),
+        (["polynomial_points=[10,20,10]"], "polynomial_points has 10 twice"),
+        (["precision=float32"], "curves computes in float64; leave precision out"),
+        (["target.columns=[x,y]"], "give target.path too"),
+        (["target.path=no such file.csv"], "there is no file"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_before_a_run(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        check(curves, settings(*overrides))
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "sentence"),
+    [
+        ("x,y\n0,0\n", [], "at least 2 points, not 1"),
+        ("x,y\n0,0\n1,1\n2,0\n", [], "degree 3 goes through at least 4 points, not 3"),
+        ("x,y\n0,0\n1,1\n1,1\n2,0\n3,1\n", [], "Points 2 and 3 are the same"),
+        ("a,b\n0,p\n1,q\n", [], "has 1 columns of numbers among a, b; a curve needs two"),
+        ("0,5\n1,1\n2,3\n5,2\n", [], "begins with numbers .* first row"),
+        ("x,y\n0,0\n1,\n2,0\n3,1\n", [], "missing value"),
+        ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["target.columns=[x,z]"], "no column 'z'"),
+        ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["target.columns=[x]"], "must name two columns"),
+        ("x,y,t\n0,0,0\n1,1,2\n2,0,1\n3,1,4\n", ["target.parameter=t"], "must increase strictly"),
+        ("x,y,t\n0,0,0\n1,1,2\n2,0,2\n3,1,4\n", ["target.parameter=t"], "must increase strictly"),
+        ("x,y\n0,0\n1,1\n2,0\n3,1\n", ["control_points=5"], "control_points=5 must be at most 4"),
+    ],
+)
+def test_points_that_make_no_curve_are_refused(tmp_path: Path, text: str, overrides: list[str], sentence: str) -> None:
+    path = points_file(tmp_path, text)
+    with pytest.raises(UsageError, match=sentence):
+        check(curves, settings("parts=[planar]", f"target.path={path}", *overrides))
+
+
+def test_figures_and_claims_of_no_tables_are_none() -> None:
+    tables: dict[str, Any] = {}
+    assert list(curves.figures(tables)) == []
+    assert curves.claims(tables) == []
+
+
+def test_the_real_command_leaves_a_run_and_refuses_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("KANRUN_OUTPUTS", raising=False)
+    points_file(tmp_path, "x,y\n0,0\n1,1\n2,0\n3,1\n4,4\n")
+    assert main(["curves", "-q", "--strict", "parts=[planar,lecture]", "target.path=points.csv", "degree=2"]) == 0
+    done = Run(Path(capfd.readouterr().out.strip()))
+    assert done.table("summary")["points"].tolist() == [5, 5]
+    assert done.config["target"] == {"path": "points.csv", "columns": None, "parameter": None, "kind": "points"}
+    assert main(["curves", "target.path=points.csv", "degree=7"]) == 2
+    captured = capfd.readouterr()
+    assert "degree 7" in captured.err
+    assert len(captured.err.splitlines()) == 1
+    assert not captured.out

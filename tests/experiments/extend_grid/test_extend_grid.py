@@ -1,0 +1,294 @@
+"""kanrun extend-grid at a small size, through the study that the command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from kanrun.experiments import extend_grid
+from kanrun.experiments.extend_grid.findings import order_claims, overfit_claims, warm_start_claims
+from kanrun.experiments.extend_grid.schedules import limited, name_of, schedule_of
+
+from kanrun.config import (
+    AdamSolver,
+    ExtendGridConfig,
+    KANConfig,
+    LBFGSSolver,
+    LMSolver,
+    MLPConfig,
+    NamedTarget,
+    SamplingConfig,
+    TableTarget,
+)
+from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, PlateauSchedule
+from kanrun.errors import UsageError
+from kanrun.runs import Run, RunFolder, Status
+from kanrun.study.execute import check, execute
+from kanrun.study.powers import exponent
+
+LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}
+
+
+def settings(**changes: Any) -> ExtendGridConfig:
+    values: dict[str, Any] = {
+        "target": NamedTarget("bessel_j0"),
+        "model": KANConfig(),
+        "solver": LMSolver(starts=1, steps=6, penalty=1e-30),  # a search for the weight takes most of the time
+        "sampling": SamplingConfig(train=200, test=100),
+        "shapes": [[]],
+        "schedules": [LIST],
+        "degrees": [1, 3],
+        "order_points": 600,
+        "order_intervals": [20, 40, 80],
+        "order_from": 40,
+        "sizes": [40, 80],
+        "size_intervals": [5, 10],
+        "overfit_points": 40,
+        "overfit_intervals": [10, 20, 60],
+    }
+    return ExtendGridConfig(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = RunFolder.create(tmp_path_factory.mktemp("outputs"), "extend-grid")
+    outcome = execute(extend_grid, settings(seeds=2), folder, quiet=True)
+    assert outcome.status == Status.COMPLETED, outcome
+    return Run(folder.path)
+
+
+def test_every_stage_is_recorded(finished: Run) -> None:
+    stages = finished.table("stages")
+    first = stages[(stages["part"] == "schedules") & (stages["seed"] == 0)]
+    assert list(first["intervals"]) == [4, 8, 20]
+    assert list(first["parameters"]) == [4 + 5, 8 + 5, 20 + 5]
+    assert list(first["carried_by"]) == ["start", "insertion", "least squares"]
+    assert first["function_change"].iloc[1] <= 1e-12
+    assert first["loss_jump"].iloc[1] == pytest.approx(1)
+    assert (first["threshold"] == 180 - 5).all()  # a tenth of the 200 points is held out
+    assert (first["paper_threshold"] == 180).all()
+    assert first["seconds"].is_monotonic_increasing
+    assert (first["test_root_median_square"] < first["test_rmse"]).all()
+    assert first.loc[first["chosen"], "validation_rmse"].iloc[0] == first["validation_rmse"].min()
+
+
+def test_each_part_leaves_its_rows_and_figure(finished: Run) -> None:
+    stages = finished.table("stages")
+    counts = stages[stages["seed"] == 1].groupby("part").size().to_dict()
+    assert counts == {"schedules": 3, "scratch": 3, "order": 6, "sizes": 4, "overfit": 13}
+    assert set(stages[stages["part"] == "scratch"]["start"]) == {"scratch"}
+    assert {path.stem for path in finished.figures} == {
+        "staircase", "error_against_intervals", "time_against_intervals", "order", "error_against_points", "overfit",
+    }  # fmt: skip
+    assert len(finished.table("summary")) == 2 * len(extend_grid.cells(settings()))
+
+
+def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> None:
+    rows = finished.table("stages").query("part == 'overfit' and seed == 0")
+    bare = rows[(rows["start"] == "warm") & ~rows["penalised"] & (rows["intervals"] == 60)].set_index("noise")
+    assert list(bare.index) == [0.0, 0.01]
+    assert (bare["train_rmse"] < 1e-6).all()  # both are reproduced, so what differs is what was reproduced
+    assert bare["test_rmse"].nunique() == 2
+    assert {cell.get("noise") for cell in extend_grid.overfit(settings(overfit_noise=0.0))} == {None}
+
+
+def test_the_order_is_measured_on_the_narrowest_network() -> None:
+    assert [cell["hidden"] for cell in extend_grid.order(settings(shapes=[[5], [1]], degrees=[2, 3]))] == [[1], [1]]
+
+
+def test_from_scratch_takes_the_grids_that_are_asked_for() -> None:
+    grids = [cell["schedule"]["intervals"] for cell in extend_grid.scratch(settings(scratch_intervals=[5, 9]))]
+    assert grids == [[5], [9]]
+    assert len(extend_grid.scratch(settings())) == len(LIST["intervals"])
+
+
+def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Run) -> None:
+    rows = finished.table("stages").query("part == 'overfit'")
+    bare = rows[~rows["penalised"]]
+    assert bare["validation_rmse"].isna().all()
+    assert (bare["penalty"] == 0).all()
+    assert (bare["threshold"] == 40 - 5).all()  # no point is held out
+    assert set(bare.loc[bare["intervals"] >= bare["threshold"], "intervals"]) == {60}
+    assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
+
+
+def test_claims_come_with_bounds_and_spread(finished: Run) -> None:
+    claims = {claim.sentence: claim for claim in finished.manifest.claims}
+    exact = next(claim for sentence, claim in claims.items() if sentence.startswith("A nested refinement"))
+    assert exact.holds
+    order = next(claim for sentence, claim in claims.items() if sentence.startswith("k = 3"))
+    assert "G = 40 .. 80" in order.sentence
+    assert order.holds
+    assert order.spread is not None
+    assert sum("threshold" in sentence for sentence in claims) == 5
+
+
+def test_published_errors_stand_beside_ours() -> None:
+    cfg = settings(
+        target=NamedTarget("exp_sin_square"),
+        shapes=[[1]],
+        parts=["schedules"],
+        sampling=SamplingConfig(train=1000, test=50),
+        schedules=[{"kind": "list", "intervals": [3, 4, 5]}],
+        solver=LMSolver(starts=1, steps=2),
+    )
+    records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
+    rows = [record.values for record in records if getattr(record, "table", None) == "published"]
+    facts = [(row["intervals"], row["paper"], row["pykan"]) for row in rows]
+    assert facts == [(3, 1.8e-2, 1.4e-2), (5, 6.5e-3, 7.2e-3)]
+
+
+def test_grids_beyond_the_limit_are_left_out_with_a_warning() -> None:
+    cfg = settings(parts=["schedules"], most_parameters=20)
+    records = list(extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0))
+    assert "leaves out the grids [20]" in records[0].text  # type: ignore[union-attr]
+    with pytest.raises(UsageError, match="leaves no grid"):
+        check(extend_grid, settings(most_parameters=3))
+
+
+def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
+    cfg = settings(
+        parts=["schedules"], target=NamedTarget("exp_sin_square"), shapes=[[5]],
+        schedules=[{"kind": "list", "intervals": [4, 8]}], solver=LMSolver(starts=2, steps=10, penalty=1e-18),
+    )  # fmt: skip
+    rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
+    (edges,) = {row["parameters"] / (row["intervals"] + 5) for row in rows}
+    assert edges < 15  # validation chose fewer nodes than five
+    assert {row["threshold"] for row in rows} == {180 / edges - 5}
+
+
+def test_first_order_solvers_follow_schedules_too() -> None:
+    cfg = settings(parts=["schedules"], solver=LBFGSSolver(steps=5))
+    rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
+    assert [row["intervals"] for row in rows] == [4, 8, 20]
+
+
+def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
+    cells = {name: extend_grid.overfit(settings(solver=solver)) for name, solver in (
+        ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("bare lbfgs", LBFGSSolver(penalty=0.0)),
+        ("adam", AdamSolver()), ("smooth adam", AdamSolver(penalty=1e-12)),
+    )}  # fmt: skip
+    assert {name: len(each) for name, each in cells.items()} == {
+        "lm": 5, "bare lm": 3, "bare lbfgs": 3, "adam": 3, "smooth adam": 5,
+    }  # fmt: skip
+
+
+def test_schedules_are_read_from_the_configuration() -> None:
+    assert schedule_of(LIST) == ListSchedule((4, 8, 20))
+    assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}) == DoublingSchedule(3, 9, False)
+    plateau = schedule_of({"kind": "plateau", "first": 3, "last": 12, "patience": 4})
+    assert plateau == PlateauSchedule(DoublingSchedule(3, 12), patience=4)
+    assert (name_of(plateau), name_of(ListSchedule((3, 5))), name_of(ListSchedule((7,)))) == (
+        "plateau, nested", "list, not nested", "G = 7 alone",
+    )  # fmt: skip
+    shorter, left_out = limited(plateau, lambda g: 10 * g, 60)
+    assert (shorter.grids, left_out) == ((3, 6), [12])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schedules": [{"kind": "list", "intervals": [5, 3]}]}, "shrinks from 5 to 3"),
+        ({"schedules": [{"kind": "list", "intervals": [5, 3.5]}]}, "whole numbers, not 3.5"),
+        ({"schedules": [{"kind": "steps"}]}, "one of list, doubling, plateau"),
+        ({"schedules": ["doubling"]}, "needs a kind"),
+        ({"schedules": [{"kind": "doubling", "first": 3}]}, "needs intervals, or first and last"),
+        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]}, "has no patience"),
+        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": 1}]}, "true or false"),
+        ({"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]}, "not"),
+        ({"schedules": []}, "names no schedule"),
+        ({"parts": ["schedule"]}, "must name some of schedules"),
+        ({"parts": []}, "must name some of schedules"),
+        ({"model": MLPConfig()}, "use model=kan"),
+        ({"shapes": [3]}, "list of hidden widths"),
+        ({"sizes": [5]}, "sizes: 5 training points are too few"),
+        ({"degrees": [2, 0]}, "degrees: splines of degree 0"),
+        ({"degrees": [2, 2]}, "degrees has 2 twice"),
+        ({"shapes": [[1], [1]]}, "shapes has .1. twice"),
+        ({"model": KANConfig(hidden=[3])}, "model.hidden=.3. is not used here; give it as shapes"),
+        ({"model": KANConfig(intervals=[10, 5])}, "model.intervals=.10, 5. is not used here; give it as schedules"),
+        ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
+        ({"sampling": SamplingConfig(train=200, test=0)}, "bessel_j0 has no test points"),
+        ({"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)}, "no test points"),
+        ({"order_intervals": [8, 4]}, "shrinks"),
+        ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be finite and not negative"),
+        ({"overfit_noise": float("inf")}, "overfit_noise=inf must be finite"),
+        ({"scratch_intervals": [0]}, "at least 1"),
+    ],
+)
+def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check(extend_grid, settings(**changes))
+
+
+def test_a_part_that_needs_more_points_than_a_table_has_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "few.csv").write_text("x,y\n" + "".join(f"{i},{i % 7}\n" for i in range(50)))
+    few = TableTarget(str(tmp_path / "few.csv"), ["x"], ["y"])
+    sampling = SamplingConfig(train=None, test=None)
+    check(extend_grid, settings(target=few, sampling=sampling, parts=["schedules", "scratch"]))
+    with pytest.raises(UsageError, match=r"the part order trains on 600 points: .*few\.csv.* Change order_points, or"):
+        check(extend_grid, settings(target=few, sampling=sampling))
+
+
+def stages_like(**columns: Any) -> pd.DataFrame:
+    fixed = {"shape": "2-1-1", "degree": 3, "in_order": True, "seed": 0}
+    return pd.DataFrame({**fixed, **columns})
+
+
+def test_an_order_is_claimed_only_within_its_bound() -> None:
+    intervals = pd.Series([10, 20, 40])
+    for power, holds in ((-4.0, True), (-3.75, True), (-3.6, False)):
+        rows = stages_like(part="order", intervals=intervals, test_rmse=2.0 * intervals**power)
+        (claim,) = order_claims(rows)
+        assert claim.holds is holds
+        assert claim.measured == pytest.approx(power)
+
+
+def test_overfitting_is_measured_against_the_grids_before_the_threshold() -> None:
+    rows = stages_like(
+        part="overfit", start="warm", penalised=False, intervals=[5, 10, 50], test_rmse=[1e-2, 1e-3, 5e-3],
+        threshold=30, train_rmse=[1e-2, 1e-3, 1e-16], noise=0.01,
+    )  # fmt: skip
+    (claim,) = overfit_claims(rows)
+    assert "1 % of noise, after warm starts" in claim.sentence
+    assert claim.measured == pytest.approx(5)
+    assert claim.holds
+    assert claim.spread == "training RMSE there 1e-16"
+    (claim,) = overfit_claims(rows.assign(penalised=True, noise=0.0))
+    assert "exact points" in claim.sentence
+    assert not claim.holds
+
+
+def test_a_training_from_scratch_that_never_arrives_is_said_to_do_so() -> None:
+    warm = stages_like(part="schedules", compared=True, intervals=[5, 50], test_rmse=[1e-2, 1e-4], seconds=[1.0, 2.0])
+    for error, seconds, measured in ((1e-4, 6.0, 3.0), (1e-1, 1.0, "never reached from scratch by 1 of 1 seeds")):
+        alone = stages_like(part="scratch", compared=False, intervals=[50], test_rmse=[error], seconds=[seconds])
+        (claim,) = warm_start_claims(pd.concat([warm, alone]))
+        assert claim.measured == measured
+        assert claim.holds
+
+
+def test_warm_starts_and_those_from_scratch_are_compared_on_the_same_grid() -> None:
+    warm = stages_like(part="schedules", compared=True, intervals=[5, 50, 200], test_rmse=[1e-2, 1e-4, 1e-6],
+                       seconds=[1.0, 2.0, 9.0])  # fmt: skip
+    alone = stages_like(part="scratch", compared=False, intervals=[5, 50], test_rmse=[1e-2, 1e-4], seconds=[1.0, 3.0])
+    (claim,) = warm_start_claims(pd.concat([warm, alone]))
+    assert "the error at G = 50" in claim.sentence
+    assert claim.measured == 1.5
+    assert not list(warm_start_claims(pd.concat([warm, alone.assign(intervals=[7, 70])])))
+
+
+def test_a_single_grid_has_no_order_and_no_staircase(tmp_path: Path) -> None:
+    assert not list(order_claims(stages_like(part="order", intervals=[10], test_rmse=[1e-3])))
+    cfg = settings(parts=["schedules"], schedules=[{"kind": "list", "intervals": [4]}])
+    folder = RunFolder.create(tmp_path, "extend-grid")
+    assert execute(extend_grid, cfg, folder, quiet=True).status == Status.COMPLETED
+    assert [path.stem for path in Run(folder.path).figures if path.suffix == ".png"] == ["error_against_intervals"]
+
+
+def test_exponents() -> None:
+    x = pd.Series([1.0, 2.0, 4.0, 8.0])
+    assert exponent(x, 3 * x**-2.5) == pytest.approx(-2.5)
+    assert exponent(x, x * 0) != exponent(x, x * 0)  # NaN
