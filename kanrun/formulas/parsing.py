@@ -11,7 +11,8 @@ import ast
 import math
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
@@ -21,35 +22,43 @@ from kanrun.errors import UsageError
 from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
 from kanrun.near import near
 
-MAX_CHARACTERS = 20_000
-MAX_NODES = 12_000
-MAX_NESTING = 100
-CALL_DEPTH = 10  # levels that a call or an exponent counts for: sympy takes exponential time in nested exp(-...)
-MAX_INDEX = 9_999
-MAX_PAIRS = 300  # of terms in min and max, which sympy compares with one another: about 3 seconds
-MAX_DIGITS = 5_000  # of a number computed exactly
-MAX_EXPONENT = 1_000  # of a power with a variable in its base
-ALIKE = 0.6  # how much a name must resemble one that is suggested
-LARGEST = 1e300  # constants lie within 1 / LARGEST and LARGEST, so that float64 holds them
+
+@dataclass(frozen=True)
+class FormulaLimits:
+    """How large a formula may be: sizes that are checked before anything is computed."""
+
+    characters: int = 20_000
+    nodes: int = 12_000  # of Python's syntax tree
+    nesting: int = 100  # levels of operators
+    call_levels: int = (
+        10  # levels that a call or an exponent counts for: sympy takes exponential time in exp(-exp(-...))
+    )
+    index: int = 9_999  # of a variable
+    pairs: int = 300  # of terms in min and max, which sympy compares with one another: about 3 seconds
+    digits: int = 5_000  # of a number that is computed exactly
+    exponent: int = 1_000  # of a power with a variable in its base
+    magnitude: float = 1e300  # constants lie between 1/magnitude and magnitude, so that float64 holds them
+
 
 _INDEXED = re.compile(r"x(0|[1-9]\d*)")
 _NUMBER_THEN_NAME = re.compile(r"(?<![\w.])(?>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)(?=[^\W\d])")
-_BAD_VALUES = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
+_NOT_REAL = (sympy.I, sympy.zoo, sympy.nan, sympy.oo, -sympy.oo)
+_ABSURD = "it holds a number of absurd size"
 
 
 class _Refused(Exception):
     """Why a text is not a formula; becomes a UsageError that quotes the text."""
 
 
-def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
+def parse(text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()) -> sympy.Expr:
     """The expression that `text` writes, in real symbols.
 
     Variables are x0, x1, ..., or exactly `variables` where given (they win over the constants pi and e).
     `^` and `**` both mean power; numbers are exact. Raises UsageError for anything but numbers, variables,
     constants, + - * / ^, parentheses and the functions of `FUNCTIONS`; for a formula without a variable; and
-    for one whose size or constants are absurd or not real.
+    for one beyond `limits` or whose constants are not real.
     """
-    expression = _read(text, variables, what="formula")
+    expression = _read(text, variables, limits, what="formula")
     if not expression.free_symbols:
         hint = "x0, x1, ..." if variables is None else ", ".join(variables)
         raise UsageError(f"formula {_quoted(text)} does not depend on any variable; use {hint}")
@@ -59,7 +68,7 @@ def parse(text: str, variables: Sequence[str] | None = None) -> sympy.Expr:
 def constant(value: object) -> float:
     """A finite number from a number or from text such as "0.4*pi". Raises UsageError."""
     if isinstance(value, str):
-        return float(_read(value, (), what="number").evalf(20))
+        return float(_read(value, (), FormulaLimits(), what="number").evalf(20))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):
@@ -67,26 +76,21 @@ def constant(value: object) -> float:
     return float(value)
 
 
-def variables_in(text: str) -> tuple[str, ...]:
+def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
     """x0, x1, ... up to the highest index that `text` writes, also where it cancels (as x2 in x0 + 0*x2)."""
     try:
-        names = {node.id for node in ast.walk(_tree(text)) if isinstance(node, ast.Name)}
+        names = {node.id for node in ast.walk(_tree(text, limits)) if isinstance(node, ast.Name)}
     except _Refused as refusal:
         raise UsageError(f"formula {_quoted(text)}: {refusal}") from None
     indices = [int(match[1]) for name in names if (match := _INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
-def _read(text: str, variables: Sequence[str] | None, what: str) -> sympy.Expr:
+def _read(text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str) -> sympy.Expr:
     try:
-        expression = _Reader(variables).read(_tree(text).body, 0)
-        for power in expression.atoms(sympy.Pow):
-            _check_exponent(power.exp, power.base)
-        if any(abs(number) >= LARGEST for number in expression.atoms(sympy.Number)):
-            raise _Refused("it holds a number of absurd size")
+        return _Reader(variables, limits).read_all(_tree(text, limits))
     except _Refused as refusal:
         raise UsageError(f"{what} {_quoted(text)}: {refusal}") from None
-    return expression
 
 
 def _quoted(text: object) -> str:
@@ -94,12 +98,12 @@ def _quoted(text: object) -> str:
     return repr(shown if len(shown) <= 80 else shown[:77] + "...")
 
 
-def _tree(text: object) -> ast.Expression:
+def _tree(text: object, limits: FormulaLimits) -> ast.Expression:
     """Python's syntax tree of a formula, with `^` read as a power and its size bounded."""
     if not isinstance(text, str) or not text.strip():
         raise _Refused("a text such as exp(-x0)*sin(3*x1) is needed")
-    if len(text) > MAX_CHARACTERS:
-        raise _Refused(f"it has {len(text)} characters, at most {MAX_CHARACTERS} are allowed")
+    if len(text) > limits.characters:
+        raise _Refused(f"it has {len(text)} characters, at most {limits.characters} are allowed")
     source = " ".join(text.split())
     if match := _NUMBER_THEN_NAME.search(source):
         number = source[match.start() : match.end()]
@@ -112,50 +116,32 @@ def _tree(text: object) -> ast.Expression:
         raise _Refused(f"it cannot be read ({error.msg}); write products with * and close parentheses") from None
     except (ValueError, RecursionError, MemoryError):
         raise _Refused("it cannot be read: it is nested too deeply or has unreadable characters") from None
-    if sum(1 for _ in ast.walk(tree)) > MAX_NODES:
+    if sum(1 for _ in ast.walk(tree)) > limits.nodes:
         raise _Refused("it has too many terms")
     return tree
-
-
-def _check_exponent(exponent: sympy.Expr, base: sympy.Expr) -> None:
-    """Refuses powers that would take a huge computation or a huge number."""
-    if not exponent.is_number:
-        return
-    size = abs(float(exponent.evalf(20)))
-    if base.free_symbols and size > MAX_EXPONENT:
-        raise _Refused(f"the exponent {size:.3g} is too large; at most {MAX_EXPONENT} is allowed")
-    digits = max((len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)), default=1)
-    if digits > 1 and size * digits > MAX_DIGITS:
-        raise _Refused("it holds a number of absurd size")
-    magnitude = abs(float(base.evalf(20))) if base.is_number else 1.0
-    if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(LARGEST):
-        raise _Refused("it holds a number of absurd size")
-
-
-def _checked(value: sympy.Expr) -> sympy.Expr:
-    """`value`, refused where it is a constant that is not real, not finite or of absurd size."""
-    if value.has(*_BAD_VALUES):
-        raise _Refused("it is not finite and real (a division by zero, or a root or log of a number out of range)")
-    if value.free_symbols or value == 0:
-        return value
-    number = value.evalf(20)
-    if not number.is_Number:
-        raise _Refused(f"{value} is not a real number")
-    if not 1 / LARGEST < abs(number) < LARGEST:
-        raise _Refused("it holds a number of absurd size")
-    return value
 
 
 class _Reader:
     """Walks the tree from the leaves up; every constant is checked before it goes into the next one."""
 
-    def __init__(self, variables: Sequence[str] | None) -> None:
+    def __init__(self, variables: Sequence[str] | None, limits: FormulaLimits) -> None:
         self.variables = None if variables is None else frozenset(variables)
+        self.limits = limits
         self.pairs = 0  # of terms that min and max had to compare so far
 
+    def read_all(self, tree: ast.Expression) -> sympy.Expr:
+        """The whole expression; sympy may have joined powers and numbers to larger ones than were written."""
+        expression = self.read(tree.body, 0)
+        for power in expression.atoms(sympy.Pow):
+            self._check_exponent(power.exp, power.base)
+        if any(abs(number) >= self.limits.magnitude for number in expression.atoms(sympy.Number)):
+            raise _Refused(_ABSURD)
+        return expression
+
     def read(self, node: ast.AST, depth: int) -> sympy.Expr:
-        if depth > MAX_NESTING:
-            raise _Refused(f"it is nested too deeply (at most {MAX_NESTING // CALL_DEPTH} functions inside each other)")
+        if depth > self.limits.nesting:
+            functions = self.limits.nesting // self.limits.call_levels
+            raise _Refused(f"it is nested too deeply (at most {functions} functions inside each other)")
         match node:
             case ast.Constant():
                 return self._number(node.value)
@@ -170,9 +156,10 @@ class _Reader:
             case ast.BinOp(op=ast.Mult() | ast.Div()):
                 return self._chain(node, (ast.Mult, ast.Div), sympy.Mul, depth)
             case ast.BinOp(op=ast.Pow()):
-                base, exponent = self.read(node.left, depth + 1), self.read(node.right, depth + CALL_DEPTH)
-                _check_exponent(exponent, base)
-                return _checked(base**exponent)
+                base = self.read(node.left, depth + 1)
+                exponent = self.read(node.right, depth + self.limits.call_levels)
+                self._check_exponent(exponent, base)
+                return self._checked(base**exponent)
             case ast.Call():
                 return self._call(node, depth)
         raise _Refused(f"{ast.unparse(node)[:40]!r} is not allowed; use numbers, variables, + - * / ^ and functions")
@@ -188,17 +175,17 @@ class _Reader:
             if isinstance(left.op, ast.Sub):
                 part = -part
             elif isinstance(left.op, ast.Div):
-                part = _checked(1 / part)
+                part = self._checked(1 / part)
             parts.append(part)
             left = left.left
         parts.append(self.read(left, depth + 1))
-        return _checked(build(*reversed(parts)))
+        return self._checked(build(*reversed(parts)))
 
     def _number(self, value: Any) -> sympy.Expr:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise _Refused(f"{value!r} is not a number")
-        if value and not 1 / LARGEST < abs(value) < LARGEST:
-            raise _Refused("it holds a number of absurd size")
+        if value and not self._is_ordinary(value):
+            raise _Refused(_ABSURD)
         return sympy.Integer(value) if isinstance(value, int) else sympy.Rational(repr(value))
 
     def _is_variable(self, name: str) -> bool:
@@ -208,20 +195,20 @@ class _Reader:
 
     def _name(self, name: str) -> sympy.Expr:
         if self._is_variable(name):
-            if self.variables is None and len(name) > len(str(MAX_INDEX)) + 1:
-                raise _Refused(f"the variable {name} has too high a number; at most x{MAX_INDEX} is allowed")
+            if self.variables is None and len(name) > len(str(self.limits.index)) + 1:
+                raise _Refused(f"the variable {name} has too high a number; at most x{self.limits.index} is allowed")
             return variable(name)
         if name in CONSTANTS:
             return CONSTANTS[name]
         if name in FUNCTIONS:
             raise _Refused(f"{name} is a function; write {name}(...)")
         if self.variables is None:
-            known = near(name, [*CONSTANTS, *FUNCTIONS], cutoff=ALIKE)
+            known = _suggestion(name, [*CONSTANTS, *FUNCTIONS])
             raise _Refused(f"unknown name {name!r}{known}; use x0, x1, ... for variables")
         if not self.variables:
             raise _Refused(f"unknown name {name!r}; only numbers, pi, e and functions of them are allowed")
         raise _Refused(
-            f"unknown name {name!r}{near(name, [*self.variables, *CONSTANTS, *FUNCTIONS], cutoff=ALIKE)}; "
+            f"unknown name {name!r}{_suggestion(name, [*self.variables, *CONSTANTS, *FUNCTIONS])}; "
             f"the variables are {', '.join(sorted(self.variables))}"
         )
 
@@ -232,18 +219,18 @@ class _Reader:
         if self._is_variable(name):
             raise _Refused(f"the variable {name} cannot be called; write products with *")
         if name not in FUNCTIONS:
-            known = near(name, FUNCTIONS, cutoff=ALIKE) or f"; known are {', '.join(FUNCTIONS)}"
+            known = _suggestion(name, FUNCTIONS) or f"; known are {', '.join(FUNCTIONS)}"
             raise _Refused(f"unknown function {name!r}{known}")
         if node.keywords:
             raise _Refused(f"{name} takes no named arguments")
-        function, arguments = FUNCTIONS[name], [self.read(part, depth + CALL_DEPTH) for part in node.args]
+        function, arguments = FUNCTIONS[name], [self.read(part, depth + self.limits.call_levels) for part in node.args]
         if len(arguments) != function.arguments and (function.arguments is not None or len(arguments) < 2):
             wanted = "two or more" if function.arguments is None else function.arguments
             raise _Refused(f"{name} takes {wanted} argument{'' if wanted == 1 else 's'}, not {len(arguments)}")
         if function.arguments is None:
             self._count_pairs(arguments)
         try:
-            return _checked(function.build(*arguments))
+            return self._checked(function.build(*arguments))
         except ValueError as error:
             raise _Refused(str(error)) from None
 
@@ -251,5 +238,40 @@ class _Reader:
         """Refuses min and max that would take long; one inside another joins its terms."""
         terms = sum(len(each.args) if isinstance(each, sympy.Min | sympy.Max) else 1 for each in arguments)
         self.pairs += terms * (terms - 1) // 2
-        if self.pairs > MAX_PAIRS:
+        if self.pairs > self.limits.pairs:
             raise _Refused("it has too many terms in min and max")
+
+    def _check_exponent(self, exponent: sympy.Expr, base: sympy.Expr) -> None:
+        """Refuses powers that would take a huge computation or a huge number."""
+        if not exponent.is_number:
+            return
+        size = abs(float(exponent.evalf(20)))
+        if base.free_symbols and size > self.limits.exponent:
+            raise _Refused(f"the exponent {size:.3g} is too large; at most {self.limits.exponent} is allowed")
+        digits = max((len(str(part)) for atom in base.atoms(sympy.Rational) for part in (atom.p, atom.q)), default=1)
+        if digits > 1 and size * digits > self.limits.digits:
+            raise _Refused(_ABSURD)
+        magnitude = abs(float(base.evalf(20))) if base.is_number else 1.0
+        if magnitude > 0 and size * abs(math.log10(magnitude)) > math.log10(self.limits.magnitude):
+            raise _Refused(_ABSURD)
+
+    def _checked(self, value: sympy.Expr) -> sympy.Expr:
+        """`value`, refused where it is a constant that is not real, not finite or of absurd size."""
+        if value.has(*_NOT_REAL):
+            raise _Refused("it is not finite and real (a division by zero, or a root or log of a number out of range)")
+        if value.free_symbols or value == 0:
+            return value
+        number = value.evalf(20)
+        if not number.is_Number:
+            raise _Refused(f"{value} is not a real number")
+        if not self._is_ordinary(number):
+            raise _Refused(_ABSURD)
+        return value
+
+    def _is_ordinary(self, number: Any) -> bool:
+        return bool(1 / self.limits.magnitude < abs(number) < self.limits.magnitude)
+
+
+def _suggestion(name: str, known: Iterable[str]) -> str:
+    """Near names; the names of functions are short, so that fewer alike letters would suggest any of them."""
+    return near(name, known, cutoff=0.6)

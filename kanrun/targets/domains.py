@@ -17,6 +17,11 @@ _RANDOM_POINTS = 4000
 _LINE_POINTS = 201  # along each of the first axes, through the centre
 _LINES = 20
 _CORNERS_UP_TO = 10  # dimensions
+_POLES = {
+    **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
+    **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
+    **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
+}  # function to the one at whose zeros it has its poles
 _POLE = 1e6  # times the median: larger values beside the zero of a denominator are a pole
 
 FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
@@ -113,7 +118,8 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
     if target.expression is None:
         return
     denominators = {power.base for power in target.expression.atoms(sympy.Pow) if power.exp.is_negative}
-    denominators |= {sympy.cos(tangent.args[0]) for tangent in target.expression.atoms(sympy.tan)}
+    for function, zero in _POLES.items():
+        denominators |= {zero(call.args[0]) for call in target.expression.atoms(function)}
     for denominator in sorted(denominators, key=str):
         value = to_numpy(denominator, target.inputs)
         signs = np.sign(value(points))

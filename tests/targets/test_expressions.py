@@ -94,6 +94,10 @@ def test_bad_formulas_and_domains(formula: str, domain: Any, sentence: str) -> N
         ("x0/(x0 - 0.3)^2", None, "is not finite near x0=0.3"),
         ("1/(x0*x1 - 0.77)", None, "where it divides by zero"),
         ("tan(x0)", [[-1, 2]], "tan(x0) is not finite near x0=1.5708"),
+        ("sec(x0)", [[-1, 2]], "sec(x0) is not finite near x0=1.5708"),
+        ("cot(x0 - 0.3)", None, "cot(x0 - 0.3) is not finite near x0=0.3"),
+        ("csc(x0 - 0.3)", None, "is not finite near x0=0.3"),
+        ("coth(x0 - 0.3)", None, "is not finite near x0=0.3"),
         ("+".join(f"log(x{i})" for i in range(12)), None, "is not finite at x0=-1, x1=0, x2=0, x3=0, x4=0, x5=0"),
     ],
 )
@@ -113,6 +117,7 @@ def test_where_a_formula_is_not_finite(formula: str, domain: Any, sentence: str)
         ("acos(x0/pi)", [["-pi", "pi"]]),
         ("1/(x0^2 + x1^2)", [[0.1, 1], [-1, 1]]),
         ("tan(x0)", None),
+        ("sec(x0)*cot(x0 + 1.5)", None),
         ("sign(x0)*floor(3*x1)", None),
         ("x0^(1/3)", [[0, 1]]),
     ],

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import hypothesis.strategies as st
 import mpmath
@@ -114,7 +115,26 @@ def test_not_real_values_are_nan_without_a_warning() -> None:
     assert value[2] == 2
 
 
-def test_lowering_refuses_what_it_cannot_evaluate() -> None:
+@pytest.mark.parametrize("name", ["cot", "sec", "csc", "coth", "sech", "csch"])
+def test_reciprocals_have_every_form(name: str, tmp_path: Path) -> None:
+    """sympy's simplification turns quotients such as cos(x)/sin(x) into them."""
+    expression = parse(f"{name}(2*x0) + x1")
+    assert parse(str(expression)) == expression
+    exact = [_exactly(expression, point) for point in POINTS]
+    np.testing.assert_allclose(to_numpy(expression, VARIABLES)(POINTS), exact, rtol=1e-14)
+    assert name in to_latex(expression)
+    scope: dict[str, Any] = {}
+    exec(to_python(expression), scope)
+    np.testing.assert_allclose(scope["formula"](*POINTS.T), exact, rtol=1e-14)
+
+
+def test_reciprocals_that_sympy_introduces_are_evaluated() -> None:
+    expression = parse("tan(x0 + pi/2)")
+    assert expression == -sympy.cot(variable("x0"))
+    np.testing.assert_allclose(to_numpy(expression, ["x0"])(POINTS[:, :1]), -1 / np.tan(POINTS[:, 0]), rtol=1e-15)
+
+
+def test_forms_refuse_what_it_cannot_evaluate() -> None:
     with pytest.raises(UsageError, match="uses x1, which is not among the variables"):
         to_numpy(parse("x0 + x1"), ["x0"])
     with pytest.raises(UsageError, match="has no numeric form"):
@@ -139,7 +159,9 @@ def test_bessel_values(order: int) -> None:
     np.testing.assert_allclose(value, exact, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize("text", ["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/2 + erf(x1)", "max(x0, x1, 1)*abs(x0)"])
+@pytest.mark.parametrize(
+    "text", ["exp(sin(pi*x0) + x1^2)", "j0(20*x0)/2 + erf(x1)", "max(x0, x1, 1)*abs(x0)", "cot(x0) - sec(x1)*csc(x0)"]
+)
 def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
     expression = parse(text)
     path = tmp_path / "printed.py"
