@@ -12,7 +12,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow lint bench build clean
+.PHONY: help fit test test-slow coverage lint bench build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,9 @@ test: $(VENV)/installed-dev ## the default test suite
 
 test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+
+coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
 
 # import-linter and mypy see experiments/ and conf/ as part of kanrun in an installed wheel only, so they look at
 # one that is freshly built into an empty folder, from a folder without the sources.
@@ -48,7 +51,7 @@ build: $(VENV)/installed-dev ## wheel and source archive into dist/
 	$(BIN)/python -m build --no-isolation -o dist .
 
 clean: ## remove what was built, .venv and outputs/ excepted
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .coverage .coverage.* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find kanrun conf experiments tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(VENV)/bin/python:
