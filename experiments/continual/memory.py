@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from kanrun.engine.networks import KAN, get_unknowns, linearise, support, unknowns
+from kanrun.engine.networks import KAN, Network, get_unknowns, linearise, support, unknowns
 from kanrun.engine.training import Objective, Samples, output_size, predict
 from kanrun.engine.training.penalty import Roughness
 
@@ -30,7 +30,7 @@ class Anchored(Objective):
     anchors: tuple[Anchor, ...] = ()
     strength: float = 0.0
 
-    def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
+    def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
         now = torch.cat([parameter.reshape(-1) for _, parameter in unknowns(network)])
         total = super().value(network, samples, rough)
         for place, importance in self.anchors:
@@ -46,7 +46,7 @@ class Memory:
         """Numbers kept so far, beside the network."""
         return 0
 
-    def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         """What a phase trains on."""
         return phase
 
@@ -58,7 +58,7 @@ class Memory:
         """What a phase lowers."""
         return objective
 
-    def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         """A phase is over."""
 
 
@@ -73,10 +73,10 @@ class Replay(Memory):
     def stored(self) -> int:
         return 0 if self.past is None else self.past.x.numel() + self.past.y.numel()
 
-    def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         return phase.join(self.past)
 
-    def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         count = min(self.kept, len(phase))
         chosen = phase.part(torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long())
         self.past = chosen.join(self.past)
@@ -92,7 +92,7 @@ class Rehearse(Memory):
     def stored(self) -> int:
         return sum(place.numel() for place in self.places)
 
-    def samples(self, network: nn.Module, phase: Samples, box: Tensor) -> Samples:
+    def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         """The phase, and the network's own outputs in the boxes of earlier ones, but for where the phase itself is."""
         if not self.places:
             return phase
@@ -100,7 +100,7 @@ class Rehearse(Memory):
         x = x[((x < box[:, 0]) | (x > box[:, 1])).any(1)]
         return phase.join(Samples(x, predict(network, x))) if len(x) else phase
 
-    def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         self.places.append(box)
 
 
@@ -117,7 +117,7 @@ class Hold(Memory):
     def held(self) -> tuple[Tensor, ...]:
         return tuple(self.seen)
 
-    def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         assert isinstance(network, KAN)  # an invariant: `hold` is refused for other networks
         now = support(network, phase.x)
         self.seen = [a | b for a, b in zip(self.seen, now, strict=True)] if self.seen else now
@@ -137,7 +137,7 @@ class Elastic(Memory):
     def anchored(self, objective: Objective) -> Objective:
         return Anchored(**vars(objective), anchors=tuple(self.anchors), strength=self.strength)
 
-    def learned(self, network: nn.Module, phase: Samples, box: Tensor) -> None:
+    def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         """The diagonal of the curvature of the phase's mean (f - y)^2 / size^2 where it ends: 2 mean(slope^2) / size^2.
 
         It is the Fisher information of Gaussian outputs, and a strength of 1 then is Laplace's approximation: the

@@ -15,11 +15,10 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
-
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
+from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import prefers_sparse
 from kanrun.engine.splines.planes import UNIFORM_MATRIX_DEGREE
 
@@ -86,14 +85,9 @@ CONVENTIONS: tuple[Convention, ...] = (
 )  # fmt: skip
 
 
-def count_parameters(network: nn.Module) -> int:
+def count_parameters(network: Network) -> int:
     """Trainable numbers of `network`; what a pruned edge holds does not count."""
-    total = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    if isinstance(network, KAN):
-        for layer in network:
-            each = sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
-            total -= each * int((~layer.mask).sum())
-    return total
+    return network.count()
 
 
 def size_of(kan: KAN) -> Size:

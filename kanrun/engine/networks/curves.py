@@ -13,15 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kanrun.engine.least_squares.rows import DenseRows
+from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
 from kanrun.engine.splines.bezier import bernstein
 from kanrun.engine.splines.spline_curve import clamped_knots
 
 
-class Curve(nn.Module):
+class Curve(Network):
     """basis(x) @ coefficients with coefficients (functions, outputs)."""
 
-    kind = "curve"
     domain: Tensor
 
     def __init__(self, functions: int, outputs: int, domain: Float[Tensor, "1 2"]) -> None:
@@ -35,12 +36,20 @@ class Curve(nn.Module):
     def forward(self, x: Float[Tensor, "*batch 1"]) -> Float[Tensor, "*batch out"]:
         return self.basis(x) @ self.coefficients
 
-    def fit(self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"]) -> None:
-        """Set the coefficients to the least squares solution on (x, y)."""
+    def linearise(self, x: Float[Tensor, "samples 1"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
+        """A curve is linear in its coefficients: d y_o / d c_fo = basis_f."""
+        with torch.no_grad():
+            basis = self.basis(x)
+            each = torch.eye(self.coefficients.shape[1], dtype=x.dtype, device=x.device)
+            rows = (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
+            return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
+
+    def fit_linear(self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"]) -> bool:
         design = self.basis(x).double()
         solution = torch.linalg.lstsq(design.cpu(), y.double().cpu(), driver="gelsd").solution
         with torch.no_grad():
             self.coefficients.copy_(solution)
+        return True
 
     def unit(self, x: Tensor) -> Tensor:
         """x (..., 1) as a position in [0, 1] of the domain, (..., 1)."""
@@ -52,7 +61,6 @@ class Curve(nn.Module):
         return (1, int(self.coefficients.shape[1]))
 
     def describe(self) -> dict[str, Any]:
-        """What, besides the state_dict, rebuilds this curve; plain JSON values."""
         return {
             "kind": self.kind,
             "functions": self.coefficients.shape[0],
@@ -61,7 +69,6 @@ class Curve(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Curve:
-        """An empty curve after `describe`, waiting for its state_dict."""
         domain = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
         extra = {"degree": description["degree"]} if "degree" in description else {}
         return cls(description["functions"], description["outputs"], domain, **extra)

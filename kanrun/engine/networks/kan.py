@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
+from torch.nn.functional import pad
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
-from kanrun.engine.splines import dense_rows, local_basis, uniform_breakpoints
+from kanrun.engine.layers import EdgeSpec, SplineLayer, base_slope, initialise, move_layer, refine_layer
+from kanrun.engine.least_squares.rows import LocalRows
+from kanrun.engine.networks.network import Network, Regridded
+from kanrun.engine.splines import (
+    breakpoints_from_data,
+    breakpoints_of,
+    breakpoints_within,
+    dense_rows,
+    local_basis,
+    rare_samples,
+    uniform_breakpoints,
+)
+from kanrun.engine.splines.differences import difference_bands, difference_columns, penalty_order
 
 #: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
 SEEN = 1e-10
 
 
-class KAN(nn.Module):
+class KAN(Network):
     """f(x) = (Phi_L o ... o Phi_1)(x), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
 
-    x (..., inputs) -> (..., outputs). Build one with `KAN.create`; change its grids with
-    `kanrun.engine.networks.regrid`, its shape with `prune`. Both return new networks.
+    Build one with `KAN.create`. The *unknowns* of second-order training are the spline coefficients.
     """
 
     kind = "kan"
@@ -56,55 +67,250 @@ class KAN(nn.Module):
             x = layer(x)
         return x
 
-    def __iter__(self) -> Any:
-        return iter(self.layers)
+    def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
+        """What reaches each layer, the inputs first, and the network's output last."""
+        values = [x]
+        for layer in self.layers:
+            values.append(layer(values[-1]))
+        return values
+
+    def __iter__(self) -> Iterator[SplineLayer]:
+        return iter(self.edge_layers)
 
     def layer(self, index: int) -> SplineLayer:
         """Layer `index`, counted from the inputs; negative from the outputs."""
-        chosen = self.layers[index]
-        if not isinstance(chosen, SplineLayer):
-            raise TypeError(f"layer {index} is a {type(chosen).__name__}")
-        return chosen
+        return self.edge_layers[index]
+
+    @property
+    def edge_layers(self) -> tuple[SplineLayer, ...]:
+        return tuple(layer for layer in self.layers if isinstance(layer, SplineLayer))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The widths, inputs first."""
         return (self.layer(0).inputs, *(layer.outputs for layer in self))
+
+    @property
+    def active_shape(self) -> tuple[int, ...]:
+        hidden = (int(layer.mask.any(0).sum()) for layer in self.edge_layers[1:])
+        return (self.shape[0], *hidden, self.shape[-1])
+
+    def count(self) -> int:
+        """How many numbers training moves; what a pruned edge holds does not count."""
+        total = super().count()
+        for layer in self:
+            each = sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
+            total -= each * int((~layer.mask).sum())
+        return total
+
+    def describe(self) -> dict[str, Any]:
+        return {"kind": self.kind, "layers": [layer.describe() for layer in self]}
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> KAN:
+        return cls([SplineLayer.from_description(layer) for layer in description["layers"]])
+
+    # --------------------------------------------------------------------------- second-order training
+
+    def unknowns(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, parameter) for name, parameter in super().unknowns() if name.endswith("coefficients")]
+
+    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], LocalRows]:
+        """(f(x), J) with the non-zeros of J alone: k + 1 of each edge, however fine the grids.
+
+        By layers: d y / d coefficient = (d y / d x_out) w_s B(x_in), the first factor carried backwards.
+        """
+        with torch.no_grad():
+            *reaching, y = self.activations(x)
+            upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
+            start = total = self.get_unknowns().numel()
+            index: list[Tensor] = []
+            values: list[Tensor] = []
+            for layer, at in reversed(list(zip(self, reaching, strict=True))):
+                start -= layer.coefficients.numel()
+                basis, interval = local_basis(at, layer.grid)
+                scaled = upstream[..., None] * layer.scales()[1]  # (samples, network outputs, outputs, inputs)
+                values.append((scaled[..., None] * basis[:, None, None]).flatten(2))
+                index.append((_columns(layer, interval) + start).flatten(1)[:, None])
+                if layer is not self.layer(0):
+                    upstream = upstream @ edge_slopes(layer, at)
+            where, what = torch.cat(index, -1), torch.cat(values, -1)
+        rows = what.flatten(0, 1)
+        return y, LocalRows(where.expand_as(what).reshape(rows.shape).contiguous(), rows.contiguous(), total)
+
+    @property
+    def row_terms(self) -> int:
+        return sum(layer.mask.numel() * (layer.spec.degree + 1) for layer in self)
+
+    def penalty_rows(self, order: int | None = None) -> LocalRows:
+        """m + 1 non-zeros a row, the difference of order m of w_s c; None: m = degree + 2."""
+        indices, values, start = [], [], 0
+        orders = [order or penalty_order(layer.spec.degree) for layer in self]
+        terms = max(orders) + 1
+        for layer, m in zip(self, orders, strict=True):
+            bands = pad(difference_bands(layer.grid, m), (0, terms - m - 1))
+            edge = torch.arange(layer.mask.numel(), device=bands.device)[:, None, None] * layer.grid.functions + start
+            last = start + layer.coefficients.numel() - 1  # where padding reaches out
+            indices.append((edge + difference_columns(bands)).clamp(max=last).reshape(-1, terms))
+            values.append((bands * layer.scales()[1].detach()[:, :, None, None]).reshape(-1, terms))
+            start += layer.coefficients.numel()
+        return LocalRows(torch.cat(indices), torch.cat(values), start)
+
+    def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
+        """For each layer, which basis functions (inputs, functions) see at least one of the samples `x`.
+
+        A function with no sample in its k + 1 intervals cannot be learned from them. Samples outside the grid touch
+        what the policy of extrapolation continues.
+        """
+        with torch.no_grad():
+            return [_touched(layer, at) for layer, at in zip(self, self.activations(x), strict=False)]
+
+    def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"]:
+        pairs = zip(self, self.support(x), strict=True)
+        return torch.cat([(~seen).expand_as(layer.coefficients).reshape(-1) for layer, seen in pairs])
+
+    def without_exchange(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Tensor:
+        """The constants that edges can exchange are taken out.
+
+        The basis functions of an edge sum to one, so a constant added to all coefficients of one edge into a node and
+        taken from another's changes nothing. An edge's constant is the mean of its coefficients, each counted by how
+        much of it is `seen`; the node's, their sum times w_s, is shared among its edges by w_s^2.
+        """
+        sizes = [layer.coefficients.numel() for layer in self]
+        pairs = zip(self, move.split(sizes), seen.split(sizes), strict=True)
+        return torch.cat([_without_exchange(layer, *pair).reshape(-1) for layer, *pair in pairs])
+
+    # ---------------------------------------------------------------------------------------- grids
 
     @property
     def intervals(self) -> int:
         """G of the first layer; all layers have the same unless built otherwise."""
         return self.layer(0).grid.intervals
 
-    def describe(self) -> dict[str, Any]:
-        """What, besides the state_dict, rebuilds this network; plain JSON values."""
-        return {"kind": self.kind, "layers": [layer.describe() for layer in self]}
+    def unknowns_at(self, intervals: int | None) -> int:
+        if intervals is None:
+            return super().unknowns_at(None)
+        return sum(layer.mask.numel() * (intervals + layer.spec.degree) for layer in self)
 
-    @classmethod
-    def from_description(cls, description: dict[str, Any]) -> KAN:
-        """An empty network after `describe`, waiting for its state_dict."""
-        return cls([SplineLayer.from_description(layer) for layer in description["layers"]])
+    def refine(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
+        """To a multiple of the old grid the function changes by rounding only, on and outside the data."""
+        moved = [refine_layer(layer, intervals) for layer in self]
+        return self._measured([layer for layer, _ in moved], {how for _, how in moved}, x)
+
+    def regrid(
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        intervals: int | None = None,
+        grid_eps: float,
+        margin: float,
+        inputs: bool = False,
+    ) -> Regridded[KAN]:
+        """Ranges are those of the old network, so that every layer is carried once.
+
+        Outliers are left out of them (`breakpoints_from_data`) and met by the policy of extrapolation, so that the
+        function stays where the data lie.
+        """
+        layers, hows = [], set()
+        with torch.no_grad():
+            reaching = self.activations(x)
+        for i, (layer, values) in enumerate(zip(self, reaching, strict=False)):
+            count = intervals or layer.grid.intervals
+            if i == 0:
+                moved, how = refine_layer(layer, count) if count != layer.grid.intervals else (layer, "insertion")
+            else:
+                grid = breakpoints_from_data(values, count, 1 - grid_eps, margin)
+                moved, how = move_layer(layer, grid, uniform=grid_eps == 1.0)
+            layers.append(moved)
+            hows.add(how)
+        hidden = self._measured(layers, hows, x)
+        if not inputs:
+            return hidden
+        both = hidden.network._with_adapted_inputs(x, grid_eps)
+        return Regridded(both.network, both.how if both.how == hidden.how else "both", max(both.change, hidden.change))
+
+    def _with_adapted_inputs(self, x: Tensor, grid_eps: float) -> Regridded[KAN]:
+        layer = self.layer(0)
+        ends = breakpoints_of(layer.knots, layer.spec.degree)[:, [0, -1]]
+        grid = breakpoints_within(x, ends, layer.grid.intervals, 1 - grid_eps)
+        moved, how = move_layer(layer, grid, uniform=grid_eps == 1.0)
+        return self._measured([moved, *self.edge_layers[1:]], {how}, x)
+
+    def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
+        with torch.no_grad():
+            reaching = self.activations(x)
+        for layer, values in list(zip(self, reaching, strict=False))[1:]:
+            low, high, width = values.amin(0), values.amax(0), layer.grid.high - layer.grid.low
+            inside = (low >= layer.grid.low) & (high <= layer.grid.high)
+            if not bool((inside & (high - low >= share * width)).all()):
+                return False
+        return True
+
+    def _measured(self, layers: Sequence[SplineLayer], hows: set[str], x: Tensor) -> Regridded[KAN]:
+        new = KAN(layers)
+        with torch.no_grad():
+            before, after = self(x), new(x)
+        size = max(_largest(before), torch.finfo(before.dtype).tiny)
+        return Regridded(new, hows.pop() if len(hows) == 1 else "both", _largest(after - before) / size)
+
+    # ---------------------------------------------------------------------------------------- widths
+
+    def subnetworks(self) -> list[tuple[int, ...]]:
+        """The shape, then its hidden widths halved (rounded up) until all are 1."""
+        return halved(self.shape)
+
+    def subnetwork(self, shape: Sequence[int]) -> KAN:
+        """The sub-network of the first nodes of each hidden layer.
+
+        Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one of the same scale.
+        """
+        layers = []
+        for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
+            grid = breakpoints_of(layer.knots, layer.spec.degree)[:inputs]
+            new = SplineLayer(grid, outputs, layer.spec, uniform=layer.uniform)
+            with torch.no_grad():
+                for name, parameter in new.named_parameters():
+                    parameter.copy_(dict(layer.named_parameters())[name][:outputs, :inputs])
+                new.coefficients.mul_((layer.inputs / inputs) ** 0.5)
+            layers.append(new)
+        return KAN(layers)
+
+    def padded(self, shape: Sequence[int]) -> KAN:
+        """The same function in a network of widths `shape`: further nodes are there, and all their edges pruned."""
+        layers = []
+        for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
+            grid = breakpoints_of(layer.knots, layer.spec.degree)
+            extra = grid[:1].expand(inputs - layer.inputs, -1)
+            new = SplineLayer(torch.cat([grid, extra]), outputs, layer.spec, uniform=layer.uniform)
+            with torch.no_grad():
+                for name, parameter in new.named_parameters():
+                    parameter[: layer.outputs, : layer.inputs].copy_(dict(layer.named_parameters())[name])
+                new.mask.fill_(False)
+                new.mask[: layer.outputs, : layer.inputs] = layer.mask
+            layers.append(new)
+        return KAN(layers)
 
 
-def activations(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
-    """What reaches each layer, the inputs first, and the network's output last."""
-    values = [x]
-    for layer in kan:
-        values.append(layer(values[-1]))
-    return values
+def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """`shape`, then its hidden widths halved (rounded up) until all are 1."""
+    shapes = [tuple(shape)]
+    while max(shapes[-1][1:-1], default=1) > 1:
+        last = shapes[-1]
+        shapes.append((last[0], *((width + 1) // 2 for width in last[1:-1]), last[-1]))
+    return shapes
 
 
-def support(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
-    """For each layer, which basis functions (inputs, functions) see at least one of the samples `x`.
+def edge_slopes(layer: SplineLayer, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
+    """phi'_oi(x_i) of every edge, base included."""
+    base_weight, spline_weight = layer.scales()
+    return layer.spline_values(x, 1) * spline_weight + base_slope(layer.spec.base, x)[:, None, :] * base_weight
 
-    A function with no sample in its k + 1 intervals cannot be learned from them. Samples outside the grid touch
-    what the `outside` policy continues.
-    """
-    seen = []
-    with torch.no_grad():
-        for layer, at in zip(kan, activations(kan, x), strict=False):
-            seen.append(_touched(layer, at))
-    return seen
+
+def _columns(layer: SplineLayer, interval: Int[Tensor, "samples inputs"]) -> Int[Tensor, "samples out inputs local"]:
+    """Positions in the flattened coefficients of the functions that do not vanish in `interval`."""
+    outputs, inputs, functions = layer.coefficients.shape
+    edge = torch.arange(outputs * inputs, device=interval.device).view(outputs, inputs, 1) * functions
+    local = torch.arange(layer.spec.degree + 1, device=interval.device)
+    return interval[:, None, :, None] + local + edge
 
 
 def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
@@ -114,3 +320,21 @@ def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
     for part, at in zip(basis.split(4096), interval.split(4096), strict=True):
         touched = touched | (dense_rows(part, at, grid.functions).abs() > SEEN).any(0)
     return touched
+
+
+def _without_exchange(layer: SplineLayer, move: Tensor, seen: Tensor) -> Tensor:
+    if layer.spec.outside == "zero":  # then the basis does not sum to one everywhere
+        return move
+    scales = layer.scales()[1].detach()
+    part, counted = (vector.view(layer.coefficients.shape) for vector in (move, seen))
+    means = (part * counted).sum(-1) / counted.sum(-1).clamp(min=1e-300)
+    squares = scales.square()
+    total = (means * scales).sum(1, keepdim=True) / squares.sum(1, keepdim=True).clamp(min=1e-300)
+    shift = torch.where((squares > 0) & (counted.sum(-1) > 0), total * scales - means, 0)
+    return part + shift[..., None]
+
+
+def _largest(values: Float[Tensor, "samples out"]) -> float:
+    """The largest size of any output, without the samples where it is largest."""
+    count = values.shape[0]
+    return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)

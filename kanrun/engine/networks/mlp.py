@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from kanrun.engine.least_squares.rows import DenseRows
+from kanrun.engine.networks.network import Network
 from kanrun.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -23,7 +25,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """x (..., inputs) -> (..., outputs): linear layers x W^T + b with an activation between them."""
 
     kind = "mlp"
@@ -70,10 +72,40 @@ class MLP(nn.Module):
         return (layers[0].in_features, *(layer.out_features for layer in layers))
 
     def describe(self) -> dict[str, Any]:
-        """What, besides the state_dict, rebuilds this network; plain JSON values."""
         return {"kind": self.kind, "shape": list(self.shape), "activation": self.activation}
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> MLP:
-        """An empty network after `describe`, waiting for its state_dict."""
         return cls(description["shape"], description["activation"])
+
+    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
+        """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""
+        reaching, slopes, y = self._traced(x)
+        upstream = torch.eye(y.shape[1], dtype=x.dtype, device=x.device).expand(y.shape[0], -1, -1)
+        columns: list[Tensor] = []
+        with torch.no_grad():
+            for number in range(len(self.linear) - 1, -1, -1):
+                weight, bias = self.linear[number].parameters()
+                if bias.requires_grad:
+                    columns.append(upstream)
+                if weight.requires_grad:
+                    columns.append((upstream[..., None] * reaching[number][:, None, None, :]).flatten(2))
+                if number:
+                    upstream = (upstream @ weight) * slopes[number - 1][:, None]
+        return y, DenseRows(torch.cat(columns[::-1], dim=-1).flatten(0, 1))
+
+    def _traced(self, x: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
+        """What reaches each layer, the slopes of the activations after each but the last, and f(x)."""
+        act = ACTIVATIONS[self.activation]
+        reaching, slopes = [x], []
+        for layer in self.linear[:-1]:
+            with torch.no_grad():
+                before: Tensor = layer(reaching[-1])
+            with torch.enable_grad():
+                before.requires_grad_()
+                after = act(before)
+                (slope,) = torch.autograd.grad(after.sum(), before)
+            reaching.append(after.detach())
+            slopes.append(slope)
+        with torch.no_grad():
+            return reaching, slopes, self.linear[-1](reaching[-1])

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from kanrun.engine.networks.kan import KAN, activations
+from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.scores import scores
 
 #: The validation error may grow by this when edges go.
@@ -51,7 +51,7 @@ def _with_means(new: KAN, old: KAN, x: Tensor) -> KAN:
     """`new` with the mean on x of every edge that it lost added to the largest edge kept into the same node: a constant
     is not noise. B-splines sum to one, so it is added to the coefficients."""
     with torch.no_grad():
-        for layer, before, reaching in zip(new, old, activations(old, x), strict=False):
+        for layer, before, reaching in zip(new, old, old.activations(x), strict=False):
             values = before.edge_values(reaching)
             lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
             size = values.std(0, correction=0) * layer.mask

@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.networks.kan import KAN, activations
+from kanrun.engine.networks.kan import KAN
 
 
 def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
     """The standard deviation of every edge's output on x, layer by layer; 0 for pruned edges."""
     with torch.no_grad():
-        reaching = activations(kan, x)
+        reaching = kan.activations(x)
         return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan, reaching, strict=False)]
 
 

@@ -8,6 +8,7 @@ the graph is to be held against.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import torch
@@ -51,8 +52,8 @@ def graph_of(network: KAN, x: Array, output: int) -> Graph:
                 if bool(layer.mask[o, i]):
                     edges.append(Edge(first + i, target, _spline(layer, o, i, below[:, i])))
         first += layer.inputs
-    nodes = sum(layer.outputs for layer in list(network)[:-1]) + 1
-    graph = Graph(network.layer(0).inputs, ("sum",) * nodes, tuple(sorted(edges, key=lambda e: (e.target, e.source))))
+    nodes: list[Literal["sum", "product"]] = ["sum"] * (sum(layer.outputs for layer in list(network)[:-1]) + 1)
+    graph = Graph(network.layer(0).inputs, tuple(nodes), tuple(sorted(edges, key=lambda e: (e.target, e.source))))
     return without_edges(graph, set())
 
 

@@ -187,7 +187,7 @@ class Chain:
 
     def _settled(
         self, solver: Solver, steps: int, best: Best, counted: Counter
-    ) -> Events[Step, None, tuple[Solver, Regridded | None]]:
+    ) -> Events[Step, None, tuple[Solver, Regridded[KAN] | None]]:
         """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
         network, x = solver.network, self.data.train.x
         if not isinstance(network, KAN) or len(network.layers) == 1 or not self.plan.update_grid:

@@ -117,7 +117,7 @@ class _Training:
         network, plan = self.create(self.generator), self.plan
         smoothing = Smoothing(FIRST_WEIGHT if plan.weight is None else plan.weight, plan.order)
         if isinstance(network, Curve):
-            network.fit(self.data.train.x, self.data.train.y)
+            network.fit_linear(self.data.train.x, self.data.train.y)
         second_order = plan.solver == "lm"
         if isinstance(network, Curve) or not (plan.starts > 1 or (second_order and self._settles(network))):
             return self._chain(network, smoothing), network.shape, []
@@ -213,7 +213,7 @@ class _Training:
         """The chosen network after some more steps on training and validation points together."""
         network = deepcopy(chosen.network)
         if isinstance(network, Curve):
-            network.fit(self.data.everything.x, self.data.everything.y)
+            network.fit_linear(self.data.everything.x, self.data.everything.y)
         elif self.plan.solver == "lm" and self.data.validation is not None:
             everything = replace(self.data, train=self.data.everything, validation=None)
             solver = make_solver(network, everything, self.plan, chosen.smoothing, self.generator)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.least_squares import DenseRows, LocalRows, Rows, StreamedRows
-from kanrun.engine.networks import KAN, Network, linearise, linearise_locally
+from kanrun.engine.networks import Network
 
 #: Conjugate gradients stop when the gradient has fallen by this factor, squared.
 CONVERGED = 1e-24
@@ -71,15 +71,15 @@ class LinearSystem:
     def __init__(self, network: Network, x: Tensor, y: Tensor, size: float, unknowns: Tensor) -> None:
         self.unknowns = unknowns
         scale = 1 / (size * y.numel() ** 0.5)
-        pieces = max(1, x.shape[0] // max(1, HELD_NUMBERS // (_terms(network, unknowns.numel()) * y.shape[1])))
+        pieces = max(1, x.shape[0] // max(1, HELD_NUMBERS // (network.row_terms * y.shape[1])))
         if pieces == 1:
-            output, rows = linear_rows(network, x, unknowns.numel())
+            output, rows = network.linearise(x)
             self.rows: Rows = rows.scaled(scale)
         else:
             there, parts = deepcopy(network), x.tensor_split(pieces)
             with torch.no_grad():
                 output = torch.cat([network(part) for part in parts])
-            self.rows = StreamedRows(partial(_made, there, parts, scale, unknowns.numel()), unknowns.numel())
+            self.rows = StreamedRows(partial(_made, there, parts, scale), unknowns.numel())
         self.residual = (output - y).reshape(-1) * scale
         self.gradient = self.rows.transposed(self.residual)
         self.gram = self.rows.gram() if unknowns.numel() <= MATRIX_UNKNOWNS else None
@@ -203,23 +203,6 @@ class Iteration:
         return self.system.scale * step
 
 
-def linear_rows(network: Network, x: Tensor, unknowns: int) -> tuple[Tensor, LocalRows | DenseRows]:
-    """(f(x), J): a row for every sample and output."""
-    if not isinstance(network, KAN):
-        output, jacobian = linearise(network, x)
-        return output, DenseRows(jacobian.flatten(0, 1))
-    output, index, values = linearise_locally(network, x)
-    flat = values.flatten(0, 1)
-    return output, LocalRows(index.expand_as(values).reshape(flat.shape).contiguous(), flat.contiguous(), unknowns)
-
-
-def _made(network: Network, parts: tuple[Tensor, ...], scale: float, unknowns: int) -> Iterator[LocalRows | DenseRows]:
+def _made(network: Network, parts: tuple[Tensor, ...], scale: float) -> Iterator[LocalRows | DenseRows]:
     for part in parts:
-        yield linear_rows(network, part, unknowns)[1].scaled(scale)
-
-
-def _terms(network: Network, unknowns: int) -> int:
-    """Numbers in a row of J."""
-    return (
-        sum(layer.mask.numel() * (layer.spec.degree + 1) for layer in network) if isinstance(network, KAN) else unknowns
-    )
+        yield network.linearise(part)[1].scaled(scale)

@@ -15,6 +15,7 @@ from kanrun.engine.networks import (
     MLP,
     Bezier,
     BSpline,
+    Network,
     Polynomial,
     adapt_inputs,
     count_parameters,
@@ -25,7 +26,7 @@ from kanrun.engine.networks import (
     set_unknowns,
     unknowns,
 )
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, UsageError
 
 
 def kan(shape, intervals=4, spec=None, dtype=torch.float64):
@@ -190,3 +191,90 @@ def test_unknowns_go_out_and_in(make):
 def test_an_unknown_kind_is_refused():
     with pytest.raises(KanrunError, match="'fourier'"):
         from_description({"kind": "fourier"})
+
+
+class Sine(Network):
+    """A model from outside: the least that a class must say."""
+
+    kind = "sine"
+
+    def __init__(self):
+        super().__init__()
+        self.frequency = torch.nn.Parameter(torch.tensor([1.3], dtype=torch.float64))
+
+    @property
+    def shape(self):
+        return (1, 1)
+
+    def describe(self):
+        return {"kind": self.kind}
+
+    def forward(self, x):
+        return torch.sin(self.frequency * x)
+
+
+@pytest.fixture(params=[*MAKERS, "outside"])
+def network(request):
+    return Sine() if request.param == "outside" else MAKERS[request.param](torch.float64)
+
+
+def test_the_protocol_answers_for_every_network(network):
+    x = data(network, 12)
+    y, unknowns_ = network(x), network.get_unknowns()
+    assert network.unknowns_at(network.intervals) == network.unknowns_at(None) == unknowns_.numel()
+    output, rows = network.linearise(x)
+    torch.testing.assert_close(output, y)
+    assert len(rows) == y.numel()
+    assert rows.unknowns == unknowns_.numel()
+    assert network.row_terms <= unknowns_.numel() <= network.count()
+    step = torch.linspace(-1e-8, 1e-8, unknowns_.numel(), dtype=torch.float64)
+    network.set_unknowns(unknowns_ + step)
+    torch.testing.assert_close(network(x) - y, rows.times(step).view_as(y), atol=1e-11, rtol=0)
+    network.set_unknowns(unknowns_)
+    assert network.penalty_rows().unknowns == unknowns_.numel()
+    hidden = network.unseen(x)
+    if hidden is not None:
+        assert not rows.squares()[hidden].any()
+        network.set_unknowns(unknowns_ + hidden)
+        torch.testing.assert_close(network(x), y)
+        network.set_unknowns(unknowns_)
+
+
+def test_what_the_protocol_gives_anew_is_the_same_function(network):
+    x = data(network, 40)
+    y, shape = network(x), network.shape
+    intervals = None if network.intervals is None else 2 * network.intervals
+    for moved in (
+        network.refine(intervals or 4, x),
+        network.regrid(x, intervals=intervals, grid_eps=1.0, margin=0.05),
+        network.regrid(x, grid_eps=0.5, margin=0.05, inputs=True),
+    ):
+        assert moved.network.shape == shape
+        assert moved.change < 1
+        assert moved.how in ("unchanged", "insertion", "least squares", "both")
+    assert network.refine(intervals or 4, x).network.intervals == intervals
+    assert network.subnetworks()[0] == network.padded(shape).shape == network.active_shape == shape
+    narrow = network.subnetwork(network.subnetworks()[-1])
+    assert narrow.shape == network.subnetworks()[-1]
+    torch.testing.assert_close(narrow.padded(shape)(x), narrow(x))
+    torch.testing.assert_close(network(x), y)
+
+
+def test_a_closed_form_is_the_least_squares_solution_or_is_refused(network):
+    x = data(network, 40)
+    y = torch.cat([torch.sin(3 * x[:, :1])] * network.shape[-1], 1)
+    before = network.get_unknowns()
+    if not network.fit_linear(x, y):
+        assert torch.equal(network.get_unknowns(), before)
+        return
+    output, rows = network.linearise(x)
+    assert float(rows.transposed((output - y).flatten()).abs().max()) < 1e-10
+
+
+def test_what_a_model_from_outside_cannot_do_is_refused():
+    with pytest.raises(UsageError, match="widths"):
+        Sine().padded((1, 2, 1))
+    with pytest.raises(UsageError, match="widths"):
+        Sine().subnetwork((1, 2, 1))
+    with pytest.raises(NotImplementedError, match="Network does not describe itself"):
+        Network().describe()

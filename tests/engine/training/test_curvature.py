@@ -8,8 +8,8 @@ from torch import Tensor
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
+from kanrun.engine.splines.differences import difference_operator
 from kanrun.engine.training.curvature import Curvature
-from kanrun.engine.training.penalty import difference_operator
 
 
 def _layer(scale: float) -> tuple[KAN, Tensor]:

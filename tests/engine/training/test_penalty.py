@@ -10,8 +10,9 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, get_unknowns
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
+from kanrun.engine.splines.differences import difference_bands, difference_operator
 from kanrun.engine.training import penalty, penalty_order, smoothness_rows
-from kanrun.engine.training.penalty import Roughness, difference_bands, difference_operator
+from kanrun.engine.training.penalty import Roughness
 
 
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:

@@ -10,7 +10,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import DenseRows, LocalRows, StreamedRows
 from kanrun.engine.networks import KAN, MLP, get_unknowns
 from kanrun.engine.training.penalty import smoothness_rows
-from kanrun.engine.training.system import LinearSystem, PenalisedSystem, linear_rows
+from kanrun.engine.training.system import LinearSystem, PenalisedSystem
 
 
 def system(weight: float, seed: int = 0) -> tuple[LinearSystem, LocalRows, Tensor, Tensor]:
@@ -21,7 +21,7 @@ def system(weight: float, seed: int = 0) -> tuple[LinearSystem, LocalRows, Tenso
     y = torch.sin(3 * x[:, :1]) + x[:, 1:]
     u = get_unknowns(kan)
     problem, rows = LinearSystem(kan, x, y, 0.7, u), smoothness_rows(kan)
-    _, jacobian = linear_rows(kan, x, u.numel())
+    _, jacobian = kan.linearise(x)
     scale = 1 / (0.7 * 300**0.5)
     dense = torch.zeros(300, u.numel(), dtype=torch.float64).scatter_add_(1, jacobian.index, jacobian.values) * scale
     penalty = torch.zeros(len(rows.values), u.numel(), dtype=torch.float64)
@@ -73,7 +73,7 @@ def test_held_unknowns_get_no_step() -> None:
 def test_other_networks_have_dense_rows() -> None:
     mlp = MLP.create([2, 4, 1], "tanh", generator=torch.Generator().manual_seed(0))
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).view(10, 2)
-    _, rows = linear_rows(mlp, x, get_unknowns(mlp).numel())
+    _, rows = mlp.linearise(x)
     assert isinstance(rows, DenseRows)
     assert smoothness_rows(mlp).values.shape[0] == 0
 

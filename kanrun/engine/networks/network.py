@@ -1,0 +1,210 @@
+"""The base class of all models: what training, checkpoints, counting and reports ask of one.
+
+A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and `from_description`, and its
+entry in `KINDS`. Everything else has a default that is true for any network of trainable numbers:
+
+- counting: `trained`, `count` (every parameter with `requires_grad`);
+- second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
+  differentiated by `torch.func`);
+- penalties, freezing, the null space: `penalty_rows`, `unseen`, `without_exchange`, `edge_layers` (no splines);
+- grid schedules: `intervals`, `unknowns_at`, `refine`, `regrid`, `covers` (no grids: the network itself, unchanged);
+- the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (the one shape that it has);
+- models with a closed form: `fit_linear` (none).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.least_squares.rows import DenseRows, LocalRows
+from kanrun.errors import UsageError
+
+N_co = TypeVar("N_co", bound="Network", covariant=True)
+
+
+@dataclass(frozen=True)
+class Regridded(Generic[N_co]):
+    """A network on other grids, `how` its function was carried there, and the measured `change` of its function.
+
+    `how` is `unchanged`, `insertion` (exact), `least squares` or `both`. `change` is the largest |new - old| on the
+    given points relative to the largest |old|, each without the 1 % of the points where it is largest
+    (`rare_samples`): the output at an outlier would hide all others, and is not kept.
+    """
+
+    network: N_co
+    how: str = "unchanged"
+    change: float = 0.0
+
+
+class Network(nn.Module):
+    """x (..., inputs) -> (..., outputs); see the module for who asks what."""
+
+    #: The name under which a checkpoint stores the model, and its key in `KINDS`.
+    kind: ClassVar[str]
+
+    # ------------------------------------------------------------------------------------- what it is
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The widths, inputs first, outputs last."""
+        raise NotImplementedError(f"{type(self).__name__} does not say its shape.")
+
+    def describe(self) -> dict[str, Any]:
+        """What, besides the state_dict, rebuilds this network: plain JSON values, `kind` among them."""
+        raise NotImplementedError(f"{type(self).__name__} does not describe itself.")
+
+    @classmethod
+    def from_description(cls, description: dict[str, Any]) -> Network:
+        """An empty network after `describe`, waiting for its state_dict."""
+        raise NotImplementedError(f"{cls.__name__} is not built from a description.")
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """The parameters that training moves, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def count(self) -> int:
+        """How many numbers training moves."""
+        return sum(parameter.numel() for parameter in self.trained().values())
+
+    # --------------------------------------------------------------------------- second-order training
+
+    def unknowns(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters that a second-order solver moves, in the order of the Jacobian's columns."""
+        return list(self.trained().items())
+
+    def get_unknowns(self) -> Float[Tensor, " unknowns"]:
+        """A copy of the unknowns as one vector."""
+        return torch.cat([parameter.detach().reshape(-1) for _, parameter in self.unknowns()])
+
+    def set_unknowns(self, values: Float[Tensor, " unknowns"]) -> None:
+        """Write `values` into the parameters."""
+        parameters = [parameter for _, parameter in self.unknowns()]
+        parts = values.split([parameter.numel() for parameter in parameters])
+        with torch.no_grad():
+            for parameter, part in zip(parameters, parts, strict=True):
+                parameter.copy_(part.view_as(parameter))
+
+    def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Tensor, LocalRows | DenseRows]:
+        """(f(x), J): outputs, and a row of J = df/du for every sample and output; by reverse mode on each sample.
+
+        A closed form is faster, and spares the first fit the start of torch's compiler.
+        """
+        from torch.func import functional_call, jacrev, vmap  # loads torch's compiler, which takes a second
+
+        names = [name for name, _ in self.unknowns()]
+        fixed = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        free = {name: fixed.pop(name).detach() for name in names}
+
+        def one(parameters: dict[str, Tensor], sample: Tensor) -> tuple[Tensor, Tensor]:
+            y = functional_call(self, {**fixed, **parameters}, (sample[None],))[0]
+            return y, y
+
+        columns, y = vmap(jacrev(one, has_aux=True), in_dims=(None, 0))(free, x)
+        jacobian = torch.cat([columns[name].flatten(2) for name in names], dim=-1)
+        return y.detach(), DenseRows(jacobian.detach().flatten(0, 1))
+
+    @property
+    def row_terms(self) -> int:
+        """Numbers that `linearise` stores for a row of J."""
+        return sum(parameter.numel() for _, parameter in self.unknowns())
+
+    def penalty_rows(self, order: int | None = None) -> LocalRows:
+        """The root D of the smoothness penalty |D u|^2, over the unknowns; `order` is of its differences.
+
+        No rows for a network without splines.
+        """
+        first = next(self.parameters())
+        empty = torch.zeros(0, 1, dtype=torch.long, device=first.device)
+        return LocalRows(empty, first.detach().new_zeros(0, 1), self.row_terms)
+
+    def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
+        """Which unknowns belong to functions that no sample of `x` touches; None where every sample touches all."""
+        return None
+
+    def without_exchange(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Tensor:
+        """A move of the unknowns that changes the function as `move` does, without what cancels within the network.
+
+        `seen` are the squared norms of the Jacobian's columns.
+        """
+        return move
+
+    @property
+    def edge_layers(self) -> Sequence[SplineLayer]:
+        """The layers of spline edges, from the inputs on; empty for a network without edges."""
+        return ()
+
+    # ---------------------------------------------------------------------------------------- grids
+
+    @property
+    def intervals(self) -> int | None:
+        """G, the intervals of a grid; None for a network without grids."""
+        return None
+
+    def unknowns_at(self, intervals: int | None) -> int:
+        """How many unknowns the network has on grids of `intervals` (None: on its own)."""
+        return sum(parameter.numel() for _, parameter in self.unknowns())
+
+    def refine(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
+        """The network with every grid on `intervals` intervals over the same range; `x` are samples to measure on."""
+        return Regridded(deepcopy(self))
+
+    def regrid(
+        self,
+        x: Float[Tensor, "samples inputs"],
+        *,
+        intervals: int | None = None,
+        grid_eps: float,
+        margin: float,
+        inputs: bool = False,
+    ) -> Regridded[Network]:
+        """The network with its hidden grids drawn anew over the range of what reaches them from `x`.
+
+        `grid_eps` is the share of uniform spacing in them, 1 - grid_eps that of the quantiles; they reach `margin` of
+        the range beyond it. `intervals` changes G of all grids. The first layer's grid keeps its domain; with `inputs`
+        it is drawn towards the quantiles of `x` within that.
+        """
+        return Regridded(deepcopy(self))
+
+    def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
+        """Whether all that reaches hidden grids from `x` lies inside them and fills at least `share` of each."""
+        return True
+
+    # ---------------------------------------------------------------------------------------- widths
+
+    def subnetworks(self) -> list[tuple[int, ...]]:
+        """The shapes that the choice of a width tries, the own shape first."""
+        return [self.shape]
+
+    def subnetwork(self, shape: Sequence[int]) -> Network:
+        """A network of one of `subnetworks()`, from this one's numbers."""
+        if tuple(shape) != self.shape:
+            raise UsageError(f"A network of kind {self.kind} has no narrower form of widths {tuple(shape)}.")
+        return self
+
+    def padded(self, shape: Sequence[int]) -> Network:
+        """The same function in a network of widths `shape`, whose further nodes are pruned."""
+        if tuple(shape) != self.shape:
+            raise UsageError(f"A network of kind {self.kind} cannot be padded to widths {tuple(shape)}.")
+        return self
+
+    @property
+    def active_shape(self) -> tuple[int, ...]:
+        """Widths that count only nodes with something alive leading out of them; inputs and outputs count all."""
+        return self.shape
+
+    # --------------------------------------------------------------------------------------- closed form
+
+    def fit_linear(self, x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out"]) -> bool:
+        """Set the parameters to the least squares solution, and say so: True for models linear in their parameters.
+
+        False, and nothing changed, for all others.
+        """
+        return False
