@@ -33,7 +33,7 @@ class Objective:
     magnitude: str = "rms"  # of an edge, see `edge_magnitudes`
     held: tuple[Tensor, ...] = ()  # of each layer (inputs, functions): coefficients that must not move
 
-    def value(self, network: nn.Module, samples: Samples, rough: Roughness) -> Tensor:
+    def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
         """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
         if self.sparsity:
