@@ -100,7 +100,8 @@ def _entry(run: Run) -> dict[str, Any]:
         manifest = run.manifest
     except KanrunError:
         return entry
-    entry |= {"started": manifest.started, "seconds": manifest.seconds, "overrides": list(manifest.overrides)}
+    started = manifest.started.isoformat(timespec="milliseconds") if manifest.started else None
+    entry |= {"started": started, "seconds": manifest.seconds, "overrides": list(manifest.overrides)}
     entry["test_rmse"] = manifest.metrics.get("test_rmse")
     return entry
 

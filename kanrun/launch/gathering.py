@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanrun.runs.atomic import write_atomic
+from kanrun.runs.files import write_atomic
 
 
 def gather_summaries(folder: Path, overrides: Sequence[Sequence[str]]) -> None:

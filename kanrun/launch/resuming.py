@@ -23,9 +23,9 @@ from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
 from kanrun.runs import Run, RunFolder, Sweep
-from kanrun.runs.atomic import storing, write_atomic
-from kanrun.runs.lock import hold
-from kanrun.runs.sweep import SWEEP_FILE
+from kanrun.runs.files import storing, write_atomic
+from kanrun.runs.lock import holding
+from kanrun.runs.manifest import SWEEP_FILE
 from kanrun.study import execute as study
 
 
@@ -77,7 +77,7 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
     """
     sweep = Sweep.read(folder)
     overrides = [job.overrides for job in sweep.jobs]
-    with hold(folder), sigterm_raises() as signals:
+    with holding(folder), sigterm_raises() as signals:
         try:
             _run_what_is_left(folder, sweep, how)
         except KeyboardInterrupt:

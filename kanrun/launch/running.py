@@ -26,7 +26,7 @@ from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Run, RunFolder, Sweep, SweepJob
-from kanrun.runs.lock import hold
+from kanrun.runs.lock import holding
 from kanrun.study import execute as study
 
 
@@ -92,7 +92,7 @@ def _stored(request: Request, plan: Plan, folder: Path) -> Iterator[None]:
         return
     jobs = tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))
     Sweep(request.command, request.argv, jobs).store(folder)
-    with hold(folder):
+    with holding(folder):
         yield
 
 

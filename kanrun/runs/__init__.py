@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.manifest import Claim, Manifest, Status
-from kanrun.runs.reader import Run, find_runs, resolve_run, resolve_sweep
+from kanrun.runs.locations import find_runs, resolve_run, resolve_sweep
+from kanrun.runs.manifest import Claim, Manifest, Status, Sweep, SweepJob
+from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
-from kanrun.runs.sweep import Sweep, SweepJob
 
 __all__ = [
     "Checkpoint",

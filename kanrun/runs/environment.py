@@ -31,9 +31,10 @@ _CODE = ("kanrun", "experiments", "conf")
 _SUFFIXES = {".py", ".yaml", ".csv"}
 
 
-def now() -> str:
-    """Return the present time in UTC, ISO 8601 with milliseconds."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def now() -> datetime:
+    """Return the present time in UTC, to the millisecond."""
+    time = datetime.now(UTC)
+    return time.replace(microsecond=time.microsecond // 1000 * 1000)
 
 
 def versions() -> dict[str, str]:

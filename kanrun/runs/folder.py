@@ -6,22 +6,20 @@ import contextlib
 import dataclasses
 import functools
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
-from kanrun.runs.allocation import allocate
-from kanrun.runs.atomic import read_json, remove_temporary, storing, to_json, write_atomic
-from kanrun.runs.checkpoint_file import checkpoint_path, write_checkpoint
-from kanrun.runs.csv_file import CsvFile, keep_rows, order_rows
-from kanrun.runs.figure_file import write_figure
-from kanrun.runs.lock import hold
-from kanrun.runs.manifest import Claim, Manifest, Status
-from kanrun.runs.names import file_name
+from kanrun.runs.artifacts import checkpoint_path, write_checkpoint, write_figure
+from kanrun.runs.files import file_name, read_json, remove_temporary, storing, write_json
+from kanrun.runs.locations import allocate
+from kanrun.runs.lock import holding
+from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status, StudyProgress
 from kanrun.runs.reader import TOP_TABLES, Run
 from kanrun.runs.records import Checkpoint, Record, Row, Table
+from kanrun.runs.tables import CsvFile, keep_rows, order_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,8 +31,8 @@ class RunFolder:
     """Writes one run: `run.json`, tables, checkpoints and figures, each whole or absent.
 
     `RunFolder.create` allocates a new folder, `RunFolder(path)` takes one that exists and has no run yet
-    (a job of a sweep), `RunFolder.reopen(path)` goes on with a run that ended early. From its start to its finish
-    a run is this process's alone. All writing methods raise StorageFailed, one sentence, when the disk is full or
+    (a job of a sweep), `RunFolder.reopen(path)` resumes a run that ended early. From its start to its finish
+    no other process writes the run. All writing methods raise StorageFailed, one sentence, when the disk is full or
     the folder read-only.
     """
 
@@ -44,8 +42,8 @@ class RunFolder:
         self._manifest: Manifest | None = None
         self._tables: dict[str, CsvFile] = {}
         self._clock = time.monotonic()
-        self._earlier = 0.0
-        self._lock: IO[bytes] | None = None
+        self._earlier = 0.0  # seconds of what ran before it was resumed
+        self._held = contextlib.ExitStack()
 
     @classmethod
     def create(cls, outputs: Path, command: str) -> RunFolder:
@@ -56,12 +54,12 @@ class RunFolder:
     def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
         """Return the folder of a run that was killed, interrupted, or failed, RUNNING again.
 
-        Whether a run of another host goes on cannot be seen from here: it counts as going on unless `force` says
-        that it has ended. Raises UsageError if the run still goes on, or another process goes on with it at the same
+        Whether a run of another host still runs cannot be seen from here: it counts as running unless `force` says
+        that it has ended. Raises UsageError if the run is still running, or another process resumes it at the same
         time; StorageFailed if its `run.json` cannot be read.
         """
         folder = cls(path, Run(path).manifest.command)
-        folder._lock = hold(path)
+        folder._held.enter_context(holding(path))
         try:
             folder._take_over(Run(path), force)  # read again: until the lock was held, others might have written it
         except BaseException:
@@ -74,7 +72,7 @@ class RunFolder:
         manifest = run.manifest
         for place in (self.path, *(self.path / name for name in ("tables", "checkpoints", "figures"))):
             if place != self.path and place.is_symlink():
-                raise UsageError(f"{place} is a link; a run that goes on must lie in one folder.")
+                raise UsageError(f"{place} is a link; a run that is resumed must lie in one folder.")
             remove_temporary(place)
         self._earlier = manifest.seconds or 0.0
         again = (*manifest.resumed, environment.now())
@@ -96,11 +94,11 @@ class RunFolder:
 
     def start(self, manifest: Manifest) -> None:
         """Write `run.json`, status RUNNING, with time, host, process, versions and repository filled in."""
-        if (self.path / "run.json").exists():
+        if (self.path / MANIFEST_FILE).exists():
             raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own.")
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = hold(self.path)
+        self._held.enter_context(holding(self.path))
         self._clock = time.monotonic()
         self._manifest = dataclasses.replace(
             manifest,
@@ -151,36 +149,33 @@ class RunFolder:
         self._place("figures")
         write_figure(self.path / "figures" / file_name(name), figure)
 
-    def claims(self, claims: Iterable[Claim]) -> None:
-        self.update(claims=tuple(claims))
-
     def update(self, **changes: Any) -> None:
-        """Change fields of the manifest (`metrics=...`, `failures=...`) and write `run.json`."""
+        """Change fields of the manifest (`metrics=...`, `claims=...`) and write `run.json`."""
         self._manifest = dataclasses.replace(self.manifest, **changes)
         self._save()
 
-    def finish(self, status: Status, reason: str | None = None, trace: str | None = None) -> None:
-        """Write the final `run.json`, close all tables, and let others have the run."""
+    def finish(self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any) -> None:
+        """Write the final `run.json`, with further `changes` of the manifest, close all tables and release the run."""
         for table in self._tables.values():
             table.close()
         self._tables.clear()
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
+        changes |= {"status": status, "reason": reason, "trace": trace, "ended": environment.now(), "seconds": seconds}
         try:
-            self.update(status=status, reason=reason, trace=trace, ended=environment.now(), seconds=seconds)
+            self.update(**changes)
         finally:
             self._release()
 
-    def progress(self, content: Mapping[str, Any]) -> None:
-        """Write `progress.json`: what a resumed run need not do again."""
-        write_atomic(self.path / "progress.json", to_json(content).encode() + b"\n")
+    def progress(self, progress: StudyProgress) -> None:
+        """Write `progress.json`."""
+        write_json(self.path / PROGRESS_FILE, progress)
 
-    def read_progress(self) -> dict[str, Any]:
-        """Return what `progress` wrote last, or an empty dict."""
-        with contextlib.suppress(StorageFailed):
-            content = read_json(self.path / "progress.json")
-            if isinstance(content, dict):
-                return content
-        return {}
+    def read_progress(self) -> StudyProgress:
+        """Return what `progress` wrote last, or an empty progress."""
+        try:
+            return read_json(self.path / PROGRESS_FILE, StudyProgress)
+        except StorageFailed:
+            return StudyProgress()
 
     def sync(self) -> None:
         """Make all rows written so far survive a power cut."""
@@ -227,12 +222,10 @@ class RunFolder:
         return place
 
     def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._held.close()
 
     def _save(self) -> None:
-        write_atomic(self.path / "run.json", to_json(self.manifest.to_dict()).encode() + b"\n")
+        write_json(self.path / MANIFEST_FILE, self.manifest.to_dict(), durable=True)
 
 
 def _pair(row: Mapping[str, str]) -> Pair:

@@ -1,61 +1,57 @@
-"""Who writes a run: one process at a time, told by a lock that the system lets go when its process ends."""
+"""Who writes a run: one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
+import errno
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
 
-from kanrun.errors import UsageError
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
-from kanrun.runs.atomic import storing
+from kanrun.runs.files import read_json, storing
+from kanrun.runs.manifest import MANIFEST_FILE, Manifest, Status
 
-try:
-    import fcntl
-except ImportError:  # not POSIX: what run.json says of the process has to do
-    fcntl = None  # type: ignore[assignment]
-
-_NAME = ".lock"
-_LONGEST = 4096  # of what the file says about its owner
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what file systems without locks answer
 
 
-def hold(folder: Path) -> IO[bytes]:
-    """Take the run in `folder` for this process until the file that is returned is closed, or the process ends.
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold the run or sweep in `folder` for this process in the body.
 
-    No lock is ever stale, since it is the system's and not the file's, which stays. Where a file system has no locks,
-    nothing is held. Raises UsageError if another process has the run, StorageFailed if the folder cannot be written.
+    The lock is the system's, not the file's, which stays: it ends with the process that holds it and is never stale.
+    Where a file system has no locks, nothing is held, and `run.json` alone says who writes.
+    Raises UsageError if another process holds the run, StorageFailed if the folder cannot be written.
     """
-    path = folder / _NAME
+    from filelock import FileLock, Timeout
+
+    path = folder / ".lock"
+    lock = FileLock(path)
     with storing(path):
-        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-        file = os.fdopen(os.open(path, flags, 0o644), "r+b", buffering=0)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UsageError(_still_running(folder)) from error
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                raise
     try:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        owner = _owner(file)
-        file.close()
-        raise UsageError(still_running(folder, owner.get("host"), owner.get("pid"))) from error
-    except OSError:
-        return file
-    with storing(path):
-        file.truncate(0)
-        file.write(json.dumps(environment.process()).encode())
-    return file
+        yield
+    finally:
+        lock.release()
 
 
-def still_running(folder: Path, host: Any, pid: Any) -> str:
-    """The sentence that refuses a second writer."""
+def _still_running(folder: Path) -> str:
+    try:
+        owner = read_json(folder / MANIFEST_FILE, Manifest)
+    except StorageFailed:  # a sweep's folder has none
+        owner = Manifest("")
+    known = owner.status == Status.RUNNING and environment.is_alive(owner.pid, owner.process_start)
+    return still_running(folder, owner.host, owner.pid if known else None)
+
+
+def still_running(folder: Path, host: str | None, pid: int | None) -> str:
+    """The sentence that refuses a second writer of the run that process `pid` on `host` writes."""
     where = "" if host == environment.host() else f" on {host}"
     who = "" if pid is None else f" (process {pid}{where})"
     return f"{folder} is still running{who}; wait or end it first."
-
-
-def _owner(file: IO[bytes]) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        found = json.loads(file.read(_LONGEST))
-        if isinstance(found, dict):
-            return found
-    return {}  # it has only just taken the lock

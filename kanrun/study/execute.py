@@ -187,7 +187,7 @@ class _Study:
             claims = tuple(self._supported(claim) for claim in self._experiment.claims(tables))
         except Exception as error:
             broken = Failure(f"checking the claims failed: {Failure.of(error).reason}", traceback.format_exc())
-        self._folder.claims(claims)
+        self._folder.update(claims=claims)
         return claims, broken
 
     def _supported(self, claim: Claim) -> Claim:

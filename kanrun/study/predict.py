@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.errors import StorageFailed, UsageError
-from kanrun.runs.atomic import write_atomic
+from kanrun.runs.files import write_atomic
 from kanrun.study.saved import Model, load_run
 from kanrun.targets import read_inputs
 from kanrun.targets.table_output import check_output, table_bytes

@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs.atomic import to_json
+from kanrun.runs.files import file_name, to_json
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.names import file_name
+from kanrun.runs.manifest import StudyProgress
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Warned
@@ -59,11 +59,12 @@ class Recorder:
         Raises UsageError if the study has other cells than the one that was interrupted.
         """
         progress = self._folder.read_progress()
-        if progress.get("cells", self._cells) != self._cells:
+        if progress.cells not in (None, self._cells):
             raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
         known = {task.pair for task in tasks}
         there = self._count_rows()
-        for pair, counts in _finished_of(progress):
+        for *of, counts in progress.finished:
+            pair = (of[0], of[1])
             if pair in known and _has(there, pair, counts):
                 self._finished[pair] = counts
             elif pair in known:
@@ -81,8 +82,8 @@ class Recorder:
             self._record(event)
         elif isinstance(event, Finished):
             self._finished[event.task.pair] = dict(self._rows[event.task.pair])
-            finished = [[*pair, counts] for pair, counts in self._finished.items()]
-            self._folder.progress({"cells": self._cells, "finished": finished})
+            finished = [(*pair, counts) for pair, counts in self._finished.items()]
+            self._folder.progress(StudyProgress(self._cells, finished))
             self._folder.discard(_checkpoint_name(event.task))
             _logger.info("%s finished in %.2f s", event.task, event.seconds)
         elif isinstance(event, Warned):
@@ -198,12 +199,6 @@ class Recorder:
 
 def _checkpoint_name(task: Task) -> str:
     return f"{_RESUME}-{task.index}-{task.seed}"
-
-
-def _finished_of(progress: Mapping[str, Any]) -> Iterator[tuple[tuple[int, int], dict[str, int]]]:
-    for entry in progress.get("finished", []):
-        if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], dict):
-            yield (entry[0], entry[1]), entry[2]
 
 
 def _has(there: Rows, pair: tuple[int, int], counts: Mapping[str, int]) -> bool:

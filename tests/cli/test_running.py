@@ -174,11 +174,11 @@ def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(kanrun: Com
 
 
 def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -> None:
-    from kanrun.runs.lock import hold
+    from kanrun.runs.lock import holding
 
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
-    with hold(folder):
+    with holding(folder):
         result = kanrun("runs", "resume", "fit/v0001")
     assert (result.code, result.out) == (2, "")
     assert "outputs/fit/v0001 is still running" in result.err

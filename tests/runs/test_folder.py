@@ -28,7 +28,7 @@ def test_run_json_tells_what_ran_where_and_how_it_ended(folder: RunFolder) -> No
     assert before["status"] == "RUNNING"
     assert before["ended"] is None
     assert before["pid"] == os.getpid()
-    folder.claims([Claim("error falls", 3e-7, "<= 1e-5", True, "1e-7 .. 5e-7")])
+    folder.update(claims=(Claim("error falls", 3e-7, "<= 1e-5", True, "1e-7 .. 5e-7"),))
     folder.update(metrics={"test_rmse": 3e-7, "r2": float("nan")})
     folder.finish(Status.COMPLETED)
     after = json.loads((folder.path / "run.json").read_text())

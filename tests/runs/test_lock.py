@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 import subprocess
 import sys
@@ -91,9 +93,9 @@ def test_a_run_that_goes_on_is_refused_and_may_be_had_after_its_end(tmp_path: Pa
 
 def test_without_locks_run_json_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_locks(*_: object) -> None:
-        raise OSError("no locks here")
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr("kanrun.runs.lock.fcntl.flock", no_locks)
+    monkeypatch.setattr("fcntl.flock", no_locks)
     folder = RunFolder.create(tmp_path, "fit")
     folder.start(Manifest("fit"))
     with pytest.raises(UsageError, match="still running"):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import Claim, Manifest, Row, Run, RunFolder, Status, environment, find_runs, resolve_run
+from kanrun.runs import Manifest, Row, Run, RunFolder, Status, environment, find_runs, resolve_run
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -107,26 +107,36 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path: Pat
     assert resolve_run("latest", tmp_path).name == "fit/v0001"
 
 
-def test_fields_of_the_wrong_shape_take_their_defaults(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("seconds", "long", r"Expected `float \| null`, got `str` - at `\$\.seconds`"),
+        ("seeds", {"a": 1}, r"got `object` - at `\$\.seeds`"),
+        ("claims", [{"sentence": "s", "measured": [1], "bound": "", "holds": True}], r"\$\.claims\[0\]\.measured"),
+        ("claims", [{"sentence": "s", "measured": 1, "bound": "", "holds": "yes"}], r"\$\.claims\[0\]\.holds"),
+        ("metrics", {"a": 10**400}, r"\$\.metrics"),
+        ("threads", True, r"\$\.threads"),
+        ("started", "yesterday", r"\$\.started"),
+        ("started", "2026-01-01T00:00:00", r"\$\.started"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_one_error_that_names_file_and_key(
+    tmp_path: Path, key: str, value: object, message: str
+) -> None:
     folder = make_run(tmp_path)
-    hostile = {
-        "status": "RUNNING",
-        "pid": -1,
-        "host": folder.manifest.host,
-        "seconds": "long",
-        "seeds": {"a": 1},
-        "claims": [1, {"sentence": "s", "measured": [1], "holds": "yes"}, {"sentence": "t", "measured": 10**400}],
-        "metrics": {"a": "b", "c": 1},
-        "threads": True,
-        "process_start": 3,
-    }
-    (folder.path / "run.json").write_text(json.dumps(hostile))
-    manifest = Run(folder.path).manifest
-    assert manifest.seconds is None
-    assert manifest.seeds == ()
-    assert manifest.threads is None
-    assert manifest.metrics == {"a": None, "c": 1.0}
-    assert manifest.claims == (Claim("s", "[1]", "", False), Claim("t", str(10**400), "", False))
+    content = json.loads((folder.path / "run.json").read_text())
+    (folder.path / "run.json").write_text(json.dumps(content | {key: value}))
+    with pytest.raises(StorageFailed, match=rf"run\.json does not hold what is expected: .*{message}"):
+        _ = Run(folder.path).manifest
+    assert Run(folder.path).status == "UNREADABLE"
+
+
+def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tmp_path: Path) -> None:
+    folder = make_run(tmp_path)
+    content = json.loads((folder.path / "run.json").read_text())
+    changed = {"status": "RUNNING", "pid": -1, "further": {"key": [1]}}
+    (folder.path / "run.json").write_text(json.dumps(content | changed))
+    assert Run(folder.path).manifest.metrics == {}
     assert Run(folder.path).status == "INTERRUPTED (killed)"
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.csv_file import CsvFile, keep_rows, read_rows, read_table
+from kanrun.runs.tables import CsvFile, keep_rows, read_rows, read_table
 
 
 def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One CSV file of a run: appended row by row, readable whenever the writer is killed.
+"""Tables of a run: CSV files that are appended row by row and readable whenever the writer is killed.
 
 Every row is one line and one write to the operating system, so a killed writer leaves at most half a last
 line, which readers drop. Newlines inside text become blanks for that reason. The header comes from the
@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.atomic import read_bytes, storing, write_atomic
+from kanrun.runs.files import read_bytes, storing, write_atomic
 
 if TYPE_CHECKING:
     import pandas
 
-TABLE_LIMIT = 4 * 2**30
+TABLE_LIMIT = 4 * 2**30  # bytes of a table that are read
 Columns = Mapping[str, Any]  # arrays or sequences of equal lengths
 
 
@@ -100,15 +100,15 @@ class CsvFile:
 def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     """Return header and whole rows as text; half a last line is left out. Raises StorageFailed."""
     text = _whole_lines(read_bytes(path, TABLE_LIMIT)).decode("utf-8", "replace")
-    rows = _parsed(text, path)
-    return next(rows, []), rows
 
+    def rows() -> Iterator[list[str]]:
+        try:
+            yield from csv.reader(io.StringIO(text, newline=""))
+        except csv.Error as error:
+            raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
 
-def _parsed(text: str, path: Path) -> Iterator[list[str]]:
-    try:
-        yield from csv.reader(io.StringIO(text, newline=""))
-    except csv.Error as error:
-        raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
+    found = rows()
+    return next(found, []), found
 
 
 def keep_rows(path: Path, keep: Callable[[Mapping[str, str]], bool]) -> None:
@@ -146,15 +146,15 @@ def read_table(path: Path) -> pandas.DataFrame:
                 na_values=["", "nan"],
                 low_memory=False,
                 index_col=False,
-                **_exact(pandas.__version__),
+                **_round_trip(pandas.__version__),
             )
         except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
             raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
     return frame
 
 
-def _exact(version: str) -> dict[str, Any]:
-    # From 3.1 on pandas always reads floats to the last bit, and warns of the option.
+def _round_trip(version: str) -> dict[str, Any]:
+    """The option that reads floats to the last bit, which pandas from 3.1 on always does, warning of the option."""
     major, minor = (int(part) for part in version.split(".")[:2])
     return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
 

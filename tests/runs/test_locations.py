@@ -16,7 +16,7 @@ from kanrun.runs import RunFolder
 ALLOCATE = """
 import sys
 from pathlib import Path
-from kanrun.runs.allocation import allocate
+from kanrun.runs.locations import allocate
 sys.stdin.readline()
 for _ in range(25):
     print(allocate(Path(sys.argv[1]), "fit").name)

@@ -1,0 +1,128 @@
+"""Checkpoints and figures of a run as files.
+
+A checkpoint is a safetensors file of arrays with their description inside, and the description as JSON beside. What is
+read back is the description in the header of the safetensors file: arrays and description are written in one rename
+and always belong together. The JSON file is for people and scripts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kanrun.errors import StorageFailed
+from kanrun.runs.files import JSON_LIMIT, file_name, json_as, plain, to_json, write_atomic
+from kanrun.runs.records import Checkpoint
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KEY = "kanrun"  # of the description in the header
+DOTS_PER_INCH = 200
+
+
+@dataclass(frozen=True)
+class _Description:
+    name: str | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def checkpoint_path(folder: Path, name: str) -> Path:
+    """Return `folder/<name>.safetensors`; the description lies beside it with the suffix `.json`."""
+    return folder / f"{file_name(name)}.safetensors"
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
+    """Store `checkpoint` in `folder`, replacing one of the same name.
+
+    Raises ValueError for an array that holds no plain numbers or a description that JSON cannot hold,
+    StorageFailed if it cannot be written.
+    """
+    import safetensors.numpy
+
+    arrays = {key: np.asarray(value, order="C") for key, value in checkpoint.arrays.items()}
+    for key, array in arrays.items():
+        if array.dtype.kind not in "biuf":  # what both numpy and safetensors have, without objects and text
+            raise ValueError(f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}")
+    try:
+        description = plain({"name": checkpoint.name, "meta": checkpoint.meta})
+        header = {_KEY: json.dumps(description)}
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}") from error
+    path = checkpoint_path(folder, checkpoint.name)
+    write_atomic(path, safetensors.numpy.save(arrays, metadata=header), durable=True)
+    write_atomic(path.with_suffix(".json"), to_json(description).encode() + b"\n")
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Return the checkpoint stored in the safetensors file `path`.
+
+    Raises StorageFailed if it is missing or damaged; nothing in the file is ever run.
+    """
+    import safetensors
+
+    if path.is_symlink() or not path.is_file():
+        raise StorageFailed(f"{path} is missing or not a regular file.")
+    try:
+        with safetensors.safe_open(path, framework="numpy") as stored:
+            text = (stored.metadata() or {}).get(_KEY, "{}")
+            arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
+        raise StorageFailed(f"{path} is not a readable safetensors file: {error}.") from error
+    if len(text) > JSON_LIMIT:
+        raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes.")
+    described = json_as(text, _Description, path)
+    return Checkpoint(path.stem if described.name is None else described.name, arrays, described.meta)
+
+
+def write_figure(stem: Path, figure: Figure) -> None:
+    """Write `stem`.png and `stem`.svg, each atomically. Raises StorageFailed.
+
+    The bytes depend on what is drawn alone, not on the time or on the user's settings of matplotlib.
+    """
+    import matplotlib
+
+    settings: Any = {
+        "svg.hashsalt": "kanrun",
+        "svg.fonttype": "path",
+        "figure.autolayout": False,
+        "figure.constrained_layout.use": False,
+    }
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()  # ticks are made, and their labels styled, while a figure is saved
+        matplotlib.rcParams.update(settings)
+        with _laid_out(figure):
+            for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
+                write_atomic(stem.parent / f"{stem.name}.{kind}", buffer.getvalue())
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+    """Lay the figure out once for all formats, since that takes as long as drawing it.
+
+    While a figure has a layout engine, even one that does nothing, each saving draws it twice. At other dots per inch
+    than it is saved with, labels have other widths, and long ones would be clipped.
+    """
+    engine = figure.get_layout_engine()
+    if engine is None:
+        yield
+        return
+    dots = figure.get_dpi()
+    figure.set_dpi(DOTS_PER_INCH)
+    for _ in range(2):  # ticks depend on the size of the axes, and that on the width of the ticks' labels
+        engine.execute(figure)
+    figure.set_layout_engine(None)
+    try:
+        yield
+    finally:
+        figure.set_dpi(dots)
+        figure.set_layout_engine(engine)

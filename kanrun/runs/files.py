@@ -1,0 +1,142 @@
+"""Files that are whole or absent, JSON with types, and names that cannot leave their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from kanrun.errors import StorageFailed
+
+T = TypeVar("T")
+JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
+
+
+@contextlib.contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turn an OSError of the block into one sentence that names the file and the cause."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageFailed(f"cannot write {path}: {error.strerror or error or type(error).__name__}.") from error
+
+
+def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
+    """Replace `path` by `content` in one rename: readers see the old file or the new one, whatever kills the writer.
+
+    `durable` waits until the new file would survive a power cut. Raises StorageFailed; the old file is then unharmed.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    with storing(path):
+        try:
+            with open(temporary, "xb") as stream:
+                stream.write(content)
+                if durable:
+                    stream.flush()
+                    os.fsync(stream.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if durable:
+            _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` durable, where the system lets folders be opened."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Delete what a killed `write_atomic` left in `folder`."""
+    for leftover in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            leftover.unlink()
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes. Raises StorageFailed for all others, links included."""
+    try:
+        if path.is_symlink() or not path.is_file():
+            raise StorageFailed(f"{path} is missing or not a regular file.")
+        size = path.stat().st_size
+        if size > limit:
+            raise StorageFailed(f"{path} has {size} bytes, more than the {limit} that are read.")
+        return path.read_bytes()
+    except OSError as error:
+        raise StorageFailed(f"cannot read {path}: {error.strerror or error}.") from error
+
+
+def plain(value: Any) -> Any:
+    """`value` (a dataclass, numbers and arrays of numpy, paths, ...) as dicts, lists, text and numbers.
+
+    Raises TypeError for a type that JSON does not have.
+    """
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+
+
+def to_json(value: Any) -> str:
+    """`value` as indented JSON. Raises TypeError as `plain` does."""
+    return json.dumps(plain(value), indent=2, ensure_ascii=False)
+
+
+def write_json(path: Path, value: Any, durable: bool = False) -> None:
+    """Write `value` as indented JSON. Raises StorageFailed, and TypeError as `plain` does."""
+    write_atomic(path, to_json(value).encode() + b"\n", durable)
+
+
+def read_json(path: Path, kind: type[T]) -> T:
+    """The JSON file `path` as a `kind`, such as a dataclass; keys that `kind` does not have are ignored.
+
+    Raises StorageFailed if the file is missing, too large or not JSON, and, naming the key, for a value that does not
+    fit its type.
+    """
+    return json_as(read_bytes(path, JSON_LIMIT), kind, path)
+
+
+def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
+    """The JSON `text`, which came from `path`, as a `kind`. Raises StorageFailed as `read_json` does."""
+    try:
+        return msgspec.convert(json.loads(text), kind)
+    except msgspec.ValidationError as error:
+        raise StorageFailed(f"{path} does not hold what is expected: {error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise StorageFailed(f"{path} is not valid JSON: {error}.") from error
+
+
+def file_name(name: str, longest: int = 100) -> str:
+    """`name` as a plain file name: itself if that is safe, else cleaned, cut, and told apart by a hash.
+
+    Kept are ASCII letters, digits and `_.=+,-`; a leading dot or dash, separators, blanks and everything
+    else become `_`. Two different names never give one file (up to a collision of 32 bits of SHA-256).
+    """
+    cleaned = re.sub(r"[^\w.=+,-]", "_", name, flags=re.ASCII)[:longest]
+    if cleaned[:1] in {".", "-"}:
+        cleaned = "_" + cleaned[1:]
+    if cleaned and cleaned == name:
+        return name
+    mark = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{cleaned or 'unnamed'}-{mark}"
+
+
+def _plain(value: Any) -> Any:
+    for method in ("tolist", "item"):
+        if hasattr(value, method):
+            return getattr(value, method)()
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, range):
+        return list(value)
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
