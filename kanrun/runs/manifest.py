@@ -111,7 +111,7 @@ class Sweep:
 
     command: str
     argv: tuple[str, ...]
-    jobs: Annotated[tuple[SweepJob, ...], Meta(min_length=1)]
+    jobs: tuple[SweepJob, ...]
 
     def store(self, folder: Path) -> None:
         """Write `sweep.json`. Raises StorageFailed."""
@@ -121,6 +121,9 @@ class Sweep:
     def read(cls, folder: Path) -> Sweep:
         """The sweep in `folder`. Raises StorageFailed if its `sweep.json` is missing or damaged."""
         try:
-            return read_json(folder / SWEEP_FILE, cls)
+            sweep = read_json(folder / SWEEP_FILE, cls)
         except StorageFailed as error:
             raise StorageFailed(f"{folder} does not describe a sweep: {error}") from error
+        if not sweep.jobs:
+            raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep: it has no jobs.")
+        return sweep

@@ -11,6 +11,7 @@ import pytest
 
 from kanrun import load_run
 from kanrun.cli.app import main
+from kanrun.runs import Run
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0"
 RUNS = FIXTURES / "runs"
@@ -46,3 +47,16 @@ def test_the_list_has_every_run(
     assert main(["runs", "list"]) == 0
     shown = capsys.readouterr().out
     assert all("/".join(folder.split("/")[:2]) in shown for folder in FOLDERS)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_run_json_and_checkpoints_are_read_as_they_were_written(folder: str) -> None:
+    run = Run(RUNS / folder)
+    written = json.loads((run.path / "run.json").read_text())
+    read = run.manifest.to_dict()
+    started, *_ = (written.pop(key, None) for key in ("started", "ended", "resumed"))
+    assert run.manifest.started is not None
+    assert run.manifest.started.isoformat(timespec="milliseconds") == started
+    assert {key: json.loads(json.dumps(read[key])) for key in written} == written
+    assert all(run.checkpoint(name).arrays for name in run.checkpoints)
+    assert run.config["seed"] >= 0
