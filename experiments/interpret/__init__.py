@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from kanrun.config import InterpretConfig
-from kanrun.engine.symbolic import Step
+from kanrun.engine.symbolic import Stage
 from kanrun.errors import UsageError
 from kanrun.figures import network_diagram
 from kanrun.figures.interpret import candidate_map, captions, score_card, stages_side_by_side
@@ -66,7 +66,7 @@ def _answered(question: Question, options: Options, seed: int) -> Iterator[Recor
         yield question.carried_over
     result = None
     for event in interpretation(question.samples, question.check, options, seed, question.network):
-        if isinstance(event, Step):
+        if isinstance(event, Stage):
             yield stage_row(event, question.samples, question.check)
         else:
             result = event

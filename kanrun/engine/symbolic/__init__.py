@@ -1,20 +1,16 @@
 """From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
 
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
-from kanrun.engine.symbolic.description import EXACT
+from kanrun.engine.symbolic.description_length import EXACT, SearchData
+from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
-from kanrun.engine.symbolic.fixed import fixed_shape
 from kanrun.engine.symbolic.formula import Certificate, Formula, certify, finished, renamed
-from kanrun.engine.symbolic.gauge import gauges
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.matching import Match, match_edge
-from kanrun.engine.symbolic.numeric import NumericSettings, Trained
-from kanrun.engine.symbolic.partial import Decision, Mixed, partly_symbolic
-from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.search import search
-from kanrun.engine.symbolic.selection import SelectionSettings
-from kanrun.engine.symbolic.snapping import refine_to_formula
-from kanrun.engine.symbolic.steps import SearchSettings, Step, Tried, choose_formula
+from kanrun.engine.symbolic.graph_training import TrainedGraph
+from kanrun.engine.symbolic.invariances import gauges
+from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
+from kanrun.engine.symbolic.search_problem import NumericSettings, SearchSettings, SelectionSettings
+from kanrun.engine.symbolic.snapping import Decision, Mixed, Stage, Tried, partly_symbolic, refine_to_formula
 
 __all__ = [
     "EXACT",
@@ -23,19 +19,19 @@ __all__ = [
     "Certificate",
     "Decision",
     "Edge",
+    "EdgeMatch",
     "Formula",
     "Graph",
     "Identity",
-    "Match",
     "Mixed",
     "NumericSettings",
-    "Samples",
+    "SearchData",
     "SearchSettings",
     "SelectionSettings",
     "Spline",
-    "Step",
+    "Stage",
     "Symbolic",
-    "Trained",
+    "TrainedGraph",
     "Tried",
     "certify",
     "choose",

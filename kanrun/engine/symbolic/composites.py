@@ -7,20 +7,18 @@ own until `expanded` makes it two edges and a node.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
-from kanrun.engine.symbolic.canonical import canonical
-from kanrun.engine.symbolic.edges import Identity, Symbolic
+from kanrun.engine.symbolic.edge_matching import ROUNDING, EdgeMatch, search_grid
+from kanrun.engine.symbolic.edges import Composite, Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.matching import ROUNDING, Match, search_grid
-from kanrun.engine.symbolic.refit import Settings, refit
-
-Kind = Literal["chain", "product"]
+from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 _COARSE, _SAMPLES = 61, 120
 _KEPT, _POLISHED, _RETURNED = 3, 40, 6
@@ -29,45 +27,6 @@ _QUICK_STEPS, _STEPS = 8, 60
 _INNER = ("x^2", "exp", "sin", "cosh", "1/x", "log", "sqrt", "tanh")
 _OUTER = ("1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "x^2", "sin", "tanh", "arctan", "arcsin", "gaussian")
 _FACTORS = ("x", "x^2", "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "sin", "tanh", "gaussian")
-
-
-@dataclass(frozen=True)
-class Composite:
-    """second(first(t)) or first(t) second(t)."""
-
-    kind: Kind
-    first: Symbolic
-    second: Symbolic
-
-    @property
-    def name(self) -> str:
-        """Such as `sin(x^2)` or `x * exp`."""
-        first, second = self.first.candidate.name, self.second.candidate.name
-        return f"{second}({first})" if self.kind == "chain" else f"{first} * {second}"
-
-    @property
-    def parameters(self) -> Array:
-        return np.concatenate([self.first.parameters, self.second.parameters])
-
-    def with_parameters(self, parameters: Array) -> Composite:
-        cut = self.first.parameters.size
-        return replace(
-            self,
-            first=self.first.with_parameters(parameters[:cut]),
-            second=self.second.with_parameters(parameters[cut:]),
-        )
-
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
-        value, slope, inner = self.first.evaluate(t, columns=columns)
-        other, other_slope, outer = self.second.evaluate(value if self.kind == "chain" else t, columns=columns)
-        if self.kind == "chain":
-            left, values, slopes = other_slope, other, other_slope * slope
-        else:
-            left, values, slopes = other, value * other, value * other_slope + slope * other
-        if inner is None or outer is None:
-            return values, slopes, None
-        right = outer if self.kind == "chain" else value[:, None] * outer
-        return values, slopes, np.concatenate([left[:, None] * inner, right], axis=1)
 
 
 def expanded(graph: Graph) -> Graph:
@@ -100,7 +59,7 @@ def _with_node(graph: Graph, index: int, composite: Composite) -> Graph:
     return Graph(graph.inputs, operations, tuple(sorted(moved, key=lambda e: (e.target, e.source))), tuple(marks))
 
 
-def match_composites(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[Match]:
+def match_composites(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
     """The few composites nearest to an edge's values (N,) at its arguments t (N,), best score first."""
     order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, _SAMPLES)).astype(int)]
     t, values = t[order], values[order]
@@ -230,7 +189,7 @@ def _apart(loss: Array, points: Array) -> list[tuple[int, int]]:
     return [(i, int(partner[i])) for i in chosen]
 
 
-def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, float], steps: int) -> Match | None:
+def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, float], steps: int) -> EdgeMatch | None:
     half, middle = units
     spread = float(np.std(values))
     scale = start.second if start.kind == "chain" else start.first
@@ -245,7 +204,7 @@ def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, f
         simple,
         tau[:, None],
         values,
-        Settings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=ROUNDING**0.5 * spread),
+        RefitSettings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=ROUNDING**0.5 * spread),
     )
     if not np.isfinite(fitted.rmse):
         return None
@@ -260,7 +219,7 @@ def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, f
     if start.kind == "product":
         composite = replace(composite, second=_moved(second, half, middle))
     parts_complexity = first.candidate.complexity + second.candidate.complexity + 1.0
-    return Match(composite, fitted.rmse**2 / spread**2, parts_complexity, composite.name)
+    return EdgeMatch(composite, fitted.rmse**2 / spread**2, parts_complexity, composite.name)
 
 
 def _moved(function: Symbolic, half: float, middle: float) -> Symbolic:

@@ -11,7 +11,7 @@ import sympy
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 #: Units of nice numbers with the bits that naming them costs.
 _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
@@ -68,7 +68,7 @@ def round_constants(
         if proposal is None:
             return Rounded(graph, tuple(changes))
         index, name, number = proposal
-        trial = refit(_fixed(graph, index, name, number), *train, Settings(steps=20)).graph
+        trial = refit(_fixed(graph, index, name, number), *train, RefitSettings(steps=20)).graph
         with np.errstate(all="ignore"):
             error = float(np.sqrt(np.mean((trial(validation[0]) - validation[1]) ** 2)))
         if error <= allowed:

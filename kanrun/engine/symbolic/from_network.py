@@ -18,7 +18,7 @@ from kanrun.engine.networks import KAN, activations
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
-from kanrun.engine.symbolic.skeletons import covering
+from kanrun.engine.symbolic.templates import covering
 
 #: Points at which an edge (its base included) is carried over to a spline, and the intervals that it gets at least.
 _POINTS_PER_INTERVAL, _LEAST_INTERVALS = 6, 20

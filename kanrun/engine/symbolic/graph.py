@@ -195,3 +195,11 @@ def renumbered(graph: Graph, edges: Sequence[Edge]) -> Graph:
         tuple(sorted(moved, key=lambda edge: (edge.target, edge.source))),
         tuple(graph.mark(node) for node in used),
     )
+
+
+def depths(graph: Graph) -> list[int]:
+    """The layer of every node, inputs 0."""
+    depth = [0] * (graph.output + 1)
+    for edge in graph.edges:
+        depth[edge.target] = max(depth[edge.target], depth[edge.source] + 1)
+    return depth

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
+from kanrun.engine.symbolic.budget import count_refit
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.work import count_refit
 
 #: Damping below which normal equations would lose digits that QR keeps.
 _QR_BELOW = 1e-7
@@ -26,7 +26,7 @@ Rows = Callable[[Graph], tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
-class Settings:
+class RefitSettings:
     """`steps` at most; stops when the root mean square residual is below `floor`, or gains less than `gain`
     (relative) in `patience` steps in a row. `extra` appends rows (residual, Jacobian), such as a sparsity penalty."""
 
@@ -49,7 +49,7 @@ class Fitted:
     tried: int = 0
 
 
-def refit(graph: Graph, x: Array, y: Array, settings: Settings = Settings()) -> Fitted:
+def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSettings()) -> Fitted:
     """`graph` (or the best met on the way) fitted to y (N,) at x (N, inputs).
 
     A graph that is not finite on the data comes back as it is, with rmse = inf: nothing can be fitted from there.
@@ -60,7 +60,7 @@ def refit(graph: Graph, x: Array, y: Array, settings: Settings = Settings()) -> 
     return fitted
 
 
-def _descend(graph: Graph, x: Array, y: Array, settings: Settings) -> Fitted:
+def _descend(graph: Graph, x: Array, y: Array, settings: RefitSettings) -> Fitted:
     parameters, damping, slow = graph.parameters, settings.damping, 0
     residual, jacobian, rmse = _system(graph, x, y, settings)
     loss = float(residual @ residual)
@@ -112,7 +112,7 @@ def _solve(jacobian: Array, residual: Array, damping: float) -> Array:
     return np.asarray(np.linalg.lstsq(r, target, rcond=None)[0])
 
 
-def _system(graph: Graph, x: Array, y: Array, settings: Settings) -> tuple[Array, Array, float]:
+def _system(graph: Graph, x: Array, y: Array, settings: RefitSettings) -> tuple[Array, Array, float]:
     value, jacobian = graph.linearise(x)
     root = np.sqrt(y.size)
     residuals, blocks = [(value - y) / root], [jacobian / root]
@@ -128,7 +128,7 @@ def _system(graph: Graph, x: Array, y: Array, settings: Settings) -> tuple[Array
     return np.concatenate(residuals), np.concatenate(blocks), rmse
 
 
-def _loss(graph: Graph, x: Array, y: Array, settings: Settings) -> float:
+def _loss(graph: Graph, x: Array, y: Array, settings: RefitSettings) -> float:
     total = float(np.mean((graph(x) - y) ** 2))
     if settings.penalty > 0:
         rows = _roughness(graph, settings.penalty * float(np.var(y)))

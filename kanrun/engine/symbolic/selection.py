@@ -8,25 +8,49 @@ upon.
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.assignments import assigned, assignments
+from kanrun.engine.symbolic.budget import Effort, refit_effort
 from kanrun.engine.symbolic.candidates import Candidate
-from kanrun.engine.symbolic.canonical import canonical
 from kanrun.engine.symbolic.composites import expanded, match_composites
-from kanrun.engine.symbolic.description import EXACT, description_length
-from kanrun.engine.symbolic.edges import Spline, Symbolic
-from kanrun.engine.symbolic.effort import Effort, refit_effort
-from kanrun.engine.symbolic.gauge import gauges
+from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
+from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.matching import Match, match_edge
-from kanrun.engine.symbolic.refit import Settings, refit
-from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.invariances import canonical, gauges
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import SelectionSettings
+
+
+def assignments(matches: dict[int, list[EdgeMatch]], per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
+    """One match an edge, in the order of the sum of their scores."""
+    edges = list(matches)
+    lists = [matches[i][:per_edge] for i in edges]
+    first = (0,) * len(edges)
+    heap, seen = [(sum(choices[0].score for choices in lists), first)], {first}
+    while heap:
+        score, chosen = heapq.heappop(heap)
+        yield {i: choices[k].function for i, choices, k in zip(edges, lists, chosen, strict=True)}
+        for position in range(len(edges)):
+            k = chosen[position]
+            step = (*chosen[:position], k + 1, *chosen[position + 1 :])
+            if k + 1 < len(lists[position]) and step not in seen:
+                seen.add(step)
+                more = lists[position][k + 1].score - lists[position][k].score
+                heapq.heappush(heap, (score + more, step))
+
+
+def assigned(graph: Graph, functions: dict[int, EdgeFunction]) -> Graph:
+    for i, function in functions.items():
+        graph = graph.with_function(i, function)
+    return graph
+
 
 #: Above this relative error a network is taken to have met noise, and a formula `AS_GOOD` times as wrong to be enough.
 NOISY, AS_GOOD = 5e-3, 1.02
@@ -42,19 +66,6 @@ _CLEAR = 3e-8
 
 
 @dataclass(frozen=True)
-class SelectionSettings:
-    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge, each with at most
-    `effort`."""
-
-    assignments: int = 24
-    width: int = 3
-    branches: int = 3
-    per_edge: int = 5
-    effort: float = 12.0
-    penalty: float = 1e-16
-
-
-@dataclass(frozen=True)
 class Selected:
     """The best symbolic graph with its relative validation error and its description length, and the matches of each
     edge of the numeric one.
@@ -67,7 +78,7 @@ class Selected:
     graph: Graph | None
     error: float
     length: float
-    matches: dict[int, list[Match]]
+    matches: dict[int, list[EdgeMatch]]
     tried: int
     snapped: Graph | None = None
     refitting: float = 0.0
@@ -89,20 +100,20 @@ def _none(graph: Graph) -> _State:
     return _State(float("inf"), float("inf"), graph)
 
 
-def _measured(graph: Graph, samples: Samples, snapped: Graph | None = None, seconds: float = 0.0) -> _State:
+def _measured(graph: Graph, samples: SearchData, snapped: Graph | None = None, seconds: float = 0.0) -> _State:
     if not defined(graph, samples):
         return _State(float("inf"), float("inf"), graph, snapped, seconds)
     return _State(description_length(graph, samples), samples.error(graph), graph, snapped, seconds)
 
 
-def edge_matches(graph: Graph, samples: Samples, candidates: Sequence[Candidate]) -> dict[int, list[Match]]:
+def edge_matches(graph: Graph, samples: SearchData, candidates: Sequence[Candidate]) -> dict[int, list[EdgeMatch]]:
     """The matches of every numeric edge, by the values that it takes on the data."""
     values, outs = graph.edge_outputs(samples.x)
     return {i: match_edge(values[graph.edges[i].source], outs[i], candidates) for i in graph.numeric_edges()}
 
 
 def select(
-    graph: Graph, samples: Samples, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
+    graph: Graph, samples: SearchData, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
 ) -> Selected:
     """The first formula of single candidates with a relative validation error of at most `target`, else the best met.
 
@@ -124,7 +135,7 @@ def select(
 
 
 def select_further(
-    first: Selected, samples: Samples, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
+    first: Selected, samples: SearchData, candidates: Sequence[Candidate], target: float, settings: SelectionSettings
 ) -> Selected:
     """`first`, or better: composites on the edges that no single candidate fits, then a beam over the edges.
 
@@ -147,15 +158,15 @@ def select_further(
     return replace(_selected(graph, matches, best, tried), effort=settings.effort - effort.left)
 
 
-def _selected(graph: Graph, matches: dict[int, list[Match]], best: _State, tried: int) -> Selected:
+def _selected(graph: Graph, matches: dict[int, list[EdgeMatch]], best: _State, tried: int) -> Selected:
     found = best.graph if np.isfinite(best.error) else None
     return Selected(graph, found, best.error, best.length, matches, tried, best.snapped, best.seconds)
 
 
 def _try_assignments(
     graph: Graph,
-    samples: Samples,
-    matches: dict[int, list[Match]],
+    samples: SearchData,
+    matches: dict[int, list[EdgeMatch]],
     goal: float,
     settings: SelectionSettings,
     effort: Effort,
@@ -173,11 +184,11 @@ def _try_assignments(
 
 def with_composites(
     graph: Graph,
-    samples: Samples,
+    samples: SearchData,
     candidates: Sequence[Candidate],
-    matches: dict[int, list[Match]],
+    matches: dict[int, list[EdgeMatch]],
     effort: Effort,
-) -> dict[int, list[Match]]:
+) -> dict[int, list[EdgeMatch]]:
     """The matches with composites added to the edges that no single candidate matches to the network's accuracy."""
     values, outs = graph.edge_outputs(samples.x)
     clear = max(1e-2 * samples.error(graph), 1e-9) ** 2
@@ -191,17 +202,17 @@ def with_composites(
     return wider
 
 
-def _refitted(graph: Graph, samples: Samples) -> _State:
+def _refitted(graph: Graph, samples: SearchData) -> _State:
     """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
     began = time.monotonic()
     simple = canonical(expanded(graph))
-    fitted = refit(simple, samples.x, samples.y, Settings(steps=12, gain=1e-2, damping=1e-3))
+    fitted = refit(simple, samples.x, samples.y, RefitSettings(steps=12, gain=1e-2, damping=1e-3))
     if fitted.rmse < 0.2 * samples.spread:
-        fitted = refit(fitted.graph, samples.x, samples.y, Settings(steps=60, damping=1e-6))
+        fitted = refit(fitted.graph, samples.x, samples.y, RefitSettings(steps=60, damping=1e-6))
     return _measured(fitted.graph, samples, graph, time.monotonic() - began)
 
 
-def defined(graph: Graph, samples: Samples) -> bool:
+def defined(graph: Graph, samples: SearchData) -> bool:
     """Whether every candidate is defined, without a pole inside, on the range of what reaches it from all data, and its
     constants do not diverge: c f and d cancel each other where a candidate is used as the limit of another one."""
     with np.errstate(all="ignore"):
@@ -218,9 +229,9 @@ def defined(graph: Graph, samples: Samples) -> bool:
 
 def _beam(
     graph: Graph,
-    samples: Samples,
+    samples: SearchData,
     candidates: Sequence[Candidate],
-    matches: dict[int, list[Match]],
+    matches: dict[int, list[EdgeMatch]],
     settings: SelectionSettings,
     effort: Effort,
 ) -> tuple[_State | None, int]:
@@ -251,7 +262,7 @@ def _beam(
     return finished, tried
 
 
-def _surest(matches: dict[int, list[Match]]) -> int | None:
+def _surest(matches: dict[int, list[EdgeMatch]]) -> int | None:
     """The edge whose best match is most clearly the best: lowest score, then widest lead over the second."""
     usable = {i: found for i, found in matches.items() if found}
     if len(usable) < len(matches):
@@ -260,15 +271,15 @@ def _surest(matches: dict[int, list[Match]]) -> int | None:
     return min(leads, key=lambda i: leads[i], default=None)
 
 
-def joint(graph: Graph, samples: Samples, penalty: float) -> _State:
+def joint(graph: Graph, samples: SearchData, penalty: float) -> _State:
     """Constants and remaining splines refitted together; the splines' grids follow what reaches them."""
-    fitted = refit(graph, samples.x, samples.y, Settings(steps=15, penalty=penalty, gain=1e-2))
+    fitted = refit(graph, samples.x, samples.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2))
     settled = _followed(fitted.graph, samples)
-    fitted = refit(settled, samples.x, samples.y, Settings(steps=10, penalty=penalty, gain=1e-2))
+    fitted = refit(settled, samples.x, samples.y, RefitSettings(steps=10, penalty=penalty, gain=1e-2))
     return _measured(fitted.graph, samples)
 
 
-def _followed(graph: Graph, samples: Samples) -> Graph:
+def _followed(graph: Graph, samples: SearchData) -> Graph:
     for i in graph.numeric_edges():
         function = graph.edges[i].function
         assert isinstance(function, Spline)
@@ -281,7 +292,7 @@ def _followed(graph: Graph, samples: Samples) -> Graph:
     return graph
 
 
-def polish(graph: Graph, samples: Samples) -> Graph:
+def polish(graph: Graph, samples: SearchData) -> Graph:
     """All free constants of a symbolic graph to the last digits that the data determine."""
-    fitted = refit(graph, samples.x, samples.y, Settings(steps=100, gain=1e-6, damping=1e-10))
+    fitted = refit(graph, samples.x, samples.y, RefitSettings(steps=100, gain=1e-6, damping=1e-10))
     return fitted.graph

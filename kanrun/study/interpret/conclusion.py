@@ -16,8 +16,8 @@ from kanrun.engine.symbolic import (
     Formula,
     Graph,
     Mixed,
-    Samples,
-    Step,
+    SearchData,
+    Stage,
     Tried,
     certify,
     choose_formula,
@@ -50,14 +50,14 @@ class _Outcome:
 
 
 def concluded(
-    samples: Samples,
+    samples: SearchData,
     check: Check,
     options: Options,
-    steps: Sequence[Step],
+    steps: Sequence[Stage],
     tried: Sequence[Tried],
     given: Given | None,
     began: float,
-) -> Iterator[Step | Interpretation]:
+) -> Iterator[Stage | Interpretation]:
     """The steps from the best structure to its formula, then the interpretation, certified against the network that was
     `given`, or else the one that was trained."""
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
@@ -65,11 +65,11 @@ def concluded(
     if best >= samples.nothing or choice is None:
         yield _nothing(best, samples, steps, began)
         return
-    more: list[Step] = []
+    more: list[Stage] = []
     outcome = None
     reference = min(best, choice.network_error)
     for event in _finishing(choice, tried, samples, options, reference):
-        if isinstance(event, Step):
+        if isinstance(event, Stage):
             more.append(event)
             yield event
         else:
@@ -84,7 +84,7 @@ def concluded(
     if outcome.formula is not None:
         error = samples.error(outcome.formula)
         more.append(
-            Step("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
+            Stage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
         )
         yield more[-1]
     kind, sentence = _judged(outcome, formula_error, certificate, samples, reference)
@@ -94,7 +94,7 @@ def concluded(
     )  # fmt: skip
 
 
-def _nothing(best: float, samples: Samples, steps: Sequence[Step], began: float) -> Interpretation:
+def _nothing(best: float, samples: SearchData, steps: Sequence[Stage], began: float) -> Interpretation:
     sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
     if best >= samples.nothing:
         sentence = "no structure found: no network predicts held-out points better than their mean does"
@@ -102,17 +102,17 @@ def _nothing(best: float, samples: Samples, steps: Sequence[Step], began: float)
 
 
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], samples: Samples, options: Options, reference: float
-) -> Iterator[Step | _Outcome]:
+    choice: Tried, tried: Sequence[Tried], samples: SearchData, options: Options, reference: float
+) -> Iterator[Stage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
     allowed = max((1 + options.slack) * reference, _EXACT)
     names = [f"x{i}" for i in range(samples.x.shape[1])]
 
-    def rounded(graph: Graph) -> tuple[Formula, Step]:
+    def rounded(graph: Graph) -> tuple[Formula, Stage]:
         start = time.monotonic()
         formula = finished(graph, samples, names, options.simplify)
         error = samples.error(formula.graph)
-        return formula, Step("round", choice.name, formula.graph, error, time.monotonic() - start)
+        return formula, Stage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
     if choice.formula is not None and choice.formula_error <= allowed:
         formula, step = rounded(choice.formula)
@@ -125,13 +125,13 @@ def _finishing(
     if not mixed.symbolic:
         yield _Outcome(choice, None, approximation, mixed.decisions)
         return
-    yield Step("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
+    yield Stage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
     formula, step = rounded(mixed.graph)
     yield step
     yield _Outcome(choice, formula, approximation, mixed.decisions)
 
 
-def _mixed(choice: Tried, tried: Sequence[Tried], samples: Samples, options: Options) -> tuple[Tried, Mixed]:
+def _mixed(choice: Tried, tried: Sequence[Tried], samples: SearchData, options: Options) -> tuple[Tried, Mixed]:
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
     best = min(each.network_error for each in tried)
     near = [each for each in tried if each.network_error <= _NEAR * best][:_MOST_MIXED] or [choice]
@@ -151,7 +151,7 @@ def _mixed(choice: Tried, tried: Sequence[Tried], samples: Samples, options: Opt
 
 
 def _judged(
-    outcome: _Outcome, formula_error: float, certificate: Certificate, samples: Samples, reference: float
+    outcome: _Outcome, formula_error: float, certificate: Certificate, samples: SearchData, reference: float
 ) -> tuple[str, str]:
     choice = outcome.choice
     if certificate.recovered == "yes":
@@ -171,12 +171,12 @@ def _judged(
     return "formula", f"the formula is as good as the network ({ratio:.2g} times its error on held-out points){poor}"
 
 
-def _explained(samples: Samples, choice: Tried) -> float:
+def _explained(samples: SearchData, choice: Tried) -> float:
     by_mean = samples.error(lambda x: np.full(x.shape[0], float(np.mean(samples.y))))
     return 1 - (choice.network_error / by_mean) ** 2
 
 
-def constant(samples: Samples, check: Check, given: Given | None, began: float) -> Interpretation:
+def constant(samples: SearchData, check: Check, given: Given | None, began: float) -> Interpretation:
     """The interpretation of an output that does not vary, certified against the network that was `given`, if any."""
     names = tuple(f"x{i}" for i in range(samples.x.shape[1]))
     graph = Graph(samples.x.shape[1], ("sum",), ())

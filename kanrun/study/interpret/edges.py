@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.engine.symbolic import Edge, Graph, Identity, Samples, Step, Symbolic
-from kanrun.engine.symbolic.composites import Composite
-from kanrun.engine.symbolic.elimination import edge_scores
-from kanrun.engine.symbolic.sparsity import depths
+from kanrun.engine.symbolic import Edge, Graph, Identity, SearchData, Stage, Symbolic
+from kanrun.engine.symbolic.edges import Composite
+from kanrun.engine.symbolic.graph import depths
+from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.runs.records import Table
 from kanrun.study.interpret.result import Array
 
@@ -53,7 +53,7 @@ class _Places:
         return max(self.level.values())
 
 
-def edge_tables(steps: Sequence[Step], samples: Samples, names: tuple[str, ...], output: str) -> Table | None:
+def edge_tables(steps: Sequence[Stage], samples: SearchData, names: tuple[str, ...], output: str) -> Table | None:
     """The edges of the chosen structure at each stage, with the columns of the network diagram and `stage`.
 
     A graph whose edges are among the first stage's stands as that does, with the others as ghosts (`pruned`).
@@ -85,7 +85,7 @@ def _key(graph: Graph, edge: Edge) -> Key:
     return graph.mark(edge.source), graph.mark(edge.target)
 
 
-def _curves(graph: Graph, samples: Samples) -> dict[Key, dict[str, Any]]:
+def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
     """What each edge looks like and how much it matters, without its place; edges beside one another as one."""
     values = graph.node_values(samples.x)
     rows: dict[Key, dict[str, Any]] = {}

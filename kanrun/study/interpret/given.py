@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from kanrun.config import InterpretConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.networks.prune import prune_on_validation, pruned
-from kanrun.engine.symbolic import Samples
+from kanrun.engine.symbolic import SearchData
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.runs import Run
@@ -56,7 +56,7 @@ def _resolved(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def given_network(network: KAN, samples: Samples, index: int, threshold: float | None) -> Given:
+def given_network(network: KAN, samples: SearchData, index: int, threshold: float | None) -> Given:
     """Output `index` of the network, and as a graph: whole, and without the edges whose score is below `threshold`
     (None: those that it does not need on the validation points)."""
     itself, whole = values_of(network, index), graph_of(network, samples.x, index)

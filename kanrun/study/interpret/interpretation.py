@@ -12,9 +12,9 @@ import threadpoolctl  # type: ignore[import-untyped]
 from numpy.typing import ArrayLike
 
 from kanrun.engine.symbolic import (
-    Samples,
-    Step,
-    Trained,
+    SearchData,
+    Stage,
+    TrainedGraph,
     Tried,
     choose,
     fixed_shape,
@@ -54,7 +54,7 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     order = np.random.default_rng(seed).permutation(len(values))
     held, rest = order[: len(order) // 5], order[len(order) // 5 :]
     cut = len(rest) // 5
-    samples = Samples(points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]])
+    samples = SearchData(points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]])
     domain = np.stack([points.min(0), points.max(0)], axis=1)
     options = Options(choose(candidates, own), tuple(hidden) if hidden is not None else None, budget=budget)
     check = Check(points[held], values[held], domain)
@@ -90,9 +90,9 @@ def check_inputs(x: Array) -> None:
 
 
 def interpretation(
-    samples: Samples, check: Check, options: Options, seed: int, given: Given | None = None
-) -> Iterator[Step | Interpretation]:
-    """Every `Step` as it happens, then the `Interpretation`; from the network `given`, or else trained here."""
+    samples: SearchData, check: Check, options: Options, seed: int, given: Given | None = None
+) -> Iterator[Stage | Interpretation]:
+    """Every `Stage` as it happens, then the `Interpretation`; from the network `given`, or else trained here."""
     began, steps = time.monotonic(), []
     tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
     if float(np.std(samples.y)) <= 1e-14 * max(float(np.abs(samples.y).max()), 1e-300):
@@ -107,12 +107,12 @@ def interpretation(
     yield from concluded(samples, check, options, steps, list(tried.values()), given, began)
 
 
-def _events(samples: Samples, options: Options, seed: int, given: Given | None) -> Iterator[Step | Tried]:
+def _events(samples: SearchData, options: Options, seed: int, given: Given | None) -> Iterator[Stage | Tried]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     if given is not None:
         name = "given network"
-        yield Step("train", name, given.whole, samples.error(given.itself), 0.0, given.itself)
-        trained = Trained(given.pruned, samples.error(given.pruned))
+        yield Stage("train", name, given.whole, samples.error(given.itself), 0.0, given.itself)
+        trained = TrainedGraph(given.pruned, samples.error(given.pruned))
         if trained.error < samples.nothing:
             yield from refine_to_formula(name, trained, samples, options.candidates, options.search)
     elif options.hidden is not None:

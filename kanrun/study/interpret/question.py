@@ -9,7 +9,7 @@ import numpy as np
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import KAN
-from kanrun.engine.symbolic import Formula, Samples, choose
+from kanrun.engine.symbolic import Formula, SearchData, choose
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note
 from kanrun.study.interpret.given import from_run, given_network
@@ -26,7 +26,7 @@ class Question:
     name: str
     output: str
     inputs: tuple[str, ...]
-    samples: Samples
+    samples: SearchData
     check: Check
     network: Given | None
     index: int
@@ -126,7 +126,7 @@ def _question(
     def scaled(points: Points) -> tuple[Any, Any]:
         return inputs.apply(points.x), outputs.apply(points.y)[:, index]
 
-    samples = Samples(*scaled(dataset.train), *scaled(validation))
+    samples = SearchData(*scaled(dataset.train), *scaled(validation))
     check_inputs(samples.x)
     test = dataset.test if dataset.test is not None and len(dataset.test) else validation
     truth, expression = None, None

@@ -17,7 +17,7 @@ from kanrun.engine.symbolic import (
     Graph,
     NumericSettings,
     SearchSettings,
-    Step,
+    Stage,
     Tried,
 )
 from kanrun.formulas import variable
@@ -90,12 +90,12 @@ class Interpretation:
     structure: str
     seconds: float
     tried: Tried | None = None
-    steps: tuple[Step, ...] = field(default=(), repr=False)
+    steps: tuple[Stage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
 
     @property
-    def stages(self) -> list[Step]:
+    def stages(self) -> list[Stage]:
         """The steps of the structure chosen, the last one of each stage."""
         return list({step.stage: step for step in self.steps if step.name == self.structure}.values())
 

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kanrun.engine.symbolic import Decision, Graph, Samples, Step, Tried
-from kanrun.engine.symbolic.sparsity import depths
+from kanrun.engine.symbolic import Decision, Graph, SearchData, Stage, Tried
+from kanrun.engine.symbolic.graph import depths
 from kanrun.runs.records import Row
 from kanrun.study.interpret.edges import label
 from kanrun.study.interpret.result import Check, Interpretation
 
 
-def stage_row(step: Step, samples: Samples, check: Check) -> Row:
+def stage_row(step: Stage, samples: SearchData, check: Check) -> Row:
     """One stage of one structure: what it is, how large, how good, how long it took."""
     with np.errstate(all="ignore"):
         train = float(np.sqrt(np.mean((step.model(samples.x) - samples.y) ** 2)))

@@ -13,12 +13,12 @@ import sympy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kanrun.engine.symbolic import Edge, Graph, Samples, SelectionSettings, Symbolic, certify, choose, finished
+from kanrun.engine.symbolic import Edge, Graph, SearchData, SelectionSettings, Symbolic, certify, choose, finished
 from kanrun.engine.symbolic.bounded import OverLimit, within
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.edges import Identity, Spline
-from kanrun.engine.symbolic.expression import numeric_value, to_expression
+from kanrun.engine.symbolic.formula import numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.engine.symbolic.simplification import simplified
 from kanrun.formulas import parse, to_numpy
@@ -70,7 +70,7 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
     for i, edge in enumerate(planted.edges):
         assert isinstance(edge.function, Symbolic)
         network = network.with_function(i, as_spline(edge.function, values[edge.source]))
-    samples = Samples(x[:400], y[:400], x[400:], y[400:])
+    samples = SearchData(x[:400], y[:400], x[400:], y[400:])
     limits = SelectionSettings(effort=10.0)
     first = select(network, samples, choose(None), 1e-10, limits)
     found = select_further(first, samples, choose(None), 1e-10, limits)
@@ -96,7 +96,7 @@ def test_rounding_needs_the_data_to_allow_it() -> None:
     for scale, shown in ((2.0, True), (2.0003, False)):
         y = np.exp(scale * x[:, 0])
         graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["exp"], (1.9, 0.0, 1.0, 0.0), "acd")),))
-        formula = finished(graph, Samples(x[:300], y[:300], x[300:], y[300:]), ["x0"], 2.0)
+        formula = finished(graph, SearchData(x[:300], y[:300], x[300:], y[300:]), ["x0"], 2.0)
         assert (formula.expression == sympy.exp(2 * parse("x0"))) is shown
         np.testing.assert_allclose(formula(x), y, rtol=1e-10)
 
@@ -128,7 +128,7 @@ def test_a_logarithm_comes_out_of_decimal_numbers() -> None:
     edges = (Edge(0, 2, Symbolic(TABLE["x"], (1.0, 0.0, 1.0, 0.0), "c")), ratio, inverse)
     carried = (Edge(2, 5, Identity()), Edge(4, 5, Identity()), Edge(5, 6, Identity()))
     graph = Graph(2, ("sum", "sum", "sum", "product", "sum"), (*edges, *carried))
-    samples = Samples(x[:200], y[:200], x[200:], y[200:])
+    samples = SearchData(x[:200], y[:200], x[200:], y[200:])
     np.testing.assert_allclose(graph(x), y, atol=1e-12)
     assert str(finished(graph, samples, ["x0", "x1"], 5.0).expression) == "x0*log(x1)"
 
@@ -183,7 +183,7 @@ def test_the_certificate_tells_truth_from_likeness() -> None:
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (np.pi, 0.0, 1.0, 0.0))),))
     true = parse("sin(pi*x0)")
     truth = to_numpy(true, ["x0"])
-    formula = finished(graph, Samples(x, truth(x), x, truth(x)), ["x0"], 2.0)
+    formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"], 2.0)
     good = certify(formula, truth, (x, truth(x)), x, truth, true)
     assert (good.recovered, good.form, good.symbolically) == ("yes", "yes", "yes")
     assert good.difference < 1e-12
@@ -216,7 +216,7 @@ def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
 def test_a_formula_has_four_forms() -> None:
     x = np.random.default_rng(1).uniform(-1, 1, (100, 1))
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.0, 2.0, 0.0), "bcd")),))
-    forms = finished(graph, Samples(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"], 1.0).forms()
+    forms = finished(graph, SearchData(x, 2 * x[:, 0] ** 2, x, 2 * x[:, 0] ** 2), ["x0"], 1.0).forms()
     assert forms["text"] == "2*x0**2"
     assert forms["latex"] == "2 x_{0}^{2}"
     assert "def formula(x0)" in forms["python"]

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.canonical import canonical
-from kanrun.engine.symbolic.composites import Composite, expanded
-from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
-from kanrun.engine.symbolic.gauge import pairs, plain_gauge
+from kanrun.engine.symbolic.composites import expanded
+from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.edges import Composite, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
-from kanrun.engine.symbolic.refit import Settings, refit
-from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.skeletons import Plain, Product, Skeleton, Sum, fitted_grids, kan_shape, start
-from kanrun.engine.symbolic.sparsity import magnitudes, penalty_rows
+from kanrun.engine.symbolic.graph_training import magnitudes, penalty_rows
+from kanrun.engine.symbolic.invariances import canonical, pairs, plain_gauge
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
@@ -87,7 +86,7 @@ def test_linear_detours_are_taken_out() -> None:
 
 
 def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:
-    skeleton = Skeleton("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))))
+    skeleton = Template("2-2-1", Sum((Sum((0, 1)), Sum((0, 1)))))
     graph = start(skeleton, X, X[:, 0], 4, 3, np.random.default_rng(0))
     (last, _) = graph.into(graph.output)
     smaller = without_edges(graph, {last})
@@ -102,10 +101,10 @@ def test_splines_on_another_grid_keep_their_function() -> None:
 
 
 def test_the_gauge_of_a_product_changes_no_value() -> None:
-    skeleton = Skeleton("product", Sum((0, 1, Plain(Product((0, 1))))))
+    skeleton = Template("product", Sum((0, 1, Plain(Product((0, 1))))))
     graph = start(skeleton, X, X[:, 0] * X[:, 1], 4, 3, np.random.default_rng(2))
     assert len(pairs(graph)) == 2
-    straight = plain_gauge(graph, Samples(X, X[:, 0], X, X[:, 0]))
+    straight = plain_gauge(graph, SearchData(X, X[:, 0], X, X[:, 0]))
     np.testing.assert_allclose(straight(X), graph(X), atol=1e-12)
 
 
@@ -113,9 +112,9 @@ def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:
     truth = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (2.0, -0.5, 1.5, 0.3))),))
     begun = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["tanh"], (1.0, 0.0, 1.0, 0.0))),))
     y = truth(X[:, :1])
-    fitted = refit(begun, X[:, :1], y, Settings(steps=60))
+    fitted = refit(begun, X[:, :1], y, RefitSettings(steps=60))
     assert fitted.rmse < 1e-12
-    assert refit(begun, X[:, :1], y, Settings(steps=1)).rmse <= np.sqrt(np.mean((begun(X[:, :1]) - y) ** 2))
+    assert refit(begun, X[:, :1], y, RefitSettings(steps=1)).rmse <= np.sqrt(np.mean((begun(X[:, :1]) - y) ** 2))
 
 
 def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:

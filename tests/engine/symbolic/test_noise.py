@@ -6,17 +6,15 @@ import numpy as np
 import pytest
 
 import kanrun
+from kanrun.engine.symbolic.budget import Effort, refit_effort
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import round_constants
-from kanrun.engine.symbolic.description import EXACT, description_length, length_of
-from kanrun.engine.symbolic.detours import without_detours
+from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length, length_of
 from kanrun.engine.symbolic.edges import Spline, Symbolic
-from kanrun.engine.symbolic.effort import Effort, refit_effort
 from kanrun.engine.symbolic.formula import finished
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.refit import Settings, refit
-from kanrun.engine.symbolic.samples import Samples
-from kanrun.engine.symbolic.shortening import shortened
+from kanrun.engine.symbolic.pruning import shortened, without_detours
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 
 def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -34,16 +32,18 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
     """A flat cosine is a parabola with one constant more, which fits some of the noise."""
     for seed in range(4):
         x, y = noisy(lambda x: x[:, 0] ** 2, -1, 1, 1, seed)
-        samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+        samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
         small = refit(one_edge("x^2", "bcd", 1.0, 0.0, 1.0, 0.0), samples.x, samples.y).graph
-        large = refit(one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0), samples.x, samples.y, Settings(steps=100)).graph
+        large = refit(
+            one_edge("cos", "abcd", 0.2, 0.0, -50.0, 50.0), samples.x, samples.y, RefitSettings(steps=100)
+        ).graph
         assert samples.overall_error(large) < 1.01 * samples.overall_error(small)
         assert description_length(small, samples) < description_length(large, samples)
 
 
 def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
     x, y = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
-    samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+    samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     assert length_of(1e-3, 30.0, samples) < length_of(1e-2, 3.0, samples)
     assert length_of(1e-2, 3.0, samples) < length_of(1e-2, 4.0, samples)
     assert length_of(0.1 * EXACT, 3.0, samples) == length_of(EXACT, 3.0, samples)
@@ -57,8 +57,8 @@ def test_two_splines_in_a_row_become_one() -> None:
     first = Spline(0.2, 2.1, np.linspace(-1, 2, 7) ** 3, 3)
     second = Spline(-2.0, 9.0, np.linspace(0, 1, 7), 3)
     begun = Graph(1, ("sum", "sum"), (Edge(0, 1, first), Edge(1, 2, second)))
-    chain = refit(begun, x[:700], y[:700], Settings(steps=60)).graph
-    samples = Samples(x[:700], y[:700], x[700:], y[700:])
+    chain = refit(begun, x[:700], y[:700], RefitSettings(steps=60)).graph
+    samples = SearchData(x[:700], y[:700], x[700:], y[700:])
     one = without_detours(chain, samples, slack=0.3, floor=1e-7, penalty=0.0)
     assert one.active_edges == 1
     assert samples.error(one) <= 1.3 * samples.error(chain)
@@ -72,7 +72,7 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
         (Edge(0, 1, Spline(-1.0, 1.0, np.arange(23.0) % 2, 3)), Edge(1, 2, Spline(0.0, 1.0, np.arange(23.0) % 2, 3))),
     )
     y = sharp(x)
-    samples = Samples(x[:700], y[:700], x[700:], y[700:])
+    samples = SearchData(x[:700], y[:700], x[700:], y[700:])
     kept = without_detours(sharp, samples, slack=0.3, floor=1e-7, penalty=0.0)
     assert kept.active_edges == 2
     np.testing.assert_array_equal(kept(x), y)
@@ -81,7 +81,7 @@ def test_two_splines_that_one_cannot_replace_stay() -> None:
 def test_a_constant_is_rounded_once_others_are_known() -> None:
     """Scale, height and offset of a wide Gaussian are known poorly together, and well once the offset is zero."""
     x, y = noisy(lambda x: np.exp(-(x[:, 0] ** 2) / 2) / np.sqrt(2 * np.pi), -1, 1, 1, 2)
-    graph = refit(one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0), x[:1200], y[:1200], Settings(steps=100)).graph
+    graph = refit(one_edge("gaussian", "abcd", 0.7, 0.0, 0.4, 0.0), x[:1200], y[:1200], RefitSettings(steps=100)).graph
     rmse = float(np.sqrt(np.mean((graph(x[1200:]) - y[1200:]) ** 2)))
     rounded = round_constants(graph, (x[:1200], y[:1200]), (x[1200:], y[1200:]), 1.02 * rmse)
     assert {name: text for _, name, _, text in rounded.changes} == {
@@ -94,7 +94,7 @@ def test_a_constant_is_rounded_once_others_are_known() -> None:
 
 def test_a_sine_becomes_a_cosine_where_that_has_the_nicer_shift() -> None:
     x, y = noisy(lambda x: 2 * np.cos(3 * x[:, 0] - 1), -1, 1, 1, 4)
-    samples = Samples(x[:1200], y[:1200], x[1200:], y[1200:])
+    samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
     graph = one_edge("sin", "abcd", 3.0, 0.57, 2.0, 0.0)
     assert str(finished(graph, samples, ["x0"], 2.0).expression) == "2*cos(3*x0 - 1)"
 
@@ -108,7 +108,7 @@ def test_a_formula_is_shortened_to_what_it_needs() -> None:
         Edge(2, 3, Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0), "c")),
     )
     graph = Graph(2, ("sum", "sum"), edges)
-    short = shortened(graph, Samples(x[:400], y[:400], x[400:], y[400:]))
+    short = shortened(graph, SearchData(x[:400], y[:400], x[400:], y[400:]))
     assert [edge.function.candidate.name for edge in short.edges] == ["x", "exp"]  # type: ignore[attr-defined]
     np.testing.assert_allclose(short(x), y, rtol=1e-10)
 

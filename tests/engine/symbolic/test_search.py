@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import kanrun
-from kanrun.engine.symbolic import Samples, SearchSettings, Step, Tried, choose, fixed_shape, search
-from kanrun.engine.symbolic.modules import module_scores, tree, trees
-from kanrun.engine.symbolic.skeletons import Sum
+from kanrun.engine.symbolic import SearchData, SearchSettings, Stage, Tried, choose, fixed_shape, search
+from kanrun.engine.symbolic.separability import module_scores, trees
+from kanrun.engine.symbolic.templates import Sum, tree
 from kanrun.errors import UsageError
 
 
@@ -55,11 +55,11 @@ def test_noise_alone_has_no_structure() -> None:
 
 def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = noise()
-    samples = Samples(x[:200], y[:200], x[200:], y[200:])
+    samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried() -> list[tuple[str, float]]:
         events = search(samples, choose(None), SearchSettings(budget=0.3), np.random.default_rng(0))
-        return [(event.name, event.error) for event in events if isinstance(event, Step)]
+        return [(event.name, event.error) for event in events if isinstance(event, Stage)]
 
     idle = tried()
     ticks = itertools.count()
@@ -114,11 +114,11 @@ def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> Non
 def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
-    samples = Samples(x[:600], y[:600], x[600:], y[600:])
+    samples = SearchData(x[:600], y[:600], x[600:], y[600:])
     events = list(fixed_shape((2, 3, 1), samples, choose(None), SearchSettings(), np.random.default_rng(0), 1e-3))
     tried = events[-1]
     assert isinstance(tried, Tried)
-    stages = [event.stage for event in events if isinstance(event, Step)]
+    stages = [event.stage for event in events if isinstance(event, Stage)]
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
     assert tried.formula_error < 1e-10

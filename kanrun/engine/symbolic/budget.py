@@ -7,6 +7,33 @@ Refits take nearly all of a search's time; what their parts cost was measured on
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+
+from kanrun.engine.symbolic.graph import Graph
+
+#: Units of a step for itself, for an edge, for an entry of the Jacobian, and for one of the products that solve it.
+_STEP, _EDGE, _ENTRY, _PRODUCT = 1e-3, 6e-4, 1.5e-8, 1e-10
+
+
+@dataclass
+class Effort:
+    """What is `left` of an allowance."""
+
+    left: float
+
+    def spend(self, units: float) -> None:
+        self.left -= units
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0
+
+
+def refit_effort(graph: Graph, points: int, steps: int) -> float:
+    """Units that `steps` of a refit of `graph` to `points` take."""
+    width = graph.parameters.size
+    return steps * (_STEP + _EDGE * len(graph.edges) + points * width * (_ENTRY + _PRODUCT * width))
+
 
 #: Units of a Jacobian, for itself, for an edge and for an entry; and of a step that is tried, for itself, for an entry
 #: and for one of the products that solve it.

@@ -15,7 +15,7 @@ import numpy as np
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
 from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.refit import Settings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 #: Candidates that are polished, grid points of each, and steps.
 _POLISHED, _STARTS, _POLISH_STEPS = 12, 2, 40
@@ -25,7 +25,7 @@ ROUNDING = 1e-14
 
 
 @dataclass(frozen=True)
-class Match:
+class EdgeMatch:
     """`function` fits the edge with 1 - R^2 = `loss`."""
 
     function: EdgeFunction
@@ -43,7 +43,7 @@ class Match:
         return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.complexity
 
 
-def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[Match]:
+def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
     """All candidates that are defined on the range of t, best score first.
 
     t and values are (N,), an edge's argument and value at the data. Twins (sigmoid and tanh, ...) are matched
@@ -68,7 +68,7 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
     return sorted(found, key=lambda match: match.score)
 
 
-def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]) -> Match | None:
+def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]) -> EdgeMatch | None:
     middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
     tau = (t - middle) / half
     best: tuple[float, Symbolic] | None = None
@@ -85,8 +85,8 @@ def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple
     return _matched(standardised(moved), best[0])
 
 
-def _matched(function: Symbolic, loss: float) -> Match:
-    return Match(function, loss, function.candidate.complexity, function.candidate.name)
+def _matched(function: Symbolic, loss: float) -> EdgeMatch:
+    return EdgeMatch(function, loss, function.candidate.complexity, function.candidate.name)
 
 
 def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
@@ -178,7 +178,7 @@ def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: floa
         graph,
         tau[:, None],
         values,
-        Settings(steps=_POLISH_STEPS, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
+        RefitSettings(steps=_POLISH_STEPS, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
     )
     result = fitted.graph.edges[0].function
     assert isinstance(result, Symbolic)

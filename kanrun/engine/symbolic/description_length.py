@@ -1,4 +1,9 @@
-"""The data that a formula is sought on: one part fits constants, the other decides what is accepted."""
+"""The data that a formula is sought on, and the description length by which formulas are compared on them.
+
+The description length is N log(error) + log(N) / 2 for every free constant and unit of complexity, in nats, over all N
+points (Schwarz, Annals of Statistics 6, 1978, 461). On noisy data every further constant must pay for itself; on exact
+data N log(error) dominates, down to EXACT, below which only the size counts.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +14,11 @@ from functools import cached_property
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.graph import Graph
 
 
 @dataclass(frozen=True)
-class Samples:
+class SearchData:
     """x (N, inputs), y (N,) for fitting; `validation_x`, `validation_y` for choosing."""
 
     x: Array
@@ -44,3 +50,19 @@ class Samples:
         with np.errstate(all="ignore"):
             error = float(np.sqrt(np.mean((model(self.validation_x) - self.validation_y) ** 2))) / self.spread
         return error if np.isfinite(error) else float("inf")
+
+
+#: Relative error at which a formula is taken as exact: nothing can be better.
+EXACT = 1e-11
+
+
+def description_length(graph: Graph, samples: SearchData) -> float:
+    """Nats, up to a constant of the data; inf where the graph is not finite on them."""
+    error = samples.overall_error(graph)
+    return length_of(error, graph.parameters.size + graph.complexity, samples) if np.isfinite(error) else np.inf
+
+
+def length_of(error: float, size: float, samples: SearchData) -> float:
+    """Nats for a relative `error` over all points with `size` constants and units of complexity."""
+    count = samples.y.size + samples.validation_y.size
+    return count * float(np.log(max(error, EXACT))) + 0.5 * float(np.log(count)) * size

@@ -8,12 +8,17 @@ structures; training decides.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.skeletons import Plain, Product, Sum, Term
+from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.graph import Graph
+from kanrun.engine.symbolic.graph_training import train_graph
+from kanrun.engine.symbolic.search_problem import SearchSettings
+from kanrun.engine.symbolic.templates import Template, first_shapes, kan_shape, tree_shapes
 
 Gradient = Callable[[Array], Array]
 
@@ -76,18 +81,41 @@ def _nested(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return first <= second or second <= first or not first & second
 
 
-def tree(
-    family: Sequence[tuple[int, ...]], inputs: Sequence[int], products: frozenset[tuple[int, ...]]
-) -> tuple[Term, ...]:
-    """The top level's terms: each module one Sum over its parts, with a product of them where `products` names it."""
-    parts: dict[tuple[int, ...], Term] = {(i,): i for i in inputs}
-    for module in sorted(family, key=len):
-        inner = [key for key in parts if set(key) <= set(module)]
-        terms = tuple(parts.pop(key) for key in inner)
-        parts[module] = with_product(terms) if module in products else Sum(terms)
-    return tuple(parts.values())
+def module_shapes(
+    samples: SearchData, settings: SearchSettings, generator: np.random.Generator
+) -> tuple[list[Template], float]:
+    """Structures from the modules of a wide network, none where it did not train or nothing acts together; and its
+    error."""
+    width, intervals = settings.surrogate
+    shape = (samples.x.shape[1], width, 1)
+    wide = replace(settings.numeric, starts=2, grids=(intervals,))
+    trained = train_graph(
+        lambda g: kan_shape(shape, samples.x, samples.y, 4, settings.degree, g), samples, wide, generator
+    )
+    if trained.error > 0.3:
+        return [], trained.error
+    gradient = _gradient(trained.graph, samples.x.std(0))
+    strength = np.sqrt(np.mean(gradient(samples.x) ** 2, axis=0)) / samples.spread
+    used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
+    if not 2 < len(used) <= MOST_INPUTS:
+        return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
+    scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
+    families = trees(scores, max(settings.module, trained.error))  # angles are as uncertain as the network
+    renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
+    return tree_shapes(renamed, used), trained.error
 
 
-def with_product(terms: tuple[Term, ...]) -> Sum:
-    """The sum of a function of each term and of the product of a function of each."""
-    return Sum((*terms, Plain(Product(terms))))
+def _with(x: Array, used: list[int], values: Array) -> Array:
+    """Full rows: `values` in the used columns, the mean of x in the others."""
+    rows = np.repeat(x.mean(0, keepdims=True), values.shape[0], axis=0)
+    rows[:, used] = values
+    return rows
+
+
+def _gradient(graph: Graph, spread: Array) -> Callable[[Array], Array]:
+    def gradient(x: Array) -> Array:
+        steps = 1e-4 * spread
+        columns = [(graph(x + steps * unit) - graph(x - steps * unit)) / 2e-4 for unit in np.eye(x.shape[1])]
+        return np.stack(columns, axis=1)
+
+    return gradient

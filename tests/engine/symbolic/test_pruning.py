@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Identity, Spline
-from kanrun.engine.symbolic.elimination import edge_scores, eliminate, without
 from kanrun.engine.symbolic.graph import Edge, Graph
-from kanrun.engine.symbolic.samples import Samples
+from kanrun.engine.symbolic.pruning import edge_scores, eliminate, without
 
 
 def spline(function, intervals: int = 10) -> Spline:  # type: ignore[no-untyped-def]
@@ -20,10 +20,10 @@ def flat(value: float) -> Spline:
     return spline(lambda t: np.full_like(t, value))
 
 
-def samples_of(graph: Graph) -> Samples:
+def samples_of(graph: Graph) -> SearchData:
     x = np.random.default_rng(0).uniform(-1, 1, (400, graph.inputs))
     y = graph(x)
-    return Samples(x[:300], y[:300], x[300:], y[300:])
+    return SearchData(x[:300], y[:300], x[300:], y[300:])
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])

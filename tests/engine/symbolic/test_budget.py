@@ -7,8 +7,8 @@ import threading
 import numpy as np
 
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
-from kanrun.engine.symbolic.refit import Settings, refit
-from kanrun.engine.symbolic.work import count_refit, work_done
+from kanrun.engine.symbolic.budget import count_refit, work_done
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 X = np.linspace(-1, 1, 200)[:, None]
 
@@ -17,7 +17,7 @@ def work_of(steps: int, points: int = 200) -> float:
     graph = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (1.0, 0.1, 1.0, 0.0))),))
     x = X[:points]
     before = work_done()
-    refit(graph, x, np.sin(2 * x[:, 0]), Settings(steps=steps, gain=0.0, patience=1000))
+    refit(graph, x, np.sin(2 * x[:, 0]), RefitSettings(steps=steps, gain=0.0, patience=1000))
     return work_done() - before
 
 

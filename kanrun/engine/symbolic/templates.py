@@ -1,7 +1,7 @@
-"""Structures to try: a formula's tree with a spline on every edge, built from short descriptions.
+"""Structures to try: the tree of a formula with a spline on every edge, and the list of them from sums to depth four.
 
-A term is an input's index, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge of its own function.
-`Plain(term)` hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
+A term is the index of an input, `Sum(terms)` or `Product(terms)`; every term in it hangs on an edge with a function of
+its own. `Plain(term)` hangs on an identity edge. `kan_shape` gives the sums of a fully connected KAN.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Term: TypeAlias = int | Sum | Product | Plain
 
 
 @dataclass(frozen=True)
-class Skeleton:
+class Template:
     """A structure and the name that tables show, such as `2-1-1` or `f0 + f1 + f0*f1`."""
 
     name: str
@@ -59,7 +59,7 @@ def _count(term: Term) -> int:
     return sum(_count(inner) + (not isinstance(inner, Plain)) for inner in term.terms)
 
 
-def start(skeleton: Skeleton, x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
+def start(skeleton: Template, x: Array, y: Array, intervals: int, degree: int, generator: np.random.Generator) -> Graph:
     """`skeleton` with random splines: a line each, bent a little; grids cover what reaches them from x (N, inputs).
 
     The output node's edges are scaled to the size of y.
@@ -146,3 +146,69 @@ def scaled(graph: Graph, x: Array, y: Array) -> Graph:
             moved = factor * (function.parameters - float(np.mean(outs[i]))) + float(np.mean(y)) / len(into)
             graph = graph.with_function(i, function.with_parameters(moved))
     return graph
+
+
+#: Inputs up to which a product of a function of each is tried.
+_MOST_FACTORS = 6
+
+
+def first_shapes(inputs: Sequence[int]) -> list[Template]:
+    """[n,1], [n,1,1], then one multiplication node beside the sum, inside and outside an outer function.
+
+    `inputs` are the columns in use; with one, a function and nothing else.
+    """
+    terms: tuple[Term, ...] = tuple(inputs)
+    if len(terms) == 1:
+        return [Template("1-1", Sum(terms))]
+    shapes = tops(terms, f"{len(terms)}")
+    if len(terms) == 2:
+        for j in inputs:
+            shapes.append(Template(f"f{j}*g(f0+f1)", Sum((Plain(Product((j, Sum(terms)))),)), 1.5))
+            inner = Sum((Plain(Product(terms)),))
+            shapes.append(Template(f"f{j}*g(f0*f1)", Sum((Plain(Product((j, inner))),)), 1.5))
+    return shapes
+
+
+def tops(terms: tuple[Term, ...], name: str) -> list[Template]:
+    """The ways in which a formula's outermost parts go together."""
+    shapes = [Template(f"{name}-1", Sum(terms)), Template(f"{name}-1-1", Sum((Sum(terms),)))]
+    if 1 < len(terms) <= _MOST_FACTORS:
+        shapes.append(Template(f"{name}-1 with product", with_product(terms)))
+        shapes.append(Template(f"{name}-1-1 with product", Sum((with_product(terms),))))
+    return shapes
+
+
+def tree_shapes(families: Sequence[Sequence[tuple[int, ...]]], inputs: Sequence[int]) -> list[Template]:
+    """Structures whose parts are the modules found, with sums or products inside each."""
+    shapes = []
+    for family in families:
+        inner = [module for module in family if len(module) > 1]
+        for count in range(min(len(inner), 2) + 1):
+            for products in itertools.combinations(inner, count):
+                terms = tree(family, inputs, frozenset(products))
+                shown = " ".join("".join(map(str, module)) + ("*" if module in products else "") for module in family)
+                shapes += tops(terms, f"({shown})")
+    return shapes
+
+
+def deep_shapes(inputs: int) -> list[tuple[int, ...]]:
+    """Fully connected KANs for what no structure above reaches, up to depth four."""
+    shapes = [(inputs, 2, 1), (inputs, 2, 1, 1), (inputs, 5, 1)]
+    return [*shapes, (inputs, 4, 2, 1), (inputs, 3, 2, 1, 1)] if inputs > 2 else shapes
+
+
+def tree(
+    family: Sequence[tuple[int, ...]], inputs: Sequence[int], products: frozenset[tuple[int, ...]]
+) -> tuple[Term, ...]:
+    """The top level's terms: each module one Sum over its parts, with a product of them where `products` names it."""
+    parts: dict[tuple[int, ...], Term] = {(i,): i for i in inputs}
+    for module in sorted(family, key=len):
+        inner = [key for key in parts if set(key) <= set(module)]
+        terms = tuple(parts.pop(key) for key in inner)
+        parts[module] = with_product(terms) if module in products else Sum(terms)
+    return tuple(parts.values())
+
+
+def with_product(terms: tuple[Term, ...]) -> Sum:
+    """The sum of a function of each term and of the product of a function of each."""
+    return Sum((*terms, Plain(Product(terms))))
