@@ -57,7 +57,7 @@ def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
     everything = Points(judged, target.function(judged))
     shown = Points(np.concatenate(points), target.function(np.concatenate(points)))
     identity = Scaling.identity
-    dataset = Dataset(target, shown, None, everything, identity(cfg.dimension), identity(1), "regression", None, ())
+    dataset = Dataset(target, shown, None, everything, identity(cfg.dimension), identity(1))
     dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
 
     def samples(at: Points) -> Samples:

@@ -18,9 +18,7 @@ from kanrun.engine.splines.polynomial import MOST_POINTS, chebyshev_points
 from kanrun.engine.splines.spline_curve import SplineCurve, check_degree, clamped_knots
 from kanrun.errors import UsageError
 from kanrun.runs.records import Table
-from kanrun.targets import build_target
-from kanrun.targets.named import GIVEN_POINTS
-from kanrun.targets.planar import planar_points
+from kanrun.targets import GIVEN_POINTS, build_target, planar_points
 
 #: Control points of the curve near the planar points, where the settings name none.
 MOST_CONTROL_POINTS = 100

@@ -10,8 +10,7 @@ import pandas as pd
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import write_atomic
 from kanrun.study.saved import Model, load_run
-from kanrun.targets import read_inputs
-from kanrun.targets.table_output import check_output, table_bytes
+from kanrun.targets import check_output, read_inputs, table_bytes
 
 
 def predict(run: Path, source: Path, output: Path, model: str | None = None) -> list[str]:

@@ -14,7 +14,7 @@ from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.study import settings
 from kanrun.study.settings import device_of
-from kanrun.targets import Dataset, Points, make_dataset
+from kanrun.targets import Dataset, Points, build_target, make_dataset
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in settings.PRECISIONS}
 
@@ -39,7 +39,7 @@ class Problem:
 
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> Problem:
     """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
-    dataset = make_dataset(target, sampling, seed)
+    dataset = make_dataset(build_target(target), sampling, seed)
     dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
 
     def tensor(array: NDArray[np.float64]) -> Tensor:

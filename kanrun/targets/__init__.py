@@ -1,28 +1,34 @@
-"""What is to be learned: named functions, formulas, special functions and tables, and the points drawn from them.
+"""What is to be learned: functions, formulas and tables, and the points drawn from them.
 
 Importing this loads numpy, scipy and sympy, never torch.
 """
 
 from kanrun.targets.data import Dataset, Points, Scaling, Target
-from kanrun.targets.datasets import make_dataset
-from kanrun.targets.feynman import feynman_formulas
-from kanrun.targets.named import NAMED
-from kanrun.targets.registry import BUILDERS, build_target
+from kanrun.targets.datasets import BUILDERS, SplitPolicy, build_target, make_dataset
+from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, peaks_formula
 from kanrun.targets.sampling import generator
-from kanrun.targets.special import SPECIAL
+from kanrun.targets.table_file import TableLimits, check_output, table_bytes
+from kanrun.targets.table_targets import planar_points
 from kanrun.targets.tables import read_inputs
 
 __all__ = [
     "BUILDERS",
+    "GIVEN_POINTS",
     "NAMED",
     "SPECIAL",
     "Dataset",
     "Points",
     "Scaling",
+    "SplitPolicy",
+    "TableLimits",
     "Target",
     "build_target",
+    "check_output",
     "feynman_formulas",
     "generator",
     "make_dataset",
+    "peaks_formula",
+    "planar_points",
     "read_inputs",
+    "table_bytes",
 ]

@@ -13,22 +13,6 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Target:
-    """A function to learn, or the columns of a table.
-
-    `domain` is (d, 2): lower and upper end of each input. `expression` is in x0, x1, ... (the inputs in their
-    order) where a formula is known; `function` maps (N, d) to (N, m) where there is a truth at every point.
-    """
-
-    name: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    domain: Array
-    expression: sympy.Expr | None
-    function: Callable[[Array], Array] | None
-
-
-@dataclass(frozen=True, eq=False)
 class Points:
     """Inputs x (N, d) with outputs y (N, m)."""
 
@@ -45,6 +29,32 @@ class Points:
     def take(self, rows: NDArray[np.intp]) -> Points:
         """The points of these rows, in their order."""
         return Points(self.x[rows], self.y[rows])
+
+    @property
+    def box(self) -> Array:
+        """The range of each input, (d, 2)."""
+        return np.stack([self.x.min(axis=0), self.x.max(axis=0)], axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """What is to be learned: a function, or points without a truth between them.
+
+    `domain` is (d, 2): lower and upper end of each input. `function` maps (N, d) to (N, m); `expression` is in
+    x0, x1, ... (the inputs in their order) where a formula is known. Without a function, `points` are all that is
+    known; those of a table (`is_table`) are split into training and test rows and standardised by the training rows.
+    For a classification y is one column with the class index, and `classes` are the labels in that order.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    domain: Array
+    expression: sympy.Expr | None = None
+    function: Callable[[Array], Array] | None = None
+    points: Points | None = None
+    is_table: bool = False
+    classes: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,11 +79,10 @@ class Scaling:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Points to train on, to select on and to report on.
+    """Points to train on, to select on and to report on, all in the user's units.
 
-    All are in the user's units. `train` excludes `validation`; only `train` and a function's domain made the scalings,
-    which are the identity for functions of ordinary size. For task "classification" y is one column with the class
-    index and `classes` are the labels in that order. `notes` are sentences for the user.
+    `train` excludes `validation`. Only `train` and a function's domain determine the scalings, which are the identity
+    for functions of ordinary size. `notes` are sentences for the user.
     """
 
     target: Target
@@ -82,6 +91,14 @@ class Dataset:
     test: Points | None
     input_scaling: Scaling
     output_scaling: Scaling
-    task: str = "regression"
-    classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The labels of a classification."""
+        return self.target.classes
+
+    @property
+    def task(self) -> str:
+        """ "regression" or "classification"."""
+        return "regression" if self.target.classes is None else "classification"

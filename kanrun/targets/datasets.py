@@ -1,76 +1,186 @@
-"""From a config's target and sampling to the points of one seed."""
+"""From a target and how it is sampled to the points of one seed."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, NamedTarget, SamplingConfig, TableTarget
+from kanrun.config import SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets.bundled import read_bundled
+from kanrun.near import near
 from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
-from kanrun.targets.named import GIVEN_POINTS
-from kanrun.targets.registry import build_target
-from kanrun.targets.sampling import check_sampling, draw, generator, split_order, validation_count, with_noise
-from kanrun.targets.table_dataset import read_rows, table_dataset
+from kanrun.targets.functions import build_expression, build_feynman, build_named, build_peaks, build_special
+from kanrun.targets.sampling import draw, generator, split_order, with_noise
+from kanrun.targets.table_targets import build_bundled, build_table
 
-#: Sizes of inputs and outputs from one part in so many to so many, and means up to so many sizes, are ordinary.
-ORDINARY = 100.0
+BUILDERS: dict[str, Callable[[Any], Target]] = {
+    "named": build_named,
+    "gaussian_peaks": build_peaks,
+    "expression": build_expression,
+    "special": build_special,
+    "feynman": build_feynman,
+    "table": build_table,
+    "bundled": build_bundled,
+}
 
 
-def make_dataset(target: Any, sampling: SamplingConfig, seed: int) -> Dataset:
-    """The points of one seed for one of kanrun.config's targets.
+def build_target(config: Any) -> Target:
+    """The target of one of kanrun.config's targets. Raises UsageError for anything that is not fit."""
+    kind = getattr(config, "kind", None)
+    if kind not in BUILDERS:
+        raise UsageError(f"target.kind={kind!r} is unknown{near(kind, BUILDERS)}; known are {', '.join(BUILDERS)}.")
+    return BUILDERS[kind](config)
+
+
+@dataclass(frozen=True)
+class SplitPolicy:
+    """How points are divided and standardised where the settings do not say."""
+
+    test_share: float = 0.2  # of a table's rows
+    fewest_train: int = 2  # rows of a table: one has no deviation to standardise by
+    fewest_for_validation: int = 20  # training points: of fewer, none are set aside
+    ordinary: float = (
+        100.0  # a function is standardised only if a size or a mean over size is beyond this or below 1/this
+    )
+    numbers: int = 10**9  # most of one draw, points times variables
+    constant: float = 1e-13  # a column whose range is within this share of its values only differs by rounding
+
+
+def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy = SplitPolicy()) -> Dataset:
+    """The points of one seed.
 
     Functions: uniform random training and test points, each from its own stream; noise (relative to the
     standard deviation of each output over the training points) on training and validation points, never on
-    the test's. Tables: a seeded split of the rows. Points known by name: all of them, and no test. A share of
-    the training points becomes the validation points, none of fewer than 20. Raises UsageError.
+    the test's. Tables: a seeded split of the rows, stratified by class. Points known by name: all of them, and no
+    test. A share of the training points becomes the validation points. Raises UsageError.
     """
     check_sampling(sampling)
-    if isinstance(target, TableTarget):
-        return table_dataset(read_rows(target), sampling, seed)
-    if isinstance(target, BundledTarget):
-        return table_dataset(read_bundled(target), sampling, seed)
-    built = build_target(target)
-    if isinstance(target, NamedTarget) and target.name in GIVEN_POINTS:
-        points = GIVEN_POINTS[target.name]
-        note = f"{target.name} is {len(points)} given points without a truth between them, so nothing is tested"
-        return _dataset(built, points, None, sampling, seed, (note,))
-    if sampling.train is None or sampling.test is None:
-        raise UsageError("sampling.train and sampling.test must be numbers; null is for tables.")
-    drawn = draw(built, sampling.train, generator(seed, "train"), "sampling.train")
-    test = draw(built, sampling.test, generator(seed, "test"), "sampling.test") if sampling.test else None
-    return _dataset(built, drawn, test, sampling, seed)
-
-
-def _dataset(
-    target: Target,
-    drawn: Points,
-    test: Points | None,
-    sampling: SamplingConfig,
-    seed: int,
-    notes: tuple[str, ...] = (),
-) -> Dataset:
-    """Noise and the validation split, which functions and given points share."""
+    drawn, test = _drawn(target, sampling, seed, policy)
     noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
-    order = split_order(len(noisy), generator(seed, "validation"))
-    kept = len(noisy) - validation_count(len(noisy), sampling.validation)
+    order = split_order(len(noisy), generator(seed, "validation"), _labels(target, drawn))
+    few = len(noisy) < policy.fewest_for_validation
+    kept = len(noisy) - (0 if few else round(sampling.validation * len(noisy)))
     train = noisy.take(np.sort(order[:kept]))
-    middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
+    seen = replace(target, domain=train.box if target.is_table else target.domain, points=None)
+    inputs, outputs = _scalings(seen, train, policy)
     return Dataset(
-        target=target,
+        target=seen,
         train=train,
         validation=noisy.take(np.sort(order[kept:])) if kept < len(noisy) else None,
         test=test,
-        input_scaling=_where_needed(middle, half),
-        output_scaling=_where_needed(train.y.mean(0), train.y.std(0)),
-        notes=notes,
+        input_scaling=inputs,
+        output_scaling=outputs,
+        notes=tuple(_notes(target, train, policy)),
     )
 
 
-def _where_needed(middle: Array, size: Array) -> Scaling:
-    """Standardising of what first-order solvers could not learn as it is; other functions keep their units."""
+def check_sampling(config: SamplingConfig) -> None:
+    """Raises UsageError for numbers of points, noise or a validation share out of range."""
+    if config.train is not None and config.train < 1:
+        raise UsageError(f"sampling.train={config.train} must be at least 1.")
+    if config.test is not None and config.test < 0:
+        raise UsageError(f"sampling.test={config.test} must not be negative.")
+    if not (math.isfinite(config.noise) and config.noise >= 0):
+        raise UsageError(f"sampling.noise={config.noise} must be a finite number of at least 0.")
+    if not 0 <= config.validation <= 0.5:
+        raise UsageError(f"sampling.validation={config.validation} must be a share from 0 to 0.5.")
+
+
+def _drawn(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy) -> tuple[Points, Points | None]:
+    """Training points (those for validation included) without noise, and test points."""
+    if target.points is None:
+        counts = {"train": sampling.train, "test": sampling.test}
+        for part, count in counts.items():
+            if count is None:
+                raise UsageError("sampling.train and sampling.test must be numbers; null is for tables.")
+            if count * len(target.domain) > policy.numbers:
+                variables = f"{len(target.domain)} variables"
+                raise UsageError(f"sampling.{part}={count} points of {variables} are more than memory is planned for.")
+        drawn, test = (draw(target, count or 0, generator(seed, part)) for part, count in counts.items())
+        return drawn, test if len(test) else None
+    if not target.is_table:
+        return target.points, None
+    if target.classes is not None and sampling.noise:
+        raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0.")
+    train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
+    order = split_order(len(target.points), generator(seed, "rows"), _labels(target, target.points))
+    chosen, others = np.sort(order[:train_count]), np.sort(order[train_count : train_count + test_count])
+    return target.points.take(chosen), target.points.take(others) if test_count else None
+
+
+def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:
+    return None if target.classes is None else points.y[:, 0].astype(np.intp)
+
+
+def _counts(rows: int, sampling: SamplingConfig, name: str, policy: SplitPolicy) -> tuple[int, int]:
+    """How many rows to train on (validation included) and to test on."""
+    train, test, least = sampling.train, sampling.test, policy.fewest_train
+    if train is not None and train < least:
+        raise UsageError(f"sampling.train={train} must be at least {least} for a table.")
+    if test is None:
+        test = max(round(policy.test_share * rows), 1) if train is None else max(rows - train, 0)
+    if train is None:
+        train = max(rows - test, least)
+    if train + test > rows:
+        has = f"has {rows} row{'' if rows == 1 else 's'}"
+        raise UsageError(f"{train} training and {test} test rows are {train + test}, but {name} {has}.")
+    return train, test
+
+
+def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scaling, Scaling]:
+    """Of inputs and outputs: tables are standardised, functions only where first-order solvers could not learn them
+    as they are; class indices never."""
+    if not target.is_table:
+        middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
+        return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), train.y.std(0), policy)
+    inputs = _standardised(train.x, target.name, policy)
+    if target.classes is not None:
+        return inputs, Scaling.identity(1)
+    return inputs, _standardised(train.y, target.name, policy)
+
+
+def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
+    """By middle and size, the identity for features of ordinary size."""
     size = np.where(size > 0, size, np.maximum(1.0, np.abs(middle)))
-    plain = (size >= 1 / ORDINARY) & (size <= ORDINARY) & (np.abs(middle) <= ORDINARY * size)
+    plain = (size >= 1 / policy.ordinary) & (size <= policy.ordinary) & (np.abs(middle) <= policy.ordinary * size)
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
+
+
+def _standardised(values: Array, name: str, policy: SplitPolicy) -> Scaling:
+    """By mean and standard deviation; a column that is constant (to rounding) is only shifted."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = values.mean(axis=0), values.std(axis=0)
+    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
+        raise UsageError(f"{name} has values too large for float64 to average; rescale such columns.")
+    return Scaling(mean, np.where(_constant(values, policy), 1.0, deviation))
+
+
+def _constant(values: Array, policy: SplitPolicy) -> NDArray[np.bool_]:
+    return np.asarray(np.ptp(values, axis=0) <= policy.constant * np.abs(values).max(axis=0))
+
+
+def _notes(target: Target, train: Points, policy: SplitPolicy) -> list[str]:
+    """What the user should know of the points."""
+    if target.points is None:
+        return []
+    if not target.is_table:
+        return [
+            f"{target.name} is {len(target.points)} given points without a truth between them, so nothing is tested"
+        ]
+    names, values = list(target.inputs), train.x
+    if target.classes is None:
+        names, values = [*names, *target.outputs], np.concatenate([train.x, train.y], axis=1)
+    notes = [
+        f"column {name!r} of {target.name} is constant ({value:g}) in the training rows"
+        for name, constant, value in zip(names, _constant(values, policy), values[0], strict=True)
+        if constant
+    ]
+    for i, name in enumerate(target.classes or ()):
+        if not (train.y[:, 0] == i).any():
+            notes.append(f"class {name!r} of {target.name} is in no training row, so it cannot be learned")
+    return notes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,47 @@ from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy
 from kanrun.targets.data import Array, Target
 
-_RANDOM_POINTS = 4000
-_LINE_POINTS = 201  # along each of the first axes, through the centre
-_LINES = 20
-_CORNERS_UP_TO = 10  # dimensions
-_POLES = {
+_FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
+
+_POLES: dict[Any, Any] = {
     **dict.fromkeys((sympy.tan, sympy.sec), sympy.cos),
     **dict.fromkeys((sympy.cot, sympy.csc), sympy.sin),
     **dict.fromkeys((sympy.coth, sympy.csch), sympy.sinh),
-}  # function to the one at whose zeros it has its poles
-_POLE = 1e6  # times the median: larger values beside the zero of a denominator are a pole
+}
+"""Function to the one at whose zeros it has its poles."""
 
-FORM = "write one [lower, upper] for each variable, such as [[-1,1],[0,0.4*pi]]."
+
+@dataclass(frozen=True)
+class Probes:
+    """Where a function is tried before it is learned, and what counts as a pole."""
+
+    random: int = 4000  # points, uniform in the box
+    per_line: int = 201  # points of a line through the centre along an axis
+    lines: int = 20  # of the first axes
+    corners: int = 10  # dimensions up to which all corners are tried; beyond, two of them
+    pole: float = 1e6  # times the median of the values: larger ones beside the zero of a denominator are a pole
+    bisections: int = 60  # steps that seek such a zero
+
+    def points(self, domain: Array) -> Array:
+        """Points (n, d) of the box."""
+        lower, upper = domain.T
+        dimension, centre = len(domain), domain.mean(axis=1)
+        ends = itertools.product(*domain) if dimension <= self.corners else (lower, upper)
+        lines = np.tile(centre, (min(dimension, self.lines), self.per_line, 1))
+        for i, line in enumerate(lines):
+            line[:, i] = np.linspace(lower[i], upper[i], self.per_line)
+        random = np.random.default_rng(0).uniform(lower, upper, (self.random, dimension))
+        return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
+
+    def bisect(self, value: Callable[[Array], Array], above: Array, below: Array) -> Array:
+        """Two neighbours (2, d) of a zero of `value` between a point where it is above 0 and one where it is not."""
+        for _ in range(self.bisections):
+            middle = (above + below) / 2
+            if value(middle[None])[0] > 0:
+                above = middle
+            else:
+                below = middle
+        return np.stack([above, below])
 
 
 def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
@@ -37,14 +67,14 @@ def read_domain(value: Any, dimension: int, default: Any = None) -> Array:
     if value is None:
         value = [-1, 1] if default is None else default
     if not _is_list(value):
-        raise UsageError(f"target.domain={value!r} is not a list of pairs; {FORM}")
+        raise UsageError(f"target.domain={value!r} is not a list of pairs; {_FORM}")
     pairs = list(value)
     if len(pairs) == 2 and not any(_is_list(end) for end in pairs):
         pairs = [pairs] * dimension
     if len(pairs) != dimension:
         raise UsageError(
             f"target.domain has {len(pairs)} pair{'s' * (len(pairs) != 1)}, "
-            f"but the target has {dimension} variable{'s' * (dimension != 1)}; {FORM}"
+            f"but the target has {dimension} variable{'s' * (dimension != 1)}; {_FORM}"
         )
     return np.array([_pair(pair, i) for i, pair in enumerate(pairs)], dtype=np.float64)
 
@@ -55,7 +85,7 @@ def _is_list(value: Any) -> bool:
 
 def _pair(pair: Any, index: int) -> tuple[float, float]:
     if not _is_list(pair) or len(pair) != 2:
-        raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {FORM}")
+        raise UsageError(f"target.domain of x{index} is {pair!r}, not a pair; {_FORM}")
     try:
         lower, upper = constant(pair[0]), constant(pair[1])
     except UsageError as error:
@@ -67,7 +97,7 @@ def _pair(pair: Any, index: int) -> tuple[float, float]:
     return lower, upper
 
 
-def check_finite(target: Target) -> Target:
+def check_finite(target: Target, probes: Probes = Probes()) -> Target:
     """`target`, when its function is finite (and real) at points all over its domain, corners included.
 
     Raises UsageError with the first point where it is not and their number. Where a denominator of its
@@ -75,45 +105,33 @@ def check_finite(target: Target) -> Target:
     """
     if target.function is None:
         return target
-    points = _probes(target.domain)
+    points = probes.points(target.domain)
     values = target.function(points)
     bad = ~np.isfinite(values).all(axis=1)
     if bad.any():
+        others = f"at {bad.sum() - 1} more" if bad.sum() > 1 else "at no other"
         raise UsageError(
-            f"{target.name} is not finite at {_shown(points[bad.argmax()])} "
-            f"and {_count(int(bad.sum()) - 1)} of the {len(points)} points tried; change target.domain."
+            f"{target.name} is not finite at {shown(points[bad.argmax()])} "
+            f"and {others} of the {len(points)} points tried; change target.domain."
         )
-    for zero in _zeros_of_denominators(target, points):
-        beside = np.abs(target.function(zero))  # nan where a zero is divided by zero, which may be no pole
-        if np.nanmax(beside, initial=0.0) > _POLE * np.median(np.abs(values)):
+    for zero in _zeros_of_denominators(target, points, probes):
+        beside = np.abs(target.function(zero))  # NaN where a zero is divided by zero, which may be no pole
+        if np.nanmax(beside, initial=0.0) > probes.pole * np.median(np.abs(values)):
             raise UsageError(
-                f"{target.name} is not finite near {_shown(zero[0])}, where it divides by zero; change target.domain."
+                f"{target.name} is not finite near {shown(zero[0])}, where it divides by zero; change target.domain."
             )
     return target
 
 
-def _count(others: int) -> str:
-    return f"at {others} more" if others else "at no other"
+def shown(point: Array, names: Sequence[str] = ()) -> str:
+    """The first coordinates of a point (d,), such as x0=1, x1=2; `names` are x0, x1, ... by default."""
+    texts = [
+        f"{name}={value:.6g}" for name, value in zip(names or [f"x{i}" for i in range(len(point))], point, strict=True)
+    ]
+    return ", ".join(texts if len(texts) <= 8 else [*texts[:8], "..."])
 
 
-def _shown(point: Array) -> str:
-    shown = [f"x{i}={value:.6g}" for i, value in enumerate(point)]
-    return ", ".join(shown if len(shown) <= 8 else [*shown[:8], "..."])
-
-
-def _probes(domain: Array) -> Array:
-    """Points (n, d) of the box: random ones, the corners, and lines along the axes through the centre."""
-    lower, upper = domain.T
-    dimension, centre = len(domain), domain.mean(axis=1)
-    ends = itertools.product(*domain) if dimension <= _CORNERS_UP_TO else (lower, upper)
-    lines = np.tile(centre, (min(dimension, _LINES), _LINE_POINTS, 1))
-    for i, line in enumerate(lines):
-        line[:, i] = np.linspace(lower[i], upper[i], _LINE_POINTS)
-    random = np.random.default_rng(0).uniform(lower, upper, (_RANDOM_POINTS, dimension))
-    return np.concatenate([lines.reshape(-1, dimension), np.array(list(ends)), random])
-
-
-def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
+def _zeros_of_denominators(target: Target, points: Array, probes: Probes) -> Iterator[Array]:
     """For each denominator that has both signs among `points`: two neighbours (2, d) of a zero of it."""
     if target.expression is None:
         return
@@ -124,14 +142,4 @@ def _zeros_of_denominators(target: Target, points: Array) -> Iterator[Array]:
         value = to_numpy(denominator, target.inputs)
         signs = np.sign(value(points))
         if (signs > 0).any() and (signs < 0).any():
-            yield _bisect(value, points[signs.argmax()], points[signs.argmin()])
-
-
-def _bisect(value: Callable[[Array], Array], above: Array, below: Array) -> Array:
-    for _ in range(60):
-        middle = (above + below) / 2
-        if value(middle[None])[0] > 0:
-            above = middle
-        else:
-            below = middle
-    return np.stack([above, below])
+            yield probes.bisect(value, points[signs.argmax()], points[signs.argmin()])

@@ -1,48 +1,55 @@
-"""A table's file: the path checked, opened and decompressed, its header, and its rows with their numbers.
+"""Files of tables: their kinds and limits, the rows of text files with their numbers, Parquet files, and writing.
 
-The rows go through Python's `csv`, strictly, rather than through `pandas.read_csv`: pandas drops the surplus
-fields of a row that is too long when it reads chosen columns, and cannot say in which row of the file a value
-lies once there are blank lines or line breaks in quotes.
+The rows of text files go through Python's `csv`. It takes no longer than pandas in text mode (0.6 s of CPU beside 0.8 s
+for four million cells), refuses broken quotes, and tells a blank line from a row of empty fields, so that a refusal can
+name the row of the file that a value lies in.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import csv
 import gzip
+import importlib
 import io
 import lzma
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import UsageError
 from kanrun.near import near
 
-TEXT = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-PARQUET = (".parquet", ".pq")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zip")
-KINDS = f"{', '.join(TEXT)} (also with {', '.join(COMPRESSED)}) and {PARQUET[0]}"
+if TYPE_CHECKING:
+    import pandas as pd
 
-# A small compressed file may hold any amount of text: so much is read of one, and of one line.
-MOST_CHARACTERS = 2**30
-MOST_IN_LINE = 2**24
-MOST_CELLS = 10**8  # rows times columns, of any file
-
+_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+_PARQUET = (".parquet", ".pq")
+_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+_KINDS = f"{', '.join(_SEPARATORS)} (also with {', '.join(_COMPRESSIONS)}) and {_PARQUET[0]}"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
 @dataclass(frozen=True)
-class Row:
-    """Stripped fields; `number` counts as a person does in the file: the header is 1 when it comes first."""
+class TableLimits:
+    """The most that is read of one file; a small compressed file may hold any amount of text."""
 
-    number: int
-    fields: list[str]
+    characters: int = 2**30  # of a text file; bytes of a column in one group of rows of a Parquet file
+    line: int = 2**24  # characters of one line
+    cells: int = 10**8  # rows times columns
+    block: int = 5000  # rows that are converted at once, so that text is never held for the whole table
+
+    def check_cells(self, rows: int, columns: int, file: Path) -> None:
+        """Raises UsageError for a table that memory is not planned for."""
+        if rows * columns > self.cells:
+            raise UsageError(
+                f"{file.name} has more than {self.cells} cells; take out columns or rows that are not needed."
+            )
 
 
 def check_path(path: str | Path) -> Path:
@@ -61,19 +68,19 @@ def check_path(path: str | Path) -> Path:
             raise UsageError(f"{str(path)!r} is empty.")
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if not is_parquet(file) and ending_of(file) not in (*TEXT, ".zip"):
-        raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {KINDS}.")
+    if not is_parquet(file) and _ending_of(file) not in (*_SEPARATORS, ".zip"):
+        raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}.")
     return file
 
 
 def is_parquet(file: Path) -> bool:
-    return file.suffix.lower() in PARQUET
+    return file.suffix.lower() in _PARQUET
 
 
-def ending_of(file: Path) -> str:
+def _ending_of(file: Path) -> str:
     """.csv of data.csv and of data.csv.gz; .zip where an archive does not say what it holds."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
-    if len(suffixes) > 1 and suffixes[-1] in COMPRESSED and suffixes[-2] in TEXT:
+    if len(suffixes) > 1 and suffixes[-1] in _COMPRESSIONS and suffixes[-2] in _SEPARATORS:
         return suffixes[-2]
     return suffixes[-1] if suffixes else ""
 
@@ -97,31 +104,29 @@ def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[i
     return [list(names).index(name) for name in wanted]
 
 
-def text_rows(file: Path) -> Iterator[Row]:
-    """The header, then every row that is not blank, all as wide as the header.
+def text_rows(file: Path, limits: TableLimits) -> Iterator[tuple[int, list[str]]]:
+    """The header, then every row that is not blank, as its number in the file and its stripped fields.
 
-    A row that ends early is filled with empty fields. Raises UsageError for a file that is damaged, binary or
-    not UTF-8, for a row with more fields than the header, and for a file without rows.
+    The first line has number 1. All rows are as wide as the header: one that ends early is filled with empty fields.
+    Raises UsageError for a file that is damaged, binary or not UTF-8, for a row with more fields than the header, and
+    for a file without rows.
     """
     number, width, count = 0, 0, 0
     try:
         with _text(file) as stream:
-            separator = _separator(file, stream)
-            reader = csv.reader(_lines(file, stream), delimiter=separator, skipinitialspace=True, strict=True)
-            for number, fields in enumerate(reader, 1):
-                row = Row(number, [field.strip() for field in fields])
-                if len(row.fields) < 2 and not any(row.fields):
+            separator = _separator(file, stream, limits)
+            reader = csv.reader(_lines(file, stream, limits), delimiter=separator, skipinitialspace=True, strict=True)
+            for number, raw in enumerate(reader, 1):
+                fields = [field.strip() for field in raw]
+                if len(fields) < 2 and not any(fields):
                     continue
-                width = width or len(row.fields)
-                if len(row.fields) > width:
-                    raise UsageError(
-                        f"{file.name}: row {number} has {len(row.fields)} fields, but the header has {width}."
-                    )
-                row.fields.extend([""] * (width - len(row.fields)))
-                check_size(count + 1, width, file)
+                width = width or len(fields)
+                if len(fields) > width:
+                    raise UsageError(f"{file.name}: row {number} has {len(fields)} fields, but the header has {width}.")
+                limits.check_cells(count + 1, width, file)
                 if not count:
-                    check_names(row.fields, file)
-                yield row
+                    check_names(fields, file)
+                yield number, fields + [""] * (width - len(fields))
                 count += 1
     except csv.Error as error:
         raise UsageError(f"{file.name}: row {number + 1} cannot be read as a table ({error}).") from None
@@ -135,36 +140,29 @@ def text_rows(file: Path) -> Iterator[Row]:
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows.")
 
 
-def check_size(rows: int, columns: int, file: Path) -> None:
-    """Raises UsageError for a table that memory is not planned for."""
-    if rows * columns > MOST_CELLS:
-        raise UsageError(f"{file.name} has more than {MOST_CELLS} cells; take out columns or rows that are not needed.")
-
-
-def _lines(file: Path, stream: io.TextIOWrapper) -> Iterator[str]:
-    """The lines of a file, none of them longer than memory is planned for, nor all of them together."""
+def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[str]:
+    """The lines of a file, none of them longer than the limit, nor all of them together."""
     characters = 0
-    while line := stream.readline(MOST_IN_LINE + 1):
+    while line := stream.readline(limits.line + 1):
         characters += len(line)
-        if len(line) > MOST_IN_LINE:
+        if len(line) > limits.line:
             raise UsageError(
-                f"{file.name} has a line of more than {MOST_IN_LINE} characters, too long for a row of a table."
+                f"{file.name} has a line of more than {limits.line} characters, too long for a row of a table."
             )
-        if characters > MOST_CHARACTERS:
-            raise UsageError(f"{file.name} holds more than {MOST_CHARACTERS} characters; larger tables are not read.")
+        if characters > limits.characters:
+            raise UsageError(f"{file.name} holds more than {limits.characters} characters; larger tables are not read.")
         yield line
 
 
-def _separator(file: Path, stream: io.TextIOWrapper) -> str:
+def _separator(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> str:
     """Of a CSV: a semicolon or tab where its first line has one and no comma. The stream goes back to its start."""
-    first = next((line for line in _lines(file, stream) if line.strip()), "")
+    first = next((line for line in _lines(file, stream, limits) if line.strip()), "")
     stream.seek(0)
-    if (ending := ending_of(file)) in TEXT and TEXT[ending] != ",":
-        return TEXT[ending]
-    return next((separator for separator in ",;\t" if separator in first), ",")
+    separator = _SEPARATORS.get(_ending_of(file), ",")
+    return separator if separator != "," else next((other for other in ",;\t" if other in first), ",")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _text(file: Path) -> Iterator[io.TextIOWrapper]:
     with _bytes(file) as raw:
         if b"\0" in raw.peek(4096)[:4096]:
@@ -172,7 +170,7 @@ def _text(file: Path) -> Iterator[io.TextIOWrapper]:
         yield io.TextIOWrapper(raw, encoding="utf-8-sig", newline="")
 
 
-@contextmanager
+@contextlib.contextmanager
 def _bytes(file: Path) -> Iterator[Any]:
     ending = file.suffix.lower()
     openers: dict[str, Callable[[Path, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -188,3 +186,62 @@ def _bytes(file: Path) -> Iterator[Any]:
             raise UsageError(f"{file.name} is encrypted; unpack it first.")
         with archive.open(members[0]) as raw:
             yield raw
+
+
+@contextlib.contextmanager
+def opened_parquet(file: Path, limits: TableLimits, wanted: Sequence[str] | None = None) -> Iterator[Any]:
+    """The opened file, for the body to read its wanted columns (None: all).
+
+    Raises UsageError for a file that is not Parquet, columns that are not there, more cells or data than `limits`,
+    and where pyarrow is missing.
+    """
+    try:
+        pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise UsageError(_without_pyarrow("reading", file)) from None
+    try:
+        with parquet.ParquetFile(file) as stored:
+            names, groups = stored.schema_arrow.names, range(stored.metadata.num_row_groups)
+            check_names(names, file)
+            columns = len(positions(names if wanted is None else wanted, names, file))
+            limits.check_cells(stored.metadata.num_rows, columns, file)
+            for group in (stored.metadata.row_group(i) for i in groups):
+                if (
+                    largest := max(group.column(i).total_uncompressed_size for i in range(group.num_columns))
+                ) > limits.characters:
+                    raise UsageError(
+                        f"{file.name} has a column of {largest} bytes in one group of rows; write it in smaller groups."
+                    )
+            yield stored
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UsageError(f"{file.name} cannot be read as Parquet ({str(error).splitlines()[0][:100]}).") from None
+
+
+def _without_pyarrow(doing: str, file: Path) -> str:
+    return f"{doing} {file.name} needs pyarrow, which is not installed; run: pip install 'kanrun[parquet]'."
+
+
+def check_output(file: Path) -> None:
+    """Raises UsageError for a file whose ending names no kind of table, and for Parquet where pyarrow is missing."""
+    if is_parquet(file):
+        try:
+            importlib.import_module("pyarrow")
+        except ImportError:
+            raise UsageError(_without_pyarrow("writing", file)) from None
+    elif _ending_of(file) not in _SEPARATORS:
+        raise UsageError(f"{str(file)!r} is not a kind of table that kanrun writes; it writes {_KINDS}.")
+
+
+def table_bytes(table: pd.DataFrame, file: Path) -> bytes:
+    """The content of `file`, checked by `check_output`, that holds `table` without its index."""
+    stream = io.BytesIO()
+    if is_parquet(file):
+        table.to_parquet(stream, index=False)
+        return stream.getvalue()
+    compression: dict[str, Any] = {"method": _COMPRESSIONS.get(file.suffix.lower())}
+    if compression["method"] == "gzip":
+        compression["mtime"] = 0  # the same bytes whenever it is written
+    if compression["method"] == "zip":
+        compression["archive_name"] = file.stem
+    table.to_csv(stream, index=False, sep=_SEPARATORS[_ending_of(file)], compression=compression)
+    return stream.getvalue()

@@ -1,38 +1,187 @@
-"""Tables for those who use a trained model or draw a curve: the inputs, and which columns there are."""
+"""The one reader of tables: columns as float64 numbers and as labels; other values are counted and located."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from kanrun.errors import UsageError
 from kanrun.targets.data import Array
-from kanrun.targets.table_columns import MISSING, is_number, opened_parquet, read_columns
-from kanrun.targets.table_file import check_path, is_parquet, text_rows
+from kanrun.targets.table_file import TableLimits, check_path, is_parquet, opened_parquet, positions, text_rows
+
+_MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
 
 
-def read_inputs(path: str | Path, names: Sequence[str]) -> Array:
-    """The columns `names` of a table, (rows, len(names)), in that order.
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """`numbers` is (rows, columns); `labels` has one text per row for each label column."""
 
-    Raises UsageError for a file that is not a table, for columns that are not there, and for missing, infinite
-    or text values in them, with their count and first row.
+    numbers: Array
+    labels: list[list[str]]
+
+
+def read_inputs(path: str | Path, names: Sequence[str], limits: TableLimits = TableLimits()) -> Array:
+    """The columns `names` of a table, (rows, len(names)), in that order; see `read_columns`."""
+    return read_columns(check_path(path), names, limits=limits).numbers
+
+
+def read_columns(
+    file: Path,
+    numbers: Sequence[str],
+    labels: Sequence[str] = (),
+    advice: Mapping[str, str] | None = None,
+    limits: TableLimits = TableLimits(),
+) -> Columns:
+    """These columns of a file that `check_path` accepted; nothing else of it is kept.
+
+    true and false count as 1 and 0. `advice` says what to do about text in a column. Raises UsageError for a file that
+    is not a table, for columns that are not there, and for missing, infinite and text values among the numbers or
+    missing labels, with their count and first row.
     """
-    return read_columns(check_path(path), names).numbers
+    wanted = [*numbers, *labels]
+    faults = {name: _Faults() for name in wanted}
+    parts: list[Array] = []
+    texts: list[list[str]] = [[] for _ in labels]
+    for rows, block in (
+        _parquet_blocks(file, wanted, limits) if is_parquet(file) else _text_blocks(file, wanted, limits)
+    ):
+        parts.append(np.empty((len(rows), len(numbers))))
+        for i, name in enumerate(numbers):
+            parts[-1][:, i] = _to_numbers(block[i], rows, faults[name])
+        for column, name, text in zip(block[len(numbers) :], labels, texts, strict=True):
+            text.extend(_to_labels(column, rows, faults[name]))
+    bad = [name for name in faults if faults[name].first]
+    if bad:
+        others = f"; so have {', '.join(bad[1:6])}" if len(bad) > 1 else ""
+        hint = f"; {advice[bad[0]]}" if advice and bad[0] in advice and "text" in faults[bad[0]].first else ""
+        raise UsageError(
+            f"column {bad[0]!r} of {file.name} has {faults[bad[0]]}{others}; correct or remove such rows{hint}."
+        )
+    return Columns(np.concatenate(parts), texts)
 
 
-def columns_of(path: str | Path) -> dict[str, bool]:
+def columns_of(path: str | Path, limits: TableLimits = TableLimits()) -> dict[str, bool]:
     """The columns of a table in their order, and whether all that a column holds are numbers (or missing).
 
     Raises UsageError for a file that is not a table and for two columns of the same name.
     """
     file = check_path(path)
     if is_parquet(file):
-        with opened_parquet(file) as stored:
+        with opened_parquet(file, limits) as stored:
             types = import_module("pyarrow.types")
             return {f.name: types.is_integer(f.type) or types.is_floating(f.type) for f in stored.schema_arrow}
-    rows = text_rows(file)
-    header = next(rows).fields
+    rows = text_rows(file, limits)
+    _, header = next(rows)
     numeric = set(range(len(header)))
-    for row in rows:
-        numeric -= {i for i in numeric if row.fields[i].casefold() not in MISSING and not is_number(row.fields[i])}
+    for _, fields in rows:
+        numeric -= {i for i in numeric if fields[i].casefold() not in _MISSING and not is_number(fields[i])}
     return {name or f"column {i + 1}": i in numeric for i, name in enumerate(header)}
+
+
+def is_number(text: str) -> bool:
+    """Whether a text writes a number, infinity and NaN included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return not _is_code(text)
+
+
+@dataclass
+class _Faults:
+    """Of one column: for each rule that values break, their number, and the row and text of the first."""
+
+    count: dict[str, int] = field(default_factory=dict)
+    first: dict[str, tuple[int, str]] = field(default_factory=dict)
+
+    def add(self, rule: str, row: int, value: Any) -> None:
+        self.count[rule] = self.count.get(rule, 0) + 1
+        self.first.setdefault(rule, (row, str(value)[:40]))
+
+    def __str__(self) -> str:
+        sentences = []
+        for rule in ("missing", "infinite"):
+            if rule in self.first:
+                many = "s" * (self.count[rule] > 1)
+                sentences.append(f"{self.count[rule]} {rule} value{many} (first in row {self.first[rule][0]})")
+        if "text" in self.first:
+            row, example = self.first["text"]
+            values = "value that is not a number" if self.count["text"] == 1 else "values that are not numbers"
+            sentences.append(f"{self.count['text']} {values} (first {example!r} in row {row})")
+        return ", ".join(sentences)
+
+
+_Block = tuple[Sequence[int], list[list[Any]]]  # row numbers, and the values of each wanted column
+
+
+def _text_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> Iterator[_Block]:
+    rows = text_rows(file, limits)
+    _, header = next(rows)
+    where = positions(wanted, header, file)
+    chosen = ((number, [fields[i] for i in where]) for number, fields in rows)
+    while block := list(itertools.islice(chosen, limits.block)):
+        numbers, fields = zip(*block, strict=True)
+        yield numbers, [list(column) for column in zip(*fields, strict=True)]
+
+
+def _parquet_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> Iterator[_Block]:
+    """The first row is row 1."""
+    with opened_parquet(file, limits, wanted) as stored:
+        if not stored.metadata.num_rows:
+            raise UsageError(f"{file.name} has no rows.")
+        start = 1
+        for part in stored.iter_batches(batch_size=limits.block, columns=list(wanted)):
+            yield range(start, start + part.num_rows), [part.column(name).to_pylist() for name in wanted]
+            start += part.num_rows
+
+
+def _to_numbers(values: list[Any], rows: Sequence[int], faults: _Faults) -> Array:
+    """All at once where all are finite numbers, else one by one."""
+    if not any(_is_code(value) for value in values):
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            numbers = np.array(values, dtype=object).astype(np.float64)
+            if numbers.ndim == 1 and np.isfinite(numbers).all():
+                return numbers
+    numbers = np.empty(len(values))
+    for i, (value, row) in enumerate(zip(values, rows, strict=True)):
+        numbers[i], rule = _read_number(value)
+        if rule is not None:
+            faults.add(rule, row, value)
+    return numbers
+
+
+def _read_number(value: Any) -> tuple[float, str | None]:
+    """A number, or NaN and which rule the value breaks: "missing", "text" or "infinite"."""
+    text = "" if value is None else str(value).casefold()
+    if text in _MISSING:
+        return math.nan, "missing"
+    if text in ("true", "false"):
+        return float(text == "true"), None
+    if _is_code(value):
+        return math.nan, "text"
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan, "text"
+    return (number, None) if math.isfinite(number) else (math.nan, "infinite")
+
+
+def _is_code(value: Any) -> bool:
+    """Whether Python alone would take it for a number: 12_1, which in a table is a name."""
+    return isinstance(value, str) and "_" in value
+
+
+def _to_labels(values: list[Any], rows: Sequence[int], faults: _Faults) -> list[str]:
+    """Each as text; only nothing at all is missing, so that a class may be called None or NA."""
+    for value, row in zip(values, rows, strict=True):
+        if value in (None, "") or (isinstance(value, float) and math.isnan(value)):
+            faults.add("missing", row, "")
+    return [str(value) for value in values]

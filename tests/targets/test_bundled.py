@@ -12,7 +12,7 @@ from kanrun.cli.app import main
 from kanrun.config import BundledTarget, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import build_target, make_dataset
-from kanrun.targets.bundled import BUNDLED
+from kanrun.targets.table_targets import BUNDLED
 
 ALL_ROWS = SamplingConfig(train=None, test=None)
 
@@ -20,7 +20,7 @@ ALL_ROWS = SamplingConfig(train=None, test=None)
 @pytest.mark.parametrize("name", BUNDLED)
 def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> None:
     sklearn = pytest.importorskip("sklearn.datasets")
-    data = make_dataset(BundledTarget(name), ALL_ROWS, seed=3)
+    data = make_dataset(build_target(BundledTarget(name)), ALL_ROWS, seed=3)
     loader, task = BUNDLED[name]
     frame = getattr(sklearn, loader)(as_frame=True).frame
     if task == "classification":
@@ -29,7 +29,8 @@ def test_a_table_is_what_a_file_of_it_would_be(name: str, tmp_path: Path) -> Non
     frame.to_csv(tmp_path / "table.csv", index=False)
     inputs, outputs = list(data.target.inputs), list(data.target.outputs)
     assert [*inputs, *outputs] == list(frame.columns)
-    other = make_dataset(TableTarget(str(tmp_path / "table.csv"), inputs, outputs, task), ALL_ROWS, seed=3)
+    file = TableTarget(str(tmp_path / "table.csv"), inputs, outputs, task)
+    other = make_dataset(build_target(file), ALL_ROWS, seed=3)
     assert (data.task, data.classes) == (other.task, other.classes)
     for part in ("train", "validation", "test"):
         ours, theirs = getattr(data, part), getattr(other, part)

@@ -75,8 +75,11 @@ def test_gaussian_peaks(dimension: int) -> None:
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (NamedTarget(name="rung"), "target.name='rung' is unknown; did you mean runge?; known are exp_sin_square"),
-        (NamedTarget(), "target.name='???' is unknown"),
+        (
+            NamedTarget(name="rung"),
+            "target.name='rung' is not one of the named functions; did you mean runge?; known are exp_sin_square",
+        ),
+        (NamedTarget(), "target.name='???' is not one of the named functions"),
         (GaussianPeaksTarget(centres=[]), "target.centres=[] has no peaks; give at least one centre"),
         (GaussianPeaksTarget(centres=[float("nan")]), "nan is not a finite number"),
         (GaussianPeaksTarget(sharpness=0.0), "target.sharpness=0 must be above 0"),

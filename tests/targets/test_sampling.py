@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.targets import Dataset, Points, Scaling, generator, make_dataset
+from kanrun.targets import Dataset, Points, Scaling, build_target, generator, make_dataset
 from kanrun.targets.sampling import split_order
 
 TARGET = NamedTarget(name="exp_sin_square")
 
 
 def dataset(seed: int = 0, target: object = TARGET, **sampling: object) -> Dataset:
-    return make_dataset(target, dataclasses.replace(SamplingConfig(), **sampling), seed)
+    return make_dataset(build_target(target), dataclasses.replace(SamplingConfig(), **sampling), seed)
 
 
 def all_training(data: Dataset) -> np.ndarray:
@@ -206,7 +206,8 @@ def test_first_parts_are_stratified(sizes: list[int], share: float, seed: int) -
     ],
 )
 def test_functions_of_no_ordinary_size_are_standardised(formula: str, domain: list[list[float]], plain: bool) -> None:
-    dataset = make_dataset(ExpressionTarget(formula=formula, domain=domain), SamplingConfig(train=100, test=20), 0)
+    target = build_target(ExpressionTarget(formula=formula, domain=domain))
+    dataset = make_dataset(target, SamplingConfig(train=100, test=20), 0)
     inputs = dataset.input_scaling.apply(dataset.train.x)
     outputs = dataset.output_scaling.apply(dataset.train.y)
     assert (np.array_equal(inputs, dataset.train.x) and np.array_equal(outputs, dataset.train.y)) == plain

@@ -51,7 +51,7 @@ def config(file: Path, **fields: object) -> TableTarget:
 
 def dataset(target: TableTarget, seed: int = 0, **sampling: object) -> Dataset:
     values: dict[str, object] = {"train": None, "test": None, "validation": 0.2, **sampling}
-    return make_dataset(target, SamplingConfig(**values), seed)  # type: ignore[arg-type]
+    return make_dataset(build_target(target), SamplingConfig(**values), seed)  # type: ignore[arg-type]
 
 
 def rows_of(data: Dataset) -> tuple[set[float], set[float], set[float]]:
@@ -126,6 +126,16 @@ def test_the_target_of_a_table_spans_all_rows(path: Path) -> None:
     target: Target = build_target(config(path, inputs=["row", "age"]))
     np.testing.assert_array_equal(target.domain[0], [0, ROWS - 1])
     assert target.function is None
+
+
+def test_an_unchanged_table_is_read_once(tmp_path: Path) -> None:
+    file = write(tmp_path, "a,y\n1,3\n2,4\n3,8\n")
+    columns = TableTarget(str(file), ["a"], ["y"])
+    first = build_target(columns)
+    assert build_target(columns) is first
+    assert build_target(TableTarget(str(file), ["y"], ["a"])) is not first
+    write(tmp_path, "a,y\n1,3\n2,4\n3,9\n5,6\n")
+    assert len(build_target(columns).points or ()) == 4
 
 
 def test_noise_on_training_rows_only(path: Path) -> None:

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import UsageError
-from kanrun.targets import read_inputs, table_file
+from kanrun.targets import TableLimits, read_inputs
 from kanrun.targets.tables import columns_of
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
@@ -119,9 +119,9 @@ def test_parquet_without_pyarrow_says_how_to_get_it(tmp_path: Path, monkeypatch:
     )
 
 
-def _refused(path: Path | str, names: list[str], sentence: str) -> None:
+def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLimits = TableLimits()) -> None:
     with pytest.raises(UsageError) as caught:
-        read_inputs(path, names)
+        read_inputs(path, names, limits)
     message = str(caught.value)
     assert sentence in message
     assert "\n" not in message
@@ -264,13 +264,12 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": b
 @pytest.mark.parametrize("ending", COMPRESS)
 @pytest.mark.parametrize("content", [b"a" * 2**24, b"a,b\n" + b"1," * 2**23, b"a,b\n" + b" \n" * 2**16])
 def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
-    ending: str, content: bytes, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ending: str, content: bytes, write: Callable[..., Path]
 ) -> None:
-    monkeypatch.setattr(table_file, "MOST_CHARACTERS", 2**16)
-    monkeypatch.setattr(table_file, "MOST_IN_LINE", 2**14)
+    limits = TableLimits(characters=2**16, line=2**14)
     path = write(COMPRESS[ending](content), f"bomb.csv{ending}")
     tracemalloc.start()
-    for read in (columns_of, lambda path: read_inputs(path, ["a"])):
+    for read in (lambda path: columns_of(path, limits), lambda path: read_inputs(path, ["a"], limits)):
         with pytest.raises(
             UsageError, match=r"^bomb.csv\S+ (has a line of more than 16384|holds more than 65536) .*\.$"
         ):
@@ -280,14 +279,12 @@ def test_a_small_file_that_unpacks_to_a_huge_one_takes_no_memory(
     assert most < 2**24  # half of it is the dictionary of xz
 
 
-def test_more_cells_than_memory_is_planned_for(
-    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(table_file, "MOST_CELLS", 100)
-    _refused(write("a,b\n" + "1,2\n" * 51), ["a"], "data.csv has more than 100 cells; take out columns or rows")
-    np.testing.assert_array_equal(read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"]), np.ones((49, 1)))
+def test_more_cells_than_memory_is_planned_for(write: Callable[..., Path], tmp_path: Path) -> None:
+    few = TableLimits(cells=100)
+    _refused(write("a,b\n" + "1,2\n" * 51), ["a"], "data.csv has more than 100 cells; take out columns or rows", few)
+    np.testing.assert_array_equal(read_inputs(write("a,b\n" + "1,2\n" * 49), ["a"], few), np.ones((49, 1)))
     pd.DataFrame({"a": np.zeros(101), "b": 1.0}).to_parquet(tmp_path / "data.parquet")
-    _refused(tmp_path / "data.parquet", ["a"], "data.parquet has more than 100 cells")
+    _refused(tmp_path / "data.parquet", ["a"], "data.parquet has more than 100 cells", few)
 
 
 @given(

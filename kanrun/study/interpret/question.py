@@ -16,7 +16,7 @@ from kanrun.study.interpret.given import from_run, given_network
 from kanrun.study.interpret.interpretation import check_inputs
 from kanrun.study.interpret.result import Check, Given, Interpretation, Options, in_units
 from kanrun.study.models import check_model
-from kanrun.targets import Dataset, Points, Scaling, make_dataset
+from kanrun.targets import Dataset, Points, Scaling, build_target, make_dataset
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def questions_of(cfg: InterpretConfig, seed: int) -> list[Question]:
     network = None
     if cfg.from_run is not None:
         cfg, network, seed = from_run(cfg)
-    dataset = make_dataset(cfg.target, cfg.sampling, seed)
+    dataset = make_dataset(build_target(cfg.target), cfg.sampling, seed)
     if dataset.classes:
         raise UsageError("kanrun interpret needs numbers to explain; a classification target has classes.")
     known = network is None

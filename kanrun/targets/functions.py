@@ -1,0 +1,188 @@
+"""Targets that are functions: known by name, Gaussian peaks, your own formula, special functions, Feynman formulas."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import sympy
+from scipy import special
+
+from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
+from kanrun.errors import UsageError
+from kanrun.formulas import constant, parse, to_numpy, variables_in
+from kanrun.near import near
+from kanrun.targets.data import Array, Points, Target
+from kanrun.targets.domains import check_finite, read_domain
+
+NAMED: dict[str, str] = {
+    "exp_sin_square": "exp(sin(pi*x0) + x1^2)",  # [2,1,1] holds it exactly
+    "bessel_j0": "j0(20*x0)",  # a dozen oscillations
+    "product": "x0*x1",  # [2,2,1] holds it exactly
+    "mean_sin_square_100d": f"exp(({'+'.join(f'sin(pi*x{i}/2)^2' for i in range(100))})/100)",  # [100,1,1]
+    "nested_4d": "exp((sin(pi*(x0^2 + x1^2)) + sin(pi*(x2^2 + x3^2)))/2)",  # of depth three, [4,2,1,1]
+    "runge": "1/(1 + 25*x0^2)",  # polynomials through evenly spaced points diverge on it
+}
+"""Formulas on [-1, 1] in each variable. The last is Runge's (Z. Math. Phys. 46, 1901), the others are from Liu et al.,
+arXiv 2404.19756, section 3.1."""
+
+GIVEN_POINTS: dict[str, Points] = {
+    "lecture_points": Points(np.array([[0.0], [1.0], [2.0], [5.0]]), np.array([[5.0], [1.0], [3.0], [2.0]])),
+}
+"""Points without a truth between them."""
+
+
+@dataclass(frozen=True)
+class _OneOutput:
+    """A function (N, d) to (N, 1) from one to (N,)."""
+
+    value: Callable[[Array], Array]
+
+    def __call__(self, x: Array) -> Array:
+        return self.value(x)[:, None]
+
+
+def formula_target(
+    name: str, expression: sympy.Expr, inputs: Sequence[str], domain: Any, default: Any = None
+) -> Target:
+    """The target of an expression in `inputs`, with its domain read and its values on it checked."""
+    box = read_domain(domain, len(inputs), default)
+    return check_finite(Target(name, tuple(inputs), ("y",), box, expression, _OneOutput(to_numpy(expression, inputs))))
+
+
+def build_named(config: NamedTarget) -> Target:
+    """A function or points by name; the domain of points is the range of their inputs."""
+    _check_known("target.name", config.name, [*NAMED, *GIVEN_POINTS], "named functions")
+    if (points := GIVEN_POINTS.get(config.name)) is not None:
+        box = read_domain(config.domain, points.x.shape[1], points.box)
+        return Target(config.name, ("x0",), ("y",), box, points=points)
+    formula = NAMED[config.name]
+    return formula_target(config.name, parse(formula), variables_in(formula), config.domain)
+
+
+def build_peaks(config: GaussianPeaksTarget) -> Target:
+    """Sum over the centres c of exp(-sharpness |x - (c, ..., c)|^2): narrow peaks along the diagonal."""
+    if not config.centres:
+        raise UsageError("target.centres=[] has no peaks; give at least one centre such as [-0.5,0.5].")
+    if config.sharpness <= 0:
+        raise UsageError(f"target.sharpness={config.sharpness:g} must be above 0.")
+    if not 1 <= config.dimension <= 10:
+        raise UsageError(f"target.dimension={config.dimension} must be from 1 to 10.")
+    inputs = [f"x{i}" for i in range(config.dimension)]
+    peaks = peaks_formula(np.repeat([[constant(c)] for c in config.centres], config.dimension, 1), config.sharpness)
+    return formula_target("gaussian_peaks", parse(peaks), inputs, config.domain)
+
+
+def peaks_formula(centres: Array, sharpness: float) -> str:
+    """The text of the sum over `centres` (peaks, d) of exp(-sharpness |x - c|^2)."""
+
+    def squares(centre: Array) -> str:
+        return "+".join(f"(x{i}-({float(c)!r}))^2" for i, c in enumerate(centre))
+
+    return "+".join(f"exp(-{float(sharpness)!r}*({squares(centre)}))" for centre in centres)
+
+
+def build_expression(config: ExpressionTarget) -> Target:
+    """The user's formula. Its inputs are the variables written in it, also one that cancels such as x2 in
+    x0 + 0*x2, so that irrelevant inputs can be had."""
+    text = " ".join(config.formula.split())
+    name = text if len(text) <= 60 else text[:57] + "..."
+    return formula_target(name, parse(config.formula), variables_in(config.formula), config.domain)
+
+
+Pairs = tuple[tuple[float, float], tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class SpecialFunction:
+    """value(x0, x1) in scipy's argument order, and its default domain, where it is finite and smooth."""
+
+    value: Callable[[Array, Array], Array]
+    domain: Pairs
+
+    def __call__(self, x: Array) -> Array:
+        """Points (N, 2) to values (N, 1)."""
+        with np.errstate(all="ignore"):
+            return np.asarray(self.value(x[:, 0], x[:, 1]), dtype=np.float64)[:, None]
+
+
+def _sn(u: Array, m: Array) -> Array:
+    return np.asarray(special.ellipj(u, m)[0])
+
+
+def _legendre(v: Array, x: Array, order: int) -> Array:
+    return np.asarray(special.lpmv(order, v, x))
+
+
+def _harmonic(azimuth: Array, polar: Array, order: int, degree: int) -> Array:
+    return np.asarray(special.sph_harm_y(degree, order, polar, azimuth).real)
+
+
+_AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
+_ANGLE_PARAMETER: Pairs = ((-np.pi, np.pi), (-1.0, 0.9))
+
+SPECIAL: dict[str, SpecialFunction] = {
+    "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
+    "ellipkinc": SpecialFunction(special.ellipkinc, _ANGLE_PARAMETER),  # elliptic integral F(phi, m), first kind
+    "ellipeinc": SpecialFunction(special.ellipeinc, _ANGLE_PARAMETER),  # E(phi, m), second kind
+    "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
+    "yv": SpecialFunction(special.yv, ((0.0, 3.0), (1.0, 10.0))),  # Y_v(x), second kind
+    "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
+    "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
+    # Associated Legendre functions P_v^m(x).
+    **{f"lpmv_{m}": SpecialFunction(partial(_legendre, order=m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
+    # Real parts of spherical harmonics of order m and degree n; x0 is the azimuth, x1 the polar angle.
+    **{
+        f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, order=m, degree=n), _AZIMUTH_POLAR)
+        for m, n in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))
+    },
+}
+
+
+def build_special(config: SpecialTarget) -> Target:
+    """A function of scipy.special by name, on its domain or the config's."""
+    _check_known("target.name", config.name, SPECIAL, "special functions")
+    function = SPECIAL[config.name]
+    box = read_domain(config.domain, 2, function.domain)
+    return check_finite(Target(config.name, ("x0", "x1"), ("y",), box, None, function))
+
+
+@dataclass(frozen=True)
+class FeynmanFormula:
+    """A formula in x0, x1, ...; `variables` are their names in the lectures; `domain` has text such as 0.4*pi."""
+
+    formula: str
+    variables: tuple[str, ...]
+    domain: tuple[tuple[str, str], ...]
+
+
+@cache
+def feynman_formulas() -> dict[str, FeynmanFormula]:
+    """Equation id (volume.chapter.equation) to formula: the 27 of the KAN paper's Table 2 (arXiv 2404.19756)."""
+    text = resources.files("kanrun.targets").joinpath("feynman_dimensionless.csv").read_text(encoding="utf-8")
+    formulas = {}
+    for row in csv.DictReader(text.splitlines()):
+        ends = [pair.split(":") for pair in row["domain"].split()]
+        domain = tuple((lower, upper) for lower, upper in ends)
+        formulas[row["id"]] = FeynmanFormula(row["formula"], tuple(row["variables"].split()), domain)
+    return formulas
+
+
+def build_feynman(config: FeynmanTarget) -> Target:
+    """A formula by its equation id; inputs are x0, x1, ... in the order of the CSV's variables."""
+    _check_known("target.id", config.id, feynman_formulas(), "27 formulas")
+    entry = feynman_formulas()[config.id]
+    inputs = [f"x{i}" for i in range(len(entry.variables))]
+    return formula_target(config.id, parse(entry.formula), inputs, config.domain, entry.domain)
+
+
+def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:
+    """Raises UsageError for a name that is not among `known`."""
+    names = list(known)
+    if name not in names:
+        raise UsageError(f"{key}={name!r} is not one of the {what}{near(name, names)}; known are {', '.join(names)}.")

@@ -1,0 +1,196 @@
+"""Targets that are tables: your own file, the tables of scikit-learn; and the points of a planar curve."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kanrun.config import BundledTarget, PointsTarget, TableTarget
+from kanrun.errors import UsageError
+from kanrun.near import near
+from kanrun.targets.data import Array, Points, Target
+from kanrun.targets.table_file import check_path
+from kanrun.targets.tables import columns_of, is_number, read_columns, read_inputs
+
+TASKS = ("regression", "classification")
+
+#: name -> (loader of sklearn.datasets, task)
+BUNDLED = {
+    "diabetes": ("load_diabetes", "regression"),
+    "linnerud": ("load_linnerud", "regression"),
+    "iris": ("load_iris", "classification"),
+    "wine": ("load_wine", "classification"),
+    "breast_cancer": ("load_breast_cancer", "classification"),
+    "digits": ("load_digits", "classification"),
+}
+
+
+def build_table(config: TableTarget) -> Target:
+    """The table's columns as a target; its domain is the range of all rows.
+
+    Raises UsageError for a table that is not fit. A process that asks for the same columns of an unchanged file again
+    gets the same target, so that a run reads and parses its table once.
+    """
+    check_columns(config)
+    file = check_path(config.path)
+    state = file.stat()
+    stamp = (state.st_ino, state.st_size, state.st_mtime_ns)
+    return _read_table(file.absolute(), stamp, tuple(config.inputs), tuple(config.outputs), config.task)
+
+
+def check_columns(config: TableTarget) -> None:
+    """Raises UsageError for columns that cannot be inputs and outputs, before anything is read."""
+    if config.task not in TASKS:
+        raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}.")
+    for key, names in (("inputs", config.inputs), ("outputs", config.outputs)):
+        if not names or isinstance(names, str):
+            raise UsageError(f"target.{key} must list at least one column, such as target.{key}=[a,b].")
+        if twice := sorted({name for name in names if list(names).count(name) > 1}):
+            raise UsageError(f"target.{key} lists the column {twice[0]!r} twice.")
+    if both := [name for name in config.inputs if name in config.outputs]:
+        raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs.")
+    if config.task == "classification" and len(config.outputs) != 1:
+        raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}.")
+
+
+@lru_cache(maxsize=4)
+def _read_table(
+    file: Path, stamp: tuple[int, ...], inputs: tuple[str, ...], outputs: tuple[str, ...], task: str
+) -> Target:
+    if task == "regression":
+        advice = dict.fromkeys(outputs, "text labels need target.task=classification")
+        values = read_columns(file, [*inputs, *outputs], advice=advice).numbers
+        return _table(file.name, inputs, outputs, values[:, : len(inputs)], values[:, len(inputs) :])
+    columns = read_columns(file, inputs, outputs)
+    return _classes(file.name, inputs, outputs, columns.numbers, columns.labels[0])
+
+
+def _table(
+    name: str,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    x: Array,
+    y: Array,
+    classes: tuple[str, ...] | None = None,
+) -> Target:
+    points = Points(x, y)
+    return Target(name, inputs, outputs, points.box, points=points, is_table=True, classes=classes)
+
+
+def _classes(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], x: Array, labels: Sequence[str]) -> Target:
+    classes, index = classes_of(labels, outputs[0])
+    return _table(name, inputs, outputs, x, index[:, None].astype(np.float64), classes)
+
+
+def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
+    """The sorted classes (by number where all are whole numbers) and the index of each row's."""
+    different = sorted(set(texts))
+    key = {text: text for text in different}
+    names = different
+    if all(is_number(text) for text in different):
+        numbers = {text: _whole(text, column) for text in different}
+        names = [str(number) for number in sorted(set(numbers.values()))]
+        key = {text: str(number) for text, number in numbers.items()}
+    if len(names) < 2:
+        raise UsageError(f"column {column!r} has the one class {names[0]!r} only; at least two are needed.")
+    index = {name: i for i, name in enumerate(names)}
+    return tuple(names), np.array([index[key[text]] for text in texts], dtype=np.intp)
+
+
+def _whole(text: str, column: str) -> int:
+    """The whole number that a label writes, exactly: float64 would make one class of two long ones."""
+    if re.fullmatch(r"[+-]?\d+", text, re.ASCII):
+        return int(text)
+    number = float(text)
+    if not number.is_integer():
+        raise UsageError(
+            f"column {column!r} holds {text}, which is not a class; "
+            "labels are text or whole numbers (numbers of any kind: target.task=regression)."
+        )
+    return int(number)
+
+
+def build_bundled(config: BundledTarget) -> Target:
+    """A table that scikit-learn brings, its classes called by their names, such as `target virginica`.
+
+    Raises UsageError for a table that is not known, or where scikit-learn is not installed.
+    """
+    name = config.name
+    if name not in BUNDLED:
+        raise UsageError(
+            f"target.name={name!r}: there is no bundled table {name}{near(name, BUNDLED)}; "
+            f"known are {', '.join(BUNDLED)}."
+        )
+    try:
+        import sklearn.datasets
+    except ImportError:
+        raise UsageError(
+            f"the table {name} comes with scikit-learn, which is not installed; run: pip install 'kanrun[datasets]'."
+        ) from None
+    loader, task = BUNDLED[name]
+    data = getattr(sklearn.datasets, loader)(as_frame=True)
+    inputs = tuple(str(column) for column in data.data.columns)
+    outputs = tuple(str(column) for column in data.frame.columns if column not in data.data.columns)
+    x = data.data.to_numpy(dtype=np.float64)
+    y = data.frame[list(outputs)]
+    if task == "regression":
+        return _table(name, inputs, outputs, x, y.to_numpy(dtype=np.float64))
+    labels = [f"{outputs[0]} {data.target_names[number]}" for number in y[outputs[0]]]
+    return _classes(name, inputs, outputs, x, labels)
+
+
+@dataclass(frozen=True, eq=False)
+class PlanarPoints:
+    """Points (N, 2) in the order of a curve and, where the user gave them, their parameters (N)."""
+
+    points: Array
+    parameters: Array | None
+
+
+def planar_points(config: PointsTarget) -> PlanarPoints:
+    """Two columns of the user's file, or kanrun's own points.
+
+    Raises UsageError for a file that is not a table, for columns that are not there or hold anything but
+    finite numbers, and where no two columns of numbers are found.
+    """
+    if config.path is None:
+        if config.columns is not None or config.parameter is not None:
+            raise UsageError("target.columns and target.parameter are columns of a file; give target.path too.")
+        return PlanarPoints(_spiral(), None)
+    columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
+    if len(columns) != 2:
+        raise UsageError(f"target.columns={columns} must name two columns, such as target.columns=[x,y].")
+    wanted = columns if config.parameter is None else [*columns, config.parameter]
+    numbers = read_inputs(config.path, wanted)
+    return PlanarPoints(numbers[:, :2], numbers[:, 2] if config.parameter is not None else None)
+
+
+def _found_columns(path: str) -> list[str]:
+    """x and y where both are there, else the first two columns that hold numbers."""
+    columns = columns_of(path)
+    names = list(columns)
+    if all(is_number(name) for name in names):
+        raise UsageError(
+            f"{path} begins with numbers ({', '.join(names[:4])}); name its columns in a first row, as x,y."
+        )
+    if {"x", "y"} <= columns.keys():
+        return ["x", "y"]
+    numeric = [name for name, holds_numbers in columns.items() if holds_numbers]
+    if len(numeric) < 2:
+        raise UsageError(
+            f"{path} has {len(numeric)} columns of numbers among {', '.join(names[:20])}; a curve needs two."
+        )
+    return numeric[:2]
+
+
+def _spiral() -> Array:
+    """24 points, unevenly apart, of a spiral of two turns, which is the graph of no function."""
+    angle = np.linspace(0.0, 4 * np.pi, 24) + 0.2 * np.sin(5 * np.arange(24))
+    radius = 0.4 + 0.2 * angle
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
