@@ -9,7 +9,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_LAZY = {"interpret": "kanrun.study.interpret.interpretation", "load_run": "kanrun.study.saved"}
+_LAZY = {"interpret": "kanrun.experiments.interpret.interpretation", "load_run": "kanrun.study.saved"}
 
 __all__ = ["interpret", "load_run"]
 

@@ -14,22 +14,21 @@ from dataclasses import replace
 from typing import Any
 
 import pandas as pd
+from kanrun.experiments.interpret.diagram_edges import edge_tables
+from kanrun.experiments.interpret.findings import score_claims
+from kanrun.experiments.interpret.interpretation import Interpretation, Options, interpretation, one_thread
+from kanrun.experiments.interpret.plots import candidate_map, captions, score_card, stages_side_by_side
+from kanrun.experiments.interpret.problem import InterpretationProblem, formula_checkpoint, options_of, problems_of
+from kanrun.experiments.interpret.tables import candidate_rows, decision_rows, stage_row, summary_row
 from matplotlib.figure import Figure
 
 from kanrun.config import InterpretConfig
 from kanrun.engine.symbolic import Stage
 from kanrun.errors import UsageError
 from kanrun.figures import network_diagram
-from kanrun.figures.interpret import candidate_map, captions, score_card, stages_side_by_side
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cells import suite_cells, with_cell
-from kanrun.study.interpret.edges import edge_tables
-from kanrun.study.interpret.interpretation import Interpretation, Options, interpretation, one_thread
-from kanrun.study.interpret.question import Question, formula_checkpoint, options_of, questions_of
-from kanrun.study.interpret.score_card import score_claims
-from kanrun.study.interpret.summary import summary_row
-from kanrun.study.interpret.tables import candidate_rows, decision_rows, stage_row
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
@@ -48,7 +47,7 @@ def check(cfg: InterpretConfig) -> None:
         one = with_cell(cfg, cell)
         options_of(one)
         with one_thread():
-            questions_of(one, one.seed)
+            problems_of(one, one.seed)
 
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
@@ -56,39 +55,39 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
     cfg = with_cell(cfg, cell)
     options = options_of(cfg)
     with one_thread():
-        for question in questions_of(cfg, seed):
-            yield from _answered(question, options, seed)
+        for problem in problems_of(cfg, seed):
+            yield from _answered(problem, options, seed)
 
 
-def _answered(question: Question, options: Options, seed: int) -> Iterator[Record]:
-    yield from question.notes
-    if question.carried_over is not None:
-        yield question.carried_over
+def _answered(problem: InterpretationProblem, options: Options, seed: int) -> Iterator[Record]:
+    yield from problem.notes
+    if problem.carried_over is not None:
+        yield problem.carried_over
     result = None
-    for event in interpretation(question.samples, question.check, options, seed, question.network):
+    for event in interpretation(problem.samples, problem.check, options, seed, problem.network):
         if isinstance(event, Stage):
-            yield stage_row(event, question.samples, question.check)
+            yield stage_row(event, problem.samples, problem.check)
         else:
             result = event
     assert result is not None
-    yield from _results(question, result, seed)
+    yield from _results(problem, result, seed)
 
 
-def _results(question: Question, result: Interpretation, seed: int) -> Iterator[Record]:
-    formula = question.in_units(result.formula) if result.formula else None
-    yield summary_row(question, result, formula)
-    yield Note(f"{question.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
+def _results(problem: InterpretationProblem, result: Interpretation, seed: int) -> Iterator[Record]:
+    formula = problem.in_units(result.formula) if result.formula else None
+    yield summary_row(problem, result, formula)
+    yield Note(f"{problem.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
     if formula is not None:
-        yield Row("formulas", {"output": question.output, "kind": result.outcome, **formula.forms()})
-        yield formula_checkpoint(question, formula, result, seed)
+        yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
+        yield formula_checkpoint(problem, formula, result, seed)
     if result.approximation is not None:
-        forms = question.in_units(result.approximation).forms()
-        yield Row("formulas", {"output": question.output, "kind": "approximation", **forms})
+        forms = problem.in_units(result.approximation).forms()
+        yield Row("formulas", {"output": problem.output, "kind": "approximation", **forms})
     if result.tried is not None:
         yield from candidate_rows(result.tried)
         yield from decision_rows(result)
-        if (table := edge_tables(result.stages, question.samples, question.inputs, question.output)) is not None:
-            yield replace(table, name="edges" if question.only else f"edges-{question.output}")
+        if (table := edge_tables(result.stages, problem.samples, problem.inputs, problem.output)) is not None:
+            yield replace(table, name="edges" if problem.only else f"edges-{problem.output}")
 
 
 def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -11,6 +11,11 @@ import pandas as pd
 import pytest
 from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
+from kanrun.experiments.interpret.diagram_edges import edge_tables
+from kanrun.experiments.interpret.findings import score_claims
+from kanrun.experiments.interpret.plots import candidate_map
+from kanrun.experiments.interpret.problem import problems_of
+from kanrun.experiments.interpret.verdict import fresh
 from omegaconf import OmegaConf
 
 from kanrun.config import (
@@ -25,14 +30,9 @@ from kanrun.config import (
 )
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, Stage, Symbolic
 from kanrun.errors import UsageError
-from kanrun.figures.interpret import candidate_map
 from kanrun.formulas import parse, to_numpy
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.interpret.conclusion import fresh
-from kanrun.study.interpret.edges import edge_tables
-from kanrun.study.interpret.question import questions_of
-from kanrun.study.interpret.score_card import score_claims
 from kanrun.study.saved import load_run
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
@@ -142,46 +142,46 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     assert summary["structure"] == "given network"
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
-    (question,) = questions_of(settings(from_run=str(fitted.path)), 0)
-    x = question.input_scaling.invert(fresh(question.check.domain))
+    (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
+    x = problem.input_scaling.invert(fresh(problem.check.domain))
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["certificate"] == pytest.approx(apart.max(), rel=1e-6)
-    held = question.input_scaling.invert(question.check.x)
+    held = problem.input_scaling.invert(problem.check.x)
     error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
     assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
     assert 0 < summary["graph_difference"] < 1e-3 * summary["certificate"]
     assert "as a graph of splines" in (result.path / "run.json").read_text()
     stages = result.table("stages")
-    assert stages["test_rmse"].iloc[0] == pytest.approx(float(np.sqrt(np.mean(error**2))) / question.unit, rel=1e-6)
+    assert stages["test_rmse"].iloc[0] == pytest.approx(float(np.sqrt(np.mean(error**2))) / problem.unit, rel=1e-6)
 
 
 def test_the_split_of_a_run_is_its_own_whatever_the_seed(fitted: RunFolder) -> None:
     cfg = settings(from_run=str(fitted.path))
-    here, there = (questions_of(cfg, seed)[0].samples for seed in (0, 5))
+    here, there = (problems_of(cfg, seed)[0].samples for seed in (0, 5))
     np.testing.assert_array_equal(here.x, there.x)
 
 
 def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) -> None:
     stored = Run(fitted.path).config
     cfg = settings(from_run=str(fitted.path))
-    before = questions_of(cfg, 0)[0].samples
+    before = problems_of(cfg, 0)[0].samples
     try:
         referring = {**stored, "points": 400, "sampling": {**stored["sampling"], "train": "${points}"}}
         _store_config(fitted, referring)
-        np.testing.assert_array_equal(questions_of(cfg, 0)[0].samples.x, before.x)
+        np.testing.assert_array_equal(problems_of(cfg, 0)[0].samples.x, before.x)
         _store_config(fitted, {**referring, "points": "${nowhere}"})
         with pytest.raises(UsageError, match="is broken: Interpolation key 'nowhere' not found"):
-            questions_of(cfg, 0)
+            problems_of(cfg, 0)
     finally:
         _store_config(fitted, stored)
 
 
 def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted: RunFolder) -> None:
-    (question,) = questions_of(settings(from_run=str(fitted.path)), 0)
-    assert question.network is not None
-    assert question.carried_over is not None
-    assert not question.carried_over.warning
-    far = replace(question, network=replace(question.network, difference=0.5, faithful=False))
+    (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
+    assert problem.network is not None
+    assert problem.carried_over is not None
+    assert not problem.carried_over.warning
+    far = replace(problem, network=replace(problem.network, difference=0.5, faithful=False))
     assert far.carried_over is not None
     assert far.carried_over.warning
     assert "not small beside its own error" in far.carried_over.text

@@ -6,21 +6,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from kanrun.experiments.interpret.interpretation import check_inputs
+from kanrun.experiments.interpret.result import Check, Interpretation, Options, SourceNetwork, in_units
+from kanrun.experiments.interpret.source_network import from_run, source_network
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import KAN
 from kanrun.engine.symbolic import Formula, SearchData, choose
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note
-from kanrun.study.interpret.given import from_run, given_network
-from kanrun.study.interpret.interpretation import check_inputs
-from kanrun.study.interpret.result import Check, Given, Interpretation, Options, in_units
 from kanrun.study.models import check_model
 from kanrun.targets import Dataset, Points, Scaling, build_target, make_dataset
 
 
 @dataclass(frozen=True)
-class Question:
+class InterpretationProblem:
     """One output to interpret. `samples` are in the units of `input_scaling` and `output_scaling` (number `index`)."""
 
     name: str
@@ -28,7 +28,7 @@ class Question:
     inputs: tuple[str, ...]
     samples: SearchData
     check: Check
-    network: Given | None
+    network: SourceNetwork | None
     index: int
     input_scaling: Scaling
     output_scaling: Scaling
@@ -39,7 +39,7 @@ class Question:
 
     @property
     def unit(self) -> float:
-        """What a difference in the question's units is in the user's."""
+        """What a difference in the problem's units is in the user's."""
         return float(self.output_scaling.scale[self.index])
 
     @property
@@ -102,8 +102,8 @@ def options_of(cfg: InterpretConfig) -> Options:
     )
 
 
-def questions_of(cfg: InterpretConfig, seed: int) -> list[Question]:
-    """One question an output. Raises UsageError for classification, and for a run without a KAN."""
+def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
+    """One problem an output. Raises UsageError for classification, and for a run without a KAN."""
     network = None
     if cfg.from_run is not None:
         cfg, network, seed = from_run(cfg)
@@ -113,12 +113,12 @@ def questions_of(cfg: InterpretConfig, seed: int) -> list[Question]:
     known = network is None
     inputs = Scaling.identity(len(dataset.target.inputs)) if known else dataset.input_scaling
     outputs = Scaling.identity(len(dataset.target.outputs)) if known else dataset.output_scaling
-    return [_question(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
+    return [_problem(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
 
 
-def _question(
+def _problem(
     cfg: InterpretConfig, dataset: Dataset, index: int, inputs: Scaling, outputs: Scaling, network: KAN | None
-) -> Question:
+) -> InterpretationProblem:
     target, validation = dataset.target, dataset.validation
     if validation is None or not len(validation):
         raise UsageError("sampling.validation must leave points to choose on: set it above 0.")
@@ -137,8 +137,8 @@ def _question(
     clean = inputs.apply(test.x)
     check = Check(clean, truth(clean) if truth else scaled(test)[1], inputs.apply(target.domain.T).T, truth, expression)
     several = len(target.outputs) > 1
-    given = given_network(network, samples, index, cfg.prune) if network is not None else None
-    return Question(
+    given = source_network(network, samples, index, cfg.prune) if network is not None else None
+    return InterpretationProblem(
         f"{target.name}, {target.outputs[index]}" if several else target.name,
         target.outputs[index], tuple(target.inputs), samples, check,
         given, index, inputs, outputs, not several, _notes(dataset) if index == 0 else (),
@@ -155,21 +155,23 @@ def _notes(dataset: Dataset) -> tuple[Note, ...]:
     return (*notes, Note("in formulas " + ", ".join(f"x{i} is {name}" for i, name in enumerate(names))))
 
 
-def formula_checkpoint(question: Question, formula: Formula, result: Interpretation, seed: int) -> Checkpoint:
+def formula_checkpoint(
+    problem: InterpretationProblem, formula: Formula, result: Interpretation, seed: int
+) -> Checkpoint:
     """The formula in all its forms, beside its domain and certificate; arrays hold the domain, and of f1, f2, ...
     the ends (2,) of their uniform grids and the coefficients (intervals + degree,)."""
     certificate = vars(result.certificate) if result.certificate else {}
     meta = {
         "formula": formula.forms(),
         "variables": list(formula.names),
-        "inputs": list(question.inputs),
-        "output": question.output,
+        "inputs": list(problem.inputs),
+        "output": problem.output,
         "rounded": [list(entry) for entry in formula.rounded],
         "certificate": {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in certificate.items()},
         "seed": seed,
     }
-    domain = question.input_scaling.invert(question.check.domain.T).T
+    domain = problem.input_scaling.invert(problem.check.domain.T).T
     arrays = {"domain": domain}
     for name, spline in formula.splines:
         arrays |= {f"{name}.ends": np.array([spline.low, spline.high]), f"{name}.coefficients": spline.parameters}
-    return Checkpoint(f"formula-{question.name}-seed{seed}", arrays, meta)
+    return Checkpoint(f"formula-{problem.name}-seed{seed}", arrays, meta)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork
 
 from kanrun.engine.symbolic import (
     Certificate,
@@ -25,7 +26,6 @@ from kanrun.engine.symbolic import (
     gauges,
     partly_symbolic,
 )
-from kanrun.study.interpret.result import Array, Check, Given, Interpretation, Options
 
 _FRESH = 1000
 #: Relative validation error that any formula may have, and the effort for edges that may stay numeric.
@@ -49,13 +49,13 @@ class _Outcome:
     decisions: tuple[Decision, ...]
 
 
-def concluded(
+def verdict(
     samples: SearchData,
     check: Check,
     options: Options,
     steps: Sequence[Stage],
     tried: Sequence[Tried],
-    given: Given | None,
+    given: SourceNetwork | None,
     began: float,
 ) -> Iterator[Stage | Interpretation]:
     """The steps from the best structure to its formula, then the interpretation, certified against the network that was
@@ -176,7 +176,7 @@ def _explained(samples: SearchData, choice: Tried) -> float:
     return 1 - (choice.network_error / by_mean) ** 2
 
 
-def constant(samples: SearchData, check: Check, given: Given | None, began: float) -> Interpretation:
+def constant(samples: SearchData, check: Check, given: SourceNetwork | None, began: float) -> Interpretation:
     """The interpretation of an output that does not vary, certified against the network that was `given`, if any."""
     names = tuple(f"x{i}" for i in range(samples.x.shape[1]))
     graph = Graph(samples.x.shape[1], ("sum",), ())

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kanrun.experiments.interpret.result import SourceNetwork
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -17,7 +18,6 @@ from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.runs import Run
 from kanrun.study.cells import with_cell
-from kanrun.study.interpret.result import Given
 from kanrun.study.saved import LoadedRun
 
 #: Share of the network's own error that turning it into a graph may change its values by without a warning, and what is
@@ -56,7 +56,7 @@ def _resolved(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def given_network(network: KAN, samples: SearchData, index: int, threshold: float | None) -> Given:
+def source_network(network: KAN, samples: SearchData, index: int, threshold: float | None) -> SourceNetwork:
     """Output `index` of the network, and as a graph: whole, and without the edges whose score is below `threshold`
     (None: those that it does not need on the validation points)."""
     itself, whole = values_of(network, index), graph_of(network, samples.x, index)
@@ -67,4 +67,4 @@ def given_network(network: KAN, samples: SearchData, index: int, threshold: floa
     apart = np.concatenate([whole(x) - itself(x) for x in (samples.x, samples.validation_x)])
     allowed = max(_SMALL * samples.error(itself), _ROUNDING) * samples.spread
     faithful = bool(np.sqrt(np.mean(apart**2)) <= allowed)
-    return Given(itself, whole, graph_of(smaller, samples.x, index), float(np.abs(apart).max()), faithful)
+    return SourceNetwork(itself, whole, graph_of(smaller, samples.x, index), float(np.abs(apart).max()), faithful)

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from kanrun.experiments.interpret.result import Array
 
 from kanrun.engine.symbolic import Edge, Graph, Identity, SearchData, Stage, Symbolic
 from kanrun.engine.symbolic.edges import Composite
 from kanrun.engine.symbolic.graph import depths
 from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.runs.records import Table
-from kanrun.study.interpret.result import Array
 
 _POINTS = 81
 #: What is written at an edge that carries a value on as it is.

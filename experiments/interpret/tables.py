@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from kanrun.experiments.interpret.diagram_edges import label
+from kanrun.experiments.interpret.problem import InterpretationProblem
+from kanrun.experiments.interpret.result import Check, Interpretation
 
-from kanrun.engine.symbolic import Decision, Graph, SearchData, Stage, Tried
+from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, Stage, Tried
 from kanrun.engine.symbolic.graph import depths
 from kanrun.runs.records import Row
-from kanrun.study.interpret.edges import label
-from kanrun.study.interpret.result import Check, Interpretation
 
 
 def stage_row(step: Stage, samples: SearchData, check: Check) -> Row:
@@ -111,3 +112,61 @@ def _node(graph: Graph, node: int) -> str:
     if node < graph.inputs:
         return f"x{node}"
     return f"node {graph.mark(node) - graph.inputs}" if node < graph.output else "output"
+
+
+#: R^2 from which on a formula that is not the truth counts as an approximation.
+APPROXIMATED = 0.99
+
+
+def summary_row(problem: InterpretationProblem, result: Interpretation, formula: Formula | None) -> Row:
+    """The result with its certificate, errors in the user's units; `formula` is in these units already."""
+    certificate = result.certificate
+    return Row(
+        "summary",
+        {
+            "target": problem.name,
+            "kind": problem.kind,
+            "noise": problem.noise,
+            "outcome": result.outcome,
+            "score": score_of(problem, result),
+            "formula": str(formula.expression) if formula else "",
+            "formula_rmse": _number(certificate.formula_rmse * problem.unit) if certificate else None,
+            "network_rmse": _number(certificate.network_rmse * problem.unit) if certificate else None,
+            "certificate": _number(certificate.difference * problem.unit) if certificate else None,
+            "graph_difference": problem.graph_difference,
+            "recovered": certificate.recovered if certificate else problem.unknown,
+            "form": certificate.form if certificate else problem.unknown,
+            "symbolically": certificate.symbolically if certificate else problem.unknown,
+            "r2": _number(certificate.r2) if certificate else None,
+            "structure": result.structure,
+            "shape": shape_of(result.tried.network) if result.tried else "",
+            "active_edges": result.tried.network.active_edges if result.tried else 0,
+            "numeric_edges": _numeric(result),
+            "complexity": formula.complexity if formula else None,
+            "seconds": result.seconds,
+            "reason": result.sentence,
+        },
+    )
+
+
+def score_of(problem: InterpretationProblem, result: Interpretation) -> str:
+    """`recovered`, `approximated` (a formula, of candidates alone or partly numeric, with R^2 of at least 0.99 on the
+    check points) or `failed`."""
+    if result.outcome == "recovered":
+        return "recovered"
+    spread = float(np.std(problem.check.y))
+    for formula in (result.formula, result.approximation):
+        if formula is None:
+            continue
+        with np.errstate(all="ignore"):
+            error = float(np.sqrt(np.mean((formula(problem.check.x) - problem.check.y) ** 2)))
+        if error <= np.sqrt(1 - APPROXIMATED) * spread:
+            return "approximated"
+    return "failed"
+
+
+def _numeric(result: Interpretation) -> int:
+    """Edges that stay numeric."""
+    if result.formula is not None:
+        return len(result.formula.splines)
+    return result.tried.network.active_edges if result.tried else 0

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork
+from kanrun.experiments.interpret.verdict import constant, verdict
 from numpy.typing import ArrayLike
 
 from kanrun.engine.symbolic import (
@@ -23,10 +25,8 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
-from kanrun.study.interpret.conclusion import concluded, constant
-from kanrun.study.interpret.result import Array, Check, Given, Interpretation, Options
 
-__all__ = ["Check", "Given", "Interpretation", "Options", "interpret", "interpretation", "one_thread"]
+__all__ = ["Check", "Interpretation", "Options", "SourceNetwork", "interpret", "interpretation", "one_thread"]
 
 _LEAST_POINTS = 20
 
@@ -90,7 +90,7 @@ def check_inputs(x: Array) -> None:
 
 
 def interpretation(
-    samples: SearchData, check: Check, options: Options, seed: int, given: Given | None = None
+    samples: SearchData, check: Check, options: Options, seed: int, given: SourceNetwork | None = None
 ) -> Iterator[Stage | Interpretation]:
     """Every `Stage` as it happens, then the `Interpretation`; from the network `given`, or else trained here."""
     began, steps = time.monotonic(), []
@@ -104,10 +104,10 @@ def interpretation(
         else:
             steps.append(event)
             yield event
-    yield from concluded(samples, check, options, steps, list(tried.values()), given, began)
+    yield from verdict(samples, check, options, steps, list(tried.values()), given, began)
 
 
-def _events(samples: SearchData, options: Options, seed: int, given: Given | None) -> Iterator[Stage | Tried]:
+def _events(samples: SearchData, options: Options, seed: int, given: SourceNetwork | None) -> Iterator[Stage | Tried]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     if given is not None:
         name = "given network"

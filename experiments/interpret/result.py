@@ -48,7 +48,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Given:
+class SourceNetwork:
     """A network trained elsewhere: `itself`, and as a graph, `whole` and `pruned`.
 
     `difference` is the largest between itself and whole; `faithful` is whether that is small beside its own error.
