@@ -15,7 +15,7 @@ from kanrun.experiments.bench.peers import PYKAN
 from pandas import DataFrame, Series, concat
 
 from kanrun.runs.manifest import Claim
-from kanrun.study import powers
+from kanrun.study import statistics
 
 #: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
 #: memory in copies of the coefficients, pykan against ours, seconds of --help.
@@ -68,7 +68,7 @@ def growth_claims(table: DataFrame) -> Iterator[Claim]:
 def exponents(table: DataFrame) -> DataFrame:
     """The fitted power of the step time, a row for what was varied: over the upper half of its values, low to high."""
     upper = [rows.iloc[len(rows) // 2 :] for _, rows in table.groupby("varied", sort=False)]
-    return powers.exponents(concat(upper), ["varied"], "value", "seconds")
+    return statistics.exponents(concat(upper), ["varied"], "value", "seconds")
 
 
 def accuracy_claims(table: DataFrame) -> Iterator[Claim]:

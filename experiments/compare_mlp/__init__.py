@@ -31,7 +31,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
-from kanrun.study.powers import exponents
+from kanrun.study.statistics import exponents
 
 Figures = Iterator[tuple[str, Figure]]
 

@@ -19,12 +19,12 @@ from kanrun.engine.training import Plan, Trained, fit
 from kanrun.engine.training.data import spread
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
-from kanrun.study.cells import with_cell
 from kanrun.study.evaluation import scores
 from kanrun.study.models import check_model, factory, network_shape, refuse_unused
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
+from kanrun.study.suite import with_cell
 
 #: Passes of which the fastest counts: noise only ever adds time.
 PASSES = 9

@@ -16,9 +16,9 @@ from kanrun.engine.training import LevenbergMarquardt, TrainingData, output_size
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study.measured import largest
 from kanrun.study.plans import make_plan
 from kanrun.study.seeds import generator
+from kanrun.study.statistics import maximum
 
 Cell = Mapping[str, Any]
 #: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with room for their
@@ -141,6 +141,6 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
         ("from_product", f"An MLP without activations {depths} is the product of its matrices", EXACT),
         ("bits_that_differ", "Outputs of a layer that are not x W^T + b to the last bit", 0),
     ):
-        worst = largest(rows[column])
+        worst = maximum(rows[column])
         found.append(Claim(text, worst, f"<= {bound:g}", worst <= bound, f"largest of {len(rows)} networks"))
     return found

@@ -20,11 +20,10 @@ from kanrun.engine.networks.matching import TOLERANCE, WIDEST, Match, by_flops, 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study.measured import largest
 from kanrun.study.models import factory, network_shape
 from kanrun.study.plans import make_plan
-from kanrun.study.powers import exponent
 from kanrun.study.seeds import generator
+from kanrun.study.statistics import exponent, maximum
 
 Cell = Mapping[str, Any]
 #: How far the exponents of growth may be from the lecture's: it leaves out what is of lower order, biases and scales,
@@ -208,7 +207,7 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
 
 def growth_claims(growth: pd.DataFrame) -> Iterator[Claim]:
     """O(N^2 L) of the MLP and O(N^2 L (G + k)) of the KAN, on the larger half of each range, of two values at least."""
-    wrong = largest((growth["parameters"] - growth["formula"]).abs())
+    wrong = maximum((growth["parameters"] - growth["formula"]).abs())
     yield Claim("Formulas of parameters against the modules: largest difference", wrong, "= 0", wrong == 0)
     for model, name, law in (
         ("mlp", "width", 2), ("mlp", "depth", 1), ("kan", "width", 2), ("kan", "depth", 1), ("kan", "functions", 1),

@@ -13,7 +13,7 @@ from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Value
-from kanrun.study.measured import middle, spread
+from kanrun.study.statistics import median, value_range
 
 Cell = Mapping[str, Any]
 
@@ -62,9 +62,9 @@ def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
     several = summary["grid"].nunique() > 1
     groups: Any = summary[summary["bound"].notna()].groupby(["target", "grid"], sort=False)
     for (target, grid), rows in groups:
-        measured, bound = middle(rows["relative_error"]), float(rows["bound"].iloc[0])
+        measured, bound = median(rows["relative_error"]), float(rows["bound"].iloc[0])
         shape = str(rows["shape"].iloc[0]).replace("-", ",")
         along = f" with G = {grid}" if several else ""
         sentence = f"[{shape}] fits {target}{along}: test RMSE over the target's deviation"
-        found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, spread(rows["relative_error"])))
+        found.append(Claim(sentence, measured, f"<= {bound:g}", measured <= bound, value_range(rows["relative_error"])))
     return found

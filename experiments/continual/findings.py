@@ -8,8 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.measured import at_least, at_most, largest, middle, spread
-from kanrun.study.powers import exponent
+from kanrun.study.statistics import at_least, at_most, exponent, maximum, median, value_range
 
 #: In units of the peaks' height. Required of the KAN (NOTHING, a quarter of its own error) and of the MLP that forgets
 #: (MUCH); where forgetting is said to be back, a share of a peak that can be seen (SOME).
@@ -84,10 +83,10 @@ def _forgetful(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
     for name, rows in _determined(learned, "learner").groupby("learner", sort=False):
-        best, worst = largest(rows["best_spline_rmse"]), largest(rows["rmse"])
+        best, worst = maximum(rows["best_spline_rmse"]), maximum(rows["rmse"])
         sentence = f"{name}: RMSE on everything after the last phase"
         bound = f"at most {NEAR * best:.3g}, {NEAR:g} times the best spline's {best:.3g}"
-        yield Claim(sentence, worst, bound, worst <= NEAR * best, spread(rows["rmse"]))
+        yield Claim(sentence, worst, bound, worst <= NEAR * best, value_range(rows["rmse"]))
 
 
 def _determined(rows: pd.DataFrame, by: str) -> pd.DataFrame:
@@ -101,9 +100,9 @@ def _order(learned: pd.DataFrame) -> Iterator[Claim]:
         return
     slopes = pd.Series([exponent(some["intervals"], some["rmse"]) for _, some in rows.groupby("seed")])
     degree, low, high = rows["degree"].iloc[0], rows["intervals"].min(), rows["intervals"].max()
-    theory, slope = -(degree + 1), middle(slopes)
+    theory, slope = -(degree + 1), median(slopes)
     sentence = f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
-    yield Claim(sentence, slope, f"{theory:g} +- {ORDER:g}", abs(slope - theory) <= ORDER, spread(slopes))
+    yield Claim(sentence, slope, f"{theory:g} +- {ORDER:g}", abs(slope - theory) <= ORDER, value_range(slopes))
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -124,10 +123,10 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
     most = rows[rows["overlap"] == rows["overlap"].max()]
     if most["intervals"].nunique() > 1:
         slopes = pd.Series([exponent(some["intervals"], some["worst_forgetting"]) for _, some in most.groupby("seed")])
-        bound, slope = ORDER - (int(most["degree"].iloc[0]) + 1), middle(slopes)
+        bound, slope = ORDER - (int(most["degree"].iloc[0]) + 1), median(slopes)
         grids = f"G = {most['intervals'].min():g} to {most['intervals'].max():g}"
         sentence = f"what overlapping phases forget falls at least as the spline's error, {grids} (exponent)"
-        yield Claim(sentence, slope, f"at most {bound:g}", slope <= bound, spread(slopes))
+        yield Claim(sentence, slope, f"at most {bound:g}", slope <= bound, value_range(slopes))
 
 
 def _still(rows: pd.DataFrame) -> pd.Series:
@@ -169,8 +168,8 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _most(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_most(sentence, values, bound, spread(values, "trainings"))
+    return at_most(sentence, values, bound, value_range(values, "trainings"))
 
 
 def _least(sentence: str, values: pd.Series, bound: float) -> Claim:
-    return at_least(sentence, values, bound, spread(values, "trainings"))  # several may share a seed
+    return at_least(sentence, values, bound, value_range(values, "trainings"))  # several may share a seed

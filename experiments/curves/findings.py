@@ -11,8 +11,8 @@ import numpy as np
 from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
-from kanrun.study import measured
-from kanrun.study.powers import exponent
+from kanrun.study import statistics
+from kanrun.study.statistics import exponent
 
 #: Orders are fitted to splines of at least so many points (where there are two such), past the first bends ...
 FIRST_FITTED = 40
@@ -50,12 +50,12 @@ def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
 
 def at_most(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
     """The largest of `values` is at most `bound`; its spread is over the seeds of `table`."""
-    return measured.at_most(sentence, values, bound, _spread(table, values))
+    return statistics.at_most(sentence, values, bound, _spread(table, values))
 
 
 def at_least(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
     """The smallest of `values` is at least `bound`."""
-    return measured.at_least(sentence, values, bound, _spread(table, values))
+    return statistics.at_least(sentence, values, bound, _spread(table, values))
 
 
 def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
@@ -152,4 +152,4 @@ def _listed(values: Series[float]) -> str:
 def _spread(table: DataFrame, values: Series[float]) -> str | None:
     if "seed" not in table or table["seed"].nunique() < 2:
         return None
-    return measured.spread(values.abs().groupby(table["seed"]).max())
+    return statistics.value_range(values.abs().groupby(table["seed"]).max())

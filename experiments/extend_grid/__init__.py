@@ -29,12 +29,11 @@ from kanrun.config import ExtendGridConfig
 from kanrun.engine.training import Event, Step, train
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.following import follow
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
-from kanrun.study.powers import exponents
 from kanrun.study.seeds import generator
-from kanrun.study.training_rows import step_row
+from kanrun.study.statistics import exponents
+from kanrun.study.training_records import follow, step_row
 
 Cells = list[dict[str, Any]]
 

@@ -22,7 +22,7 @@ from kanrun.study.evaluation import points_of
 from kanrun.study.models import Create, check_model, refuse_unused
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
-from kanrun.study.training_rows import stage_row
+from kanrun.study.training_records import stage_row
 
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
 _SAMPLED = {"train": "points", "validation": "validation", "noise": "noise"}

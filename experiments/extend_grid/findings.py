@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.measured import largest, middle, smallest, spread
-from kanrun.study.powers import exponent
+from kanrun.study.statistics import exponent, maximum, median, minimum, value_range
 
 #: Required: what exact refinement may change, four digits above float64's rounding, and how near a fitted order has to
 #: be to the theory's -(k + 1) (de Boor, A Practical Guide to Splines, chapter XII).
@@ -29,7 +28,7 @@ def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     overfitted = (inserted["part"] == "overfit") & ~inserted["penalised"]
     for rows, which in ((inserted[~overfitted], ""), (inserted[overfitted], " (networks overfitted on purpose)")):
         if len(rows):
-            worst = largest(rows["function_change"])
+            worst = maximum(rows["function_change"])
             sentence = f"A nested refinement changes the function by at most rounding, relative to its size{which}"
             yield Claim(sentence, worst, f"<= {EXACT:g}", worst <= EXACT, f"largest of {len(rows)} extensions")
 
@@ -42,11 +41,11 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         slopes = order_of_each_seed(rows)
         if slopes.empty:  # a single grid has no order
             continue
-        wanted, measured = -(int(degree) + 1), middle(slopes)
+        wanted, measured = -(int(degree) + 1), median(slopes)
         reach = f"G = {rows['intervals'].min()} .. {rows['intervals'].max()}"
         sentence = f"k = {degree}: test RMSE of [{shape.replace('-', ',')}] falls as G^-(k + 1) over {reach}"
         holds = abs(measured - wanted) <= ORDER
-        yield Claim(sentence, measured, f"{wanted} +- {ORDER}", holds, spread(slopes))
+        yield Claim(sentence, measured, f"{wanted} +- {ORDER}", holds, value_range(slopes))
 
 
 def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:
@@ -83,14 +82,14 @@ def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 def _turn_claim(rows: pd.DataFrame, where: str, penalised: bool) -> Iterator[Claim]:
     ratios = turn(rows)
     if len(ratios):
-        measured = middle(ratios)
+        measured = median(ratios)
         text = "With the smoothness penalty, the test error does not turn up" if penalised else (
             "Without the smoothness penalty, the test error turns up"
         )  # fmt: skip
         bound = f"final over lowest before {'<= ' + str(STAYS) if penalised else '>= ' + str(TURNS)}"
         holds = measured <= STAYS if penalised else measured >= TURNS
         left = rows[rows["intervals"] == rows["intervals"].max()]["train_rmse"].median()
-        words = ", ".join(filter(None, [spread(ratios), f"training RMSE there {left:.2g}"]))
+        words = ", ".join(filter(None, [value_range(ratios), f"training RMSE there {left:.2g}"]))
         yield Claim(f"{text} past the threshold ({where})", measured, bound, holds, words)
 
 
@@ -102,7 +101,7 @@ def turn(rows: pd.DataFrame) -> pd.Series:
         past = each[each["intervals"] >= each["threshold"]]
         if len(below) and len(past):
             finest = past.sort_values("intervals").iloc[-1]
-            ratios.append(finest["test_rmse"] / smallest(below["test_rmse"]))
+            ratios.append(finest["test_rmse"] / minimum(below["test_rmse"]))
     return pd.Series(ratios, dtype=float)
 
 
@@ -118,11 +117,11 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         if len(ratios):
             network = f"[{str(shape).replace('-', ',')}]"
             sentence = f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
-            measured = middle(ratios)
+            measured = median(ratios)
             lost = f"never reached from scratch by {np.isinf(ratios).sum()} of {len(ratios)} seeds"
             shown = lost if np.isinf(measured) else measured
             bound = "seconds from scratch over seconds extended > 1"
-            yield Claim(sentence, shown, bound, measured > 1, spread(ratios))
+            yield Claim(sentence, shown, bound, measured > 1, value_range(ratios))
 
 
 def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> Iterator[float]:

@@ -20,17 +20,14 @@ from kanrun.engine.training import Done, Event, Pause, Stage, Step, Trained, tra
 from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
 from kanrun.runs import Claim
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.bounds import bound_claims, bound_rows, check_bounds
-from kanrun.study.cells import suite_cells, with_cell
-from kanrun.study.checkpoints import done_from_checkpoint, done_to_checkpoint
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
-from kanrun.study.following import follow
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.seeds import generator
-from kanrun.study.training_rows import stage_row, step_row
+from kanrun.study.suite import bound_claims, bound_rows, check_bounds, suite_cells, with_cell
+from kanrun.study.training_records import done_from_checkpoint, done_to_checkpoint, follow, stage_row, step_row
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:

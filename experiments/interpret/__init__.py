@@ -28,7 +28,7 @@ from kanrun.errors import UsageError
 from kanrun.figures import network_diagram
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.cells import suite_cells, with_cell
+from kanrun.study.suite import suite_cells, with_cell
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import math
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.measured import largest
+from kanrun.study.statistics import maximum
 
 #: Share of a target's seeds that have to come out, and the seconds that each may take.
 SHARE, SECONDS = 0.8, 60.0
@@ -32,7 +32,7 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
     if noisy.any():
         claims.append(_count(known[noisy], "form", "targets with noise that most seeds recover in form", NOISY))
     if len(known):
-        slowest = largest(known["seconds"])
+        slowest = maximum(known["seconds"])
         sentence = "longest interpretation in seconds"
         claims.append(Claim(sentence, slowest, f"<= {SECONDS:g}", slowest <= SECONDS, None))
     return claims

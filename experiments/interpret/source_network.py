@@ -17,8 +17,8 @@ from kanrun.engine.symbolic import SearchData
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
 from kanrun.runs import Run
-from kanrun.study.cells import with_cell
 from kanrun.study.saved import LoadedRun
+from kanrun.study.suite import with_cell
 
 #: Share of the network's own error that turning it into a graph may change its values by without a warning, and what is
 #: rounding whatever the network's error is, relative to the spread.

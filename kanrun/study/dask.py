@@ -10,19 +10,20 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started, Warned
-from kanrun.study.experiment import Failure, Job, Task
+from kanrun.study.executors import ATTEMPTS, Failed, Finished, Recorded, Resume, Retried, Started, TaskEvents, Warned
+from kanrun.study.experiment import Failure, Task, TaskRunner
 
 _CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02  # seconds: to connect in, between looks at the workers and at what is ready
 _NO_WORKERS = "no worker at {address}: waiting for one, as `dask worker {address}` starts it"
 
 
-def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> Generator[Event, None, None]:
+def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address: str) -> TaskEvents:
     """Run the tasks on the cluster at `address`; the records of a task come together at its end.
 
     A task returns its failure as a value and is then run once more, on another worker where there is one.
@@ -32,7 +33,7 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
     """
     distributed: Any = importlib.import_module("distributed")
     with _client(address) as client:
-        futures = {client.submit(run_task, job, task, resume(task), pure=False): task for task in tasks}
+        futures = {client.submit(run_task, runner, task, resume(task), pure=False): task for task in tasks}
         attempts = dict.fromkeys((task.pair for task in tasks), 1)
         for task in tasks:
             yield Started(task)
@@ -46,21 +47,21 @@ def run_dask(job: Job, tasks: Sequence[Task], resume: Resume, address: str) -> G
                     completed.add(future)
                     continue
                 task = futures.pop(future)
-                seconds, records, failure, worker, deaths = _outcome(future, address)
+                attempt = _attempt(future, address)
                 future.release()
-                again = failure is not None and max(attempts[task.pair], deaths) < ATTEMPTS
-                if failure is not None and again:
+                failure = attempt.failure
+                if failure is not None and max(attempts[task.pair], attempt.deaths) < ATTEMPTS:
                     attempts[task.pair] += 1
                     yield Retried(task, failure)
-                    others = [name for name in _workers(client) if name != worker] or None
+                    others = [name for name in _workers(client) if name != attempt.worker] or None
                     where: dict[str, Any] = {"workers": others, "allow_other_workers": others is not None}
-                    retry = client.submit(run_task, job, task, None, pure=False, **where)
+                    retry = client.submit(run_task, runner, task, None, pure=False, **where)
                     futures[retry] = task
                     completed.add(retry)
                     yield Started(task)
                     continue
-                yield from (Recorded(task, record) for record in records)
-                yield Finished(task, seconds) if failure is None else Failed(task, failure)
+                yield from (Recorded(task, record) for record in attempt.records)
+                yield Finished(task, attempt.seconds) if failure is None else Failed(task, failure)
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
@@ -89,36 +90,47 @@ def probe(address: str) -> None:
         pass
 
 
-def run_task(job: Job, task: Task, resume: Checkpoint | None) -> tuple[float, list[Record], Failure | None, str | None]:
-    """Run in a worker of the cluster: return seconds, records, the failure if any, and the worker's address."""
+@dataclass(frozen=True)
+class _Attempt:
+    """How one attempt at a task ended; `deaths` counts the workers that died of it."""
+
+    seconds: float = 0.0
+    records: tuple[Record, ...] = ()
+    failure: Failure | None = None
+    worker: str | None = None
+    deaths: int = 0
+
+
+def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> _Attempt:
+    """Run `task` in a worker of the cluster; an error of the experiment is returned as a failure."""
     records: list[Record] = []
     failure = None
     clock = time.monotonic()
     try:
-        for record in job.run(task, resume):
+        for record in runner.run(task, resume):
             records.append(record)  # one by one: those before an error count
     except Exception as error:  # any error of an experiment is a failure of its task
         failure = Failure.of(error)
-    return time.monotonic() - clock, records, failure, _own_address()
+    return _Attempt(time.monotonic() - clock, tuple(records), failure, _own_address())
 
 
-def _outcome(future: Any, address: str) -> tuple[float, list[Record], Failure | None, str | None, int]:
-    """Return what `run_task` returned, and how many workers died of the task."""
+def _attempt(future: Any, address: str) -> _Attempt:
+    """What `run_task` returned. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
     if future.status == "cancelled":
         raise KanrunError(
-            f"the Dask cluster at {address} went away; `kanrun runs resume` goes on with the rest, "
+            f"the Dask cluster at {address} went away; `kanrun runs resume` continues with the rest, "
             "with --address ADDRESS on another one or with --executor local here."
         )
     if future.status == "finished":
-        seconds, records, failure, worker = future.result()
-        return seconds, records, failure, worker, 0
+        attempt: _Attempt = future.result()
+        return attempt
     error = future.exception()
     if isinstance(error, KilledWorker):
         deaths = int(error.allowed_failures) + 1
-        return 0.0, [], Failure(f"its worker on the Dask cluster died, {deaths} times"), None, deaths
-    return 0.0, [], Failure.of(error), None, 0
+        return _Attempt(failure=Failure(f"its worker on the Dask cluster died, {deaths} times"), deaths=deaths)
+    return _Attempt(failure=Failure.of(error))
 
 
 @contextlib.contextmanager

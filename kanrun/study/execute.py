@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,8 @@ from kanrun.runs.manifest import Claim, Manifest, Status
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Note
 from kanrun.study import report
-from kanrun.study.executor import Event, Resume, Warned, run_serial
-from kanrun.study.experiment import Experiment, Failure, Job, Reference, Task, takes_resume, tasks_of
+from kanrun.study.executors import Resume, TaskEvents, Warned, run_local, run_serial
+from kanrun.study.experiment import Experiment, Failure, Task, TaskRunner, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.settings import check_settings, cores, device_of, threads_of
@@ -153,20 +153,18 @@ class _Study:
             finally:
                 events.close()
 
-    def _events(self, tasks: Sequence[Task], resume: Resume) -> Generator[Event, None, None]:
+    def _events(self, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
         executor = self._cfg.executor
         threads = threads_of(self._cfg)
-        job = Job(Reference.to(self._experiment), self._cfg, threads)
+        runner = TaskRunner(self._experiment, self._cfg, threads)
         kind = executor.kind if tasks else "serial"  # nothing left to do needs no workers
         if kind == "local":
-            from kanrun.study.local import run_local
-
-            return run_local(job, tasks, resume, executor.workers or max(1, cores() // threads))
+            return run_local(runner, tasks, resume, executor.workers or max(1, cores() // threads))
         if kind == "dask":
             from kanrun.study.dask import run_dask
 
-            return run_dask(job, tasks, resume, str(executor.address))
-        return run_serial(job, tasks, resume)
+            return run_dask(runner, tasks, resume, str(executor.address))
+        return run_serial(runner, tasks, resume)
 
     def _tables(self) -> dict[str, pandas.DataFrame]:
         run = Run(self._folder.path)

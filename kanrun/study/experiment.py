@@ -1,10 +1,11 @@
-"""What an experiment is to the rest of the program, and the tasks that it is cut into."""
+"""The Experiment protocol and its expansion into tasks (cell x seed)."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
 import traceback
+from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,7 +15,6 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.manifest import Claim
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.naming import names_of
 from kanrun.study.settings import using_threads
 
 if TYPE_CHECKING:
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
 Cell = Mapping[str, Any]
 MOST_TASKS = 100_000
+
+#: Keys whose value says enough.
+_PLAIN = ("part", "model", "learner", "target", "case", "schedule", "name", "activation")
+#: Keys of a target or schedule that name it.
+_NAMES = ("name", "formula", "id", "path")
+_LONGEST = 40
 
 
 class Experiment(Protocol):
@@ -79,44 +85,33 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """An experiment that crosses a process border: a module does so by its name, an object as it is."""
+class TaskRunner:
+    """All that a worker needs to run tasks: the experiment, its configuration, and the threads of one training.
 
-    experiment: Experiment | None
-    module: str | None = None
+    Pickled, an experiment that is a module becomes its name, and is imported where it is unpickled.
+    """
 
-    @classmethod
-    def to(cls, experiment: Experiment) -> Reference:
-        return cls(experiment, experiment.__name__ if isinstance(experiment, ModuleType) else None)
-
-    def load(self) -> Experiment:
-        if self.experiment is not None:
-            return self.experiment
-        module: Any = importlib.import_module(str(self.module))
-        experiment: Experiment = module
-        return experiment
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"experiment": None if self.module else self.experiment, "module": self.module}
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that a worker needs to run tasks: the experiment, its configuration, threads of a training."""
-
-    reference: Reference
+    experiment: Experiment
     cfg: ExperimentConfig
     threads: int
 
     def run(self, task: Task, resume: Checkpoint | None) -> Generator[Record, None, None]:
         """Yield the records of `task` as the experiment yields them."""
-        experiment = self.reference.load()
-        limit = getattr(experiment, "using_threads", using_threads)
+        limit = getattr(self.experiment, "using_threads", using_threads)
         with limit(self.threads):
-            if resume is not None and takes_resume(experiment):
-                yield from experiment.run(self.cfg, task.cell, task.seed, resume=resume)  # type: ignore[call-arg]
+            if resume is not None and takes_resume(self.experiment):
+                yield from self.experiment.run(self.cfg, task.cell, task.seed, resume=resume)  # type: ignore[call-arg]
             else:
-                yield from experiment.run(self.cfg, task.cell, task.seed)
+                yield from self.experiment.run(self.cfg, task.cell, task.seed)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        place = self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
+        return _runner, (place, self.cfg, self.threads)
+
+
+def _runner(place: Any, cfg: ExperimentConfig, threads: int) -> TaskRunner:
+    experiment: Any = importlib.import_module(place) if isinstance(place, str) else place
+    return TaskRunner(experiment, cfg, threads)
 
 
 def takes_resume(experiment: Experiment) -> bool:
@@ -142,3 +137,54 @@ def tasks_of(experiment: Experiment, cfg: ExperimentConfig) -> list[Task]:
         for index, (cell, name) in enumerate(zip(cells, names_of(cells), strict=True))
         for seed in seeds
     ]
+
+
+def names_of(cells: Sequence[Cell]) -> list[str]:
+    """Return a name for each cell from the settings in which cells differ; `cell N` where that is not enough.
+
+    Targets are called by name or formula, schedules by their grids, other settings by key and value.
+    """
+    described = [_described(cell) for cell in cells]
+    keys = list(dict.fromkeys(key for words in described for key in words))
+    telling = [key for key in keys if len({words.get(key) for words in described}) > 1]
+    names = [", ".join(words[key] for key in telling if words.get(key)) for words in described]
+    often = Counter(names)
+    return [
+        name if name and often[name] == 1 else f"{name}{', ' if name else ''}cell {index}"
+        for index, name in enumerate(names)
+    ]
+
+
+def _described(cell: Cell) -> dict[str, str]:
+    """Return words for each setting of a cell; settings of a group are told apart by their own key."""
+    words: dict[str, str] = {}
+    for key, value in cell.items():
+        if key in ("bound", "bounds"):  # what is claimed of a cell is not what it is
+            continue
+        called = _called(value)
+        if called is not None:
+            words[key] = called if key in _PLAIN else f"{key} {called}"
+        elif isinstance(value, Mapping):
+            words |= {f"{key}.{inner}": word for inner, word in _described(value).items()}
+    return words
+
+
+def _called(value: Any) -> str | None:
+    """Return a value in a word; None for a group without a name, whose settings are told one by one."""
+    if isinstance(value, Mapping):
+        if "target" in value:  # a case is its target, with what it asks of it
+            return _called(value["target"])
+        if {"kind", "first", "last"} <= value.keys():
+            nested = "" if value.get("nested", True) else ", not nested"
+            return f"{value['kind']} from {value['first']} to {value['last']}{nested}"
+        if "intervals" in value:
+            kind = value.get("kind", "list")
+            return ("" if kind == "list" else f"{kind} ") + f"grids {_called(value['intervals'])}"
+        return next((_short(str(value[key])) for key in _NAMES if value.get(key)), None)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _short(f"[{','.join(str(_called(item)) for item in value)}]")
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.runs.records import Note, Row
-from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Started, Warned
+from kanrun.study.executors import Failed, Finished, Recorded, Retried, Started, TaskEvent, Warned
 from kanrun.study.experiment import Task
 
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # the best so far goes by the first that is there
@@ -54,7 +54,7 @@ class Reporter:
             self._say(f"{tasks} of {self._total} trainings were finished before and are kept")
             self._advance("")
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: TaskEvent) -> None:
         """Show what `event` tells."""
         if isinstance(event, Recorded):
             self._recorded(event)

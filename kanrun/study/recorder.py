@@ -17,7 +17,7 @@ from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import StudyProgress
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Row, Table
-from kanrun.study.executor import Event, Failed, Finished, Recorded, Retried, Warned
+from kanrun.study.executors import Failed, Finished, Recorded, Retried, TaskEvent, Warned
 from kanrun.study.experiment import Failure, Task
 
 _RESUME = "resume"
@@ -76,7 +76,7 @@ class Recorder:
             self._rows[pair] = Counter(counts)
         return checkpoints
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: TaskEvent) -> None:
         """Store what `event` brings. Raises StorageFailed, and KanrunError for rows no table can hold."""
         if isinstance(event, Recorded):
             self._record(event)

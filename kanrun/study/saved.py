@@ -6,6 +6,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kanrun.engine.networks import KAN, MLP, BSpline, Network
+from kanrun.engine.networks import KAN, MLP, BSpline, Network, from_description
 from kanrun.engine.training import predict
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
+from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
-from kanrun.study.checkpoints import pack, unpack
 from kanrun.study.problem import Problem
-from kanrun.targets import Scaling
+from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
 
 Array = NDArray[np.float64]
+Arrays = dict[str, NDArray[Any]]
 
 #: What the edges of a KAN's first layer do outside their grids, by `model.outside`.
 BEYOND = {
@@ -185,3 +187,76 @@ def _seed_of(name: str) -> int:
 def load_run(path: str | Path) -> LoadedRun:
     """The run in folder `path`: config, tables, trained models. Nothing in the folder is ever executed."""
     return LoadedRun(Run(Path(path)))
+
+
+def pack(network: Network, prefix: str = "") -> Arrays:
+    """The network's parameters and buffers as arrays, each name after `prefix`."""
+    return {prefix + name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+
+
+def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
+    """The network of `describe()` and its packed arrays, in their precision, on the CPU.
+
+    Raises KanrunError where arrays and description do not belong together.
+    """
+    state = {
+        name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
+    }
+    try:
+        if _described(description) > sum(value.numel() for value in state.values()):
+            raise ValueError("it describes more numbers than are stored")  # and memory would be taken for all of them
+        network = from_description(description)
+        floats = next(value.dtype for value in state.values() if value.is_floating_point())
+        network.to(floats)
+        network.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, ValueError, StopIteration) as error:
+        raise KanrunError(
+            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
+        ) from error
+    return network
+
+
+def _described(description: dict[str, Any]) -> int:
+    """How many numbers at least the network of a description has."""
+    if "layers" in description:
+        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
+        return sum(inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes)
+    if "shape" in description:
+        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
+    return int(description.get("functions", 0) * description.get("outputs", 0))
+
+
+def predict_table(run: Path, source: Path, output: Path, model: str | None = None) -> list[str]:
+    """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
+
+    The file keeps the input columns and adds one per output, in the units of training; a classifier adds the label
+    and one column of probabilities per class. Rows outside the trained range are predicted and counted in a warning.
+    Raises UsageError for missing columns, text or missing values, and for an output that cannot be written or is not a
+    kind of table that kanrun writes.
+    """
+    if output.is_dir():
+        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
+    check_output(output)
+    trained = load_run(run).model(model)
+    x = read_inputs(source, trained.inputs)
+    table = pd.DataFrame(x, columns=list(trained.inputs))
+    values = trained.values(x)
+    if not np.isfinite(values).all():
+        bad = np.flatnonzero((~np.isfinite(values)).any(1))
+        raise UsageError(
+            f"{len(bad)} of {len(x)} predictions are not finite; the first is that of data row {bad[0] + 1}."
+        )
+    for name, column in _columns(trained, values):
+        table[name] = column
+    try:
+        write_atomic(output, table_bytes(table, output))
+    except StorageFailed as error:
+        raise UsageError(f"{str(error).rstrip('.')}; choose another --output.") from error
+    return trained.cautions(x)
+
+
+def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    if model.classes:
+        labels = np.array(model.classes)[values.argmax(1)]
+        return [(model.outputs[0], labels)] + [(f"probability:{c}", values[:, i]) for i, c in enumerate(model.classes)]
+    return [(name, values[:, o]) for o, name in enumerate(model.outputs)]

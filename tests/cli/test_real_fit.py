@@ -158,7 +158,7 @@ def test_predictions_are_what_the_ending_says(
     pytest.importorskip("pyarrow")
     assert main([*words, "p.parquet"]) == 0
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
-    monkeypatch.setattr("kanrun.study.predict.load_run", None)  # so much is said before anything is computed
+    monkeypatch.setattr("kanrun.study.saved.load_run", None)  # so much is said before anything is computed
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     for name, said in (
         ("x.pq", "pip install 'kanrun[parquet]'"),

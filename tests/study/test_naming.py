@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kanrun.study.naming import names_of
+from kanrun.study.experiment import names_of
 
 
 def test_targets_are_called_by_name_and_what_all_share_is_left_out() -> None:

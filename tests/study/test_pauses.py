@@ -14,7 +14,7 @@ from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import SOLVERS, AdamOptions, Done, Pause, Plan, Samples, Stage, Step, TrainingData, train
 from kanrun.engine.training import chain as chain_module
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
-from kanrun.study.checkpoints import done_from_checkpoint, done_to_checkpoint
+from kanrun.study.training_records import done_from_checkpoint, done_to_checkpoint
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 

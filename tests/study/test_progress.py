@@ -11,7 +11,7 @@ from rich.console import Console
 
 from kanrun.runs import Claim, Note, Row
 from kanrun.study import report
-from kanrun.study.executor import Failed, Finished, Recorded, Started
+from kanrun.study.executors import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
 

@@ -26,7 +26,7 @@ from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, Pla
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.powers import exponent
+from kanrun.study.statistics import exponent
 
 LIST: dict[str, Any] = {"kind": "list", "intervals": [4, 8, 20]}
 

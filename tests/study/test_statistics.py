@@ -15,8 +15,8 @@ from kanrun.experiments.extend_grid import findings as grid_claims
 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
-from kanrun.study import bounds
-from kanrun.study.measured import at_least, at_most, largest, middle, smallest, spread
+from kanrun.study import suite
+from kanrun.study.statistics import at_least, at_most, maximum, median, minimum, value_range
 
 Claims = Callable[[list[float]], list[Claim]]
 
@@ -27,7 +27,7 @@ def table(values: list[float], name: str, **others: object) -> pd.DataFrame:
 
 def bounded(values: list[float]) -> list[Claim]:
     rows = table(values, "value", label="a", column="test_rmse", bound=1.0)
-    return bounds.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
+    return suite.bound_claims({"bounds": pd.concat([rows, rows.assign(column="seconds")])})
 
 
 def no_activation(values: list[float]) -> list[Claim]:
@@ -137,10 +137,10 @@ def test_one_nan_keeps_a_claim_from_holding(claims: Claims) -> None:
     ],
 )
 def test_bounds_that_say_nothing_are_refused(given: object, said: str) -> None:
-    bounds.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
-    bounds.check_bounds({})
+    suite.check_bounds({"bounds": {"test_rmse": 1e-6, "seconds": 10}})
+    suite.check_bounds({})
     with pytest.raises(UsageError, match=said):
-        bounds.check_bounds({"bounds": given})
+        suite.check_bounds({"bounds": given})
 
 
 def test_who_wins_is_undecided_and_spreads_say_what_they_leave_out() -> None:
@@ -161,17 +161,17 @@ def test_what_is_left_of_trainings_that_failed_keeps_no_claim_from_being_doubted
 
 
 def test_one_way_to_say_how_far_values_lie_apart() -> None:
-    assert spread(pd.Series([1.0])) is None
-    assert spread(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"
-    assert spread(pd.Series([1e-9, 1.0, math.nan]), "trainings") == (
+    assert value_range(pd.Series([1.0])) is None
+    assert value_range(pd.Series([2.0, 1.0])) == "1 .. 2 over 2 seeds"
+    assert value_range(pd.Series([1e-9, 1.0, math.nan]), "trainings") == (
         "1e-09 .. 1 over 3 trainings, 1 of them without a number"
     )
 
 
 def test_extremes_of_what_is_no_number() -> None:
     numbers = pd.Series([3.0, 1.0, 2.0])
-    assert (largest(numbers), smallest(numbers), middle(numbers)) == (3, 1, 2)
+    assert (maximum(numbers), minimum(numbers), median(numbers)) == (3, 1, 2)
     for values in (pd.Series([3.0, None]), pd.Series([], dtype=float)):
-        assert all(math.isnan(of(values)) for of in (largest, smallest, middle))
+        assert all(math.isnan(of(values)) for of in (maximum, minimum, median))
     assert not at_least("s", pd.Series([math.inf]), 1).holds
     assert not at_most("s", pd.Series([math.inf]), 1).holds

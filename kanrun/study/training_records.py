@@ -1,61 +1,62 @@
-"""Networks and unfinished trainings as checkpoints: arrays and plain JSON values, and back."""
+"""A training as records: the rows of its steps and stages, and the checkpoint from which it resumes, and back."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.engine.networks import Network, from_description
-from kanrun.engine.training import Done, Errors, Pause, Reached, Smoothing, Stage
-from kanrun.errors import KanrunError
-from kanrun.runs.records import Checkpoint
+from kanrun.engine.networks import count_parameters
+from kanrun.engine.training import Done, Errors, Event, Pause, Reached, Smoothing, Stage, Step, Trained
+from kanrun.runs.records import Checkpoint, Record, Value
+from kanrun.study.saved import Arrays, pack, unpack
 
-Arrays = dict[str, NDArray[Any]]
 #: Fields of stages and pauses that are stored as arrays.
 APART = ("network", "best", "random", "memory", "solver")
 
 
-def pack(network: Network, prefix: str = "") -> Arrays:
-    """The network's parameters and buffers as arrays, each name after `prefix`."""
-    return {prefix + name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+def follow(
+    events: Generator[Event, None, Trained], records_of: Callable[[Event], Iterable[Record]]
+) -> Generator[Record, None, Trained]:
+    """Yield what `records_of` makes of each event of a training; return what was trained."""
+    while True:
+        try:
+            event = next(events)
+        except StopIteration as end:
+            trained: Trained = end.value
+            return trained
+        yield from records_of(event)
 
 
-def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Network:
-    """The network of `describe()` and its packed arrays, in their precision, on the CPU.
+def step_row(step: Step) -> dict[str, Value]:
+    """Where the step was, the errors after it, and the seconds of training so far."""
+    place: dict[str, Value] = {"stage": step.stage, "step": step.step, "intervals": step.intervals}
+    return {**place, **_errors(step.errors), "seconds": step.seconds}
 
-    Raises KanrunError where arrays and description do not belong together.
-    """
-    state = {
-        name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
+
+def stage_row(stage: Stage) -> dict[str, Value]:
+    """The grid, its errors, and how the network came there: `error_before` and `error_after` the change of grid."""
+    return {
+        "stage": stage.stage,
+        "intervals": stage.intervals,
+        "parameters": count_parameters(stage.network),
+        **_errors(stage.errors),
+        "penalty": stage.smoothing.weight,
+        "carried_by": stage.reached.how,
+        "function_change": stage.reached.change,
+        "error_before": stage.reached.before,
+        "error_after": stage.reached.after,
+        "steps": stage.steps,
+        "seconds": stage.seconds,
     }
-    try:
-        if _described(description) > sum(value.numel() for value in state.values()):
-            raise ValueError("it describes more numbers than are stored")  # and memory would be taken for all of them
-        network = from_description(description)
-        floats = next(value.dtype for value in state.values() if value.is_floating_point())
-        network.to(floats)
-        network.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, ValueError, StopIteration) as error:
-        raise KanrunError(
-            f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
-        ) from error
-    return network
 
 
-def _described(description: dict[str, Any]) -> int:
-    """How many numbers at least the network of a description has."""
-    if "layers" in description:
-        sizes = ((*layer["shape"], layer["edges"]["degree"]) for layer in description["layers"])
-        return sum(inputs * outputs * (intervals + degree) for inputs, outputs, intervals, degree in sizes)
-    if "shape" in description:
-        return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
-    return int(description.get("functions", 0) * description.get("outputs", 0))
+def _errors(errors: Errors) -> dict[str, Value]:
+    return {"train_rmse": errors.train, "validation_rmse": errors.validation, "test_rmse": errors.test}
 
 
 def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:

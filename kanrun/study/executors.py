@@ -1,7 +1,11 @@
-"""Tasks in processes of this machine.
+"""Executors: tasks in this process, or in other processes of this machine (`kanrun.study.dask` has those of a cluster).
 
-Each worker process has a pipe of its own. There is no shared queue whose lock a killed worker could hold,
-and no pool that breaks when one process dies: a lost worker is an end of file on its pipe.
+An executor is a generator of events. It never raises for a task that failed: the failure is an event, and
+the other tasks continue. Closing the generator (or an exception thrown into it) stops all work.
+
+The local executor has one pipe for each worker process. No shared queue has a lock that a killed worker could hold, and
+no pool breaks when one process dies, as those of `concurrent.futures` and loky do: a lost worker is an end of file on
+its pipe, its exit code is known, and the records of a task come as it yields them.
 """
 
 from __future__ import annotations
@@ -13,18 +17,81 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from kanrun.runs.records import Checkpoint
-from kanrun.study.executor import ATTEMPTS, Event, Failed, Finished, Recorded, Resume, Retried, Started
-from kanrun.study.experiment import Failure, Job, Task
-
-_PATIENCE = 5.0  # seconds that a process gets to end before it is killed
+from kanrun.runs.records import Checkpoint, Record
+from kanrun.study.experiment import Failure, Task, TaskRunner
 
 
-def run_local(job: Job, tasks: Sequence[Task], resume: Resume, workers: int) -> Generator[Event, None, None]:
+@dataclass(frozen=True)
+class Started:
+    task: Task
+
+
+@dataclass(frozen=True)
+class Recorded:
+    task: Task
+    record: Record
+
+
+@dataclass(frozen=True)
+class Finished:
+    task: Task
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Retried:
+    """The task failed or its worker was lost; it starts again, and what it recorded does not count."""
+
+    task: Task
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The task failed for good; what it recorded stays."""
+
+    task: Task
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the user should know, of no task in particular."""
+
+    text: str
+
+
+TaskEvent = Started | Recorded | Finished | Retried | Failed | Warned
+TaskEvents = Generator[TaskEvent, None, None]
+Resume = Callable[[Task], Checkpoint | None]
+ATTEMPTS = 2  # of a task in other processes; in this process the same error would come again
+PATIENCE = 5.0  # seconds that a worker process gets to end before it is killed
+
+
+def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
+    """Run the tasks one after the other in this process; records come as the experiment yields them."""
+    for task in tasks:
+        yield Started(task)
+        clock = time.monotonic()
+        with contextlib.closing(runner.run(task, resume(task))) as records:
+            while True:
+                try:
+                    record = next(records)
+                except StopIteration:
+                    yield Finished(task, time.monotonic() - clock)
+                    break
+                except Exception as error:  # any error of an experiment is a failure of its task
+                    yield Failed(task, Failure.of(error))
+                    break
+                yield Recorded(task, record)
+
+
+def run_local(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers: int) -> TaskEvents:
     """Run the tasks in `workers` processes; records come as the experiments yield them.
 
     A task that fails, or whose process dies, is run once more in a fresh process, then given up.
@@ -36,7 +103,7 @@ def run_local(job: Job, tasks: Sequence[Task], resume: Resume, workers: int) -> 
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                worker, task = idle.pop() if idle else _Worker(job), waiting.popleft()
+                worker, task = idle.pop() if idle else _Worker(runner), waiting.popleft()
                 busy[worker.connection] = worker
                 # A task runs again from its start, not from a checkpoint of the attempt that failed.
                 worker.give(task, resume(task) if attempts[task.pair] == 0 else None)
@@ -66,10 +133,10 @@ def run_local(job: Job, tasks: Sequence[Task], resume: Resume, workers: int) -> 
 class _Worker:
     """A worker process, seen from the parent."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, runner: TaskRunner) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, job), daemon=True, name="kanrun-worker")
+        self._process = context.Process(target=_serve, args=(theirs, runner), daemon=True, name="kanrun-worker")
         self._process.start()
         theirs.close()
         self._task: Task | None = None
@@ -96,13 +163,13 @@ class _Worker:
         """End the process, whatever it does at the moment."""
         self.connection.close()
         self._process.terminate()
-        self._process.join(_PATIENCE)
+        self._process.join(PATIENCE)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
 
     def _epitaph(self) -> str:
-        self._process.join(_PATIENCE)
+        self._process.join(PATIENCE)
         code = self._process.exitcode
         if code is not None and code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
@@ -111,7 +178,7 @@ class _Worker:
         return f"its worker process ended with exit code {code}"
 
 
-def _serve(connection: Connection, job: Job) -> None:
+def _serve(connection: Connection, runner: TaskRunner) -> None:
     """Run in a worker process: take tasks, send back their records."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -123,7 +190,7 @@ def _serve(connection: Connection, job: Job) -> None:
         clock = time.monotonic()
         message: tuple[str, Any]
         try:
-            for record in job.run(task, resume):
+            for record in runner.run(task, resume):
                 connection.send(("record", record))
             message = ("finished", time.monotonic() - clock)
         except Exception as error:  # any error of an experiment is a failure of its task

@@ -1,0 +1,71 @@
+"""Maximum, minimum, median and range over seeds, exponents of power laws, and claims on them.
+
+NaN propagates: no claim holds because a training that failed or diverged was left out.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from kanrun.runs import Claim
+
+
+def maximum(values: pd.Series) -> float:
+    """The largest value; NaN, of which no comparison is true, if there is none or one is NaN."""
+    return float(values.astype(float).max(skipna=False))
+
+
+def minimum(values: pd.Series) -> float:
+    """The smallest value; NaN also if one is infinite, which is how a training that diverged would pass."""
+    numbers = values.astype(float)
+    return float(numbers.min()) if np.isfinite(numbers).all() else float("nan")
+
+
+def median(values: pd.Series) -> float:
+    """The median; NaN if there is none or one is NaN."""
+    return float(values.astype(float).median(skipna=False))
+
+
+def value_range(values: pd.Series, of: str = "seeds") -> str | None:
+    """The smallest and largest of several values in words, and how many are NaN; None for one value.
+
+    `of` names what the values belong to, one each.
+    """
+    if len(values) < 2:
+        return None
+    lost = int(values.isna().sum())
+    without = f", {lost} of them without a number" if lost else ""
+    return f"{values.min():.3g} .. {values.max():.3g} over {len(values)} {of}{without}"
+
+
+def at_most(sentence: str, values: pd.Series, bound: float, spread: str | None = None) -> Claim:
+    """The claim that all of `values` are at most `bound`."""
+    most = maximum(values)
+    return Claim(sentence, most, f"at most {bound:g}", most <= bound, spread)
+
+
+def at_least(sentence: str, values: pd.Series, bound: float, spread: str | None = None) -> Claim:
+    """The claim that all of `values` are at least `bound`."""
+    least = minimum(values)
+    return Claim(sentence, least, f"at least {bound:g}", least >= bound, spread)
+
+
+def exponent(x: pd.Series, y: pd.Series) -> float:
+    """p of y = c x^p by least squares of log y on log x.
+
+    NaN where fewer than two different x > 0 have a positive y, and where a y is not finite.
+    """
+    kept = (y > 0) & (x > 0)
+    if x[kept].nunique() < 2 or not np.isfinite(y.astype(float)).all():
+        return float("nan")
+    return float(np.polyfit(np.log(x[kept].astype(float)), np.log(y[kept].astype(float)), 1)[0])
+
+
+def exponents(table: pd.DataFrame, by: list[str], x: str, y: str) -> pd.DataFrame:
+    """One row per group of `by` with `exponent`, and the range of x (`low`, `high`) that it was fitted on."""
+    rows = []
+    for key, group in table.groupby(by, sort=False):
+        names = dict(zip(by, key, strict=True))
+        rows.append({**names, "exponent": exponent(group[x], group[y]), "low": group[x].min(), "high": group[x].max()})
+    return pd.DataFrame(rows, columns=[*by, "exponent", "low", "high"])
