@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from kanrun.cli import runs
-from kanrun.cli.experiments import EXPERIMENTS, add_experiment, with_info_value
+from kanrun.cli.experiments import add_experiment, with_info_value
 from kanrun.cli.predict import predict
+from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError
 
 app = typer.Typer(
@@ -41,7 +42,7 @@ def _kanrun(
     """Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures."""
 
 
-for experiment in EXPERIMENTS:
+for experiment in EXPERIMENTS.values():
     add_experiment(app, experiment)
 app.command("predict")(predict)
 app.add_typer(runs.app, name="runs")

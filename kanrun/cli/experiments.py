@@ -12,9 +12,7 @@ import typer
 
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
-from kanrun.config.catalogue import COMMANDS, Command
-
-EXPERIMENTS = tuple(COMMANDS.values())
+from kanrun.config.registry import Experiment
 
 
 class Shown(StrEnum):
@@ -68,7 +66,7 @@ ConfigPath = Annotated[
 ]
 
 
-def add_experiment(app: typer.Typer, experiment: Command) -> None:
+def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
     """Adds the command of `experiment` to the app."""
 
     def command(  # noqa: PLR0913, PLR0917  (each is an option)
@@ -98,7 +96,7 @@ def add_experiment(app: typer.Typer, experiment: Command) -> None:
         raise typer.Exit(launch(request))
 
     command.__doc__ = experiment.summary
-    command.__name__ = experiment.module
+    command.__name__ = experiment.file
     app.command(experiment.name, cls=ExperimentCommand, context_settings={"obj": experiment})(command)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand
 
 import kanrun.conf
-from kanrun.config.catalogue import module_of
+from kanrun.config import EXPERIMENTS, GROUPS
 
 
 class ExperimentCommand(TyperCommand):
@@ -27,16 +27,21 @@ class ExperimentCommand(TyperCommand):
 
 
 def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
-    """The groups of a command with their choices, read from the names of the configuration files alone.
+    """The groups of a command with their choices: names of configuration files, and plug-ins.
 
     They are those that the primary configuration's defaults name, in its order; the choices of `study` are
-    the command's own.
+    the command's own. Reads no file of a group, and loads neither Hydra nor torch.
     """
-    module = module_of(command)
-    folder = Path(kanrun.conf.__path__[0])
-    primary = (folder / f"{module}.yaml").read_text(encoding="utf-8")
-    for line in primary.splitlines():
+    experiment, folder = EXPERIMENTS[command], Path(kanrun.conf.__path__[0])
+    for group in experiment.groups or _groups_in(folder / f"{experiment.file}.yaml"):
+        place = folder / group / experiment.file if group == "study" else folder / group
+        plugins = [name for name, kind in GROUPS.get(group, {}).items() if kind.is_plugin]
+        if place.is_dir():
+            yield group, sorted([*(path.stem for path in place.glob("*.yaml")), *plugins])
+
+
+def _groups_in(primary: Path) -> Iterator[str]:
+    for line in primary.read_text(encoding="utf-8").splitlines():
         name = line.strip().removeprefix("- ").partition(":")[0].removeprefix("optional ").lstrip("/")
-        place = folder / name / module if name == "study" else folder / name
-        if line.startswith("  - ") and ":" in line and not name.startswith(("override ", "hydra")) and place.is_dir():
-            yield name, sorted(path.stem for path in place.glob("*.yaml"))
+        if line.startswith("  - ") and ":" in line and not name.startswith(("override ", "hydra")):
+            yield name

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
-from kanrun.config.catalogue import module_of
+from kanrun.config.registry import module_of
 from kanrun.launch.literal import literal, quoted
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)

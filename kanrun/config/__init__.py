@@ -1,23 +1,37 @@
 """The typed configuration: what Hydra composes is checked against these dataclasses and handed on as them.
 
-A group with several kinds (targets, models, solvers) has one dataclass a kind, told apart by `kind`; fields that
-say `Any` take several shapes, and the room that uses them checks which.
+A group with several kinds (targets, models, solvers) has one dataclass per kind, told apart by `kind`; see `registry`
+for how each is declared, and `rules` for those of its fields. Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-from kanrun.config.commands import (
+from kanrun.config.experiments import (
     BenchConfig,
     CompareMLPConfig,
     ContinualConfig,
     CurvesConfig,
+    ExecutorConfig,
+    ExperimentConfig,
     ExtendGridConfig,
     FitConfig,
     InterpretConfig,
 )
-from kanrun.config.experiment import ExecutorConfig, ExperimentConfig
-from kanrun.config.groups import GROUPS
 from kanrun.config.models import BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
+from kanrun.config.registry import (
+    CANDIDATES,
+    EXPERIMENTS,
+    GROUPS,
+    MODELS,
+    SOLVERS,
+    TARGETS,
+    candidate,
+    experiment,
+    model,
+    solver,
+    target,
+)
+from kanrun.config.rules import MISSING, check, setting
 from kanrun.config.solvers import AdamSolver, AutoSolver, LBFGSSolver, LMSolver
 from kanrun.config.targets import (
     BundledTarget,
@@ -32,7 +46,13 @@ from kanrun.config.targets import (
 )
 
 __all__ = [
+    "CANDIDATES",
+    "EXPERIMENTS",
     "GROUPS",
+    "MISSING",
+    "MODELS",
+    "SOLVERS",
+    "TARGETS",
     "AdamSolver",
     "AutoSolver",
     "BSplineConfig",
@@ -60,4 +80,11 @@ __all__ = [
     "SamplingConfig",
     "SpecialTarget",
     "TableTarget",
+    "candidate",
+    "check",
+    "experiment",
+    "model",
+    "setting",
+    "solver",
+    "target",
 ]

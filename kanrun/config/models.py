@@ -1,47 +1,97 @@
-"""The models, one dataclass a kind."""
+"""The models: the settings of each with their rules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
+from kanrun.config.registry import model
+from kanrun.config.rules import setting
 
+BASES = ("silu", "identity", "zero", "tanh", "relu", "gelu", "sigmoid", "sin", "gaussian")
+ACTIVATIONS = ("silu", "relu", "tanh", "gelu", "sin", "identity")
+INITIALISATIONS = ("auto", "paper", "lecun", "glorot", "power_law", "spline")
+HIGHEST_DEGREE = 20  # of a spline
+
+
+@model("kanrun.study.models:create_kan", network="kanrun.engine.networks.kan:KAN", label="KAN")
 @dataclass
 class KANConfig:
-    hidden: list[int] | None = field(default_factory=lambda: [5])  # null: `kanrun interpret` searches the shape
-    intervals: Any = field(default_factory=lambda: [5, 10, 20, 50])  # one number, a schedule, or auto
-    degree: int = 3
-    base: str = "silu"
-    scale: str = "separate"  # w_b and w_s; `single`: the one w of phi = w (b + spline)
-    outside: str = "linear"  # or constant, zero: what a spline does beyond its grid
-    initialisation: str = "auto"  # or paper, lecun, glorot, power_law, spline
-    adapt: float = 0.0  # share of quantile spacing in a grid drawn from data; 0 is uniform
-    update_grid: bool = True  # hidden grids follow the range of what reaches them
-    frozen_scales: bool = False  # w_b and w_s stay where they start
+    """A Kolmogorov-Arnold Network: a learned spline on each edge."""
+
+    hidden: list[int] | None = setting([5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1)
+    intervals: Any = setting(
+        [5, 10, 20, 50],
+        "intervals of the grid: one number, a schedule of finer and finer grids, or auto",
+        whole=True, minimum=1, least=1, increasing=True, words=("auto",),
+    )  # fmt: skip
+    degree: int = setting(3, "degree of the splines", minimum=0, maximum=HIGHEST_DEGREE)
+    base: str = setting("silu", "base function b of phi = w_b b + w_s spline", choices=BASES)
+    scale: str = setting(
+        "separate", "w_b and w_s apart, or the single w of phi = w (b + spline)", choices=("separate", "single")
+    )
+    outside: str = setting("linear", "what a spline does beyond its grid", choices=("linear", "constant", "zero"))
+    initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
+    adapt: float = setting(
+        0.0, "share of quantile spacing in a grid drawn from data; 0 is uniform", minimum=0, maximum=1
+    )
+    update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
+    frozen_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     kind: str = "kan"
 
 
+@model("kanrun.study.models:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")
 @dataclass
 class MLPConfig:
-    hidden: list[int] = field(default_factory=lambda: [16, 16])  # fewer numbers than the default has points
-    activation: str = "silu"
+    """A multi-layer perceptron."""
+
+    # fewer numbers than the default target has points
+    hidden: list[int] = setting([16, 16], "nodes of each hidden layer", minimum=1)
+    activation: str = setting("silu", "function of each hidden node", choices=ACTIVATIONS)
     kind: str = "mlp"
 
 
+@model(
+    "kanrun.study.models:create_polynomial", network="kanrun.engine.networks.curves:Polynomial", label="polynomial",
+    beyond="the polynomial continues", inputs=1, closed_form=True,
+)  # fmt: skip
 @dataclass
 class PolynomialConfig:
-    degree: int = 10
+    """One polynomial by least squares, for one input variable."""
+
+    degree: int = setting(10, "degree of the polynomial", minimum=0, maximum=500)
     kind: str = "polynomial"
 
 
+@model(
+    "kanrun.study.models:create_bezier", network="kanrun.engine.networks.curves:Bezier", label="Bezier curve",
+    beyond="the polynomial continues", inputs=1, closed_form=True,
+)  # fmt: skip
 @dataclass
 class BezierConfig:
-    control_points: int = 8
+    """One Bezier curve by least squares, for one input variable."""
+
+    control_points: int = setting(8, "control points, one more than the degree", minimum=2)
     kind: str = "bezier"
 
 
+@model(
+    "kanrun.study.models:create_bspline", network="kanrun.engine.networks.curves:BSpline", label="B-spline",
+    beyond="the curve continues in a straight line", inputs=1, closed_form=True,
+)  # fmt: skip
 @dataclass
 class BSplineConfig:
-    control_points: int = 12
-    degree: int = 3
+    """One B-spline by least squares, for one input variable."""
+
+    control_points: int = setting(12, "control points of the curve", minimum=1)
+    degree: int = setting(3, "degree of the curve", minimum=0, maximum=HIGHEST_DEGREE)
     kind: str = "bspline"
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """A curve of degree k has at least k + 1 control points."""
+        if self.control_points <= self.degree:
+            yield (
+                f"{at}control_points={self.control_points} is too few: a B-spline of degree {self.degree} has at "
+                f"least {self.degree + 1}."
+            )

@@ -1,59 +1,81 @@
-"""The solvers, one dataclass a kind."""
+"""The solvers: the settings of each with their rules."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
+from kanrun.config.registry import solver
+from kanrun.config.rules import setting
 
+_STEPS = "steps on each grid; null is the solver's own rule"
+_STARTS = "random starts on the coarse grid, the best of which continues; null: chosen by size"
+_NARROW = "whether validation may also choose fewer hidden nodes and prune the others"
+_PENALTY = "weight of the smoothness penalty, or auto"
+_LOCAL = "whether coefficients whose basis functions saw no data stay as they are"
+_SPARSITY = "weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes"
+_MAGNITUDE = "magnitude of an edge there: its root mean square, or the mean |phi| of the paper"
+_PATIENCE = "steps without a better validation error until a grid is left"
+_MAGNITUDES = ("rms", "mean_abs")
+_AUTO: dict[str, Any] = {"minimum": 0, "words": ("auto",)}
+
+
+@solver("")
 @dataclass
 class AutoSolver:
-    """Picks by the numbers of parameters and data, and says which."""
+    """Chosen by the numbers of parameters and data; the run says which and why."""
 
-    steps: int | None = None  # per grid; null is the chosen solver's default
-    starts: int | None = None
-    narrow: bool = True  # lm: validation may also choose fewer hidden nodes; the others are pruned
-    penalty: Any = "auto"  # weight of the smoothness penalty; auto is the chosen solver's
-    local: bool = False  # never move coefficients whose basis functions saw no data
+    steps: int | None = setting(None, _STEPS, minimum=1)
+    starts: int | None = setting(None, _STARTS, minimum=1)
+    narrow: bool = setting(True, _NARROW)
+    penalty: Any = setting("auto", f"{_PENALTY}: that of the chosen solver", **_AUTO)
+    local: bool = setting(False, _LOCAL)
     kind: str = "auto"
 
 
+@solver("kanrun.engine.training.solvers:create_lm")
 @dataclass
 class LMSolver:
-    """Levenberg-Marquardt."""
+    """Levenberg-Marquardt in float64."""
 
-    steps: int | None = None
-    starts: int | None = None  # at the coarse grid; the best goes on
-    narrow: bool = True  # validation may also choose fewer hidden nodes; the others are pruned
-    penalty: Any = "auto"  # weight of the smoothness penalty, or `auto`: chosen on validation data
-    local: bool = False
+    steps: int | None = setting(None, _STEPS, minimum=1)
+    starts: int | None = setting(None, _STARTS, minimum=1)
+    narrow: bool = setting(True, _NARROW)
+    penalty: Any = setting("auto", f"{_PENALTY}: chosen on validation data", **_AUTO)
+    local: bool = setting(False, _LOCAL)
     kind: str = "lm"
 
 
+@solver("kanrun.engine.training.solvers:create_lbfgs")
 @dataclass
 class LBFGSSolver:
-    steps: int | None = None
-    starts: int | None = None
-    history: int = 30
-    penalty: Any = "auto"  # weight of the smoothness penalty; auto is a small one, and 1e-3 for classification
-    sparsity: float = 0.0  # weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes
-    magnitude: str = "rms"  # of an edge there: its root mean square, or mean_abs as in the paper
-    local: bool = False
-    patience: int | None = None  # steps without a better validation error until a grid is left
+    """LBFGS with a line search."""
+
+    steps: int | None = setting(None, _STEPS, minimum=1)
+    starts: int | None = setting(None, _STARTS, minimum=1)
+    history: int = setting(30, "past steps that the metric is built from", minimum=1)
+    penalty: Any = setting("auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO)
+    sparsity: float = setting(0.0, _SPARSITY, minimum=0)
+    magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
+    local: bool = setting(False, _LOCAL)
+    patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "lbfgs"
 
 
+@solver("kanrun.engine.training.solvers:create_adam")
 @dataclass
 class AdamSolver:
-    steps: int | None = None
-    starts: int | None = None
-    learning_rate: float = 1e-2
-    schedule: str = "cosine"  # or constant
-    batch: int | None = None  # null is all points at once
-    weight_decay: float = 0.0
-    sparsity: float = 0.0  # as for lbfgs
-    magnitude: str = "rms"
-    penalty: Any = "auto"  # weight of the smoothness penalty; auto is 0, and 1e-3 for classification
-    local: bool = False
-    patience: int | None = None  # steps without a better validation error until a grid is left
+    """Adam, in batches where solver.batch is given."""
+
+    steps: int | None = setting(None, _STEPS, minimum=1)
+    starts: int | None = setting(None, _STARTS, minimum=1)
+    learning_rate: float = setting(1e-2, "step size at the beginning", above=0)
+    schedule: str = setting("cosine", "how the step size falls", choices=("cosine", "constant"))
+    batch: int | None = setting(None, "samples of one step; null is all of them", minimum=1)
+    weight_decay: float = setting(0.0, "decay of all parameters in each step", minimum=0)
+    sparsity: float = setting(0.0, _SPARSITY, minimum=0)
+    magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
+    penalty: Any = setting("auto", f"{_PENALTY}: 0, and 1e-3 for classification", **_AUTO)
+    local: bool = setting(False, _LOCAL)
+    patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "adam"

@@ -1,94 +1,121 @@
-"""What is to be learned, one dataclass a kind of target, and how it is sampled."""
+"""What is to be learned: the settings of each kind of target with their rules, and how it is sampled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from kanrun.config.required import MISSING
+from kanrun.config.registry import target
+from kanrun.config.rules import MISSING, setting
+
+_DOMAIN = "one [lower, upper] for each variable, or one for all"
 
 
+@target("kanrun.targets.functions:build_named")
 @dataclass
 class NamedTarget:
-    """A function that kanrun knows by name; `domain` (a list of [lower, upper]) overrides its own."""
+    """A function, or points, that kanrun knows by name."""
 
-    name: str = MISSING
-    domain: Any = None
+    name: str = setting(MISSING, "name of the function or points")
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
     kind: str = "named"
 
 
+@target("kanrun.targets.functions:build_peaks")
 @dataclass
 class GaussianPeaksTarget:
     """Sum of exp(-sharpness |x - c|^2) over the centres c, on [-1, 1]^dimension."""
 
-    centres: list[float] = field(default_factory=lambda: [-0.8, -0.4, 0.0, 0.4, 0.8])
-    sharpness: float = 300.0
-    dimension: int = 1
-    domain: Any = None
+    centres: list[float] = setting([-0.8, -0.4, 0.0, 0.4, 0.8], "places of the peaks on the diagonal", least=1)
+    sharpness: float = setting(300.0, "sharpness of the peaks", above=0)
+    dimension: int = setting(1, "number of variables", minimum=1, maximum=10)
+    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
     kind: str = "gaussian_peaks"
 
 
+@target("kanrun.targets.functions:build_expression")
 @dataclass
 class ExpressionTarget:
-    """A formula in x0, x1, ...; `domain` has one [lower, upper] a variable (default [-1, 1] each)."""
+    """Your own formula in x0, x1, ..."""
 
-    formula: str = MISSING
-    domain: Any = None
+    formula: str = setting(MISSING, "formula in x0, x1, ...")
+    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
     kind: str = "expression"
 
 
+@target("kanrun.targets.functions:build_special")
 @dataclass
 class SpecialTarget:
     """A function of scipy.special in two variables."""
 
-    name: str = MISSING
-    domain: Any = None
+    name: str = setting(MISSING, "name of the function")
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
     kind: str = "special"
 
 
+@target("kanrun.targets.functions:build_feynman")
 @dataclass
 class FeynmanTarget:
-    """One of the 27 dimensionless Feynman formulas by its equation id, such as I.6.2."""
+    """One of the 27 dimensionless Feynman formulas by its equation, such as I.6.2."""
 
-    id: str = MISSING
-    domain: Any = None
+    id: str = setting(MISSING, "equation in the lectures")
+    domain: Any = setting(None, f"{_DOMAIN}; null is its own")
     kind: str = "feynman"
 
 
+@target("kanrun.targets.table_targets:build_table")
 @dataclass
 class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
-    path: str = MISSING
-    inputs: list[str] = MISSING
-    outputs: list[str] = MISSING
-    task: str = "regression"  # or classification
+    path: str = setting(MISSING, "file of the table")
+    inputs: list[str] = setting(MISSING, "columns to predict from", least=1, distinct=True)
+    outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
+    task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
     kind: str = "table"
 
+    def conflicts(self, at: str) -> Iterator[str]:
+        """A column is an input or an output; a classifier has one output."""
+        both = [name for name in self.inputs if name in self.outputs]
+        if both:
+            yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
+        if self.task == "classification" and len(self.outputs) != 1:
+            yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 
+
+@target("kanrun.targets.table_targets:build_bundled")
 @dataclass
 class BundledTarget:
     """A table that scikit-learn brings, by its name."""
 
-    name: str = MISSING
+    name: str = setting(MISSING, "name of the table")
     kind: str = "bundled"
 
 
+@target("")
 @dataclass
 class PointsTarget:
-    """Points of the plane in the order of a curve, from two columns of a file; without a path, kanrun's own."""
+    """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
-    path: str | None = None
-    columns: list[str] | None = None  # null: x and y where they exist, else the first two that hold numbers
-    parameter: str | None = None  # column of increasing parameters; null: from the distances (see `spacing`)
+    path: str | None = setting(None, "file of the points; null is kanrun's own")
+    columns: list[str] | None = setting(
+        None, "columns of the coordinates; null: x and y where they exist, else the first two of numbers", length=2
+    )
+    parameter: str | None = setting(None, "column of increasing parameters; null: from the distances, see spacing")
     kind: str = "points"
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Columns are those of a file."""
+        if self.path is None and (self.columns is not None or self.parameter is not None):
+            yield f"{at}columns and {at}parameter are columns of a file; give {at}path too."
 
 
 @dataclass
 class SamplingConfig:
-    """How many points; for tables `null` means a seeded split of all rows."""
+    """How many points; for tables null means a seeded split of all rows."""
 
-    train: int | None = 1000
-    test: int | None = 1000
-    noise: float = 0.0  # standard deviation relative to the target's
-    validation: float = 0.1  # share of the training points that selections may look at
+    train: int | None = setting(1000, "training points, validation points included", minimum=1)
+    test: int | None = setting(1000, "test points", minimum=0)
+    noise: float = setting(0.0, "standard deviation of the noise relative to the target's", minimum=0)
+    validation: float = setting(0.1, "share of the training points that selections may use", minimum=0, maximum=0.5)

@@ -20,7 +20,7 @@ import sympy
 
 from kanrun.errors import UsageError
 from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
-from kanrun.near import near
+from kanrun.suggestions import near
 
 
 @dataclass(frozen=True)

@@ -20,14 +20,14 @@ from omegaconf import DictConfig
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
-from kanrun.launch.schemas import command_of, typed
+from kanrun.launch.schemas import experiment_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
 from kanrun.study import execute as study
 
 
 def load_experiment(command: str) -> ModuleType:
     """The experiment's module; UsageError if there is none of that name."""
-    return importlib.import_module(f"kanrun.experiments.{command_of(command).module}")
+    return importlib.import_module(experiment_of(command).builder)
 
 
 @dataclass(frozen=True)

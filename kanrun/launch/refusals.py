@@ -7,7 +7,6 @@ places at which it writes: a file that someone sends must not choose them.
 
 from __future__ import annotations
 
-import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,13 +128,6 @@ def address_of(executor: ExecutorConfig, given: str | None, folder: Path) -> str
     if executor.kind != "dask" and given is not None:
         raise UsageError(f"--address is for runs with executor=dask; {folder} has executor={executor.kind}.")
     return given
-
-
-def check_numbers(composed: DictConfig) -> None:
-    """Raises UsageError for a setting that is NaN, which every comparison with a bound would let through."""
-    for path, _, value in _walk(OmegaConf.to_container(composed, resolve=True)):
-        if isinstance(value, float) and math.isnan(value):
-            raise UsageError(f"{path}=nan is not a number.")
 
 
 def _check_places(hydra: Any) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from kanrun.config.catalogue import module_of
+from kanrun.config.registry import module_of
 
 
 @dataclass(frozen=True)

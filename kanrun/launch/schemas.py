@@ -14,38 +14,42 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from kanrun.config import GROUPS, ExperimentConfig
-from kanrun.config.catalogue import COMMANDS, Command
+from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check
+from kanrun.config.registry import Experiment
 from kanrun.errors import UsageError
-from kanrun.launch.refusals import check_numbers
-from kanrun.near import near
+from kanrun.suggestions import near
 
 
-def command_of(name: str) -> Command:
-    """The command's line of the table. Raises UsageError for a name that is not there."""
-    if name not in COMMANDS:
-        raise UsageError(f"there is no experiment {name!r}{near(name, COMMANDS)}; there are {', '.join(COMMANDS)}.")
-    return COMMANDS[name]
+def experiment_of(name: str) -> Experiment:
+    """The experiment's declaration. Raises UsageError for a name that is not there."""
+    if name not in EXPERIMENTS:
+        known = ", ".join(EXPERIMENTS)
+        raise UsageError(f"there is no experiment {name!r}{near(name, EXPERIMENTS)}; there are {known}.")
+    return EXPERIMENTS[name]
 
 
 def register() -> None:
     """Hands the dataclasses to Hydra; doing it again changes nothing."""
     store = ConfigStore.instance()
     for group, kinds in GROUPS.items():
-        for kind, schema in kinds.items():
-            store.store(group=f"schema/{group}", name=kind, node=schema, provider="kanrun")
-    for command in COMMANDS.values():
-        store.store(group="schema", name=command.module, node=command.schema, package="_global_", provider="kanrun")
+        for name, kind in kinds.items():
+            store.store(group=f"schema/{group}", name=name, node=kind.settings, provider="kanrun")
+            if kind.is_plugin:
+                store.store(group=group, name=name, node=kind.settings, provider=kind.settings.__module__)
+    for one in EXPERIMENTS.values():
+        store.store(group="schema", name=one.file, node=one.settings, package="_global_", provider="kanrun")
+        if one.is_plugin:
+            store.store(name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__)
 
 
 def typed(command: str, composed: DictConfig, *, extras: bool = False) -> ExperimentConfig:
     """The dataclass that a composed configuration is, its groups included.
 
     With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
-    with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for NaN, and leaves
-    the errors of OmegaConf (a wrong key or type) to the caller.
+    with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for a value that
+    breaks its rule, and leaves the errors of OmegaConf (a wrong key or type) to the caller.
     """
-    schema = command_of(command).schema
+    schema = experiment_of(command).settings
     composed = copy.deepcopy(composed)
     if OmegaConf.get_type(composed) is not schema:
         composed = _merged(schema, composed, extras)
@@ -55,12 +59,13 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> Experi
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
         raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE.")
-    check_numbers(composed)
-    return OmegaConf.to_object(composed)  # type: ignore[return-value]
+    settings: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    check(settings)
+    return settings
 
 
 def _group(group: str, node: Any, extras: bool) -> DictConfig:
-    kinds = GROUPS[group]
+    kinds = {name: kind.settings for name, kind in GROUPS[group].items()}
     if not isinstance(node, DictConfig) or node.get("kind") is None:
         raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}.")
     kind = str(node.kind)

@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
-from kanrun.near import near, near_names
+from kanrun.suggestions import near, near_names
 
 CONFIGURATION_ERRORS = (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError, RecursionError)
 

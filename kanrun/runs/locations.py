@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.near import near_names
 from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE, Sweep
 from kanrun.runs.reader import Run
+from kanrun.suggestions import near_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _JOB = re.compile(r"\d{1,9}")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from kanrun.config import ExperimentConfig
+from kanrun.config import rules as settings
 from kanrun.errors import StorageFailed
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import Claim, Manifest, Status
@@ -20,7 +21,7 @@ from kanrun.study.executors import Resume, TaskEvents, Warned, run_local, run_se
 from kanrun.study.experiment import Experiment, Failure, Task, TaskRunner, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.settings import check_settings, cores, device_of, threads_of
+from kanrun.study.settings import cores, device_of, threads_of
 
 if TYPE_CHECKING:
     import pandas
@@ -41,7 +42,7 @@ def check(experiment: Experiment, cfg: ExperimentConfig) -> None:
 
     Calls `experiment.check(cfg)` where there is one. Raises UsageError; writes nothing.
     """
-    check_settings(cfg)
+    settings.check(cfg)
     if cfg.device not in {"auto", "cpu"}:
         device_of(cfg)
     own_check = getattr(experiment, "check", None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any
 
-from kanrun.config import AdamSolver, AutoSolver, KANConfig, LMSolver
+from kanrun.config import AdamSolver, AutoSolver, KANConfig, LMSolver, check
 from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
 from kanrun.errors import UsageError
@@ -27,7 +27,7 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
     Raises UsageError for settings that break a rule, and for a solver that does not fit the problem.
     """
     check_model(model, problem.inputs)
-    check_solver(solver)
+    check(solver, "solver.")
     if isinstance(solver, LMSolver):
         _check_lm(problem)
     if getattr(solver, "sparsity", 0.0) and not isinstance(model, KANConfig):
@@ -114,35 +114,8 @@ def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
     return Work(rows, size, first, edges * (model.degree + 2))
 
 
-def check_solver(solver: Any) -> None:
-    """Raise UsageError for the first setting of `solver` that breaks a rule."""
-    for name in ("steps", "starts", "history", "batch", "patience"):
-        value = getattr(solver, name, None)
-        if value is not None and value < 1:
-            raise UsageError(f"solver.{name}={value} must be at least 1.")
-    if isinstance(solver, AdamSolver):
-        if not solver.learning_rate > 0:
-            raise UsageError(f"solver.learning_rate={solver.learning_rate} must be positive.")
-        if solver.schedule not in ("cosine", "constant"):
-            raise UsageError(f"solver.schedule={solver.schedule} is not known; choose cosine or constant.")
-        if solver.weight_decay < 0:
-            raise UsageError(f"solver.weight_decay={solver.weight_decay} must not be negative.")
-    if not 0 <= getattr(solver, "sparsity", 0.0) < float("inf"):
-        raise UsageError(f"solver.sparsity={solver.sparsity} must be a finite number from 0 on.")
-    if getattr(solver, "magnitude", "rms") not in ("rms", "mean_abs"):
-        raise UsageError(f"solver.magnitude={solver.magnitude} is not known; choose rms or mean_abs.")
-    _check_penalty(getattr(solver, "penalty", "auto"))
-
-
 def _check_lm(problem: Problem) -> None:
     if problem.data.task == "classification":
         raise UsageError("solver=lm minimises squares, not cross-entropy; use solver=auto, lbfgs or adam for classes.")
     if problem.domain.element_size() < 8:
         raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
-
-
-def _check_penalty(penalty: Any) -> None:
-    if penalty == "auto":
-        return
-    if isinstance(penalty, bool) or not isinstance(penalty, int | float) or not 0 <= penalty < float("inf"):
-        raise UsageError(f"solver.penalty={penalty} must be a number from 0 on, or auto.")

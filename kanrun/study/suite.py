@@ -15,7 +15,7 @@ import pandas as pd
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from kanrun.config import GROUPS, ExperimentConfig
+from kanrun.config import GROUPS, ExperimentConfig, check
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Row
@@ -42,7 +42,7 @@ def suite_cells(suite: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
     """`cfg` with the cell's differences merged in, typed; a group entry that names a `kind` replaces the group.
 
-    Raises UsageError for a key, type or kind that the configuration does not have.
+    Raises UsageError for a key, type or kind that the configuration does not have, and for a value against its rule.
     """
     differences = {key: value for key, value in cell.items() if key != "bounds"}
     if not differences:
@@ -52,21 +52,16 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
         for group, kinds in GROUPS.items():
             chosen = cell.get(group)
             if isinstance(chosen, Mapping) and "kind" in chosen:
-                schema = _kind(group, kinds, str(chosen["kind"]))
-                OmegaConf.update(node, group, OmegaConf.structured(schema), merge=False)
+                kind = kinds.find(chosen["kind"], f"{group}.kind")
+                OmegaConf.update(node, group, OmegaConf.structured(kind.settings), merge=False)
         merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
         shown = OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
         raise UsageError(f"{shown} does not fit the configuration: {str(error).splitlines()[0]}.") from error
     assert isinstance(merged, DictConfig)
     result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    check(result)
     return result
-
-
-def _kind(group: str, known: Mapping[str, type], name: str) -> type:
-    if name not in known:
-        raise UsageError(f"{group}.kind={name} in a suite is not one of {', '.join(known)}.")
-    return known[name]
 
 
 def check_bounds(cell: Mapping[str, Any]) -> None:

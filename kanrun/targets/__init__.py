@@ -4,7 +4,7 @@ Importing this loads numpy, scipy and sympy, never torch.
 """
 
 from kanrun.targets.data import Dataset, Points, Scaling, Target
-from kanrun.targets.datasets import BUILDERS, SplitPolicy, build_target, make_dataset
+from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
 from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, peaks_formula
 from kanrun.targets.sampling import generator
 from kanrun.targets.table_file import TableLimits, check_output, table_bytes
@@ -12,7 +12,6 @@ from kanrun.targets.table_targets import planar_points
 from kanrun.targets.tables import read_inputs
 
 __all__ = [
-    "BUILDERS",
     "GIVEN_POINTS",
     "NAMED",
     "SPECIAL",

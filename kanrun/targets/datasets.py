@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import SamplingConfig
+from kanrun.config import TARGETS, SamplingConfig
 from kanrun.errors import UsageError
-from kanrun.near import near
 from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
-from kanrun.targets.functions import build_expression, build_feynman, build_named, build_peaks, build_special
 from kanrun.targets.sampling import draw, generator, split_order, with_noise
-from kanrun.targets.table_targets import build_bundled, build_table
-
-BUILDERS: dict[str, Callable[[Any], Target]] = {
-    "named": build_named,
-    "gaussian_peaks": build_peaks,
-    "expression": build_expression,
-    "special": build_special,
-    "feynman": build_feynman,
-    "table": build_table,
-    "bundled": build_bundled,
-}
 
 
 def build_target(config: Any) -> Target:
     """The target of one of kanrun.config's targets. Raises UsageError for anything that is not fit."""
-    kind = getattr(config, "kind", None)
-    if kind not in BUILDERS:
-        raise UsageError(f"target.kind={kind!r} is unknown{near(kind, BUILDERS)}; known are {', '.join(BUILDERS)}.")
-    return BUILDERS[kind](config)
+    target: Target = TARGETS.find(getattr(config, "kind", None), "target.kind").build()(config)
+    return target
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scipy import special
 from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, parse, to_numpy, variables_in
-from kanrun.near import near
+from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.domains import check_finite, read_domain
 

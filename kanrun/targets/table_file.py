@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import UsageError
-from kanrun.near import near
+from kanrun.suggestions import near
 
 if TYPE_CHECKING:
     import pandas as pd

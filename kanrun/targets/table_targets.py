@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from kanrun.config import BundledTarget, PointsTarget, TableTarget
 from kanrun.errors import UsageError
-from kanrun.near import near
+from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.table_file import check_path
 from kanrun.targets.tables import columns_of, is_number, read_columns, read_inputs

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from kanrun.cli.completion import completions
-from kanrun.cli.experiments import EXPERIMENTS
 from kanrun.cli.help import groups_of
+from kanrun.config import EXPERIMENTS
 
 Command = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"
@@ -33,7 +33,7 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
     assert done.stdout
 
 
-@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.name)
+@pytest.mark.parametrize("experiment", EXPERIMENTS.values(), ids=lambda experiment: experiment.name)
 def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
     result = kanrun(experiment.name, "--help")
     assert (result.code, result.err) == (0, "")

@@ -157,8 +157,8 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seed": -1}, "seed=-1 must be a whole number, at least 0"),
-        ({"seeds": 0}, "seeds=0 must be a whole number, at least 1"),
+        ({"seed": -1}, "seed=-1 must be at least 0"),
+        ({"seeds": 0}, "seeds=0 must be at least 1"),
         ({"seeds": True}, "seeds=True must be"),
         ({"seeds": 4 * 10**9}, "1 cells with seeds=4000000000 are more than 100000 trainings"),
         ({"seed": 2**32}, "largest seed"),

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Generator
 
+from kanrun.config import SOLVERS
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import SOLVERS, AdamOptions, Done, Pause, Plan, Samples, Stage, Step, TrainingData, train
+from kanrun.engine.training import AdamOptions, Done, Pause, Plan, Samples, Stage, Step, TrainingData, train
 from kanrun.engine.training import chain as chain_module
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 from kanrun.study.training_records import done_from_checkpoint, done_to_checkpoint
@@ -64,7 +65,7 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
     return [(event.stage, event.step, event.intervals, event.errors) for event in events if isinstance(event, Step)]
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_from_the_middle_of_a_grid(solver: str, network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(chain_module, "PAUSE_SECONDS", -1.0)

@@ -8,6 +8,7 @@ from typing import Any
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.least_squares.rows import DenseRows, LocalRows
 from kanrun.engine.networks.counting import count_parameters
 from kanrun.engine.networks.curves import Bezier, BSpline, Curve, Polynomial
@@ -16,22 +17,19 @@ from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.errors import KanrunError
 
-#: Every network that a checkpoint can hold, by its `kind`.
-KINDS: dict[str, type[Network]] = {network.kind: network for network in (KAN, MLP, Polynomial, Bezier, BSpline)}
-
 
 def from_description(description: dict[str, Any]) -> Network:
     """An empty network from its `describe()`, waiting for its state_dict; raises KanrunError for an unknown kind."""
     kind = description.get("kind")
-    if kind not in KINDS:
+    if kind not in MODELS:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")
-    return KINDS[kind].from_description(description)
+    network: Network = resolve(MODELS[str(kind)].network).from_description(description)
+    return network
 
 
 __all__ = [
     "ACTIVATIONS",
     "KAN",
-    "KINDS",
     "MLP",
     "BSpline",
     "Bezier",

@@ -9,13 +9,12 @@ from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
 from kanrun.engine.training.loop import Done, Event, Trained, fit, train
 from kanrun.engine.training.penalty import penalty, smoothness_rows
 from kanrun.engine.training.plan import FEW_STARTS, STARTS, STEPS, WIDE, Plan, SolverName, Work, choose_solver
-from kanrun.engine.training.solvers import SOLVERS, Smoothing, Solver, make_solver
+from kanrun.engine.training.solvers import Smoothing, Solver, make_solver
 from kanrun.engine.training.stepping import Step
 
 __all__ = [
     "FEW_STARTS",
     "LBFGS",
-    "SOLVERS",
     "STARTS",
     "STEPS",
     "WIDE",

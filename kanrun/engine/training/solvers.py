@@ -1,14 +1,14 @@
-"""The table of solvers: a plan's name to an object with `step`, `loss` and `converged`."""
+"""A plan's solver: an object with `step`, `loss` and `converged`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
+from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import KAN, Network, unknowns
 from kanrun.engine.training.data import TrainingData, output_size
 from kanrun.engine.training.first_order import Adam, Objective
@@ -58,7 +58,7 @@ class Smoothing:
     order: int | None = None
 
 
-def _lm(
+def create_lm(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     if data.task == "classification":
@@ -71,13 +71,13 @@ def _lm(
     return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), smoothing.weight, options)
 
 
-def _lbfgs(
+def create_lbfgs(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     return LBFGS(network, _objective(data, plan, smoothing), history=plan.history, memory=memory)
 
 
-def _adam(
+def create_adam(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
     options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
@@ -89,13 +89,6 @@ def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objectiv
     return Objective(
         data.train, size, data.task, smoothing.weight, plan.local, smoothing.order, plan.sparsity, plan.magnitude
     )
-
-
-SOLVERS: dict[str, Callable[[Network, TrainingData, Plan, Smoothing, Generator, Memory], Solver]] = {
-    "lm": _lm,
-    "lbfgs": _lbfgs,
-    "adam": _adam,
-}
 
 
 def make_solver(
@@ -110,4 +103,5 @@ def make_solver(
         raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
     if not isinstance(smoothing, Smoothing):
         smoothing = Smoothing(smoothing)
-    return SOLVERS[plan.solver](network, data, plan, smoothing, generator, memory or {})
+    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, smoothing, generator, memory or {})
+    return solver

@@ -8,10 +8,10 @@ import json
 import pytest
 import torch
 
+from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import (
     KAN,
-    KINDS,
     MLP,
     Bezier,
     BSpline,
@@ -112,7 +112,7 @@ def test_copies_and_stored_forms_are_the_same_function(make):
     assert torch.equal(copy.deepcopy(network)(x), y)
     assert rebuilt.shape == network.shape
     assert rebuilt.describe() == network.describe()
-    assert network.kind in KINDS
+    assert type(network) is resolve(MODELS[network.kind].network)
 
 
 @pytest.mark.parametrize("adapt", [0.0, 0.3])

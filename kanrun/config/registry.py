@@ -1,0 +1,213 @@
+"""Where each target kind, model, solver, candidate function and experiment is declared, once and without torch.
+
+A kind is declared by a decorator on the dataclass of its settings:
+
+    @model("my_package.chebyshev:create", label="Chebyshev KAN", beyond="the polynomials continue")
+    @dataclass
+    class ChebyshevConfig:
+        \"\"\"Chebyshev polynomials on the edges.\"\"\"
+
+        degree: int = setting(5, "degree of the polynomials", minimum=0)
+        kind: str = "chebyshev"
+
+Its name is the default of `kind`, its summary the first line of the docstring, and its builder is named as
+"module:name" and imported on first use, so that help, refusals and completion load no torch. The tables `TARGETS`,
+`MODELS`, `SOLVERS`, `CANDIDATES` and `EXPERIMENTS` hold what is declared, by name.
+
+Another package adds to them by an entry point of the group `kanrun.plugins`, which names a module that declares. It is
+imported when a table is first read.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from typing import Any, Generic, TypeVar
+
+from kanrun.errors import UsageError
+from kanrun.suggestions import near
+
+PLUGINS = "kanrun.plugins"
+"""The group of entry points by which other packages declare kinds."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is known of one choice before anything heavy is imported."""
+
+    name: str
+    summary: str
+    settings: Any = None  # its dataclass
+    builder: str = ""  # "module:name" of what builds it
+
+    @property
+    def is_plugin(self) -> bool:
+        """Whether another package declares it; its configuration is then made from its settings."""
+        return str(self.settings.__module__).partition(".")[0] != "kanrun"
+
+    def build(self) -> Any:
+        """The builder, its module imported."""
+        return resolve(self.builder)
+
+
+@dataclass(frozen=True)
+class TargetKind(Kind):
+    """`builder` maps settings to a `kanrun.targets.Target`."""
+
+
+@dataclass(frozen=True)
+class ModelKind(Kind):
+    """`builder` maps (settings, problem, generator) to a fresh network."""
+
+    network: str = ""  # "module:Class" that a checkpoint of it is loaded into
+    label: str = ""  # in tables and figures
+    beyond: str = "the network continues by its formula"  # what it does outside the trained range
+    inputs: int | None = None  # how many inputs it takes, if not any number
+    closed_form: bool = False  # fitted by linear least squares, whatever the solver
+
+
+@dataclass(frozen=True)
+class SolverKind(Kind):
+    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another."""
+
+
+@dataclass(frozen=True)
+class CandidateKind(Kind):
+    """A function of x0 that an edge may turn out to be, beside those of the engine's table."""
+
+    formula: str = "x0"
+
+
+@dataclass(frozen=True)
+class Experiment(Kind):
+    """A command; `builder` is its module.
+
+    Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
+    """
+
+    examples: tuple[str, ...] = ()
+    groups: Mapping[str, str] = field(default_factory=dict)  # a plug-in's groups and their default choices
+
+    @property
+    def file(self) -> str:
+        """The name as a module and a file have it: `extend-grid` is extend_grid."""
+        return module_of(self.name)
+
+    @property
+    def defaults(self) -> list[Any]:
+        """Hydra's defaults list of a primary configuration that no file holds; `study/<file>` may hold studies."""
+        chosen = [{group: choice} for group, choice in self.groups.items()]
+        return [f"schema/{self.file}", "common", *chosen, "_self_", {"study": None}]
+
+
+def resolve(place: str) -> Any:
+    """What "module:name" names, the module imported; a module where there is no name."""
+    module, _, name = place.partition(":")
+    found = importlib.import_module(module)
+    return getattr(found, name) if name else found
+
+
+K = TypeVar("K", bound=Kind)
+C = TypeVar("C", bound=type[Any])
+
+
+class Table(Mapping[str, K], Generic[K]):
+    """The kinds of one sort by name, in the order in which they were declared; plug-ins come last."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._kinds: dict[str, K] = {}
+
+    def add(self, kind: K) -> None:
+        """Raises ValueError for a name that is taken."""
+        if kind.name in self._kinds:
+            raise ValueError(f"there are two kinds of {self.what} called {kind.name!r}")
+        self._kinds[kind.name] = kind
+
+    def __getitem__(self, name: str) -> K:
+        if name not in self._kinds:
+            load_plugins()
+        return self._kinds[name]
+
+    def __iter__(self) -> Iterator[str]:
+        load_plugins()
+        return iter(self._kinds)
+
+    def __len__(self) -> int:
+        load_plugins()
+        return len(self._kinds)
+
+    def find(self, name: object, key: str) -> K:
+        """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
+        if name not in self:
+            raise UsageError(f"{key}={name} is not one of {', '.join(self)}{near(name, self)}.")
+        return self[str(name)]
+
+
+TARGETS: Table[TargetKind] = Table("target")
+MODELS: Table[ModelKind] = Table("model")
+SOLVERS: Table[SolverKind] = Table("solver")
+CANDIDATES: Table[CandidateKind] = Table("candidate")
+EXPERIMENTS: Table[Experiment] = Table("experiment")
+
+GROUPS: dict[str, Table[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
+"""The groups whose choices have settings of their own, told apart by `kind`."""
+
+
+def target(builder: str, **more: Any) -> Callable[[C], C]:
+    """Declare a target kind, see `TargetKind`."""
+    return _declares(TARGETS, TargetKind, builder, more)
+
+
+def model(builder: str, **more: Any) -> Callable[[C], C]:
+    """Declare a model, see `ModelKind`."""
+    return _declares(MODELS, ModelKind, builder, more)
+
+
+def solver(builder: str, **more: Any) -> Callable[[C], C]:
+    """Declare a solver, see `SolverKind`."""
+    return _declares(SOLVERS, SolverKind, builder, more)
+
+
+def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
+    """Declare a command, see `Experiment`; by default its module is kanrun.experiments.<name>."""
+
+    def declare(settings: C) -> C:
+        EXPERIMENTS.add(Experiment(name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more))
+        return settings
+
+    return declare
+
+
+def candidate(name: str, formula: str, summary: str = "") -> None:
+    """Declare a candidate function of x0, such as candidate("sinc", "sin(x0)/x0")."""
+    CANDIDATES.add(CandidateKind(name, summary, formula=formula))
+
+
+def module_of(command: str) -> str:
+    """The command's name as a module and a file have it."""
+    return command.replace("-", "_")
+
+
+def _declares(table: Table[Any], kind: type[Kind], builder: str, more: Mapping[str, Any]) -> Callable[[C], C]:
+    def declare(settings: C) -> C:
+        summary = (settings.__doc__ or "").strip().partition("\n")[0]
+        table.add(kind(settings.kind, summary, settings, builder, **more))
+        return settings
+
+    return declare
+
+
+_unread = [PLUGINS]  # groups of entry points that are still to be read
+
+
+def load_plugins() -> None:
+    """Import what other packages declare; one that cannot be imported is left out, with a warning."""
+    for point in entry_points(group=_unread.pop()) if _unread else ():
+        try:
+            point.load()
+        except Exception as error:  # whatever a package of others raises, kanrun itself goes on
+            warnings.warn(f"the plug-in {point.value} is left out: {type(error).__name__}: {error}", stacklevel=2)

@@ -1,0 +1,157 @@
+"""One setting of a configuration: its default, its rule and the sentence that explains it; and the one check of all.
+
+A dataclass of settings declares each field with `setting(default, about, ...)`. `check` walks such a dataclass and
+refuses the first value that breaks its rule, in one sentence that names key, value, rule and meaning. What several
+settings must fulfil together is the dataclass's own method `conflicts(at)`, which yields one sentence per conflict;
+`at` is the path of the dataclass, such as `model.`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field, fields, is_dataclass
+from itertools import pairwise
+from typing import Any
+
+from kanrun.errors import UsageError
+from kanrun.suggestions import near
+
+#: What OmegaConf takes for a value that must be given; written here, since `kanrun --help` is fast without OmegaConf.
+MISSING: Any = "???"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a value may be; None is checked by the field's type alone.
+
+    Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or mapping. `words` are
+    accepted beside numbers. `least` and `length` count the entries of a list, `width` those of each of its entries.
+    """
+
+    about: str
+    minimum: float | None = None
+    above: float | None = None
+    maximum: float | None = None
+    below: float | None = None
+    whole: bool = False
+    choices: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    least: int = 0
+    length: int | None = None
+    width: int | None = None
+    distinct: bool = False
+    increasing: bool = False
+
+    def broken(self, path: str, value: Any) -> str | None:
+        """The sentence that refuses `value` of the setting `path`, or None."""
+        if value is None or (isinstance(value, str) and (value in self.words or value == MISSING)):
+            return None
+        broken = self._list(path, value) if isinstance(value, list | tuple) else None
+        if broken is not None:
+            return broken
+        for leaf in _leaves(value):
+            if (rule := self._breaks(leaf)) is not None:
+                shown = f"{path}={value} has {leaf!r}, which" if isinstance(value, list | dict) else f"{path}={value}"
+                offer = near(leaf, self.choices, most=1)
+                return f"{shown} {rule} ({self.about})" + (offer or ".")
+        return None
+
+    def _breaks(self, leaf: Any) -> str | None:
+        if self.choices and leaf not in self.choices:
+            return f"is not one of {', '.join(self.choices)}"
+        if not self._numeric:
+            return None
+        number = not isinstance(leaf, bool) and isinstance(leaf, int if self.whole else int | float)
+        finite = "" if not number or math.isfinite(leaf) else "finite and "
+        return None if number and self._within(leaf) else f"must be {finite}{self.phrase}"
+
+    @property
+    def _numeric(self) -> bool:
+        bounds = (self.minimum, self.above, self.maximum, self.below)
+        return self.whole or any(bound is not None for bound in bounds)
+
+    def _within(self, number: float) -> bool:
+        if math.isinf(number):
+            return False
+        low = (self.minimum is None or number >= self.minimum) and (self.above is None or number > self.above)
+        return low and (self.maximum is None or number <= self.maximum) and (self.below is None or number < self.below)
+
+    @property
+    def phrase(self) -> str:
+        """The numeric rule in words, to follow "must be"."""
+        bounds = (("at least", self.minimum), ("above", self.above), ("at most", self.maximum), ("below", self.below))
+        phrase = " and ".join(f"{words} {bound:g}" for words, bound in bounds if bound is not None)
+        if self.minimum is not None and self.maximum is not None:
+            phrase = f"from {self.minimum:g} to {self.maximum:g}"
+        if self.whole:
+            phrase = f"a whole number {phrase}".replace("at least", "of at least")
+        return f"{phrase}, or {' or '.join(self.words)}" if self.words else phrase
+
+    def _list(self, path: str, entries: Any) -> str | None:
+        if len(entries) < self.least:
+            return f"{path}={list(entries)} needs at least {_count(self.least)} ({self.about})."
+        if self.length is not None and len(entries) != self.length:
+            return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
+        for entry in entries:
+            if self.width is not None and (not isinstance(entry, list | tuple) or len(entry) != self.width):
+                return f"{path} has {entry}, where a list of {self.width} is needed ({self.about})."
+            if self.distinct and list(entries).count(entry) > 1:
+                return f"{path} has {entry} twice or more; name each once ({self.about})."
+        numbers = all(isinstance(entry, int | float) for entry in entries)
+        if self.increasing and numbers and any(b <= a for a, b in pairwise(entries)):
+            return f"{path}={list(entries)} must increase from entry to entry ({self.about})."
+        return None
+
+
+def setting(default: Any, about: str, **rule: Any) -> Any:
+    """A dataclass field with this default (copied for each instance), its `Rule` as metadata."""
+    metadata = {"rule": Rule(about, **rule)}
+    if isinstance(default, list | dict) or is_dataclass(default):
+        return field(default_factory=lambda: deepcopy(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def check(settings: Any, at: str = "") -> None:
+    """Raise UsageError for the first setting of the dataclass `settings` that breaks its rule, those inside included.
+
+    `at` is the path that its fields have in the configuration, such as `model.`. NaN breaks every rule.
+    """
+    for sentence in _broken(settings, at):
+        raise UsageError(sentence)
+
+
+def _broken(settings: Any, at: str) -> Iterator[str]:
+    for one in fields(settings):
+        value, path = getattr(settings, one.name), at + one.name
+        if is_dataclass(value):
+            yield from _broken(value, f"{path}.")
+            continue
+        yield from (f"{where}=nan is not a number." for where in _not_numbers(path, value))
+        rule = one.metadata.get("rule")
+        # a group's `kind` is chosen as executor=local
+        if rule is not None and (sentence := rule.broken(path.removesuffix(".kind"), value)):
+            yield sentence
+    yield from getattr(settings, "conflicts", lambda _: ())(at)
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple | dict):
+        for entry in value.values() if isinstance(value, dict) else value:
+            yield from _leaves(entry)
+    else:
+        yield value
+
+
+def _not_numbers(path: str, value: Any) -> Iterator[str]:
+    """The paths of all NaN in `value`, which every comparison with a bound would let through."""
+    if isinstance(value, float) and math.isnan(value):
+        yield path
+    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        yield from _not_numbers(f"{path}.{key}", inner)
+
+
+def _count(entries: int) -> str:
+    return f"{entries} {'entry' if entries == 1 else 'entries'}"

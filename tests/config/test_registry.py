@@ -1,0 +1,116 @@
+"""Kinds are found by group and name, each builder exists, and another package's kinds are there without torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanrun.config import EXPERIMENTS, GROUPS, MODELS, SOLVERS, TARGETS
+from kanrun.config.registry import ModelKind, Table, resolve
+from kanrun.errors import UsageError
+
+PLUGIN = '''
+from dataclasses import dataclass
+
+from kanrun.config import candidate, model, setting, solver, target
+
+
+@model("own.network:create", network="own.network:Own", label="own model")
+@dataclass
+class OwnConfig:
+    """A model of another package."""
+
+    size: int = setting(3, "size of it", minimum=1)
+    kind: str = "own"
+
+
+candidate("sinc", "sin(x0)/x0")
+'''
+
+
+@pytest.fixture
+def plugin(tmp_path: Path) -> dict[str, str]:
+    """The environment of a process in which another package is installed beside kanrun."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "__init__.py").write_text("")
+    (tmp_path / "own" / "settings.py").write_text(PLUGIN)
+    info = tmp_path / "own-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: own\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[kanrun.plugins]\nown = own.settings\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path)}
+
+
+def python(code: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+COMMAND = "import sys; from kanrun.cli.app import main; code = main(sys.argv[1:])"
+LOADED = "; print('torch' in sys.modules, file=sys.stderr)"
+
+
+def kanrun(words: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    code = f"import sys; sys.argv = ['kanrun', *{words.split()!r}]; {COMMAND}{LOADED}; sys.exit(code)"
+    return python(code, environment)
+
+
+def test_a_plug_in_is_a_choice_like_others(plugin: dict[str, str]) -> None:
+    shown = kanrun("fit --cfg job model=own model.size=4", plugin)
+    assert shown.returncode == 0, shown.stderr
+    assert "kind: own" in shown.stdout
+    assert "size: 4" in shown.stdout
+
+
+def test_a_plug_in_in_help(plugin: dict[str, str]) -> None:
+    shown = kanrun("fit --help", plugin)
+    assert "mlp, own, polynomial" in shown.stdout
+    assert shown.stderr.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("model=own model.size=0", "model.size=0 must be at least 1 (size of it)."),
+        ("model=own model.sice=0", "did you mean model.size?"),
+        ("model=onw", "did you mean own?"),
+    ],
+)
+def test_refusals_of_a_plug_in(plugin: dict[str, str], words: str, sentence: str) -> None:
+    shown = kanrun(f"fit {words}", plugin)
+    assert shown.returncode == 2
+    assert sentence in shown.stderr
+
+
+def test_a_plug_in_that_does_not_load_is_left_out(plugin: dict[str, str]) -> None:
+    (Path(plugin["PYTHONPATH"]) / "own" / "settings.py").write_text("import nothing_of_that_name")
+    shown = kanrun("fit --cfg job", plugin)
+    assert shown.returncode == 0
+    assert "the plug-in own.settings is left out" in shown.stderr
+
+
+def test_every_builder_exists() -> None:
+    for kind in (*TARGETS.values(), *MODELS.values(), *SOLVERS.values(), *EXPERIMENTS.values()):
+        assert not kind.builder or kind.build() is not None
+    assert all(resolve(kind.network).kind == name for name, kind in MODELS.items())
+
+
+def test_names_are_those_of_kind() -> None:
+    for table in GROUPS.values():
+        assert all(kind.settings.kind == name and kind.summary for name, kind in table.items())
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"model\.kind=kann is not one of kan, mlp.*did you mean kan"):
+        MODELS.find("kann", "model.kind")
+
+
+def test_a_name_can_be_taken_once() -> None:
+    table: Table[Any] = Table("model")
+    table.add(ModelKind("one", "", object))
+    with pytest.raises(ValueError, match="two kinds of model called 'one'"):
+        table.add(ModelKind("one", "", object))

@@ -1,0 +1,146 @@
+"""Rules of settings: what they refuse, in which words, and that every setting of every kind has one sentence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import pytest
+
+from kanrun.config import (
+    EXPERIMENTS,
+    GROUPS,
+    AdamSolver,
+    BezierConfig,
+    BSplineConfig,
+    ExecutorConfig,
+    FitConfig,
+    KANConfig,
+    MLPConfig,
+    PolynomialConfig,
+    SamplingConfig,
+    TableTarget,
+    check,
+    models,
+    setting,
+)
+from kanrun.config.rules import Rule
+from kanrun.errors import UsageError
+
+
+@dataclass
+class Settings:
+    count: int = setting(3, "number of things", minimum=1, maximum=5)
+    share: float = setting(0.5, "a share", above=0, below=1)
+    kinds: list[str] = setting(["a"], "kinds of things", choices=("a", "b"), least=1, distinct=True)
+    grid: Any = setting([1, 2], "a grid", whole=True, minimum=1, words=("auto",), increasing=True)
+    pairs: list[Any] = setting([[1, 2]], "pairs", width=2, minimum=0)
+    three: list[int] = setting([1, 2, 3], "three numbers", length=3)
+    size: float = setting(1.0, "a size", minimum=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"count": 0}, "count=0 must be from 1 to 5 (number of things)."),
+        ({"share": 1.0}, "share=1.0 must be above 0 and below 1 (a share)."),
+        ({"kinds": ["c"]}, "kinds=['c'] has 'c', which is not one of a, b (kinds of things)."),
+        ({"kinds": []}, "kinds=[] needs at least 1 entry (kinds of things)."),
+        ({"kinds": ["a", "a"]}, "kinds has a twice or more; name each once (kinds of things)."),
+        ({"grid": 1.5}, "grid=1.5 must be a whole number of at least 1, or auto (a grid)."),
+        ({"grid": True}, "grid=True must be a whole number of at least 1, or auto (a grid)."),
+        ({"grid": [3, 3]}, "grid=[3, 3] must increase from entry to entry (a grid)."),
+        ({"grid": [0, 3]}, "grid=[0, 3] has 0, which must be a whole number of at least 1, or auto (a grid)."),
+        ({"pairs": [[1]]}, "pairs has [1], where a list of 2 is needed (pairs)."),
+        ({"pairs": [[1, -1]]}, "pairs=[[1, -1]] has -1, which must be at least 0 (pairs)."),
+        ({"three": [1]}, "three=[1] must have 3 entries (three numbers)."),
+        ({"size": math.inf}, "size=inf must be finite and at least 0 (a size)."),
+        ({"pairs": [[1, math.nan]]}, "pairs.0.1=nan is not a number."),
+    ],
+)
+def test_sentences(change: dict[str, Any], sentence: str) -> None:
+    check(Settings())
+    with pytest.raises(UsageError) as caught:
+        check(Settings(**change))
+    assert str(caught.value) == sentence
+
+
+def test_words_and_null_are_accepted() -> None:
+    check(Settings(grid="auto"))
+    check(Settings(grid=None))
+
+
+def test_defaults_are_not_shared() -> None:
+    first, second = Settings(), Settings()
+    first.kinds.append("b")
+    assert second.kinds == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "parts"),
+    [
+        (KANConfig(degree=21), ["model.degree=21", "from 0 to 20", "degree of the splines"]),
+        (KANConfig(hidden=[3, 0]), ["model.hidden=[3, 0] has 0", "at least 1"]),
+        (KANConfig(intervals=[10, 5]), ["model.intervals=[10, 5] must increase"]),
+        (KANConfig(intervals="otto"), ["model.intervals=otto", "a whole number", "or auto"]),
+        (KANConfig(base="slu"), ["model.base=slu is not one of silu", "did you mean silu?"]),
+        (KANConfig(adapt=1.5), ["model.adapt=1.5 must be from 0 to 1"]),
+        (MLPConfig(activation="selu"), ["model.activation=selu is not one of"]),
+        (PolynomialConfig(degree=501), ["model.degree=501 must be from 0 to 500"]),
+        (BezierConfig(control_points=1), ["model.control_points=1 must be", "at least 2"]),
+        (BSplineConfig(control_points=3, degree=3), ["model.control_points=3 is too few", "at least 4"]),
+    ],
+)
+def test_models(settings: Any, parts: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(settings, "model.")
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        (FitConfig(seeds=0), "seeds=0 must be at least 1"),
+        (FitConfig(seed=2**32 - 1, seeds=2), "goes beyond 4294967295, the largest seed"),
+        (FitConfig(device="mps"), "device=mps has no float64; add precision=float32"),
+        (FitConfig(executor=ExecutorConfig("cloud")), "executor=cloud is not one of serial, local, dask"),
+        (FitConfig(executor=ExecutorConfig("serial", workers=2)), "executor.workers=2 is for executor=local"),
+        (FitConfig(executor=ExecutorConfig("dask")), "executor=dask needs executor.address"),
+        (FitConfig(executor=ExecutorConfig("local", address="x")), "executor.address=x is for executor=dask"),
+        (FitConfig(solver=AdamSolver(learning_rate=0.0)), "solver.learning_rate=0.0 must be above 0"),
+        (FitConfig(solver=AdamSolver(penalty=True)), "solver.penalty=True must be"),
+        (FitConfig(sampling=SamplingConfig(validation=0.6)), "sampling.validation=0.6 must be from 0 to 0.5"),
+        (FitConfig(target=TableTarget("x.csv", ["a"], ["a"])), "the column 'a' is both in target.inputs and"),
+    ],
+)
+def test_experiments(settings: Any, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(settings)
+    assert sentence in str(caught.value)
+
+
+def all_settings() -> Iterator[type]:
+    for table in (*GROUPS.values(), EXPERIMENTS):
+        yield from (kind.settings for kind in table.values())
+
+
+@pytest.mark.parametrize("settings", list(all_settings()), ids=lambda settings: settings.__name__)
+def test_every_setting_has_a_sentence(settings: type) -> None:
+    for one in fields(settings):
+        if one.name != "kind":
+            rule = one.metadata["rule"]
+            assert isinstance(rule, Rule)
+            assert rule.about
+            assert rule.about.endswith("...") or not rule.about.endswith(".")
+        assert is_dataclass(settings)
+
+
+def test_choices_are_those_of_the_engine() -> None:
+    from kanrun.engine.layers import BASES, SCHEMES
+    from kanrun.engine.networks import ACTIVATIONS
+
+    assert set(models.BASES) == set(BASES)
+    assert set(models.INITIALISATIONS) == {"auto", *SCHEMES}
+    assert set(models.ACTIVATIONS) == set(ACTIVATIONS)
