@@ -1,7 +1,8 @@
 """The base class of all models: what training, checkpoints, counting and reports ask of one.
 
 A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `describe` and `from_description`, and its
-line in `kanrun/config/models.py` or a plug-in. Everything else has a default that is true for any network of trainable numbers:
+line in `kanrun/config/models.py` or a plug-in. Everything else has a default that is true for any network of trainable
+numbers:
 
 - counting: `trained`, `count` (every parameter with `requires_grad`);
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
