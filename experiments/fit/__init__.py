@@ -9,6 +9,7 @@ points chose, never the test points. A `suite` of the configuration makes it a s
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -16,12 +17,12 @@ from matplotlib.figure import Figure
 
 from kanrun.config import FitConfig
 from kanrun.engine.networks import KAN, active_shape, count_parameters
-from kanrun.engine.training import Done, Event, Pause, Stage, Step, Trained, train
+from kanrun.engine.training import Done, Event, Pause, Plan, Stage, Step, Trained, train
 from kanrun.figures import edges, loss_curve, network_diagram, predictions, residuals
 from kanrun.runs import Claim
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
-from kanrun.study.models import factory
+from kanrun.study.models import Create, factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.saved import model_checkpoint
@@ -35,29 +36,39 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
     return suite_cells(cfg.suite)
 
 
-def check(cfg: FitConfig) -> None:
-    """Build everything that a run would build, without training."""
-    for cell in cells(cfg):
-        check_bounds(cell)
-        one = with_cell(cfg, cell)
-        problem = make_problem(one, one.target, one.sampling, one.seed)
-        plan, _ = make_plan(one.model, one.solver, problem)
-        factory(one.model, problem, plan.solver)
+@dataclass(frozen=True)
+class Fit:
+    """What one training needs: its own configuration, the problem, the plan and why its solver, and fresh networks."""
+
+    cfg: FitConfig
+    problem: Problem
+    plan: Plan
+    why: str
+    create: Create
 
 
-def run(cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None) -> Iterator[Record]:
-    """Train one network; rows a step as it goes, the rest at the end."""
+def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
+    """Build everything that a training needs."""
+    check_bounds(cell)
     cfg = with_cell(cfg, cell)
     problem = make_problem(cfg, cfg.target, cfg.sampling, seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
-    done = done_from_checkpoint(resume, problem.domain.device)
+    return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
+
+
+def run(
+    cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None, prepared: Fit | None = None
+) -> Iterator[Record]:
+    """Train one network; one row per step as it trains, the rest at the end."""
+    fit = prepared or prepare(cfg, cell, seed)
+    done = done_from_checkpoint(resume, fit.problem.domain.device)
     if resume is None:
-        yield from (Note(text, warning=True) for text in problem.dataset.notes)
-        if cfg.model.kind in ("kan", "mlp"):
-            yield Note(f"solver {why}")
-    events = train(factory(cfg.model, problem, plan.solver), problem.data, plan, generator(seed, "training"), done)
+        yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)
+        if fit.cfg.model.kind in ("kan", "mlp"):
+            yield Note(f"solver {fit.why}")
+    events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)
     trained = yield from follow(events, _Recorded(done, resume))
-    yield from _results(cfg, cell, seed, problem, trained, plan.solver)
+    yield from _results(fit.cfg, cell, seed, fit.problem, trained, fit.plan.solver)
 
 
 class _Recorded:

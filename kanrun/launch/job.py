@@ -23,6 +23,7 @@ from kanrun.errors import KanrunError, UsageError
 from kanrun.launch.schemas import experiment_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
 from kanrun.study import execute as study
+from kanrun.study.experiment import Prepared
 
 
 def load_experiment(command: str) -> ModuleType:
@@ -39,6 +40,7 @@ class Job:
     quiet: bool = False
     sweep: bool = False
     refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
+    prepared: Prepared = field(default_factory=dict)  # of a single run, while it was checked
 
     def __call__(self, composed: DictConfig) -> None:
         if multiprocessing.current_process().name.startswith("LokyProcess"):
@@ -56,8 +58,8 @@ class Job:
                 configuration(),
                 folder,
                 quiet=self.quiet,
-                argv=self.argv,
-                overrides=overrides,
+                origin=study.Origin(self.argv, tuple(overrides)),
+                prepared=self.prepared,
             )
         except KeyboardInterrupt:
             self._end(folder, overrides, Status.INTERRUPTED, None)

@@ -27,6 +27,7 @@ from kanrun.runs.files import storing, write_atomic
 from kanrun.runs.lock import holding
 from kanrun.runs.manifest import SWEEP_FILE
 from kanrun.study import execute as study
+from kanrun.study.experiment import Prepared
 
 
 @dataclass(frozen=True)
@@ -57,10 +58,10 @@ def resume(folder: Path, how: GoingOn) -> int:
         print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
     else:
         config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
-        study.check(load_experiment(command), config)
+        prepared = study.check(load_experiment(command), config)
         with sigterm_raises() as signals:
             try:
-                _go_on(run, config, how)
+                _go_on(run, config, how, prepared)
             except KeyboardInterrupt:
                 say_how_to_go_on(folder, how.executor, how.address)
                 print(folder)
@@ -112,7 +113,7 @@ def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
             print(f"kanrun: job {number}: {sentence(error)}", file=sys.stderr)
 
 
-def _go_on(run: Run, config: ExperimentConfig, how: GoingOn) -> None:
+def _go_on(run: Run, config: ExperimentConfig, how: GoingOn, prepared: Prepared | None = None) -> None:
     """Runs what is left of a run that began."""
     manifest = run.manifest
     with stdout_kept_clean(), _logging_to(run.path / "run.log"):
@@ -122,8 +123,7 @@ def _go_on(run: Run, config: ExperimentConfig, how: GoingOn) -> None:
             RunFolder.reopen(run.path, force=how.force),
             resume=True,
             quiet=how.quiet,
-            argv=manifest.argv,
-            overrides=manifest.overrides,
+            prepared=prepared,
         )
 
 

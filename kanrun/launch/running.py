@@ -42,11 +42,11 @@ def launch(request: Request) -> int:
         return 0
     experiment = load_experiment(request.command)
     for composed in plan.jobs:
-        study.check(experiment, _typed(request, composed))
+        prepared = study.check(experiment, _typed(request, composed))
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     folder = RunFolder.create(request.outputs, request.command).path
-    job = Job(request.command, request.argv, request.quiet, plan.sweep)
+    job = Job(request.command, request.argv, request.quiet, plan.sweep, prepared={} if plan.sweep else prepared)
     with sigterm_raises() as signals:
         try:
             with _stored(request, plan, folder):

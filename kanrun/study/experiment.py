@@ -7,7 +7,7 @@ import inspect
 import traceback
 from collections import Counter
 from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
+Prepared = dict[tuple[int, int], Any]  # by number of the cell, and seed
 MOST_TASKS = 100_000
 
 #: Keys whose value says enough.
@@ -36,6 +37,9 @@ class Experiment(Protocol):
 
     It may have further ones:
     - `check(cfg)` refuses settings before anything runs;
+    - `prepare(cfg, cell, seed)` builds all that `run` needs to train, or raises UsageError. `run` then takes what it
+      returned as the argument `prepared`, None where nothing was prepared: before a study runs, the first seed of each
+      cell is prepared, and what the first task needs is kept for it;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded
@@ -94,15 +98,18 @@ class TaskRunner:
     experiment: Experiment
     cfg: ExperimentConfig
     threads: int
+    prepared: Prepared = field(default_factory=dict)  # stays in this process
 
     def run(self, task: Task, resume: Checkpoint | None) -> Generator[Record, None, None]:
         """Yield the records of `task` as the experiment yields them."""
         limit = getattr(self.experiment, "using_threads", using_threads)
+        further: dict[str, Any] = {}
+        if resume is not None and takes_resume(self.experiment):
+            further["resume"] = resume
+        if task.pair in self.prepared:
+            further["prepared"] = self.prepared.pop(task.pair)
         with limit(self.threads):
-            if resume is not None and takes_resume(self.experiment):
-                yield from self.experiment.run(self.cfg, task.cell, task.seed, resume=resume)  # type: ignore[call-arg]
-            else:
-                yield from self.experiment.run(self.cfg, task.cell, task.seed)
+            yield from self.experiment.run(self.cfg, task.cell, task.seed, **further)
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
@@ -112,6 +119,21 @@ class TaskRunner:
 def _runner(place: Any, cfg: ExperimentConfig, threads: int) -> TaskRunner:
     experiment: Any = importlib.import_module(place) if isinstance(place, str) else place
     return TaskRunner(experiment, cfg, threads)
+
+
+def prepare(experiment: Experiment, cfg: ExperimentConfig, tasks: Sequence[Task]) -> Prepared:
+    """Prepare the first seed of each cell, where the experiment prepares, and return what the first task needs.
+
+    Raises UsageError for settings that break a rule.
+    """
+    own = getattr(experiment, "prepare", None)
+    if own is None:
+        return {}
+    first, *others = [task for task in tasks if task.seed == cfg.seed]
+    prepared = {first.pair: own(cfg, first.cell, first.seed)}
+    for task in others:
+        own(cfg, task.cell, task.seed)
+    return prepared
 
 
 def takes_resume(experiment: Experiment) -> bool:

@@ -1,4 +1,4 @@
-"""From the events of an executor to the run folder, in a way that a killed run can go on from."""
+"""From the events of an executor to the run folder, in a way that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from kanrun.runs.records import Checkpoint, Note, Row, Table
 from kanrun.study.executors import Failed, Finished, Recorded, Retried, TaskEvent, Warned
 from kanrun.study.experiment import Failure, Task
 
-_RESUME = "resume"
+_RESUME = "resume"  # the name under which an experiment yields the checkpoint that it resumes from
 _ROWS = "recorded_rows"
 _logger = logging.getLogger("kanrun")
-Rows = dict[tuple[int, int], Counter[str]]
+Pair = tuple[int, int]  # number of the cell, and seed
+RowCounts = dict[Pair, Counter[str]]  # by table
 
 
 class Recorder:
@@ -34,25 +35,25 @@ class Recorder:
     - A checkpoint's name begins with its cell, if the study has several. One named `resume` is stored as
       `resume-<cell>-<seed>`, with the number of rows that each table had of its task at that time; it is
       deleted when its task finishes.
-    - `progress.json` lists the finished tasks, with the number of rows that each table has of them: one whose rows
+    - `progress.json` lists the finished tasks, with the number of rows that each table has of them: a task whose rows
       are gone is not finished.
     """
 
     def __init__(self, folder: RunFolder, tasks: Sequence[Task]) -> None:
-        self._folder = folder
+        self._folder, self._tasks = folder, tasks
         self._several = len({task.index for task in tasks}) > 1
         self._cells = json.loads(to_json([task.cell for task in tasks]))
-        self._finished: dict[tuple[int, int], dict[str, int]] = {}  # with its rows in each table
+        self._finished: dict[Pair, dict[str, int]] = {}  # with its rows in each table
         self.lost = 0  # tasks that had finished, and whose rows are gone
-        self._rows = {task.pair: Counter[str]() for task in tasks}
+        self._rows: RowCounts = {task.pair: Counter() for task in tasks}
         self.failures: list[tuple[Task, Failure]] = []
 
     @property
-    def finished(self) -> frozenset[tuple[int, int]]:
+    def finished(self) -> frozenset[Pair]:
         return frozenset(self._finished)
 
-    def restore(self, tasks: Sequence[Task], continuing: bool) -> dict[tuple[int, int], Checkpoint]:
-        """Bring the folder of an earlier attempt to a state to go on from.
+    def restore(self, continuing: bool) -> dict[Pair, Checkpoint]:
+        """Bring the folder of an earlier attempt to a state from which the rest can run.
 
         Returns the resume checkpoints of unfinished tasks (none unless the experiment is `continuing` from
         them), and drops all rows that these tasks will write again.
@@ -61,23 +62,16 @@ class Recorder:
         progress = self._folder.read_progress()
         if progress.cells not in (None, self._cells):
             raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
-        known = {task.pair for task in tasks}
         there = self._count_rows()
-        for *of, counts in progress.finished:
-            pair = (of[0], of[1])
-            if pair in known and _has(there, pair, counts):
-                self._finished[pair] = counts
-            elif pair in known:
-                self.lost += 1
-        unfinished = [task for task in tasks if task.pair not in self._finished]
-        checkpoints, rows = self._resumable(unfinished if continuing else [], there)
-        self._folder.retain(self.finished, rows)
-        for pair, counts in rows.items():
-            self._rows[pair] = Counter(counts)
+        had_finished = {(cell, seed): counts for cell, seed, counts in progress.finished if (cell, seed) in self._rows}
+        self._finished = {pair: counts for pair, counts in had_finished.items() if _has(there, pair, counts)}
+        self.lost = len(had_finished) - len(self._finished)
+        checkpoints = self._resumable(there) if continuing else {}
+        self._folder.retain(self.finished, {pair: self._rows[pair] for pair in checkpoints})
         return checkpoints
 
     def handle(self, event: TaskEvent) -> None:
-        """Store what `event` brings. Raises StorageFailed, and KanrunError for rows no table can hold."""
+        """Store what `event` brings. Raises StorageFailed, and KanrunError for rows that no table can hold."""
         if isinstance(event, Recorded):
             self._record(event)
         elif isinstance(event, Finished):
@@ -90,7 +84,10 @@ class Recorder:
             self._folder.record(Note(event.text, warning=True))
             _logger.warning("%s", event.text)
         elif isinstance(event, Retried):
-            self._forget(event.task)
+            # all that the task wrote but its notes and named checkpoints, which it writes again
+            self._folder.forget(event.task.pair)
+            self._folder.discard(_checkpoint_name(event.task))
+            self._rows[event.task.pair].clear()
             _logger.info("%s failed and starts again: %s", event.task, event.failure.reason)
         elif isinstance(event, Failed):
             self.failures.append((event.task, event.failure))
@@ -100,12 +97,9 @@ class Recorder:
     def failure_entries(self) -> tuple[dict[str, Any], ...]:
         """Return the failures as `run.json` lists them."""
         return tuple(
-            {"cell": task.index, "settings": self._plain(task), "seed": task.seed, "reason": f.reason, "trace": f.trace}
-            for task, f in sorted(self.failures, key=lambda pair: pair[0].pair)
+            {"cell": task.index, "settings": dict(task.cell), "seed": task.seed, "reason": f.reason, "trace": f.trace}
+            for task, f in sorted(self.failures, key=lambda failed: failed[0].pair)
         )
-
-    def _plain(self, task: Task) -> Any:
-        return json.loads(to_json(task.cell))
 
     def _record(self, event: Recorded) -> None:
         task, record = event.task, event.record
@@ -114,8 +108,13 @@ class Recorder:
             self._rows[task.pair][file_name(record.table)] += 1
         elif isinstance(record, Table):
             self._table(record, task)
+        elif isinstance(record, Checkpoint) and record.name == _RESUME:
+            self._folder.sync()  # the rows must not be older than the checkpoint that counts them
+            meta = {"meta": record.meta, _ROWS: dict(self._rows[task.pair])}
+            self._folder.record(Checkpoint(_checkpoint_name(task), record.arrays, meta))
         elif isinstance(record, Checkpoint):
-            self._checkpoint(record, task)
+            name = f"cell{task.index}-{record.name}" if self._several else record.name
+            self._folder.record(replace(record, name=name))
         elif isinstance(record, Note):
             text = f"{task}: {record.text}" if len(self._rows) > 1 else record.text
             self._folder.record(Note(text, record.warning))
@@ -147,24 +146,9 @@ class Recorder:
             self._folder.extend(table)
         self._rows[task.pair][name] = rows
 
-    def _checkpoint(self, record: Checkpoint, task: Task) -> None:
-        if record.name != _RESUME:
-            name = f"cell{task.index}-{record.name}" if self._several else record.name
-            self._folder.record(replace(record, name=name))
-            return
-        self._folder.sync()  # the rows must not be older than the checkpoint that counts them
-        meta = {"meta": record.meta, _ROWS: dict(self._rows[task.pair])}
-        self._folder.record(Checkpoint(_checkpoint_name(task), record.arrays, meta))
-
-    def _forget(self, task: Task) -> None:
-        """Drop all that `task` has written but for its notes and named checkpoints, which it writes anew."""
-        self._folder.forget(task.pair)
-        self._folder.discard(_checkpoint_name(task))
-        self._rows[task.pair].clear()
-
-    def _count_rows(self) -> Rows:
-        """How many rows each table has of each task; one that is damaged has none, and is removed."""
-        run, counts = Run(self._folder.path), Rows()
+    def _count_rows(self) -> RowCounts:
+        """How many rows each table has of each task; a damaged table has none, and is removed."""
+        run, counts = Run(self._folder.path), RowCounts()
         for name in run.tables:
             try:
                 table = run.table(name)
@@ -177,30 +161,27 @@ class Recorder:
                 counts.setdefault(pair, Counter())[name] = rows
         return counts
 
-    def _resumable(
-        self, tasks: Sequence[Task], there: Rows
-    ) -> tuple[dict[tuple[int, int], Checkpoint], dict[tuple[int, int], dict[str, int]]]:
-        """Return resume checkpoints and the rows that go before them, of the tasks that have both whole."""
-        run = Run(self._folder.path)
-        checkpoints, rows = {}, {}
-        for task in tasks:
+    def _resumable(self, there: RowCounts) -> dict[Pair, Checkpoint]:
+        """The resume checkpoints of unfinished tasks that are whole, as are the rows that they count, noted here."""
+        run, checkpoints = Run(self._folder.path), {}
+        for task in self._tasks:
+            if task.pair in self._finished:
+                continue
             try:
                 stored = run.checkpoint(_checkpoint_name(task))
             except KanrunError:
                 continue  # none, or damaged: the task starts again
             counts, meta = stored.meta.get(_ROWS), stored.meta.get("meta")
-            if not isinstance(counts, dict) or not isinstance(meta, dict):
-                continue
-            if _has(there, task.pair, counts):
+            if isinstance(counts, dict) and isinstance(meta, dict) and _has(there, task.pair, counts):
                 checkpoints[task.pair] = Checkpoint(_RESUME, stored.arrays, meta)
-                rows[task.pair] = counts
-        return checkpoints, rows
+                self._rows[task.pair] = Counter(counts)
+        return checkpoints
 
 
 def _checkpoint_name(task: Task) -> str:
     return f"{_RESUME}-{task.index}-{task.seed}"
 
 
-def _has(there: Rows, pair: tuple[int, int], counts: Mapping[str, int]) -> bool:
+def _has(there: RowCounts, pair: Pair, counts: Mapping[str, int]) -> bool:
     """Whether as many rows of a task are there as it had recorded."""
     return all(there.get(pair, Counter())[name] >= rows for name, rows in counts.items())

@@ -14,7 +14,7 @@ import toy_experiment
 
 from kanrun.config import ExecutorConfig
 from kanrun.runs import Run, RunFolder
-from kanrun.study.execute import Outcome, check, execute
+from kanrun.study.execute import Origin, Outcome, check, execute
 
 Started = tuple[Outcome, Run]
 
@@ -28,7 +28,7 @@ def run_toy(tmp_path: Path) -> Callable[..., Started]:
         cfg = toy_experiment.ToyConfig(executor=ExecutorConfig(*executor), **settings)  # type: ignore[arg-type]
         check(toy_experiment, cfg)
         folder = RunFolder.create(tmp_path / "outputs", "toy")
-        outcome = execute(toy_experiment, cfg, folder, argv=("toy",))
+        outcome = execute(toy_experiment, cfg, folder, origin=Origin(("toy",)))
         return outcome, Run(folder.path)
 
     return run
