@@ -36,16 +36,17 @@ class CsvFile:
 
     def append(self, values: Mapping[str, Any]) -> None:
         """Write one row; on return it is with the operating system. Raises StorageFailed."""
-        named = {_plain(name): value for name, value in values.items()}
-        descriptor = self._open(list(named))
-        self._write(descriptor, _lines([[_plain(named.get(name)) for name in self._header]]))
+        self.extend({name: [value] for name, value in values.items()})
 
     def extend(self, columns: Columns) -> None:
         """Write the rows of `columns` (equal lengths) in one go. Raises StorageFailed."""
         lists, rows = _lists(columns)
-        descriptor = self._open(list(lists))
+        descriptor = self._open_with(list(lists))
         empty = [None] * rows
-        self._write(descriptor, _lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
+        rest = memoryview(_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
+        with storing(self.path):
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
 
     def replace(self, columns: Columns) -> None:
         """Make the table hold these rows and no others, atomically. Raises StorageFailed."""
@@ -65,36 +66,21 @@ class CsvFile:
             with storing(self.path):
                 os.close(descriptor)
 
-    def _open(self, columns: list[str]) -> int:
-        descriptor = self._descriptor
-        if descriptor is None:
-            if self.path.exists() or self.path.is_symlink():
-                self._header = _mend(self.path)
-            if not self._header:
-                self._header = columns
-                write_atomic(self.path, _lines([columns]))
-            descriptor = self._reopen()
-        further = [name for name in columns if name not in self._header]
-        if further:
+    def _open_with(self, columns: list[str]) -> int:
+        """The file, open for appending, with at least these columns in its header."""
+        if self._descriptor is None and (self.path.exists() or self.path.is_symlink()):
+            self._header = _mend(self.path)
+        if further := [name for name in columns if name not in self._header]:
             self.close()
-            _, rows = read_rows(self.path)
+            rows = read_rows(self.path)[1] if self._header else iter(())
             self._header = [*self._header, *further]
             padding = [""] * len(further)
             write_atomic(self.path, _lines([self._header, *(row + padding for row in rows)]))
-            descriptor = self._reopen()
-        return descriptor
-
-    def _reopen(self) -> int:
-        with storing(self.path):
+        if self._descriptor is None:
             flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-            self._descriptor = os.open(self.path, flags)
+            with storing(self.path):
+                self._descriptor = os.open(self.path, flags)
         return self._descriptor
-
-    def _write(self, descriptor: int, content: bytes) -> None:
-        rest = memoryview(content)
-        with storing(self.path):
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
 
 
 def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
@@ -137,26 +123,22 @@ def read_table(path: Path) -> pandas.DataFrame:
     content = _whole_lines(read_bytes(path, TABLE_LIMIT))
     if not content.strip():
         return pandas.DataFrame()
+    # From 3.1 on pandas always reads floats to the last bit, and warns of the option.
+    exact: Any = {} if _version(pandas.__version__) >= (3, 1) else {"float_precision": "round_trip"}
+    missing: Any = {"keep_default_na": False, "na_values": ["", "nan"]}
     with warnings.catch_warnings():
         warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
         try:
-            frame: pandas.DataFrame = pandas.read_csv(
-                io.BytesIO(content),
-                keep_default_na=False,
-                na_values=["", "nan"],
-                low_memory=False,
-                index_col=False,
-                **_round_trip(pandas.__version__),
+            table: pandas.DataFrame = pandas.read_csv(
+                io.BytesIO(content), low_memory=False, index_col=False, **missing, **exact
             )
         except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
             raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
-    return frame
+    return table
 
 
-def _round_trip(version: str) -> dict[str, Any]:
-    """The option that reads floats to the last bit, which pandas from 3.1 on always does, warning of the option."""
-    major, minor = (int(part) for part in version.split(".")[:2])
-    return {} if (major, minor) >= (3, 1) else {"float_precision": "round_trip"}
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in text.split(".")[:2])
 
 
 def _mend(path: Path) -> list[str]:

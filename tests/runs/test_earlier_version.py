@@ -60,3 +60,15 @@ def test_run_json_and_checkpoints_are_read_as_they_were_written(folder: str) -> 
     assert {key: json.loads(json.dumps(read[key])) for key in written} == written
     assert all(run.checkpoint(name).arrays for name in run.checkpoints)
     assert run.config["seed"] >= 0
+
+
+def test_a_training_that_was_terminated_is_resumed_to_its_end(tmp_path: Path) -> None:
+    shutil.copytree(RUNS / "fit" / "v0016", tmp_path / "v0001")
+    before = Run(tmp_path / "v0001")
+    kept = before.table("metrics").query("stage == 0")["train_rmse"].tolist()
+    assert before.manifest.status == "INTERRUPTED"
+    assert main(["runs", "resume", str(tmp_path / "v0001"), "--force", "-q"]) == 0
+    after = Run(tmp_path / "v0001")
+    assert after.manifest.status == "COMPLETED"
+    assert after.table("metrics")["train_rmse"].tolist()[: len(kept)] == kept  # the finished grid was not trained again
+    assert load_run(after.path).models
