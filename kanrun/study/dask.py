@@ -28,8 +28,8 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
 
     A task returns its failure as a value and is then run once more, on another worker where there is one.
     A task whose worker died is run again by the scheduler itself, as often as its `allowed-failures` says: it cannot
-    tell the task that killed a worker from others that waited there, which are to be spared. Raises UsageError if
-    nobody answers, KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
+    distinguish the task that killed a worker from others that waited there. Raises UsageError if no scheduler answers,
+    KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
     """
     distributed: Any = importlib.import_module("distributed")
     with _client(address) as client:
@@ -159,17 +159,17 @@ def _client(address: str) -> Iterator[Any]:
 
 
 def _connected(distributed: Any, address: str) -> Any:
-    """Return a client, or None where nobody answers in time, or somebody who is no scheduler.
+    """Return a client, or None where no scheduler answers in time.
 
-    What other servers answer can keep a client waiting for ever, or make it allocate all memory: it is made in a
-    thread that is left behind then, and what its failed parts say while they are cleared away is not shown.
+    The answers of other servers can keep a client waiting for ever, or make it allocate all memory: the client is made
+    in a thread, which is then left behind, and messages of its failed parts are not shown.
     """
     answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def connect() -> None:
         try:
             answers.put(distributed.Client(address, timeout=_CONNECT, set_as_default=False))
-        except Exception:  # whatever it is that answers there
+        except Exception:  # whatever answers there
             answers.put(None)
 
     shown, sys.unraisablehook = sys.unraisablehook, lambda _: None

@@ -1,7 +1,8 @@
-"""What a trained network is worth and what figures need of it, in the user's units."""
+"""Scores of a trained network in the user's units, and the tables that figures are drawn from."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from kanrun.engine.networks import KAN, Network, activations
+from kanrun.engine.networks import Network
 from kanrun.engine.training import predict
 from kanrun.runs.records import Table, Value
 from kanrun.study.problem import Problem
@@ -57,23 +58,27 @@ def scores(network: nn.Module, problem: Problem) -> dict[str, Value]:
 
 
 def linear_rmse(problem: Problem) -> float | None:
-    """Test RMSE of ordinary least squares on the same training points: what a table's model has to beat."""
-    points, test = problem.dataset.train, problem.dataset.test
-    if test is None or not len(test.x) or problem.dataset.classes:
+    """Test RMSE of ordinary least squares on the same training points, the baseline of a model of a table.
+
+    None without test points, and for classification.
+    """
+    dataset = problem.dataset
+    if dataset.test is None or not len(dataset.test.x) or dataset.classes:
         return None
-    held = problem.dataset.validation
-    x = points.x if held is None else np.concatenate([points.x, held.x])
-    y = points.y if held is None else np.concatenate([points.y, held.y])
-    scaled = problem.dataset.input_scaling.apply(x)
-    solution, *_ = np.linalg.lstsq(np.column_stack([scaled, np.ones(len(x))]), y, rcond=None)
-    there = problem.dataset.input_scaling.apply(test.x)
-    return float(np.sqrt(np.mean((np.column_stack([there, np.ones(len(there))]) @ solution - test.y) ** 2)))
+
+    def rows(x: Array) -> Array:
+        return np.column_stack([dataset.input_scaling.apply(x), np.ones(len(x))])
+
+    shown = [points for points in (dataset.train, dataset.validation) if points is not None]
+    x, y = np.concatenate([points.x for points in shown]), np.concatenate([points.y for points in shown])
+    solution, *_ = np.linalg.lstsq(rows(x), y, rcond=None)
+    return float(np.sqrt(np.mean((rows(dataset.test.x) @ solution - dataset.test.y) ** 2)))
 
 
 def prediction_table(network: nn.Module, problem: Problem) -> Table:
     """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs.
 
-    Classes stand there by their labels.
+    Classes are given by their labels.
     """
     dataset = problem.dataset
     parts: list[tuple[str, Array, Array | None]] = [
@@ -98,7 +103,7 @@ def prediction_table(network: nn.Module, problem: Problem) -> Table:
 
 
 def _labelled(values: Array, classes: Sequence[str] | None) -> Any:
-    """`values` as they are, or, where there are classes, their labels; nothing where there is no number."""
+    """`values`, or, where there are classes, their labels, None for NaN."""
     if not classes:
         return values
     return [None if np.isnan(value) else str(classes[int(value)]) for value in values]
@@ -116,43 +121,37 @@ def _grid(domain: Array) -> Array | None:
 def edge_table(network: Network, problem: Problem) -> Table | None:
     """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
 
-    x is in the units that the layer sees (standardised for tables). None for networks without edge functions.
+    x is in the units that the layer sees (standardised for tables). None for networks without spline edges.
     """
-    if not isinstance(network, KAN):
+    if not network.edge_layers:
         return None
+    names = problem.dataset.target.inputs, problem.dataset.classes or problem.dataset.target.outputs
+    last = len(network.edge_layers) - 1
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
-        reaching = activations(network, problem.data.train.x[:MOST_POINTS])
-        for index, layer in enumerate(network):
+        reaching = network.activations(problem.data.train.x[:MOST_POINTS])
+        for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
             x = torch.lerp(layer.grid.low, layer.grid.high, share)
             y = layer.edge_values(x)
-            for out in range(layer.outputs):
-                for into in range(layer.inputs):
-                    rows.append({
-                        "layer": index, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
-                        "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
-                        "pruned": not bool(layer.mask[out, into]),
-                        "input_name": problem.dataset.target.inputs[into] if index == 0 else "",
-                        "output_name": _output_name(problem, out) if index == len(network.layers) - 1 else "",
-                    })  # fmt: skip
+            for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
+                rows.append({
+                    "layer": index, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
+                    "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
+                    "pruned": not bool(layer.mask[out, into]),
+                    "input_name": str(names[0][into]) if index == 0 else "",
+                    "output_name": str(names[1][out]) if index == last else "",
+                })  # fmt: skip
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
-    return Table(
-        "edges",
-        {
-            key: np.concatenate([row[key] if key in "xy" else np.full(EDGE_POINTS, row[key]) for row in kept])
-            for key in kept[0]
-        },
-    )
-
-
-def _output_name(problem: Problem, out: int) -> str:
-    names = problem.dataset.classes or problem.dataset.target.outputs
-    return str(names[out])
+    columns = {
+        key: np.concatenate([row[key] if key in "xy" else np.full(EDGE_POINTS, row[key]) for row in kept])
+        for key in kept[0]
+    }
+    return Table("edges", columns)
 
 
 def points_of(dataset_points: Points | None) -> int:
-    """How many points there are, none counting as 0."""
+    """How many points there are, 0 without any."""
     return 0 if dataset_points is None else len(dataset_points.x)

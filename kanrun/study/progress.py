@@ -7,36 +7,32 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Column
 from rich.text import Text
 
-from kanrun.runs.records import Note, Row
+from kanrun.runs.records import Note, Record, Row
 from kanrun.study.executors import Failed, Finished, Recorded, Retried, Started, TaskEvent, Warned
 from kanrun.study.experiment import Task
 
-_ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # the best so far goes by the first that is there
+_ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # trainings are compared by the first that is there
 
 
 class Reporter:
-    """Shows events: nothing but warnings when quiet, one line a stage or task unless on a terminal."""
+    """Shows events: only warnings when quiet, one line per stage or task unless on a terminal."""
 
     def __init__(self, console: Console, total: int, quiet: bool = False) -> None:
-        self._console = console
-        self._total = total
-        self._quiet = quiet
+        self._console, self._total, self._quiet = console, total, quiet
         self._done = 0
         self._stage: tuple[Any, ...] = ()
-        self._last = ""
-        self._said: set[str] = set()  # the same note of the next seed is not shown again
+        self._last = ""  # the best step of the stage
+        self._shown: set[str] = set()  # the same note of the next seed is not shown again
         self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
-        self._best: dict[Any, tuple[float, str]] = {}  # error and training, by target: no other errors compare
+        self._best: dict[Any, tuple[float, str]] = {}  # error and training by target: only these errors compare
         self._target: Any = None  # of the training that finished last
         self._bar: Progress | None = None
-        self._bar_task: TaskID | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             self._bar = _make_bar(console, total)
-            self._bar_task = self._bar.add_task("", total=None if total == 1 else total, text="starting")
 
     def __enter__(self) -> Reporter:
         if self._bar is not None:
@@ -55,40 +51,39 @@ class Reporter:
             self._advance("")
 
     def handle(self, event: TaskEvent) -> None:
-        """Show what `event` tells."""
+        """Show `event`."""
+        several = self._total > 1
         if isinstance(event, Recorded):
-            self._recorded(event)
-        elif isinstance(event, Started) and self._total > 1:
-            self._advance(self._standing(event.task))
+            self._recorded(event.task, event.record)
+        elif isinstance(event, Warned):
+            self._say(f"warning: {event.text}", "yellow")
+        elif isinstance(event, Started) and several:
+            best = self._best.get(self._target)
+            self._advance(f"best {best[0]:.2e}, now {event.task}" if best else str(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
             last = self._last
             self._end_stage()
-            text = self._result(event.task, event.seconds) if self._total > 1 else last
-            self._line(text if self._total > 1 else "")
+            text = self._result(event.task, event.seconds) if several else last
+            self._line(text if several else "")
             self._advance(text)
-        elif isinstance(event, Warned):
-            self._say(f"warning: {event.text}", "yellow")
         elif isinstance(event, Retried) and not self._quiet:
             self._say(f"{event.task} failed and starts again: {event.failure.reason}")
-        elif isinstance(event, Failed) and self._total > 1:
+        elif isinstance(event, Failed) and several:
             self._done += 1
             self._say(f"{event.task} failed: {event.failure.reason}", "red")
             self._advance("")
 
-    def _recorded(self, event: Recorded) -> None:
-        record = event.record
-        if isinstance(record, Note):
-            if record.text in self._said or (self._quiet and not record.warning):
-                return
-            self._said.add(record.text)
+    def _recorded(self, task: Task, record: Record) -> None:
+        if isinstance(record, Note) and (record.warning or not self._quiet) and record.text not in self._shown:
+            self._shown.add(record.text)
             self._end_stage()
             self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
         elif isinstance(record, Row) and not self._quiet:
             if record.table == "metrics" and self._total == 1:
                 self._step(record.values)
             elif record.table == "summary" and self._total > 1:
-                self._results[event.task.pair] = record.values
+                self._results[task.pair] = record.values
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
@@ -97,8 +92,8 @@ class Reporter:
         if stage != self._stage or values.get("best", True):  # later steps may try what is not kept
             self._last = text
         self._stage = stage
-        if self._bar is not None and self._bar_task is not None:
-            self._bar.update(self._bar_task, advance=1, text=text)
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], advance=1, text=text)
 
     def _end_stage(self) -> None:
         """Print the best step of the stage, once, before anything that comes after it."""
@@ -106,19 +101,16 @@ class Reporter:
         self._last = ""
 
     def _result(self, task: Task, seconds: float) -> str:
-        """What came out of `task`, and which training was the best on its target so far."""
+        """The result of `task`, and which training was the best on its target so far."""
         values = self._results.pop(task.pair, {})
-        parts = [str(task)]
-        if values.get("shape"):
-            parts.append(str(values["shape"]))
-        if values.get("intervals"):
-            parts.append(f"{values['intervals']} intervals")
-        text = f"{', '.join(parts)}: done in {seconds:.1f} s"
+        parts = [str(task), str(values.get("shape") or "")]
+        parts.append(f"{values['intervals']} intervals" if values.get("intervals") else "")
+        text = f"{', '.join(filter(None, parts))}: done in {seconds:.1f} s"
         for name in _ERRORS:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
-                shown = name.replace("_rmse", " RMSE").replace("rmse", "RMSE")
-                return f"{text}, {shown} {value:.2e}{self._compared(values, value, task)}"
+                label = name.replace("_rmse", " RMSE").replace("rmse", "RMSE")
+                return f"{text}, {label} {value:.2e}{self._compared(values, value, task)}"
         return text
 
     def _compared(self, values: Mapping[str, Any], value: float, task: Task) -> str:
@@ -128,17 +120,10 @@ class Reporter:
             return ", the best so far"
         return f" (best so far {self._best[target][0]:.2e}: {self._best[target][1]})"
 
-    def _standing(self, task: Task) -> str:
-        """What runs now, after the best of what came out so far."""
-        best = self._best.get(self._target)
-        return f"best {best[0]:.2e}, now {task}" if best else str(task)
-
     def _advance(self, text: str) -> None:
-        if self._bar is not None and self._bar_task is not None:
-            if self._total > 1:
-                self._bar.update(self._bar_task, completed=self._done, text=text)
-            else:
-                self._bar.update(self._bar_task, total=1, completed=1, text=text)
+        if self._bar is not None:
+            place = {"completed": self._done} if self._total > 1 else {"total": 1, "completed": 1}
+            self._bar.update(self._bar.task_ids[0], text=text, **place)  # type: ignore[arg-type]
 
     def _line(self, text: str) -> None:
         """Print a line where there is no bar to show it."""
@@ -169,6 +154,8 @@ def _make_bar(console: Console, total: int) -> Progress:
     text = TextColumn("{task.fields[text]}", markup=False, table_column=column)
     count = [MofNCompleteColumn()] if total > 1 else []
     width = max(6, min(24, console.width // 5))
-    return Progress(
+    bar = Progress(
         SpinnerColumn(), BarColumn(bar_width=width), *count, TimeElapsedColumn(), text, console=console, expand=True
     )
+    bar.add_task("", total=None if total == 1 else total, text="starting")
+    return bar

@@ -142,6 +142,10 @@ class Network(nn.Module):
         """The layers of spline edges, from the inputs on; empty for a network without edges."""
         return ()
 
+    def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
+        """What reaches each of `edge_layers`, the inputs first, and the network's output last."""
+        return [x, self(x)]
+
     # ---------------------------------------------------------------------------------------- grids
 
     @property
