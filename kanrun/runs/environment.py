@@ -49,7 +49,7 @@ def versions() -> dict[str, str]:
 
 
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:
-    """Return the commit that a run can be had again from, or None without one.
+    """Return the commit from which a run can be repeated, or None without one.
 
     `{"of": "kanrun", "commit": ..., "dirty": ...}` where kanrun's own `source` is a git checkout; `dirty` means that
     its code or configuration differ from the commit. Else `{"of": "working directory", "commit": ...}`, where that
@@ -63,9 +63,9 @@ def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str,
 
 
 def _differs(source: Path) -> bool | None:
-    """Whether code or configuration in `source` differ from HEAD; None if git does not tell.
+    """Whether code or configuration in `source` differ from HEAD; None if git cannot say.
 
-    `git status` would tell, too, but runs the filters that a repository's own settings name.
+    `git status` also says it, but runs the filters that a repository's own settings name.
     """
     listed = _git(source, "ls-tree", "-r", "-z", "HEAD", "--", *_CODE)
     if listed is None:
@@ -90,8 +90,8 @@ def _blob(path: Path, like: str) -> str:
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
-    """The output of one of git's commands that read objects alone: others start programs that a repository's own
-    settings name, such as filters, and a folder that someone sends may be one."""
+    """The output of a git command that only reads objects: others start programs that a repository's own settings name,
+    such as filters, and a folder from elsewhere may be a repository."""
     environment = {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "GIT_NO_LAZY_FETCH": "1"}
     for name in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"):
         environment.pop(name, None)
@@ -110,9 +110,9 @@ def host() -> str:
 
 
 def process_start(pid: int) -> str | None:
-    """Return a mark of when process `pid` started, where the system tells (Linux), else None.
+    """Return a mark of when process `pid` started, where the system says so (Linux), else None.
 
-    Together with the pid it names a process for good: pids are used again, pairs of both are not.
+    Pids are used again; pairs of a pid and this mark are not.
     """
     try:
         line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
@@ -131,7 +131,7 @@ def process() -> dict[str, Any]:
 def is_alive(pid: int | None, start: str | None) -> bool:
     """Return whether the process of this host that has `pid`, started at the mark `start`, still exists.
 
-    True where the system does not tell (not POSIX): there, a run counts as going on.
+    True where the system does not say (not POSIX): there, a run counts as running.
     """
     if os.name != "posix":
         return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -156,9 +157,7 @@ class RunFolder:
 
     def finish(self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any) -> None:
         """Write the final `run.json`, with further `changes` of the manifest, close all tables and release the run."""
-        for table in self._tables.values():
-            table.close()
-        self._tables.clear()
+        self._close_tables()
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
         changes |= {"status": status, "reason": reason, "trace": trace, "ended": environment.now(), "seconds": seconds}
         try:
@@ -189,8 +188,8 @@ class RunFolder:
         in `finished` stay; of a pair in `partial` the first `partial[pair][table]` stay; all others go.
         """
         for name, path in self._paths().items():
-            quota = {pair: counts.get(name, 0) for pair, counts in partial.items()}
-            keep_rows(path, functools.partial(_kept, finished, quota))
+            quota = {pair: float(counts.get(name, 0)) for pair, counts in partial.items()}
+            keep_rows(path, functools.partial(_take, quota | dict.fromkeys(finished, math.inf)))
 
     def forget(self, pair: Pair, table: str | None = None) -> None:
         """Drop the rows of one cell and seed, in one table or in all."""
@@ -204,10 +203,13 @@ class RunFolder:
             order_rows(path, _pair)
 
     def _paths(self) -> dict[str, Path]:
+        self._close_tables()
+        return Run(self.path).table_paths
+
+    def _close_tables(self) -> None:
         for table in self._tables.values():
             table.close()
         self._tables.clear()
-        return Run(self.path).table_paths
 
     def _table(self, name: str) -> CsvFile:
         if name not in self._tables:
@@ -235,10 +237,8 @@ def _pair(row: Mapping[str, str]) -> Pair:
         return -1, -1
 
 
-def _kept(finished: Collection[Pair], quota: dict[Pair, int], row: Mapping[str, str]) -> bool:
+def _take(quota: dict[Pair, float], row: Mapping[str, str]) -> bool:
+    """Whether the quota of the row's pair, which is reduced by one, is not used up."""
     pair = _pair(row)
-    if pair in finished:
-        return True
-    left = quota.get(pair, 0)
-    quota[pair] = left - 1
-    return left > 0
+    quota[pair] = quota.get(pair, 0.0) - 1
+    return quota[pair] >= 0

@@ -1,4 +1,4 @@
-"""What is printed of a study, at its end and by `kanrun runs`: tables, the claims, the failures."""
+"""Printed results of a study, at its end and by `kanrun runs`: tables, claims, failures."""
 
 from __future__ import annotations
 
@@ -47,9 +47,10 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
-def print_line(console: Console, line: str) -> None:
-    """Print one line, whatever it holds."""
-    _print_line(console, Text(printable(line)))
+def print_line(console: Console, line: str | Text) -> None:
+    """Print one line, which stays one line in files and pipes."""
+    text = line if isinstance(line, Text) else Text(printable(line))
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -69,7 +70,7 @@ def print_summary(console: Console, summary: pandas.DataFrame) -> None:
     """Print `summary.csv` so that it fits the width.
 
     One row becomes names and values; the seeds of one cell a table with their median; several cells with
-    several seeds a table of medians, one line a cell.
+    several seeds a table of medians, one line per cell.
     """
     if summary.empty:
         return
@@ -82,8 +83,10 @@ def print_summary(console: Console, summary: pandas.DataFrame) -> None:
             title = f"medians over {summary['seed'].nunique()} seeds"
             rows = _with_quartiles(_merged(summary.drop(columns="seed"), "cell"), summary)
         elif len(summary) <= _MOST_ROWS:
-            median = _merged(summary.assign(_one=0), "_one").assign(seed="median")
-            rows = _joined(summary, median)
+            import pandas
+
+            median = _merged(summary.assign(_one=0), "_one").assign(seed="median")[list(summary.columns)]
+            rows = pandas.concat([summary.astype({"seed": object}), median], ignore_index=True)
     _print_rows(console, rows, title)
 
 
@@ -96,7 +99,7 @@ def print_claims(console: Console, claims: Sequence[Claim]) -> None:
         mark, style = ("holds", "green") if claim.holds else ("DOES NOT HOLD", "bold red")
         spread = f" ({claim.spread})" if claim.spread else ""
         detail = f"measured {shown(claim.measured) or 'not a number'}{spread}, bound {claim.bound}"
-        _print_line(console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}")))
+        print_line(console, Text.assemble((mark, style), printable(f"  {claim.sentence}: {detail}")))
 
 
 def print_failures(console: Console, failures: Sequence[Mapping[str, Any]]) -> None:
@@ -152,10 +155,6 @@ def _print_rows(console: Console, frame: pandas.DataFrame, title: str | None) ->
         console.print(Text(f"{left_out} in summary.csv", style="dim"))
 
 
-def _print_line(console: Console, text: Text) -> None:
-    console.print(text, soft_wrap=not console.is_terminal)  # a line stays one line in files and pipes
-
-
 def _merged(frame: pandas.DataFrame, group: str) -> pandas.DataFrame:
     """Return one row a group: medians of numbers, text where all rows agree on it."""
     numbers = set(frame.select_dtypes("number"))
@@ -179,12 +178,6 @@ def _with_quartiles(rows: pandas.DataFrame, summary: pandas.DataFrame) -> pandas
 
 def _agreed(values: pandas.Series[Any]) -> Any:
     return values.iloc[0] if values.nunique(dropna=False) == 1 else None
-
-
-def _joined(summary: pandas.DataFrame, last: pandas.DataFrame) -> pandas.DataFrame:
-    import pandas
-
-    return pandas.concat([summary.astype({"seed": object}), last[list(summary.columns)]], ignore_index=True)
 
 
 def _fitting(rows: pandas.DataFrame, width: int) -> list[str]:

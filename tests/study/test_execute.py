@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,56 @@ def test_an_experiment_may_be_an_object_and_must_yield_records(tmp_path: Path) -
     with pytest.raises(Exception, match="`seed` is the recorder's column"):
         execute(Wrong(), ToyConfig(), folder)
     assert json.loads((folder.path / "run.json").read_text())["status"] == "FAILED"
+
+
+@dataclass
+class Preparing:
+    """An experiment that counts what it builds."""
+
+    built: list[tuple[int, int]] = field(default_factory=list)
+
+    def cells(self, cfg: object) -> list[dict[str, int]]:
+        return [{"size": 1}, {"size": 2}]
+
+    def prepare(self, cfg: object, cell: dict[str, int], seed: int) -> str:
+        self.built.append((cell["size"], seed))
+        return f"size {cell['size']}, seed {seed}"
+
+    def run(self, cfg: object, cell: dict[str, int], seed: int, prepared: str | None = None) -> Iterator[Record]:
+        yield Row("summary", {"built": prepared or self.prepare(cfg, cell, seed)})
+
+    def figures(self, tables: object) -> list[Any]:
+        return []
+
+    def claims(self, tables: object) -> list[Any]:
+        return []
+
+
+def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> None:
+    experiment, cfg = Preparing(), ToyConfig(seeds=2)
+    prepared = check(experiment, cfg)
+    assert experiment.built == [(1, 0), (2, 0)]
+    assert list(prepared) == [(0, 0)]
+    folder = RunFolder.create(tmp_path, "preparing")
+    execute(experiment, cfg, folder, prepared=prepared, quiet=True)
+    assert experiment.built[2:] == [(1, 1), (2, 0), (2, 1)]
+    rows = Run(folder.path).table("summary")["built"].tolist()
+    assert rows == ["size 1, seed 0", "size 1, seed 1", "size 2, seed 0", "size 2, seed 1"]
+    assert not prepared  # nothing is held once its training is over
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not name open files")
+def test_only_run_json_and_checkpoints_wait_for_the_disk(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+
+    def note(descriptor: int) -> None:
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")))
+
+    monkeypatch.setattr(os, "fsync", note)
+    run_toy()
+    files = {name.split(".")[1] + name[-4:] if name.startswith(".") else name for name in synced}
+    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", "metrics.csv", "curve.csv", "v0001", "checkpoints"}
+    assert sum(".run.json" in name for name in synced) == 2  # when it starts and when it ends
 
 
 @pytest.mark.parametrize(
