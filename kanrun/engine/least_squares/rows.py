@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -134,7 +135,34 @@ class StreamedRows:
         return total
 
 
-Rows = LocalRows | DenseRows | StreamedRows
+@dataclass(frozen=True)
+class StackedRows:
+    """`first` above a few `penalty` rows."""
+
+    first: LocalRows | DenseRows | StreamedRows
+    penalty: LocalRows
+
+    @property
+    def unknowns(self) -> int:
+        return self.first.unknowns
+
+    def times(self, d: Tensor) -> Tensor:
+        return torch.cat([self.first.times(d), self.penalty.times(d)])
+
+    def transposed(self, r: Tensor) -> Tensor:
+        above, below = r.split([len(r) - len(self.penalty), len(self.penalty)])
+        return self.first.transposed(above) + self.penalty.transposed(below)
+
+    def squares(self) -> Tensor:
+        return self.first.squares() + self.penalty.squares()
+
+    def gram(self) -> Tensor:
+        gram = self.first.gram()
+        self.penalty.add_gram(gram, 1.0)
+        return gram
+
+
+Rows = LocalRows | DenseRows | StreamedRows | StackedRows
 
 
 def _square(rows: Tensor) -> Tensor:

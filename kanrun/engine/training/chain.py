@@ -23,8 +23,9 @@ from kanrun.engine.networks import (
 from kanrun.engine.training.carrying import carry
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure
+from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Memory, Smoothing, Solver, make_solver
+from kanrun.engine.training.solvers import Memory, Solver, make_solver
 from kanrun.engine.training.starts import MARGIN
 from kanrun.engine.training.stepping import Best, Counter, Step, Stretch
 from kanrun.engine.training.weighing import Weighing

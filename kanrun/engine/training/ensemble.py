@@ -2,7 +2,7 @@
 
 A start on a coarse grid is a small problem, whose time goes into calls rather than arithmetic; a batch of them costs
 little more than one. Each network has its own damping and takes the step that it would take alone: the quick step of
-`kanrun.engine.training.lm`. Grids are coarse here, so bases and Jacobians are dense.
+`kanrun.engine.training.data_fitting`. Grids are coarse here, so bases and Jacobians are dense.
 """
 
 from __future__ import annotations

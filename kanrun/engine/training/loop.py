@@ -20,8 +20,9 @@ from kanrun.engine.networks import KAN, Curve, Network, get_unknowns, halved, na
 from kanrun.engine.training.chain import Chain, Pause, Stage
 from kanrun.engine.training.clock import Clock
 from kanrun.engine.training.data import Errors, TrainingData, measure, spread
+from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Smoothing, make_solver
+from kanrun.engine.training.solvers import make_solver
 from kanrun.engine.training.starts import COARSE_ENOUGH, Create, best_start
 from kanrun.engine.training.stepping import Step, spent
 

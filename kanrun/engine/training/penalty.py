@@ -11,6 +11,8 @@ spline converge at its full order.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,21 @@ from kanrun.engine.splines.differences import difference_bands, penalty_order
 def smoothness_rows(network: Network, order: int | None = None) -> LocalRows:
     """The penalty's root D over the unknowns, |D u|^2 = P; `order` is m, by default `penalty_order` of each layer."""
     return network.penalty_rows(order)
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """The smoothness penalty of a solver: its weight, and its order where that is not degree + 2."""
+
+    weight: float = 0.0
+    order: int | None = None
+
+    def rows(self, network: Network) -> LocalRows:
+        """The rows of D times the root of the weight; none where that is 0."""
+        rows = network.penalty_rows(self.order)
+        if self.weight > 0:
+            return rows.scaled(self.weight**0.5)
+        return LocalRows(rows.index[:0], rows.values[:0], rows.unknowns)
 
 
 def penalty(network: nn.Module, order: int | None = None) -> Tensor:

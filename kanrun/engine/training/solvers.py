@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor
 
 from kanrun.config.registry import SOLVERS
+from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, Network, unknowns
 from kanrun.engine.training.data import TrainingData, output_size
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
+from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import STEPS, Plan
 from kanrun.errors import UsageError
 
@@ -50,14 +52,6 @@ class Solver(Protocol):
         """Go on from another solver's `state()`."""
 
 
-@dataclass(frozen=True)
-class Smoothing:
-    """The smoothness penalty of a solver: its weight, and its order where that is not degree + 2."""
-
-    weight: float = 0.0
-    order: int | None = None
-
-
 def create_lm(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
@@ -65,10 +59,11 @@ def create_lm(
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
     small = sum(parameter.numel() for _, parameter in unknowns(network)) <= SMALL
     if isinstance(network, KAN):
-        options = LMOptions(damping=1e-4 if small else 1e-7, local=plan.local, order=smoothing.order)
+        policy = LMPolicy(damping=1e-4 if small else 1e-7)
     else:  # long valleys: many cheap steps lead further than few thorough ones
-        options = LMOptions(damping=1e-2, thorough=False, smallest=1e-10)
-    return LevenbergMarquardt(network, data.train, output_size(data.train, data.task), smoothing.weight, options)
+        policy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
+    scale = output_size(data.train, data.task)
+    return LevenbergMarquardt(DataFitting(network, data.train, scale, smoothing, freeze_unseen=plan.local), policy)
 
 
 def create_lbfgs(

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Generator
 
+from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, Network, regrid_hidden
 from kanrun.engine.training.data import Samples, TrainingData, output_size
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
 from kanrun.engine.training.ensemble import Ensemble
-from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
+from kanrun.engine.training.penalty import Smoothing
 from kanrun.errors import TrainingFailed
 
 Create = Callable[[Generator], Network]
@@ -121,9 +123,9 @@ def _side_by_side(batch: list[Start], samples: Samples, size: float, weight: flo
 def _one_by_one(batch: list[Start], samples: Samples, size: float, weight: float) -> None:
     """A phase of networks that are no KANs, or too large to be held side by side."""
     for start in batch:
-        options = LMOptions(damping=max(start.damping, LEAST), thorough=False)
+        policy = LMPolicy(damping=max(start.damping, LEAST), thorough=False)
         try:
-            solver = LevenbergMarquardt(start.network, samples, size, weight, options)
+            solver = LevenbergMarquardt(DataFitting(start.network, samples, size, Smoothing(weight)), policy)
         except TrainingFailed:
             start.loss = float("inf")
             continue

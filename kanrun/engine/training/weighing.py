@@ -11,9 +11,9 @@ from torch import Generator
 
 from kanrun.engine.networks import Network, get_unknowns
 from kanrun.engine.training.data import TrainingData, measure, spread
-from kanrun.engine.training.penalty import penalty
+from kanrun.engine.training.penalty import Smoothing, penalty
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solvers import Smoothing, make_solver
+from kanrun.engine.training.solvers import make_solver
 from kanrun.engine.training.stepping import Best, Counter, Step, Stretch
 
 #: The weight moves by this factor, within these bounds.

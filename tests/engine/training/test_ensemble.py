@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, regrid_hidden
 from kanrun.engine.training.data import Samples
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
 from kanrun.engine.training.ensemble import Ensemble
-from kanrun.engine.training.lm import LevenbergMarquardt, LMOptions
+from kanrun.engine.training.penalty import Smoothing
 
 
 def _samples(inputs: int, outputs: int) -> Samples:
@@ -42,7 +44,9 @@ def test_steps_are_those_of_each_network_alone(shape: tuple[int, ...], spec: Edg
     samples = _samples(shape[0], shape[-1])
     networks = _networks(shape, spec, samples, 5)
     alone = [
-        LevenbergMarquardt(deepcopy(network), samples, 0.7, 1e-9, LMOptions(damping=0.1, thorough=False))
+        LevenbergMarquardt(
+            DataFitting(deepcopy(network), samples, 0.7, Smoothing(1e-9)), LMPolicy(damping=0.1, thorough=False)
+        )
         for network in networks
     ]
     ensemble = Ensemble(networks, samples, 0.7, 1e-9, torch.full((5,), 0.1, dtype=torch.float64))
@@ -97,7 +101,7 @@ def test_networks_whose_input_grids_differ() -> None:
         KAN.create((2, 2, 1), 4, EdgeSpec(), domain=domain, initialisation="paper", generator=generator)
         for domain in domains
     ]
-    alone = [LevenbergMarquardt(deepcopy(network), samples, 1.0, 0.0) for network in networks]
+    alone = [LevenbergMarquardt(DataFitting(deepcopy(network), samples, 1.0)) for network in networks]
     ensemble = Ensemble(networks, samples, 1.0, 0.0, torch.full((2,), 0.1, dtype=torch.float64))
     torch.testing.assert_close(ensemble.loss.tolist(), [solver.loss for solver in alone])
     second = Ensemble(networks[1:], samples, 1.0, 0.0, torch.full((1,), 0.1, dtype=torch.float64))

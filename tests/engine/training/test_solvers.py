@@ -11,13 +11,15 @@ from torch import Generator, nn
 
 from kanrun.config import SOLVERS
 from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, MLP, get_unknowns, linearise, set_unknowns, support
 from kanrun.engine.training import (
     AdamOptions,
+    DataFitting,
     LevenbergMarquardt,
-    LMOptions,
     Plan,
     Samples,
+    Smoothing,
     TrainingData,
     make_solver,
     measure,
@@ -98,7 +100,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
 
     reference = least_squares(residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14)
     set_unknowns(model, start)
-    solver = LevenbergMarquardt(model, data, 1.0, 0.0)
+    solver = LevenbergMarquardt(DataFitting(model, data, 1.0))
     for _ in range(300):
         solver.step()
         if solver.converged:
@@ -112,7 +114,7 @@ def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> N
     """A unit that saturates has a faint column; scaled up to one it would take all the step."""
     data = samples(300, 5)
     model = MLP.create([2, 10, 1], activation, generator=generator(seed))
-    solver = LevenbergMarquardt(model, data, 1.0, 0.0, LMOptions(damping=1e-2, thorough=False, smallest=1e-10))
+    solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-2, thorough=False, smallest=1e-10))
     for _ in range(60):
         solver.step()
     assert solver.loss < 1e-3
@@ -126,7 +128,7 @@ def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
     rest = data.y - output + jacobian[:, 0] @ get_unknowns(model)[:, None]  # what the base functions leave
     best = torch.linalg.lstsq(jacobian[:, 0], rest, driver="gelsd").solution
     floor = float((jacobian[:, 0] @ best - rest).square().mean())
-    solver = LevenbergMarquardt(model, data, 1.0, 0.0, LMOptions(damping=1e-12))
+    solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-12))
     solver.step()
     assert solver.loss == pytest.approx(floor, rel=1e-6)
 
@@ -136,7 +138,7 @@ def test_lm_leaves_pruned_edges_alone() -> None:
     with torch.no_grad():
         model.layer(0).mask[1, 0] = False
     before = deepcopy(model.state_dict())
-    solver = LevenbergMarquardt(model, samples(), 1.0, 1e-10)
+    solver = LevenbergMarquardt(DataFitting(model, samples(), 1.0, Smoothing(1e-10)))
     for _ in range(5):
         solver.step()
     assert torch.equal(model.layer(0).coefficients[1, 0], before["layers.0.coefficients"][1, 0])
@@ -173,7 +175,7 @@ def test_a_network_that_is_not_finite_is_refused() -> None:
     with torch.no_grad():
         model.layer(0).coefficients[0, 0, 0] = float("nan")
     with pytest.raises(TrainingFailed, match="not finite"):
-        LevenbergMarquardt(model, samples(), 1.0, 0.0)
+        LevenbergMarquardt(DataFitting(model, samples(), 1.0))
 
 
 def test_adam_stops_at_a_loss_that_is_not_finite() -> None:

@@ -7,8 +7,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, get_unknowns, refine, set_unknowns
-from kanrun.engine.training import LevenbergMarquardt, Samples
-from kanrun.engine.training.gauge import Gauge
+from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -32,28 +31,28 @@ def test_a_fixed_move_changes_the_function_as_the_move_does_and_is_shorter() -> 
     start = get_unknowns(network)
     move = 0.1 * torch.randn(start.shape, dtype=torch.float64, generator=Generator().manual_seed(4))
     seen = torch.ones_like(start)
-    fixed = Gauge(network).fixed(move, seen)
+    fixed = network.without_exchange(move, seen)
     outputs = []
     for each in (move, fixed):
         set_unknowns(network, start + each)
         outputs.append(network(x).detach())
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-13)
     assert float(fixed.norm()) < float(move.norm())
-    torch.testing.assert_close(Gauge(network).fixed(fixed, seen), fixed, rtol=0, atol=1e-14)
+    torch.testing.assert_close(network.without_exchange(fixed, seen), fixed, rtol=0, atol=1e-14)
 
 
 def test_what_edges_exchange_is_removed() -> None:
     network = kan((2, 1))
     exchanged = torch.zeros(1, 2, 7, dtype=torch.float64)
     exchanged[0, 0], exchanged[0, 1] = 1e6, -1e6
-    assert float(Gauge(network).fixed(exchanged.flatten(), torch.ones(14, dtype=torch.float64)).abs().max()) == 0
+    assert float(network.without_exchange(exchanged.flatten(), torch.ones(14, dtype=torch.float64)).abs().max()) == 0
 
 
 def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact() -> None:
     data = samples()
     for seed in range(3):
         network = kan((2, 2, 1), seed)
-        solver = LevenbergMarquardt(network, data, 1.0, 0.0)
+        solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
         for _ in range(30):
             solver.step()
         finer = refine(network, 8, data.x)

@@ -1,0 +1,168 @@
+"""The damped linear least squares problem of a Levenberg-Marquardt step, solved for any damping.
+
+    min over d of  |J d + r|^2 + mu |S d|^2
+
+S scales columns to unit norm, which makes the damping free of units. The normal equations are solved by Cholesky, or,
+where their matrix would be too large, by conjugate gradients without a matrix. They lose half the digits (their
+condition number is the square), so `refined` continues from the same factor with conjugate gradients on the UNDAMPED
+problem itself (CGLS; Bjorck, Numerical Methods for Least Squares Problems, ch. 7), which wins the digits back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import nan
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.engine.least_squares.policy import LMPolicy
+from kanrun.engine.least_squares.problem import Linearisation
+
+
+@runtime_checkable
+class Solved(Protocol):
+    """The damped normal equations, ready to be solved for any right-hand side."""
+
+    def solve(self, g: Float[Tensor, "... unknowns"]) -> Float[Tensor, "... unknowns"]: ...
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Cholesky factor of the scaled and damped normal equations."""
+
+    lower: Tensor
+    scale: Tensor
+
+    def solve(self, g: Tensor) -> Tensor:
+        return self.scale * torch.cholesky_solve((self.scale * g)[..., None], self.lower)[..., 0]
+
+    def half(self, g: Tensor) -> Tensor:
+        """L^-1 (scale g)."""
+        solved: Tensor = torch.linalg.solve_triangular(self.lower, (self.scale * g)[:, None], upper=False)
+        return solved[:, 0]
+
+    def half_transposed(self, p: Tensor) -> Tensor:
+        """scale L^-T p."""
+        solved: Tensor = torch.linalg.solve_triangular(self.lower.mT, p[:, None], upper=True)
+        return self.scale * solved[:, 0]
+
+
+class NormalEquations:
+    """J^T J d = -J^T r with unit columns, for one problem or a batch (`...` problems).
+
+    `sizes` (..., unknowns) are squared column norms that count where they are larger than the present ones; the
+    attribute has those that were used. `gradient` is J^T r, zero for held unknowns.
+    """
+
+    def __init__(self, linear: Linearisation, policy: LMPolicy, sizes: Tensor | None = None) -> None:
+        self.linear, self.policy = linear, policy
+        self.gradient = self.free(linear.gradient)
+        matrix = self._gram()
+        diagonal = self.free(linear.squares() if matrix is None else matrix.diagonal(dim1=-2, dim2=-1))
+        self.sizes = diagonal.clone() if sizes is None else torch.maximum(diagonal, sizes)
+        least = (1e-30 * self.sizes.amax(-1, keepdim=True)).clamp(min=1e-300)
+        self.scale = torch.maximum(self.sizes, least).rsqrt()
+        self._diagonal = torch.where(self.sizes > least, diagonal / self.sizes, 1.0)
+        self._matrix = None if matrix is None else (matrix * self.scale[..., None]).mul_(self.scale[..., None, :])
+
+    def _gram(self) -> Tensor | None:
+        """J^T J with zeros for held unknowns, where there are few enough unknowns for a matrix."""
+        linear = self.linear
+        if linear.gram is not None:
+            return linear.gram
+        assert linear.rows is not None  # an invariant: a linearisation has rows or their Gram matrix
+        if linear.rows.unknowns > self.policy.matrix_unknowns:
+            return None
+        gram = linear.rows.gram()
+        if linear.held is not None:
+            gram[linear.held, :] = 0
+            gram[:, linear.held] = 0
+        return gram
+
+    def free(self, g: Tensor) -> Tensor:
+        """`g` with zeros where the unknowns are held."""
+        return g if self.linear.held is None else g.masked_fill(self.linear.held, 0)
+
+    def factor(self, damping: list[float]) -> Solved:
+        """What solves for the damping of each problem.
+
+        Where rounding leaves no Cholesky factor, up to a thousandfold damping is tried; solutions are NaN in the end.
+        """
+        if self._matrix is None:
+            return Iteration(self, damping[0])
+        tried, entries = damping, self._matrix.diagonal(dim1=-2, dim2=-1)
+        for factor, added in ((30.0, 1e-13), (1000.0, 1e-12), (0.0, nan)):
+            mu = tried[0] if len(tried) == 1 else entries.new_tensor(tried)[:, None]
+            torch.add(self._diagonal, mu, out=entries)
+            lower, failed = torch.linalg.cholesky_ex(self._matrix.mT)  # in LAPACK's order of memory
+            if not failed.any():
+                break
+            signs = failed.reshape(-1).tolist()
+            tried = [factor * d + added if bad else t for d, t, bad in zip(damping, tried, signs, strict=True)]
+        return Factor(lower, self.scale)
+
+    def direct(self, factor: Solved) -> Tensor:
+        """The step of the normal equations."""
+        return -factor.solve(self.gradient)
+
+    def refined(self, factor: Factor, marks: tuple[int, ...]) -> list[Tensor]:
+        """Iterates of CGLS on the undamped problem, preconditioned by `factor`, at the iterations in `marks`."""
+        rows, residual = self.linear.rows, self.linear.residual
+        assert rows is not None  # an invariant: single problems have rows and residuals
+        assert residual is not None
+        left, step = -residual, torch.zeros_like(self.gradient)
+        z, found = factor.half(-self.gradient), []
+        direction, size = z.clone(), float(z @ z)
+        first = size
+        for iteration in range(1, marks[-1] + 1):
+            along = factor.half_transposed(direction)
+            moved = rows.times(along)
+            curvature = float(moved @ moved)
+            if not curvature > 0:
+                break
+            length = size / curvature
+            step = step + length * along
+            left = left - length * moved
+            z = factor.half(self.free(rows.transposed(left)))
+            before, size = size, float(z @ z)
+            if iteration in marks:
+                found.append(step)
+            if size < self.policy.refined_enough * first:
+                break
+            direction = z + size / before * direction
+        if not found or found[-1] is not step:
+            found.append(step)
+        return found
+
+    def times(self, d: Tensor) -> Tensor:
+        """The scaled matrix, undamped, times d: without the matrix."""
+        assert self.linear.rows is not None  # an invariant: a linearisation without rows has its Gram matrix
+        rows, d = self.linear.rows, self.free(self.scale * d)
+        return self.scale * self.free(rows.transposed(rows.times(d)))
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """The same without a matrix: conjugate gradients in the scaled unknowns, as far as `iterations` lead."""
+
+    equations: NormalEquations
+    damping: float
+
+    def solve(self, g: Tensor) -> Tensor:
+        policy = self.equations.policy
+        residual = self.equations.scale * g
+        step, direction, size = torch.zeros_like(residual), residual.clone(), float(residual @ residual)
+        first = size
+        for _ in range(policy.iterations):
+            if not size > policy.close**2 * first:
+                break
+            image = self.equations.times(direction) + self.damping * direction
+            length = size / float(direction @ image)
+            step += length * direction
+            residual = residual - length * image
+            before, size = size, float(residual @ residual)
+            direction = residual + size / before * direction
+        return self.equations.scale * step

@@ -1,0 +1,162 @@
+"""The fit of a network to samples as a nonlinear least squares problem, and the solver that takes its steps.
+
+    F(u) = mean |f(x; u) - y|^2 / scale^2 + weight |D u|^2
+
+over the unknowns u of any network that can be linearised. The Jacobian is kept by its non-zeros (k + 1 of each edge)
+for KANs, dense for other networks, and made anew piece by piece where memory would not hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from kanrun.engine.least_squares import (
+    DenseRows,
+    Linearisation,
+    LMPolicy,
+    LocalRows,
+    Problem,
+    Rows,
+    StackedRows,
+    StreamedRows,
+    begin,
+    step,
+    unchanged,
+)
+from kanrun.engine.networks import Network
+from kanrun.engine.training.data import CHUNK, Samples
+from kanrun.engine.training.penalty import Smoothing
+from kanrun.errors import TrainingFailed
+
+
+@dataclass(frozen=True)
+class FittingPolicy:
+    """What the fit of a network adds to a step of Levenberg-Marquardt."""
+
+    fixes_nullspace: bool = True  #: remove from steps what changes no function, see `Network.without_exchange`
+    #: Without a penalty a coefficient is held while it would have to move this far to account for the residual; from 0
+    #: (none is held), in units of the outputs' standard deviation.
+    farthest: float = 1e4
+    held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once
+
+
+class DataFitting(Problem):
+    """The fit of `network` to `samples`; evaluations write the unknowns that they are asked for into the network.
+
+    `scale` makes errors free of units. With `freeze_unseen`, coefficients whose basis functions meet no sample never
+    move; they are `frozen`.
+    """
+
+    def __init__(
+        self, network: Network, samples: Samples, scale: float, smoothing: Smoothing = Smoothing(), *,
+        freeze_unseen: bool = False, policy: FittingPolicy = FittingPolicy(),
+    ) -> None:  # fmt: skip
+        self.network, self.samples, self.policy = network, samples, policy
+        self.smoothness = smoothing.rows(network)
+        self.frozen = network.unseen(samples.x) if freeze_unseen else None
+        self.unknowns = network.get_unknowns()
+        self.fading = network.intervals is None
+        self._factor = 1 / (scale * samples.y.numel() ** 0.5)
+
+    def objective(self, unknowns: Tensor) -> list[float]:
+        self.network.set_unknowns(unknowns)
+        total = 0.0
+        with torch.no_grad():
+            for x, y in zip(self.samples.x.split(CHUNK), self.samples.y.split(CHUNK), strict=True):
+                total += float(((self.network(x) - y) * self._factor).square().sum())
+        if len(self.smoothness):
+            total += float(self.smoothness.times(unknowns).square().sum())
+        return [total]
+
+    def residual(self, unknowns: Tensor) -> Tensor:
+        self.network.set_unknowns(unknowns)
+        with torch.no_grad():
+            return self._stacked((self.network(self.samples.x) - self.samples.y) * self._factor, unknowns)
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        self.network.set_unknowns(unknowns)
+        x = self.samples.x
+        each = self.network.row_terms * self.samples.y.shape[1]
+        pieces = max(1, x.shape[0] // max(1, self.policy.held_numbers // each))
+        if pieces == 1:
+            output, first = self.network.linearise(x)
+            data: LocalRows | DenseRows | StreamedRows = first.scaled(self._factor)
+        else:
+            there, parts = deepcopy(self.network), x.tensor_split(pieces)
+            with torch.no_grad():
+                output = torch.cat([there(part) for part in parts])
+            data = StreamedRows(partial(_made, there, parts, self._factor), unknowns.numel())
+        residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
+        rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
+        if self.frozen is not None:  # what is frozen must not move for the null space either
+            return Linearisation.of(rows, residual, self.frozen)
+        seen = data.squares()
+        project = partial(self.network.without_exchange, seen=seen) if self.policy.fixes_nullspace else unchanged
+        return Linearisation.of(rows, residual, self._faint(seen, residual), project)
+
+    def _stacked(self, difference: Tensor, unknowns: Tensor) -> Tensor:
+        flat = difference.reshape(-1)
+        return torch.cat([flat, self.smoothness.times(unknowns)]) if len(self.smoothness) else flat
+
+    def _faint(self, seen: Tensor, residual: Tensor) -> Tensor | None:
+        """Coefficients that data see too faintly to move yet, where no penalty holds them."""
+        if len(self.smoothness) or self.network.intervals is None or not self.policy.farthest:
+            return None
+        faint: Tensor = self.policy.farthest * seen.clamp(min=0).sqrt() < residual.norm()
+        return faint
+
+
+class LevenbergMarquardt:
+    """The iteration on the fit of a network; `step` lowers the objective or says that it cannot.
+
+    Raises TrainingFailed for a network whose output is not finite.
+    """
+
+    name = "lm"
+
+    def __init__(self, problem: DataFitting, policy: LMPolicy = LMPolicy()) -> None:
+        self.problem, self.policy = problem, policy
+        self.network, self.rows = problem.network, len(problem.samples)
+        self.stalls = policy.thorough  # a thorough step that gains little announces the end
+        self._state = begin(problem, policy)
+        self.loss, self.converged = self._state.loss[0], False
+        if not self.loss < float("inf"):
+            raise TrainingFailed("The network's output is not finite before the first step.")
+
+    @property
+    def damping(self) -> float:
+        """The damping of the next step."""
+        return self._state.damping[0]
+
+    def step(self) -> float:
+        """One accepted step (or none, then `converged`); returns the objective."""
+        self._state = step(self.problem, self._state, self.policy)
+        self.network.set_unknowns(self._state.unknowns)
+        self.loss, self.converged = self._state.loss[0], not self._state.found[0]
+        return self.loss
+
+    def memory(self) -> dict[str, Tensor]:
+        """Nothing: every linearisation starts from the network alone."""
+        return {}
+
+    def state(self) -> dict[str, Tensor]:
+        """The damping, the columns' largest norms, and which unknowns are frozen."""
+        damping = torch.tensor(self.damping, dtype=torch.float64)
+        kept = {"damping": damping, "sizes": self._state.sizes, "frozen": self.problem.frozen}
+        return {key: value for key, value in kept.items() if value is not None}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Continue from another solver's `state()`."""
+        self._state = replace(self._state, damping=[float(state["damping"])], sizes=state.get("sizes"))
+        self.problem.frozen = state.get("frozen")
+
+
+def _made(network: Network, parts: tuple[Tensor, ...], factor: float) -> Iterator[LocalRows | DenseRows]:
+    for part in parts:
+        yield network.linearise(part)[1].scaled(factor)

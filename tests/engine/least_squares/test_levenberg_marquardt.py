@@ -1,0 +1,94 @@
+"""The solver on problems that are no networks: known minima, a differential equation, and what ends an iteration."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.interpolate import BSpline
+from torch import Tensor
+
+from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, Problem, Stopping, begin, minimise, step
+
+POLICIES = {"thorough": LMPolicy(), "quick": LMPolicy(thorough=False)}
+
+
+class Rosenbrock(Problem):
+    """r = (10 (b - a^2), 1 - a), of minimum 0 at (1, 1)."""
+
+    def __init__(self, start: tuple[float, float] = (-1.2, 1.0)) -> None:
+        self.unknowns = torch.tensor(start, dtype=torch.float64)
+
+    def residual(self, unknowns: Tensor) -> Tensor:
+        a, b = unknowns
+        return torch.stack([10 * (b - a**2), 1 - a])
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        jacobian = torch.tensor([[-20 * float(unknowns[0]), 10.0], [-1.0, 0.0]], dtype=torch.float64)
+        return Linearisation.of(DenseRows(jacobian), self.residual(unknowns))
+
+
+class Pendulum(Problem):
+    """u'' = -sin u at collocation points, u(0) = 1, u'(0) = 0, for a quintic spline u on [0, 3] by its coefficients."""
+
+    def __init__(self, intervals: int = 20) -> None:
+        knots = np.linspace(-5 * 3 / intervals, 3 + 5 * 3 / intervals, intervals + 11)
+        splines = [BSpline(knots, np.eye(intervals + 5), 5).derivative(order) for order in (0, 1, 2)]
+        t = np.linspace(0, 3, 4 * intervals)
+        self.values, self.second = (torch.from_numpy(splines[order](t)) for order in (0, 2))
+        self.start = torch.from_numpy(np.stack([splines[0](0.0), splines[1](0.0)]))
+        self.unknowns = torch.zeros(intervals + 5, dtype=torch.float64)
+
+    def residual(self, unknowns: Tensor) -> Tensor:
+        equation = self.second @ unknowns + torch.sin(self.values @ unknowns)
+        return torch.cat([equation, self.start @ unknowns - torch.tensor([1.0, 0.0], dtype=torch.float64)])
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        jacobian = self.second + torch.cos(self.values @ unknowns)[:, None] * self.values
+        return Linearisation.of(DenseRows(torch.cat([jacobian, self.start])), self.residual(unknowns))
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_curved_valley_is_followed_to_its_minimum(name: str) -> None:
+    state, steps = minimise(Rosenbrock(), POLICIES[name], Stopping(steps=60, floor=1e-28))
+    torch.testing.assert_close(state.unknowns, torch.ones(2, dtype=torch.float64), rtol=0, atol=1e-12)
+    assert steps < 60
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_differential_equation_is_a_problem_like_any_other(name: str) -> None:
+    """A pendulum that is let go at 1 rad, after 3 units of time: u(3) by a Runge-Kutta method of order 8."""
+    problem = Pendulum()
+    state, _ = minimise(problem, POLICIES[name], Stopping(steps=50, gain=1e-3))
+    assert float(problem.residual(state.unknowns).abs().max()) < 1e-5
+    assert float(problem.values[-1] @ state.unknowns) == pytest.approx(-0.9487516, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_at_a_minimum_nothing_is_found(name: str) -> None:
+    problem = Rosenbrock((1.0, 1.0))
+    state = step(problem, begin(problem, POLICIES[name]), POLICIES[name])
+    assert state.found == [False]
+    assert torch.equal(state.unknowns, problem.unknowns)
+
+
+def test_every_rule_can_be_switched_off() -> None:
+    off = replace(LMPolicy(), geodesic=False, refine_marks=(), largest_columns=False, down=1)
+    for policy in (off, replace(off, thorough=False), replace(off, matrix_unknowns=0)):
+        state, _ = minimise(Rosenbrock(), policy, Stopping(steps=200, gain=0.0))
+        assert state.loss[0] < 1e-20
+
+
+def test_the_iteration_ends_at_the_floor_and_where_it_gains_little() -> None:
+    policy = POLICIES["quick"]
+    state, steps = minimise(Rosenbrock(), policy, Stopping(floor=1e-3))
+    assert 1e-28 < state.loss[0] <= 1e-3
+    assert minimise(Rosenbrock(), policy, Stopping(gain=1.0, patience=2))[1] == 2
+    assert minimise(Rosenbrock(), policy, Stopping(steps=3))[1] == 3 < steps
+
+
+def test_an_objective_that_is_not_finite_is_left_alone() -> None:
+    state, steps = minimise(Rosenbrock((float("nan"), 0.0)), LMPolicy(), Stopping())
+    assert (state.loss, steps) == ([float("inf")], 0)

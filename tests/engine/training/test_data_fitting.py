@@ -1,0 +1,128 @@
+"""The fit of a network as a least squares problem: its rows, and the linear problem of a step, against dense ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, StackedRows, StreamedRows
+from kanrun.engine.least_squares.normal_equations import NormalEquations
+from kanrun.engine.networks import KAN, MLP
+from kanrun.engine.training import DataFitting, FittingPolicy, Samples, Smoothing, smoothness_rows
+
+DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+
+
+def problem(weight: float, freeze_unseen: bool = False) -> tuple[DataFitting, Tensor, Tensor]:
+    """A fit, and its rows and residuals densely."""
+    g = Generator().manual_seed(0)
+    kan = KAN.create([2, 2, 1], 8, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=g)
+    x = torch.rand(300, 2, dtype=torch.float64, generator=g) * 2 - 1
+    if freeze_unseen:
+        x = x.abs() - 1
+    y = torch.sin(3 * x[:, :1]) + x[:, 1:]
+    fitting = DataFitting(kan, Samples(x, y), 0.7, Smoothing(weight), freeze_unseen=freeze_unseen)
+    output, jacobian = kan.linearise(x)
+    penalty = smoothness_rows(kan)
+    dense = [rows.values.new_zeros(len(rows), rows.unknowns).scatter_add_(1, rows.index, rows.values)
+             for rows in (jacobian, penalty)]  # fmt: skip
+    factor = 1 / (0.7 * 300**0.5)
+    stacked = torch.cat([dense[0] * factor, weight**0.5 * dense[1]])
+    values = torch.cat([(output - y).flatten() * factor, weight**0.5 * dense[1] @ fitting.unknowns])
+    return fitting, stacked, values
+
+
+def linearised(fitting: DataFitting) -> Linearisation:
+    return fitting.linearise(fitting.unknowns)
+
+
+def test_residuals_rows_and_objective_belong_together() -> None:
+    fitting, stacked, values = problem(1e-8)
+    linear = linearised(fitting)
+    assert isinstance(linear.rows, StackedRows)
+    torch.testing.assert_close(linear.residual, values)
+    torch.testing.assert_close(fitting.residual(fitting.unknowns), values)
+    torch.testing.assert_close(linear.gradient, stacked.T @ values)
+    torch.testing.assert_close(linear.rows.gram(), stacked.T @ stacked)
+    torch.testing.assert_close(linear.squares(), stacked.square().sum(0))
+    assert fitting.objective(fitting.unknowns) == [pytest.approx(float(values.square().sum()), rel=1e-12)]
+
+
+@pytest.mark.parametrize("mu", [1e-8, 1e-2, 10.0])
+def test_direct_step_is_the_damped_solution(mu: float) -> None:
+    fitting, stacked, values = problem(1e-8)
+    equations = NormalEquations(linearised(fitting), LMPolicy())
+    torch.testing.assert_close(equations.gradient, stacked.T @ values)
+    step = equations.direct(equations.factor([mu]))
+    damped = torch.cat([stacked, torch.diag(stacked.norm(dim=0) * mu**0.5)])
+    right = torch.cat([values, values.new_zeros(len(step))])
+    expected = torch.linalg.lstsq(damped, -right[:, None], driver="gelsd").solution[:, 0]
+    torch.testing.assert_close(step, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_refinement_reaches_the_undamped_minimum_that_normal_equations_miss() -> None:
+    """The smallest |A d + b| that dense least squares finds, to the last digits; the direct step stays above it."""
+    fitting, stacked, _ = problem(0.0)
+    rows = linearised(fitting).rows
+    assert rows is not None
+    residual = stacked[:300] @ torch.linspace(-1, 1, stacked.shape[1], dtype=torch.float64)  # minimum 0
+    equations = NormalEquations(Linearisation.of(rows, residual), LMPolicy())
+    factor = equations.factor([1e-8])
+    direct = equations.direct(factor)
+    refined = equations.refined(factor, (30,))[-1]
+    size = residual.norm()
+    assert (stacked[:300] @ refined + residual).norm() < 1e-11 * size
+    assert (stacked[:300] @ direct + residual).norm() > 1e-9 * size
+
+
+def test_held_unknowns_get_no_step() -> None:
+    fitting, _, _ = problem(1e-10, freeze_unseen=True)
+    linear = linearised(fitting)
+    equations = NormalEquations(linear, LMPolicy())
+    factor = equations.factor([1e-8])
+    direct = equations.direct(factor)
+    refined = equations.refined(factor, (5,))[-1]
+    held = linear.held
+    assert held is not None
+    assert held.any()
+    assert (direct[held] == 0).all()
+    assert (refined[held] == 0).all()
+    assert (direct[~held] != 0).any()
+
+
+def test_other_networks_have_dense_rows() -> None:
+    mlp = MLP.create([2, 4, 1], "tanh", generator=Generator().manual_seed(0))
+    x = torch.linspace(-1, 1, 20, dtype=torch.float64).view(10, 2)
+    _, rows = mlp.linearise(x)
+    assert isinstance(rows, DenseRows)
+    assert smoothness_rows(mlp).values.shape[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["kan", "mlp"])
+@pytest.mark.parametrize("weight", [0.0, 1e-12])
+def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, weight: float) -> None:
+    """What memory cannot hold is made again and again, or never; the problem is the same."""
+    g = Generator().manual_seed(0)
+    x = torch.rand(301, 2, dtype=torch.float64, generator=g) * 2 - 1
+    samples = Samples(x, torch.stack([torch.sin(3 * x[:, 0]), x[:, 1] ** 2], 1))
+    shape = (2, 3, 2)
+    network = (
+        KAN.create(shape, 6, EdgeSpec(), domain=DOMAIN, generator=g)
+        if kind == "kan"
+        else MLP.create(shape, "tanh", generator=g)
+    )
+    found = []
+    for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
+        fitting = DataFitting(network, samples, 0.7, Smoothing(weight), policy=FittingPolicy(held_numbers=numbers))
+        linear = linearised(fitting)
+        equations = NormalEquations(linear, LMPolicy(matrix_unknowns=matrix))
+        first = linear.rows.first if isinstance(linear.rows, StackedRows) else linear.rows
+        step = equations.direct(equations.factor([3.0]))
+        found.append((step, equations.sizes, equations.gradient, isinstance(first, StreamedRows)))
+    assert [streamed for *_, streamed in found] == [False, True, False, True]
+    for step, sizes, gradient, _ in found[1:]:
+        torch.testing.assert_close(step, found[0][0], rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(sizes, found[0][1])
+        torch.testing.assert_close(gradient, found[0][2])
