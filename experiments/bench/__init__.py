@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def check(cfg: BenchConfig) -> None:
     from kanrun.experiments.bench.measurements import PARTS
-    from kanrun.experiments.bench.settings import check as check_settings
+    from kanrun.experiments.bench.settings import check_settings
 
     check_settings(cfg, PARTS)
 
@@ -35,6 +35,7 @@ def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
 
 
 def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    """Measure one part after the other."""
     import platform
 
     import torch
@@ -62,6 +63,6 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
-    from kanrun.experiments.bench.findings import all_claims
+    from kanrun.experiments.bench.findings import claims_of
 
-    return all_claims(tables)
+    return claims_of(tables)

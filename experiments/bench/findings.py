@@ -94,6 +94,6 @@ def startup_claims(table: DataFrame) -> Iterator[Claim]:
     yield Claim("kanrun --help answers in time, in seconds", seconds, f"at most {HELP:g}", seconds <= HELP)
 
 
-def all_claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims_of(tables: Mapping[str, DataFrame]) -> list[Claim]:
     makers = {"layers": layer_claims, "growth": growth_claims, "accuracy": accuracy_claims, "startup": startup_claims}
     return [claim for name, make in makers.items() if name in tables for claim in make(tables[name])]

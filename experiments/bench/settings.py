@@ -11,7 +11,7 @@ from kanrun.errors import UsageError
 from kanrun.study.models import check_model
 
 
-def check(cfg: BenchConfig, parts: Collection[str]) -> None:
+def check_settings(cfg: BenchConfig, parts: Collection[str]) -> None:
     """Raise UsageError for the first setting that cannot work; `parts` are the names that `part` may have."""
     if cfg.part != "all" and cfg.part not in parts:
         raise UsageError(f"part={cfg.part} is none of all, {', '.join(parts)}.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -19,6 +19,9 @@ from kanrun.runs.records import Record, Row
 from kanrun.study.plans import make_plan
 from kanrun.study.seeds import generator
 from kanrun.study.statistics import maximum
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 #: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with room for their
@@ -129,6 +132,12 @@ def bits_that_differ(network: MLP, seed: int) -> int:
 
 def _rounded(values: Tensor) -> Tensor:
     return (values.detach().clamp(-8, 8) / GRAIN).round() * GRAIN
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    from kanrun.experiments.compare_mlp import plots
+
+    yield "differences", plots.differences(tables["linear"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

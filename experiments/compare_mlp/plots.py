@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.compare_mlp.results_plot import quartiles
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame, Series
 
+from kanrun.figures.panels import (
+    legend_of_all,
+    medians,
+    named_rows,
+    power_law,
+    seeds_across,
+    shape_name,
+    small_multiples,
+    ticks_at,
+    two_lines,
+)
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -19,21 +28,20 @@ from kanrun.figures.style import (
     GREY,
     VERMILLION,
     grid_of_axes,
-    legend_of_all,
     letters,
     new_figure,
+    only_some,
     say_above,
     styled,
 )
-from kanrun.figures.ticks import name_round, name_values
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
-SIZES = {"parameters": "parameters", "flops": "FLOPs a sample", "seconds": "seconds of training"}
+SIZES = {"parameters": "parameters", "flops": "FLOPs per sample", "seconds": "seconds of training"}
 #: An exponent is shown from this many sizes on; sizes nearer to each other than this factor count as one.
 LEAST_SIZES, ONE_SIZE = 3, 1.2
-#: Differences below this, zero among them, are drawn here.
-SMALLEST = 1e-17
-MARKERS = "osD^vPX"
+SMALLEST = 1e-17  # differences below this, zero among them, are drawn here
+MOST_ROWS = 40  # of the table
+DASHED: dict[str, Any] = {"color": GREY, "lw": 0.8, "ls": (0, (4, 3)), "zorder": 1}
 
 
 @styled
@@ -43,33 +51,20 @@ def pareto(summary: DataFrame) -> Figure:
     figure = new_figure(1.9 * len(targets) + 0.4)
     for row, target in zip(grid_of_axes(figure, len(targets), len(SIZES)), targets, strict=True):
         rows = summary[summary["target"] == target]
-        middle, low, high = quartiles(rows)
+        middle, low, high = _quartiles(rows)
         for panel, (size, label) in zip(row, SIZES.items(), strict=True):
             for model, (colour, marker, name) in MODELS.items():
                 some = (middle["model"] == model).to_numpy()
-                if not some.any():
-                    continue
-                x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, "error"].to_numpy(float)
-                bars = np.array([np.maximum(y - low[some], 0), np.maximum(high[some] - y, 0)])
-                panel.errorbar(x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name)
-                panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
-            panel.set(xscale="log", yscale="log")
-            if row[0] is panel:
-                panel.set_ylabel(f"{_two_lines(str(target), 22)}\n{rows['error_name'].iloc[0]}")
-            if target == targets[-1]:
-                panel.set_xlabel(label)
-            name_round(panel.xaxis)
-    handles, labels = figure.axes[0].get_legend_handles_labels()
+                if some.any():
+                    x, y = middle.loc[some, size].to_numpy(float), middle.loc[some, "error"].to_numpy(float)
+                    bars = np.array([np.maximum(y - low[some], 0), np.maximum(high[some] - y, 0)])
+                    panel.errorbar(x, y, bars, fmt=marker, color=colour, alpha=0.7, lw=0.7, label=name)
+                    panel.plot(*_front(x, y), color=colour, drawstyle="steps-post", lw=1.0)
+            panel.set(xscale="log", yscale="log", xlabel=label if target == targets[-1] else "")
+        row[0].set_ylabel(f"{two_lines(str(target), 22)}\n{rows['error_name'].iloc[0]}")
     title = "bars: quartiles over seeds; steps: nothing is smaller and better"
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, title=title, title_fontsize=7.5)
+    legend_of_all(figure, figure.axes[:1], "outside upper center", ncols=2, title=title, title_fontsize=7.5)
     return figure
-
-
-def _two_lines(name: str, most: int) -> str:
-    """`name` on two lines where one of `most` characters is too short; its end, which tells cases apart, stays."""
-    lines = textwrap.wrap(name, most)
-    shown = lines if len(lines) < 3 else [f"{lines[0]} …", lines[-1]]
-    return "\n".join(letters(line, most + 2) for line in shown)
 
 
 def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -81,43 +76,34 @@ def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray
 
 
 @styled
-def scaling(medians: DataFrame, fits: DataFrame) -> Figure:
+def scaling(middle: DataFrame, fits: DataFrame) -> Figure:
     """Test error against parameters with the power law fitted to each model that has three sizes or more.
 
-    `medians` has the columns target, model, parameters, error, error_name; `fits` target, model, exponent, low, high.
+    `middle` has the columns target, model, parameters, error, error_name; `fits` target, model, exponent, low, high.
     """
-    targets = list(medians["target"].unique())
-    columns = min(3, len(targets))
-    figure = new_figure(2.5 * -(-len(targets) // columns) + 0.2)
-    axes = grid_of_axes(figure, -(-len(targets) // columns), columns)
-    panels = [panel for row in axes for panel in row]
-    for panel, target in zip(panels, targets, strict=False):
+    targets = list(middle["target"].unique())
+    figure, panels = small_multiples(len(targets), 3, 2.5, 0.2)
+    for panel, target in zip(panels, targets, strict=True):
         for model, (colour, marker, name) in MODELS.items():
-            rows = medians[(medians["target"] == target) & (medians["model"] == model)]
+            rows = middle[(middle["target"] == target) & (middle["model"] == model)]
             fit = fits[(fits["target"] == target) & (fits["model"] == model)]
             if not len(rows):
                 continue
-            sizes = _sizes(rows["parameters"])
+            sizes = _different_sizes(rows["parameters"])
             wide = sizes >= LEAST_SIZES and fit["high"].iloc[0] >= 2 * fit["low"].iloc[0]
             power = float(fit["exponent"].iloc[0]) if wide else np.nan
             counted = f"{sizes} size{'s' if sizes > 1 else ''}"
             label = f"{name}: {f'$N^{{{power:.1f}}}$, {counted}' if np.isfinite(power) else f'{counted}, no fit'}"
             panel.plot(rows["parameters"], rows["error"], marker, color=colour, label=label)
             if np.isfinite(power):
-                ends = np.array([rows["parameters"].min(), rows["parameters"].max()], dtype=float)
-                middle = np.exp(np.log(rows[["parameters", "error"]].astype(float)).mean())
-                line = middle["error"] * (ends / middle["parameters"]) ** power
-                panel.plot(ends, line, color=colour, lw=0.9)
-        word = medians.loc[medians["target"] == target, "error_name"].iloc[0]
-        panel.set(xscale="log", yscale="log", title=_two_lines(str(target), 30), ylabel=word, xlabel="parameters $N$")
-        name_round(panel.xaxis)
+                power_law(panel, rows["parameters"], rows["error"], power, color=colour, lw=0.9)
+        word = middle.loc[middle["target"] == target, "error_name"].iloc[0]
+        panel.set(xscale="log", yscale="log", title=two_lines(str(target), 30), ylabel=word, xlabel="parameters $N$")
         panel.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28))
-    for panel in panels[len(targets) :]:
-        panel.remove()
     return figure
 
 
-def _sizes(values: Series[Any]) -> int:
+def _different_sizes(values: Series[Any]) -> int:
     """How many sizes there are: those within a fifth of each other, as networks matched to one KAN, are one."""
     count, last = 0, 0.0
     for value in sorted(values):
@@ -134,8 +120,8 @@ def conventions(counts: DataFrame) -> Figure:
     """
     networks = counts.drop_duplicates("kan")["kan"].tolist()[: len(CYCLE)]
     flops = {
-        "flops": "executed:\nlocal basis functions, once an input",
-        "kanbefair_flops": "KANbeFair:\nall basis functions, once an edge",
+        "flops": "executed:\nlocal basis functions, once per input",
+        "kanbefair_flops": "KANbeFair:\nall basis functions, once per edge",
     }
     both = all(name in counts and counts[name].notna().any() for name in flops)
     figure = new_figure(5.0 if both else 2.8)
@@ -155,14 +141,14 @@ def conventions(counts: DataFrame) -> Figure:
         for bars in panels[1].containers:
             panels[1].bar_label(bars, fmt="{:,.0f}", fontsize=6, padding=1)
         panels[1].set_xticks(range(len(flops)), list(flops.values()))
-        panels[1].set(yscale="log", ylabel="FLOPs a sample")
+        panels[1].set(yscale="log", ylabel="FLOPs per sample")
         panels[1].margins(y=0.12)
-    legend_of_all(figure, panels[:1], loc="outside upper center", ncols=3)
+    legend_of_all(figure, panels[:1], "outside upper center", ncols=3)
     return figure
 
 
 def _grouped_bars(panel: Axes, heights: Sequence[Series[Any]]) -> None:
-    """A group of bars for each entry of the series, in it one bar a series."""
+    """A group of bars for each entry of the series, in it one bar per series."""
     width = 0.8 / max(1, len(heights))
     for index, series in enumerate(heights):
         offset = (index - (len(heights) - 1) / 2) * width
@@ -173,24 +159,21 @@ def _grouped_bars(panel: Axes, heights: Sequence[Series[Any]]) -> None:
 @styled
 def growth(table: DataFrame) -> Figure:
     """Parameters of real modules against width, depth and G + k, with lines of the lecture's powers."""
+    laws = {"width": ("nodes $N$", 2), "depth": ("layers $L$", 1), "functions": ("$G + k$", 1)}
     figure = new_figure(2.6)
-    panels = figure.subplots(1, 3, sharey=True)
-    for panel, (name, label, power) in zip(
-        panels, (("width", "nodes $N$", 2), ("depth", "layers $L$", 1), ("functions", "$G + k$", 1)), strict=True
-    ):
-        others = [column for column in ("width", "depth", "functions") if column != name]
+    panels = figure.subplots(1, len(laws), sharey=True)
+    for panel, (name, (label, power)) in zip(panels, laws.items(), strict=True):
         for model, (colour, marker, word) in MODELS.items():
-            rows = table[table["model"] == model]
-            if name == "functions" and model == "mlp":
-                continue
-            for column in others:
+            rows = table[table["model"] == model].dropna(subset=[name])
+            for column in laws.keys() - {name}:
                 rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
-            rows = rows.sort_values(name)
-            panel.plot(rows[name], rows["parameters"], marker, color=colour, label=word)
-            last = rows.iloc[-1]
-            panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
+            if len(rows):
+                rows = rows.sort_values(name)
+                panel.plot(rows[name], rows["parameters"], marker, color=colour, label=word)
+                last = rows.iloc[-1]
+                panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
         panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
-        name_values(panel.xaxis, table[name].dropna())
+        ticks_at(panel.xaxis, table[name].dropna())
     panels[0].set_ylabel("parameters")
     panels[0].legend(loc="upper left")
     return figure
@@ -201,29 +184,21 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
     """Relative error of one hidden layer against its width, each seed and the median; lines at the wanted errors."""
     targets = list(summary["target"].unique())
     figure = new_figure(3.0)
-    axes = grid_of_axes(figure, 1, len(targets))[0]
-    for panel, target in zip(axes, targets, strict=True):
+    panels = grid_of_axes(figure, 1, len(targets))[0]
+    for panel, target in zip(panels, targets, strict=True):
         rows = summary[summary["target"] == target]
-        for index, activation in enumerate(rows["activation"].unique()):
-            some, colour = rows[rows["activation"] == activation], CYCLE[index % len(CYCLE)]
-            medians = some.groupby("width")["relative_error"].median()
-            panel.plot(some["width"], some["relative_error"], ".", color=colour, alpha=0.35)
+        for index, (activation, some) in enumerate(rows.groupby("activation", sort=False)):
+            style, colour = f"{'osD^vPX'[index % 7]}-", CYCLE[index % len(CYCLE)]
             label = f"{activation}: median"
-            panel.plot(medians.index, medians, f"{MARKERS[index % 7]}-", color=colour, label=label, ms=4)
-        panel.plot([], [], ".", color=GREY, alpha=0.6, label="a seed, in its colour")
+            medians(panel, some, ("width", "relative_error"), style, color=colour, label=label, spread="dots")
+        panel.plot([], [], "o", color=GREY, ms=2.5, alpha=0.5, label="a seed, in its colour")
         for error in wanted:
-            panel.axhline(error, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1, label="wanted errors")
-        panel.set(xscale="log", yscale="log", title=_two_lines(str(target), 30), xlabel="hidden nodes")
-        name_values(panel.xaxis, rows["width"])
-    axes[0].set_ylabel("test RMSE / deviation")
-    legend_of_all(figure, axes, loc="outside lower center", ncols=4)
+            panel.axhline(error, label="wanted errors", **DASHED)
+        panel.set(xscale="log", yscale="log", title=two_lines(str(target), 30), xlabel="hidden nodes")
+        ticks_at(panel.xaxis, rows["width"])
+    panels[0].set_ylabel("test RMSE / deviation")
+    legend_of_all(figure, panels, ncols=4)
     return figure
-
-
-def _dots(panel: Axes, values: Series[Any], place: int) -> None:
-    """What each seed reached, and the median."""
-    panel.plot(values, [place] * len(values), "o", color=BLUE, alpha=0.5, label="a seed")
-    panel.plot(values.median(), place, "|", color=BLACK, ms=11, mew=1.6, label="median")
 
 
 @styled
@@ -233,61 +208,114 @@ def bars(summary: DataFrame) -> Figure:
     figure = new_figure(0.32 * len(groups) + 1.0, 5.4)
     panel = figure.subplots()
     for place, rows in enumerate(groups):
-        _dots(panel, rows["relative_error"], place)
+        seeds_across(panel, rows["relative_error"], place)
         panel.plot([rows["bound"].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
     several = summary["grid"].nunique() > 1
-    panel.set_yticks(range(len(groups)), [_network(rows.iloc[0], several) for rows in groups])
+    named_rows(panel, [_network(rows.iloc[0], several) for rows in groups])
     panel.set(xscale="log", xlabel="test RMSE / deviation")
-    name_round(panel.xaxis)
-    panel.invert_yaxis()
-    panel.grid(axis="y", visible=False)
-    legend_of_all(figure, [panel], loc="outside upper center", ncols=3)
+    legend_of_all(figure, [panel], "outside upper center", ncols=3)
     return figure
 
 
 def _network(row: Series[Any], several: bool) -> str:
     """The target with the network's shape, and its grids on a second line where there are several."""
     grids = f"\nG = {row['grid']}" if several else ""
-    return f"{_two_lines(str(row['target']), 34)}  [{row['shape'].replace('-', ', ')}]{grids}"
+    return f"{two_lines(str(row['target']), 34)}  {shape_name(row['shape'])}{grids}"
 
 
 @styled
 def differences(linear: DataFrame) -> Figure:
     """How far networks without activations are from least squares and from the product of their matrices."""
+    names = {"from_least_squares": "from ordinary least squares", "from_product": "from the product of the matrices"}
     figure = new_figure(2.9, 4.6)
     panel = figure.subplots()
-    for index, (column, label) in enumerate(
-        (("from_least_squares", "from ordinary least squares"), ("from_product", "from the product of the matrices"))
-    ):
+    for index, (column, label) in enumerate(names.items()):
         values, beside = linear[column].clip(lower=SMALLEST), linear["depth"] + 0.08 * (index - 0.5)
-        panel.plot(beside, values, MARKERS[index], color=CYCLE[index], label=label)
+        panel.plot(beside, values, "os"[index], color=CYCLE[index], label=label)
     panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")
     panel.set_xticks(sorted(linear["depth"].unique()))
-    least = float(linear[["from_least_squares", "from_product"]].to_numpy(float).min(initial=1.0))
-    say_above(figure, "a mark for each seed" + ("; at 10⁻¹⁷: that or less" if least < SMALLEST else ""))
-    legend_of_all(figure, [panel], loc="outside lower center", ncols=2)
+    least = float(linear[list(names)].to_numpy(float).min(initial=1.0))
+    say_above(figure, "one mark per seed" + ("; at 10⁻¹⁷: that or less" if least < SMALLEST else ""))
+    legend_of_all(figure, [panel], ncols=2)
     return figure
 
 
 @styled
 def variants(summary: DataFrame) -> Figure:
     """Test error of a KAN with all tricks and with each switched off: dots are seeds, bars medians."""
-    targets = list(summary["target"].unique())
-    names = list(summary["variant"].unique())
+    targets, names = list(summary["target"].unique()), list(summary["variant"].unique())
     figure = new_figure(0.28 * len(names) + 1.2)
-    axes = grid_of_axes(figure, 1, len(targets))[0]
-    for panel, target in zip(axes, targets, strict=True):
+    panels = grid_of_axes(figure, 1, len(targets))[0]
+    for panel, target in zip(panels, targets, strict=True):
+        rows = summary[summary["target"] == target]
         for place, variant in enumerate(names):
-            rows = summary[(summary["target"] == target) & (summary["variant"] == variant)]
-            _dots(panel, rows["error"], place)
-            if variant == names[0]:
-                look: Any = {"color": GREY, "lw": 0.8, "ls": (0, (4, 3)), "zorder": 1}
-                panel.axvline(rows["error"].median(), label=f"median, {variant}", **look)
-        word = summary.loc[summary["target"] == target, "error_name"].iloc[0]
-        panel.set(xscale="log", title=_two_lines(str(target), 30), xlabel=word)
-        name_round(panel.xaxis)
-        panel.set_yticks(range(len(names)), names if panel is axes[0] else [""] * len(names))
-        panel.invert_yaxis()
-        panel.grid(axis="y", visible=False)
-    legend_of_all(figure, axes, loc="outside lower center", ncols=3)
+            errors = rows.loc[rows["variant"] == variant, "error"]
+            seeds_across(panel, errors, place)
+            if place == 0:
+                panel.axvline(errors.median(), label=f"median, {variant}", **DASHED)
+        panel.set(xscale="log", title=two_lines(str(target), 30), xlabel=rows["error_name"].iloc[0])
+        named_rows(panel, names if panel is panels[0] else [""] * len(names))
+    legend_of_all(figure, panels, ncols=3)
     return figure
+
+
+@styled
+def results(summary: DataFrame) -> Figure:
+    """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
+    middle, low, high = _quartiles(summary)
+    shown = middle.assign(quartiles=[f"{a:.2g} .. {b:.2g}" for a, b in zip(low, high, strict=True)]).head(MOST_ROWS)
+    columns = {
+        "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
+        "parameters": "parameters", "flops": "FLOPs", "seconds": "train s", "inference_seconds": "pass ms",
+        "error": " or ".join(summary["error_name"].unique()), "quartiles": "quartiles",
+    }  # fmt: skip
+    if "test_accuracy" in shown and shown["test_accuracy"].notna().any():
+        columns["test_accuracy"] = "accuracy"
+    ranges = _ranges(summary)
+    text = [[ranges.get((name, at)) or _cell(name, row[name]) for name in columns] for at, row in shown.iterrows()]
+    letters_wide = sum(max(map(len, column)) for column in zip(columns.values(), *text, strict=True))
+    figure = new_figure(0.17 * len(text) + 0.5, 0.062 * letters_wide + 0.13 * len(columns))
+    say_above(figure, only_some(len(shown), len(middle), "networks"))
+    panel = figure.subplots()
+    panel.axis("off")
+    table = panel.table(text, colLabels=list(columns.values()), loc="center", cellLoc="right", edges="horizontal")
+    table.auto_set_font_size(False)
+    table.set_fontsize(7)
+    for cell in table.get_celld().values():
+        cell.set_linewidth(0.3)
+    table.auto_set_column_width(list(range(len(columns))))
+    return figure
+
+
+def _ranges(summary: DataFrame) -> dict[tuple[str, Any], str]:
+    """Of each network whose seeds ended at different sizes the least and the largest, by column and row."""
+    grouped = _networks(summary)[["intervals", "parameters", "flops"]]
+    low, high = grouped.min().reset_index(drop=True), grouped.max().reset_index(drop=True)
+    differ = low.lt(high)
+    return {
+        (name, at): f"{low.loc[at, name]:.0f} .. {high.loc[at, name]:.0f}"
+        for name in differ for at in differ.index[differ[name]]
+    }  # fmt: skip
+
+
+def _cell(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return letters(value.upper() if name == "model" else value, 40)
+    if value is None or np.isnan(value):
+        return ""
+    if name in ("error", "test_accuracy"):
+        return f"{value:.3g}"
+    return f"{1000 * value:.2f}" if name == "inference_seconds" else f"{value:.{2 if name == 'seconds' else 0}f}"
+
+
+def _networks(rows: DataFrame) -> Any:
+    """The rows of each network, one per seed."""
+    return rows.groupby([name for name in ("cell", "target", "model", "activation") if name in rows], sort=False)
+
+
+def _quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Medians over the seeds of each network, and the quartiles of its error."""
+    grouped = _networks(rows)
+    shapes = grouped["shape"].first().reset_index(drop=True)
+    low, high = (grouped["error"].quantile(share).to_numpy(float) for share in (0.25, 0.75))
+    return grouped.median(numeric_only=True).reset_index().assign(shape=shapes), low, high

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study.models import factory
 from kanrun.study.seeds import generator
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 #: What is switched off, by the name it has in tables.
@@ -89,6 +92,12 @@ class _Unscaled:
                         drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
                         parameter.copy_(drawn)
         return network
+
+
+def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+    from kanrun.experiments.compare_mlp import plots
+
+    yield "variants", plots.variants(tables["summary"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

@@ -17,49 +17,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
-
-import numpy as np
-import pandas as pd
-from kanrun.experiments.continual import findings as judge
-from kanrun.experiments.continual import plots as drawn
-from kanrun.experiments.continual.course import Course, check_course, make_course
-from kanrun.experiments.continual.forgetting import measure_forgetting
-from kanrun.experiments.continual.learners import Learner, learners_of, of_shape, twin_of
-from kanrun.experiments.continual.summary import marks, summary
-from kanrun.experiments.continual.training import Trial, go_through
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
-from kanrun.runs import Claim
-from kanrun.runs.records import Record, Row, Table
-from kanrun.study.models import check_model
-from kanrun.study.plans import make_plan
+from kanrun.runs.records import Record
+
+if TYPE_CHECKING:
+    from kanrun.experiments.continual.learners import Learner
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from kanrun.runs import Claim
 
 Cells = list[dict[str, Any]]
-
-
-def learners(cfg: ContinualConfig) -> Cells:
-    return [{"learner": learner.name, "trials": cfg.trials} for learner in learners_of(cfg)]
-
-
-def intervals(cfg: ContinualConfig) -> Cells:
-    return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
-
-
-def overlap(cfg: ContinualConfig) -> Cells:
-    return [{"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared]
-
-
-def depth(cfg: ContinualConfig) -> Cells:
-    kept = {True: cfg.memories, False: cfg.memories[:1]}  # one layer alone is there to be compared with
-    return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in kept[len(hidden) > 0]]
-
-
-PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {
-    "learners": learners, "intervals": intervals, "overlap": overlap, "depth": depth,
-}  # fmt: skip
 
 
 def cells(cfg: ContinualConfig) -> Cells:
@@ -69,8 +40,36 @@ def cells(cfg: ContinualConfig) -> Cells:
     ]
 
 
+def learner_cells(cfg: ContinualConfig) -> Cells:
+    from kanrun.experiments.continual.learners import learners_of
+
+    return [{"learner": learner.name, "trials": cfg.trials} for learner in learners_of(cfg)]
+
+
+def grid_cells(cfg: ContinualConfig) -> Cells:
+    return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
+
+
+def overlap_cells(cfg: ContinualConfig) -> Cells:
+    return [{"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared]
+
+
+def depth_cells(cfg: ContinualConfig) -> Cells:
+    kept = {True: cfg.memories, False: cfg.memories[:1]}  # one layer alone is there to be compared with
+    return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in kept[len(hidden) > 0]]
+
+
+PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {
+    "learners": learner_cells, "intervals": grid_cells, "overlap": overlap_cells, "depth": depth_cells,
+}  # fmt: skip
+
+
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
+    from kanrun.experiments.continual.course import check_course, make_course
+
+    from kanrun.study.plans import make_plan
+
     if not cfg.parts or not set(cfg.parts) <= set(PARTS):
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(PARTS)}.")
     if not isinstance(cfg.model, KANConfig):
@@ -85,6 +84,10 @@ def check(cfg: ContinualConfig) -> None:
 
 def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
     """The learner of a cell: one of the list by its name, or a KAN of a shape."""
+    from kanrun.experiments.continual.learners import learners_of, of_shape
+
+    from kanrun.study.models import check_model
+
     if "learner" in cell:
         named = {learner.name: learner for learner in learners_of(cfg)}
         if cell["learner"] not in named:
@@ -100,15 +103,17 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """All trials of one learner: a row each, and matrix, functions and summary of the best."""
+    from kanrun.experiments.continual.course import make_course
+    from kanrun.experiments.continual.learners import learners_of, twin_of
+    from kanrun.experiments.continual.summary import data, functions, marks, matrix_rows, summary, trial_row
+    from kanrun.experiments.continual.training import go_through
+
     course, learner = make_course(cfg, cell["overlap"], seed), learner_of(cfg, cell)
     place, tried = marks(cell, learner), []
     for number in range(cell["trials"]):
         trial = go_through(learner, cfg, course, number, seed)
         tried.append(trial)
-        found = measure_forgetting(trial.matrix)
-        shape = "-".join(map(str, trial.network.shape))
-        yield Row("metrics", {**place, "trial": number, "shape": shape, "rmse": trial.rmse, **vars(found),
-                              "steps": trial.steps, "seconds": trial.seconds})  # fmt: skip
+        yield trial_row(place, trial)
     best = min(tried, key=lambda trial: trial.selected)
     yield from matrix_rows(place, best)
     if cell["part"] == "learners":
@@ -118,41 +123,14 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     yield summary(place, learner, twin, course, best, tried)
 
 
-def matrix_rows(place: Mapping[str, Any], best: Trial) -> Iterator[Row]:
-    for after, errors in enumerate(best.matrix, 1):
-        for on, error in enumerate(errors, 1):
-            yield Row("matrix", {**place, "after": after, "on": on, "error": float(error)})
-
-
-def functions(learner: Learner, course: Course, best: Trial) -> Table:
-    """What was known after each phase, beside the truth, on all evaluation points."""
-    phases, points = best.functions.shape
-    x = course.everything.x.double().cpu().numpy()
-    columns = {
-        "learner": np.full(phases * points, learner.name),
-        "kind": np.full(phases * points, learner.model.kind),
-        "after": np.repeat(np.arange(1, phases + 1), points),
-        **{f"x{i}": np.tile(x[:, i], phases) for i in range(x.shape[1])},
-        "truth": np.tile(course.everything.y[:, 0].double().cpu().numpy(), phases),
-        "output": best.functions.ravel(),
-    }
-    return Table("functions", columns)
-
-
-def data(course: Course) -> Iterator[Record]:
-    """Where each phase lies and what it shows: some of its points, the first and the last corner among them."""
-    for number, phase in enumerate(course.phases, 1):
-        some = np.unique(np.linspace(0, len(phase) - 1, 50).round().astype(int))
-        x, y = phase.x.double().cpu().numpy()[some], phase.y[:, 0].double().cpu().numpy()[some]
-        for point, value in zip(x, y, strict=True):
-            places = {f"x{i}": float(coordinate) for i, coordinate in enumerate(point)}
-            yield Row("data", {"phase": number, **places, "y": float(value)})
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """What each part that was run shows."""
-    yield from drawn.figures(tables)
+    from kanrun.experiments.continual.plots import figures_of
+
+    yield from figures_of(tables)
 
 
-def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
-    return list(judge.claims(tables["summary"])) if "summary" in tables else []
+def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+    from kanrun.experiments.continual.findings import claims_of
+
+    return list(claims_of(tables["summary"])) if "summary" in tables else []

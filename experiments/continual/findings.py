@@ -21,7 +21,7 @@ KEPT = 0.1
 ORDER = 0.3
 
 
-def claims(summary: pd.DataFrame) -> Iterator[Claim]:
+def claims_of(summary: pd.DataFrame) -> Iterator[Claim]:
     """The claims of every part that is there.
 
     Of a single phase nothing can be forgotten, and where the phases leave out some of a grid no error on everything can

@@ -1,4 +1,4 @@
-"""The figures of `kanrun continual`: what was learned and forgotten, as matrices and against what it depends on."""
+"""The figures of `kanrun continual`: what is known after each phase, and how much was forgotten."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from textwrap import wrap
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.continual.phase_plots import MOST_ROWS, phases, some_of, surfaces
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from pandas import DataFrame
+from matplotlib.patches import Rectangle
+from pandas import DataFrame, Series
 
+from kanrun.figures.panels import DOTS, legend_of_all, medians, small_multiples, ticks_at
 from kanrun.figures.style import (
     BLACK,
     BLUE,
     CYCLE,
     GREY,
+    PALE,
     VERMILLION,
     grid_of_axes,
     letters,
@@ -26,15 +28,21 @@ from kanrun.figures.style import (
     say_above,
     styled,
 )
-from kanrun.figures.ticks import name_values
 
+MOST_ROWS, MOST_COLUMNS = 12, 8  # of panels on one page
+MOST_NUMBERS = 10  # phases up to which the cells of matrices carry their numbers
 #: Errors and forgetting below this are drawn here: logarithms need a floor.
 SMALLEST = 1e-11
-#: Phases up to which the cells of matrices carry their numbers.
-MOST_NUMBERS = 10
+MEMORIES = {
+    "none": "nothing kept",
+    "hold": "seen coefficients held",
+    "replay": "seen points replayed",
+    "rehearse": "own outputs rehearsed",
+    "ewc": "EWC",
+}
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """The figures of every part that is there."""
     if "functions" in tables:
         functions = tables["functions"]
@@ -55,27 +63,131 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 
 
 @styled
+def phases(functions: DataFrame, data: DataFrame) -> Figure:
+    """One row per learner, one column per phase: what is known after it, on the truth; above them the phases' data.
+
+    `functions` has the columns learner, kind (kan or mlp), after, x0, truth, output; `data` seed, phase, x0, y.
+    """
+    learners, shown = _some_of(functions["learner"], MOST_ROWS), _some_of(functions["after"], MOST_COLUMNS)
+    count = int(functions["after"].max())
+    figure, rows = _rows_of_learners(learners, len(shown), (0.72, 0.5), (1.25, 1.2))
+    low, high = functions["truth"].min(), functions["truth"].max()
+    margin = 0.3 * (high - low or 1.0)
+    data = data[data["seed"] == data["seed"].min()].drop_duplicates(["phase", "x0"])
+    for column, after in enumerate(shown):
+        points = data[data["phase"] == after]
+        for row, learner in zip(rows, [learners[0], *learners], strict=True):
+            known = functions[(functions["learner"] == learner) & (functions["after"] == after)]
+            row[column].fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
+            row[column].set_ylim(low - margin, high + margin)
+            if row is not rows[0]:
+                colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
+                row[column].plot(known["x0"], known["output"], color=colour, lw=1.0)
+        rows[0][column].plot(points["x0"], points["y"], ".", color=BLACK, ms=2)
+        rows[0][column].set_title(f"phase {after}" + (f" of {count}" if count > len(shown) else ""), fontsize=8)
+        _name_ends(rows[-1][column], functions["x0"])
+    _name_learners(rows, ["data", *learners])
+    remark = "grey: the truth; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
+    say_above(figure, f"{remark}cut off where it leaves the panel")
+    return figure
+
+
+@styled
+def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
+    """The same in two dimensions: above the truth and where each phase lies, below what each learner knows after it.
+
+    `functions` has the columns learner, after, x0, x1, truth, output; `data` seed, phase, x0, x1.
+    """
+    learners, shown = _some_of(functions["learner"], MOST_ROWS), _some_of(functions["after"], MOST_COLUMNS)
+    figure, rows = _rows_of_learners(learners, len(shown), (1.0, 0.6), (1.0, 2.1))
+    scale: Any = {"vmin": functions["truth"].min(), "vmax": functions["truth"].max(), "origin": "lower"}
+    ends = data[data["seed"] == data["seed"].min()].groupby("phase")[["x0", "x1"]].agg(["min", "max"])
+    image: Any = None
+    for column, after in enumerate(shown):
+        for row, name in zip(rows, [learners[0], *learners], strict=True):
+            known = functions[(functions["learner"] == name) & (functions["after"] == after)]
+            if len(known):
+                values = "truth" if row is rows[0] else "output"
+                table = known.pivot_table(index="x1", columns="x0", values=values, dropna=False)
+                extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
+                image = row[column].imshow(table.to_numpy(), extent=extent, **scale)
+            for phase, (left, right, low, high) in zip(ends.index, ends.to_numpy(float), strict=True):
+                if phase == after or (phase < after and row is not rows[0]):
+                    look: Any = {"ls": "-", "lw": 1.2} if phase == after else {"ls": (0, (2, 2)), "lw": 0.8}
+                    box = Rectangle((left, low), right - left, high - low, fill=False, ec="white", **look)
+                    row[column].add_patch(box)
+        rows[0][column].set_title(f"phase {after}", fontsize=8)
+        _name_ends(rows[-1][column], functions["x0"])
+    _name_learners(rows, ["truth", *learners], labelpad=20)
+    for row in rows:
+        row[0].text(-0.05, 0.5, "$x_1$", transform=row[0].transAxes, ha="right", va="center", fontsize=7.5)
+    every = [panel for row in rows for panel in row]
+    figure.colorbar(image, ax=every, label="truth, and what is known", shrink=0.6, aspect=30, extend="both")
+    say_above(figure, "solid boxes: the phase just learned; dashed: earlier ones")
+    return figure
+
+
+def _rows_of_learners(
+    learners: list[Any], columns: int, height: tuple[float, float], width: tuple[float, float]
+) -> tuple[Figure, list[list[Axes]]]:
+    """A row of bare panels per learner below one of the truth; sizes are inches of each panel and of what is beside.
+
+    There is room at the left: the layout does not see all of a label that is turned upright.
+    """
+    figure = new_figure(height[0] * (len(learners) + 1) + height[1], width[0] * columns + width[1])
+    engine: Any = figure.get_layout_engine()
+    engine.set(rect=(0.06, 0, 0.94, 1))
+    rows = grid_of_axes(figure, len(learners) + 1, columns)
+    for panel in (panel for row in rows for panel in row):
+        panel.grid(visible=False)
+        panel.set(xticks=[], yticks=[])
+    return figure, rows
+
+
+def _name_learners(rows: list[list[Axes]], names: list[Any], **options: Any) -> None:
+    for row, name in zip(rows, names, strict=True):
+        text = "\n".join(wrap(letters(str(name), 36), 12))
+        row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.5, **options)
+
+
+def _name_ends(panel: Axes, values: Series[float]) -> None:
+    """The name of the axis below a panel without ticks, and where it starts and ends."""
+    ends = [float(values.min()), float(values.max())]
+    panel.set_xticks(ends, [f"{end:.3g}".replace("-", "\N{MINUS SIGN}") for end in ends])
+    left, right = panel.get_xticklabels()
+    left.set_horizontalalignment("left")  # centred ones would touch those of the next panel
+    right.set_horizontalalignment("right")
+    panel.tick_params(length=2, labelsize=6.5)
+    panel.set_xlabel("$x_0$", labelpad=-6)
+
+
+def _some_of(column: Any, most: int) -> list[Any]:
+    """The different values in their order; of more than `most`, evenly spaced ones with the last."""
+    values = list(dict.fromkeys(column))
+    if len(values) <= most:
+        return values
+    return [values[i] for i in np.linspace(0, len(values) - 1, most).round().astype(int)]
+
+
+@styled
 def matrices(matrix: DataFrame) -> Figure:
-    """R[i, j], the error on phase j's data after phase i, one panel a learner, medians over seeds.
+    """R[i, j], the error on phase j's data after phase i, one panel per learner, medians over seeds.
 
     `matrix` has the columns learner, after, on, error.
     """
-    learners, phases = some_of(matrix["learner"], MOST_ROWS), int(matrix["after"].nunique())
-    side = float(np.clip(0.33 * phases, 1.65, 3.3))
+    learners, count = _some_of(matrix["learner"], MOST_ROWS), int(matrix["after"].nunique())
+    side = float(np.clip(0.33 * count, 1.65, 3.3))
     columns = min(max(1, int(8.5 / side)), 4, len(learners))
-    lines = -(-len(learners) // columns)
-    figure = new_figure((side + 0.4) * lines + 0.3, (side + 0.2) * columns + 1.0)
-    axes = grid_of_axes(figure, lines, columns)
-    panels = [panel for row in axes for panel in row]
+    figure, panels = small_multiples(len(learners), columns, side + 0.4, 0.3, (side + 0.2) * columns + 1.0)
     errors = matrix["error"][np.isfinite(matrix["error"])]
     low = max(SMALLEST, float(errors.min()))
     norm = LogNorm(low, max(1.0, 10 * low, float(errors.quantile(0.95))))
     image: Any = None
-    for panel, learner in zip(panels, learners, strict=False):
+    for panel, learner in zip(panels, learners, strict=True):
         rows = matrix[matrix["learner"] == learner]
         table = rows.pivot_table(index="after", columns="on", values="error", aggfunc="median", dropna=False)
         image = panel.imshow(table.to_numpy().clip(low), norm=norm, cmap="viridis_r")
-        if phases <= MOST_NUMBERS:
+        if count <= MOST_NUMBERS:
             _number_cells(panel, table.to_numpy(), norm)
         panel.set_title("\n".join(wrap(letters(str(learner), 44), 24)), fontsize=7.5)
         ticks = range(0, len(table), -(-len(table) // 10))
@@ -83,13 +195,11 @@ def matrices(matrix: DataFrame) -> Figure:
         panel.set_yticks(ticks, [f"{table.index[t]:g}" for t in ticks])
         panel.grid(visible=False)
         panel.tick_params(length=0)
-    for panel in panels[len(learners) :]:
-        panel.remove()
-    for row in axes:
-        row[0].set_ylabel("after phase $i$")
-    for panel in panels[max(0, len(learners) - columns) : len(learners)]:
+    for panel in panels[-columns:]:
         panel.set_xlabel("on phase $j$")
-    figure.colorbar(image, ax=panels[: len(learners)], label="RMSE $R_{ij}$", shrink=0.8, aspect=30, extend="both")
+    for panel in panels[::columns]:
+        panel.set_ylabel("after phase $i$")
+    figure.colorbar(image, ax=panels, label="RMSE $R_{ij}$", shrink=0.8, aspect=30, extend="both")
     return figure
 
 
@@ -97,13 +207,12 @@ def _number_cells(panel: Axes, errors: np.ndarray[Any, Any], norm: LogNorm) -> N
     for (row, column), error in np.ndenumerate(errors):
         if np.isfinite(error):
             dark = norm(max(error, norm.vmin or SMALLEST)) > 0.45
-            panel.text(
-                column, row, _short(error), color="white" if dark else BLACK, fontsize=6, ha="center", va="center"
-            )
+            look: Any = {"color": "white" if dark else BLACK, "fontsize": 6, "ha": "center", "va": "center"}
+            panel.text(column, row, short_number(error), **look)
 
 
-def _short(value: float) -> str:
-    """2e-6, 0.03, 1.5, 120, 2e4."""
+def short_number(value: float) -> str:
+    """Return a number in few letters: 2e-6, 0.03, 1.5, 120, 2e4."""
     if 0.01 <= value < 1000:
         return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
     return re.sub(r"e([-+])0*", lambda found: "e" + found[1].strip("+"), f"{value:.0e}") if value else "0"
@@ -117,17 +226,19 @@ def against_intervals(summary: DataFrame) -> Figure:
     """
     figure = new_figure(2.9, 4.6)
     panel = figure.subplots()
-    middle = summary.groupby("intervals")[["rmse", "best_spline_rmse", "worst_forgetting"]].median()
-    panel.loglog(middle.index, middle["rmse"], "o-", color=BLUE, label="KAN, after all phases", ms=4)
-    panel.loglog(middle.index, middle["best_spline_rmse"], "x", color=BLACK, label="best spline", ms=6)
-    lost = middle["worst_forgetting"].clip(lower=SMALLEST)
-    panel.loglog(middle.index, lost, "s-", color=VERMILLION, label=_folded_floor(middle["worst_forgetting"]), ms=3.5)
-    power = summary["degree"].iloc[0] + 1
-    at = np.array([middle.index.min(), middle.index.max()], dtype=float)
-    theory = middle["rmse"].iloc[0] * (at / at[0]) ** -power
-    panel.loglog(at, theory, ":", color=GREY, label=f"$G^{{-{power:g}}}$")
-    panel.set(xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
-    name_values(panel.xaxis, middle.index)
+    lost = _of_forgetting(summary["worst_forgetting"]).replace(" (", "\n(")
+    medians(panel, summary, ("intervals", "rmse"), color=BLUE, label="KAN, after all phases", spread="none")
+    medians(
+        panel, summary, ("intervals", "best_spline_rmse"), "x", color=BLACK, label="best spline", ms=6, spread="none"
+    )
+    forgotten: Any = {"color": VERMILLION, "label": lost, "floor": SMALLEST, "spread": "none"}
+    medians(panel, summary, ("intervals", "worst_forgetting"), "s-", **forgotten)
+    power = -(summary["degree"].iloc[0] + 1)
+    at = np.array([summary["intervals"].min(), summary["intervals"].max()], dtype=float)
+    first = summary.loc[summary["intervals"] == at[0], "rmse"].median()
+    panel.plot(at, first * (at / at[0]) ** power, ":", color=GREY, label=f"$G^{{{power:g}}}$")
+    panel.set(xscale="log", yscale="log", xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
+    ticks_at(panel.xaxis, summary["intervals"])
     figure.legend(loc="outside right center")
     return figure
 
@@ -141,12 +252,11 @@ def against_overlap(summary: DataFrame) -> Figure:
     figure = new_figure(2.7, 4.6)
     panel = figure.subplots()
     for (learner, rows), colour in zip(summary.groupby("learner", sort=False), CYCLE * 9, strict=False):
-        lost = rows["worst_forgetting"].clip(lower=SMALLEST)
-        middle = lost.groupby(rows["overlap"]).median()
-        panel.semilogy(rows["overlap"], lost, "o", color=colour, ms=2.5, alpha=0.6)
-        panel.semilogy(middle.index, middle, "-", color=colour, label=letters(str(learner), 30))
-    panel.set(xlabel="overlap of neighbouring phases", ylabel=_of_forgetting(summary["worst_forgetting"]))
-    say_above(figure, _EACH)
+        look: Any = {"color": colour, "label": letters(str(learner), 30), "floor": SMALLEST, "spread": "dots"}
+        medians(panel, rows, ("overlap", "worst_forgetting"), "-", **look)
+    label = _of_forgetting(summary["worst_forgetting"])
+    panel.set(yscale="log", xlabel="overlap of neighbouring phases", ylabel=label)
+    say_above(figure, DOTS)
     figure.legend(loc="outside right center")
     return figure
 
@@ -160,39 +270,23 @@ def against_depth(summary: DataFrame) -> Figure:
     figure = new_figure(3.2)
     left, right = figure.subplots(1, 2, sharex=True)
     shapes = list(dict.fromkeys(summary.sort_values("layers", kind="stable")["shape"]))
+    summary = summary.assign(place=summary["shape"].map(shapes.index))
     for (memory, rows), colour in zip(summary.groupby("memory", sort=False), CYCLE * 9, strict=False):
-        at = rows["shape"].map(shapes.index)
-        for panel, name in ((left, "worst_forgetting"), (right, "rmse")):
-            values = rows[name].clip(lower=SMALLEST)
-            middle = values.groupby(at).median()
-            panel.semilogy(at, values, "o", color=colour, ms=2.5, alpha=0.6)
-            panel.semilogy(middle.index, middle, "o-", color=colour, label=_MEMORY.get(str(memory), str(memory)))
+        look: Any = {"color": colour, "label": MEMORIES[str(memory)], "floor": SMALLEST, "spread": "dots"}
+        medians(left, rows, ("place", "worst_forgetting"), **look)
+        medians(right, rows, ("place", "rmse"), **look)
     left.set(ylabel=_of_forgetting(summary["worst_forgetting"]))
     right.set(ylabel="RMSE on everything")
     names = [f"[{shape}]".replace("-", ",") for shape in shapes]
     turned = 30 if sum(map(len, names)) > 30 else 0  # more letters would touch each other
     for panel in (left, right):
-        panel.set_xlabel("nodes of the layers")
+        panel.set(yscale="log", xlabel="nodes of the layers")
         panel.set_xticks(range(len(shapes)), names, rotation=turned, ha="right" if turned else "center")
-    say_above(figure, _EACH)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    say_above(figure, DOTS)
+    legend_of_all(figure, [left], ncols=2)
     return figure
 
 
-_MEMORY = {
-    "none": "nothing kept",
-    "hold": "seen coefficients held",
-    "replay": "seen points replayed",
-    "rehearse": "own outputs rehearsed",
-    "ewc": "EWC",
-}
-_EACH = "dots: seeds; lines: medians"
-
-
-def _folded_floor(values: Any) -> str:
-    return _of_forgetting(values).replace(" (", "\n(")
-
-
-def _of_forgetting(values: Any) -> str:
+def _of_forgetting(values: Series[float]) -> str:
     """The label of an axis of forgetting: what is less than the floor, 0 too, is drawn on it."""
     return "forgetting, worst phase" + (" (10⁻¹¹ or less)" if (values < SMALLEST).any() else "")

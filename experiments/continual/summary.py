@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from kanrun.experiments.continual.course import Course
 from kanrun.experiments.continual.forgetting import measure_forgetting
 from kanrun.experiments.continual.learners import Learner
@@ -12,7 +13,7 @@ from kanrun.experiments.continual.training import Trial, best_spline
 
 from kanrun.config import KANConfig
 from kanrun.engine.networks import KAN, Network, count_parameters
-from kanrun.runs.records import Row, Value
+from kanrun.runs.records import Record, Row, Table, Value
 
 
 def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
@@ -74,3 +75,41 @@ def summary(
             "seconds": sum(trial.seconds for trial in tried),
         },
     )
+
+
+def trial_row(place: Mapping[str, Value], trial: Trial) -> Row:
+    """The measures of one trial."""
+    shape, found = "-".join(map(str, trial.network.shape)), vars(measure_forgetting(trial.matrix))
+    values = {"trial": trial.number, "shape": shape, "rmse": trial.rmse, **found, "steps": trial.steps}
+    return Row("metrics", {**place, **values, "seconds": trial.seconds})
+
+
+def matrix_rows(place: Mapping[str, Any], best: Trial) -> Iterator[Row]:
+    for after, errors in enumerate(best.matrix, 1):
+        for on, error in enumerate(errors, 1):
+            yield Row("matrix", {**place, "after": after, "on": on, "error": float(error)})
+
+
+def functions(learner: Learner, course: Course, best: Trial) -> Table:
+    """What was known after each phase, beside the truth, on all evaluation points."""
+    phases, points = best.functions.shape
+    x = course.everything.x.double().cpu().numpy()
+    columns = {
+        "learner": np.full(phases * points, learner.name),
+        "kind": np.full(phases * points, learner.model.kind),
+        "after": np.repeat(np.arange(1, phases + 1), points),
+        **{f"x{i}": np.tile(x[:, i], phases) for i in range(x.shape[1])},
+        "truth": np.tile(course.everything.y[:, 0].double().cpu().numpy(), phases),
+        "output": best.functions.ravel(),
+    }
+    return Table("functions", columns)
+
+
+def data(course: Course) -> Iterator[Record]:
+    """Where each phase lies and what it shows: some of its points, the first and the last corner among them."""
+    for number, phase in enumerate(course.phases, 1):
+        some = np.unique(np.linspace(0, len(phase) - 1, 50).round().astype(int))
+        x, y = phase.x.double().cpu().numpy()[some], phase.y[:, 0].double().cpu().numpy()[some]
+        for point, value in zip(x, y, strict=True):
+            places = {f"x{i}": float(coordinate) for i, coordinate in enumerate(point)}
+            yield Row("data", {"phase": number, **places, "y": float(value)})

@@ -29,7 +29,7 @@ JUMPS = 1e-3
 ENDS = 0.8
 
 
-def claims(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
+def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     """The claims of every part of `kanrun curves` that left its tables."""
     if "orders" in tables and tables["orders"]["default_function"].all():
         yield from growth_at_ends(tables["summary"])

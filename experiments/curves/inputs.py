@@ -58,7 +58,7 @@ class Planar:
     control_points: int
 
 
-def check(cfg: CurvesConfig, parts: Sequence[str]) -> None:
+def check_settings(cfg: CurvesConfig, parts: Sequence[str]) -> None:
     """Raises UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")

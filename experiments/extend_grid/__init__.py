@@ -15,25 +15,16 @@ It differs from the paper in the solver (second order) and in the smoothness pen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
-from typing import Any
-
-import pandas as pd
-from kanrun.experiments.extend_grid import extension as study
-from kanrun.experiments.extend_grid import findings as grid_claims
-from kanrun.experiments.extend_grid import plots as drawn
-from kanrun.experiments.extend_grid.schedules import schedule_of
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
-from kanrun.engine.training import Event, Step, train
-from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.models import factory
-from kanrun.study.plans import make_plan
-from kanrun.study.seeds import generator
-from kanrun.study.statistics import exponents
-from kanrun.study.training_records import follow, step_row
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from kanrun.runs import Claim
 
 Cells = list[dict[str, Any]]
 
@@ -48,6 +39,8 @@ def schedules(cfg: ExtendGridConfig) -> Cells:
 
 
 def scratch(cfg: ExtendGridConfig) -> Cells:
+    from kanrun.experiments.extend_grid.schedule_entries import schedule_of
+
     grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
     return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
 
@@ -63,10 +56,12 @@ def sizes(cfg: ExtendGridConfig) -> Cells:
 
 
 def overfit(cfg: ExtendGridConfig) -> Cells:
+    from kanrun.experiments.extend_grid.extension import penalises
+
     few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
     bare = {**few, "penalised": False, "validation": 0.0}  # nothing but the training error may choose a network
     alone = [{**bare, "schedule": listed([g])} for g in cfg.overfit_intervals[-1:]]
-    both = [{**few, **whole}, {**bare, **whole}] if study.penalises(cfg.solver) else [{**bare, **whole}]
+    both = [{**few, **whole}, {**bare, **whole}] if penalises(cfg.solver) else [{**bare, **whole}]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
     return [*both, *alone, *noisy]
 
@@ -82,7 +77,11 @@ def listed(intervals: list[int]) -> dict[str, Any]:
 
 def check(cfg: ExtendGridConfig) -> None:
     """Build everything that a run would build, without training."""
-    study.check(cfg, PARTS)
+    from kanrun.experiments.extend_grid import extension as study
+
+    from kanrun.study.plans import make_plan
+
+    study.check_settings(cfg, PARTS)
     problem = study.problem_of(cfg, {}, cfg.seed)
     for cell in cells(cfg):
         one = study.extension(cfg, cell, problem.inputs, problem.outputs)
@@ -92,54 +91,51 @@ def check(cfg: ExtendGridConfig) -> None:
 
 
 def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
-    """Train along one schedule: rows a step as it goes, the stages and the summary at the end."""
+    """Train along one schedule: rows for each step as it goes, the stages and the summary at the end."""
+    from kanrun.experiments.extend_grid import extension as study
+
+    from kanrun.study.plans import make_plan
+    from kanrun.study.training_records import follow
+
     problem = study.problem_of(cfg, cell, seed)
     one = study.extension(cfg, cell, problem.inputs, problem.outputs)
     if one.left_out:
         yield Note(f"most_parameters={cfg.most_parameters} leaves out the grids {one.left_out}", warning=True)
     plan, _ = make_plan(one.cfg.model, one.cfg.solver, problem)
-    create, plan = factory(one.cfg.model, problem, plan.solver), one.schedule.applied(plan)
     if one.marks["start"] == "scratch":
-        trained = study.from_scratch(create, problem.data, plan, seed)
+        trained = study.from_scratch(one, problem, plan, seed)
     else:
-        events = train(create, problem.data, plan, generator(seed, "training"))
-        trained = yield from follow(events, partial(recorded, marks=one.marks))
+        trained = yield from follow(study.extend(one, problem, plan, seed), one.step_rows)
     yield from study.stage_rows(one, problem, trained)
-    if one.marks["compared"]:
-        yield from study.published_rows(one, problem, trained)
+    yield from study.published_rows(one, problem, trained)
     yield Row("summary", study.summary(one, trained))
 
 
-def recorded(event: Event, marks: Mapping[str, Any]) -> Iterator[Record]:
-    if isinstance(event, Step):
-        yield Row("metrics", {**marks, **step_row(event)})
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """What each part that was run shows."""
+    from kanrun.experiments.extend_grid import plots
+
+    from kanrun.study.statistics import exponents
+
     stages = tables["stages"]
     parts = dict(list(stages.groupby("part", sort=False)))
     if "schedules" in parts:
         if "metrics" in tables and len(steps := tables["metrics"].query("part == 'schedules'")):
-            yield "staircase", drawn.staircase(steps, parts["schedules"])
-        yield "error_against_intervals", drawn.against_intervals(parts["schedules"], tables.get("published"))
+            yield "staircase", plots.staircase(steps, parts["schedules"])
+        yield "error_against_intervals", plots.against_intervals(parts["schedules"], tables.get("published"))
     if "scratch" in parts:
-        yield "time_against_intervals", drawn.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])
+        yield "time_against_intervals", plots.time(parts.get("schedules", stages.iloc[:0]), parts["scratch"])
     if "order" in parts:
         fits = exponents(parts["order"][parts["order"]["in_order"]], ["degree", "seed"], "intervals", "test_rmse")
-        yield "order", drawn.order(parts["order"], fits.groupby("degree")["exponent"].median())
+        yield "order", plots.order(parts["order"], fits.groupby("degree")["exponent"].median())
     if "sizes" in parts:
-        yield "error_against_points", drawn.against_points(parts["sizes"])
+        yield "error_against_points", plots.against_points(parts["sizes"])
     if "overfit" in parts:
-        yield "overfit", drawn.overfit(parts["overfit"])
+        yield "overfit", plots.overfit(parts["overfit"])
 
 
-def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
     """Exactness, order, what the penalty prevents, and what warm starts save."""
-    stages = tables["stages"]
-    return [
-        *grid_claims.exact_claims(stages),
-        *grid_claims.order_claims(stages),
-        *grid_claims.overfit_claims(stages),
-        *grid_claims.warm_start_claims(stages),
-    ]
+    from kanrun.experiments.extend_grid.findings import claims_of
+
+    return list(claims_of(tables["stages"]))

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Any
 
 from kanrun.experiments.extend_grid.published import published
-from kanrun.experiments.extend_grid.schedules import limited, name_of, schedule_of
+from kanrun.experiments.extend_grid.schedule_entries import limited, name_of, schedule_of
 
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
-from kanrun.engine.networks import count_parameters
 from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
-from kanrun.engine.training import Plan, Stage, Trained, TrainingData, fit, predict
+from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
 from kanrun.engine.training.data import spread
 from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
-from kanrun.study.models import Create, check_model, refuse_unused
+from kanrun.study.models import check_model, factory, refuse_unused
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.seeds import generator
-from kanrun.study.training_records import stage_row
+from kanrun.study.training_records import stage_row, step_row
 
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
 _SAMPLED = {"train": "points", "validation": "validation", "noise": "noise"}
@@ -43,8 +42,13 @@ class Extension:
     def parameters(self, shape: tuple[int, ...], intervals: int) -> int:
         return _parameters(self.cfg.model, shape, intervals)
 
+    def step_rows(self, event: Event) -> Iterator[Row]:
+        """A row of `metrics` for each step of the training."""
+        if isinstance(event, Step):
+            yield Row("metrics", {**self.marks, **step_row(event)})
 
-def check(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
+
+def check_settings(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
     """Raise UsageError for the first setting that cannot work."""
     unknown = [part for part in cfg.parts if part not in parts]
     if unknown or not cfg.parts:
@@ -145,16 +149,22 @@ def _parameters(model: KANConfig, shape: tuple[int, ...], intervals: int) -> int
     )
 
 
-def from_scratch(create: Create, data: TrainingData, plan: Plan, seed: int) -> Trained:
-    """The best by validation of `plan.starts` trainings on the plan's one grid, none of them on a coarser one first.
+def extend(one: Extension, problem: Problem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:
+    """The events of a training along the schedule."""
+    create = factory(one.cfg.model, problem, plan.solver)
+    return train(create, problem.data, one.schedule.applied(plan), generator(seed, "training"))
+
+
+def from_scratch(one: Extension, problem: Problem, plan: Plan, seed: int) -> Trained:
+    """The best by validation of `plan.starts` trainings on the one grid, none of them on a coarser one first.
 
     Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
     """
-    alone = replace(plan, starts=1)
+    create, alone = factory(one.cfg.model, problem, plan.solver), replace(one.schedule.applied(plan), starts=1)
     tries: list[Trained] = []
     for number in range(plan.starts):
         try:
-            tries.append(fit(create, data, alone, generator(seed, f"start {number}")))
+            tries.append(fit(create, problem.data, alone, generator(seed, f"start {number}")))
         except TrainingFailed:
             if not tries and number == plan.starts - 1:
                 raise
@@ -202,15 +212,16 @@ def root_median_square(stage: Stage, problem: Problem) -> float | None:
 
 
 def published_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
-    """Our test errors beside those that were published for the same setting, if any were."""
-    marks = one.marks
-    target, points = problem.dataset.target.name, one.cfg.sampling.train or 0
-    facts = published(target, points, one.cfg.model.degree, trained.network.shape)
+    """Our test errors beside those that were published for the same setting, if any were; of the first schedule."""
+    if not one.marks["compared"]:
+        return
+    setting = problem.dataset.target.name, one.cfg.sampling.train, one.cfg.model.degree
+    facts = published(*setting, trained.network.shape)
     for stage in trained.stages:
         if stage.intervals in facts:
             paper, pykan = facts[stage.intervals]
             values = {"intervals": stage.intervals, "test_rmse": stage.errors.test, "paper": paper, "pykan": pykan}
-            yield Row("published", {"schedule": marks["schedule"], "shape": marks["shape"], **values})
+            yield Row("published", {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values})
 
 
 def summary(one: Extension, trained: Trained) -> dict[str, Value]:
@@ -219,7 +230,7 @@ def summary(one: Extension, trained: Trained) -> dict[str, Value]:
     return {
         **one.marks,
         "intervals": chosen.intervals,
-        "parameters": count_parameters(chosen.network),
+        "parameters": chosen.network.count(),
         "validation_rmse": chosen.errors.validation,
         "test_rmse": trained.errors.test,
         "steps": sum(stage.steps for stage in trained.stages),

@@ -22,6 +22,14 @@ TURNS, STAYS = 2.0, 1.1
 ARRIVED = TURNS
 
 
+def claims_of(stages: pd.DataFrame) -> Iterator[Claim]:
+    """The claims of every part that is there."""
+    yield from exact_claims(stages)
+    yield from order_claims(stages)
+    yield from overfit_claims(stages)
+    yield from warm_start_claims(stages)
+
+
 def exact_claims(stages: pd.DataFrame) -> Iterator[Claim]:
     """Knot insertion keeps the function; overfitted networks, whose edges cancel, are judged apart."""
     inserted = stages[stages["carried_by"] == "insertion"]

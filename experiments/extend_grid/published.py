@@ -22,7 +22,9 @@ PYKAN: dict[tuple[int, ...], dict[int, float]] = {
 TARGET, POINTS, DEGREE = "exp_sin_square", 1000, 3
 
 
-def published(target: str, points: int, degree: int, shape: tuple[int, ...]) -> dict[int, tuple[float, float | None]]:
+def published(
+    target: str, points: int | None, degree: int, shape: tuple[int, ...]
+) -> dict[int, tuple[float, float | None]]:
     """{intervals: (paper's test RMSE, pykan's or None)} for this setting; empty where nothing was published."""
     if (target, points, degree) != (TARGET, POINTS, DEGREE):
         return {}

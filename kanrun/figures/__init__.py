@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from kanrun.figures.diagram import draw_network, network_diagram
 from kanrun.figures.edge_panels import edges
-from kanrun.figures.losses import loss_curve
 from kanrun.figures.prediction import predictions
 from kanrun.figures.residual import residuals
 
-__all__ = ["draw_network", "edges", "loss_curve", "network_diagram", "predictions", "residuals"]
+__all__ = ["draw_network", "edges", "network_diagram", "predictions", "residuals"]

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
 from cycler import cycler
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
-
-from kanrun.figures.ticks import plain_ticks
 
 if TYPE_CHECKING:
     import pandas
@@ -42,7 +41,7 @@ _LOOK: Any = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.formatter.limits": (-3, 4),
-    "axes.formatter.use_mathtext": False,
+    "axes.formatter.use_mathtext": True,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
@@ -69,19 +68,35 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             mpl.rcdefaults()
             mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
-            _keep_drawable(figure)
-            plain_ticks(figure)
+            for axes in figure.axes:
+                for name in ("x", "y"):
+                    if getattr(axes, f"get_{name}scale")() == "log":
+                        _finish_log_axis(axes, name)
             return figure
 
     return drawn
 
 
-def _keep_drawable(figure: Figure) -> None:
-    """Give logarithmic axes on which nothing has a place ends of their own: matplotlib refuses to draw them."""
-    for axes in figure.axes:
-        for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
-            if axis.get_scale() == "log" and not min(axis.get_view_interval()) > 0:
-                axes.set(**{f"{name}lim": (0.1, 1.0)})
+def _finish_log_axis(axes: Axes, name: str) -> None:
+    """Give a logarithmic axis ends where nothing has a place on it, which matplotlib refuses to draw, and few ticks.
+
+    Over less than two decades its ticks are at round numbers; from 0.001 to 100,000 they are written as 50 and 2000.
+    Ticks that the figure chose stay.
+    """
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    if not min(axis.get_view_interval()) > 0:
+        axes.set(**{f"{name}lim": (0.1, 1.0)})
+    if type(axis.get_major_formatter()) is not LogFormatterSciNotation:
+        return
+    low, high = sorted(axis.get_view_interval())
+    decades = np.log10(high / low)
+    if decades < 2:
+        factors = (1.0, 3.0) if decades > 1.2 else (1.0, 2.0, 5.0)
+        axis.set_major_locator(LogLocator(subs=factors) if decades > 0.8 else MaxNLocator(4, steps=[1, 2, 5, 10]))
+        axis.set_major_formatter(LogFormatterSciNotation(labelOnlyBase=False, minor_thresholds=(np.inf, np.inf)))
+        axis.set_minor_locator(NullLocator())
+    if low >= 1e-3 and high < 1e5:
+        axis.set_major_formatter("{x:g}")
 
 
 def new_figure(height: float, width: float = WIDTH) -> Figure:
@@ -135,16 +150,6 @@ def say_above(figure: Figure, remark: str) -> None:
     """Write `remark`, where there is one, above all panels of a figure."""
     if remark:
         figure.suptitle(remark, fontsize=8, color=GREY)
-
-
-def legend_of_all(figure: Figure, panels: Iterable[Axes], **where: Any) -> None:
-    """One legend for all panels, in which what several of them draw stands once."""
-    handles: dict[str, Any] = {}
-    for panel in panels:
-        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
-            handles.setdefault(str(label), handle)
-    if handles:
-        figure.legend(list(handles.values()), list(handles), **where)
 
 
 def truths(column: pandas.Series[Any]) -> pandas.Series[bool]:

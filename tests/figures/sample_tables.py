@@ -9,20 +9,6 @@ import numpy as np
 import pandas
 
 
-def metrics(
-    seeds: int = 1, schedule: Sequence[int] = (5, 10, 20), steps: int = 4, restart: bool = False
-) -> pandas.DataFrame:
-    rows = []
-    for seed in range(seeds):
-        for stage, intervals in enumerate(schedule):
-            for step in range(steps):
-                number = step if restart else stage * steps + step
-                error = 10.0 ** -(stage + step / steps) * (1 + seed)
-                errors = {"train_rmse": error, "validation_rmse": 2 * error, "test_rmse": 3 * error}
-                rows.append({"seed": seed, "stage": stage, "step": number, "intervals": intervals, **errors})
-    return pandas.DataFrame(rows)
-
-
 def predictions(inputs: int, truth: bool = True, lattice: bool = False, rows: int = 60) -> pandas.DataFrame:
     """Rows of train, test and grid; the prediction is 0.1 above the truth."""
     generator = np.random.default_rng(0)

@@ -79,8 +79,3 @@ def test_only_whole_numbers_on_both_sides_are_classes() -> None:
     assert not has_classes(sample.predictions(2), "y")
     counted = sample.predictions(2).assign(**{"truth:y": 3.0})
     assert not has_classes(counted, "y")
-
-
-def test_the_loss_curve_says_what_its_errors_are() -> None:
-    (axes,) = figures.loss_curve(sample.metrics(), "RMSE of the class probabilities").axes
-    assert axes.get_ylabel() == "RMSE of the class probabilities"

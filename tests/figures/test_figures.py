@@ -36,56 +36,6 @@ def legend(axes: Axes) -> list[str]:
     return [text.get_text() for text in drawn.get_texts()]
 
 
-def test_the_loss_curve_has_the_errors_and_the_stages() -> None:
-    table = sample.metrics(seeds=3)
-    figure = figures.loss_curve(table)
-    (axes,) = figure.axes
-    curves = [line for line in axes.lines if len(line.get_xdata()) == 12]  # type: ignore[arg-type]
-    assert len(curves) == 9
-    np.testing.assert_array_equal(curves[0].get_ydata(), table.query("seed == 0")["train_rmse"])
-    assert axes.get_yscale() == "log"
-    assert [line.get_xdata()[0] for line in axes.lines if line not in curves] == [4, 8]  # type: ignore[index]
-    (top,) = axes.child_axes
-    assert [label.get_text() for label in top.get_xticklabels()] == ["5", "10", "20"]
-    assert legend(axes) == ["train", "test", "validation", "2 more seeds"]
-    stored(figure)
-
-
-def test_what_was_tried_and_not_kept_is_faint() -> None:
-    table = sample.metrics().assign(best=[True] * 10 + [False, True])
-    table.loc[10, "train_rmse"] = 9.0
-    (axes,) = figures.loss_curve(table).axes
-    path, tried = axes.lines[:2]
-    expected = table["train_rmse"].to_numpy().copy()
-    expected[10] = expected[9]
-    np.testing.assert_array_equal(path.get_ydata(), expected)
-    assert np.flatnonzero(np.isfinite(np.asarray(tried.get_ydata(), dtype=float))).tolist() == [10]
-    assert (tried.get_alpha() or 1) < 0.5
-    assert legend(axes) == ["train", "test", "validation", "tried, not kept"]
-
-
-def test_steps_that_start_again_are_put_one_after_the_other() -> None:
-    (axes,) = figures.loss_curve(sample.metrics(restart=True)).axes
-    np.testing.assert_array_equal(axes.lines[0].get_xdata(), np.arange(12))
-
-
-def test_labels_of_many_stages_do_not_overlap() -> None:
-    figure = figures.loss_curve(sample.metrics(schedule=list(range(2, 102)), steps=1))
-    (top,) = figure.axes[0].child_axes
-    places = top.get_xticks()
-    assert 10 < len(places) < 30
-    stored(figure)
-
-
-def test_a_loss_curve_without_test_errors_or_stages_or_rows() -> None:
-    table = sample.metrics().assign(test_rmse=np.nan, validation_rmse=0.0, intervals=None)
-    (axes,) = figures.loss_curve(table).axes
-    assert legend(axes) == ["train"]
-    assert not axes.child_axes
-    stored(figures.loss_curve(table))
-    stored(figures.loss_curve(table.head(0)))
-
-
 def test_one_input_gives_curves_and_training_points() -> None:
     figure = figures.predictions(sample.predictions(1))
     (axes,) = figure.axes
@@ -312,6 +262,6 @@ def test_names_with_dollar_signs_and_long_names_are_text() -> None:
 
 def test_figures_leave_the_settings_of_the_caller_alone() -> None:
     with mpl.rc_context({"font.size": 33}):
-        figure = figures.loss_curve(sample.metrics())
+        figure = figures.predictions(sample.predictions(1))
         assert mpl.rcParams["font.size"] == 33
     assert figure.axes[0].xaxis.label.get_fontsize() == 8

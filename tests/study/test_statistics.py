@@ -64,7 +64,7 @@ def opponents(values: list[float]) -> list[Claim]:
 def learners(values: list[float]) -> list[Claim]:
     kan = {"learner": "KAN", "role": "kan", "moving": None, "memory": "none", "twin": None, "phases": 5}
     rows = table(values, "worst_forgetting", rmse=values, part="learners", **kan)
-    return list(continual_claims.claims(rows.assign(best_spline_rmse=values)))
+    return list(continual_claims.claims_of(rows.assign(best_spline_rmse=values)))
 
 
 def on_grids(values: list[float]) -> list[Claim]:
@@ -72,7 +72,7 @@ def on_grids(values: list[float]) -> list[Claim]:
     coarse = fine.assign(intervals=10, rmse=16 * 4e-4, worst_forgetting=0.0)
     kan = {"role": "kan", "moving": None, "phases": 5, "best_spline_rmse": 4e-4}
     both = pd.concat([coarse, fine]).assign(part="intervals", degree=3, **kan)
-    return list(continual_claims.claims(both))
+    return list(continual_claims.claims_of(both))
 
 
 def stages(values: list[float], **others: object) -> pd.DataFrame:

@@ -249,7 +249,7 @@ def test_implementation_tricks(run: Callable[..., Run]) -> None:
     solver = LBFGSSolver(steps=4)
     finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver)
     summary = finished.table("summary")
-    assert set(summary["variant"]) == set(compare_mlp.tricks.VARIANTS)
+    assert set(summary["variant"]) == set(tricks.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
     assert (errors["no residual base"] != errors["all tricks"]).all()  # a comparison, not twice the same training
     assert len(finished.manifest.claims) == 4

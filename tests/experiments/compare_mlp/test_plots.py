@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-from kanrun.experiments.compare_mlp.plots import bars, conventions, scaling, variants, widths
-from kanrun.experiments.compare_mlp.results_plot import results
+from kanrun.experiments.compare_mlp.plots import bars, conventions, results, scaling, variants, widths
 from matplotlib.figure import Figure
 
 ROW: dict[str, Any] = {
@@ -74,7 +73,7 @@ def test_flops_stand_below_the_conventions_where_they_were_counted() -> None:
     assert [bar.get_height() for bar in above.patches] == [0.5, 1.4]
     assert [bar.get_height() for bar in below.patches] == [64, 267]
     assert [text.get_text() for text in below.texts] == ["64", "267"]
-    assert below.get_ylabel() == "FLOPs a sample"
+    assert below.get_ylabel() == "FLOPs per sample"
 
 
 def labels(figure: Figure) -> list[str]:

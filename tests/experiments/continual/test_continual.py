@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from kanrun.experiments import continual
-from kanrun.experiments.continual.findings import claims
+from kanrun.experiments.continual.findings import claims_of as claims
 from kanrun.experiments.continual.learners import Learner, twin_of
 
 from kanrun.cli.app import main

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from kanrun.experiments.continual import plots as drawn
-from kanrun.experiments.continual.phase_plots import phases, surfaces
+from kanrun.experiments.continual.plots import phases, surfaces
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Rectangle
@@ -99,4 +99,4 @@ def test_matrices_of_any_size_have_one_scale(phases: int, numbered: bool) -> Non
     [(0.0, "0"), (2.04e-6, "2e-6"), (3e-12, "3e-12"), (0.0312, "0.031"), (1.0, "1"), (123.4, "123"), (2e4, "2e4")],
 )
 def test_short_numbers(value: float, text: str) -> None:
-    assert drawn._short(value) == text
+    assert drawn.short_number(value) == text

@@ -11,6 +11,7 @@ import pandas
 import pytest
 import torch
 from kanrun.experiments import curves
+from kanrun.experiments.curves import plots
 from omegaconf import OmegaConf
 
 from kanrun.cli.app import main
@@ -59,7 +60,7 @@ def test_every_claim_holds_and_every_figure_is_drawn_with_the_defaults(run: Call
     assert [claim.sentence for claim in claims if not claim.holds] == []
     assert len(claims) == CLAIMS
     drawn = {path.stem for path in (done.path / "figures").glob("*.png")}
-    assert drawn == set(curves.drawings.FIGURES)
+    assert drawn == set(plots.FIGURES)
     assert done.manifest.seconds is not None
     assert done.manifest.seconds < 60
 

@@ -7,8 +7,8 @@ import warnings
 
 import numpy as np
 import pytest
-from kanrun.experiments.curves import plane_plots as plane
 from kanrun.experiments.curves import plots as curves
+from kanrun.experiments.curves import plots as plane
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments import extend_grid
 from kanrun.experiments.extend_grid.findings import order_claims, overfit_claims, warm_start_claims
-from kanrun.experiments.extend_grid.schedules import limited, name_of, schedule_of
+from kanrun.experiments.extend_grid.schedule_entries import limited, name_of, schedule_of
 
 from kanrun.config import (
     AdamSolver,

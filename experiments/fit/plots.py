@@ -1,4 +1,4 @@
-"""How the error fell during training."""
+"""The loss curve of `kanrun fit`: how the error fell during training."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Values = NDArray[np.float64]
-_DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}  # validation last: it often lies on test
-_CLOSEST = 0.045  # of the axis, between two labels of stages
+DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}  # validation last: it often lies on test
+CLOSEST = 0.045  # of the axis, between two labels of stages
 
 
 @styled
@@ -33,7 +33,7 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     axes = figure.subplots()
     runs = _runs(metrics)
     handles = []
-    for split, dash in _DASHES.items():
+    for split, dash in DASHES.items():
         colour = SPLITS[split]
         name = f"{split}_rmse"
         if name not in metrics or not (metrics[name] > 0).any():
@@ -51,11 +51,8 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     if runs and "best" in runs[0][1] and not truths(runs[0][1]["best"]).all():
         handles.append(Line2D([], [], color=GREY, ls="", marker=".", ms=3, alpha=0.6, label="tried, not kept"))
     if len(runs) > 1:
-        handles.append(
-            Line2D(
-                [], [], color=GREY, lw=0.7, alpha=0.6, label=f"{len(runs) - 1} more seed{'s' if len(runs) > 2 else ''}"
-            )
-        )
+        label = f"{len(runs) - 1} more seed{'s' if len(runs) > 2 else ''}"
+        handles.append(Line2D([], [], color=GREY, lw=0.7, alpha=0.6, label=label))
     axes.set_yscale("log")
     axes.set(xlabel="step", ylabel=error)
     axes.margins(x=0.01)
@@ -99,7 +96,7 @@ def _mark_stages(axes: Axes, steps: Values, rows: pandas.DataFrame) -> None:
     for start in starts:
         if start:
             axes.axvline(steps[start], color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=1)
-        if not places or steps[start] - places[-1] > _CLOSEST * (high - low):
+        if not places or steps[start] - places[-1] > CLOSEST * (high - low):
             places.append(float(steps[start]))
             labels.append(f"{intervals[start]:g}")
     top = axes.secondary_xaxis("top")

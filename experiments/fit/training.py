@@ -1,0 +1,95 @@
+"""One training of `kanrun fit`: what it needs, and what it records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from kanrun.config import FitConfig
+from kanrun.engine.training import Done, Event, Pause, Plan, Stage, Step, Trained
+from kanrun.runs.records import Checkpoint, Note, Record, Row
+from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.models import Create, factory
+from kanrun.study.plans import make_plan
+from kanrun.study.problem import Problem, make_problem
+from kanrun.study.saved import model_checkpoint
+from kanrun.study.suite import bound_rows, check_bounds, with_cell
+from kanrun.study.training_records import done_to_checkpoint, stage_row, step_row
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What one training needs: its own configuration, the problem, the plan and why its solver, and fresh networks."""
+
+    cfg: FitConfig
+    problem: Problem
+    plan: Plan
+    why: str
+    create: Create
+
+
+def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
+    """Build what the training of one cell and seed needs. Raises UsageError for settings that break a rule."""
+    check_bounds(cell)
+    cfg = with_cell(cfg, cell)
+    problem = make_problem(cfg, cfg.target, cfg.sampling, seed)
+    plan, why = make_plan(cfg.model, cfg.solver, problem)
+    return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
+
+
+class Progress:
+    """One row per step; after each grid its row; then, and at each pause, a checkpoint of all that was done so far."""
+
+    def __init__(self, done: Done, resume: Checkpoint | None, why: str) -> None:
+        self._why = why if resume is None else ""  # said once, of models that a solver trains
+        self._stages = list(done.stages)
+        self._lowest = resume.meta["lowest"] if resume and done.pause else None
+
+    def __call__(self, event: Event) -> Iterator[Record]:
+        if isinstance(event, Step):
+            if self._why:
+                yield Note(f"solver {self._why}")
+                self._why = ""
+            best = self._lowest is None or event.errors.selected < self._lowest
+            self._lowest = event.errors.selected if best else self._lowest
+            yield Row("metrics", {**step_row(event), "best": best})
+            return
+        if isinstance(event, Stage):
+            self._stages.append(event)
+            self._lowest = None
+            yield Row("stages", stage_row(event))
+        pause = event if isinstance(event, Pause) else None
+        yield done_to_checkpoint(Done(self._stages, pause), {"lowest": self._lowest})
+
+
+def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:
+    """Summary, bounds, predictions, edges and the trained model."""
+    network, problem, dataset = trained.network, fit.problem, fit.problem.dataset
+    summary = {
+        "target": dataset.target.name,
+        "model": network.kind,
+        "shape": "-".join(map(str, network.shape)),
+        "train_points": points_of(dataset.train) + points_of(dataset.validation),
+        "intervals": trained.chosen.intervals,
+        "parameters": network.count(),
+        "train_rmse": trained.errors.train,
+        "validation_rmse": trained.errors.validation,
+        "test_rmse": trained.errors.test,
+        **scores(network, problem),
+        "solver": fit.plan.solver if any(stage.steps for stage in trained.stages) else "least squares",
+        "seconds": trained.seconds,
+    }
+    if fit.cfg.target.kind in ("table", "bundled") and (linear := linear_rmse(problem)) is not None:
+        beaten = trained.errors.test is not None and trained.errors.test < linear
+        verdict = "beats" if beaten else "does not beat"
+        yield Note(f"the model {verdict} ordinary least squares, whose test RMSE is {linear:.4g}", warning=not beaten)
+        summary["linear_rmse"] = linear
+    if (kept := network.active_shape) != network.shape:
+        yield Note(f"validation kept the nodes {list(kept)} of {list(network.shape)} and pruned the others")
+    yield Row("summary", summary)
+    yield from bound_rows(cell, summary)
+    yield prediction_table(network, problem)
+    if (table := edge_table(network, problem)) is not None:
+        yield table
+    yield model_checkpoint(network, problem, summary, seed)
