@@ -40,8 +40,9 @@ def run(
     cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None, prepared: Fit | None = None
 ) -> Iterator[Record]:
     """Train one network; one row per step as it trains, the rest at the end."""
-    from kanrun.engine.training import train
     from kanrun.experiments.fit.training import Progress, results
+
+    from kanrun.engine.training import train
     from kanrun.study.seeds import generator
     from kanrun.study.training_records import done_from_checkpoint, follow
 
@@ -57,6 +58,7 @@ def run(
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
     from kanrun.experiments.fit.plots import loss_curve
+
     from kanrun.figures import edges, network_diagram, predictions, residuals
 
     if "cell" in tables["summary"]:
