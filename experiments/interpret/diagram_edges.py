@@ -9,10 +9,17 @@ from typing import Any
 import numpy as np
 from kanrun.experiments.interpret.result import Array
 
-from kanrun.engine.symbolic import Edge, Graph, Identity, SearchData, Stage, Symbolic
-from kanrun.engine.symbolic.edges import Composite
-from kanrun.engine.symbolic.graph import depths
-from kanrun.engine.symbolic.pruning import edge_scores
+from kanrun.engine.symbolic import (
+    Composite,
+    Edge,
+    Graph,
+    Identity,
+    SearchData,
+    Stage,
+    Symbolic,
+    depths,
+    edge_scores,
+)
 from kanrun.runs.records import Table
 
 _POINTS = 81

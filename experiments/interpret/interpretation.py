@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from kanrun.engine.symbolic import (
     SearchData,
+    SearchPolicy,
+    SearchProblem,
     Stage,
     TrainedGraph,
     Tried,
@@ -56,7 +58,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     cut = len(rest) // 5
     samples = SearchData(points[rest[cut:]], values[rest[cut:]], points[rest[:cut]], values[rest[:cut]])
     domain = np.stack([points.min(0), points.max(0)], axis=1)
-    options = Options(choose(candidates, own), tuple(hidden) if hidden is not None else None, budget=budget)
+    policy = SearchPolicy(budget=budget)
+    options = Options(choose(candidates, own), tuple(hidden) if hidden is not None else None, policy=policy)
     check = Check(points[held], values[held], domain)
     with one_thread():
         events = interpretation(samples, check, options, seed)
@@ -90,33 +93,37 @@ def check_inputs(x: Array) -> None:
 
 
 def interpretation(
-    samples: SearchData, check: Check, options: Options, seed: int, given: SourceNetwork | None = None
+    data: SearchData, check: Check, options: Options, seed: int, source: SourceNetwork | None = None
 ) -> Iterator[Stage | Interpretation]:
-    """Every `Stage` as it happens, then the `Interpretation`; from the network `given`, or else trained here."""
+    """Every `Stage` as it happens, then the `Interpretation`; from the network `source`, or else trained here."""
     began, steps = time.monotonic(), []
     tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
-    if float(np.std(samples.y)) <= 1e-14 * max(float(np.abs(samples.y).max()), 1e-300):
-        yield constant(samples, check, given, began)
+    if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
+        yield constant(data, check, source, began)
         return
-    for event in _events(samples, options, seed, given):
+    problem = SearchProblem(data, options.candidates, options.policy)
+    for event in _events(problem, options, seed, source):
         if isinstance(event, Tried):
             tried[id(event.network)] = event
         else:
             steps.append(event)
             yield event
-    yield from verdict(samples, check, options, steps, list(tried.values()), given, began)
+    yield from verdict(problem, options.slack, check, steps, list(tried.values()), source, began)
 
 
-def _events(samples: SearchData, options: Options, seed: int, given: SourceNetwork | None) -> Iterator[Stage | Tried]:
+def _events(
+    problem: SearchProblem, options: Options, seed: int, source: SourceNetwork | None
+) -> Iterator[Stage | Tried]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
-    if given is not None:
+    data = problem.data
+    if source is not None:
         name = "given network"
-        yield Stage("train", name, given.whole, samples.error(given.itself), 0.0, given.itself)
-        trained = TrainedGraph(given.pruned, samples.error(given.pruned))
-        if trained.error < samples.nothing:
-            yield from refine_to_formula(name, trained, samples, options.candidates, options.search)
+        yield Stage("train", name, source.whole, data.error(source.itself), 0.0, source.itself)
+        trained = TrainedGraph(source.pruned, data.error(source.pruned))
+        if trained.error < data.nothing:
+            yield from refine_to_formula(name, trained, problem)
     elif options.hidden is not None:
-        shape = (samples.x.shape[1], *options.hidden, 1)
-        yield from fixed_shape(shape, samples, options.candidates, options.search, generator, options.sparsity)
+        shape = (data.x.shape[1], *options.hidden, 1)
+        yield from fixed_shape(shape, problem, generator, options.sparsity)
     else:
-        yield from search(samples, options.candidates, options.search, generator)
+        yield from search(problem, generator)

@@ -12,7 +12,7 @@ from kanrun.experiments.interpret.source_network import from_run, source_network
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import KAN
-from kanrun.engine.symbolic import Formula, SearchData, choose
+from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note
 from kanrun.study.models import check_model
@@ -89,17 +89,18 @@ def options_of(cfg: InterpretConfig) -> Options:
     grids = cfg.model.intervals
     if grids == "auto":
         grids = [5, 10, 20]
-    return Options(
-        candidates=choose(cfg.candidates, cfg.own_candidates),
-        hidden=tuple(cfg.model.hidden) if cfg.model.hidden is not None else None,
-        grids=tuple(int(g) for g in (grids if isinstance(grids, list) else [grids])),
-        degree=int(cfg.model.degree),
-        starts=cfg.starts,
-        sparsity=cfg.sparsity,
-        slack=cfg.slack,
-        budget=cfg.budget,
-        simplify=cfg.simplify,
+    training = GraphTrainingPolicy(
+        starts=cfg.starts, grids=tuple(int(g) for g in (grids if isinstance(grids, list) else [grids]))
     )
+    policy = SearchPolicy(
+        budget=cfg.budget,
+        degree=int(cfg.model.degree),
+        training=training,
+        simplification=SimplificationPolicy(budget=cfg.simplify),
+    )
+    candidates = choose(cfg.candidates, cfg.own_candidates)
+    hidden = tuple(cfg.model.hidden) if cfg.model.hidden is not None else None
+    return Options(candidates, hidden, cfg.sparsity, cfg.slack, policy)
 
 
 def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:

@@ -15,8 +15,7 @@ from kanrun.engine.symbolic import (
     Decision,
     Formula,
     Graph,
-    NumericSettings,
-    SearchSettings,
+    SearchPolicy,
     Stage,
     Tried,
 )
@@ -27,24 +26,14 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Options:
-    """How a formula is sought: `hidden` fixes the network's hidden widths (None: the shape is searched), `slack` is
-    how much worse than the network a formula may be, `budget` the work after which no new structure is begun and
-    `simplify` that of simplification, both about seconds of one core."""
+    """How a formula is sought: `hidden` fixes the network's hidden widths, trained with the weight `sparsity`
+    (None: the shape is searched); a formula may be `slack` worse than the network and still stand for it."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
-    grids: tuple[int, ...] = (5, 10, 20)
-    degree: int = 3
-    starts: int = 6
     sparsity: float = 1e-3
     slack: float = 0.1
-    budget: float = 40.0
-    simplify: float = 5.0
-
-    @property
-    def search(self) -> SearchSettings:
-        numeric = NumericSettings(starts=self.starts, grids=self.grids)
-        return SearchSettings(budget=self.budget, degree=self.degree, numeric=numeric)
+    policy: SearchPolicy = field(default_factory=SearchPolicy)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from kanrun.experiments.interpret.diagram_edges import label
 from kanrun.experiments.interpret.problem import InterpretationProblem
 from kanrun.experiments.interpret.result import Check, Interpretation
 
-from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, Stage, Tried
-from kanrun.engine.symbolic.graph import depths
+from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, Stage, Tried, depths
 from kanrun.runs.records import Row
 
 

@@ -9,29 +9,27 @@ from dataclasses import dataclass
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, SourceNetwork
 
 from kanrun.engine.symbolic import (
     Certificate,
     Decision,
     Formula,
     Graph,
-    Mixed,
+    PartlySymbolic,
     SearchData,
+    SearchProblem,
     Stage,
     Tried,
     certify,
     choose_formula,
     finished,
-    gauges,
     partly_symbolic,
+    variants,
 )
 
+#: Points of the certificate that no part of the search has seen.
 _FRESH = 1000
-#: Relative validation error that any formula may have, and the effort for edges that may stay numeric.
-_EXACT, _MIXING = 1e-9, 6.0
-#: Structures that are tried for that, and how much worse than the best their networks may be.
-_MOST_MIXED, _NEAR = 4, 3.0
 #: Stages whose networks are numeric: the best of them is what a formula is measured by.
 _NUMERIC = ("train", "prune", "retrain")
 #: Relative error of a network above which its share of the variance is said beside the formula.
@@ -50,25 +48,26 @@ class _Outcome:
 
 
 def verdict(
-    samples: SearchData,
+    problem: SearchProblem,
+    slack: float,
     check: Check,
-    options: Options,
     steps: Sequence[Stage],
     tried: Sequence[Tried],
-    given: SourceNetwork | None,
+    source: SourceNetwork | None,
     began: float,
 ) -> Iterator[Stage | Interpretation]:
-    """The steps from the best structure to its formula, then the interpretation, certified against the network that was
-    `given`, or else the one that was trained."""
+    """The stages from the best structure to its formula, then the interpretation, certified against the network that
+    was given as `source`, or else the one that was trained. A formula may be `slack` worse than its network."""
+    data = problem.data
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
-    choice = choose_formula(tried, samples, options.search)
-    if best >= samples.nothing or choice is None:
-        yield _nothing(best, samples, steps, began)
+    choice = choose_formula(tried, problem)
+    if best >= data.nothing or choice is None:
+        yield _nothing(best, data.nothing, steps, began)
         return
     more: list[Stage] = []
     outcome = None
     reference = min(best, choice.network_error)
-    for event in _finishing(choice, tried, samples, options, reference):
+    for event in _finishing(choice, tried, problem, slack, reference):
         if isinstance(event, Stage):
             more.append(event)
             yield event
@@ -77,71 +76,71 @@ def verdict(
     assert outcome is not None
     formula_error, choice = choice.formula_error, outcome.choice
     start = time.monotonic()
-    network = given.itself if given is not None else choice.network
-    certificate = certify(
-        outcome.formula, network, (check.x, check.y), fresh(check.domain), check.truth, check.expression
-    )
+    network = source.itself if source is not None else choice.network
+    points, proof = fresh(check.domain), problem.policy.simplification
+    certificate = certify(outcome.formula, network, (check.x, check.y), points, check.truth, check.expression, proof)
     if outcome.formula is not None:
-        error = samples.error(outcome.formula)
+        error = data.error(outcome.formula)
         more.append(
             Stage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
         )
         yield more[-1]
-    kind, sentence = _judged(outcome, formula_error, certificate, samples, reference)
+    kind, sentence = _judged(outcome, formula_error, certificate, problem.data, reference)
     yield Interpretation(
         kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
         choice, (*steps, *more), outcome.approximation, outcome.decisions,
     )  # fmt: skip
 
 
-def _nothing(best: float, samples: SearchData, steps: Sequence[Stage], began: float) -> Interpretation:
+def _nothing(best: float, nothing: float, steps: Sequence[Stage], began: float) -> Interpretation:
     sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
-    if best >= samples.nothing:
+    if best >= nothing:
         sentence = "no structure found: no network predicts held-out points better than their mean does"
     return Interpretation("failed", sentence, None, None, None, "", time.monotonic() - began, None, tuple(steps))
 
 
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], samples: SearchData, options: Options, reference: float
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, reference: float
 ) -> Iterator[Stage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
-    allowed = max((1 + options.slack) * reference, _EXACT)
-    names = [f"x{i}" for i in range(samples.x.shape[1])]
+    allowed = max((1 + slack) * reference, problem.policy.exact)
+    names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, Stage]:
         start = time.monotonic()
-        formula = finished(graph, samples, names, options.simplify)
-        error = samples.error(formula.graph)
+        formula = finished(graph, problem.data, names, problem.policy)
+        error = problem.data.error(formula.graph)
         return formula, Stage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
     if choice.formula is not None and choice.formula_error <= allowed:
-        formula, step = rounded(choice.formula)
-        yield step
+        formula, stage = rounded(choice.formula)
+        yield stage
         yield _Outcome(choice, formula, None, ())
         return
     approximation = rounded(choice.formula)[0] if choice.formula is not None else None
     start = time.monotonic()
-    choice, mixed = _mixed(choice, tried, samples, options)
+    choice, mixed = _mixed(choice, tried, problem, slack)
     if not mixed.symbolic:
         yield _Outcome(choice, None, approximation, mixed.decisions)
         return
     yield Stage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
-    formula, step = rounded(mixed.graph)
-    yield step
+    formula, stage = rounded(mixed.graph)
+    yield stage
     yield _Outcome(choice, formula, approximation, mixed.decisions)
 
 
-def _mixed(choice: Tried, tried: Sequence[Tried], samples: SearchData, options: Options) -> tuple[Tried, Mixed]:
+def _mixed(choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float) -> tuple[Tried, PartlySymbolic]:
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
+    policy = problem.policy.mixing
     best = min(each.network_error for each in tried)
-    near = [each for each in tried if each.network_error <= _NEAR * best][:_MOST_MIXED] or [choice]
-    found: list[tuple[int, float, int, Tried, Mixed]] = []
+    near = [each for each in tried if each.network_error <= policy.near * best][: policy.structures] or [choice]
+    found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
-        allowed = max((1 + options.slack) * each.network_error, _EXACT)
-        variants = gauges(each.network, samples, options.candidates)
-        limit = _MIXING / (len(near) * len(variants))
-        for variant in variants:
-            mixed = partly_symbolic(variant, samples, options.candidates, each.matches, allowed, limit)
+        allowed = max((1 + slack) * each.network_error, problem.policy.exact)
+        graphs = variants(each.network, problem)
+        for graph in graphs:
+            allowance = policy.budget / (len(near) * len(graphs))
+            mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
             numeric = len(mixed.graph.numeric_edges())
             found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
             if numeric == 0:
@@ -151,12 +150,12 @@ def _mixed(choice: Tried, tried: Sequence[Tried], samples: SearchData, options: 
 
 
 def _judged(
-    outcome: _Outcome, formula_error: float, certificate: Certificate, samples: SearchData, reference: float
+    outcome: _Outcome, formula_error: float, certificate: Certificate, data: SearchData, reference: float
 ) -> tuple[str, str]:
     choice = outcome.choice
     if certificate.recovered == "yes":
         return "recovered", f"the formula is the truth to {certificate.formula_rmse:.1e}"
-    poor = f"; the network itself explains {_explained(samples, choice):.3g} of the variance"
+    poor = f"; the network itself explains {_explained(data, choice):.3g} of the variance"
     poor = poor if choice.network_error > _POOR else ""
     away = ""
     if outcome.approximation is not None:
@@ -167,21 +166,21 @@ def _judged(
     if outcome.formula.splines:
         count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
-    ratio = samples.error(outcome.formula) / max(reference, 1e-300)
+    ratio = data.error(outcome.formula) / max(reference, 1e-300)
     return "formula", f"the formula is as good as the network ({ratio:.2g} times its error on held-out points){poor}"
 
 
-def _explained(samples: SearchData, choice: Tried) -> float:
-    by_mean = samples.error(lambda x: np.full(x.shape[0], float(np.mean(samples.y))))
+def _explained(data: SearchData, choice: Tried) -> float:
+    by_mean = data.error(lambda x: np.full(x.shape[0], float(np.mean(data.y))))
     return 1 - (choice.network_error / by_mean) ** 2
 
 
-def constant(samples: SearchData, check: Check, given: SourceNetwork | None, began: float) -> Interpretation:
-    """The interpretation of an output that does not vary, certified against the network that was `given`, if any."""
-    names = tuple(f"x{i}" for i in range(samples.x.shape[1]))
-    graph = Graph(samples.x.shape[1], ("sum",), ())
-    formula = Formula(sympy.Float(float(samples.y.mean()), 17), names, graph)
-    network = given.itself if given is not None else formula
+def constant(data: SearchData, check: Check, source: SourceNetwork | None, began: float) -> Interpretation:
+    """The interpretation of an output that does not vary, certified against the network `source`, if there is one."""
+    names = tuple(f"x{i}" for i in range(data.x.shape[1]))
+    graph = Graph(data.x.shape[1], ("sum",), ())
+    formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
+    network = source.itself if source is not None else formula
     certificate = certify(formula, network, (check.x, check.y), fresh(check.domain), None, None)
     sentence = "no structure found: the output is constant"
     return Interpretation("formula", sentence, formula, network, certificate, "", time.monotonic() - began)

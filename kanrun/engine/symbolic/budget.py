@@ -1,7 +1,7 @@
-"""A clock that runs by the refits of a thread: a search ends at the same structure on an idle and on a busy machine.
+"""Work instead of seconds: a search ends at the same structure on an idle and on a busy machine.
 
-Refits take nearly all of a search's time; what their parts cost was measured on graphs of 1 to 900 parameters. As with
-`time.thread_time`, only differences mean anything.
+Nearly all of a search's time is spent in refits, which count what they do; the costs were measured on graphs of 1 to
+900 parameters. A unit is about one second of one core.
 """
 
 from __future__ import annotations
@@ -9,48 +9,56 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from kanrun.engine.symbolic.graph import Graph
 
-#: Units of a step for itself, for an edge, for an entry of the Jacobian, and for one of the products that solve it.
-_STEP, _EDGE, _ENTRY, _PRODUCT = 1e-3, 6e-4, 1.5e-8, 1e-10
+@dataclass(frozen=True)
+class WorkCosts:
+    """Units of a Jacobian: for itself, for an edge, for an entry; of a trial step: for itself, for an entry, for one of
+    the products that solve it; and of one value of a candidate on a search grid."""
 
+    jacobian: float = 3.4e-5
+    edge: float = 3.4e-5
+    entry: float = 1.1e-8
+    trial: float = 4.5e-5
+    trial_entry: float = 1.25e-8
+    product: float = 8e-12
+    grid_value: float = 4e-8
 
-@dataclass
-class Effort:
-    """What is `left` of an allowance."""
-
-    left: float
-
-    def spend(self, units: float) -> None:
-        self.left -= units
-
-    @property
-    def over(self) -> bool:
-        return self.left <= 0
-
-
-def refit_effort(graph: Graph, points: int, steps: int) -> float:
-    """Units that `steps` of a refit of `graph` to `points` take."""
-    width = graph.parameters.size
-    return steps * (_STEP + _EDGE * len(graph.edges) + points * width * (_ENTRY + _PRODUCT * width))
+    def refit(self, edges: int, parameters: int, points: int, jacobians: int, trials: int) -> float:
+        """Units of a refit of `parameters` to `points`."""
+        entries = points * parameters
+        one = self.jacobian + self.edge * edges + self.entry * entries
+        trial = self.trial + entries * (self.trial_entry + self.product * parameters)
+        return jacobians * one + trials * trial
 
 
-#: Units of a Jacobian, for itself, for an edge and for an entry; and of a step that is tried, for itself, for an entry
-#: and for one of the products that solve it.
-_JACOBIAN, _EDGE, _ENTRY = 3.4e-5, 3.4e-5, 1.1e-8
-_TRIAL, _TRIAL_ENTRY, _PRODUCT = 4.5e-5, 1.25e-8, 8e-12
-
+COSTS = WorkCosts()
 _thread = threading.local()
 
 
 def work_done() -> float:
-    """The work of this thread so far; a unit is about a second of one core."""
+    """The work of this thread so far. As with `time.thread_time`, only differences mean anything."""
     return getattr(_thread, "done", 0.0)
 
 
-def count_refit(edges: int, parameters: int, points: int, jacobians: int, trials: int) -> None:
-    """Move this thread's clock on by a refit of so many parameters to so many points."""
-    entries = points * parameters
-    one = _JACOBIAN + _EDGE * edges + _ENTRY * entries
-    trial = _TRIAL + entries * (_TRIAL_ENTRY + _PRODUCT * parameters)
-    _thread.done = work_done() + jacobians * one + trials * trial
+def count_work(units: float) -> None:
+    """Advance the clock of this thread."""
+    _thread.done = work_done() + units
+
+
+class Budget:
+    """An allowance of `units` of this thread's work, from now on."""
+
+    def __init__(self, units: float) -> None:
+        self.units, self._begun = units, work_done()
+
+    @property
+    def used(self) -> float:
+        return work_done() - self._begun
+
+    @property
+    def left(self) -> float:
+        return self.units - self.used
+
+    @property
+    def over(self) -> bool:
+        return self.left <= 0

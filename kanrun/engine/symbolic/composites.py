@@ -6,6 +6,7 @@ own until `expanded` makes it two edges and a node.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -13,20 +14,14 @@ from typing import Literal
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
-from kanrun.engine.symbolic.edge_matching import ROUNDING, EdgeMatch, search_grid
+from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.candidates import Array, Candidate
+from kanrun.engine.symbolic.edge_matching import ROUNDING, EdgeMatch, allowed_values, search_grid
 from kanrun.engine.symbolic.edges import Composite, Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-
-_COARSE, _SAMPLES = 61, 120
-_KEPT, _POLISHED, _RETURNED = 3, 40, 6
-_QUICK_STEPS, _STEPS = 8, 60
-#: Inner functions and outer functions of a chain that are tried, and factors of a product.
-_INNER = ("x^2", "exp", "sin", "cosh", "1/x", "log", "sqrt", "tanh")
-_OUTER = ("1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "x^2", "sin", "tanh", "arctan", "arcsin", "gaussian")
-_FACTORS = ("x", "x^2", "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "sin", "tanh", "gaussian")
+from kanrun.engine.symbolic.search_problem import CompositePolicy
 
 
 def expanded(graph: Graph) -> Graph:
@@ -59,105 +54,102 @@ def _with_node(graph: Graph, index: int, composite: Composite) -> Graph:
     return Graph(graph.inputs, operations, tuple(sorted(moved, key=lambda e: (e.target, e.source))), tuple(marks))
 
 
-def match_composites(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
+def match_composites(
+    t: Array, values: Array, candidates: Sequence[Candidate], policy: CompositePolicy = CompositePolicy()
+) -> list[EdgeMatch]:
     """The few composites nearest to an edge's values (N,) at its arguments t (N,), best score first."""
-    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, _SAMPLES)).astype(int)]
+    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
     t, values = t[order], values[order]
     half, middle = float(t[-1] - t[0]) / 2, float(t[-1] + t[0]) / 2
     if half == 0.0 or np.var(values) == 0.0:
         return []
     tau = (t - middle) / half
     usable = {candidate.name: candidate for candidate in candidates}
-    names = set(usable)
-    own = tuple(c.name for c in candidates if c.complexity < 100 and c.name not in TWINS and c is not CONSTANT)
-    curve = np.interp(np.linspace(-1, 1, _COARSE), tau, values)
+    curve = np.interp(np.linspace(-1, 1, policy.coarse), tau, values)
     curve = (curve - curve.mean()) / max(float(np.std(curve)), 1e-300)
-    centre = -middle / half  # where the argument itself is zero, in units of tau
-    starts: list[tuple[float, Composite]] = []
-    for inner in (name for name in _INNER if name in names and name in own):
-        for outer in (name for name in _OUTER if name in names and name != inner):
-            starts += _chains(curve, usable[inner], usable[outer], round(centre, 6))
-    for k, first in enumerate(_FACTORS):
-        for second in _FACTORS[k + 1 :]:
-            if first in names and second in names:
-                starts += _products(curve, usable[first], usable[second], round(centre, 6))
+    centre = round(-middle / half, 6)  # where the argument itself is zero, in units of tau
+    starts: list[Composite] = []
+    for inner, outer in itertools.product(policy.inner, policy.outer):
+        if inner in usable and outer in usable and inner != outer:
+            starts += _chains(curve, usable[inner], usable[outer], centre, policy)
+    for first, second in itertools.combinations(policy.factors, 2):
+        if first in usable and second in usable:
+            starts += _products(curve, usable[first], usable[second], centre, policy)
     thin = slice(None, None, 3)
-    quick = [(_polished(tau[thin], values[thin], start, (1.0, 0.0), _QUICK_STEPS), start) for _, start in starts]
-    near = sorted((match.loss, i) for i, (match, _) in enumerate(quick) if match is not None)[:_POLISHED]
-    found = [m for _, i in near if (m := _polished(tau, values, quick[i][1], (half, middle), _STEPS)) is not None]
-    return sorted(found, key=lambda match: match.score)[:_RETURNED]
+    quick = [(_polished(tau[thin], values[thin], each, (1.0, 0.0), policy.quick_steps), each) for each in starts]
+    near = sorted((match.loss, i) for i, (match, _) in enumerate(quick) if match is not None)[: policy.polished]
+    found = [m for _, i in near if (m := _polished(tau, values, quick[i][1], (half, middle), policy.steps)) is not None]
+    return sorted(found, key=lambda match: match.score)[: policy.returned]
 
 
 @lru_cache(maxsize=256)
-def _curves(candidate: Candidate, centre: float, limit: int) -> tuple[Array, Array]:
-    """At most `limit` grid points (a, b), those with the argument's own zero first, and the curves there, each to
-    [-1, 1]."""
+def _curves(candidate: Candidate, centre: float, limit: int, steps: int) -> tuple[Array, Array]:
+    """At most `limit` grid points (a, b), those with the argument's own zero first, and the curves there at equal
+    steps, each to [-1, 1]."""
     own = np.array([[1.0, -centre], [-1.0, centre]]) if "a" not in candidate.free else np.zeros((0, 2))
     if candidate.name in ("sin", "tanh", "gaussian", "cosh", "arctan"):
         sizes = np.array([0.5, 1, 1.6, 2.5, 4, 6, 9])
         own = np.stack([sizes, -sizes * centre], axis=1)
         if candidate.name == "sin":
             own = np.concatenate([own, own + np.array([0, np.pi / 2])])
-    grid = search_grid(candidate)
-    if candidate.name == "x":
-        grid = np.array([[1.0, 0.0]])
+    grid = np.array([[1.0, 0.0]]) if candidate.name == "x" else search_grid(candidate)
     grid = np.concatenate([own, grid[:: max(1, len(grid) // limit)][:limit]])
-    ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
-    grid = grid[[candidate.domain.allows(low, high) for low, high in ends.T]]
-    with np.errstate(all="ignore"):
-        curves = candidate.value(grid[:, :1] * np.linspace(-1, 1, _COARSE) + grid[:, 1:])
-    fine = np.isfinite(curves).all(1)
-    grid, curves = grid[fine], curves[fine]
+    grid, curves = allowed_values(candidate, grid, steps)
     width = np.ptp(curves, axis=1)
     fine = width > 1e-9 * np.abs(curves).max(axis=1, initial=1e-300)
     return grid[fine], curves[fine]
 
 
-def _chains(curve: Array, inner: Candidate, outer: Candidate, centre: float) -> list[tuple[float, Composite]]:
-    points, curves = _curves(inner, centre, 32)
-    outer_points = _curves(outer, 0.0, 40)[0]
+def _chains(
+    curve: Array, inner: Candidate, outer: Candidate, centre: float, policy: CompositePolicy
+) -> list[Composite]:
+    points, curves = _curves(inner, centre, policy.chain_grids[0], policy.coarse)
+    outer_points = _curves(outer, 0.0, policy.chain_grids[1], policy.coarse)[0]
     if not len(points) or not len(outer_points):
         return []
     low, high = curves.min(1, keepdims=True), curves.max(1, keepdims=True)
     unit = 2 * (curves - low) / (high - low) - 1
     with np.errstate(all="ignore"):
         values = outer.value(outer_points[None, :, :1] * unit[:, None, :] + outer_points[None, :, 1:])
+    count_work(COSTS.grid_value * values.size)
     starts = []
-    for loss, (i, j), c, d in _best(curve, values, points):
+    for (i, j), c, d in _best(curve, values, points, policy.kept):
         scale = 2 / float(high[i, 0] - low[i, 0])
         first = Symbolic(inner, (*points[i].tolist(), scale, -1 - scale * float(low[i, 0])), inner.free)
         second = Symbolic(outer, (*outer_points[j].tolist(), c, d), outer.free)
-        starts.append((loss, Composite("chain", first, second)))
+        starts.append(Composite("chain", first, second))
     return starts
 
 
-def _products(curve: Array, left: Candidate, right: Candidate, centre: float) -> list[tuple[float, Composite]]:
-    """c f g + d e f + ...: the factors' own constants are found by least squares on f g, f, g and 1."""
-    points, curves = _curves(left, centre, 24)
-    others, other_curves = _curves(right, centre, 24)
+def _products(
+    curve: Array, left: Candidate, right: Candidate, centre: float, policy: CompositePolicy
+) -> list[Composite]:
+    """c f g + d f + e g + ...: the factors' own constants are found by least squares on f g, f, g and 1."""
+    points, curves = _curves(left, centre, policy.product_grid, policy.coarse)
+    others, other_curves = _curves(right, centre, policy.product_grid, policy.coarse)
     if not len(points) or not len(others):
         return []
     f, g = np.broadcast_arrays(curves[:, None, :], other_curves[None, :, :])
     basis = np.stack([f * g, f, g, np.ones_like(f)], axis=-1)
+    count_work(COSTS.grid_value * basis.size)
     size = np.linalg.norm(basis, axis=-2, keepdims=True)
     basis = basis / np.where(size > 0, size, 1.0)
     normal = np.einsum("ijnp,ijnq->ijpq", basis, basis) + 1e-12 * np.eye(4)
     solution = np.linalg.solve(normal, np.einsum("ijnp,n->ijp", basis, curve)[..., None])[..., 0]
     loss = np.mean((np.einsum("ijnp,ijp->ijn", basis, solution) - curve) ** 2, axis=-1)
     starts = []
-    for i, j in _apart(loss, points):
-        norms = np.linalg.norm(np.stack([f[i, j] * g[i, j], f[i, j], g[i, j]]), axis=1)
-        both, only_f, only_g = solution[i, j, :3] / norms
+    for i, j in _apart(loss, points, policy.kept):
+        both, only_f, only_g = solution[i, j, :3] / size[i, j, 0, :3]
         if both == 0.0 or loss[i, j] > 0.5:
             continue
         first = Symbolic(left, (*points[i].tolist(), float(both), float(only_g)), left.free)
         second = Symbolic(right, (*others[j].tolist(), 1.0, float(only_f / both)), right.free)
-        starts.append((float(loss[i, j]), Composite("product", first, second)))
+        starts.append(Composite("product", first, second))
     return starts
 
 
-def _best(curve: Array, values: Array, points: Array) -> list[tuple[float, tuple[int, int], float, float]]:
-    """The few entries of values (I, J, N) nearest to the standardised curve after c v + d: loss, where, c, d."""
+def _best(curve: Array, values: Array, points: Array, kept: int) -> list[tuple[tuple[int, int], float, float]]:
+    """The few entries of values (I, J, N) nearest to the standardised curve after c v + d: where, c, d."""
     mean = values.mean(-1, keepdims=True)
     centred = values - mean
     with np.errstate(all="ignore"):
@@ -166,14 +158,14 @@ def _best(curve: Array, values: Array, points: Array) -> list[tuple[float, tuple
         r2 = cover**2 / power / float(curve @ curve)
     r2[~np.isfinite(r2) | (power <= 1e-18)] = -1.0
     found = []
-    for i, j in _apart(1 - r2, points):
+    for i, j in _apart(1 - r2, points, kept):
         if r2[i, j] > 0.5:
             c = float(cover[i, j] / power[i, j])
-            found.append((1 - float(r2[i, j]), (i, j), c, -c * float(mean[i, j, 0])))
+            found.append(((i, j), c, -c * float(mean[i, j, 0])))
     return found
 
 
-def _apart(loss: Array, points: Array) -> list[tuple[int, int]]:
+def _apart(loss: Array, points: Array, kept: int) -> list[tuple[int, int]]:
     """The few smallest entries (i, j) whose first functions' scales differ by half or more: where the best of a
     coarse grid is a limit (a very flat cosh is a parabola), the true scale is another one."""
     partner = np.argmin(loss, axis=1)
@@ -184,42 +176,34 @@ def _apart(loss: Array, points: Array) -> list[tuple[int, int]]:
         fresh = all(not 0.67 < size < 1.5 for size in sizes) or (len(chosen) < 2 and len(np.unique(points[:, 0])) < 3)
         if fresh:
             chosen.append(int(i))
-        if len(chosen) == _KEPT:
+        if len(chosen) == kept:
             break
     return [(i, int(partner[i])) for i in chosen]
 
 
 def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, float], steps: int) -> EdgeMatch | None:
     half, middle = units
-    spread = float(np.std(values))
-    scale = start.second if start.kind == "chain" else start.first
-    a, b, c, d = scale.constants
-    fitted_scale = replace(scale, constants=(a, b, c * spread, d * spread + float(values.mean())))
-    if start.kind == "product":
-        fitted_scale = replace(scale, constants=(a, b, c * spread, d * spread))
-    chain = start.kind == "chain"
-    start = replace(start, second=fitted_scale) if chain else replace(start, first=fitted_scale)
+    spread, is_chain = float(np.std(values)), start.kind == "chain"
+    outer = start.second if is_chain else start.first
+    a, b, c, d = outer.constants
+    outer = replace(outer, constants=(a, b, c * spread, d * spread + (float(values.mean()) if is_chain else 0.0)))
+    start = replace(start, second=outer) if is_chain else replace(start, first=outer)
     simple = canonical(expanded(Graph(1, ("sum",), (Edge(0, 1, start),))))
-    fitted = refit(
-        simple,
-        tau[:, None],
-        values,
-        RefitSettings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=ROUNDING**0.5 * spread),
-    )
-    if not np.isfinite(fitted.rmse):
-        return None
+    floor = ROUNDING**0.5 * spread
+    settings = RefitSettings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=floor)
+    fitted = refit(simple, tau[:, None], values, settings)
     parts = [edge.function for edge in fitted.graph.edges if isinstance(edge.function, Symbolic)]
-    if len(parts) != 2:
+    if not np.isfinite(fitted.rmse) or len(parts) != 2:
         return None
     first, second = parts
     inner = first.evaluate(tau, columns=False)[0]
-    if not first.allows(tau) or not second.allows(inner if start.kind == "chain" else tau):
+    if not first.allows(tau) or not second.allows(inner if is_chain else tau):
         return None
     composite = Composite(start.kind, _moved(first, half, middle), second)
-    if start.kind == "product":
+    if not is_chain:
         composite = replace(composite, second=_moved(second, half, middle))
-    parts_complexity = first.candidate.complexity + second.candidate.complexity + 1.0
-    return EdgeMatch(composite, fitted.rmse**2 / spread**2, parts_complexity, composite.name)
+    complexity = first.candidate.complexity + second.candidate.complexity + 1.0
+    return EdgeMatch(composite, fitted.rmse**2 / spread**2, complexity, composite.name)
 
 
 def _moved(function: Symbolic, half: float, middle: float) -> Symbolic:

@@ -9,9 +9,11 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import RoundingPolicy
 
 #: Units of nice numbers with the bits that naming them costs.
 _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
@@ -23,58 +25,49 @@ _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
     (1 / sympy.sqrt(2 * sympy.pi), 5.0),
     (sympy.sqrt(sympy.pi), 5.0),
 )
-_LARGEST_DENOMINATOR = 20
-#: A constant is known to no better than this, relatively, whatever its standard error says.
-_KNOWN = 1e-9
-#: Chance that a number without meaning lies as near to one this simple.
-_CHANCE = 0.05
 
 
 @dataclass(frozen=True)
-class Rounded:
+class RoundedGraph:
     """The graph with constants rounded, and what became of each: `edge, name, before, after`."""
 
     graph: Graph
     changes: tuple[tuple[int, str, float, str], ...]
 
 
-def nice(value: float, window: float) -> sympy.Expr | None:
+def nice(value: float, window: float, policy: RoundingPolicy = RoundingPolicy()) -> sympy.Expr | None:
     """The simplest nice number within `window` of `value`, or None where none is simple enough to mean anything."""
     if abs(value) <= window:
         return sympy.Integer(0)
     best: tuple[float, sympy.Expr] | None = None
     for unit, bits in _UNITS:
         size = float(unit)
-        for q in range(1, _LARGEST_DENOMINATOR + 1):
+        for q in range(1, policy.denominator + 1):
             p = round(value / size * q)
             if p == 0 or math.gcd(p, q) > 1 or abs(p * size / q - value) > window:
                 continue
             cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
-            if 2**cost * window / max(abs(value), 1.0) < _CHANCE and (best is None or cost < best[0]):
+            if 2**cost * window / max(abs(value), 1.0) < policy.chance and (best is None or cost < best[0]):
                 best = cost, sympy.Rational(p, q) * unit
     return best[1] if best else None
 
 
 def round_constants(
-    graph: Graph, train: tuple[Array, Array], validation: tuple[Array, Array], allowed: float
-) -> Rounded:
-    """Fixes constants at nice numbers one after another, refitting the others; each stays only if the validation
-    error is then at most `allowed`."""
+    graph: Graph, data: SearchData, allowed: float, policy: RoundingPolicy = RoundingPolicy()
+) -> RoundedGraph:
+    """Fixes constants at nice numbers one after another, refitting the others; each stays only if the relative
+    validation error is then at most `allowed`."""
     changes: list[tuple[int, str, float, str]] = []
     refused: set[tuple[int, str, sympy.Expr]] = set()
     while True:
-        errors = _standard_errors(graph, *train)
-        proposal = _nearest(graph, errors, refused)
+        proposal = _nearest(graph, _standard_errors(graph, data.x, data.y), refused, policy)
         if proposal is None:
-            return Rounded(graph, tuple(changes))
+            return RoundedGraph(graph, tuple(changes))
         index, name, number = proposal
-        trial = refit(_fixed(graph, index, name, number), *train, RefitSettings(steps=20)).graph
-        with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean((trial(validation[0]) - validation[1]) ** 2)))
-        if error <= allowed:
-            before = _constant(graph, index, name)
+        trial = refit(_fixed(graph, index, name, number), data.x, data.y, RefitSettings(steps=20)).graph
+        if data.error(trial) <= allowed:
+            changes.append((index, name, _constant(graph, index, name), str(number)))
             graph = trial
-            changes.append((index, name, before, str(number)))
         else:
             refused.add(proposal)
 
@@ -98,20 +91,23 @@ def _fixed(graph: Graph, index: int, name: str, number: sympy.Expr) -> Graph:
 
 
 def _nearest(
-    graph: Graph, errors: dict[tuple[int, str], float], refused: set[tuple[int, str, sympy.Expr]]
+    graph: Graph,
+    errors: dict[tuple[int, str], float],
+    refused: set[tuple[int, str, sympy.Expr]],
+    policy: RoundingPolicy,
 ) -> tuple[int, str, sympy.Expr] | None:
     """The free constant that is relatively nearest to a nice number, simple numbers first; every constant that is fixed
     lets the others be known better, so that a number too uncertain before may be nice now."""
     best: tuple[float, int, str, sympy.Expr] | None = None
     for (index, name), error in errors.items():
         value = _constant(graph, index, name)
-        window = max(3 * error, _KNOWN * max(abs(value), 1e-3))
-        number = nice(value, window)
+        window = max(3 * error, policy.known * max(abs(value), 1e-3))
+        number = nice(value, window, policy)
         if number is None and name == "b" and _is_wave(graph, index):
-            number = _nice_shift(value, window)
+            number = _nice_shift(value, window, policy)
         if number is None or (index, name, number) in refused:
             continue
-        distance = abs(value - float(number)) / max(error, _KNOWN * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
+        distance = abs(value - float(number)) / max(error, policy.known * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
             number
         )
         if best is None or distance < best[0]:
@@ -124,10 +120,10 @@ def _is_wave(graph: Graph, index: int) -> bool:
     return isinstance(function, Symbolic) and function.candidate.name in ("sin", "cos")
 
 
-def _nice_shift(value: float, window: float) -> sympy.Expr | None:
+def _nice_shift(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
     """A nice number and a quarter of a turn: the sine is then a cosine with a nice shift."""
     for quarter in (sympy.pi / 2, -sympy.pi / 2):
-        rest = nice(value - float(quarter), window)
+        rest = nice(value - float(quarter), window, policy)
         if rest is not None:
             return rest + quarter
     return None

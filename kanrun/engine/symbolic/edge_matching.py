@@ -12,15 +12,14 @@ from functools import lru_cache
 
 import numpy as np
 
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
 from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import MatchingPolicy
 
-#: Candidates that are polished, grid points of each, and steps.
-_POLISHED, _STARTS, _POLISH_STEPS = 12, 2, 40
-_SAMPLES, _COARSE = 120, 81
-#: What counts as no loss at all when matches are ranked.
+#: 1 - R^2 at which only the rounding errors of float64 are left.
 ROUNDING = 1e-14
 
 
@@ -43,13 +42,15 @@ class EdgeMatch:
         return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.complexity
 
 
-def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list[EdgeMatch]:
+def match_edge(
+    t: Array, values: Array, candidates: Sequence[Candidate], policy: MatchingPolicy = MatchingPolicy()
+) -> list[EdgeMatch]:
     """All candidates that are defined on the range of t, best score first.
 
     t and values are (N,), an edge's argument and value at the data. Twins (sigmoid and tanh, ...) are matched
     once; candidates that are far off on the coarse grid are left out.
     """
-    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, _SAMPLES)).astype(int)]
+    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
     t, values = t[order], values[order]
     spread = float(np.var(values))
     constant = _matched(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
@@ -60,20 +61,23 @@ def match_edge(t: Array, values: Array, candidates: Sequence[Candidate]) -> list
     coarse = []
     for candidate in candidates:
         if candidate is not CONSTANT and TWINS.get(candidate.name) not in names:
-            coarse += [(loss, candidate, starts) for loss, starts in [_coarse(t, values, candidate)] if starts]
-    for _, candidate, starts in sorted(coarse, key=lambda entry: entry[0] * 2 ** entry[1].complexity)[:_POLISHED]:
-        match = _match(t, values, candidate, starts)
+            coarse += [(loss, candidate, starts) for loss, starts in [_coarse(t, values, candidate, policy)] if starts]
+    coarse.sort(key=lambda entry: entry[0] * 2 ** entry[1].complexity)
+    for _, candidate, starts in coarse[: policy.polished]:
+        match = _match(t, values, candidate, starts, policy.steps)
         if match is not None:
             found.append(match)
     return sorted(found, key=lambda match: match.score)
 
 
-def _match(t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]]) -> EdgeMatch | None:
+def _match(
+    t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]], steps: int
+) -> EdgeMatch | None:
     middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
     tau = (t - middle) / half
     best: tuple[float, Symbolic] | None = None
     for a, b in starts:
-        polished = _polished(tau, values, candidate, a, b)
+        polished = _polished(tau, values, candidate, (a, b), steps)
         if polished is not None and (best is None or polished[0] < best[0]):
             best = polished
         if best is not None and best[0] < ROUNDING:
@@ -89,15 +93,18 @@ def _matched(function: Symbolic, loss: float) -> EdgeMatch:
     return EdgeMatch(function, loss, function.candidate.complexity, function.candidate.name)
 
 
-def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[tuple[float, float]]]:
+def _coarse(
+    t: Array, values: Array, candidate: Candidate, policy: MatchingPolicy
+) -> tuple[float, list[tuple[float, float]]]:
     """The smallest loss on the grid and its best points (a, b), apart from each other.
 
     The edge is taken at equal steps, weighted by how dense its arguments are there.
     """
-    grid, f, square = grid_values(candidate)
+    grid, f, square = grid_values(candidate, policy.coarse)
     if not len(grid):
         return np.inf, []
-    tau = np.linspace(-1, 1, _COARSE)
+    count_work(COSTS.grid_value * f.size)
+    tau = np.linspace(-1, 1, policy.coarse)
     at = 2 * (t - t[0]) / (t[-1] - t[0]) - 1
     target = np.interp(tau, at, values)
     edges = np.linspace(-1, 1, 10)
@@ -110,7 +117,7 @@ def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[
     r2[~np.isfinite(r2) | (power < 1e-13 * (square @ weight))] = -1.0
     chosen: list[int] = []
     for i in np.argsort(-r2)[:40]:
-        if r2[i] <= 0 or len(chosen) == _STARTS:
+        if r2[i] <= 0 or len(chosen) == policy.starts:
             break
         if all(np.abs(grid[i] - grid[j]).max() > 0.3 * abs(grid[j, 0]) for j in chosen):
             chosen.append(int(i))
@@ -119,15 +126,20 @@ def _coarse(t: Array, values: Array, candidate: Candidate) -> tuple[float, list[
 
 
 @lru_cache(maxsize=64)
-def grid_values(candidate: Candidate) -> tuple[Array, Array, Array]:
-    """The grid points that the domain allows, f there on [-1, 1], and its square."""
-    grid = search_grid(candidate)
+def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array, Array]:
+    """The grid points that the domain allows, f there at equal steps on [-1, 1], and its square."""
+    grid, f = allowed_values(candidate, search_grid(candidate), steps)
+    return grid, f, f**2
+
+
+def allowed_values(candidate: Candidate, grid: Array, steps: int) -> tuple[Array, Array]:
+    """Those points (a, b) of `grid` at which f(a tau + b) is defined for all tau in [-1, 1], and its values there."""
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
     grid = grid[[candidate.domain.allows(low, high) for low, high in ends.T]]
     with np.errstate(all="ignore"):
-        f = candidate.value(grid[:, :1] * np.linspace(-1, 1, _COARSE) + grid[:, 1:])
+        f = candidate.value(grid[:, :1] * np.linspace(-1, 1, steps) + grid[:, 1:])
     usable = np.isfinite(f).all(axis=1)
-    return grid[usable], f[usable], f[usable] ** 2
+    return grid[usable], f[usable]
 
 
 def search_grid(candidate: Candidate) -> Array:
@@ -164,7 +176,10 @@ def _pairs(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
     return np.stack([left.ravel(), right.ravel()], axis=1)
 
 
-def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: float) -> tuple[float, Symbolic] | None:
+def _polished(
+    tau: Array, values: Array, candidate: Candidate, start: tuple[float, float], steps: int
+) -> tuple[float, Symbolic] | None:
+    a, b = start
     spread = float(np.var(values))
     with np.errstate(all="ignore"):
         f = candidate.value(a * tau + b)
@@ -178,7 +193,7 @@ def _polished(tau: Array, values: Array, candidate: Candidate, a: float, b: floa
         graph,
         tau[:, None],
         values,
-        RefitSettings(steps=_POLISH_STEPS, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
+        RefitSettings(steps=steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
     )
     result = fitted.graph.edges[0].function
     assert isinstance(result, Symbolic)

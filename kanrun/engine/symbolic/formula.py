@@ -1,4 +1,4 @@
-"""A symbolic graph finished: constants polished and rounded, one simplified expression, and its certificate."""
+"""From a graph to a formula: constants polished and rounded, then one simplified expression."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ import numpy as np
 import sympy
 from sympy.core.function import AppliedUndef
 
-from kanrun.engine.symbolic.bounded import CANNOT, OverLimit, within
 from kanrun.engine.symbolic.candidates import CONSTANT, Array, X
 from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edges import CONSTANTS, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.invariances import canonical, released
-from kanrun.engine.symbolic.pruning import shortened
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.pruning import drop_terms
+from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.selection import polish
-from kanrun.engine.symbolic.simplification import simplified, size, tidied
+from kanrun.engine.symbolic.simplification import round_numbers, simplified, size
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 
@@ -91,14 +90,6 @@ def _number(function: Symbolic, name: str) -> sympy.Expr:
     return sympy.Integer(int(value)) if value in (-1.0, 0.0, 1.0) else sympy.Float(value, DIGITS)
 
 
-#: A validation error may grow by this when a constant is rounded.
-SLACK = 0.02
-#: Root mean square error below which a formula is the truth, and the effort to show that in symbols.
-RECOVERED, _PROOF = 1e-8, 2.0
-
-Truth = Callable[[Array], Array]
-
-
 @dataclass(frozen=True)
 class Formula:
     """`expression` in the variables `names`, the graph it was read off, and the constants that were rounded.
@@ -138,103 +129,30 @@ def _spline_value(spline: Spline, t: Array) -> Array:
     return spline.evaluate(t, columns=False)[0]
 
 
-def finished(graph: Graph, samples: SearchData, names: Sequence[str], effort: float) -> Formula:
-    """The formula of a graph: refitted, without what it does not need, rounded where the validation error allows,
-    simplified within `effort` unless it is partly numeric."""
+def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()) -> Formula:
+    """The formula of a graph: refitted, without what it does not need, constants rounded where the validation error
+    allows, and simplified unless it is partly numeric."""
     simple = canonical(expanded(graph))
-    polished = polish(simple if simple.numeric_edges() else shortened(simple, samples), samples)
-    error = samples.error(polished)
-    allowed = max((1 + SLACK) * error, 0.1 * EXACT)
-    validation = (samples.validation_x, samples.validation_y)
-    rounded = round_constants(polished, (samples.x, samples.y), validation, allowed * samples.spread)
+    polished = polish(simple if simple.numeric_edges() else drop_terms(simple, data), data)
+    allowed = max((1 + policy.rounding.slack) * data.error(polished), 0.1 * EXACT)
+    rounded = round_constants(polished, data, allowed, policy.rounding)
     names = tuple(names)
     expression = to_expression(rounded.graph, names)
     if numeric := numeric_names(rounded.graph):
         splines = [(name, rounded.graph.edges[i].function) for i, name in numeric.items()]
         kept = tuple((name, function) for name, function in splines if isinstance(function, Spline))
         return Formula(expression, names, rounded.graph, rounded.changes, kept)
-    points = np.concatenate([samples.validation_x, samples.x[:200]])
+    points = np.concatenate([data.validation_x, data.x[:200]])
 
     def passes(expression: sympy.Expr) -> bool:
-        return samples.error(to_numpy(expression, names)) <= allowed
+        return data.error(to_numpy(expression, names)) <= allowed
 
     for share in (0.6, 0.4):
-        tidy = tidied(expression, passes)
-        expression = simplified(tidy, names, points, share * effort)
-    expression = tidied(expression, passes)
+        tidy = round_numbers(expression, passes, policy.rounding)
+        budget = share * policy.simplification.budget
+        expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
+    expression = round_numbers(expression, passes, policy.rounding)
     return Formula(expression, names, rounded.graph, rounded.changes)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What was checked on `points` fresh points of the domain: the largest difference of formula and network, errors
-    against the truth (or held-out data), and whether the formula is the truth."""
-
-    difference: float
-    formula_rmse: float
-    network_rmse: float
-    r2: float
-    points: int
-    recovered: str
-    form: str
-    symbolically: str
-
-
-def certify(
-    formula: Formula | None,
-    network: Callable[[Array], Array],
-    check: tuple[Array, Array],
-    fresh: Array,
-    truth: Truth | None,
-    expression: sympy.Expr | None,
-) -> Certificate:
-    """The certificate on check points (x, y) of the truth or held-out data, and on `fresh` points of the domain.
-
-    `recovered` and `form` are unknown without a truth; `form` says whether the formula becomes the truth when its
-    constants are fitted to it; `symbolically` whether sympy shows the difference to be zero.
-    """
-    x, y = check
-    with np.errstate(all="ignore"):
-        network_rmse = _rmse(network(x), y)
-        if formula is None:
-            unknown = "unknown" if truth is None else "no"
-            return Certificate(np.nan, np.nan, network_rmse, np.nan, len(fresh), unknown, unknown, unknown)
-        values = formula(x)
-        rmse = _rmse(values, y)
-        difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
-    spread = float(np.var(y))
-    r2 = 1 - rmse**2 / spread if spread > 0 else float(rmse == 0.0)
-    if truth is None:
-        return Certificate(difference, rmse, network_rmse, r2, len(fresh), "unknown", "unknown", "unknown")
-    recovered = "yes" if rmse <= RECOVERED else "no"
-    if formula.splines:
-        return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, "no", "no")
-    form = "yes" if recovered == "yes" or _same_form(formula, fresh, truth) else "no"
-    symbolically = _symbolically(formula.expression, expression) if expression is not None else "unknown"
-    return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically)
-
-
-def _rmse(values: Array, y: Array) -> float:
-    return float(np.sqrt(np.mean((values - y) ** 2)))
-
-
-def _same_form(formula: Formula, x: Array, truth: Truth) -> bool:
-    """Whether the graph with all constants fitted to the truth is the truth."""
-    y = truth(x)
-    free = canonical(released(formula.graph))
-    fitted = refit(free, x, y, RefitSettings(steps=60, damping=1e-6))
-    return fitted.rmse <= RECOVERED * max(float(np.std(y)), 1.0)
-
-
-def _symbolically(found: sympy.Expr, true: sympy.Expr) -> str:
-    """`yes`, `no` or `unknown`: whether sympy shows with some effort that the two are equal."""
-    try:
-        zero = within(_PROOF)(lambda: sympy.simplify(sympy.expand(found - true)))
-    except (OverLimit, *CANNOT):
-        return "unknown"
-    if zero == 0:
-        return "yes"
-    return "no" if not zero.atoms(sympy.Float) else "unknown"
 
 
 def renamed(formula: Formula, names: Sequence[str]) -> Formula:

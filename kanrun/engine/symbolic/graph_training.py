@@ -1,8 +1,12 @@
-"""How structures are trained, and which of a list are worth it: ranked by coarse fits."""
+"""Splines trained on a structure: several coarse starts, the best of them on finer and finer grids; sparsity.
+
+What is trained here are graphs: with nodes that multiply, edges that skip layers, and edges that are symbolic already
+while others are splines. A network of `kanrun fit` comes in through `from_network`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +16,8 @@ from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph, depths
 from kanrun.engine.symbolic.refit import RefitSettings, Rows, refit
-from kanrun.engine.symbolic.search_problem import NumericSettings
+from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
-
-Start = Callable[[np.random.Generator], Graph]
-
-_COARSE_ROUNDS = 3
-#: Of the penalty, on grids for sharp functions.
-_SHARP = 1e-6
 
 
 @dataclass(frozen=True)
@@ -30,64 +28,60 @@ class TrainedGraph:
     error: float
 
 
-def train_graph(
-    start: Start, samples: SearchData, settings: NumericSettings, generator: np.random.Generator
-) -> TrainedGraph:
-    """The best graph over the starts and grids, by validation error; `start` draws a fresh coarse graph."""
-    best: tuple[float, Graph] | None = None
-    for attempt in range(settings.starts):
-        graph = coarse_fit(start(generator), samples, settings.coarse_penalty)
-        error = samples.error(graph)
-        if best is None or error < best[0]:
-            best = error, graph
-        if best[0] < settings.good and attempt >= 1:
+def train_graph(starts: Iterable[Graph], data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
+    """The best graph over the coarse `starts`, which are drawn while they are needed, and finer grids."""
+    best: TrainedGraph | None = None
+    for attempt, graph in enumerate(starts):
+        fitted = coarse_fit(graph, data, policy)
+        best = fitted if best is None or fitted.error < best.error else best
+        if attempt + 1 >= policy.starts or (best.error < policy.good and attempt >= 1):
             break
     assert best is not None
-    if not best[0] < settings.hopeless and len(best[1].operations) > 1:
-        return TrainedGraph(best[1], best[0])
-    return extend(best[1], samples, settings.grids, settings)
+    hopeless = not best.error < policy.hopeless and len(best.graph.operations) > 1
+    return best if hopeless else extend(best.graph, data, policy.grids, policy)
 
 
-def coarse_fit(graph: Graph, samples: SearchData, penalty: float) -> Graph:
+def coarse_fit(graph: Graph, data: SearchData, policy: GraphTrainingPolicy) -> TrainedGraph:
     """A few steps, hidden grids drawn over what reaches them, and again."""
-    for _ in range(_COARSE_ROUNDS):
-        graph = refit(graph, samples.x, samples.y, RefitSettings(steps=12, penalty=penalty, gain=1e-2)).graph
-        graph = fitted_grids(graph, samples.x, margin=0.05)
-    return refit(graph, samples.x, samples.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
+    for _ in range(policy.rounds):
+        graph = refit(graph, data.x, data.y, RefitSettings(12, penalty=policy.coarse_penalty, gain=1e-2)).graph
+        graph = fitted_grids(graph, data.x, margin=0.05)
+    graph = refit(graph, data.x, data.y, RefitSettings(15, penalty=policy.coarse_penalty, gain=1e-2)).graph
+    return TrainedGraph(graph, data.error(graph))
 
 
-def extend(graph: Graph, samples: SearchData, grids: tuple[int, ...], settings: NumericSettings) -> TrainedGraph:
-    """Finer and finer grids while the validation error falls; beyond the last of `grids` for what is too sharp for it,
-    with hardly any penalty, as a sharp function is large in the derivatives that it weighs."""
-    best, last = TrainedGraph(graph, samples.error(graph)), max(grids, default=0)
+def extend(graph: Graph, data: SearchData, grids: Sequence[int], policy: GraphTrainingPolicy) -> TrainedGraph:
+    """Finer and finer grids while the validation error falls, then doubled ones for what is too sharp for the last."""
+    best, last = TrainedGraph(graph, data.error(graph)), max(grids, default=0)
     for intervals in grids:
-        graph, best, going = _finer(graph, best, samples, intervals, settings.penalty, settings.steps)
-        if not going:
+        finer = _on_grid(graph, data, intervals, policy.penalty, policy.steps)
+        graph = finer.graph
+        if finer.error > 1.5 * best.error:
             break
-    for intervals in _further(last, best, samples, settings):
-        before = best.error
-        _, best, _ = _finer(best.graph, best, samples, intervals, _SHARP * settings.penalty, settings.steps)
-        if best.error < settings.unresolved or best.error > 0.5 * before:
+        best = min(best, finer, key=lambda each: each.error)
+    most = min(policy.finest, data.y.size / (4 * max(len(best.graph.numeric_edges()), 1)))  # four points a coefficient
+    while 0 < 2 * last <= most and best.error >= policy.unresolved:
+        last, before = 2 * last, best.error
+        finer = _on_grid(best.graph, data, last, policy.sharp * policy.penalty, policy.steps)
+        best = min(best, finer, key=lambda each: each.error)
+        if best.error > 0.5 * before:
             break
     return best
 
 
-def _finer(
-    graph: Graph, best: TrainedGraph, samples: SearchData, intervals: int, penalty: float, steps: int
-) -> tuple[Graph, TrainedGraph, bool]:
-    """`graph` on another grid, the best so far, and whether finer grids are worth it."""
-    graph = fitted_grids(graph, samples.x, intervals=intervals)
-    graph = refit(graph, samples.x, samples.y, RefitSettings(steps=steps, penalty=penalty, gain=1e-2)).graph
-    error = samples.error(graph)
-    return graph, TrainedGraph(graph, error) if error < best.error else best, error <= 1.5 * best.error
+def _on_grid(graph: Graph, data: SearchData, intervals: int, penalty: float, steps: int) -> TrainedGraph:
+    graph = fitted_grids(graph, data.x, intervals=intervals)
+    graph = refit(graph, data.x, data.y, RefitSettings(steps, penalty=penalty, gain=1e-2)).graph
+    return TrainedGraph(graph, data.error(graph))
 
 
-def _further(last: int, best: TrainedGraph, samples: SearchData, settings: NumericSettings) -> list[int]:
-    """The last grid's doubles, as long as there are four points a coefficient, of a network that is not accurate."""
-    if best.error < settings.unresolved or last == 0:
-        return []
-    most = min(settings.finest, samples.y.size / (4 * max(len(best.graph.numeric_edges()), 1)))
-    return [last * 2**k for k in range(1, 8) if last * 2**k <= most]
+def sparsified(graph: Graph, data: SearchData, weight: float, policy: GraphTrainingPolicy) -> Graph:
+    """The graph after a few reweighted fits with the sparsity penalty, `weight` relative to the variance of y."""
+    for _ in range(policy.sparse_rounds):
+        rows = sparsity_rows(graph, data.x, weight * data.spread**2)
+        settings = RefitSettings(steps=8, penalty=1e-9, extra=rows, gain=1e-2)
+        graph = fitted_grids(refit(graph, data.x, data.y, settings).graph, data.x, margin=0.05)
+    return graph
 
 
 def magnitudes(graph: Graph, x: Array) -> Array:
@@ -96,8 +90,13 @@ def magnitudes(graph: Graph, x: Array) -> Array:
     return np.array([float(np.std(out)) for out in outs])
 
 
-def penalty_rows(graph: Graph, x: Array, weight: float) -> Rows:
-    """The penalty around `graph` as rows (residual, Jacobian) in the parameters of graphs with the same edges."""
+def sparsity_rows(graph: Graph, x: Array, weight: float) -> Rows:
+    """The paper's sparsity penalty near `graph` as rows (residual, Jacobian) in the parameters of the same edges.
+
+    lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S = -sum p log p of its
+    layer's shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the
+    current graph it is sum_e w_e m_e^2 with w_e = lambda (1 + dS/dm_e) / (2 m_e): iteratively reweighted least squares.
+    """
     sizes = [edge.function.parameters.size for edge in graph.edges]
     starts = np.cumsum([0, *sizes])
     layer = depths(graph)

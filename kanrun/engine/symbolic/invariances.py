@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,6 +12,7 @@ from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, standard
 from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import SearchProblem
 
 #: log(s u) = log s + log u moves a constant of this size at most into s.
 _LARGEST_SHIFT = 30.0
@@ -211,12 +211,8 @@ def released(graph: Graph) -> Graph:
     return graph
 
 
-#: Gauges tried beside the straight one, and the score (digits and complexity) that an alpha must reach in them.
-_MOST_GAUGES, _CLEAR_SCORE = 3, -3.5
-
-
 @dataclass(frozen=True)
-class Pair:
+class ProductPair:
     """Edges of the same source: `alpha` into a sum, and `phi` into a product of two that goes into that sum; `psi` is
     the product's other edge."""
 
@@ -225,7 +221,7 @@ class Pair:
     psi: int
 
 
-def pairs(graph: Graph) -> list[Pair]:
+def product_pairs(graph: Graph) -> list[ProductPair]:
     """All such pairs whose functions are splines."""
     found = []
     for carry in graph.edges:
@@ -240,53 +236,58 @@ def pairs(graph: Graph) -> list[Pair]:
                 same = graph.edges[alpha].source == graph.edges[phi].source
                 splines = all(isinstance(graph.edges[i].function, Spline) for i in (alpha, phi, psi))
                 if same and splines and graph.edges[alpha].source != graph.edges[psi].source:
-                    found.append(Pair(alpha, phi, psi))
+                    found.append(ProductPair(alpha, phi, psi))
     return found
 
 
-def plain_gauge(graph: Graph, samples: SearchData) -> Graph:
+def straightened(graph: Graph, data: SearchData) -> Graph:
     """The same function with every alpha as straight as its k can make it."""
-    for pair in pairs(graph):
-        graph = shifted(graph, pair, _straightening(graph, pair, samples))
+    for pair in product_pairs(graph):
+        graph = shifted(graph, pair, _straightening(graph, pair, data))
     return graph
 
 
-def gauges(graph: Graph, samples: SearchData, candidates: Sequence[Candidate]) -> list[Graph]:
-    """The same function in a few gauges: the straight one, then those in which an alpha is nearest to a candidate."""
-    straight = plain_gauge(graph, samples)
+def variants(graph: Graph, problem: SearchProblem) -> list[Graph]:
+    """The same function in a few forms: the straightened one, then those in which an alpha is nearest to a
+    candidate."""
+    straight, limit = straightened(graph, problem.data), problem.policy.selection.clear
     found = []
-    for pair in pairs(straight):
-        values, outs = straight.edge_outputs(samples.x)
+    for pair in product_pairs(straight):
+        values, outs = straight.edge_outputs(problem.data.x)
         t = values[straight.edges[pair.alpha].source]
-        for score, k in _candidate_shifts(t, outs[pair.alpha], outs[pair.phi], candidates):
-            found.append((score, shifted(straight, pair, k)))
-    return [straight, *(each for _, each in sorted(found, key=lambda entry: entry[0])[:_MOST_GAUGES])]
+        for score, k in _candidate_shifts(t, outs[pair.alpha], outs[pair.phi], problem):
+            if score < limit:
+                found.append((score, shifted(straight, pair, k)))
+    best = sorted(found, key=lambda entry: entry[0])[: problem.policy.selection.variants]
+    return [straight, *(each for _, each in best)]
 
 
-def _candidate_shifts(t: Array, alpha: Array, phi: Array, candidates: Sequence[Candidate]) -> list[tuple[float, float]]:
-    """(score, k) for each candidate f with alpha near k phi + c f(a t + b) + d, where that is better than chance."""
-    thin = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, 120)).astype(int)]
+def _candidate_shifts(t: Array, alpha: Array, phi: Array, problem: SearchProblem) -> list[tuple[float, float]]:
+    """(score, k) for each candidate f with alpha near k phi + c f(a t + b) + d."""
+    policy = problem.policy.matching
+    thin = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
     t, alpha, phi = t[thin], alpha[thin], phi[thin]
     spread = float(np.std(alpha))
     shifts = []
-    for candidate in candidates:
+    for candidate in problem.candidates:
         if spread == 0.0 or candidate is CONSTANT or candidate.name in TWINS or candidate is IDENTITY:
             continue
-        begun = _begun(t, alpha, phi, candidate)
+        begun = _begun(t, alpha, phi, candidate, policy.coarse)
         if begun is None:
             continue
-        fitted = refit(begun, np.stack([t, phi], axis=1), alpha, RefitSettings(steps=30, gain=1e-3, damping=1e-4))
+        settings = RefitSettings(steps=30, gain=1e-3, damping=1e-4)
+        fitted = refit(begun, np.stack([t, phi], axis=1), alpha, settings)
         f, line = fitted.graph.edges[0].function, fitted.graph.edges[1].function
         if isinstance(f, Symbolic) and isinstance(line, Symbolic) and np.isfinite(fitted.rmse) and f.allows(t):
             loss = max((fitted.rmse / spread) ** 2, ROUNDING)
             shifts.append((float(np.log10(loss)) + 0.5 * candidate.complexity, line.constants[2]))
-    return [shift for shift in shifts if shift[0] < _CLEAR_SCORE]
+    return shifts
 
 
-def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate) -> Graph | None:
+def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int) -> Graph | None:
     """k phi + c f(a t + b) + d at the best point of f's grid."""
     middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
-    grid, f, _ = grid_values(candidate)
+    grid, f, _ = grid_values(candidate, steps)
     if half == 0.0 or not len(grid):
         return None
     tau = np.linspace(-1, 1, f.shape[1])
@@ -310,7 +311,7 @@ def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate) -> Graph | 
     return Graph(2, ("sum",), (Edge(0, 2, edge), Edge(1, 2, replace(line, constants=(1.0, 0.0, k, 0.0)))))
 
 
-def shifted(graph: Graph, pair: Pair, k: float) -> Graph:
+def shifted(graph: Graph, pair: ProductPair, k: float) -> Graph:
     """alpha - k phi and psi + k in place of alpha and psi."""
     alpha, phi, psi = (graph.edges[i].function for i in (pair.alpha, pair.phi, pair.psi))
     assert isinstance(alpha, Spline)
@@ -321,10 +322,10 @@ def shifted(graph: Graph, pair: Pair, k: float) -> Graph:
     return graph.with_function(pair.psi, psi.with_parameters(psi.parameters + k))
 
 
-def removing(graph: Graph, index: int, samples: SearchData) -> Graph:
+def moved_into_product(graph: Graph, index: int, data: SearchData) -> Graph:
     """The graph with as much as possible of edge `index` moved into a product beside it, if there is one."""
-    values, outs = graph.edge_outputs(samples.x)
-    for pair in pairs(graph):
+    values, outs = graph.edge_outputs(data.x)
+    for pair in product_pairs(graph):
         if pair.alpha == index:
             design = np.stack([outs[pair.phi], np.ones(values[0].size)], axis=1)
             k = float(np.linalg.lstsq(design, outs[index], rcond=None)[0][0])
@@ -332,9 +333,9 @@ def removing(graph: Graph, index: int, samples: SearchData) -> Graph:
     return graph
 
 
-def _straightening(graph: Graph, pair: Pair, samples: SearchData) -> float:
+def _straightening(graph: Graph, pair: ProductPair, data: SearchData) -> float:
     """k with alpha - k phi nearest to a line, over the data's arguments."""
-    values, outs = graph.edge_outputs(samples.x)
+    values, outs = graph.edge_outputs(data.x)
     t = values[graph.edges[pair.alpha].source]
     design = np.stack([outs[pair.phi], t, np.ones_like(t)], axis=1)
     scale = np.linalg.norm(design, axis=0)

@@ -1,4 +1,7 @@
-"""Simpler graphs: edges left out, two splines in a row merged, functions replaced by lines and constants."""
+"""Simpler graphs: edges and nodes left out, two splines in a row merged, functions replaced by lines and constants.
+
+Each simplification is refitted and kept if the validation error or the description length allows it.
+"""
 
 from __future__ import annotations
 
@@ -8,72 +11,66 @@ from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
 from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
-from kanrun.engine.symbolic.invariances import canonical, removing, scale_edge, shift_edge
+from kanrun.engine.symbolic.invariances import canonical, moved_into_product, scale_edge, shift_edge
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import PruningPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
 
-#: Nodes tried in a round, steps of each trial, and the relative error below which a network counts as accurate; it may
-#: then become this many times as large.
-_MOST_NODES, _NODE_STEPS, _ACCURATE, _REGAINED = 4, 40, 3e-3, 6.0
 
-
-def edge_scores(graph: Graph, samples: SearchData) -> list[float]:
+def edge_scores(graph: Graph, data: SearchData) -> list[float]:
     """How much the output changes (root mean square, relative to the spread of y) when an edge gives its mean
     instead."""
-    values, outs = graph.edge_outputs(samples.x)
+    values, outs = graph.edge_outputs(data.x)
     scores = []
     for i, edge in enumerate(graph.edges):
         if isinstance(edge.function, Identity):
             scores.append(np.inf)
             continue
         flat = graph.with_function(i, Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(np.mean(outs[i]))), ""))
-        change = flat(samples.x) - values[graph.output]
-        scores.append(float(np.sqrt(np.mean(change**2))) / samples.spread)
+        change = flat(data.x) - values[graph.output]
+        scores.append(float(np.sqrt(np.mean(change**2))) / data.spread)
     return scores
 
 
-def eliminate(graph: Graph, samples: SearchData, *, slack: float, floor: float, penalty: float) -> Graph:
-    """The graph after as many edges as possible were taken out, the least important first.
+def eliminate(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> Graph:
+    """The graph after as many edges as possible were taken out, the least important first; `penalty` is the refits'.
 
     An edge may go if the relative validation error after a refit is at most (1 + slack) times the smallest one met so
     far, or at most `floor`.
     """
-    graph, best = _without_nodes(graph, samples, slack, penalty)
+    graph, best = _without_nodes(graph, data, policy, penalty)
     kept: set[tuple[int, int, int]] = set()
     while True:
-        scores = edge_scores(graph, samples)
+        scores = edge_scores(graph, data)
         order = [i for i in np.argsort(scores).tolist() if np.isfinite(scores[i]) and _key(graph, i) not in kept]
         for i in order:
-            trial = without(graph, i, samples)
-            if not trial.edges or len(trial.edges) == len(graph.edges):
-                kept.add(_key(graph, i))
-                continue
-            trial = _settled(trial, samples, penalty)
-            error = samples.error(trial)
-            if error <= max((1 + slack) * best, floor):
-                graph, best = trial, min(best, error)
-                break
+            trial = without(graph, i, data)
+            if trial.edges and len(trial.edges) < len(graph.edges):
+                trial = _settled(trial, data, penalty, policy.edge_steps)
+                error = data.error(trial)
+                if error <= max((1 + policy.slack) * best, policy.floor):
+                    graph, best = trial, min(best, error)
+                    break
             kept.add(_key(graph, i))
         else:
             return graph
 
 
-def _without_nodes(graph: Graph, samples: SearchData, slack: float, penalty: float) -> tuple[Graph, float]:
+def _without_nodes(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> tuple[Graph, float]:
     """The graph without the hidden sums that are not needed, the least important first, and its error.
 
     Parallel nodes share a function that one alone would have; what is left has far to go, so it is given more steps,
     and while a network is accurate its error may grow several times: grids and steps win that back.
     """
-    best = samples.error(graph)
+    best = data.error(graph)
     while True:
-        scores = edge_scores(graph, samples)
+        scores = edge_scores(graph, data)
         nodes = [node for node in range(graph.inputs, graph.output) if _has_sibling(graph, node)]
-        order = sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[:_MOST_NODES]
-        for node in order:
-            trial = without(graph, graph.out_of(node)[0], samples)
-            trial = _settled(trial, samples, penalty, _NODE_STEPS)
-            error = samples.error(trial)
-            if error <= (1 + slack if best > _ACCURATE else _REGAINED) * max(best, _ACCURATE / _REGAINED):
+        for node in sorted(nodes, key=lambda node: scores[graph.out_of(node)[0]])[: policy.nodes]:
+            trial = _settled(without(graph, graph.out_of(node)[0], data), data, penalty, policy.node_steps)
+            error = data.error(trial)
+            growth = 1 + policy.slack if best > policy.accurate else policy.regained
+            if error <= growth * max(best, policy.accurate / policy.regained):
                 graph, best = trial, min(best, error)
                 break
         else:
@@ -95,12 +92,12 @@ def _key(graph: Graph, index: int) -> tuple[int, int, int]:
     return edge.source, edge.target, len(graph.operations)
 
 
-def without(graph: Graph, index: int, samples: SearchData) -> Graph:
+def without(graph: Graph, index: int, data: SearchData) -> Graph:
     """The graph without edge `index`, whose mean another edge into its node takes over: as a term in a sum, as a factor
     in a product. Edges that carry a value on as it is have no room for it."""
-    graph = removing(graph, index, samples)
+    graph = moved_into_product(graph, index, data)
     node = graph.edges[index].target
-    _, outs = graph.edge_outputs(samples.x)
+    _, outs = graph.edge_outputs(data.x)
     mean = float(np.mean(outs[index]))
     heir = next((i for i in graph.into(node) if i != index and not isinstance(graph.edges[i].function, Identity)), None)
     if heir is not None and graph.operation(node) == "sum":
@@ -110,17 +107,13 @@ def without(graph: Graph, index: int, samples: SearchData) -> Graph:
     return without_edges(graph, {index})
 
 
-def _settled(graph: Graph, samples: SearchData, penalty: float, steps: int = 12) -> Graph:
-    fit = RefitSettings(steps=steps, penalty=penalty, gain=1e-2)
-    first = refit(graph, samples.x, samples.y, fit).graph
-    return refit(fitted_grids(first, samples.x), samples.x, samples.y, fit).graph
+def _settled(graph: Graph, data: SearchData, penalty: float, steps: int) -> Graph:
+    settings = RefitSettings(steps=steps, penalty=penalty, gain=1e-2)
+    first = refit(graph, data.x, data.y, settings).graph
+    return refit(fitted_grids(first, data.x), data.x, data.y, settings).graph
 
 
-#: Points an interval at which the one spline is drawn through the two.
-_POINTS = 6
-
-
-def without_detours(graph: Graph, samples: SearchData, *, slack: float, floor: float, penalty: float) -> Graph:
+def merge_splines(graph: Graph, data: SearchData, policy: PruningPolicy, penalty: float) -> Graph:
     """The graph with one spline for two in a row, g(f(t)), wherever the relative validation error after a refit is at
     most (1 + slack) times what it was, or at most `floor`.
 
@@ -131,9 +124,9 @@ def without_detours(graph: Graph, samples: SearchData, *, slack: float, floor: f
         node = next((node for node in range(graph.inputs, graph.output) if _passes(graph, node, kept)), None)
         if node is None:
             return graph
-        fit = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
-        trial = refit(_joined(graph, node), samples.x, samples.y, fit).graph
-        if samples.error(trial) <= max((1 + slack) * samples.error(graph), floor):
+        settings = RefitSettings(steps=15, penalty=penalty, gain=1e-2)
+        trial = refit(_merged(graph, node), data.x, data.y, settings).graph
+        if data.error(trial) <= max((1 + policy.slack) * data.error(graph), policy.floor):
             graph = trial
         else:
             kept.add(graph.mark(node))
@@ -145,36 +138,33 @@ def _passes(graph: Graph, node: int, kept: set[int]) -> bool:
     return single and graph.mark(node) not in kept and all(isinstance(graph.edges[i].function, Spline) for i in both)
 
 
-def _joined(graph: Graph, node: int) -> Graph:
+def _merged(graph: Graph, node: int) -> Graph:
     (before,), (after,) = graph.into(node), graph.out_of(node)
     first, second = graph.edges[before].function, graph.edges[after].function
     assert isinstance(first, Spline)
     assert isinstance(second, Spline)
     intervals = first.intervals + second.intervals + first.degree  # as many coefficients as the two had
-    points = np.linspace(first.low, first.high, _POINTS * (intervals + first.degree))
+    points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
     values = second.evaluate(first.evaluate(points, columns=False)[0], columns=False)[0]
     one = Spline.through(points, values, (first.low, first.high), intervals, first.degree)
     rest = [edge for i, edge in enumerate(graph.edges) if i not in (before, after)]
     return renumbered(graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)])
 
 
-_STEPS = 40
-
-
-def shortened(graph: Graph, samples: SearchData) -> Graph:
+def drop_terms(graph: Graph, data: SearchData) -> Graph:
     """`graph`, all of whose edges are symbolic, without the functions that lengthen its description."""
-    length = description_length(graph, samples)
+    length = description_length(graph, data)
     while True:
-        trials = [(description_length(trial, samples), trial) for trial in _trials(graph, samples)]
+        trials = [(description_length(trial, data), trial) for trial in _simpler(graph, data)]
         best = min(trials, key=lambda entry: entry[0], default=None)
         if best is None or best[0] >= length:
             return graph
         length, graph = best
 
 
-def _trials(graph: Graph, samples: SearchData) -> list[Graph]:
-    """The graph with one edge simpler, for every edge and way, refitted."""
-    values, outs = graph.edge_outputs(samples.x)
+def _simpler(graph: Graph, data: SearchData) -> list[Graph]:
+    """The graph with one edge a constant or a line, for every edge, refitted."""
+    values, outs = graph.edge_outputs(data.x)
     trials = []
     for i, edge in enumerate(graph.edges):
         function = edge.function
@@ -187,5 +177,5 @@ def _trials(graph: Graph, samples: SearchData) -> list[Graph]:
             simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
         for other in simpler:
             trial = canonical(graph.with_function(i, other))
-            trials.append(refit(trial, samples.x, samples.y, RefitSettings(steps=_STEPS, gain=1e-2)).graph)
+            trials.append(refit(trial, data.x, data.y, RefitSettings(steps=40, gain=1e-2)).graph)
     return trials

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.linalg
 
-from kanrun.engine.symbolic.budget import count_refit
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
@@ -56,7 +56,7 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
     """
     with np.errstate(all="ignore"):
         fitted = _descend(graph, x, y, settings)
-    count_refit(len(graph.edges), graph.parameters.size, y.size, fitted.steps + 1, fitted.tried)
+    count_work(COSTS.refit(len(graph.edges), graph.parameters.size, y.size, fitted.steps + 1, fitted.tried))
     return fitted
 
 

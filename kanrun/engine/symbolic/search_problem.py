@@ -1,51 +1,216 @@
-"""What a search for a formula is told and what it tells: settings, a step for every stage, the outcome of a
-structure.
+"""A search for a formula: its data and candidates, and the policy, in which every chosen number is a documented field.
+
+Errors are root mean squares relative to the standard deviation of y. Work is in units of about one second of one core
+(`budget`); no result depends on a clock.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-
-@dataclass(frozen=True)
-class SelectionSettings:
-    """`assignments` whole ones are tried, then a beam of `width` with `branches` candidates an edge, each with at most
-    `effort`."""
-
-    assignments: int = 24
-    width: int = 3
-    branches: int = 3
-    per_edge: int = 5
-    effort: float = 12.0
-    penalty: float = 1e-16
+from kanrun.engine.symbolic.candidates import Candidate
+from kanrun.engine.symbolic.description_length import SearchData
 
 
 @dataclass(frozen=True)
-class NumericSettings:
-    """`starts` at most at the coarse grid (fewer once one is `good`, relative to the spread of y); then `grids`."""
+class MatchingPolicy:
+    """Matching c f(a t + b) + d to an edge: a grid search over (a, b), then a refit of all constants.
+
+    `points` of the edge's samples are used, `coarse` equal steps for the grid search. The `polished` best candidates
+    are refitted from `starts` grid points with at most `steps` steps.
+    """
+
+    points: int = 120
+    coarse: int = 81
+    polished: int = 12
+    starts: int = 2
+    steps: int = 40
+
+
+@dataclass(frozen=True)
+class CompositePolicy:
+    """Composites of two candidates: chains outer(inner(t)) and products of two `factors`, by name.
+
+    Both functions are tried on grids of at most `chain_grids` and `product_grid` constants, at `coarse` equal steps;
+    `kept` starts of a pair are refitted on a third of the `points` for `quick_steps`, the `polished` best of all on
+    all points for `steps`, and the `returned` best are matches.
+    """
+
+    points: int = 120
+    coarse: int = 61
+    chain_grids: tuple[int, int] = (32, 40)
+    product_grid: int = 24
+    kept: int = 3
+    quick_steps: int = 8
+    polished: int = 40
+    steps: int = 60
+    returned: int = 6
+    inner: tuple[str, ...] = ("x^2", "exp", "sin", "cosh", "1/x", "log", "sqrt", "tanh")
+    outer: tuple[str, ...] = (
+        "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "x^2", "sin", "tanh", "arctan", "arcsin", "gaussian",
+    )  # fmt: skip
+    factors: tuple[str, ...] = (
+        "x", "x^2", "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "sin", "tanh", "gaussian",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GraphTrainingPolicy:
+    """Training splines on a structure: several coarse starts, the best of them on finer and finer grids.
+
+    At most `starts` starts (fewer once one is below `good`), each of `rounds` refits with `coarse_penalty` between
+    which the hidden grids follow their arguments. A fit above `hopeless` is not refined unless the problem is linear.
+    `grids` are refined for `steps` steps each; while the error is above `unresolved`, the last grid is doubled up to
+    `finest` intervals with the penalty times `sharp`, as a sharp function is large in the derivatives it weighs.
+    Sparsity is weighed in `sparse_rounds` reweighted fits and given up when it makes the error `astray` times as large.
+    """
 
     starts: int = 6
     good: float = 1e-2
+    rounds: int = 3
+    coarse_penalty: float = 1e-8
+    hopeless: float = 0.3
     grids: tuple[int, ...] = (5, 10, 20)
     steps: int = 25
-    coarse_penalty: float = 1e-8
     penalty: float = 1e-16
-    hopeless: float = 0.3  # a coarse fit no better than this is not refined, unless that is a linear problem
-    unresolved: float = 3e-3  # above this, grids go on doubling after the last one while that halves the error
+    unresolved: float = 3e-3
     finest: int = 160
+    sharp: float = 1e-6
+    sparse_rounds: int = 4
+    astray: float = 1.5
 
 
 @dataclass(frozen=True)
-class SearchSettings:
-    """`worth`: relative error below which a structure is snapped; `budget`: the work (about seconds of one core) after
-    which no new structure is begun; `further`: the effort of the longer looks at all structures together."""
+class PruningPolicy:
+    """Leaving out edges of a trained graph, tried on a grid of at most `intervals`.
 
+    An edge goes if the error after a refit of `edge_steps` is at most (1 + `slack`) times the smallest so far or at
+    most `floor`. Of parallel nodes the `nodes` least important are tried with `node_steps`; while the error is below
+    `accurate` it may grow `regained` times, which finer grids win back.
+    """
+
+    intervals: int = 8
+    slack: float = 0.3
+    floor: float = 1e-7
+    edge_steps: int = 12
+    nodes: int = 4
+    node_steps: int = 40
+    accurate: float = 3e-3
+    regained: float = 6.0
+
+
+@dataclass(frozen=True)
+class SelectionPolicy:
+    """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, then a beam of
+    `width` graphs with `branches` candidates an edge, within work of `budget`.
+
+    `variants` graphs of the same function beside the plain one are tried, if a match in them scores below `clear`.
+    Composites are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
+    error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
+    times as wrong or less, which shows that the network's grid was the limit. Constants diverge where c f is
+    `diverged` times as large as c f + d.
+    """
+
+    assignments: int = 24
+    per_edge: int = 5
+    width: int = 3
+    branches: int = 3
+    budget: float = 8.0
+    variants: int = 3
+    clear: float = -3.5
+    doubted: float = 3e-8
+    noisy: float = 5e-3
+    as_good: float = 1.02
+    resolved: float = 0.7
+    diverged: float = 1e7
+
+
+@dataclass(frozen=True)
+class MixingPolicy:
+    """Networks that stay numeric on some edges: the `structures` networks within `near` times the best error are
+    tried, `candidates` of each edge, in `rounds` over the edges that were refused, within work of `budget` in all."""
+
+    structures: int = 4
+    near: float = 3.0
+    candidates: int = 3
+    rounds: int = 2
+    budget: float = 4.0
+
+
+@dataclass(frozen=True)
+class RoundingPolicy:
+    """Constants become nice numbers: fractions with denominators up to `denominator`, times pi, e and roots.
+
+    A constant is known to no better than `known` (relative), whatever its standard error says. A number is nice if one
+    as simple lies so near by chance with a probability below `chance`; the validation error may grow by `slack`.
+    Numbers left in the expression are rounded within `window`, at most `numbers` of them.
+    """
+
+    denominator: int = 20
+    known: float = 1e-9
+    chance: float = 0.05
+    slack: float = 0.02
+    window: float = 1e-9
+    numbers: int = 40
+
+
+@dataclass(frozen=True)
+class SimplificationPolicy:
+    """Sympy has no limit of its own, and a clock would make results depend on the machine: what a transform costs is
+    taken from the size of the expression.
+
+    One that searches (factor, cancel, simplify) costs (n / `nodes`)^3 units of work for n nodes of the expression tree,
+    one that rewrites `rewriting` of that. Transforms are begun while they fit into `budget`, a proof that two
+    expressions are equal if it fits into `proof`; nothing is expanded to more than `terms` terms.
+    """
+
+    budget: float = 5.0
+    proof: float = 2.0
+    nodes: float = 50.0
+    rewriting: float = 0.1
+    terms: int = 400
+
+
+@dataclass(frozen=True)
+class SearchPolicy:
+    """The search as a whole.
+
+    No structure is begun after work of `budget`; the longer looks at all structures together get `further`. A structure
+    is snapped if its error is at most `worth`, and its formula is exact at `exact`. Splines have degree `degree`.
+    The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
+    trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
+    A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
+    `module` (a sine); all subsets of up to `module_inputs` inputs are tested. A structure without a formula counts as
+    `unread` times as wrong as its network.
+    """
+
+    budget: float = 40.0
+    further: float = 14.0
     worth: float = 0.05
     exact: float = 1e-9
-    budget: float = 40.0
-    further: float = 20.0
     degree: int = 3
-    numeric: NumericSettings = field(default_factory=NumericSettings)
-    selection: SelectionSettings = field(default_factory=SelectionSettings)
+    ranked: int = 14
+    explored: int = 7
+    clear: float = 3e-3
+    small: int = 10
     surrogate: tuple[int, int] = (5, 8)
     module: float = 0.12
+    module_inputs: int = 9
+    unread: float = 100.0
+    training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)
+    pruning: PruningPolicy = field(default_factory=PruningPolicy)
+    matching: MatchingPolicy = field(default_factory=MatchingPolicy)
+    composites: CompositePolicy = field(default_factory=CompositePolicy)
+    selection: SelectionPolicy = field(default_factory=SelectionPolicy)
+    mixing: MixingPolicy = field(default_factory=MixingPolicy)
+    rounding: RoundingPolicy = field(default_factory=RoundingPolicy)
+    simplification: SimplificationPolicy = field(default_factory=SimplificationPolicy)
+
+
+@dataclass(frozen=True)
+class SearchProblem:
+    """What a formula is sought for: `data`, the `candidates` that edges may become, and how."""
+
+    data: SearchData
+    candidates: tuple[Candidate, ...]
+    policy: SearchPolicy = field(default_factory=SearchPolicy)

@@ -14,27 +14,24 @@ from dataclasses import replace
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import train_graph
-from kanrun.engine.symbolic.search_problem import SearchSettings
+from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.templates import Template, first_shapes, kan_shape, tree_shapes
 
 Gradient = Callable[[Array], Array]
 
-#: Inputs up to which all subsets are tested.
-MOST_INPUTS = 9
-_POINTS = 400
 
-
-def module_scores(gradient: Gradient, x: Array, generator: np.random.Generator) -> dict[tuple[int, ...], float]:
+def module_scores(
+    gradient: Gradient, x: Array, generator: np.random.Generator, points: int = 400
+) -> dict[tuple[int, ...], float]:
     """For every subset of 2 ... n - 1 inputs, the median sine of the angle by which the gradient within it turns when
-    the other inputs change, relative to how much it turns at all; 0 for a module.
+    the other inputs change, relative to how much it turns at all, on so many `points`; 0 for a module.
 
     `gradient` maps x (N, n) to (N, n), in units of each input's spread.
     """
     inputs = x.shape[1]
-    pick = generator.permutation(x.shape[0])[:_POINTS]
+    pick = generator.permutation(x.shape[0])[:points]
     here, there = x[pick], x[np.roll(pick, 1)]
     scores = {}
     base = gradient(here)
@@ -81,26 +78,24 @@ def _nested(a: tuple[int, ...], b: tuple[int, ...]) -> bool:
     return first <= second or second <= first or not first & second
 
 
-def module_shapes(
-    samples: SearchData, settings: SearchSettings, generator: np.random.Generator
-) -> tuple[list[Template], float]:
-    """Structures from the modules of a wide network, none where it did not train or nothing acts together; and its
+def module_templates(problem: SearchProblem, generator: np.random.Generator) -> tuple[list[Template], float]:
+    """Structures from the modules of a wide KAN, none where it did not train or nothing acts together; and its
     error."""
-    width, intervals = settings.surrogate
-    shape = (samples.x.shape[1], width, 1)
-    wide = replace(settings.numeric, starts=2, grids=(intervals,))
-    trained = train_graph(
-        lambda g: kan_shape(shape, samples.x, samples.y, 4, settings.degree, g), samples, wide, generator
-    )
-    if trained.error > 0.3:
+    data, policy = problem.data, problem.policy
+    width, intervals = policy.surrogate
+    shape = (data.x.shape[1], width, 1)
+    wide = replace(policy.training, starts=2, grids=(intervals,))
+    starts = (kan_shape(shape, data.x, data.y, 4, policy.degree, generator) for _ in range(wide.starts))
+    trained = train_graph(starts, data, wide)
+    if trained.error > policy.training.hopeless:
         return [], trained.error
-    gradient = _gradient(trained.graph, samples.x.std(0))
-    strength = np.sqrt(np.mean(gradient(samples.x) ** 2, axis=0)) / samples.spread
+    gradient = _gradient(trained.graph, data.x.std(0))
+    strength = np.sqrt(np.mean(gradient(data.x) ** 2, axis=0)) / data.spread
     used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
-    if not 2 < len(used) <= MOST_INPUTS:
+    if not 2 < len(used) <= policy.module_inputs:
         return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
-    scores = module_scores(lambda x: gradient(_with(samples.x, used, x))[:, used], samples.x[:, used], generator)
-    families = trees(scores, max(settings.module, trained.error))  # angles are as uncertain as the network
+    scores = module_scores(lambda x: gradient(_with(data.x, used, x))[:, used], data.x[:, used], generator)
+    families = trees(scores, max(policy.module, trained.error))  # angles are as uncertain as the network
     renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
     return tree_shapes(renamed, used), trained.error
 

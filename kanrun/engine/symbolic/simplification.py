@@ -2,75 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.bounded import CANNOT, OverLimit, within
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import nice
+from kanrun.engine.symbolic.search_problem import RoundingPolicy, SimplificationPolicy
 from kanrun.errors import KanrunError
-from kanrun.formulas import to_numpy
+from kanrun.formulas import to_numpy, variable
 
-#: A number within this of a nice one, relative to it, is taken for it if the data agree.
-_WINDOW = 1e-9
-_MOST = 40
+#: Digits of a float64, and the size of a coefficient, beside another one, that its rounding leaves.
+_DIGITS, _ROUNDING = 17, 1e-14
+#: What sympy raises at expressions that one of its transforms cannot take.
+CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
 
-Allowed = Callable[[sympy.Expr], bool]
-
-
-def tidied(expression: sympy.Expr, allowed: Allowed) -> sympy.Expr:
-    """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out; sines with a shift of
-    about pi/2 become cosines."""
-    for number in sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))[:_MOST]:
-        rounded = nice(float(number), _WINDOW * max(abs(float(number)), 1e-3))
-        if rounded is None:
-            continue
-        trial = expression.xreplace({number: rounded})
-        if not trial.has(sympy.zoo, sympy.nan, sympy.oo) and allowed(trial):
-            expression = trial
-    return _cosines(expression, allowed)
+Rewriting = Callable[[sympy.Expr], sympy.Expr]
 
 
-def _cosines(expression: sympy.Expr, allowed: Allowed) -> sympy.Expr:
-    for sine in sorted(expression.atoms(sympy.sin), key=str):
-        shift, rest = sine.args[0].as_coeff_Add()
-        if not shift.is_Float:
-            continue
-        for sign in (1, -1):
-            rounded = nice(float(shift) - sign * float(sympy.pi / 2), _WINDOW)
-            if rounded is not None and allowed(trial := expression.xreplace({sine: sign * sympy.cos(rest + rounded)})):
-                expression = trial
-                break
-    return expression
-
-
-#: Digits of a number that comes out of a logarithm.
-_DIGITS = 17
-#: A coefficient this small beside another one is what rounding has left.
-_ROUNDING = 1e-14
-
-
-def simplified(expression: sympy.Expr, names: Sequence[str], points: Array, effort: float) -> sympy.Expr:
-    """The shortest of several equivalent forms that could be found within `effort`, about seconds of one core.
+def simplified(
+    expression: sympy.Expr,
+    names: Sequence[str],
+    points: Array,
+    policy: SimplificationPolicy = SimplificationPolicy(),
+) -> sympy.Expr:
+    """The shortest of several equivalent forms that the policy's budget allows.
 
     A form counts only if it gives the values of `expression` at `points` (N, d), to rounding.
     """
     best, reference = expression, to_numpy(expression, names)(points)
-    best_size = size(expression)
-    bounded = within(effort)
-    for transform in _TRANSFORMS:
+    left = policy.budget
+    for steps in _TRANSFORMS:
         for start in dict.fromkeys([best, expression]):
             try:
-                form = bounded(transform, start)
-                if size(form) < best_size and _same(form, names, points, reference):
-                    best, best_size = form, size(form)
-            except OverLimit:
-                return best
+                form, left = _transformed(start, steps, left, policy)
+                if form is not None and size(form) < size(best) and _same(form, names, points, reference):
+                    best = form
             except (KanrunError, *CANNOT):
                 continue  # the expression as it is stands
     return best
+
+
+def _transformed(
+    form: sympy.Expr, steps: Sequence[Rewriting], left: float, policy: SimplificationPolicy
+) -> tuple[sympy.Expr | None, float]:
+    """`form` after all steps, None where one of them would cost more than is left; and what is left."""
+    for step in steps:
+        cost = transform_cost(form, policy, searches=step in _SEARCHES)
+        if cost > left or expansion_terms(form) > policy.terms:
+            return None, left
+        left -= cost
+        form = step(form)
+    return form, left
+
+
+def proven_equal(first: sympy.Expr, second: sympy.Expr, policy: SimplificationPolicy) -> str:
+    """`yes`, `no` or `unknown`: whether sympy shows that the two are equal, if their difference is small enough."""
+    difference = first - second
+    if expansion_terms(difference) > policy.terms or transform_cost(difference, policy) > policy.proof:
+        return "unknown"
+    try:
+        zero = sympy.simplify(sympy.expand(difference))
+    except CANNOT:
+        return "unknown"
+    if zero == 0:
+        return "yes"
+    return "no" if not zero.atoms(sympy.Float) else "unknown"
+
+
+def transform_cost(expression: sympy.Expr, policy: SimplificationPolicy, *, searches: bool = True) -> float:
+    """Units of work that a transform of `expression` is taken to cost."""
+    nodes = sum(1 for _ in sympy.preorder_traversal(expression))
+    return float((nodes / policy.nodes) ** 3 * (1.0 if searches else policy.rewriting))
+
+
+def expansion_terms(expression: sympy.Expr) -> int:
+    """An upper bound of the terms that any part of `expression` has when it is expanded."""
+    most = max((expansion_terms(each) for each in expression.args), default=1)
+    return max(most, _terms(expression))
+
+
+def _terms(expression: sympy.Expr) -> int:
+    if expression.is_Add:
+        return sum(_terms(each) for each in expression.args)
+    if expression.is_Mul:
+        return math.prod(_terms(each) for each in expression.args)
+    if expression.is_Pow and expression.exp.is_Integer:
+        terms, power = _terms(expression.base), abs(int(expression.exp))
+        return math.comb(terms + power - 1, power) if terms > 1 else 1
+    return 1
 
 
 def _expanded_functions(expression: sympy.Expr) -> sympy.Expr:
@@ -82,10 +104,15 @@ def _powers(expression: sympy.Expr) -> sympy.Expr:
 
 
 def _positive(expression: sympy.Expr) -> sympy.Expr:
-    """Simplified as if the variables were positive; the values at the points decide whether that was allowed."""
+    """Logarithms expanded as if the variables were positive; the values at the points decide whether that was
+    allowed."""
     positive = {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
-    back = {new: old for old, new in positive.items()}
-    return sympy.simplify(sympy.expand_log(expression.xreplace(positive), force=True)).xreplace(back)
+    return sympy.expand_log(expression.xreplace(positive), force=True)
+
+
+def _real(expression: sympy.Expr) -> sympy.Expr:
+    """The variables are real again."""
+    return expression.xreplace({s: variable(s.name) for s in expression.free_symbols})
 
 
 def _logarithms(expression: sympy.Expr) -> sympy.Expr:
@@ -122,32 +149,34 @@ def _without_rounding(polynomial: sympy.Expr) -> sympy.Expr:
     return sympy.Add(*(term for term, size in zip(terms, sizes, strict=True) if size > _ROUNDING * max(sizes)))
 
 
-def _combined_logarithms(expression: sympy.Expr) -> sympy.Expr:
-    """Sums of logarithms as one; the values at the points decide whether that was allowed."""
-    return sympy.logcombine(_logarithms(expression), force=True)
-
-
 def _exponentials(expression: sympy.Expr) -> sympy.Expr:
     """tanh and atanh written with exp and log, which products inside them may undo."""
     written = expression.replace(sympy.tanh, lambda u: 1 - 2 / (sympy.exp(2 * u) + 1))
     written = written.replace(sympy.atanh, lambda u: sympy.log(sympy.together((1 + u) / (1 - u))) / 2)
-    return sympy.simplify(sympy.expand(written, power_exp=True))
+    return sympy.expand(written, power_exp=True)
 
 
-_TRANSFORMS: tuple[Callable[[sympy.Expr], sympy.Expr], ...] = (
-    sympy.expand,
-    _powers,
-    _expanded_functions,
-    lambda e: sympy.together(_expanded_functions(e)),
-    lambda e: sympy.cancel(sympy.together(_expanded_functions(e))),
-    _exponentials,
-    _logarithms,
-    lambda e: sympy.factor_terms(_logarithms(e)),
-    _combined_logarithms,
-    sympy.factor_terms,
-    sympy.factor,
-    sympy.simplify,
-    _positive,
+def _gathered(expression: sympy.Expr) -> sympy.Expr:
+    """Sums of logarithms as one; the values at the points decide whether that was allowed."""
+    return sympy.logcombine(expression, force=True)
+
+
+#: Transforms that search for a short form and take long on large expressions; the others rewrite.
+_SEARCHES = (sympy.cancel, sympy.factor, sympy.simplify)
+_TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
+    (sympy.expand,),
+    (_powers,),
+    (_expanded_functions,),
+    (_expanded_functions, sympy.together),
+    (_expanded_functions, sympy.together, sympy.cancel),
+    (_exponentials, sympy.simplify),
+    (_logarithms,),
+    (_logarithms, sympy.factor_terms),
+    (_logarithms, _gathered),
+    (sympy.factor_terms,),
+    (sympy.factor,),
+    (sympy.simplify,),
+    (_positive, sympy.simplify, _real),
 )
 
 
@@ -162,3 +191,30 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
     value = to_numpy(form, names)(points)
     scale = float(np.max(np.abs(reference), initial=1e-300))
     return bool(np.all(np.abs(value - reference) <= 1e-11 * scale))
+
+
+def round_numbers(
+    expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool], policy: RoundingPolicy = RoundingPolicy()
+) -> sympy.Expr:
+    """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out; sines with a shift of
+    about pi/2 become cosines."""
+    floats = sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))
+    for number in floats[: policy.numbers]:
+        rounded = nice(float(number), policy.window * max(abs(float(number)), 1e-3), policy)
+        if rounded is None:
+            continue
+        trial = expression.xreplace({number: rounded})
+        if not trial.has(sympy.zoo, sympy.nan, sympy.oo) and allowed(trial):
+            expression = trial
+    for sine in sorted(expression.atoms(sympy.sin), key=str):
+        expression = next((each for each in _cosines(expression, sine, policy) if allowed(each)), expression)
+    return expression
+
+
+def _cosines(expression: sympy.Expr, sine: sympy.Expr, policy: RoundingPolicy) -> Iterator[sympy.Expr]:
+    """`expression` with a cosine of a nice shift in place of `sine`."""
+    shift, rest = sine.args[0].as_coeff_Add()
+    for sign in (1, -1) if shift.is_Float else ():
+        rounded = nice(float(shift) - sign * float(sympy.pi / 2), policy.window, policy)
+        if rounded is not None:
+            yield expression.xreplace({sine: sign * sympy.cos(rest + rounded)})

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Symbolic
-from kanrun.engine.symbolic.budget import count_refit, work_done
+from kanrun.engine.symbolic.budget import Budget, count_work, work_done
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 
 X = np.linspace(-1, 1, 200)[:, None]
@@ -30,9 +30,18 @@ def test_more_steps_and_more_points_are_more_work() -> None:
     assert work_of(1, 50) < work_of(1, 200)
 
 
+def test_a_budget_is_over_when_its_work_is_done() -> None:
+    budget = Budget(1.0)
+    count_work(0.6)
+    assert not budget.over
+    assert np.isclose(budget.used, 0.6)
+    count_work(0.6)
+    assert budget.over
+
+
 def test_each_thread_has_its_own_clock() -> None:
     before = work_done()
-    thread = threading.Thread(target=count_refit, args=(10, 100, 1000, 50, 50))
+    thread = threading.Thread(target=count_work, args=(2.0,))
     thread.start()
     thread.join()
     assert work_done() == before

@@ -10,8 +10,8 @@ from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Composite, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
-from kanrun.engine.symbolic.graph_training import magnitudes, penalty_rows
-from kanrun.engine.symbolic.invariances import canonical, pairs, plain_gauge
+from kanrun.engine.symbolic.graph_training import magnitudes, sparsity_rows
+from kanrun.engine.symbolic.invariances import canonical, product_pairs, straightened
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
 
@@ -100,11 +100,11 @@ def test_splines_on_another_grid_keep_their_function() -> None:
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 
 
-def test_the_gauge_of_a_product_changes_no_value() -> None:
+def test_straightening_a_product_changes_no_value() -> None:
     skeleton = Template("product", Sum((0, 1, Plain(Product((0, 1))))))
     graph = start(skeleton, X, X[:, 0] * X[:, 1], 4, 3, np.random.default_rng(2))
-    assert len(pairs(graph)) == 2
-    straight = plain_gauge(graph, SearchData(X, X[:, 0], X, X[:, 0]))
+    assert len(product_pairs(graph)) == 2
+    straight = straightened(graph, SearchData(X, X[:, 0], X, X[:, 0]))
     np.testing.assert_allclose(straight(X), graph(X), atol=1e-12)
 
 
@@ -126,7 +126,7 @@ def test_a_graph_that_is_not_defined_comes_back_as_it_is() -> None:
 
 def test_the_sparsity_penalty_is_its_definition() -> None:
     graph = kan_shape((2, 2, 1), X, X[:, 0], 4, 3, np.random.default_rng(4))
-    residual, rows = penalty_rows(graph, X, 0.01)(graph)
+    residual, rows = sparsity_rows(graph, X, 0.01)(graph)
     np.testing.assert_allclose(rows @ graph.parameters, residual)
     size = magnitudes(graph, X)
     total = 0.0

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import kanrun
-from kanrun.engine.symbolic import SearchData, SearchSettings, Stage, Tried, choose, fixed_shape, search
+from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, Stage, Tried, choose, fixed_shape, search
 from kanrun.engine.symbolic.separability import module_scores, trees
 from kanrun.engine.symbolic.templates import Sum, tree
 from kanrun.errors import UsageError
@@ -58,7 +58,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried() -> list[tuple[str, float]]:
-        events = search(samples, choose(None), SearchSettings(budget=0.3), np.random.default_rng(0))
+        events = search(SearchProblem(samples, choose(None), SearchPolicy(budget=0.3)), np.random.default_rng(0))
         return [(event.name, event.error) for event in events if isinstance(event, Stage)]
 
     idle = tried()
@@ -67,8 +67,8 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(time, clock, lambda: 10.0 * next(ticks))
     assert tried() == idle
     monkeypatch.undo()
-    less = SearchSettings(budget=0.02)
-    events = [*search(samples, choose(None), less, np.random.default_rng(0))]
+    less = SearchProblem(samples, choose(None), SearchPolicy(budget=0.02))
+    events = [*search(less, np.random.default_rng(0))]
     assert 0 < len(events) < len(idle)
 
 
@@ -115,7 +115,7 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)
     samples = SearchData(x[:600], y[:600], x[600:], y[600:])
-    events = list(fixed_shape((2, 3, 1), samples, choose(None), SearchSettings(), np.random.default_rng(0), 1e-3))
+    events = list(fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3))
     tried = events[-1]
     assert isinstance(tried, Tried)
     stages = [event.stage for event in events if isinstance(event, Stage)]
