@@ -42,7 +42,7 @@ def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
     )  # fmt: skip
     return {
         LM: lambda: _ours(LMSolver(), problem, track),
-        LM_ONCE: lambda: _ours(LMSolver(starts=1, narrow=False), problem, track),
+        LM_ONCE: lambda: _ours(LMSolver(starts=1, select_width=False), problem, track),
         LBFGS: lambda: _ours(LBFGSSolver(), problem, track),
         PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_limit)),
         JAX_ADAM: lambda: curve(JAX_ADAM, track),

@@ -68,7 +68,7 @@ def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: in
     matrix, functions, steps = [], [], 0
     for number, (phase, box) in enumerate(zip(course.phases, course.boxes, strict=True), 1):
         if isinstance(network, KAN) and learner.model.update_grid:
-            network = on_the_data(network, phase.x, learner.model.adapt)
+            network = on_the_data(network, phase.x, 1.0 - learner.model.grid_eps)
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)

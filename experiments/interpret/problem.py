@@ -75,7 +75,7 @@ def options_of(cfg: InterpretConfig) -> Options:
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"model={cfg.model.kind} has no edge functions to interpret; use model=kan.")
     plain = KANConfig(base="zero")
-    for name in ("base", "scale", "outside", "initialisation", "adapt"):
+    for name in ("base", "scale", "extrapolation", "initialisation", "grid_eps"):
         if (given := getattr(cfg.model, name)) != (own := getattr(plain, name)):
             raise UsageError(f"model.{name}={given}: kanrun interpret trains plain splines; leave it at {own}.")
     check_model(replace(cfg.model, hidden=cfg.model.hidden if cfg.model.hidden is not None else []), 1)

@@ -12,6 +12,7 @@ import typer
 
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
+from kanrun.config.former import rename_override
 from kanrun.config.registry import Experiment
 
 
@@ -87,7 +88,12 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
         from kanrun.cli.quoting import hydra_words
         from kanrun.launch import Request, launch
 
-        words = hydra_words(with_run_folders(overrides or (), outputs, multirun), experiment.name, multirun)
+        renamed = [rename_override(word) for word in overrides or ()]
+        for _, warning in renamed:
+            if warning is not None:
+                print(f"kanrun: {warning}", file=sys.stderr)
+        located = with_run_folders([word for word, _ in renamed], outputs, multirun)
+        words = hydra_words(located, experiment.name, multirun)
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
             multirun=multirun, quiet=quiet, strict=strict, cfg=cfg, resolve=resolve, package=package, info=info,

@@ -31,11 +31,15 @@ class KANConfig:
     scale: str = setting(
         "separate", "w_b and w_s apart, or the single w of phi = w (b + spline)", choices=("separate", "single")
     )
-    outside: str = setting("linear", "what a spline does beyond its grid", choices=("linear", "constant", "zero"))
-    initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
-    adapt: float = setting(
-        0.0, "share of quantile spacing in a grid drawn from data; 0 is uniform", minimum=0, maximum=1
+    extrapolation: str = setting(
+        "linear", "what a spline does beyond its grid", choices=("linear", "constant", "zero"), formerly="outside"
     )
+    initialisation: str = setting("auto", "how edges start", choices=INITIALISATIONS)
+    grid_eps: float = setting(
+        1.0,
+        "share of uniform spacing in a grid drawn from data; 0 is quantiles",
+        minimum=0, maximum=1, formerly="adapt", converted=lambda adapt: 1.0 - adapt,
+    )  # fmt: skip
     update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
     frozen_scales: bool = setting(False, "whether w_b and w_s stay where they start")
     kind: str = "kan"

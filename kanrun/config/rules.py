@@ -9,7 +9,7 @@ settings must fulfil together is the dataclass's own method `conflicts(at)`, whi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
@@ -28,6 +28,7 @@ class Rule:
 
     Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or mapping. `words` are
     accepted beside numbers. `least` and `length` count the entries of a list, `width` those of each of its entries.
+    `formerly` and `converted` are for settings of earlier versions, see `kanrun.config.former`.
     """
 
     about: str
@@ -43,6 +44,8 @@ class Rule:
     width: int | None = None
     distinct: bool = False
     increasing: bool = False
+    formerly: str = ""
+    converted: Callable[[float], float] | None = None
 
     def broken(self, path: str, value: Any) -> str | None:
         """The sentence that refuses `value` of the setting `path`, or None."""

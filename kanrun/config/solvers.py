@@ -10,9 +10,9 @@ from kanrun.config.rules import setting
 
 _STEPS = "steps on each grid; null is the solver's own rule"
 _STARTS = "random starts on the coarse grid, the best of which continues; null: chosen by size"
-_NARROW = "whether validation may also choose fewer hidden nodes and prune the others"
+_SELECT_WIDTH = "whether validation may also choose fewer hidden nodes and prune the others"
 _PENALTY = "weight of the smoothness penalty, or auto"
-_LOCAL = "whether coefficients whose basis functions saw no data stay as they are"
+_FREEZE_UNSEEN = "whether coefficients whose basis functions saw no data stay as they are"
 _SPARSITY = "weight of the KAN paper's penalty, L1 norm and entropy of the edges' magnitudes"
 _MAGNITUDE = "magnitude of an edge there: its root mean square, or the mean |phi| of the paper"
 _PATIENCE = "steps without a better validation error until a grid is left"
@@ -27,9 +27,9 @@ class AutoSolver:
 
     steps: int | None = setting(None, _STEPS, minimum=1)
     starts: int | None = setting(None, _STARTS, minimum=1)
-    narrow: bool = setting(True, _NARROW)
+    select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
     penalty: Any = setting("auto", f"{_PENALTY}: that of the chosen solver", **_AUTO)
-    local: bool = setting(False, _LOCAL)
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     kind: str = "auto"
 
 
@@ -40,9 +40,9 @@ class LMSolver:
 
     steps: int | None = setting(None, _STEPS, minimum=1)
     starts: int | None = setting(None, _STARTS, minimum=1)
-    narrow: bool = setting(True, _NARROW)
+    select_width: bool = setting(True, _SELECT_WIDTH, formerly="narrow")
     penalty: Any = setting("auto", f"{_PENALTY}: chosen on validation data", **_AUTO)
-    local: bool = setting(False, _LOCAL)
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     kind: str = "lm"
 
 
@@ -57,7 +57,7 @@ class LBFGSSolver:
     penalty: Any = setting("auto", f"{_PENALTY}: a small one, and 1e-3 for classification", **_AUTO)
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
     magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
-    local: bool = setting(False, _LOCAL)
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "lbfgs"
 
@@ -76,6 +76,6 @@ class AdamSolver:
     sparsity: float = setting(0.0, _SPARSITY, minimum=0)
     magnitude: str = setting("rms", _MAGNITUDE, choices=_MAGNITUDES)
     penalty: Any = setting("auto", f"{_PENALTY}: 0, and 1e-3 for classification", **_AUTO)
-    local: bool = setting(False, _LOCAL)
+    freeze_unseen: bool = setting(False, _FREEZE_UNSEEN, formerly="local")
     patience: int | None = setting(None, _PATIENCE, minimum=1)
     kind: str = "adam"

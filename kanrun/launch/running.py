@@ -79,7 +79,7 @@ def _composed(request: Request) -> Plan:
 
 def _typed(request: Request, composed: DictConfig) -> ExperimentConfig:
     try:
-        return typed(request.command, composed)
+        return typed(request.command, composed, warn=lambda text: print(f"kanrun: {text}", file=sys.stderr))
     except CONFIGURATION_ERRORS as error:
         raise explain(error, request, open_loader(request)) from error
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
-from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check
+from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check, former
 from kanrun.config.registry import Experiment
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
@@ -42,8 +43,10 @@ def register() -> None:
             store.store(name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__)
 
 
-def typed(command: str, composed: DictConfig, *, extras: bool = False) -> ExperimentConfig:
-    """The dataclass that a composed configuration is, its groups included.
+def typed(
+    command: str, composed: DictConfig, *, extras: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> ExperimentConfig:
+    """The dataclass that a composed configuration is, its groups included; `warn` is told of renamed keys.
 
     With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
     with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for a value that
@@ -51,6 +54,9 @@ def typed(command: str, composed: DictConfig, *, extras: bool = False) -> Experi
     """
     schema = experiment_of(command).settings
     composed = copy.deepcopy(composed)
+    with open_dict(composed):
+        for warning in former.translate(composed) if extras else former.rename(composed):
+            warn(warning)
     if OmegaConf.get_type(composed) is not schema:
         composed = _merged(schema, composed, extras)
     for group in GROUPS:

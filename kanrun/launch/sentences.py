@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kanrun.config.former import new_spelling
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
 from kanrun.suggestions import near, near_names
@@ -83,7 +84,9 @@ def _plain(text: str, error: Exception) -> str:
     if match := re.match(r"You must specify '([^']*)'.*?Available options:\s*(.*)", text, re.DOTALL):
         return f"{match[1]} must be given; choose one of {', '.join(match[2].split())}"
     if match := re.match(r"In '([^']*)': \w+ raised while composing config:\n(.*)", text, re.DOTALL):
-        return f"in the configuration {match[1]}: {_one_line(match[2])}"
+        old = re.match(r"Key '(\w+)' not in", match[2])
+        now = new_spelling(f"{match[1].partition('/')[0]}.{old[1]}") if old else ""
+        return f"in the configuration {match[1]}: {_one_line(match[2])}{now}"
     if isinstance(error.__cause__, OmegaConfBaseException):
         return _wrong_value(error.__cause__, None)
     return _one_line(text)
@@ -121,6 +124,8 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
 
 def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
     known = set(_known_keys(request, loader))
+    if now := new_spelling(key):
+        return f"there is no key {key}{now}"
     parent, _, last = key.rpartition(".")
     siblings = sorted(k.removeprefix(f"{parent}.") for k in known if k.rpartition(".")[0] == parent)
     groups = [g for g in loader.list_groups("") if g not in ("schema", "hydra")]
@@ -196,7 +201,7 @@ def _wrong_value(error: OmegaConfBaseException, override: str | None) -> str:
     if "does not support deletion" in text:
         return f"{shown}: {key.lstrip('~')} cannot be taken away; set it to another value"
     if match := re.match(r"Key '(.*)' (not in|is not in struct)", text):
-        return f"there is no key {key or match[1]}" + (f" ({shown})" if override else "")
+        return f"there is no key {key or match[1]}" + (new_spelling(key) or (f" ({shown})" if override else ""))
     return f"{shown}: {_one_line(text)}" if shown else _one_line(text)
 
 

@@ -49,7 +49,7 @@ def factory(model: Any, problem: Problem, solver: str = "lm") -> Create:
 
 
 def create_kan(model: KANConfig, problem: Problem, generator: Generator) -> Network:
-    spec = EdgeSpec(model.degree, model.base, model.scale, model.outside, not model.frozen_scales)  # type: ignore[arg-type]
+    spec = EdgeSpec(model.degree, model.base, model.scale, model.extrapolation, not model.frozen_scales)  # type: ignore[arg-type]
     return KAN.create(
         network_shape(model, problem.inputs, problem.outputs), intervals_of(model)[0], spec,
         domain=problem.domain, initialisation=model.initialisation, generator=generator,

@@ -40,9 +40,14 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         name, why = choose_solver(_work(model, shape, problem), problem.data.task)
         if name == "lm" and problem.domain.element_size() < 8:
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
-    if getattr(solver, "local", False) and name != "lm" and isinstance(model, KANConfig) and not model.frozen_scales:
+    if (
+        getattr(solver, "freeze_unseen", False)
+        and name != "lm"
+        and isinstance(model, KANConfig)
+        and not model.frozen_scales
+    ):
         why += (
-            " solver.local holds coefficients alone: scales still move the function, but for model.frozen_scales=true."
+            " solver.freeze_unseen holds coefficients alone; scales move the function unless model.frozen_scales=true."
         )
     automatic = getattr(model, "intervals", None) == "auto"
     plan = Plan(
@@ -52,10 +57,10 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         starts=solver.starts or _starts(model, shape, name),
         weight=_weight(solver, name, problem.data.task, getattr(model, "degree", 0)),
         order=CLASSIFICATION_ORDER if problem.data.task == "classification" else None,
-        narrow=getattr(solver, "narrow", False),
+        narrow=getattr(solver, "select_width", False),
         update_grid=getattr(model, "update_grid", False),
-        adapt=getattr(model, "adapt", 0.0),
-        local=getattr(solver, "local", False),
+        adapt=1.0 - getattr(model, "grid_eps", 1.0),
+        local=getattr(solver, "freeze_unseen", False),
         sparsity=getattr(solver, "sparsity", 0.0),
         magnitude=getattr(solver, "magnitude", "rms"),
         history=getattr(solver, "history", 30),

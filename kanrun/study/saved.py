@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -15,6 +16,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
+from kanrun.config.former import translate
 from kanrun.engine.networks import KAN, MLP, BSpline, Network, from_description
 from kanrun.engine.training import predict
 from kanrun.errors import KanrunError, StorageFailed, UsageError
@@ -27,7 +29,7 @@ from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
 Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
 
-#: What the edges of a KAN's first layer do outside their grids, by `model.outside`.
+#: What the edges of a KAN's first layer do outside their grids, by `model.extrapolation`.
 BEYOND = {
     "linear": "the splines go on linearly",
     "constant": "the splines keep their values at the ends",
@@ -148,7 +150,10 @@ class LoadedRun:
 
     @property
     def config(self) -> dict[str, Any]:
-        return self.run.config
+        """The stored configuration, keys of earlier versions under their names of today."""
+        config = deepcopy(self.run.config)
+        translate(config)
+        return config
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -86,7 +86,7 @@ def test_defaults_are_not_shared() -> None:
         (KANConfig(intervals=[10, 5]), ["model.intervals=[10, 5] must increase"]),
         (KANConfig(intervals="otto"), ["model.intervals=otto", "a whole number", "or auto"]),
         (KANConfig(base="slu"), ["model.base=slu is not one of silu", "did you mean silu?"]),
-        (KANConfig(adapt=1.5), ["model.adapt=1.5 must be from 0 to 1"]),
+        (KANConfig(grid_eps=1.5), ["model.grid_eps=1.5 must be from 0 to 1"]),
         (MLPConfig(activation="selu"), ["model.activation=selu is not one of"]),
         (PolynomialConfig(degree=501), ["model.degree=501 must be from 0 to 500"]),
         (BezierConfig(control_points=1), ["model.control_points=1 must be", "at least 2"]),

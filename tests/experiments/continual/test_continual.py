@@ -31,7 +31,7 @@ MODEL = KANConfig(hidden=[], intervals=80, frozen_scales=True, update_grid=False
 def settings(**changes: Any) -> ContinualConfig:
     values: dict[str, Any] = {
         "model": KANConfig(hidden=[], intervals=200, frozen_scales=True, update_grid=False),
-        "solver": LBFGSSolver(steps=60, local=True, penalty=0.0),
+        "solver": LBFGSSolver(steps=60, freeze_unseen=True, penalty=0.0),
         "learners": KAN_AND_MLP,
         "trials": 1,
         "parts": ["learners"],
@@ -87,7 +87,9 @@ def test_claims_and_figures_are_those_of_the_parts_that_ran(paper: Run) -> None:
 
 def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
-    run = finished(tmp_path, solver=LMSolver(steps=20, local=True, penalty=0.0), learners=kan, peaks=2, model=MODEL)
+    run = finished(
+        tmp_path, solver=LMSolver(steps=20, freeze_unseen=True, penalty=0.0), learners=kan, peaks=2, model=MODEL
+    )
     found = run.table("summary").iloc[0]
     assert found["worst_forgetting"] <= 1e-9
     assert found["rmse"] <= 1.02 * found["best_spline_rmse"]
@@ -96,7 +98,9 @@ def test_second_order_steps_reach_the_same_in_a_few_steps(tmp_path: Path) -> Non
 
 def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path) -> None:
     kan = [{"name": "KAN", "kind": "kan"}]
-    run = finished(tmp_path, solver=LMSolver(steps=20, local=True, penalty=1e-14), learners=kan, peaks=2, model=MODEL)
+    run = finished(
+        tmp_path, solver=LMSolver(steps=20, freeze_unseen=True, penalty=1e-14), learners=kan, peaks=2, model=MODEL
+    )
     known = run.table("functions").pivot_table(index="x0", columns="after", values="output")
     near = known[known.index < -0.05]  # farther from the border of the phases than a basis function reaches
     assert (near[2] - near[1]).abs().max() == 0
@@ -105,7 +109,7 @@ def test_a_penalty_moves_no_coefficient_that_a_phase_does_not_see(tmp_path: Path
 def test_scales_and_grids_that_move_bring_forgetting_back(tmp_path: Path) -> None:
     ablations = [
         {"name": "scales", "kind": "kan", "frozen_scales": False},
-        {"name": "grids", "kind": "kan", "update_grid": True, "outside": "zero"},
+        {"name": "grids", "kind": "kan", "update_grid": True, "extrapolation": "zero"},
     ]
     found = finished(tmp_path, learners=ablations).table("summary").set_index("learner")
     assert found.loc["scales", "worst_forgetting"] > 0.01
@@ -152,7 +156,7 @@ def test_a_network_that_forgets_is_not_claimed_to_remember() -> None:
 
 
 def test_of_a_single_phase_no_forgetting_is_claimed(tmp_path: Path) -> None:
-    solver = LMSolver(steps=20, local=True, penalty=0.0)
+    solver = LMSolver(steps=20, freeze_unseen=True, penalty=0.0)
     (claim,) = finished(tmp_path, peaks=1, points=800, solver=solver).manifest.claims
     assert claim.sentence.startswith("KAN: RMSE on everything")
     assert claim.holds
