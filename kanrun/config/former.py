@@ -1,7 +1,7 @@
 """Settings under the names that they had in earlier versions.
 
 A setting declared with `formerly="old"` takes its value from `old` too: with a warning on the command line and in the
-cells of a suite, silently in what a run stored. Where the meaning has changed as well (`converted` maps the old value to
+cells of a suite, silently in what a run stored. Where the meaning has changed too (`converted` maps the old value to
 the new one) only stored configurations are translated; elsewhere the old key is refused with the new key and value.
 """
 

@@ -94,7 +94,8 @@ class Rule:
 
     def _list(self, path: str, entries: Any) -> str | None:
         if len(entries) < self.least:
-            return f"{path}={list(entries)} needs at least {_count(self.least)} ({self.about})."
+            known = f" of {', '.join(self.choices)}" if self.choices else ""
+            return f"{path}={list(entries)} needs at least {_count(self.least)}{known} ({self.about})."
         if self.length is not None and len(entries) != self.length:
             return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
         for entry in entries:
