@@ -13,9 +13,10 @@ import typer.main
 import yaml
 
 from kanrun.cli.app import app
-from kanrun.cli.experiments import EXPERIMENTS, with_info_value
+from kanrun.cli.experiments import with_info_value
 from kanrun.cli.help import groups_of
 from kanrun.cli.quoting import hydra_words
+from kanrun.config import EXPERIMENTS
 from kanrun.launch import Request
 from kanrun.launch.composing import compose, open_loader
 from kanrun.launch.schemas import typed
@@ -58,7 +59,9 @@ def commands(group: Any = None, prefix: str = "") -> dict[str, Any]:
 
 
 def choices() -> set[str]:
-    return {choice for e in EXPERIMENTS for group, some in groups_of(e.name) if group != "study" for choice in some}
+    return {
+        choice for e in EXPERIMENTS.values() for group, some in groups_of(e.name) if group != "study" for choice in some
+    }
 
 
 @pytest.mark.parametrize("line", command_lines())
@@ -73,7 +76,7 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     if words == name.split():
         return
     context = command.make_context(name, words[len(name.split()) :])
-    if name not in {experiment.name for experiment in EXPERIMENTS}:
+    if name not in {experiment.name for experiment in EXPERIMENTS.values()}:
         return
     multirun = context.params["multirun"]
     overrides = tuple(hydra_words(context.params["overrides"] or (), name, multirun))
@@ -104,13 +107,17 @@ def test_every_study_is_in_the_lecture() -> None:
         command = first or command
         listed.add((command, study))
     there = {
-        (e.name, study) for e in EXPERIMENTS for group, some in groups_of(e.name) if group == "study" for study in some
+        (e.name, study)
+        for e in EXPERIMENTS.values()
+        for group, some in groups_of(e.name)
+        if group == "study"
+        for study in some
     }
     assert listed == there
 
 
 def test_every_experiment_is_in_the_lecture() -> None:
-    assert [e.name for e in EXPERIMENTS if f"\nkanrun {e.name}" not in TEXT[LECTURE]] == []
+    assert [e.name for e in EXPERIMENTS.values() if f"\nkanrun {e.name}" not in TEXT[LECTURE]] == []
 
 
 def slug(heading: str) -> str:
