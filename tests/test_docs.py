@@ -76,7 +76,7 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     if words == name.split():
         return
     context = command.make_context(name, words[len(name.split()) :])
-    if name not in {experiment.name for experiment in EXPERIMENTS.values()}:
+    if name not in EXPERIMENTS:
         return
     multirun = context.params["multirun"]
     overrides = tuple(hydra_words(context.params["overrides"] or (), name, multirun))
@@ -117,7 +117,7 @@ def test_every_study_is_in_the_lecture() -> None:
 
 
 def test_every_experiment_is_in_the_lecture() -> None:
-    assert [e.name for e in EXPERIMENTS.values() if f"\nkanrun {e.name}" not in TEXT[LECTURE]] == []
+    assert [name for name in EXPERIMENTS if f"\nkanrun {name}" not in TEXT[LECTURE]] == []
 
 
 def slug(heading: str) -> str:
