@@ -47,7 +47,7 @@ class Settings:
         ({"count": 0}, "count=0 must be from 1 to 5 (number of things)."),
         ({"share": 1.0}, "share=1.0 must be above 0 and below 1 (a share)."),
         ({"kinds": ["c"]}, "kinds=['c'] has 'c', which is not one of a, b (kinds of things)."),
-        ({"kinds": []}, "kinds=[] needs at least 1 entry (kinds of things)."),
+        ({"kinds": []}, "kinds=[] needs at least 1 entry of a, b (kinds of things)."),
         ({"kinds": ["a", "a"]}, "kinds has a twice or more; name each once (kinds of things)."),
         ({"grid": 1.5}, "grid=1.5 must be a whole number of at least 1, or auto (a grid)."),
         ({"grid": True}, "grid=True must be a whole number of at least 1, or auto (a grid)."),
