@@ -21,8 +21,7 @@ from kanrun.engine.training import Step, train
 from kanrun.study.models import factory
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import make_problem
-from kanrun.study.seeds import generator
-from kanrun.study.settings import threads_of
+from kanrun.study.resources import generator, threads_of
 
 LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
 #: What is imported by each of the others.

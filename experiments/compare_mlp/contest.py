@@ -23,7 +23,7 @@ from kanrun.study.evaluation import scores
 from kanrun.study.models import check_model, factory, network_shape, refuse_unused
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
 
 #: Passes of which the fastest counts: noise only ever adds time.

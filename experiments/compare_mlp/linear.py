@@ -17,7 +17,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
 from kanrun.study.plans import make_plan
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 from kanrun.study.statistics import maximum
 
 if TYPE_CHECKING:

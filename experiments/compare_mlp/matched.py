@@ -22,7 +22,7 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.models import factory, network_shape
 from kanrun.study.plans import make_plan
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 from kanrun.study.statistics import exponent, exponents, maximum
 
 if TYPE_CHECKING:

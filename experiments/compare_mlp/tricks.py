@@ -23,7 +23,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study.models import factory
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

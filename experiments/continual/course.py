@@ -17,8 +17,7 @@ from kanrun.config import ContinualConfig, ExpressionTarget
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
 from kanrun.study.problem import PRECISIONS, Problem
-from kanrun.study.seeds import generator
-from kanrun.study.settings import device_of
+from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, build_target
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from kanrun.engine.splines.curve_fitting import approximate, interpolate
 from kanrun.engine.splines.polynomial import PolynomialThrough
 from kanrun.engine.splines.spline_curve import SplineCurve, clamped_knots
 from kanrun.runs.records import Record, Row
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 
 UNIT = torch.linspace(0, 1, 401, dtype=torch.float64)
 

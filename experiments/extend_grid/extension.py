@@ -20,7 +20,7 @@ from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
 from kanrun.study.models import check_model, factory, refuse_unused
 from kanrun.study.problem import Problem, make_problem
-from kanrun.study.seeds import generator
+from kanrun.study.resources import generator
 from kanrun.study.training_records import stage_row, step_row
 
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.

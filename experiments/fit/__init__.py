@@ -43,7 +43,7 @@ def run(
     from kanrun.experiments.fit.training import Progress, results
 
     from kanrun.engine.training import train
-    from kanrun.study.seeds import generator
+    from kanrun.study.resources import generator
     from kanrun.study.training_records import done_from_checkpoint, follow
 
     fit = prepared or prepare(cfg, cell, seed)

@@ -21,7 +21,7 @@ from kanrun.study.executors import Resume, TaskEvents, Warned, run_local, run_se
 from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRunner, prepare, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.settings import cores, device_of, threads_of
+from kanrun.study.resources import cores, device_of, threads_of
 
 if TYPE_CHECKING:
     import pandas

@@ -15,7 +15,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.manifest import Claim
 from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.settings import using_threads
+from kanrun.study.resources import using_threads
 
 if TYPE_CHECKING:
     import pandas

@@ -13,7 +13,7 @@ from torch import Tensor
 from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.training import Samples, TrainingData
-from kanrun.study.settings import device_of
+from kanrun.study.resources import device_of
 from kanrun.targets import Dataset, Points, build_target, make_dataset
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}

@@ -18,7 +18,7 @@ from kanrun.config import ExecutorConfig
 from kanrun.errors import StorageFailed, Terminated, UsageError
 from kanrun.runs import Record, Row, Run, RunFolder, Status
 from kanrun.study.execute import check, execute
-from kanrun.study.settings import device_of, threads_of
+from kanrun.study.resources import device_of, threads_of
 
 RunToy = Callable[..., Any]
 

@@ -1,4 +1,4 @@
-"""What `auto` and null stand for in the settings that all experiments share: device, threads, cores."""
+"""Devices, threads, cores, and random generators of trainings."""
 
 from __future__ import annotations
 
@@ -6,9 +6,16 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+import numpy as np
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Generator
 
 
 def cores() -> int:
@@ -61,3 +68,14 @@ def using_threads(threads: int) -> Iterator[None]:
         # A Dask worker may run trainings in several threads: one that ends must not change the others' number.
         if threading.current_thread() is threading.main_thread():
             torch.set_num_threads(before)
+
+
+def generator(seed: int, purpose: str) -> Generator:
+    """A CPU generator for (`seed`, `purpose`) alone, so that no two draws share a stream and none is global.
+
+    The same pair always gives the same numbers.
+    """
+    import torch
+
+    state = np.random.SeedSequence([seed, crc32(purpose.encode())]).generate_state(1, np.uint64)[0]
+    return torch.Generator().manual_seed(int(state))
