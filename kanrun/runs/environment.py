@@ -1,4 +1,4 @@
-"""Where a run happens: versions, repository, host and process."""
+"""The environment of a run: versions, repository, host and process."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ class RunFolder:
                 keep_rows(path, lambda row: _pair(row) != pair)
 
     def order(self) -> None:
-        """Sort the rows of every table by `cell` and `seed`, so that no table tells who finished first."""
+        """Sort the rows of every table by `cell` and `seed`, whatever the order in which tasks finished."""
         for path in self._paths().values():
             order_rows(path, _pair)
 

@@ -50,7 +50,7 @@ def allocate(outputs: Path, command: str) -> Path:
 
 
 def _highest(parent: Path) -> int:
-    """The highest number in use; a dangling `latest` still tells of a folder deleted since."""
+    """The highest number in use; a dangling `latest` still names a folder that was deleted."""
     names = [entry.name for entry in os.scandir(parent)]
     with contextlib.suppress(OSError):
         names.append(os.readlink(parent / _LATEST))

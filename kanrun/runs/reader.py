@@ -63,7 +63,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """The status in words: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
+        """The status as text: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
         if not (self.path / MANIFEST_FILE).exists():
             in_sweep = (self.path.parent / SWEEP_FILE).is_file()
             return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"

@@ -1,4 +1,4 @@
-"""What an experiment hands to its run folder: plain values that cross a process border without torch."""
+"""Records that an experiment yields for its run folder: plain values, sent between processes without torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for the user and the log: what was chosen and why, or a warning."""
+    """A sentence for the user and the log: a choice with its reason, or a warning."""
 
     text: str
     warning: bool = False

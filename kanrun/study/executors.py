@@ -61,7 +61,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Warned:
-    """Something that the user should know, of no task in particular."""
+    """A warning for the user that belongs to no single task."""
 
     text: str
 
@@ -143,11 +143,11 @@ class _Worker:
 
     def give(self, task: Task, resume: Checkpoint | None) -> None:
         self._task = task
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle: `next_event` tells
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle, which `next_event` reports
             self.connection.send((task, resume))
 
     def next_event(self) -> Recorded | Finished | Failed:
-        """Return what the worker says next; Failed if it is gone. Blocks until then."""
+        """Wait for the next event of the worker; Failed if it is gone."""
         task = self._task
         if task is None:
             raise RuntimeError("the worker has no task")

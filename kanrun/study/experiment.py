@@ -81,7 +81,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> Failure:
-        """Return the failure that `error` tells of; errors of kanrun speak for themselves."""
+        """Return `error` as a failure: the message alone of an error of kanrun, the type in front of others."""
         text = str(error).strip()
         name = type(error).__name__
         reason = text if isinstance(error, KanrunError) and text else f"{name}: {text}" if text else name
@@ -137,7 +137,7 @@ def prepare(experiment: Experiment, cfg: ExperimentConfig, tasks: Sequence[Task]
 
 
 def takes_resume(experiment: Experiment) -> bool:
-    """Return whether the experiment can go on from a checkpoint."""
+    """Return whether the experiment can resume from a checkpoint."""
     return "resume" in inspect.signature(experiment.run).parameters
 
 
@@ -181,7 +181,7 @@ def _described(cell: Cell) -> dict[str, str]:
     """Return words for each setting of a cell; settings of a group are told apart by their own key."""
     words: dict[str, str] = {}
     for key, value in cell.items():
-        if key in ("bound", "bounds"):  # what is claimed of a cell is not what it is
+        if key in ("bound", "bounds"):  # claims on a cell do not name it
             continue
         called = _called(value)
         if called is not None:
@@ -194,7 +194,7 @@ def _described(cell: Cell) -> dict[str, str]:
 def _called(value: Any) -> str | None:
     """Return a value in a word; None for a group without a name, whose settings are told one by one."""
     if isinstance(value, Mapping):
-        if "target" in value:  # a case is its target, with what it asks of it
+        if "target" in value:  # a case is named by its target
             return _called(value["target"])
         if {"kind", "first", "last"} <= value.keys():
             nested = "" if value.get("nested", True) else ", not nested"

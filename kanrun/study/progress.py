@@ -89,7 +89,7 @@ class Reporter:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
         if stage != self._stage:
             self._end_stage()
-        if stage != self._stage or values.get("best", True):  # later steps may try what is not kept
+        if stage != self._stage or values.get("best", True):  # later steps may be trials that are not kept
             self._last = text
         self._stage = stage
         if self._bar is not None:

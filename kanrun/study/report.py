@@ -37,13 +37,13 @@ def error_console() -> Console:
 
 
 def output_console() -> Console:
-    """Return a console on standard output: as wide as the terminal, or as what is printed where there is none."""
+    """Return a console on standard output: as wide as the terminal, or unbounded where there is none."""
     console = Console()
     return console if console.is_terminal else Console(width=_UNBOUNDED)
 
 
 def printable(text: str) -> str:
-    """Return `text` with blanks for what would steer a terminal: a folder that someone sends may hold anything."""
+    """Return `text` with blanks for control characters: a folder from elsewhere may hold any text."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
@@ -156,7 +156,7 @@ def _print_rows(console: Console, frame: pandas.DataFrame, title: str | None) ->
 
 
 def _merged(frame: pandas.DataFrame, group: str) -> pandas.DataFrame:
-    """Return one row a group: medians of numbers, text where all rows agree on it."""
+    """Return one row per group: medians of numbers, text where all rows agree on it."""
     numbers = set(frame.select_dtypes("number"))
     grouped = frame.groupby(group, sort=False)
     rules = {name: "median" if name in numbers else _agreed for name in frame.columns if name not in {group, "seed"}}
@@ -181,7 +181,7 @@ def _agreed(values: pandas.Series[Any]) -> Any:
 
 
 def _fitting(rows: pandas.DataFrame, width: int) -> list[str]:
-    """Return the columns that fit into `width` characters, in their order; what tells rows apart is chosen first."""
+    """Return the columns that fit into `width` characters, in their order, those in which rows differ first."""
     there = [name for name in rows.columns if rows[name].map(shown).any()] or list(rows.columns)
     alike = {name: name not in _ERRORS and rows[name].map(shown).nunique() == 1 for name in there}
     wanted = sorted(there, key=lambda name: (alike[name], _FIRST.index(name) if name in _FIRST else len(_FIRST)))

@@ -39,7 +39,7 @@ def step_row(step: Step) -> dict[str, Value]:
 
 
 def stage_row(stage: Stage) -> dict[str, Value]:
-    """The grid, its errors, and how the network came there: `error_before` and `error_after` the change of grid."""
+    """The grid, its errors, and the transfer to it, with the errors `error_before` and `error_after` the transfer."""
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
@@ -60,7 +60,7 @@ def _errors(errors: Errors) -> dict[str, Value]:
 
 
 def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:
-    """What a training has done, from which it goes on to the same numbers; `meta` are plain values of the caller's."""
+    """The state of a training, from which it resumes to the same numbers; `meta` are the caller's own plain values."""
     arrays: Arrays = {}
     stages = []
     for stage in done.stages:
@@ -78,7 +78,7 @@ def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:
 
 
 def done_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> Done:
-    """What `done_to_checkpoint` stored; nothing done without a checkpoint."""
+    """The state that `done_to_checkpoint` stored; that of a new training without a checkpoint."""
     if checkpoint is None:
         return Done()
     arrays, stages, pause = checkpoint.arrays, [], None
