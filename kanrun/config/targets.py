@@ -76,7 +76,10 @@ class TableTarget:
     kind: str = "table"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """A column is an input or an output; a classifier has one output."""
+        """Columns are lists; a column is an input or an output; a classifier has one output."""
+        for key, names in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if isinstance(names, str) and names != MISSING:
+                yield f"{at}{key}={names} must be a list of columns, such as {at}{key}=[a,b]."
         both = [name for name in self.inputs if name in self.outputs]
         if both:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."

@@ -11,7 +11,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, partial, reduce
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,8 @@ def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[Arra
     if unknown := sorted({str(symbol) for symbol in expression.free_symbols} - set(names)):
         raise UsageError(f"{expression} uses {', '.join(unknown)}, which is not among the variables {names}")
     compiler = _Compiler(names)
-    last = compiler.visit(expression)
-    return NumpyFunction(len(names), tuple(compiler.lines[: last + 1]))
+    compiler.visit(expression)
+    return NumpyFunction(len(names), tuple(compiler.lines))
 
 
 @cache
@@ -108,12 +108,9 @@ class _Compiler:
     def visit(self, node: sympy.Expr) -> int:
         """The register that holds the value of `node`."""
         if node not in self.registers:
-            self.registers[node] = self._add(self._line(node))
+            self.lines.append(self._line(node))
+            self.registers[node] = len(self.lines) - 1
         return self.registers[node]
-
-    def _add(self, line: int | float | _Operation) -> int:
-        self.lines.append(line)
-        return len(self.lines) - 1
 
     def _line(self, node: sympy.Expr) -> int | float | _Operation:
         if node.is_Symbol:
@@ -123,19 +120,12 @@ class _Compiler:
         if node.is_Pow:
             return self._power(node.base, node.exp)
         if (fold := _FOLDS.get(node.func)) is not None:
-            return self._fold(fold, node.args)
+            return _Operation(partial(_folded, fold), tuple(self.visit(argument) for argument in node.args))
         if node.func is sympy.besselj and node.args[0].is_Integer:
             return _Operation(_bessel(int(node.args[0])), (self.visit(node.args[1]),))
         if (function := _elementwise().get(node.func)) is not None:
             return _Operation(function, (self.visit(node.args[0]),))
         raise UsageError(f"{node} has no numeric form here; known functions are {', '.join(FUNCTIONS)}")
-
-    def _fold(self, function: Callable[..., Any], arguments: Sequence[sympy.Expr]) -> _Operation:
-        """An operation of two arguments over several; constants come first in sympy's order."""
-        registers = [self.visit(argument) for argument in arguments]
-        while len(registers) > 2:
-            registers[:2] = [self._add(_Operation(function, (registers[0], registers[1])))]
-        return _Operation(function, (registers[0], registers[1]))
 
     def _power(self, base: sympy.Expr, exponent: sympy.Expr) -> _Operation:
         if exponent == sympy.Rational(1, 2):
@@ -151,6 +141,11 @@ _FOLDS: dict[Any, Callable[..., Any]] = {
     sympy.Min: np.minimum,
     sympy.Max: np.maximum,
 }
+
+
+def _folded(function: Callable[[Any, Any], Any], *values: Any) -> Any:
+    """An operation of two arguments over several; constants come first in sympy's order."""
+    return reduce(function, values)
 
 
 def _integer_power(base: Any, exponent: int) -> Any:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import TARGETS, SamplingConfig
+from kanrun.config import TARGETS, SamplingConfig, check
 from kanrun.errors import UsageError
 from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
 from kanrun.targets.sampling import draw, generator, split_order, with_noise
 
 
 def build_target(config: Any) -> Target:
-    """The target of one of kanrun.config's targets. Raises UsageError for anything that is not fit."""
-    target: Target = TARGETS.find(getattr(config, "kind", None), "target.kind").build()(config)
+    """The target of one of kanrun.config's targets. Raises UsageError for settings or data that break a rule."""
+    kind = TARGETS.find(getattr(config, "kind", None), "target.kind")
+    check(config, "target.")
+    target: Target = kind.build()(config)
     return target
 
 
@@ -28,9 +29,7 @@ class SplitPolicy:
     test_share: float = 0.2  # of a table's rows
     fewest_train: int = 2  # rows of a table: one has no deviation to standardise by
     fewest_for_validation: int = 20  # training points: of fewer, none are set aside
-    ordinary: float = (
-        100.0  # a function is standardised only if a size or a mean over size is beyond this or below 1/this
-    )
+    ordinary: float = 100.0  # sizes of 1/this to this, and means up to this many sizes: not standardised
     numbers: int = 10**9  # most of one draw, points times variables
     constant: float = 1e-13  # a column whose range is within this share of its values only differs by rounding
 
@@ -43,7 +42,7 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: Sp
     the test's. Tables: a seeded split of the rows, stratified by class. Points known by name: all of them, and no
     test. A share of the training points becomes the validation points. Raises UsageError.
     """
-    check_sampling(sampling)
+    check(sampling, "sampling.")
     drawn, test = _drawn(target, sampling, seed, policy)
     noisy = with_noise(drawn, sampling.noise, generator(seed, "noise"))
     order = split_order(len(noisy), generator(seed, "validation"), _labels(target, drawn))
@@ -61,18 +60,6 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: Sp
         output_scaling=outputs,
         notes=tuple(_notes(target, train, policy)),
     )
-
-
-def check_sampling(config: SamplingConfig) -> None:
-    """Raises UsageError for numbers of points, noise or a validation share out of range."""
-    if config.train is not None and config.train < 1:
-        raise UsageError(f"sampling.train={config.train} must be at least 1.")
-    if config.test is not None and config.test < 0:
-        raise UsageError(f"sampling.test={config.test} must not be negative.")
-    if not (math.isfinite(config.noise) and config.noise >= 0):
-        raise UsageError(f"sampling.noise={config.noise} must be a finite number of at least 0.")
-    if not 0 <= config.validation <= 0.5:
-        raise UsageError(f"sampling.validation={config.validation} must be a share from 0 to 0.5.")
 
 
 def _drawn(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPolicy) -> tuple[Points, Points | None]:

@@ -67,12 +67,6 @@ def build_named(config: NamedTarget) -> Target:
 
 def build_peaks(config: GaussianPeaksTarget) -> Target:
     """Sum over the centres c of exp(-sharpness |x - (c, ..., c)|^2): narrow peaks along the diagonal."""
-    if not config.centres:
-        raise UsageError("target.centres=[] has no peaks; give at least one centre such as [-0.5,0.5].")
-    if config.sharpness <= 0:
-        raise UsageError(f"target.sharpness={config.sharpness:g} must be above 0.")
-    if not 1 <= config.dimension <= 10:
-        raise UsageError(f"target.dimension={config.dimension} must be from 1 to 10.")
     inputs = [f"x{i}" for i in range(config.dimension)]
     peaks = peaks_formula(np.repeat([[constant(c)] for c in config.centres], config.dimension, 1), config.sharpness)
     return formula_target("gaussian_peaks", parse(peaks), inputs, config.domain)

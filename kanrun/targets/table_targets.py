@@ -11,14 +11,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from kanrun.config import BundledTarget, PointsTarget, TableTarget
+from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.table_file import check_path
 from kanrun.targets.tables import columns_of, is_number, read_columns, read_inputs
-
-TASKS = ("regression", "classification")
 
 #: name -> (loader of sklearn.datasets, task)
 BUNDLED = {
@@ -37,26 +35,10 @@ def build_table(config: TableTarget) -> Target:
     Raises UsageError for a table that is not fit. A process that asks for the same columns of an unchanged file again
     gets the same target, so that a run reads and parses its table once.
     """
-    check_columns(config)
     file = check_path(config.path)
     state = file.stat()
     stamp = (state.st_ino, state.st_size, state.st_mtime_ns)
     return _read_table(file.absolute(), stamp, tuple(config.inputs), tuple(config.outputs), config.task)
-
-
-def check_columns(config: TableTarget) -> None:
-    """Raises UsageError for columns that cannot be inputs and outputs, before anything is read."""
-    if config.task not in TASKS:
-        raise UsageError(f"target.task={config.task!r} is unknown{near(config.task, TASKS)}; use {' or '.join(TASKS)}.")
-    for key, names in (("inputs", config.inputs), ("outputs", config.outputs)):
-        if not names or isinstance(names, str):
-            raise UsageError(f"target.{key} must list at least one column, such as target.{key}=[a,b].")
-        if twice := sorted({name for name in names if list(names).count(name) > 1}):
-            raise UsageError(f"target.{key} lists the column {twice[0]!r} twice.")
-    if both := [name for name in config.inputs if name in config.outputs]:
-        raise UsageError(f"the column {both[0]!r} is both in target.inputs and in target.outputs.")
-    if config.task == "classification" and len(config.outputs) != 1:
-        raise UsageError(f"classification takes one output column, target.outputs has {len(config.outputs)}.")
 
 
 @lru_cache(maxsize=4)
@@ -65,10 +47,10 @@ def _read_table(
 ) -> Target:
     if task == "regression":
         advice = dict.fromkeys(outputs, "text labels need target.task=classification")
-        values = read_columns(file, [*inputs, *outputs], advice=advice).numbers
+        values, _ = read_columns(file, [*inputs, *outputs], advice=advice)
         return _table(file.name, inputs, outputs, values[:, : len(inputs)], values[:, len(inputs) :])
-    columns = read_columns(file, inputs, outputs)
-    return _classes(file.name, inputs, outputs, columns.numbers, columns.labels[0])
+    x, (labels,) = read_columns(file, inputs, outputs)
+    return _classes(file.name, inputs, outputs, x, labels)
 
 
 def _table(
@@ -159,13 +141,10 @@ def planar_points(config: PointsTarget) -> PlanarPoints:
     Raises UsageError for a file that is not a table, for columns that are not there or hold anything but
     finite numbers, and where no two columns of numbers are found.
     """
+    check(config, "target.")
     if config.path is None:
-        if config.columns is not None or config.parameter is not None:
-            raise UsageError("target.columns and target.parameter are columns of a file; give target.path too.")
         return PlanarPoints(_spiral(), None)
     columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
-    if len(columns) != 2:
-        raise UsageError(f"target.columns={columns} must name two columns, such as target.columns=[x,y].")
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(config.path, wanted)
     return PlanarPoints(numbers[:, :2], numbers[:, 2] if config.parameter is not None else None)

@@ -20,17 +20,9 @@ from kanrun.targets.table_file import TableLimits, check_path, is_parquet, opene
 _MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
 
 
-@dataclass(frozen=True, eq=False)
-class Columns:
-    """`numbers` is (rows, columns); `labels` has one text per row for each label column."""
-
-    numbers: Array
-    labels: list[list[str]]
-
-
 def read_inputs(path: str | Path, names: Sequence[str], limits: TableLimits = TableLimits()) -> Array:
     """The columns `names` of a table, (rows, len(names)), in that order; see `read_columns`."""
-    return read_columns(check_path(path), names, limits=limits).numbers
+    return read_columns(check_path(path), names, limits=limits)[0]
 
 
 def read_columns(
@@ -39,8 +31,8 @@ def read_columns(
     labels: Sequence[str] = (),
     advice: Mapping[str, str] | None = None,
     limits: TableLimits = TableLimits(),
-) -> Columns:
-    """These columns of a file that `check_path` accepted; nothing else of it is kept.
+) -> tuple[Array, list[list[str]]]:
+    """These columns of a file that `check_path` accepted: numbers (rows, columns), and texts of each label column.
 
     true and false count as 1 and 0. `advice` says what to do about text in a column. Raises UsageError for a file that
     is not a table, for columns that are not there, and for missing, infinite and text values among the numbers or
@@ -65,7 +57,7 @@ def read_columns(
         raise UsageError(
             f"column {bad[0]!r} of {file.name} has {faults[bad[0]]}{others}; correct or remove such rows{hint}."
         )
-    return Columns(np.concatenate(parts), texts)
+    return np.concatenate(parts), texts
 
 
 def columns_of(path: str | Path, limits: TableLimits = TableLimits()) -> dict[str, bool]:
