@@ -11,24 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
-
-import pandas as pd
-from kanrun.experiments.interpret.diagram_edges import edge_tables
-from kanrun.experiments.interpret.findings import score_claims
-from kanrun.experiments.interpret.interpretation import Interpretation, Options, interpretation, one_thread
-from kanrun.experiments.interpret.plots import candidate_map, captions, score_card, stages_side_by_side
-from kanrun.experiments.interpret.problem import InterpretationProblem, formula_checkpoint, options_of, problems_of
-from kanrun.experiments.interpret.tables import candidate_rows, decision_rows, stage_row, summary_row
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from kanrun.config import InterpretConfig
-from kanrun.engine.symbolic import Stage
 from kanrun.errors import UsageError
-from kanrun.figures import network_diagram
-from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.suite import suite_cells, with_cell
+
+if TYPE_CHECKING:
+    from kanrun.experiments.interpret.problem import InterpretationProblem
+    from kanrun.experiments.interpret.result import Interpretation, Options
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from kanrun.runs import Claim
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
@@ -43,6 +39,9 @@ def check(cfg: InterpretConfig) -> None:
         raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once.")
     if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
         raise UsageError(f"device={cfg.device} precision={cfg.precision}: kanrun interpret uses the cpu and float64.")
+    from kanrun.experiments.interpret.interpretation import one_thread
+    from kanrun.experiments.interpret.problem import options_of, problems_of
+
     for cell in cells(cfg):
         one = with_cell(cfg, cell)
         options_of(one)
@@ -52,6 +51,9 @@ def check(cfg: InterpretConfig) -> None:
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
     """Interpret every output of the target; a row a stage as it goes."""
+    from kanrun.experiments.interpret.interpretation import one_thread
+    from kanrun.experiments.interpret.problem import options_of, problems_of
+
     cfg = with_cell(cfg, cell)
     options = options_of(cfg)
     with one_thread():
@@ -60,20 +62,28 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
 
 
 def _answered(problem: InterpretationProblem, options: Options, seed: int) -> Iterator[Record]:
+    from kanrun.experiments.interpret.interpretation import interpretation
+    from kanrun.experiments.interpret.result import Interpretation
+    from kanrun.experiments.interpret.tables import stage_row
+
     yield from problem.notes
     if problem.carried_over is not None:
         yield problem.carried_over
     result = None
     for event in interpretation(problem.samples, problem.check, options, seed, problem.network):
-        if isinstance(event, Stage):
-            yield stage_row(event, problem.samples, problem.check)
-        else:
+        if isinstance(event, Interpretation):
             result = event
+        else:
+            yield stage_row(event, problem.samples, problem.check)
     assert result is not None
     yield from _results(problem, result, seed)
 
 
 def _results(problem: InterpretationProblem, result: Interpretation, seed: int) -> Iterator[Record]:
+    from kanrun.experiments.interpret.diagram_edges import edge_tables
+    from kanrun.experiments.interpret.problem import formula_checkpoint
+    from kanrun.experiments.interpret.tables import candidate_rows, decision_rows, summary_row
+
     formula = problem.in_units(result.formula) if result.formula else None
     yield summary_row(problem, result, formula)
     yield Note(f"{problem.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
@@ -90,9 +100,13 @@ def _results(problem: InterpretationProblem, result: Interpretation, seed: int) 
             yield replace(table, name="edges" if problem.only else f"edges-{problem.output}")
 
 
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """The stages side by side, the network at the last of them, and which candidate fits which edge; of a suite the
     score card."""
+    from kanrun.experiments.interpret.plots import candidate_map, captions, score_card, stages_side_by_side
+
+    from kanrun.figures import network_diagram
+
     if "cell" in tables["summary"]:
         yield "score_card", score_card(tables["summary"])
         return
@@ -104,6 +118,8 @@ def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "candidates", candidate_map(tables["candidates"])
 
 
-def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:
+def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
     """Whether the seeds recovered the targets whose truth is known."""
+    from kanrun.experiments.interpret.findings import score_claims
+
     return score_claims(tables["summary"])

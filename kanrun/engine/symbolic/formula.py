@@ -145,7 +145,10 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
     points = np.concatenate([data.validation_x, data.x[:200]])
 
     def passes(expression: sympy.Expr) -> bool:
-        return data.error(to_numpy(expression, names)) <= allowed
+        try:
+            return data.error(to_numpy(expression, names)) <= allowed
+        except KanrunError:  # a function without a numeric form: the expression as it is stands
+            return False
 
     for share in (0.6, 0.4):
         tidy = round_numbers(expression, passes, policy.rounding)

@@ -27,7 +27,7 @@ from kanrun.engine.symbolic import (
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.edges import Identity, Spline
-from kanrun.engine.symbolic.formula import numeric_value, to_expression
+from kanrun.engine.symbolic.formula import Formula, numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
 from kanrun.engine.symbolic.simplification import expansion_terms, proven_equal, simplified
 from kanrun.formulas import parse, to_numpy
@@ -176,6 +176,40 @@ def test_the_certificate_tells_truth_from_likeness() -> None:
     off = certify(formula, other, (x, other(x)), x, other, parse("sin(3*x0)"))
     assert (off.recovered, off.form, off.symbolically) == ("no", "yes", "no")
     assert certify(formula, other, (x, other(x)), x, None, None).recovered == "unknown"
+
+
+def test_the_truth_is_known_relative_to_its_scale() -> None:
+    x = np.random.default_rng(1).uniform(0, 1, (300, 1))
+    truth = to_numpy(parse("1e-3*sin(x0)"), ["x0"])
+    near = Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (1.0, 1e-7, 1e-3, 0.0), "")),))
+    formula = Formula(to_expression(near, ["x0"]), ("x0",), near)
+    certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
+    assert certificate.formula_rmse < 1e-9
+    assert certificate.recovered == "no"
+
+
+def test_a_formula_with_a_numeric_edge_is_never_the_truth() -> None:
+    x = np.random.default_rng(1).uniform(0, 1, (300, 1))
+    truth = to_numpy(parse("1e-9*x0"), ["x0"])
+    spline = Spline.through(x[:, 0], truth(x), (0.0, 1.0), 5, 3)
+    graph = Graph(1, ("sum",), (Edge(0, 1, spline),))
+    formula = finished(graph, SearchData(x, truth(x), x, truth(x)), ["x0"])
+    certificate = certify(formula, truth, (x, truth(x)), x, truth, None)
+    assert certificate.formula_rmse < 1e-20
+    assert (certificate.recovered, certificate.form) == ("no", "no")
+
+
+def test_a_cotangent_keeps_all_its_forms() -> None:
+    x = np.random.default_rng(1).uniform(0.2, 1.2, (300, 2))
+    y = np.cos(x[:, 0]) / np.tan(x[:, 1])
+    cosine = Edge(0, 3, Symbolic(TABLE["cos"], (1.0, 0.0, 1.0, 0.0)))
+    tangent = Edge(1, 2, Symbolic(TABLE["tan"], (1.0, 0.0, 1.0, 0.0)))
+    inverse = Edge(2, 3, Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "bcd"))
+    graph = Graph(2, ("sum", "product", "sum"), (tangent, cosine, inverse, Edge(3, 4, Identity())))
+    formula = finished(graph, SearchData(x[:200], y[:200], x[200:], y[200:]), ["x0", "x1"])
+    np.testing.assert_allclose(formula(x), y, rtol=1e-10)
+    assert sympy.simplify(parse(formula.forms()["text"]) - parse("cos(x0)/tan(x1)")) == 0
+    assert "def formula" in formula.forms()["python"]
 
 
 def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:

@@ -31,6 +31,8 @@ from kanrun.config import (
 from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, Stage, Symbolic
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
+from kanrun.launch import Request
+from kanrun.launch.composing import compose, open_loader
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.saved import load_run
@@ -199,6 +201,14 @@ def test_tables_are_interpreted_in_their_own_units(tmp_path_factory: pytest.Temp
     assert summary["recovered"] == "unknown"
     assert summary["formula_rmse"] < 1e-8
     assert summary["outcome"] == "formula"
+
+
+def test_all_rows_of_a_table_are_used_unless_told_otherwise() -> None:
+    table = ("target=table", "target.path=x.csv", "target.inputs=[a]", "target.outputs=[y]")
+    for words, train in ((table, None), ((*table, "sampling.train=100"), 100), ((), 2000)):
+        request = Request("interpret", words)
+        (job,) = compose(request, open_loader(request)).jobs
+        assert job.sampling.train == train
 
 
 def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> None:
