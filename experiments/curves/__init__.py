@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 
 def check(cfg: CurvesConfig) -> None:
     from kanrun.experiments.curves.inputs import check_settings
-    from kanrun.experiments.curves.parts import PARTS
 
-    check_settings(cfg, list(PARTS))
+    check_settings(cfg)
 
 
 def cells(cfg: CurvesConfig) -> list[dict[str, Any]]:

@@ -8,44 +8,51 @@ from math import isfinite
 from typing import Any
 
 import numpy as np
-import torch
+from kanrun.experiments.curves.geometry import (
+    MOST_POINTS,
+    Array,
+    check_degree,
+    check_parameters,
+    clamped_knots,
+    parameters_along,
+)
 from numpy.typing import NDArray
-from torch import Tensor
+from scipy.interpolate import BSpline
 
 from kanrun.config import CurvesConfig
-from kanrun.engine.splines import curve_fitting
-from kanrun.engine.splines.polynomial import MOST_POINTS, chebyshev_points
-from kanrun.engine.splines.spline_curve import SplineCurve, check_degree, clamped_knots
 from kanrun.errors import UsageError
 from kanrun.runs.records import Table
 from kanrun.targets import GIVEN_POINTS, build_target, planar_points
 
 #: Control points of the curve near the planar points, where the settings name none.
 MOST_CONTROL_POINTS = 100
+#: Numbers in the matrix of a least squares fit.
+LARGEST_FIT = 500_000_000
 
 
 @dataclass(frozen=True)
 class Function:
     """A function of one variable on [low, high]; maps (samples) to (samples, 1)."""
 
-    values: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    values: Callable[[Array], Array]
     low: float
     high: float
     is_default: bool
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.from_numpy(self.values(x[:, None].numpy()))
+    def __call__(self, x: Array) -> Array:
+        return self.values(x[:, None])
 
-    def equispaced(self, count: int) -> Tensor:
-        return torch.linspace(self.low, self.high, count, dtype=torch.float64)
+    def equispaced(self, count: int) -> Array:
+        return np.linspace(self.low, self.high, count)
 
-    def chebyshev(self, count: int) -> Tensor:
-        return self.low + (self.high - self.low) * (chebyshev_points(count) + 1) / 2
+    def chebyshev(self, count: int) -> Array:
+        """Chebyshev points of the second kind, both ends included."""
+        return self.low + (self.high - self.low) * (np.polynomial.chebyshev.chebpts2(count) + 1) / 2
 
-    def error(self, x: Tensor, values: Tensor) -> dict[str, float]:
+    def error(self, x: Array, values: Array) -> dict[str, float]:
         """The largest error of `values` at x, and its `place`: 0 in the middle of the interval, 1 at its ends."""
-        distance = (values - self(x)).abs()
-        place = (2 * float(x[int(distance.argmax())]) - self.low - self.high) / (self.high - self.low)
+        distance = np.abs(values - self(x))[:, 0]
+        place = (2 * float(x[distance.argmax()]) - self.low - self.high) / (self.high - self.low)
         return {"max_error": float(distance.max()), "place": abs(place)}
 
 
@@ -53,19 +60,29 @@ class Function:
 class Planar:
     """Points (N, 2) with their parameters (N), and how many control points the curve near them has."""
 
-    points: Tensor
-    parameters: Tensor
+    points: Array
+    parameters: Array
     control_points: int
 
+    def distances(self, curve: BSpline) -> dict[str, float]:
+        """How many points and control points there are, and how far the curve at the parameters is from the points.
 
-def check_settings(cfg: CurvesConfig, parts: Sequence[str]) -> None:
-    """Raises UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
+        The largest and the root mean square distance, in the points' units.
+        """
+        apart = np.linalg.norm(curve(self.parameters) - self.points, axis=1)
+        return {
+            "points": len(self.points),
+            "control_points": len(curve.c),
+            "size": float(np.linalg.norm(np.ptp(self.points, axis=0))),
+            "max_distance": float(apart.max()),
+            "rms_distance": float(np.sqrt(np.mean(apart**2))),
+        }
+
+
+def check_settings(cfg: CurvesConfig) -> None:
+    """Raise UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")
-    if not cfg.parts or not set(cfg.parts) <= set(parts):
-        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
-    for name in ("parts", "degrees", "polynomial_points", "spline_points"):
-        _check_different(name, getattr(cfg, name))
     for degree in (cfg.degree, *cfg.degrees):
         check_degree(degree, degree + 1)
     if not cfg.degrees:
@@ -81,12 +98,6 @@ def check_settings(cfg: CurvesConfig, parts: Sequence[str]) -> None:
         moved_by(cfg)
     if "planar" in cfg.parts:
         planar_of(cfg)
-
-
-def _check_different(name: str, values: Sequence[Any]) -> None:
-    for value in values:
-        if values.count(value) > 1:
-            raise UsageError(f"{name} has {value} twice or more; name each once.")
 
 
 def _check_equispaced(cfg: CurvesConfig) -> None:
@@ -118,48 +129,51 @@ def function_of(cfg: CurvesConfig) -> Function:
     return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default)
 
 
-def lecture_points() -> Tensor:
+def lecture_points() -> Array:
     """The lecture's four points (4, 2)."""
     four = GIVEN_POINTS["lecture_points"]
-    return torch.from_numpy(np.concatenate([four.x, four.y], axis=1))
+    points: Array = np.concatenate([four.x, four.y], axis=1)
+    return points
 
 
-def bezier_of(cfg: CurvesConfig) -> Tensor:
-    """The control points (degree + 1, 2) of the Bezier curve."""
+def bezier_of(cfg: CurvesConfig) -> Array:
+    """The control points (degree + 1, 2) of the Bézier curve."""
     return _polygon("bezier", cfg.bezier)
 
 
-def spline_of(cfg: CurvesConfig) -> SplineCurve:
+def spline_of(cfg: CurvesConfig) -> BSpline:
     """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
     control = _polygon("bspline", cfg.bspline)
-    check_degree(cfg.degree, control.shape[0])
-    needed = control.shape[0] - cfg.degree - 1
+    check_degree(cfg.degree, len(control))
+    needed = len(control) - cfg.degree - 1
     inner = [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
     if len(inner) != needed or sorted(inner) != inner or not all(0 < knot < 1 for knot in inner):
         raise UsageError(
             f"knots={inner} must be {needed} numbers between 0 and 1 that never decrease "
             "(control points less degree less 1); repeat one for a knot of higher multiplicity."
         )
-    return SplineCurve(control, clamped_knots(control.new_tensor(inner), 0.0, 1.0, cfg.degree), cfg.degree)
+    if any(inner.count(knot) > cfg.degree + 1 for knot in inner):
+        raise UsageError(f"A knot may be repeated at most {cfg.degree + 1} times in degree {cfg.degree}")
+    return BSpline(clamped_knots(inner, 0.0, 1.0, cfg.degree), control, cfg.degree)
 
 
-def moved_by(cfg: CurvesConfig) -> Tensor:
+def moved_by(cfg: CurvesConfig) -> Array:
     """By how much (2) the B-spline's control point number `moved` goes away from where it was."""
     count = len(cfg.bspline)
     if not 0 <= cfg.moved < count:
         raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {count - 1}.")
-    return _points("by", [cfg.by], 1)[0]
+    by: Array = _points("by", [cfg.by], 1)[0]
+    return by
 
 
 def planar_of(cfg: CurvesConfig) -> Planar:
     """The user's points in the plane (or kanrun's own), parametrised."""
     found = planar_points(cfg.target)
-    points = torch.from_numpy(found.points)
+    points, count = found.points, len(found.points)
     if found.parameters is None:
-        parameters = curve_fitting.parameters_along(points, cfg.spacing)
+        parameters = parameters_along(points, cfg.spacing)
     else:
-        parameters = curve_fitting.check_parameters(torch.from_numpy(found.parameters))
-    count = points.shape[0]
+        parameters = check_parameters(found.parameters)
     if count <= cfg.degree:
         raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}.")
     if cfg.control_points is None:
@@ -167,37 +181,23 @@ def planar_of(cfg: CurvesConfig) -> Planar:
     check_degree(cfg.degree, cfg.control_points)
     if cfg.control_points > count:
         raise UsageError(f"control_points={cfg.control_points} must be at most {count}, the number of points.")
+    if cfg.control_points * count > LARGEST_FIT:
+        raise UsageError(f"{cfg.control_points} control points for {count} points are too many for one fit.")
     return Planar(points, parameters, cfg.control_points)
 
 
-def distances(curve: SplineCurve, given: Planar) -> dict[str, float]:
-    """How many points and control points there are, and how far the curve at the parameters is from the points.
-
-    The largest and the root mean square distance, in the points' units.
-    """
-    apart = (curve.points(given.parameters) - given.points).norm(dim=1)
-    return {
-        "points": len(given.points),
-        "control_points": len(curve.control),
-        "size": float((given.points.amax(0) - given.points.amin(0)).norm()),
-        "max_distance": float(apart.max()),
-        "rms_distance": float(apart.square().mean().sqrt()),
-    }
-
-
-def table(name: str, columns: str, *values: Tensor) -> Table:
+def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
     """A table of the named columns from (rows, columns) side by side; one-dimensional values are one column."""
-    whole = torch.cat([v if v.ndim == 2 else v[:, None] for v in values], dim=1)
-    return Table(name, {key: whole[:, i].numpy() for i, key in enumerate(columns.split())})
+    whole = np.column_stack(values).astype(float)
+    return Table(name, {key: whole[:, i] for i, key in enumerate(columns.split())})
 
 
-def family(name: str, columns: str, values: Tensor) -> Table:
+def family(name: str, columns: str, values: Array) -> Table:
     """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
-    number = torch.arange(values.shape[0]).repeat_interleave(values.shape[1])
-    return table(name, columns, number, values.flatten(0, 1))
+    return table(name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values))
 
 
-def _polygon(name: str, values: Any) -> Tensor:
+def _polygon(name: str, values: Any) -> Array:
     """The points (n, 2) of a control polygon, at least two of them different."""
     points = _points(name, values, 2)
     if (points == points[0]).all():
@@ -205,8 +205,8 @@ def _polygon(name: str, values: Any) -> Tensor:
     return points
 
 
-def _points(name: str, values: Any, least: int) -> Tensor:
-    """A list of pairs of numbers as a tensor (points, 2)."""
+def _points(name: str, values: Any, least: int) -> Array:
+    """A list of pairs of numbers as an array (points, 2)."""
     rows = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
     for row in rows:
         pair = isinstance(row, Sequence) and len(row) == 2
@@ -214,4 +214,4 @@ def _points(name: str, values: Any, least: int) -> Tensor:
             raise UsageError(f"{name} has {row}, where a point is needed: two finite numbers, such as [1, 2.5].")
     if len(rows) < least:
         raise UsageError(f"{name} must be a list of at least {least} points, not {values}.")
-    return torch.tensor(rows, dtype=torch.float64)
+    return np.array(rows, dtype=float)

@@ -7,6 +7,7 @@ B-spline linearly.
 
 from __future__ import annotations
 
+from math import comb
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from torch import Tensor, nn
 from kanrun.engine.least_squares.rows import DenseRows
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
-from kanrun.engine.splines.bezier import bernstein
-from kanrun.engine.splines.spline_curve import clamped_knots
+from kanrun.errors import UsageError
+
+HIGHEST_DEGREE = 1000  # of Bernstein polynomials
 
 
 class Curve(Network):
@@ -88,6 +90,22 @@ class Polynomial(Curve):
         return torch.cat(values[: self.coefficients.shape[0]], dim=-1)
 
 
+def bernstein(u: Float[Tensor, "*batch"], degree: int) -> Float[Tensor, "*batch functions"]:
+    """The degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u, in u's precision.
+
+    Raises UsageError for a degree outside 0..1000: the largest binomial coefficients of higher ones do not fit into a
+    float64.
+    """
+    if not 0 <= degree <= HIGHEST_DEGREE:
+        raise UsageError(f"Bernstein polynomials have a degree from 0 to {HIGHEST_DEGREE}, not {degree}")
+    # Worked out in float64: the binomial coefficients of degrees above 130 do not fit into a float32.
+    t = u.double().unsqueeze(-1)
+    index = torch.arange(degree + 1, dtype=t.dtype, device=t.device)
+    binomials = torch.tensor([float(comb(degree, i)) for i in range(degree + 1)], dtype=t.dtype, device=t.device)
+    values: Tensor = binomials * t**index * (1 - t) ** (degree - index)
+    return values.to(u.dtype)
+
+
 class Bezier(Curve):
     """A Bezier curve: coefficients are its control points, the basis Bernstein's of degree `functions` - 1.
 
@@ -110,7 +128,8 @@ class BSpline(Curve):
         super().__init__(functions, outputs, domain)
         self.degree = degree
         points = uniform_breakpoints(domain[:, 0], domain[:, 1], functions - degree)[0]
-        self.register_buffer("knots", clamped_knots(points[1:-1], float(points[0]), float(points[-1]), degree)[None])
+        ends = points[:1].expand(degree), points[-1:].expand(degree)  # with those of `points`, degree + 1 at either end
+        self.register_buffer("knots", torch.cat([ends[0], points, ends[1]])[None])
 
     @property
     def grid(self) -> Grid:

@@ -1,0 +1,291 @@
+"""Polynomials and B-spline curves through points and near them, Bézier curves, and what theory says of them.
+
+Curves are scipy's `BSpline`: s(t) = sum_i c_i B_i(t) with n control points c_i (n, dims), knots t_0 <= ... <= t_{n+k}
+and degree k. Here the first and the last k + 1 knots are equal (clamped), so that a curve runs from its first control
+point to its last. A knot of multiplicity m inside leaves it C^(k - m) there; at a knot it takes the piece to the right.
+Sources: C. de Boor, A Practical Guide to Splines, ch. IX-XIV; L. Piegl and W. Tiller, The NURBS Book, ch. 9; G. Farin,
+Curves and Surfaces for CAGD, ch. 4-5 and 8.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BPoly, BSpline, make_interp_spline, make_lsq_spline
+
+from kanrun.errors import UsageError
+
+Array = NDArray[np.float64]
+#: Which power of the distance of two points separates their parameters.
+SPACINGS = {"chord": 1.0, "centripetal": 0.5, "uniform": 0.0}
+MOST_POINTS = 1000  # of a polynomial: beyond, the products leave the range of a float64
+PER_SPAN = 16  # parameters looked at in each interval, its left end and no right one among them
+
+
+def check_degree(degree: int, control_points: int) -> None:
+    """Raise UsageError for a degree below 1 and for too few control points."""
+    if degree < 1:
+        raise UsageError(f"A curve's degree must be at least 1, not {degree}")
+    if control_points <= degree:
+        raise UsageError(
+            f"A curve of degree {degree} needs at least {degree + 1} control points, not {control_points}; "
+            "take more points or a lower degree"
+        )
+
+
+def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degree: int) -> Array:
+    """Return `inner` between k + 1 knots at either end."""
+    return np.concatenate([np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)])
+
+
+# ------------------------------------------------------------------------------- through and near points
+
+
+def polynomial_through(x: Array, y: Array, at: Array) -> Array:
+    """Return the polynomial of degree N - 1 with the values y (N, dims) at x (N), at the places `at`: (samples, dims).
+
+    By the first barycentric form, p = l(at) sum_j w_j y_j / (at - x_j) with l = prod_j (at - x_j), which is backward
+    stable for any points (N. J. Higham, IMA J. Numer. Anal. 24, 2004). The second form, scipy's
+    BarycentricInterpolator, is not: through 40 equispaced points of Runge's function it errs by 7e-8 of the
+    polynomial's size and the first by 7e-12, through 80 it is infinite. Lengths are in quarters of the range, so that
+    products neither overflow nor vanish. Raises UsageError for fewer than 2 points, more than 1000, or equal ones.
+    """
+    if not 2 <= len(x) <= MOST_POINTS:
+        raise UsageError(f"A polynomial here goes through 2 to {MOST_POINTS} points, not {len(x)}")
+    ordered = np.sort(x)
+    equal = np.flatnonzero(np.diff(ordered) == 0)
+    if len(equal):
+        raise UsageError(f"A polynomial needs different abscissae; {ordered[equal[0]]:g} comes twice")
+    long: list[Any] = [np.asarray(v, np.longdouble) for v in (x, y, at)]  # 64 bits of fraction on most processors
+    nodes, values, places = long
+    quarter = (ordered[-1] - ordered[0]) / 4
+    apart = (nodes[:, None] - nodes) / quarter
+    np.fill_diagonal(apart, 1.0)
+    away = (places[:, None] - nodes) / quarter
+    hit = away == 0
+    result = away.prod(1, keepdims=True) * ((1 / apart.prod(1) / np.where(hit, 1.0, away)) @ values)
+    return np.asarray(np.where(hit.any(1, keepdims=True), values[hit.argmax(1)], result), dtype=np.float64)
+
+
+def parameters_along(points: Array, spacing: str = "chord") -> Array:
+    """Return parameters from 0 to 1 whose steps are the distances of neighbouring points to the power of `spacing`.
+
+    Raises UsageError for fewer than 2 points, for an unknown spacing and where two neighbours are the same point.
+    """
+    if spacing not in SPACINGS:
+        raise UsageError(f"spacing must be one of {', '.join(SPACINGS)}, not {spacing}")
+    if len(points) < 2:
+        raise UsageError(f"A curve needs at least 2 points, not {len(points)}")
+    distance = np.linalg.norm(np.diff(points, axis=0), axis=1)
+    same = np.flatnonzero(distance == 0)
+    if len(same):
+        row = int(same[0]) + 1
+        raise UsageError(f"Points {row} and {row + 1} are the same: a curve needs different neighbours, remove one")
+    steps = np.concatenate([[0.0], distance ** SPACINGS[spacing]]).cumsum()
+    return check_parameters(steps / steps[-1])
+
+
+def check_parameters(parameters: Array) -> Array:
+    """Return the parameters; raise UsageError where they are not strictly increasing or not finite."""
+    wrong = np.flatnonzero(~(np.diff(parameters) > 0))
+    if len(wrong):
+        row = int(wrong[0])
+        raise UsageError(
+            f"Parameters must increase strictly, but {parameters[row + 1]:g} (point {row + 2}) follows "
+            f"{parameters[row]:g} (point {row + 1})"
+        )
+    return parameters
+
+
+def interpolate(parameters: Array, points: Array, degree: int) -> BSpline:
+    """Return the curve with curve(parameters) = points, on knots that are means of k neighbouring parameters.
+
+    Every basis function then sees a point (Schoenberg and Whitney's condition). Raises UsageError for unordered or
+    repeated parameters, a degree below 1 and degree + 1 > N.
+    """
+    check_degree(degree, len(points))
+    t = check_parameters(parameters)
+    inner = np.lib.stride_tricks.sliding_window_view(t, degree)[1:-1].mean(1)
+    return make_interp_spline(t, points, degree, t=clamped_knots(inner, t[0], t[-1], degree))
+
+
+def approximate(parameters: Array, points: Array, degree: int, control_points: int) -> BSpline:
+    """Return the curve with that many control points that is nearest to the points in least squares.
+
+    Its knots leave as many points in each interval. Raises UsageError as `interpolate` does, and for more control
+    points than points.
+    """
+    check_degree(degree, control_points)
+    t, count = check_parameters(parameters), len(points)
+    if control_points > count:
+        raise UsageError(f"control_points is {control_points}, but there are {count} points; take at most that many")
+    if control_points == count:
+        return interpolate(parameters, points, degree)
+    intervals = control_points - degree
+    position = np.arange(1, intervals) * count / intervals
+    below = np.floor(position).astype(int)
+    inner = t[below - 1] + (t[below] - t[below - 1]) * (position - below)
+    return make_lsq_spline(t, points, clamped_knots(inner, t[0], t[-1], degree), degree)
+
+
+# --------------------------------------------------------------------------------------- Bézier curves
+
+
+def bernstein(u: Array, degree: int) -> Array:
+    """Return the degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u (samples): (samples, n + 1)."""
+    values: Array = BPoly(np.eye(degree + 1)[:, None], [0.0, 1.0])(u)
+    return values
+
+
+def de_casteljau(control: Array, u: Array) -> Array:
+    """Return the points (samples, dims) at u by repeated division of the polygon's sides in the ratio u : 1 - u."""
+    share = u[:, None, None]
+    points = np.broadcast_to(control, (len(u), *control.shape))
+    while points.shape[1] > 1:
+        points = (1 - share) * points[:, :-1] + share * points[:, 1:]
+    return points[:, 0]
+
+
+def construction(control: Array, u: float) -> list[Array]:
+    """Return de Casteljau's points at one u, level by level: the control points, ..., the point of the curve."""
+    levels = [control]
+    while len(levels[-1]) > 1:
+        levels.append((1 - u) * levels[-1][:-1] + u * levels[-1][1:])
+    return levels
+
+
+def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
+    """Return control points (pieces, k + 1, dims) and ends (pieces, 2) of the polynomial pieces as Bézier curves.
+
+    Knot insertion leaves the curve as it is; with every knot k-fold its control points are those of the pieces. With n
+    control points and simple knots there are n - k of them; a knot of multiplicity m takes m - 1 away.
+    """
+    ends = spans(curve)
+    for at in ends[1:, 0]:
+        missing = curve.k - int((curve.t == at).sum())
+        if missing > 0:
+            curve = curve.insert_knot(at, missing)
+    last = np.searchsorted(curve.t, ends[:, 0], side="right") - 1
+    return curve.c[last[:, None] + np.arange(-curve.k, 1)], ends
+
+
+# ------------------------------------------------------------------------------------------- measured
+
+
+@dataclass(frozen=True)
+class Jump:
+    """The `derivative`-th derivative of a curve on both sides of a knot.
+
+    `relative` is the largest difference over the dimensions as a share of that derivative's size on the curve.
+    """
+
+    derivative: int
+    left: float
+    right: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Largest deviations from what must hold, as shares of the control points' size; counts where counts are named."""
+
+    casteljau: float  # de Casteljau's points from the sum of Bernstein polynomials
+    partition: float  # sum of the basis functions from 1
+    lowest: float  # smallest value of a basis function
+    pieces: int  # Bézier pieces found
+    pieces_expected: int  # control points less the degree
+    reproduction: float  # the pieces from the curve
+    most_spans: int  # spans that moving one control point changed, the most
+    stray_samples: int  # samples outside that point's support that changed in any bit
+
+
+def spans(curve: BSpline) -> Array:
+    """Return both ends (spans, 2) of every interval of the domain that is not empty."""
+    ends = np.unique(curve.t[curve.k : len(curve.c) + 1])
+    return np.stack([ends[:-1], ends[1:]], axis=1)
+
+
+def samples(curve: BSpline, per_span: int = PER_SPAN) -> Array:
+    """Return `per_span` parameters from the left end of every span on, and the end of the domain."""
+    ends = spans(curve)
+    inside = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * np.arange(per_span) / per_span
+    return np.append(inside, ends[-1, 1])
+
+
+def left_of(curve: BSpline, t: Array, derivative: int = 0) -> Array:
+    """Return a derivative at t from the left: read from the other end the left side is the right one."""
+    mirrored = BSpline(-curve.t[::-1], curve.c[::-1], curve.k)
+    values: Array = mirrored(-t, derivative) * (-1.0 if derivative % 2 else 1.0)
+    return values
+
+
+def jumps(curve: BSpline, knot: float) -> list[Jump]:
+    """Return the jumps of the derivatives 0 ... k at a knot; left and right are those of the first dimension."""
+    at, found = np.array([knot]), []
+    for derivative in range(curve.k + 1):
+        left, right = left_of(curve, at, derivative)[0], curve(at, derivative)[0]
+        size = np.abs(curve(samples(curve), derivative)).max()
+        found.append(Jump(derivative, float(left[0]), float(right[0]), float(np.abs(right - left).max() / size)))
+    return found
+
+
+def move_point(curve: BSpline, index: int, by: Array) -> BSpline:
+    """Return the curve with its control point `index` moved."""
+    control = curve.c.copy()
+    control[index] += by
+    return BSpline(curve.t, control, curve.k)
+
+
+def basis_on(curve: BSpline, t: Array) -> Array:
+    """Return all basis functions of the curve at t: (samples, functions)."""
+    values: Any = BSpline.design_matrix(t, curve.t, curve.k).toarray()
+    return np.asarray(values)
+
+
+def random_curve(degree: int, control_points: int, draws: np.random.Generator) -> BSpline:
+    """Return a planar curve on [0, 1] with normal control points and simple knots at random."""
+    gaps = 0.1 + draws.random(control_points - degree)
+    inner = (gaps.cumsum() / gaps.sum())[:-1]
+    return BSpline(clamped_knots(inner, 0.0, 1.0, degree), draws.normal(size=(control_points, 2)), degree)
+
+
+def with_multiple_knot(degree: int, multiplicity: int) -> BSpline:
+    """Return a function on [0, 1] with uneven control points and the knots 1/4, 1/2 (`multiplicity` times), 3/4."""
+    inner = [0.25, *[0.5] * multiplicity, 0.75]
+    control = np.cos(2 * np.arange(len(inner) + degree + 1.0))[:, None]
+    return BSpline(clamped_knots(inner, 0.0, 1.0, degree), control, degree)
+
+
+def identities(curve: BSpline, moved: Array) -> Identities:
+    """Return all identities of one curve with simple knots; each control point in turn is moved by `moved`."""
+    size, u = float(np.abs(curve.c).max()), np.linspace(0, 1, 101)
+    basis = basis_on(curve, samples(curve))
+    pieces, ends = bezier_pieces(curve)
+    t = ends[:, :1] + (ends[:, 1:] - ends[:, :1]) * u[:-1]  # without right ends, which belong to the next piece
+    apart = np.concatenate([de_casteljau(piece, u[:-1]) for piece in pieces]) - curve(t.ravel())
+    reach = _reach(curve, moved)
+    return Identities(
+        casteljau=float(np.abs(de_casteljau(curve.c, u) - bernstein(u, len(curve.c) - 1) @ curve.c).max()) / size,
+        partition=float(np.abs(basis.sum(1) - 1).max()),
+        lowest=float(basis.min()),
+        pieces=len(pieces),
+        pieces_expected=len(curve.c) - curve.k,
+        reproduction=float(np.abs(apart).max()) / size,
+        most_spans=max(spans for spans, _ in reach),
+        stray_samples=sum(stray for _, stray in reach),
+    )
+
+
+def _reach(curve: BSpline, by: Array) -> list[tuple[int, int]]:
+    """For each control point that moves: spans that change, and samples outside its support that change in any bit."""
+    t = samples(curve)
+    before, found = curve(t).view(np.int64), []
+    for index in range(len(curve.c)):
+        changed = (move_point(curve, index, by)(t).view(np.int64) != before).any(1)
+        outside = (t < curve.t[index]) | (t > curve.t[index + curve.k + 1])
+        found.append((int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()), int((changed & outside).sum())))
+    return found

@@ -1,0 +1,342 @@
+"""Curves of `kanrun curves` against slow truths: exact fractions, the recursion, scipy's own fits and pieces."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import comb
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kanrun.experiments.curves.geometry import (
+    PER_SPAN,
+    Array,
+    approximate,
+    basis_on,
+    bernstein,
+    bezier_pieces,
+    check_degree,
+    check_parameters,
+    clamped_knots,
+    construction,
+    de_casteljau,
+    identities,
+    interpolate,
+    jumps,
+    left_of,
+    move_point,
+    parameters_along,
+    polynomial_through,
+    random_curve,
+    samples,
+    spans,
+    with_multiple_knot,
+)
+from numpy.polynomial.chebyshev import chebpts2
+from numpy.testing import assert_allclose
+from scipy.interpolate import BSpline, PPoly
+
+from kanrun.errors import UsageError
+
+UNIT = np.linspace(0, 1, 33)
+
+
+def drawn(*shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def curve_with(degree: int, inner: list[float], seed: int = 0) -> BSpline:
+    return BSpline(clamped_knots(inner, 0.0, 1.0, degree), drawn(len(inner) + degree + 1, 2, seed=seed), degree)
+
+
+def with_repeats(degree: int, seed: int) -> BSpline:
+    """A random curve whose inner knots have multiplicities from 1 to degree + 1."""
+    draws = np.random.default_rng(seed)
+    places = (np.arange(1, 6) + 0.4 * draws.random(5)) / 7
+    return curve_with(degree, list(np.repeat(places, draws.integers(1, degree + 2, 5))), seed)
+
+
+def recursion(i: int, k: int, knots: list[float], t: float) -> float:
+    """Cox and de Boor's definition, 0/0 being 0."""
+    if k == 0:
+        return float(knots[i] <= t < knots[i + 1])
+    left, right = knots[i + k] - knots[i], knots[i + k + 1] - knots[i + 1]
+    value = (t - knots[i]) / left * recursion(i, k - 1, knots, t) if left else 0.0
+    return value + ((knots[i + k + 1] - t) / right * recursion(i + 1, k - 1, knots, t) if right else 0.0)
+
+
+@settings(deadline=None, max_examples=15)
+@given(degree=st.integers(1, 5), seed=st.integers(0, 999), derivative=st.integers(0, 3))
+def test_the_left_side_is_the_piece_before_the_knot(degree: int, seed: int, derivative: int) -> None:
+    curve = with_repeats(degree, seed)
+    pieces = PPoly.from_spline(BSpline(curve.t, curve.c[:, 0], degree)).derivative(derivative)
+    kept = pieces.x[:-1] < pieces.x[1:]  # scipy keeps the empty pieces between equal knots
+    before = [
+        np.polyval(c, high - low)
+        for c, low, high in zip(pieces.c[:, kept].T, pieces.x[:-1][kept], pieces.x[1:][kept], strict=True)
+    ]
+    found = left_of(curve, spans(curve)[:, 1], derivative)[:, 0]
+    assert_allclose(found, before, rtol=0, atol=1e-9 * max(1.0, np.abs(before).max()))
+
+
+@settings(deadline=None, max_examples=15)
+@given(degree=st.integers(1, 4), seed=st.integers(0, 999))
+def test_the_basis_is_the_recursion_sums_to_one_and_is_not_negative(degree: int, seed: int) -> None:
+    curve = with_repeats(degree, seed)
+    t = samples(curve, 4)
+    basis, knots = basis_on(curve, t), curve.t.tolist()
+    truth = [[recursion(i, degree, knots, float(at)) for i in range(len(curve.c))] for at in t[:-1]]
+    assert_allclose(basis[:-1], truth, rtol=0, atol=1e-13)
+    assert np.abs(basis.sum(1) - 1).max() < 1e-13
+    assert basis.min() >= 0
+
+
+def test_clamped_knots_lead_from_the_first_control_point_to_the_last() -> None:
+    curve = with_repeats(3, 5)
+    assert_allclose(curve([0.0, 1.0]), curve.c[[0, -1]], rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
+def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(degree: int) -> None:
+    for multiplicity in range(1, degree + 1):
+        found = jumps(with_multiple_knot(degree, multiplicity), 0.5)
+        assert [jump.derivative for jump in found] == list(range(degree + 1))
+        for jump in found[: degree - multiplicity + 1]:
+            assert jump.relative < 1e-12
+        assert found[degree - multiplicity + 1].relative > 1e-3
+
+
+def test_a_knot_of_multiplicity_k_plus_1_tears_the_curve() -> None:
+    assert jumps(with_multiple_knot(2, 3), 0.5)[0].relative > 1e-2
+
+
+@pytest.mark.parametrize("degree", [1, 3, 5])
+def test_moving_a_control_point_moves_its_support_and_no_bit_elsewhere(degree: int) -> None:
+    curve = random_curve(degree, 3 * degree + 4, np.random.default_rng(1))
+    t = samples(curve)
+    for index in range(len(curve.c)):
+        moved = move_point(curve, index, np.array([0.3, -2.0]))
+        changed = (moved(t) != curve(t)).any(1)
+        support = (t > curve.t[index]) & (t < curve.t[index + degree + 1])
+        inside = support & (t > 0) & (t < 1)
+        assert np.array_equal(changed & inside, inside)
+        assert not (changed & ~support)[1:-1].any()
+        assert int(changed[:-1].reshape(-1, PER_SPAN).any(1).sum()) <= degree + 1
+
+
+def test_moving_a_control_point_leaves_the_curve_it_came_from_alone() -> None:
+    curve = with_repeats(2, 3)
+    before = curve.c.copy()
+    move_point(curve, 1, np.ones(2))
+    assert np.array_equal(curve.c, before)
+
+
+def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size() -> None:
+    found = identities(random_curve(4, 14, np.random.default_rng(2)), np.ones(2))
+    assert found.pieces == found.pieces_expected == 10
+    assert found.most_spans == 5
+    assert found.stray_samples == 0
+    assert max(found.casteljau, found.partition, found.reproduction) < 1e-13
+    assert found.lowest == 0
+
+
+@pytest.mark.parametrize("degree", [0, 1, 4, 9, 20])
+def test_bernstein_polynomials_are_their_formula_in_exact_fractions(degree: int) -> None:
+    for row, u in zip(bernstein(UNIT, degree), UNIT, strict=True):
+        exact = Fraction(float(u))
+        for i, value in enumerate(row):
+            truth = comb(degree, i) * exact**i * (1 - exact) ** (degree - i)
+            assert float(value) == pytest.approx(float(truth), rel=1e-13, abs=1e-300)
+
+
+@settings(deadline=None, max_examples=30)
+@given(degree=st.integers(0, 25), seed=st.integers(0, 999))
+def test_de_casteljau_equals_bernstein(degree: int, seed: int) -> None:
+    control = drawn(degree + 1, 3, seed=seed)
+    apart = np.abs(de_casteljau(control, UNIT) - bernstein(UNIT, degree) @ control).max()
+    assert apart <= 1e-12 * np.abs(control).max()
+
+
+def test_the_construction_ends_in_the_point_of_the_curve_and_starts_with_the_control_points() -> None:
+    control = drawn(5, 2)
+    levels = construction(control, 0.3)
+    assert [len(level) for level in levels] == [5, 4, 3, 2, 1]
+    assert np.array_equal(levels[0], control)
+    assert_allclose(levels[1], 0.7 * control[:-1] + 0.3 * control[1:])
+    assert_allclose(levels[-1], de_casteljau(control, np.array([0.3])), rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    ("degree", "inner", "count"),
+    [
+        (1, [0.2, 0.5, 0.9], 4),
+        (3, [0.2, 0.5, 0.9], 4),
+        (3, [], 1),
+        (3, [0.2, 0.5, 0.5, 0.9], 4),
+        (2, [0.5, 0.5, 0.5], 2),  # not even continuous
+        (4, [0.3, 0.3, 0.3, 0.3], 2),
+    ],
+)
+def test_bezier_pieces_are_the_curve(degree: int, inner: list[float], count: int) -> None:
+    curve = curve_with(degree, inner)
+    pieces, ends = bezier_pieces(curve)
+    assert pieces.shape == (count, degree + 1, 2)
+    assert count == len(set(inner)) + 1
+    for piece, (low, high) in zip(pieces, ends, strict=True):
+        inside = UNIT[:-1]
+        assert_allclose(de_casteljau(piece, inside), curve(low + (high - low) * inside), rtol=0, atol=1e-13)
+
+
+def runge(x: Array) -> Array:
+    return (1 / (1 + 25 * x**2))[:, None]
+
+
+def equispaced(count: int) -> Array:
+    return np.linspace(-1, 1, count)
+
+
+def planar(count: int, seed: int = 0) -> Array:
+    return drawn(count, 2, seed=seed).cumsum(0)
+
+
+def lagrange(nodes: list[float], values: list[float], x: float) -> float:
+    """The polynomial by Lagrange's formula in exact fractions."""
+    exact = [Fraction(node) for node in nodes]
+    total = Fraction(0)
+    for j, (node, value) in enumerate(zip(exact, values, strict=True)):
+        term = Fraction(value)
+        for i, other in enumerate(exact):
+            term *= (Fraction(x) - other) / (node - other) if i != j else 1
+        total += term
+    return float(total)
+
+
+def test_the_four_points_of_the_lecture_are_met_to_the_last_bit() -> None:
+    x, y = np.array([0.0, 1.0, 2.0, 5.0]), np.array([[5.0], [1.0], [3.0], [2.0]])
+    assert np.array_equal(polynomial_through(x, y, x), y)
+
+
+@pytest.mark.parametrize("count", [2, 5, 20, 40])
+def test_the_polynomial_is_lagranges_in_exact_fractions(count: int) -> None:
+    x = equispaced(count)
+    at = np.array([-0.999, -0.3, 0.01, 0.5, 0.97])
+    truth = [lagrange(x.tolist(), runge(x)[:, 0].tolist(), point) for point in at.tolist()]
+    # The error may grow with the polynomial's own sensitivity to its data (Lebesgue's function), 1e10 at N = 40.
+    assert_allclose(polynomial_through(x, runge(x), at)[:, 0], truth, rtol=1e-11, atol=1e-13)
+
+
+def test_abscissae_may_come_in_any_order() -> None:
+    x, order, at = chebpts2(12), np.random.default_rng(0).permutation(12), equispaced(50)
+    mixed = polynomial_through(x[order], runge(x)[order], at)
+    assert_allclose(mixed, polynomial_through(x, runge(x), at), rtol=1e-12, atol=1e-13)
+
+
+def test_products_stay_in_range_up_to_the_largest_number_of_points() -> None:
+    x, at = 1e-3 * chebpts2(1000), 1e-3 * equispaced(77)
+    assert_allclose(polynomial_through(x, x[:, None], at), at[:, None], rtol=0, atol=1e-15)
+
+
+def test_error_at_equispaced_points_grows_and_at_chebyshev_points_falls() -> None:
+    at = equispaced(4001)
+
+    def error(nodes: Array) -> float:
+        return float(np.abs(polynomial_through(nodes, runge(nodes), at) - runge(at)).max())
+
+    assert error(equispaced(10)) < error(equispaced(20)) / 10 < error(equispaced(40)) / 1000
+    assert error(chebpts2(10)) > 5 * error(chebpts2(20)) > 25 * error(chebpts2(40))
+
+
+@pytest.mark.parametrize(
+    ("x", "sentence"),
+    [
+        (np.zeros(1), "2 to 1000 points, not 1"),
+        (np.zeros(1001), "2 to 1000 points, not 1001"),
+        (np.array([0.0, 2.0, 1.0, 2.0]), "2 comes twice"),
+    ],
+)
+def test_points_without_a_polynomial_are_refused(x: Array, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        polynomial_through(x, x[:, None], x)
+
+
+@settings(deadline=None, max_examples=25)
+@given(degree=st.integers(1, 7), extra=st.integers(0, 30), seed=st.integers(0, 999))
+def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameters(
+    degree: int, extra: int, seed: int
+) -> None:
+    points = planar(degree + 1 + extra, seed)
+    t = parameters_along(points)
+    curve = interpolate(t, points, degree)
+    assert_allclose(curve(t), points, rtol=0, atol=1e-9 * np.abs(points).max())
+    means = [t[i : i + degree].mean() for i in range(1, len(t) - degree)]
+    assert_allclose(curve.t[degree + 1 : -degree - 1], means, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize("degree", [1, 2, 3, 4, 5])
+def test_the_splines_error_falls_at_order_k_plus_1(degree: int) -> None:
+    at, counts, found = equispaced(5001), [20, 28, 40, 56], []
+    for count in counts:
+        x = equispaced(count)
+        curve = interpolate(x, np.exp(x)[:, None], degree)
+        found.append(float(np.abs(curve(at)[:, 0] - np.exp(at)).max()))
+    slope = np.polyfit(-np.log(np.array(counts) - 1), np.log(found), 1)[0]
+    assert slope == pytest.approx(degree + 1, abs=0.2)
+
+
+@pytest.mark.parametrize("degree", [1, 3, 5])
+def test_polynomials_of_the_splines_degree_are_reproduced(degree: int) -> None:
+    x, at = chebpts2(15), equispaced(101)
+    truth = np.stack([x**degree, 1 - x], 1)
+    for curve in (interpolate(x, truth, degree), approximate(x, truth, degree, degree + 4)):
+        assert_allclose(curve(at), np.stack([at**degree, 1 - at], 1), rtol=0, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=25)
+@given(degree=st.integers(1, 5), fewer=st.integers(0, 20), seed=st.integers(0, 999))
+def test_a_curve_near_points_is_the_least_squares_one(degree: int, fewer: int, seed: int) -> None:
+    points = planar(degree + 25, seed)
+    t = parameters_along(points)
+    curve = approximate(t, points, degree, len(points) - fewer)
+    assert curve.c.shape == (len(points) - fewer, 2)
+    # Nearest means: what is left is orthogonal to every basis function, to the rounding of sums of control points.
+    assert np.abs(basis_on(curve, t).T @ (curve(t) - points)).max() < 1e-13 * np.abs(curve.c).max()
+
+
+def test_many_points_are_a_banded_system() -> None:
+    x = equispaced(50_000)
+    curve = interpolate(x, np.stack([x, np.sin(9 * x)], 1), 3)
+    assert_allclose(curve(x)[:, 1], np.sin(9 * x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("spacing", "power"), [("chord", 1.0), ("centripetal", 0.5), ("uniform", 0.0)])
+def test_parameters_are_powers_of_distances_from_0_to_1(spacing: str, power: float) -> None:
+    points = planar(9)
+    steps = np.linalg.norm(np.diff(points, axis=0), axis=1) ** power
+    t = parameters_along(points, spacing)
+    assert (t[0], t[-1]) == (0, 1)
+    assert_allclose(np.diff(t), steps / steps.sum())
+
+
+def test_points_and_parameters_that_make_no_curve_are_refused() -> None:
+    points = planar(6)
+    with pytest.raises(UsageError, match="at least 2 points, not 1"):
+        parameters_along(points[:1])
+    with pytest.raises(UsageError, match="one of chord, centripetal, uniform, not arc"):
+        parameters_along(points, "arc")
+    with pytest.raises(UsageError, match="Points 3 and 4 are the same"):
+        parameters_along(points[[0, 1, 2, 2, 4]])
+    for wrong in ([0.0, 0.2, 0.2, 1.0], [0.0, 0.3, 0.2, 1.0], [0.0, float("nan"), 0.2, 1.0]):
+        with pytest.raises(UsageError, match="must increase strictly"):
+            check_parameters(np.array(wrong))
+    t = parameters_along(points)
+    with pytest.raises(UsageError, match="degree must be at least 1, not 0"):
+        interpolate(t, points, 0)
+    with pytest.raises(UsageError, match="degree 6 needs at least 7 control points, not 6"):
+        interpolate(t, points, 6)
+    with pytest.raises(UsageError, match="degree 3 needs at least 4 control points, not 3"):
+        approximate(t, points, 3, 3)
+    with pytest.raises(UsageError, match="control_points is 7, but there are 6 points"):
+        approximate(t, points, 3, 7)
+    with pytest.raises(UsageError, match="degree must be at least 1, not 0"):
+        check_degree(0, 3)
