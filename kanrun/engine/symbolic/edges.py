@@ -76,6 +76,14 @@ class Spline:
     def with_parameters(self, parameters: Array) -> Spline:
         return replace(self, parameters=parameters)
 
+    def scaled(self, factor: float) -> Spline:
+        """factor * phi."""
+        return self.with_parameters(self.parameters * factor)
+
+    def shifted(self, shift: float) -> Spline:
+        """phi + shift: B-splines sum to one."""
+        return self.with_parameters(self.parameters + shift)
+
     def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
         basis, slopes, start = self.basis(t)
         index = start[:, None] + np.arange(self.degree + 1)
@@ -135,10 +143,7 @@ class Symbolic:
         return np.array([self.constants[CONSTANTS.index(name)] for name in self.free])
 
     def with_parameters(self, parameters: Array) -> Symbolic:
-        values = dict(zip(CONSTANTS, self.constants, strict=True)) | dict(
-            zip(self.free, parameters.tolist(), strict=True)
-        )
-        return replace(self, constants=(values["a"], values["b"], values["c"], values["d"]))
+        return self.changed(**dict(zip(self.free, parameters.tolist(), strict=True)))
 
     def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
         a, b, c, d = self.constants
@@ -149,6 +154,21 @@ class Symbolic:
         each = {"a": c * slope * t, "b": c * slope, "c": f, "d": np.ones_like(t)}
         stacked = np.stack([each[name] for name in self.free], axis=1) if self.free else np.zeros((t.size, 0))
         return c * f + d, c * a * slope, stacked
+
+    def changed(self, fixed: str = "", **constants: float) -> Symbolic:
+        """The function with some constants changed, those named in `fixed` no longer free."""
+        values = dict(zip(CONSTANTS, self.constants, strict=True)) | constants
+        free = "".join(name for name in self.free if name not in fixed)
+        return replace(self, constants=(values["a"], values["b"], values["c"], values["d"]), free=free)
+
+    def scaled(self, factor: float) -> Symbolic:
+        """factor * phi."""
+        return self.changed(c=self.constants[2] * factor, d=self.constants[3] * factor)
+
+    def shifted(self, shift: float) -> Symbolic:
+        """phi + shift, with a free constant."""
+        free = self.free if "d" in self.free else self.free + "d"
+        return replace(self, free=free).changed(d=self.constants[3] + shift)
 
     def allows(self, t: Array) -> bool:
         """Whether the candidate is defined on the whole range of t, without a pole inside."""

@@ -9,7 +9,7 @@ import numpy as np
 from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, TWINS, Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, standardised
-from kanrun.engine.symbolic.edges import EdgeFunction, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
@@ -19,7 +19,12 @@ _LARGEST_SHIFT = 30.0
 
 
 def canonical(graph: Graph) -> Graph:
-    """`graph` without redundant constants, linear detours taken out; equal up to rounding wherever it is defined."""
+    """`graph` without redundant constants, linear detours taken out; equal up to rounding wherever it is defined.
+
+    A sum's value may be scaled and shifted when the functions after it undo that, the terms of a sum share one
+    constant, the factors of a product one scale, and a power's scale, exp's shift and log's scale can be taken over by
+    what feeds them. What is left free is determined by the data, which is what makes a constant worth rounding.
+    """
     graph = _without_linear_detours(_without_constants(graph))
     for node in range(graph.output, graph.inputs - 1, -1):
         for i in graph.into(node):
@@ -28,54 +33,46 @@ def canonical(graph: Graph) -> Graph:
     return graph
 
 
-def _set(graph: Graph, index: int, **constants: float) -> Graph:
+def _symbolic(graph: Graph, index: int, candidate: Candidate | None = None) -> Symbolic | None:
+    """The function of an edge if it is symbolic, and of this candidate."""
     function = graph.edges[index].function
-    assert isinstance(function, Symbolic)
-    values = dict(zip("abcd", function.constants, strict=True)) | constants
-    return graph.with_function(index, replace(function, constants=(values["a"], values["b"], values["c"], values["d"])))
+    found = isinstance(function, Symbolic) and candidate in (None, function.candidate)
+    return function if isinstance(function, Symbolic) and found else None
 
 
-def _fix(graph: Graph, index: int, names: str) -> Graph:
-    function = graph.edges[index].function
-    assert isinstance(function, Symbolic)
-    return graph.with_function(index, replace(function, free="".join(n for n in function.free if n not in names)))
+def _carriers(graph: Graph, edges: list[int]) -> list[int]:
+    """Those edges that have constants of their own."""
+    return [i for i in edges if not isinstance(graph.edges[i].function, Identity)]
 
 
 def _without_constants(graph: Graph) -> Graph:
-    """Constant edges of a sum put into its other terms."""
-    dead = set()
+    """Constant edges put into the other terms of their sum, or factors of their product."""
+    dead: set[int] = set()
     for node in range(graph.inputs, graph.output + 1):
-        into = graph.into(node)
-        constant = [i for i in into if _is(graph, i, CONSTANT.name)]
-        others = [i for i in into if i not in constant and not isinstance(graph.edges[i].function, Identity)]
-        if not constant or not others:
+        constants = {i: each.constants[3] for i in graph.into(node) if (each := _symbolic(graph, i, CONSTANT))}
+        others = _carriers(graph, [i for i in graph.into(node) if i not in constants])
+        if not constants or not others:
             continue
-        value = [graph.edges[i].function.constants[3] for i in constant]  # type: ignore[attr-defined]
+        values = list(constants.values())
         if graph.operation(node) == "sum":
-            graph = shift_edge(graph, others[0], float(np.sum(value)))
+            graph = shift_edge(graph, others[0], float(np.sum(values)))
         else:
-            graph = scale_edge(graph, others[0], float(np.prod(value)))
-        dead |= set(constant)
+            graph = scale_edge(graph, others[0], float(np.prod(values)))
+        dead |= set(constants)
     return without_edges(graph, dead) if dead else graph
-
-
-def _is(graph: Graph, index: int, name: str) -> bool:
-    function = graph.edges[index].function
-    return isinstance(function, Symbolic) and function.candidate.name == name
 
 
 def _without_linear_detours(graph: Graph) -> Graph:
     """A hidden sum that goes on as c x + d only is taken out: its terms go where it went."""
     for node in range(graph.inputs, graph.output):
-        out = graph.out_of(node)
-        if len(out) != 1 or graph.operation(node) != "sum" or not _is(graph, out[0], IDENTITY.name):
+        out, into = graph.out_of(node), graph.into(node)
+        line = _symbolic(graph, out[0], IDENTITY) if len(out) == 1 and graph.operation(node) == "sum" else None
+        if line is None or not into:
             continue
         target = graph.edges[out[0]].target
-        _, _, c, d = graph.edges[out[0]].function.constants  # type: ignore[attr-defined]
-        into = graph.into(node)
-        if not into or (graph.operation(target) == "product" and len(into) > 1):
+        if graph.operation(target) == "product" and len(into) > 1:
             continue
-        graph = scale_node(graph, node, c, d)
+        graph = scale_node(graph, node, *line.constants[2:])
         edges = [
             Edge(edge.source, target if i in into else edge.target, edge.function)
             for i, edge in enumerate(graph.edges)
@@ -88,118 +85,87 @@ def _without_linear_detours(graph: Graph) -> Graph:
 def scale_node(graph: Graph, node: int, factor: float, shift: float = 0.0) -> Graph:
     """The graph in which `node` (a sum, or a product without shift) has the value factor * old + shift."""
     into = graph.into(node)
+    first = next(iter(_carriers(graph, into)), into[0])
     if graph.operation(node) == "product":
-        first = next((i for i in into if not isinstance(graph.edges[i].function, Identity)), into[0])
         return scale_edge(graph, first, factor)
     for i in into:
         graph = scale_edge(graph, i, factor)
-    if shift != 0.0:
-        best = sorted(into, key=lambda i: isinstance(graph.edges[i].function, Identity))[0]
-        graph = shift_edge(graph, best, shift)
-    return graph
+    return shift_edge(graph, first, shift) if shift != 0.0 else graph
 
 
 def scale_edge(graph: Graph, index: int, factor: float) -> Graph:
     """The graph in which edge `index` gives factor * its old value."""
-    function = graph.edges[index].function
-    new: EdgeFunction
-    if isinstance(function, Spline):
-        new = function.with_parameters(function.parameters * factor)
-    elif isinstance(function, Symbolic):
-        a, b, c, d = function.constants
-        new = replace(function, constants=(a, b, c * factor, d * factor))
-    elif factor == 1.0:
+    function, source = graph.edges[index].function, graph.edges[index].source
+    if isinstance(function, Spline | Symbolic):
+        return graph.with_function(index, function.scaled(factor))
+    if factor == 1.0:
         return graph
-    else:
-        source = graph.edges[index].source
-        if source >= graph.inputs and len(graph.out_of(source)) == 1:
-            return scale_node(graph, source, factor)
-        new = Symbolic(IDENTITY, (1.0, 0.0, factor, 0.0), "cd")
-    return graph.with_function(index, new)
+    if source >= graph.inputs and len(graph.out_of(source)) == 1:
+        return scale_node(graph, source, factor)
+    return graph.with_function(index, Symbolic(IDENTITY, (1.0, 0.0, factor, 0.0), "cd"))
 
 
 def shift_edge(graph: Graph, index: int, shift: float) -> Graph:
     """The graph in which edge `index` gives its old value + shift."""
     function = graph.edges[index].function
-    if isinstance(function, Spline):
-        return graph.with_function(index, function.with_parameters(function.parameters + shift))
-    if isinstance(function, Symbolic):
-        free = function.free if "d" in function.free else function.free + "d"
-        moved = replace(function, free=free)
-        return _set(graph.with_function(index, moved), index, d=function.constants[3] + shift)
+    if isinstance(function, Spline | Symbolic):
+        return graph.with_function(index, function.shifted(shift))
     return graph.with_function(index, Symbolic(IDENTITY, (1.0, 0.0, 1.0, shift), "d"))
 
 
 def _absorb_argument(graph: Graph, index: int) -> Graph:
-    """a and b of an edge out of a node that leads nowhere else go into the node; then the edge's own redundancy."""
-    edge = graph.edges[index]
-    function, node = edge.function, edge.source
-    if not isinstance(function, Symbolic) or node < graph.inputs or len(graph.out_of(node)) > 1:
+    """a and b of an edge out of a node that leads nowhere else go into the node; then c of a power, c of exp and d of
+    log."""
+    function, node = _symbolic(graph, index), graph.edges[index].source
+    if function is None or node < graph.inputs or len(graph.out_of(node)) > 1:
         return graph
     if function.candidate is CONSTANT or not graph.into(node):
         return graph
-    a, b, _, _ = function.constants
-    if graph.operation(node) == "sum":
-        graph = _fix(_set(scale_node(graph, node, a, b), index, a=1.0, b=0.0), index, "ab")
-    else:
-        graph = _fix(_set(scale_node(graph, node, a), index, a=1.0), index, "a")
-    return _absorb_scale(graph, index, node)
-
-
-def _absorb_scale(graph: Graph, index: int, node: int) -> Graph:
-    """c of a power, c of exp and d of log, at the edge `index` out of `node`, go into the node."""
-    function = graph.edges[index].function
-    assert isinstance(function, Symbolic)
-    _, b, c, d = function.constants
-    name = function.candidate.name
+    a, b, c, d = function.constants
     is_sum = graph.operation(node) == "sum"
-    if c == 0.0 or (function.candidate is IDENTITY and is_sum):
-        return graph
-    if function.candidate.homogeneous:
-        value = function.candidate.value(np.array([1.0, 2.0]))
+    if is_sum:
+        graph, function, b = scale_node(graph, node, a, b), function.changed("ab", a=1.0, b=0.0), 0.0
+    else:
+        graph, function = scale_node(graph, node, a), function.changed("a", a=1.0)
+    candidate, factor, shift = function.candidate, 1.0, 0.0
+    if c == 0.0 or (candidate is IDENTITY and is_sum):
+        pass
+    elif candidate.homogeneous:
+        value = candidate.value(np.array([1.0, 2.0]))
         factor = abs(c) ** (1 / float(np.log2(value[1] / value[0])))
-        graph = _set(scale_node(graph, node, factor), index, c=float(np.sign(c)), b=b * factor)
-        return _fix(graph, index, "c")
-    if name == "exp" and is_sum:
-        return _fix(_set(scale_node(graph, node, 1.0, float(np.log(abs(c)))), index, c=float(np.sign(c))), index, "c")
-    if name == "log" and abs(d / c) < _LARGEST_SHIFT:
+        function = function.changed("c", c=float(np.sign(c)), b=b * factor)
+    elif candidate.name == "exp" and is_sum:
+        shift = float(np.log(abs(c)))
+        function = function.changed("c", c=float(np.sign(c)))
+    elif candidate.name == "log" and abs(d / c) < _LARGEST_SHIFT:
         factor = float(np.exp(d / c))
-        return _fix(_set(scale_node(graph, node, factor), index, d=0.0, b=b * factor), index, "d")
-    return graph
+        function = function.changed("d", d=0.0, b=b * factor)
+    if factor != 1.0 or shift != 0.0:
+        graph = scale_node(graph, node, factor, shift)
+    return graph.with_function(index, function)
 
 
 def _one_constant(graph: Graph, node: int) -> Graph:
     """The constants of a sum's terms gathered in one of them: a spline if there is one."""
     into = graph.into(node)
-    symbolic = [i for i in into if isinstance(graph.edges[i].function, Symbolic)]
+    symbolic = {i: function for i in into if (function := _symbolic(graph, i))}
     splines = [i for i in into if isinstance(graph.edges[i].function, Spline)]
-    carrier = splines[0] if splines else next((i for i in symbolic if "d" in _free(graph, i)), None)
-    if carrier is None:
-        return graph
-    for i in symbolic:
-        if i == carrier:
-            continue
-        constant = graph.edges[i].function.constants[3]  # type: ignore[attr-defined]
-        graph = _fix(_set(graph, i, d=0.0), i, "d")
-        graph = shift_edge(graph, carrier, constant)
+    carrier = next((i for i in [*splines, *symbolic] if i in splines or "d" in symbolic[i].free), None)
+    for i, function in symbolic.items() if carrier is not None else ():
+        if carrier is not None and i != carrier:
+            graph = shift_edge(graph.with_function(i, function.changed("d", d=0.0)), carrier, function.constants[3])
     return graph
 
 
 def _one_scale(graph: Graph, node: int) -> Graph:
     """The scales of a product's factors gathered in the first of them; the others get c = 1."""
-    into = [i for i in graph.into(node) if not isinstance(graph.edges[i].function, Identity)]
-    for i in into[1:]:
-        function = graph.edges[i].function
-        if isinstance(function, Symbolic) and "c" in function.free and function.constants[2] != 0.0:
+    first, *others = _carriers(graph, graph.into(node)) or [0]
+    for i in others:
+        function = _symbolic(graph, i)
+        if function is not None and "c" in function.free and function.constants[2] != 0.0:
             c, d = function.constants[2:]
-            graph = _fix(_set(graph, i, c=1.0, d=d / c), i, "c")
-            graph = scale_edge(graph, into[0], c)
+            graph = scale_edge(graph.with_function(i, function.changed("c", c=1.0, d=d / c)), first, c)
     return graph
-
-
-def _free(graph: Graph, index: int) -> str:
-    function = graph.edges[index].function
-    return function.free if isinstance(function, Symbolic) else ""
 
 
 def released(graph: Graph) -> Graph:
@@ -313,13 +279,12 @@ def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int)
 
 def shifted(graph: Graph, pair: ProductPair, k: float) -> Graph:
     """alpha - k phi and psi + k in place of alpha and psi."""
-    alpha, phi, psi = (graph.edges[i].function for i in (pair.alpha, pair.phi, pair.psi))
-    assert isinstance(alpha, Spline)
-    assert isinstance(phi, Spline)
-    assert isinstance(psi, Spline)
-    on_same = phi.refined(alpha.intervals, alpha.low, alpha.high) if _differs(alpha, phi) else phi
-    graph = graph.with_function(pair.alpha, alpha.with_parameters(alpha.parameters - k * on_same.parameters))
-    return graph.with_function(pair.psi, psi.with_parameters(psi.parameters + k))
+    functions = (graph.edges[i].function for i in (pair.alpha, pair.phi, pair.psi))
+    alpha, phi, psi = (function for function in functions if isinstance(function, Spline))
+    if (alpha.low, alpha.high, alpha.intervals) != (phi.low, phi.high, phi.intervals):
+        phi = phi.refined(alpha.intervals, alpha.low, alpha.high)
+    graph = graph.with_function(pair.alpha, alpha.with_parameters(alpha.parameters - k * phi.parameters))
+    return graph.with_function(pair.psi, psi.shifted(k))
 
 
 def moved_into_product(graph: Graph, index: int, data: SearchData) -> Graph:
@@ -345,7 +310,3 @@ def _straightening(graph: Graph, pair: ProductPair, data: SearchData) -> float:
     if np.linalg.norm(bent) < 1e-6 * np.linalg.norm(outs[pair.phi]):
         return float(np.linalg.lstsq(design[:, [0, 2]], outs[pair.alpha], rcond=None)[0][0])
     return float(np.linalg.lstsq(design / scale, outs[pair.alpha], rcond=None)[0][0] / scale[0])
-
-
-def _differs(first: Spline, second: Spline) -> bool:
-    return (first.low, first.high, first.intervals) != (second.low, second.high, second.intervals)

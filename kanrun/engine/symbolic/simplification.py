@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import sympy
@@ -196,8 +196,7 @@ def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Arra
 def round_numbers(
     expression: sympy.Expr, allowed: Callable[[sympy.Expr], bool], policy: RoundingPolicy = RoundingPolicy()
 ) -> sympy.Expr:
-    """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out; sines with a shift of
-    about pi/2 become cosines."""
+    """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out."""
     floats = sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))
     for number in floats[: policy.numbers]:
         rounded = nice(float(number), policy.window * max(abs(float(number)), 1e-3), policy)
@@ -206,15 +205,4 @@ def round_numbers(
         trial = expression.xreplace({number: rounded})
         if not trial.has(sympy.zoo, sympy.nan, sympy.oo) and allowed(trial):
             expression = trial
-    for sine in sorted(expression.atoms(sympy.sin), key=str):
-        expression = next((each for each in _cosines(expression, sine, policy) if allowed(each)), expression)
     return expression
-
-
-def _cosines(expression: sympy.Expr, sine: sympy.Expr, policy: RoundingPolicy) -> Iterator[sympy.Expr]:
-    """`expression` with a cosine of a nice shift in place of `sine`."""
-    shift, rest = sine.args[0].as_coeff_Add()
-    for sign in (1, -1) if shift.is_Float else ():
-        rounded = nice(float(shift) - sign * float(sympy.pi / 2), policy.window, policy)
-        if rounded is not None:
-            yield expression.xreplace({sine: sign * sympy.cos(rest + rounded)})
