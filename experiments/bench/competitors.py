@@ -45,7 +45,7 @@ class Case:
     @property
     def parameters(self) -> int:
         """Of a KAN layer with both scales: E (G + k + 2)."""
-        return kan_parameters(Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree))
+        return kan_parameters(Size((self.inputs, self.outputs), self.intervals, EdgeSpec().degree), EdgeSpec())
 
     @property
     def hidden(self) -> int:

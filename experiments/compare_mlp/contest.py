@@ -14,13 +14,20 @@ from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import KAN, MLP, count_parameters
-from kanrun.engine.networks.counting import coefficients, executed_flops, kanbefair_flops, kanbefair_mlp_flops, size_of
+from kanrun.engine.networks.counting import (
+    Size,
+    executed_flops,
+    kan_parameters,
+    kanbefair_flops,
+    kanbefair_mlp_flops,
+    size_of,
+)
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.engine.training.data import spread
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import scores
-from kanrun.study.models import check_model, factory, network_shape, refuse_unused
+from kanrun.study.models import check_model, edge_spec, factory, network_shape, refuse_unused
 from kanrun.study.plans import make_plan
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.resources import generator
@@ -162,7 +169,10 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
     """The KAN's plan and its steps on all grids, those of the search for the penalty's weight included."""
     plan, _ = make_plan(model, case.settings.solver, case.problem)
     shape = network_shape(model, case.problem.inputs, case.problem.outputs)
-    each = (plan.steps_for(coefficients(shape, g, model.degree)) for g in plan.intervals)
+    each = (
+        plan.steps_for(kan_parameters(Size(shape, g, model.degree), edge_spec(model, plan.solver)))
+        for g in plan.intervals
+    )
     return replace(plan, narrow=False), sum(each) * (SEARCH if plan.weight is None else 1)
 
 

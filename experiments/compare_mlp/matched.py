@@ -195,7 +195,7 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
         yield Row("growth", {"model": "mlp", **marks, "intervals": None, "functions": None, **counted})
         for intervals in cell.get("intervals", [5]):
             kan = KAN.create(shape, intervals, EdgeSpec(), domain=domain.expand(width, 2), generator=random)
-            counted = {"parameters": count_parameters(kan), "formula": kan_parameters(size_of(kan))}
+            counted = {"parameters": count_parameters(kan), "formula": kan_parameters(size_of(kan), EdgeSpec())}
             functions = kan.layer(0).grid.functions
             yield Row("growth", {"model": "kan", **marks, "intervals": intervals, "functions": functions, **counted})
 

@@ -1,6 +1,6 @@
 """The lecture's three implementation tricks of KANs, each switched off in turn.
 
-All parameters have to be trained for that: a solver that moves the spline coefficients alone never uses the base.
+All parameters have to be trained for that, and the model needs a base.
 """
 
 from __future__ import annotations
@@ -57,8 +57,13 @@ def check(cfg: CompareMLPConfig) -> None:
         plan, _ = contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
         if plan.solver == "lm":
             raise UsageError(
-                "comparison=implementation_tricks needs a solver that trains the residual base too, "
-                "and solver=lm moves the spline coefficients alone; use solver=lbfgs or solver=adam."
+                "comparison=implementation_tricks needs a solver that trains w_b and w_s, and solver=lm keeps w_s "
+                "where it starts; use solver=lbfgs or solver=adam."
+            )
+        if cfg.model.base == "zero":
+            raise UsageError(
+                "comparison=implementation_tricks switches the residual base off, and model.base=zero has none; "
+                "use model.base=silu."
             )
 
 

@@ -140,10 +140,6 @@ def _check(learner: Learner, cfg: ContinualConfig) -> None:
         raise UsageError("solver=auto could give learners different solvers; use solver=lbfgs, adam or lm.")
     if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
         raise UsageError(f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam.")
-    if cfg.solver.kind == "lm" and isinstance(model, KANConfig) and not model.frozen_scales:
-        raise UsageError(
-            f"learner {name!r}: solver=lm moves no scales, so frozen_scales=false changes nothing; use solver=lbfgs."
-        )
     if not isinstance(learner.kept, int) or learner.kept < 1:
         raise UsageError(f"learner {name!r}: kept={learner.kept} must be at least 1 point of a phase.")
     if not learner.depths or not all(isinstance(d, int) and d >= 1 for d in learner.depths):

@@ -18,7 +18,7 @@ from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.evaluation import points_of
-from kanrun.study.models import check_model, factory, refuse_unused
+from kanrun.study.models import check_model, edge_spec, factory, refuse_unused
 from kanrun.study.problem import Problem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.training_records import stage_row, step_row
@@ -40,7 +40,7 @@ class Extension:
     marks: dict[str, Value]
 
     def parameters(self, shape: tuple[int, ...], intervals: int) -> int:
-        return _parameters(self.cfg.model, shape, intervals)
+        return _parameters(self.cfg, self.cfg.model, shape, intervals)
 
     def step_rows(self, event: Event) -> Iterator[Row]:
         """A row of `metrics` for each step of the training."""
@@ -83,7 +83,7 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
     model = replace(cfg.model, hidden=hidden, degree=degree)
     shape = (inputs, *hidden, outputs)
     whole = schedule_of(cell["schedule"])
-    schedule, left_out = limited(whole, lambda g: _parameters(model, shape, g), cfg.most_parameters)
+    schedule, left_out = limited(whole, lambda g: _parameters(cfg, model, shape, g), cfg.most_parameters)
     model = replace(model, intervals=list(schedule.grids))
     check_model(model, inputs)
     sampling = sampling_of(cfg, cell)
@@ -140,13 +140,8 @@ def without_penalty(solver: Any) -> Any:
     return replace(solver, penalty=0.0)
 
 
-def _parameters(model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
-    return kan_parameters(
-        Size(shape, intervals, model.degree),
-        trainable_scales=not model.frozen_scales,
-        single=model.scale == "single",
-        base=model.base != "zero",
-    )
+def _parameters(cfg: ExtendGridConfig, model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
+    return kan_parameters(Size(shape, intervals, model.degree), edge_spec(model, cfg.solver.kind))
 
 
 def extend(one: Extension, problem: Problem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:

@@ -27,7 +27,7 @@ class KANConfig:
         whole=True, minimum=1, least=1, increasing=True, words=("auto",),
     )  # fmt: skip
     degree: int = setting(3, "degree of the splines", minimum=0, maximum=HIGHEST_DEGREE)
-    base: str = setting("silu", "base function b of phi = w_b b + w_s spline", choices=BASES)
+    base: str = setting("zero", "base function b of phi = w_b b + w_s spline", choices=BASES)
     scale: str = setting(
         "separate", "w_b and w_s apart, or the single w of phi = w (b + spline)", choices=("separate", "single")
     )

@@ -11,6 +11,7 @@ from torch import Generator
 
 from kanrun.config import MODELS, BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig, check
 from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers.spline_layer import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.errors import UsageError
 from kanrun.study.problem import Problem
@@ -39,21 +40,31 @@ def network_shape(model: Any, inputs: int, outputs: int) -> tuple[int, ...]:
 def factory(model: Any, problem: Problem, solver: str = "lm") -> Create:
     """A function from a generator to a fresh network for `problem`, to be trained by `solver`.
 
-    `model.initialisation=auto` is `spline` for solver lm, which moves the coefficients alone, and `paper` for others.
+    `model.initialisation=auto` is `spline` for solver lm, which starts from splines alone, and `paper` for others.
     Raises UsageError as `check_model` does.
     """
     check_model(model, problem.inputs)
     if isinstance(model, KANConfig) and model.initialisation == "auto":
         model = replace(model, initialisation="spline" if solver == "lm" else "paper")
-    return partial(MODELS[model.kind].build(), model, problem)
+    create = partial(MODELS[model.kind].build(), model, problem)
+    return partial(_of_second_order, create) if solver == "lm" else create
+
+
+def _of_second_order(create: Create, generator: Generator) -> Network:
+    return create(generator).for_second_order()
 
 
 def create_kan(model: KANConfig, problem: Problem, generator: Generator) -> Network:
-    spec = EdgeSpec(model.degree, model.base, model.scale, model.extrapolation, not model.frozen_scales)  # type: ignore[arg-type]
     return KAN.create(
-        network_shape(model, problem.inputs, problem.outputs), intervals_of(model)[0], spec,
+        network_shape(model, problem.inputs, problem.outputs), intervals_of(model)[0], edge_spec(model, "adam"),
         domain=problem.domain, initialisation=model.initialisation, generator=generator,
     )  # fmt: skip
+
+
+def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
+    """The edges of a KAN once `solver` trains it; `auto` counts as lm, as `KAN.for_second_order` says."""
+    trained: TrainedScales = "none" if model.frozen_scales else "base" if solver in ("lm", "auto") else "all"
+    return EdgeSpec(model.degree, model.base, model.scale, model.extrapolation, trained)  # type: ignore[arg-type]
 
 
 def create_mlp(model: MLPConfig, problem: Problem, generator: Generator) -> Network:

@@ -6,10 +6,10 @@ from itertools import pairwise
 from typing import Any
 
 from kanrun.config import AdamSolver, AutoSolver, KANConfig, LMSolver, check
-from kanrun.engine.networks.counting import coefficients
+from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
 from kanrun.errors import UsageError
-from kanrun.study.models import AUTO_COEFFICIENTS, check_model, intervals_of, network_shape
+from kanrun.study.models import AUTO_COEFFICIENTS, check_model, edge_spec, intervals_of, network_shape
 from kanrun.study.problem import Problem
 
 #: Second-order steps of an MLP without a lower validation error before it stops: nothing else prevents overfitting.
@@ -40,15 +40,6 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         name, why = choose_solver(_work(model, shape, problem), problem.data.task)
         if name == "lm" and problem.domain.element_size() < 8:
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
-    if (
-        getattr(solver, "freeze_unseen", False)
-        and name != "lm"
-        and isinstance(model, KANConfig)
-        and not model.frozen_scales
-    ):
-        why += (
-            " solver.freeze_unseen holds coefficients alone; scales move the function unless model.frozen_scales=true."
-        )
     automatic = getattr(model, "intervals", None) == "auto"
     plan = Plan(
         solver=name,
@@ -66,7 +57,7 @@ def make_plan(model: Any, solver: Any, problem: Problem) -> tuple[Plan, str]:
         history=getattr(solver, "history", 30),
         patience=getattr(solver, "patience", None) or (PATIENCE if name == "lm" and model.kind == "mlp" else None),
         stop_early=automatic,
-        most_unknowns=AUTO_COEFFICIENTS if automatic else None,
+        most_unknowns=AUTO_COEFFICIENTS + _edges(shape) if automatic else None,
         adam=_adam(solver),
     )
     return plan, why
@@ -114,9 +105,12 @@ def _work(model: Any, shape: tuple[int, ...], problem: Problem) -> Work:
     edges, rows = _edges(shape), len(problem.data.train) * problem.outputs
     if not isinstance(model, KANConfig):
         return Work(rows, size := edges + sum(shape[1:]), size, edges)
-    last, first = (coefficients(shape, intervals_of(model)[at], model.degree) for at in (-1, 0))
-    size = max(min(last, AUTO_COEFFICIENTS), first) if model.intervals == "auto" else last
-    return Work(rows, size, first, edges * (model.degree + 2))
+    sizes = (Size(shape, intervals_of(model)[at], model.degree) for at in (-1, 0))
+    last, first = (kan_parameters(size, edge_spec(model, "lm")) for size in sizes)
+    most = AUTO_COEFFICIENTS + edges
+    return Work(
+        rows, max(min(last, most), first) if model.intervals == "auto" else last, first, edges * (model.degree + 2)
+    )
 
 
 def _check_lm(problem: Problem) -> None:

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from kanrun.config.former import translate
-from kanrun.engine.networks import KAN, MLP, BSpline, Network, from_description
+from kanrun.engine.networks import Network, from_description
 from kanrun.engine.training import predict
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
@@ -28,13 +28,6 @@ from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
 
 Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
-
-#: What the edges of a KAN's first layer do outside their grids, by `model.extrapolation`.
-BEYOND = {
-    "linear": "the splines go on linearly",
-    "constant": "the splines keep their values at the ends",
-    "zero": "the splines are zero",
-}
 
 
 @dataclass(frozen=True)
@@ -91,12 +84,7 @@ class Model:
     @property
     def beyond(self) -> str:
         """What the model does outside the trained range."""
-        if isinstance(self.network, KAN):
-            spec = self.network.layer(0).spec
-            return BEYOND[spec.outside] + ("" if spec.base == "zero" else f" and the base {spec.base} goes on")
-        if isinstance(self.network, MLP):
-            return "the network goes on by its formula"
-        return "the curve goes on linearly" if isinstance(self.network, BSpline) else "the polynomial goes on"
+        return self.network.beyond
 
 
 def model_checkpoint(network: Network, problem: Problem, summary: dict[str, Any], seed: int) -> Checkpoint:

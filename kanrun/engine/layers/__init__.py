@@ -1,6 +1,6 @@
 """Modules made of edges: spline edges, their initialisation, their change of grid."""
 
-from kanrun.engine.layers.bases import BASES, base_function, base_slope
+from kanrun.engine.layers.bases import BASES, Base, base_function, base_slope
 from kanrun.engine.layers.initialisation import SCHEMES, initialise
 from kanrun.engine.layers.magnitudes import edge_magnitudes
 from kanrun.engine.layers.regrid import carry_coefficients, move_layer, refine_layer
@@ -9,6 +9,7 @@ from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
 __all__ = [
     "BASES",
     "SCHEMES",
+    "Base",
     "EdgeSpec",
     "SplineLayer",
     "base_function",

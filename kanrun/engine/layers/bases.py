@@ -1,14 +1,21 @@
-"""Base functions b of an edge phi(x) = w_b b(x) + w_s spline(x), by the names that `model.base` takes."""
+"""Base functions b of an edge phi(x) = w_b b(x) + w_s spline(x), by the names that `model.base` takes.
+
+Beyond an edge's grid the base follows the policy that its spline follows: `linear` continues value and slope from the
+border, `constant` the value, `zero` is zero.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from kanrun.engine.splines import Grid
 from kanrun.errors import UsageError
 
 
@@ -50,14 +57,39 @@ def base_function(name: str) -> Callable[[Tensor], Tensor]:
     return BASES[name]
 
 
-def base_slope(name: str, x: Tensor) -> Tensor:
-    """b'(x), elementwise; differentiable."""
-    return _PAIRS[name][1](x)
+def base_slope(name: str) -> Callable[[Tensor], Tensor]:
+    """b', elementwise and differentiable."""
+    return _PAIRS[name][1]
 
 
-def base_pullback(name: str, gradient: Tensor, x: Tensor) -> Tensor:
-    """gradient * b'(x), elementwise; not differentiable."""
-    if name == "silu":
-        fused: Tensor = torch.ops.aten.silu_backward(gradient, x)  # one pass over the data
-        return fused
-    return gradient * base_slope(name, x)
+@dataclass(frozen=True)
+class Base:
+    """The base function `name` on a grid; with `goes_on` it does beyond the grid what it does inside."""
+
+    name: str
+    grid: Grid
+    goes_on: bool = False
+
+    def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch inputs"]:
+        """b(x), differentiable to any order."""
+        b, slope = _PAIRS[self.name]
+        if self.goes_on or self.name == "zero":
+            return b(x)
+        held = self._held(x)
+        if self.grid.extrapolation == "linear":
+            return b(held) + (x - held) * slope(held)
+        return b(held) * self._inside(x) if self.grid.extrapolation == "zero" else b(held)
+
+    def slope(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch inputs"]:
+        """b'(x), differentiable to any order."""
+        slope = _PAIRS[self.name][1]
+        if self.goes_on or self.name == "zero":
+            return slope(x)
+        steep = slope(self._held(x))
+        return steep if self.grid.extrapolation == "linear" else steep * self._inside(x)
+
+    def _held(self, x: Tensor) -> Tensor:
+        return torch.minimum(torch.maximum(x, self.grid.low), self.grid.high)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return (x >= self.grid.low) & (x <= self.grid.high)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kanrun.engine.layers.bases import base_function, base_slope
+from kanrun.engine.layers.bases import Base
 from kanrun.engine.splines import Grid, dense_rows, local_basis, prefers_sparse
 from kanrun.engine.splines.contraction import row_products, row_sums, table_index, weighted_rows
 from kanrun.engine.splines.planes import local_planes
@@ -23,7 +23,7 @@ class Edges(NamedTuple):
     """
 
     grid: Grid
-    base: str
+    base: Base
     mask: Tensor | None
 
 
@@ -31,9 +31,9 @@ def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weigh
     """As `layers.edge_sums.edge_sums`."""
     table = coefficients * masked(spline_weight, edges)[..., None]
     y = _product(*_basis(x, edges.grid), table)
-    if edges.base == "zero":
+    if edges.base.name == "zero":
         return y
-    return y + base_function(edges.base)(x) @ masked(base_weight, edges).T
+    return y + edges.base(x) @ masked(base_weight, edges).T
 
 
 def gradients(
@@ -45,8 +45,8 @@ def gradients(
     slopes, _ = local_basis(x, grid, 1)
     scale = masked(spline_weight, edges)[..., None]
     near, by_table = _adjoints(g, basis, interval, coefficients * scale)
-    by_x = (near * slopes).sum(-1) + base_slope(edges.base, x) * (g @ masked(base_weight, edges))
-    by_base = masked(g.T @ base_function(edges.base)(x), edges)
+    by_x = (near * slopes).sum(-1) + edges.base.slope(x) * (g @ masked(base_weight, edges))
+    by_base = masked(g.T @ edges.base(x), edges)
     return by_x, by_table * scale, by_base, masked((by_table * coefficients).sum(-1), edges)
 
 

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.layers import composed, fused
-from kanrun.engine.layers.bases import base_function, base_pullback
 from kanrun.engine.layers.composed import Edges, masked
 from kanrun.engine.splines import dense, prefers_sparse, sparse
 from kanrun.engine.splines.scratch import scratch
@@ -51,8 +50,8 @@ class _EdgeSums(torch.autograd.Function):
         sums: tuple[Tensor, Any] = kernel.spline_sums(x, coefficients, scale, grid, keep)
         y, kept = sums
         base = None
-        if edges.base != "zero":
-            base = base_function(edges.base)(x)
+        if edges.base.name != "zero":
+            base = edges.base(x)
             y.addmm_(base, masked(base_weight, edges).t())
         if keep:
             ctx.edges, ctx.kernel, ctx.kept = edges, kernel, kept
@@ -76,7 +75,7 @@ class _EdgeSums(torch.autograd.Function):
         if base is not None:
             by_base = g.t() @ base if need_b else None
             if by_x is not None:
-                by_x = base_pullback(edges.base, g @ masked(base_weight, edges), x).add_(by_x)
+                by_x = (g @ masked(base_weight, edges)).mul_(edges.base.slope(x)).add_(by_x)
         if edges.mask is not None:
             by_table, by_base, by_scale = (_mask_(part, edges.mask) for part in (by_table, by_base, by_scale))
         return by_x, by_table, by_base, by_scale, None

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kanrun.engine.layers.bases import base_function, base_pullback
 from kanrun.engine.layers.composed import Edges, masked
 from kanrun.engine.splines import Grid, cubic, opaque, prefers_sparse
 from kanrun.engine.splines.grid import positions
@@ -31,7 +30,7 @@ def edge_sums(x: Tensor, coefficients: Tensor, base_weight: Tensor, spline_weigh
 
 
 def _closed(grid: Grid, dtype: torch.dtype, outputs: int) -> bool:
-    cubic_rows = grid.uniform and grid.degree == 3 and grid.outside == "linear"
+    cubic_rows = grid.uniform and grid.degree == 3 and grid.extrapolation == "linear"
     return cubic_rows and not prefers_sparse(grid.functions, grid.degree, dtype, outputs)
 
 
@@ -44,7 +43,7 @@ class _RowsSums(torch.autograd.Function):
     ) -> Tensor:
         t, _ = _columns(x, edges.grid)
         rows, _ = cubic.continued_rows(t, edges.grid.intervals)
-        features = torch.cat([rows.flatten(0, 1), base_function(edges.base)(x.t())])
+        features = torch.cat([rows.flatten(0, 1), edges.base(x).t()])
         table = coefficients * masked(spline_weight, edges)[..., None]
         weights = torch.cat([table.flatten(1), masked(base_weight, edges)], 1)
         ctx.save_for_backward(x, coefficients, spline_weight, features, weights)
@@ -59,7 +58,7 @@ class _RowsSums(torch.autograd.Function):
         _, slopes = cubic.continued_rows(t, edges.grid.intervals)
         pulled, by_weights = weights.t() @ g.t(), g.t() @ features.t()
         by_t = (pulled[:count].view(slopes.shape) * slopes).sum(1)
-        by_x = ((by_t * scale).t() + base_pullback(edges.base, pulled[count:].t(), x)).contiguous()
+        by_x = ((by_t * scale).t() + pulled[count:].t() * edges.base.slope(x)).contiguous()
         by_table, by_base = by_weights[:, :count].view(coefficients.shape), masked(by_weights[:, count:], edges)
         by_scale = masked((by_table * coefficients).sum(-1), edges)
         return by_x, by_table * masked(spline_weight, edges)[..., None], by_base, by_scale, None
@@ -78,7 +77,7 @@ class _TableSums(torch.autograd.Function):
         y: Tensor = opaque.weighted_rows(weights, table, index)
         ctx.save_for_backward(x, coefficients, base_weight, spline_weight, table, index, weights)
         ctx.edges = edges
-        return y + base_function(edges.base)(x) @ masked(base_weight, edges).t()
+        return y + edges.base(x) @ masked(base_weight, edges).t()
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
@@ -89,10 +88,10 @@ class _TableSums(torch.autograd.Function):
         near = opaque.row_products(table, g, index).view(x.shape[0], grid.degree + 1, x.shape[1])
         by_x = (near * local.slopes.transpose(0, 1)).sum(1)
         by_x = by_x if local.scale is None else by_x * local.scale
-        by_x = by_x + base_pullback(edges.base, g @ masked(base_weight, edges), x)
+        by_x = by_x + (g @ masked(base_weight, edges)) * edges.base.slope(x)
         by_rows = _rows_gradient(g, weights, index, local, grid)
         by_table = in_memory(by_rows.t()).view(coefficients.shape)
-        by_base = masked(g.t() @ base_function(edges.base)(x), edges)
+        by_base = masked(g.t() @ edges.base(x), edges)
         by_scale = masked((by_table * coefficients).sum(-1), edges)
         return by_x, by_table * masked(spline_weight, edges)[..., None], by_base, by_scale, None
 

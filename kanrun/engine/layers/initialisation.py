@@ -14,7 +14,6 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.layers.bases import base_function, base_slope
 from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
 from kanrun.errors import UsageError
@@ -37,7 +36,7 @@ def _lecun(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
 
 def _glorot(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
     x, base, basis, terms = _probe(layer, generator)
-    slope = base_slope(layer.spec.base, x)
+    slope = layer.base.slope(x)
     spread = local_basis(x, layer.grid, 1)[0].square().sum(-1).mean() / layer.grid.functions
     two = torch.tensor(2.0 / terms, dtype=x.dtype, device=x.device)
     base_size = layer.inputs * base.square().mean() + layer.outputs * slope.square().mean()
@@ -80,7 +79,7 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
         if scheme == "spline" and layer.spec.scale == "single":
             weight.fill_(1.0)
             points = sample_points(layer.grid, 3)
-            values = base_function(layer.spec.base)(points)[:, None, :]
+            values = layer.base(points)[:, None, :]
             layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
@@ -95,7 +94,7 @@ def _probe(layer: SplineLayer, generator: Generator) -> tuple[Tensor, Tensor, Te
     share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(layer.knots)
     x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)
     basis = (local_basis(x, layer.grid)[0].square().sum(-1) / layer.grid.functions).sqrt()
-    return x, base_function(layer.spec.base)(x), basis, layer.grid.functions + 1
+    return x, layer.base(x), basis, layer.grid.functions + 1
 
 
 def _root(variance: Tensor, size: Tensor) -> float:

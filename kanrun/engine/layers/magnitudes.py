@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from kanrun.engine.layers.bases import base_function
+from kanrun.engine.layers.bases import Base
 from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -46,7 +46,7 @@ def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:
     spline = layer.coefficients.double() * spline_weight[..., None]
     grid, at = layer.grid.double(), x.double()
     basis, interval = local_basis(at, grid)
-    base = base_function(layer.spec.base)(at)
+    base = Base(layer.spec.base, grid, layer.spec.base_goes_on)(at)
     square = base_weight.square() * base.square().sum(0)
     # The basis overlaps itself no farther than k functions: its Gram matrix is k + 1 diagonals.
     for distance in range(grid.degree + 1):

@@ -10,29 +10,33 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kanrun.engine.layers.bases import base_function
+from kanrun.engine.layers.bases import Base, base_function
 from kanrun.engine.layers.composed import Edges
 from kanrun.engine.layers.edge_sums import edge_sums
-from kanrun.engine.splines import Grid, Outside, equally_spaced, extend, local_basis
+from kanrun.engine.splines import Extrapolation, Grid, equally_spaced, extend, local_basis
 from kanrun.engine.splines.contraction import by_edges
 from kanrun.engine.splines.tracing import is_compiled, is_traced
 
 Scale = Literal["separate", "single"]
+TrainedScales = Literal["all", "base", "none"]
 
 
 @dataclass(frozen=True)
 class EdgeSpec:
     """What the edges of a layer are, apart from their numbers.
 
-    `scale`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is
-    phi = w (b + spline). With `trainable_scales` off, the w stay where they are.
+    `scale`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is phi = w (b + spline).
+    `trained_scales` says which w training moves beside the coefficients: `all`; `base`, all but those that only scale
+    the coefficients (w_s, and w without a base); or `none`. `extrapolation` is of the whole edge; with `base_goes_on`
+    the base alone does beyond the grid what it does inside, as in networks of version 0.1.0.
     """
 
     degree: int = 3
     base: str = "silu"
     scale: Scale = "separate"
-    outside: Outside = "linear"
-    trainable_scales: bool = True
+    extrapolation: Extrapolation = "linear"
+    trained_scales: TrainedScales = "all"
+    base_goes_on: bool = False
 
 
 class SplineLayer(nn.Module):
@@ -65,14 +69,12 @@ class SplineLayer(nn.Module):
         self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
         functions = breakpoints.shape[1] - 1 + spec.degree
         self.coefficients = nn.Parameter(breakpoints.new_zeros(outputs, inputs, functions))
-        fixed = not spec.trainable_scales
+        every, base = spec.trained_scales == "all", spec.trained_scales != "none" and spec.base != "zero"
         if spec.scale == "single":
-            self.weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=not fixed)
+            self.weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=every or base)
         else:
-            self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=not fixed)
-            self.base_weight = nn.Parameter(
-                breakpoints.new_zeros(outputs, inputs), requires_grad=not fixed and spec.base != "zero"
-            )
+            self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=every)
+            self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs), requires_grad=base)
 
     @property
     def outputs(self) -> int:
@@ -84,7 +86,18 @@ class SplineLayer(nn.Module):
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.knots, self.spec.degree, self.uniform, self.spec.outside)
+        return Grid(self.knots, self.spec.degree, self.uniform, self.spec.extrapolation)
+
+    @property
+    def base(self) -> Base:
+        """b on this layer's grid."""
+        return Base(self.spec.base, self.grid, self.spec.base_goes_on)
+
+    @property
+    def trained_base(self) -> nn.Parameter | None:
+        """What weighs the base, w_b or the one w; None where training does not move it or there is no base."""
+        weight = self.weight if self.spec.scale == "single" else self.base_weight
+        return weight if weight.requires_grad and self.spec.base != "zero" else None
 
     def scales(self) -> tuple[Float[Tensor, "out inputs"], Float[Tensor, "out inputs"]]:
         """(w_b, w_s) as they act: pruned edges are zero."""
@@ -107,12 +120,15 @@ class SplineLayer(nn.Module):
         """The grid and, unless it is all true, the mask; looked at anew only after a change of either buffer."""
         knots, mask = self.knots, self.mask
         if is_traced() or knots.is_inference() or mask.is_inference():
-            return Edges(self.grid.framed() if is_compiled() else self.grid, self.spec.base, mask)
+            return self._made(self.grid.framed() if is_compiled() else self.grid, mask)
         seen, versions = self._seen, (knots._version, mask._version)
         if seen is None or seen[0] is not knots or seen[1] is not mask or seen[2] != versions:
-            edges = Edges(self.grid.framed(), self.spec.base, None if bool(mask.all()) else mask)
+            edges = self._made(self.grid.framed(), None if bool(mask.all()) else mask)
             self._seen = seen = (knots, mask, versions, edges)
         return seen[3]
+
+    def _made(self, grid: Grid, mask: Tensor | None) -> Edges:
+        return Edges(grid, Base(self.spec.base, grid, self.spec.base_goes_on), mask)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -121,14 +137,16 @@ class SplineLayer(nn.Module):
             self.uniform = equally_spaced(loaded)
 
     def edge_values(
-        self, x: Float[Tensor, "samples inputs"], derivative: int = 0
+        self, x: Float[Tensor, "samples inputs"], derivative: Literal[0, 1] = 0
     ) -> Float[Tensor, "samples out inputs"]:
-        """phi_oi(x_i) of every edge, or the splines' part of its derivative: for figures and scores, not training."""
-        spline = self.spline_values(x, derivative)
+        """phi_oi(x_i) of every edge, or its first derivative: what `forward` adds up over inputs."""
         base_weight, spline_weight = self.scales()
-        if derivative:
-            return spline * spline_weight
-        return spline * spline_weight + base_function(self.spec.base)(x)[:, None, :] * base_weight
+        base = self.base.slope(x) if derivative else self.base(x)
+        return self.spline_values(x, derivative) * spline_weight + base[:, None, :] * base_weight
+
+    def unscaled_values(self, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
+        """b(x_i) + spline_oi(x_i): what the one w of scale `single` multiplies."""
+        return self.spline_values(x) + self.base(x)[:, None]
 
     def spline_values(
         self, x: Float[Tensor, "samples inputs"], derivative: int = 0
@@ -162,5 +180,9 @@ class SplineLayer(nn.Module):
     def from_description(cls, description: dict[str, Any]) -> SplineLayer:
         """An empty layer after `describe`, in float64, waiting for its state_dict."""
         inputs, outputs, intervals = description["shape"]
+        spec = dict(description["edges"])
+        if "outside" in spec:  # as version 0.1.0 wrote it
+            trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
+            spec |= {"extrapolation": spec.pop("outside"), "trained_scales": trained, "base_goes_on": True}
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
-        return cls(steps, outputs, EdgeSpec(**description["edges"]), uniform=description["uniform"])
+        return cls(steps, outputs, EdgeSpec(**spec), uniform=description["uniform"])

@@ -15,7 +15,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
 from kanrun.engine.networks.network import Network
@@ -60,14 +60,16 @@ class Convention:
 CONVENTIONS: tuple[Convention, ...] = (
     Convention("paper", "E G", "Liu et al., arXiv 2404.19756, the axes of its plots", lambda s: s.edges * s.intervals),
     Convention(
-        "spline", "E (G + k)", "the lecture: spline coefficients only", lambda s: s.edges * (s.intervals + s.degree)
+        "spline", "E (G + k)", "spline coefficients only: what kanrun trains by default",
+        lambda s: s.edges * (s.intervals + s.degree),
     ),
     Convention(
-        "single", "E (G + k + 1)", "coefficients and the one w of w (b + spline)",
+        "single", "E (G + k + 1)",
+        "coefficients and w_b or w_s alone, or the one w of w (b + spline)",
         lambda s: s.edges * (s.intervals + s.degree + 1),
     ),
     Convention(
-        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: what kanrun trains by default",
+        "separate", "E (G + k + 2)", "coefficients, w_b and w_s: LBFGS and Adam with a base",
         lambda s: s.edges * (s.intervals + s.degree + 2),
     ),
     Convention(
@@ -100,9 +102,11 @@ def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
     return Size(tuple(shape), intervals, degree).edges * (intervals + degree)
 
 
-def kan_parameters(size: Size, *, trainable_scales: bool = True, single: bool = False, base: bool = True) -> int:
-    """Trainable parameters of kanrun's own KAN of this size, without building it."""
-    scales = (1 if single else 1 + base) if trainable_scales else 0
+def kan_parameters(size: Size, spec: EdgeSpec) -> int:
+    """Trained numbers of kanrun's own KAN of this size and kind, without building it: `KAN.count` of a fresh one."""
+    base = spec.base != "zero"
+    every = 1 if spec.scale == "single" else 1 + base
+    scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
     return coefficients(size.shape, size.intervals, size.degree) + size.edges * scales
 
 
@@ -149,22 +153,26 @@ def _layer_flops(layer: SplineLayer) -> int:
     terms = k + 1 if prefers_sparse(functions, k, layer.knots.dtype) else functions
     has_base = layer.spec.base != "zero"
     base = layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges if has_base else 0
-    return layer.inputs * basis_flops(k, uniform=layer.uniform, outside=layer.spec.outside) + 2 * edges * terms + base
+    return (
+        layer.inputs * basis_flops(k, uniform=layer.uniform, extrapolation=layer.spec.extrapolation)
+        + 2 * edges * terms
+        + base
+    )
 
 
-def basis_flops(degree: int, *, uniform: bool, outside: str) -> int:
+def basis_flops(degree: int, *, uniform: bool, extrapolation: str) -> int:
     """FLOPs of the k + 1 local basis values of one input: they are computed once, for all of its edges.
 
     Uniform grids take powers of the position times a (k + 1) x k matrix, others de Boor's recurrence (the search for
     their interval is not counted). What the policy for points outside the grid adds is part of both.
     """
     k = degree
-    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[outside]  # inside or not, and a product with that
+    policy = {"linear": 0, "constant": 3, "zero": 3 + k + 1}[extrapolation]  # inside or not, and a product with that
     if k == 0:
         return policy
     if uniform and k <= UNIFORM_MATRIX_DEGREE:
-        powers = 1 + 3 * (k - 1) if outside == "linear" else min(k - 1, 1)
+        powers = 1 + 3 * (k - 1) if extrapolation == "linear" else min(k - 1, 1)
         return 9 + max(k - 2, 0) + powers + 2 * k * (k + 1) + policy  # 9: position, interval, distance, all clamped
     recurrence = sum(7 * d - 1 for d in range(1, k + 1))  # at level d: d quotients, 2 d differences and products, sums
-    continued = 3 * k - 1 + 3 + 2 * (k + 1) if outside == "linear" else 0  # slopes, distance, their product added
+    continued = 3 * k - 1 + 3 + 2 * (k + 1) if extrapolation == "linear" else 0  # slopes, distance, their product added
     return 2 + recurrence + continued + policy

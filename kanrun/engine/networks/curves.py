@@ -59,6 +59,10 @@ class Curve(Network):
         return (x - low) / (high - low)
 
     @property
+    def beyond(self) -> str:
+        return "the polynomial continues"
+
+    @property
     def shape(self) -> tuple[int, ...]:
         return (1, int(self.coefficients.shape[1]))
 
@@ -134,6 +138,10 @@ class BSpline(Curve):
     @property
     def grid(self) -> Grid:
         return Grid(self.knots, self.degree)
+
+    @property
+    def beyond(self) -> str:
+        return "the curve continues linearly"
 
     @property
     def breakpoints(self) -> Tensor:

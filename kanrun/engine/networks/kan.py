@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, base_slope, initialise, move_layer, refine_layer
+from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise, move_layer, refine_layer
 from kanrun.engine.least_squares.rows import LocalRows
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.engine.splines import (
@@ -29,10 +31,19 @@ from kanrun.engine.splines.differences import difference_bands, difference_colum
 SEEN = 1e-10
 
 
+#: What edges do outside their grids, by the policy of extrapolation.
+BEYOND = {
+    "linear": "the splines continue linearly",
+    "constant": "the splines keep their values at the ends",
+    "zero": "the splines are zero",
+}
+
+
 class KAN(Network):
     """f(x) = (Phi_L o ... o Phi_1)(x), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
 
-    Build one with `KAN.create`. The *unknowns* of second-order training are the spline coefficients.
+    Build one with `KAN.create`. The *unknowns* of second-order training are of each layer the coefficients, then what
+    weighs the base. What only scales the coefficients (w_s) is redundant with them and stays.
     """
 
     kind = "kan"
@@ -102,6 +113,11 @@ class KAN(Network):
             total -= each * int((~layer.mask).sum())
         return total
 
+    @property
+    def beyond(self) -> str:
+        spec = self.layer(0).spec
+        return BEYOND[spec.extrapolation] + (f" and the base {spec.base} continues" if spec.base_goes_on else "")
+
     def describe(self) -> dict[str, Any]:
         return {"kind": self.kind, "layers": [layer.describe() for layer in self]}
 
@@ -111,13 +127,29 @@ class KAN(Network):
 
     # --------------------------------------------------------------------------- second-order training
 
+    def for_second_order(self) -> KAN:
+        """w_s (without a base: w) stays where it is: the coefficients have the same scale."""
+        new = deepcopy(self)
+        for layer in new:
+            if layer.spec.trained_scales == "all":
+                layer.spec = replace(layer.spec, trained_scales="base")
+                weight = layer.weight if layer.spec.scale == "single" else layer.spline_weight
+                weight.requires_grad_(layer.spec.scale == "single" and layer.spec.base != "zero")
+        return new
+
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
-        return [(name, parameter) for name, parameter in super().unknowns() if name.endswith("coefficients")]
+        found = []
+        for number, layer in enumerate(self):
+            moved = {id(parameter) for parameter in (layer.coefficients, layer.trained_base)}
+            named = layer.named_parameters(f"layers.{number}")
+            found += [(name, parameter) for name, parameter in named if id(parameter) in moved]
+        return found
 
     def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """(f(x), J) with the non-zeros of J alone: k + 1 of each edge, however fine the grids.
 
-        By layers: d y / d coefficient = (d y / d x_out) w_s B(x_in), the first factor carried backwards.
+        By layers: d y / d coefficient = (d y / d x_out) w_s B(x_in), d y / d w_b = (d y / d x_out) b(x_in), the first
+        factor carried backwards.
         """
         with torch.no_grad():
             *reaching, y = self.activations(x)
@@ -126,23 +158,28 @@ class KAN(Network):
             index: list[Tensor] = []
             values: list[Tensor] = []
             for layer, at in reversed(list(zip(self, reaching, strict=True))):
-                start -= layer.coefficients.numel()
+                start -= _unknowns_of(layer)
                 basis, interval = local_basis(at, layer.grid)
                 scaled = upstream[..., None] * layer.scales()[1]  # (samples, network outputs, outputs, inputs)
                 values.append((scaled[..., None] * basis[:, None, None]).flatten(2))
                 index.append((_columns(layer, interval) + start).flatten(1)[:, None])
+                if layer.trained_base is not None:
+                    factors = layer.base(at)[:, None] if layer.spec.scale == "separate" else layer.unscaled_values(at)
+                    values.append((upstream[..., None] * (factors * layer.mask)[:, None]).flatten(2))
+                    columns = torch.arange(layer.mask.numel(), device=x.device) + start + layer.coefficients.numel()
+                    index.append(columns.expand(x.shape[0], 1, -1))
                 if layer is not self.layer(0):
-                    upstream = upstream @ edge_slopes(layer, at)
+                    upstream = upstream @ layer.edge_values(at, 1)
             where, what = torch.cat(index, -1), torch.cat(values, -1)
         rows = what.flatten(0, 1)
         return y, LocalRows(where.expand_as(what).reshape(rows.shape).contiguous(), rows.contiguous(), total)
 
     @property
     def row_terms(self) -> int:
-        return sum(layer.mask.numel() * (layer.spec.degree + 1) for layer in self)
+        return sum(_unknowns_of(layer, 1) for layer in self)
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
-        """m + 1 non-zeros a row, the difference of order m of w_s c; None: m = degree + 2."""
+        """The differences of order m of w_s c, m + 1 non-zeros a row, and a row for each w_b; None: m = degree + 2."""
         indices, values, start = [], [], 0
         orders = [order or penalty_order(layer.spec.degree) for layer in self]
         terms = max(orders) + 1
@@ -152,7 +189,11 @@ class KAN(Network):
             last = start + layer.coefficients.numel() - 1  # where padding reaches out
             indices.append((edge + difference_columns(bands)).clamp(max=last).reshape(-1, terms))
             values.append((bands * layer.scales()[1].detach()[:, :, None, None]).reshape(-1, terms))
-            start += layer.coefficients.numel()
+            if layer.trained_base is not None:
+                own = torch.arange(layer.mask.numel(), device=bands.device)[:, None] + last + 1
+                indices.append(own.expand(-1, terms))
+                values.append(pad(layer.mask.reshape(-1, 1).to(bands), (0, terms - 1)))
+            start += _unknowns_of(layer)
         return LocalRows(torch.cat(indices), torch.cat(values), start)
 
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
@@ -165,8 +206,13 @@ class KAN(Network):
             return [_touched(layer, at) for layer, at in zip(self, self.activations(x), strict=False)]
 
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"]:
-        pairs = zip(self, self.support(x), strict=True)
-        return torch.cat([(~seen).expand_as(layer.coefficients).reshape(-1) for layer, seen in pairs])
+        """Functions that no sample touches; with any of an edge's, what weighs its base, which acts everywhere."""
+        parts = []
+        for layer, seen in zip(self, self.support(x), strict=True):
+            parts.append((~seen).expand_as(layer.coefficients).reshape(-1))
+            if layer.trained_base is not None:
+                parts.append((~seen.all(1)).expand_as(layer.mask).reshape(-1))
+        return torch.cat(parts)
 
     def without_exchange(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Tensor:
         """The constants that edges can exchange are taken out.
@@ -175,9 +221,11 @@ class KAN(Network):
         taken from another's changes nothing. An edge's constant is the mean of its coefficients, each counted by how
         much of it is `seen`; the node's, their sum times w_s, is shared among its edges by w_s^2.
         """
-        sizes = [layer.coefficients.numel() for layer in self]
-        pairs = zip(self, move.split(sizes), seen.split(sizes), strict=True)
-        return torch.cat([_without_exchange(layer, *pair).reshape(-1) for layer, *pair in pairs])
+        sizes, parts = [_unknowns_of(layer) for layer in self], []
+        for layer, part, counted in zip(self, move.split(sizes), seen.split(sizes), strict=True):
+            count = layer.coefficients.numel()
+            parts += [_without_exchange(layer, part[:count], counted[:count]).reshape(-1), part[count:]]
+        return torch.cat(parts)
 
     # ---------------------------------------------------------------------------------------- grids
 
@@ -189,7 +237,7 @@ class KAN(Network):
     def unknowns_at(self, intervals: int | None) -> int:
         if intervals is None:
             return super().unknowns_at(None)
-        return sum(layer.mask.numel() * (intervals + layer.spec.degree) for layer in self)
+        return sum(_unknowns_of(layer, intervals) for layer in self)
 
     def refine(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
         """To a multiple of the old grid the function changes by rounding only, on and outside the data."""
@@ -300,9 +348,13 @@ def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
 
 
 def edge_slopes(layer: SplineLayer, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
-    """phi'_oi(x_i) of every edge, base included."""
-    base_weight, spline_weight = layer.scales()
-    return layer.spline_values(x, 1) * spline_weight + base_slope(layer.spec.base, x)[:, None, :] * base_weight
+    return layer.edge_values(x, 1)
+
+
+def _unknowns_of(layer: SplineLayer, intervals: int | None = None) -> int:
+    """How many unknowns a layer has, on grids of `intervals` (None: its own)."""
+    functions = (intervals or layer.grid.intervals) + layer.spec.degree
+    return layer.mask.numel() * (functions + (layer.trained_base is not None))
 
 
 def _columns(layer: SplineLayer, interval: Int[Tensor, "samples inputs"]) -> Int[Tensor, "samples out inputs local"]:
@@ -323,7 +375,8 @@ def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
 
 
 def _without_exchange(layer: SplineLayer, move: Tensor, seen: Tensor) -> Tensor:
-    if layer.spec.outside == "zero":  # then the basis does not sum to one everywhere
+    zero = layer.spec.extrapolation == "zero"  # then the basis does not sum to one everywhere
+    if zero or (layer.spec.scale == "single" and layer.trained_base is not None):  # there the scale moves too
         return move
     scales = layer.scales()[1].detach()
     part, counted = (vector.view(layer.coefficients.shape) for vector in (move, seen))

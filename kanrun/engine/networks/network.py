@@ -67,6 +67,11 @@ class Network(nn.Module):
         """An empty network after `describe`, waiting for its state_dict."""
         raise NotImplementedError(f"{cls.__name__} is not built from a description.")
 
+    @property
+    def beyond(self) -> str:
+        """What the model does outside the range it was trained on, as a main clause."""
+        return "the network continues by its formula"
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that training moves, by name."""
         return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -76,6 +81,10 @@ class Network(nn.Module):
         return sum(parameter.numel() for parameter in self.trained().values())
 
     # --------------------------------------------------------------------------- second-order training
+
+    def for_second_order(self) -> Network:
+        """The network as second-order solvers train it: what only scales other parameters is no longer trained."""
+        return self
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that a second-order solver moves, in the order of the Jacobian's columns."""

@@ -2,7 +2,7 @@
 
 from kanrun.engine.splines.basis import local_basis
 from kanrun.engine.splines.contraction import dense_rows, prefers_sparse
-from kanrun.engine.splines.grid import Grid, Outside, find_interval
+from kanrun.engine.splines.grid import Extrapolation, Grid, find_interval
 from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
     breakpoints_from_data,
@@ -17,8 +17,8 @@ from kanrun.engine.splines.knots import (
 from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points, spline_values
 
 __all__ = [
+    "Extrapolation",
     "Grid",
-    "Outside",
     "breakpoints_from_data",
     "breakpoints_of",
     "breakpoints_within",

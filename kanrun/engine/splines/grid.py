@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kanrun.engine.splines.tracing import in_memory
 
-Outside = Literal["linear", "constant", "zero"]
+Extrapolation = Literal["linear", "constant", "zero"]
 
 
 @dataclass(frozen=True)
@@ -20,24 +20,24 @@ class Grid:
     """Knots (inputs, G + 2 degree + 1), strictly increasing inside the domain, and how to read them.
 
     `uniform` says that each input's knots are equally spaced, which lets the interval be computed
-    rather than searched. `outside` says what each basis function is beyond the domain: `linear` continues value and
-    slope, `constant` the value, `zero` is zero.
+    rather than searched. `extrapolation` says what each basis function is beyond the domain: `linear` continues value
+    and slope, `constant` the value, `zero` is zero.
     """
 
     knots: Tensor
     degree: int
     uniform: bool = False
-    outside: Outside = "linear"
+    extrapolation: Extrapolation = "linear"
     frame: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
 
     def framed(self) -> Grid:
         """The same grid, with what `positions` needs of the knots worked out once."""
         frame = (in_memory(self.low), in_memory(self.density))
-        return Grid(self.knots, self.degree, self.uniform, self.outside, frame)
+        return Grid(self.knots, self.degree, self.uniform, self.extrapolation, frame)
 
     def double(self) -> Grid:
         """The same grid in float64."""
-        return Grid(self.knots.double(), self.degree, self.uniform, self.outside)
+        return Grid(self.knots.double(), self.degree, self.uniform, self.extrapolation)
 
     @property
     def intervals(self) -> int:
@@ -66,7 +66,7 @@ class Grid:
         """The grid of the inputs `first` to `last` - 1 alone."""
         if first == 0 and last == self.knots.shape[0]:
             return self
-        return Grid(self.knots[first:last], self.degree, self.uniform, self.outside)
+        return Grid(self.knots[first:last], self.degree, self.uniform, self.extrapolation)
 
 
 def along(each: Shaped[Tensor, " inputs"], axis: int) -> Tensor:

@@ -88,11 +88,11 @@ def breakpoints_from_data(
 ) -> Float[Tensor, "inputs points"]:
     """A grid over the range of `x`: (1 - adapt) uniform + adapt quantile breakpoints.
 
-    Outliers are left out of the range, and the `outside` policy serves them: samples farther from the others than FAR
-    of these' width, of which there are a share RARE at most at either end. Without any the range is that of all. It
-    is widened by `margin` of itself on either side, and as far as this precision needs to tell the breakpoints apart. A
-    constant input gets a width of its own size, at least 1. No interval is narrower than MINIMUM_SPACING of the uniform
-    one, so that repeated values and two-point data never make two breakpoints equal. Samples that are not finite are
+    Outliers are left out of the range and extrapolated to: samples farther from the others than FAR of these' width, of
+    which there are a share RARE at most at either end. Without any the range is that of all. It is widened by `margin`
+    of itself on either side, and as far as this precision needs to tell the breakpoints apart. A constant input gets a
+    width of its own size, at least 1. No interval is narrower than MINIMUM_SPACING of the uniform one, so that repeated
+    values and two-point data never make two breakpoints equal. Samples that are not finite are
     refused upstream. Source: pykan's mix (arXiv 2404.19756, section 2.2 "grid updates"); its range is that of all.
     """
     order = x.sort(0).values

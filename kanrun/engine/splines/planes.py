@@ -37,7 +37,7 @@ class Local(NamedTuple):
 
 
 def local_planes(x: Tensor, grid: Grid, *, axis: int, slopes: bool, reuse: bool = False) -> Local:
-    """The local basis at x, with the inputs along `axis` (0 or -1) and the grid's `outside` policy.
+    """The local basis at x, with the inputs along `axis` (0 or -1) and the grid's policy of extrapolation.
 
     With `reuse` the planes may lie in scratch memory, good until the next such call.
     """
@@ -59,7 +59,7 @@ def _uniform(x: Tensor, grid: Grid, axis: int, slopes: bool, reuse: bool) -> Loc
     lower = [held]
     for _ in range(k - 2):
         lower.append(lower[-1] * held)
-    if grid.outside == "linear":
+    if grid.extrapolation == "linear":
         beyond = u - held
         powers = [u, *(low * torch.add(held, beyond, alpha=m + 2) for m, low in enumerate(lower[: k - 1]))]
     else:
@@ -91,10 +91,10 @@ def _sums(weights: tuple[tuple[float, ...], ...], powers: list[Tensor], like: Te
 
 def _policy(values: Tensor, slopes: Tensor, x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
     """Held values made those of the policies `constant` and `zero`."""
-    if grid.outside == "linear":
+    if grid.extrapolation == "linear":
         return values, slopes
     inside = (x >= along(grid.low, axis)) & (x <= along(grid.high, axis))
-    return (values * inside if grid.outside == "zero" else values), slopes * inside
+    return (values * inside if grid.extrapolation == "zero" else values), slopes * inside
 
 
 def _general(x: Tensor, grid: Grid, axis: int, slopes: bool) -> Local:
@@ -110,10 +110,10 @@ def _general(x: Tensor, grid: Grid, axis: int, slopes: bool) -> Local:
     for d in range(1, k + 1):
         upper, lower = near[k : k + d], near[k - d : k]
         share = values / (upper - lower)
-        if d == k and (slopes or grid.outside == "linear"):
+        if d == k and (slopes or grid.extrapolation == "linear"):
             slope = widen(-k * share, k * share)
         values = widen((upper - held) * share, (held - lower) * share)
-    if grid.outside == "linear":
+    if grid.extrapolation == "linear":
         limit = torch.finfo(x.dtype).max ** 0.5
         values = values + (x - held).clamp(-limit, limit) * slope
     return Local(interval, *_policy(values, slope, x, grid, axis), None)

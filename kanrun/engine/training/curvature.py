@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.layers.bases import base_function
+from kanrun.engine.layers.bases import Base
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.contraction import row_sums, table_index
@@ -82,7 +82,9 @@ class Curvature:
             inverses = _inverse((damped + weight * _column_squares(grid, order)) * squares[..., None])
             self._diagonals[coefficients] = inverses.to(coefficients)
             spline = (coefficients.detach().double().square() * gram).sum(-1)
-        base = steepness.T @ base_function(layer.spec.base)(x).square() / x.shape[0]
+        base = (
+            steepness.T @ Base(layer.spec.base, layer.grid.double(), layer.spec.base_goes_on)(x).square() / x.shape[0]
+        )
         if layer.spec.scale == "single":
             self._diagonals[layer.weight] = _inverse(base + spline).to(coefficients)
         else:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from kanrun.engine.layers import SplineLayer, base_function, base_slope
+from kanrun.engine.layers import Base, SplineLayer
 from kanrun.engine.networks import KAN, get_unknowns, set_unknowns
 from kanrun.engine.splines import Grid, dense_rows, local_basis
 from kanrun.engine.training.data import Samples
@@ -33,38 +33,86 @@ class _Layer:
     knots: Tensor
     base_weight: Tensor
     spline_weight: Tensor
-    like: Grid
-    base: str
+    like: SplineLayer
 
     @property
     def size(self) -> int:
-        """Coefficients of one network's layer."""
-        return self.spline_weight[0].numel() * self.like.functions
+        """Unknowns of one network's layer: coefficients, then what weighs the base."""
+        return self.spline_weight[0].numel() * (self.like.grid.functions + (self.like.trained_base is not None))
+
+    @property
+    def grid(self) -> Grid:
+        """The networks' inputs, side by side, as one grid's inputs."""
+        like = self.like.grid
+        return Grid(self.knots.flatten(0, 1), like.degree, like.uniform, like.extrapolation)
 
     def part(self, at: Tensor) -> _Layer:
-        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like, self.base)
+        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like)
 
-    def coefficients(self, unknowns: Float[Tensor, "networks size"]) -> Float[Tensor, "networks out inputs functions"]:
-        return unknowns.view(*self.spline_weight.shape, self.like.functions) * self.spline_weight[..., None]
+    def at(self, unknowns: Float[Tensor, "networks size"]) -> _Edges:
+        """The layer with these unknowns."""
+        edges = self.spline_weight[0].numel()
+        free, weights = unknowns[:, : edges * self.like.grid.functions], unknowns[:, edges * self.like.grid.functions :]
+        base, spline = self.base_weight, self.spline_weight
+        if self.like.trained_base is not None:
+            base = weights.view_as(base)
+            spline = base if self.like.spec.scale == "single" else spline
+        coefficients = free.view(*spline.shape, self.like.grid.functions)
+        return _Edges(self, coefficients, coefficients * spline[..., None], base, spline)
 
     def basis(
         self, x: Float[Tensor, "networks samples inputs"], derivative: int
     ) -> Float[Tensor, "networks samples inputs functions"]:
-        """The dense basis of every network at its own x: the networks' inputs, side by side, are one grid's inputs."""
-        networks, samples, inputs = x.shape
-        grid = Grid(self.knots.flatten(0, 1), self.like.degree, self.like.uniform, self.like.outside)
-        values, interval = local_basis(x.transpose(0, 1).reshape(samples, -1), grid, derivative)
-        dense = dense_rows(values, interval, grid.functions)
-        return dense.view(samples, networks, inputs, -1).transpose(0, 1)
+        """The dense basis of every network at its own x."""
+        grid = self.grid
+        values, interval = local_basis(_side_by_side(x), grid, derivative)
+        return _apart(dense_rows(values, interval, grid.functions), len(x))
 
-    def forward(self, x: Tensor, basis: Tensor, coefficients: Tensor) -> Float[Tensor, "networks samples out"]:
-        y = basis.flatten(2) @ coefficients.flatten(2).mT
-        return y + base_function(self.base)(x) @ self.base_weight.mT
+    def base(self, x: Tensor, derivative: int) -> Float[Tensor, "networks samples inputs"]:
+        """The base of every network at its own x, or its slope."""
+        base = Base(self.like.spec.base, self.grid, self.like.spec.base_goes_on)
+        flat = _side_by_side(x)
+        return _apart(base.slope(flat) if derivative else base(flat), len(x))
 
-    def slopes(self, x: Tensor, coefficients: Tensor) -> Float[Tensor, "networks samples out inputs"]:
+
+@dataclass(frozen=True)
+class _Edges:
+    """A layer with numbers: `table` is coefficients * w_s, both (networks, out, inputs, functions)."""
+
+    layer: _Layer
+    coefficients: Tensor
+    table: Tensor
+    base_weight: Tensor
+    spline_weight: Tensor
+
+    def forward(self, basis: Tensor, base: Tensor) -> Float[Tensor, "networks samples out"]:
+        return basis.flatten(2) @ self.table.flatten(2).mT + base @ self.base_weight.mT
+
+    def slopes(self, x: Tensor) -> Float[Tensor, "networks samples out inputs"]:
         """d y_o / d x_i."""
-        slopes = torch.einsum("bnif,boif->bnoi", self.basis(x, 1), coefficients)
-        return slopes + base_slope(self.base, x)[:, :, None] * self.base_weight[:, None]
+        slopes = torch.einsum("bnif,boif->bnoi", self.layer.basis(x, 1), self.table)
+        return slopes + self.layer.base(x, 1)[:, :, None] * self.base_weight[:, None]
+
+    def rows(self, block: Tensor, upstream: Tensor, basis: Tensor, base: Tensor) -> None:
+        """Write the layer's columns of the Jacobian (networks, samples, outputs, size) into `block`."""
+        count = self.coefficients[0].numel()
+        factors = upstream[..., None] * self.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
+        edges = block[..., :count].unflatten(-1, (*factors.shape[-2:], -1))
+        torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
+        if self.layer.like.trained_base is not None:
+            each = base[:, :, None]
+            if self.layer.like.spec.scale == "single":
+                each = each + torch.einsum("bnif,boif->bnoi", basis, self.coefficients)
+            block[..., count:] = (upstream[..., None] * each[:, :, None]).flatten(-2)
+
+
+def _side_by_side(x: Float[Tensor, "networks samples inputs"]) -> Float[Tensor, "samples side"]:
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def _apart(values: Float[Tensor, "samples side ..."], networks: int) -> Float[Tensor, "networks samples inputs ..."]:
+    apart: Tensor = values.unflatten(1, (networks, -1)).transpose(0, 1)
+    return apart
 
 
 @dataclass(frozen=True)
@@ -74,9 +122,10 @@ class _Piece:
     x: Tensor
     y: Tensor
     basis: Float[Tensor, "networks samples inputs functions"]
+    base: Float[Tensor, "networks samples inputs"]
 
     def part(self, at: Tensor) -> _Piece:
-        return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at])
+        return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at], self.base[at])
 
 
 class Ensemble:
@@ -160,39 +209,42 @@ class Ensemble:
         first = first.part(torch.arange(1 if alike else len(self.networks), device=first.knots.device))
         each = max(1, PIECE // (self.unknowns.numel() * self.samples.y.shape[1]))
         pairs = zip(self.samples.x.split(each), self.samples.y.split(each), strict=True)
-        return [_Piece(x, y, first.basis(x.expand(len(first.knots), -1, -1), 0)) for x, y in pairs]
+        wide = [(x.expand(len(first.knots), -1, -1), x, y) for x, y in pairs]
+        return [_Piece(x, y, first.basis(each, 0), first.base(each, 0)) for each, x, y in wide]
 
 
 def _stacked(layers: Sequence[SplineLayer]) -> _Layer:
     """One layer of each network, side by side."""
     knots, scales = [layer.knots for layer in layers], [layer.scales() for layer in layers]
     base, spline = (torch.stack([pair[i].detach() for pair in scales]) for i in (0, 1))
-    return _Layer(torch.stack(knots), base, spline, layers[0].grid, layers[0].spec.base)
+    return _Layer(torch.stack(knots), base, spline, layers[0])
 
 
-def _values(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[list[Tensor], list[Tensor]]:
-    """What reaches each layer (networks, samples, inputs), and the output last; each layer's basis there."""
-    values, bases = [piece.x.expand(len(unknowns), -1, -1)], [piece.basis]
+def _values(
+    layers: list[_Layer], unknowns: Tensor, piece: _Piece
+) -> tuple[list[Tensor], list[tuple[_Edges, Tensor, Tensor]]]:
+    """What reaches each layer (networks, samples, inputs), and the output last; each layer, its basis and its base."""
+    values, made = [piece.x.expand(len(unknowns), -1, -1)], []
     for layer, part in zip(layers, unknowns.split([layer.size for layer in layers], 1), strict=True):
+        edges, basis, base = layer.at(part), piece.basis, piece.base
         if layer is not layers[0]:
-            bases.append(layer.basis(values[-1], 0))
-        values.append(layer.forward(values[-1], bases[-1], layer.coefficients(part)))
-    return values, bases
+            basis, base = layer.basis(values[-1], 0), layer.base(values[-1], 0)
+        made.append((edges, basis, base))
+        values.append(edges.forward(basis, base))
+    return values, made
 
 
 def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
     """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
-    (*reaching, output), bases = _values(layers, unknowns, piece)
+    (*reaching, output), made = _values(layers, unknowns, piece)
     sizes, outputs = [layer.size for layer in layers], output.shape[-1]
     jacobian = output.new_empty(*output.shape, unknowns.shape[1])
     upstream = torch.eye(outputs, dtype=output.dtype, device=output.device).expand(*output.shape, -1)
-    parts = zip(layers, unknowns.split(sizes, 1), jacobian.split(sizes, -1), reaching, bases, strict=True)
-    for layer, part, block, values, basis in reversed(list(parts)):
-        factors = upstream[..., None] * layer.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
-        edges = block.unflatten(-1, (*factors.shape[-2:], -1))
-        torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
-        if layer is not layers[0]:
-            upstream = upstream @ layer.slopes(values, layer.coefficients(part))
+    parts = zip(jacobian.split(sizes, -1), reaching, made, strict=True)
+    for block, values, (edges, basis, base) in reversed(list(parts)):
+        edges.rows(block, upstream, basis, base)
+        if edges.layer is not layers[0]:
+            upstream = upstream @ edges.slopes(values)
     return (output - piece.y).flatten(1), jacobian.flatten(1, 2)
 
 

@@ -149,8 +149,9 @@ class Locks:
         if objective.local and objective.held:
             moving = [a & b for a, b in zip(moving, support(network, objective.samples.x), strict=True)]
         for layer, free_here in zip(network, moving, strict=True):
-            free = free_here.expand_as(layer.coefficients)
-            self._held.append((layer.coefficients, free, layer.coefficients.detach().clone()))
+            for name, parameter in layer.named_parameters():  # scales act wherever their edge does
+                free = free_here if name == "coefficients" else free_here.all(1)
+                self._held.append((parameter, free.expand_as(parameter), parameter.detach().clone()))
 
     def free(self, parameters: list[nn.Parameter]) -> Tensor | None:
         """Ones where these parameters, as one vector, may move, else zeros; None where all may."""

@@ -164,7 +164,7 @@ class _Training:
         for chain in chains:
             events: list[Event] = []
             for intervals in grids:
-                large = limit is not None and _unknowns_at(chain.network, intervals) > limit
+                large = limit is not None and chain.network.unknowns_at(intervals) > limit
                 if (chain.stages and large) or self._finished(chain):
                     break
                 going = chain.advance(intervals, tries=0)
@@ -184,7 +184,7 @@ class _Training:
         if not chain.stages:
             return False
         limit, intervals = self.plan.most_unknowns, self.schedule[min(len(chain.stages), len(self.schedule) - 1)]
-        if limit is not None and _unknowns_at(chain.network, intervals) > limit:
+        if limit is not None and chain.network.unknowns_at(intervals) > limit:
             return True
         if not self.plan.stop_early:
             return False
@@ -228,10 +228,3 @@ class _Training:
 
 def _selected(chain: Chain) -> float:
     return min((stage.errors.selected for stage in chain.stages), default=float("inf"))
-
-
-def _unknowns_at(network: Network, intervals: int | None) -> int:
-    """Unknowns of `network` on a grid of `intervals`."""
-    if not isinstance(network, KAN) or intervals is None:
-        return get_unknowns(network).numel()
-    return sum(layer.mask.numel() * (intervals + layer.spec.degree) for layer in network)

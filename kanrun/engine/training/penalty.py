@@ -53,7 +53,7 @@ class Roughness:
     """
 
     def __init__(self, network: nn.Module, weight: float, order: int | None = None) -> None:
-        self._bands = []
+        self._bands, self._weight = [], weight
         for layer in network if weight and isinstance(network, KAN) else ():
             bands = weight**0.5 * difference_bands(layer.grid.double(), order or penalty_order(layer.spec.degree))
             self._bands.append(bands.to(layer.coefficients))
@@ -62,6 +62,8 @@ class Roughness:
         first = next(network.parameters())
         total = torch.zeros((), dtype=first.dtype, device=first.device)
         for layer, bands in zip(network if isinstance(network, KAN) else (), self._bands, strict=False):
+            if layer.trained_base is not None:
+                total = total + self._weight * (layer.trained_base * layer.mask).square().sum()
             if bands.shape[1]:
                 windows = layer.coefficients.unfold(2, bands.shape[2], 1)
                 differences = (windows * bands).sum(-1) * layer.scales()[1][..., None]

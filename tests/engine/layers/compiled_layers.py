@@ -18,8 +18,8 @@ NARROW, WIDE = 4, 160
 SPECS = [
     (True, EdgeSpec()),
     (False, EdgeSpec(degree=2, base="tanh")),
-    (True, EdgeSpec(degree=1, outside="zero", scale="single")),
-    (True, EdgeSpec(base="zero", outside="constant")),
+    (True, EdgeSpec(degree=1, extrapolation="zero", scale="single")),
+    (True, EdgeSpec(base="zero", extrapolation="constant")),
 ]
 
 

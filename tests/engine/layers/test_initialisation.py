@@ -55,7 +55,9 @@ def test_a_seed_means_the_same_start_everywhere(scheme):
     assert not torch.equal(make(scheme, 4, 3, seed=1).coefficients, wide.coefficients)
 
 
-@pytest.mark.parametrize("spec", [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, outside="zero")])
+@pytest.mark.parametrize(
+    "spec", [EdgeSpec(base="zero"), EdgeSpec(scale="single"), EdgeSpec(degree=1, extrapolation="zero")]
+)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_on_every_kind_of_edge(scheme, spec):
     layer = make(scheme, 3, 2, spec=spec)

@@ -52,10 +52,10 @@ def test_transforms(intervals):
     [
         EdgeSpec(),
         EdgeSpec(degree=0, base="gelu"),
-        EdgeSpec(degree=1, scale="single", outside="constant"),
-        EdgeSpec(degree=6, base="zero", outside="zero"),
+        EdgeSpec(degree=1, scale="single", extrapolation="constant"),
+        EdgeSpec(degree=6, base="zero", extrapolation="zero"),
     ],
-    ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.outside}",
+    ids=lambda s: f"{s.degree}-{s.base}-{s.scale}-{s.extrapolation}",
 )
 @pytest.mark.parametrize(("intervals", "uniform"), list(itertools.product([NARROW, WIDE], [True, False])))
 def test_forward_mode(intervals, uniform, spec):

@@ -24,10 +24,12 @@ def kan(shape: list[int], intervals: int, **spec: object) -> KAN:
     return KAN.create(shape, intervals, EdgeSpec(**spec), domain=domain, generator=generator)  # type: ignore[arg-type]
 
 
-@given(widths, st.integers(1, 9), st.integers(0, 4), st.booleans(), st.booleans(), st.booleans())
+@given(
+    widths, st.integers(1, 9), st.integers(0, 4), st.booleans(), st.booleans(), st.sampled_from(["all", "base", "none"])
+)
 @settings(max_examples=25, deadline=None)
 def test_formulas_count_what_the_modules_hold(
-    shape: list[int], intervals: int, degree: int, single: bool, base: bool, trainable: bool
+    shape: list[int], intervals: int, degree: int, single: bool, base: bool, trained: str
 ) -> None:
     network = kan(
         shape,
@@ -35,11 +37,11 @@ def test_formulas_count_what_the_modules_hold(
         degree=degree,
         base="silu" if base else "zero",
         scale="single" if single else "separate",
-        trainable_scales=trainable,
+        trained_scales=trained,
     )
     size = c.size_of(network)
     expected = count_parameters(network)
-    assert c.kan_parameters(size, trainable_scales=trainable, single=single, base=base) == expected
+    assert c.kan_parameters(size, network.layer(0).spec) == expected
     mlp = MLP(shape, "tanh")
     assert c.mlp_parameters(mlp.shape) == count_parameters(mlp)
 
@@ -58,7 +60,7 @@ def test_every_convention_on_a_network_counted_by_hand() -> None:
     }
     assert counts["separate"] == count_parameters(kan([2, 5, 1], 5))
     assert counts["single"] == count_parameters(kan([2, 5, 1], 5, scale="single"))
-    assert counts["spline"] == count_parameters(kan([2, 5, 1], 5, trainable_scales=False))
+    assert counts["spline"] == count_parameters(kan([2, 5, 1], 5, trained_scales="none"))
 
 
 def test_kanbefair_flops_of_one_layer_by_hand() -> None:
@@ -77,15 +79,15 @@ def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
 
 def test_basis_flops_by_hand() -> None:
     # degree 1 on a uniform grid: position 4, interval 2, distance 1 + 2, how far outside 1, matrix of 2 numbers 4
-    assert c.basis_flops(1, uniform=True, outside="linear") == 14
-    assert c.basis_flops(1, uniform=True, outside="constant") == 9 + 4 + 3
-    assert c.basis_flops(1, uniform=True, outside="zero") == 9 + 4 + 3 + 2
+    assert c.basis_flops(1, uniform=True, extrapolation="linear") == 14
+    assert c.basis_flops(1, uniform=True, extrapolation="constant") == 9 + 4 + 3
+    assert c.basis_flops(1, uniform=True, extrapolation="zero") == 9 + 4 + 3 + 2
     # de Boor's recurrence: clamp 2, quotient 2, shares 4; slopes 2, distance 3, their products added 4
-    assert c.basis_flops(1, uniform=False, outside="linear") == 17
-    assert c.basis_flops(1, uniform=False, outside="constant") == 2 + 6 + 3
+    assert c.basis_flops(1, uniform=False, extrapolation="linear") == 17
+    assert c.basis_flops(1, uniform=False, extrapolation="constant") == 2 + 6 + 3
     # degree 3: powers 1 + (1 + 6), matrix 4 x 3
-    assert c.basis_flops(3, uniform=True, outside="linear") == 9 + 1 + 1 + 6 + 24
-    assert c.basis_flops(0, uniform=True, outside="linear") == 0
+    assert c.basis_flops(3, uniform=True, extrapolation="linear") == 9 + 1 + 1 + 6 + 24
+    assert c.basis_flops(0, uniform=True, extrapolation="linear") == 0
 
 
 def test_mlp_flops_by_hand() -> None:

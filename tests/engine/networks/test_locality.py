@@ -14,7 +14,7 @@ from kanrun.engine.splines import breakpoints_of, find_interval
 
 def network(intervals, base, *, uniform=True, dtype=torch.float64):
     generator = torch.Generator().manual_seed(0)
-    spec = EdgeSpec(base=base, trainable_scales=False)
+    spec = EdgeSpec(base=base, trained_scales="none")
     domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=dtype)
     kan = KAN.create([2, 3, 2, 1], intervals, spec, domain=domain, generator=generator)
     if not uniform:

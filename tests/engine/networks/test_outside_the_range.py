@@ -38,10 +38,10 @@ def test_inside_nothing_is_said():
 @pytest.mark.parametrize(
     ("network", "said"),
     [
-        (kan(), "splines go on linearly and the base silu goes on"),
-        (kan(outside="constant", base="zero"), "splines keep their values at the ends: "),
-        (kan(outside="zero"), "splines are zero and the base silu goes on"),
-        (MLP.create([2, 3, 1], "silu", generator=torch.Generator().manual_seed(0)), "goes on by its formula"),
+        (kan(), "the splines continue linearly: "),
+        (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends: "),
+        (kan(extrapolation="zero"), "the splines are zero: "),
+        (MLP.create([2, 3, 1], "silu", generator=torch.Generator().manual_seed(0)), "continues by its formula"),
     ],
 )
 def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(network, said):
@@ -61,7 +61,10 @@ def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(net
 
 @pytest.mark.parametrize(
     ("network", "said"),
-    [(BSpline(6, 1, DOMAIN[:1], degree=3), "goes on linearly"), (Polynomial(6, 1, DOMAIN[:1]), "polynomial goes on")],
+    [
+        (BSpline(6, 1, DOMAIN[:1], degree=3), "continues linearly"),
+        (Polynomial(6, 1, DOMAIN[:1]), "polynomial continues"),
+    ],
 )
 def test_curves(network, said):
     with pytest.warns(UserWarning, match=said):

@@ -39,7 +39,7 @@ def data(network, samples=200, spread=1.0, seed=1):
 )
 def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, intervals, factor, outside, seed):
     # Hidden values leave their grids, so what lies outside is part of it.
-    network = kan(widths, intervals, EdgeSpec(degree=degree, outside=outside), seed)
+    network = kan(widths, intervals, EdgeSpec(degree=degree, extrapolation=outside), seed)
     x = data(network, 100, 1.6, seed)
     new = refine(network, intervals * factor, x)
     assert new.how == "insertion"

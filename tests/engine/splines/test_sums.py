@@ -41,7 +41,7 @@ def by_loops(x, table, grid):
 
 
 @pytest.mark.parametrize("kernel", [dense, sparse], ids=["dense", "sparse"])
-@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "extrapolation"])
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
@@ -63,7 +63,7 @@ def test_sums_and_gradients(kernel, degree, uniform, outside, spread):
     assert kernel.gradients(g, x, table, scale, grid, kept, (True, False))[1] is None
 
 
-@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "extrapolation"])
 def test_blocks_and_scratch_change_nothing(spread, monkeypatch):
     grid, x, table, g = case(3, True, "linear", spread, samples=40, inputs=7)
     scale = torch.ones(table.shape[:2], dtype=table.dtype)

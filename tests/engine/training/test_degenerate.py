@@ -25,7 +25,8 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def kan(generator: Generator, outputs: int) -> KAN:
-    return KAN.create((2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator)
+    edges = EdgeSpec(base="zero")
+    return KAN.create((2, 2, outputs), 4, edges, domain=DOMAIN, initialisation="spline", generator=generator)
 
 
 def samples(name: str, count: int) -> Samples:

@@ -35,7 +35,7 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
     ("shape", "spec"),
     [
         ((2, 3, 1), EdgeSpec()),
-        ((2, 2, 2, 2), EdgeSpec(degree=2, base="identity", outside="zero")),
+        ((2, 2, 2, 2), EdgeSpec(degree=2, base="identity", extrapolation="zero")),
         ((1, 1), EdgeSpec(base="zero")),
         ((3, 2, 1), EdgeSpec(scale="single")),
     ],

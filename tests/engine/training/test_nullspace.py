@@ -45,7 +45,8 @@ def test_what_edges_exchange_is_removed() -> None:
     network = kan((2, 1))
     exchanged = torch.zeros(1, 2, 7, dtype=torch.float64)
     exchanged[0, 0], exchanged[0, 1] = 1e6, -1e6
-    assert float(network.without_exchange(exchanged.flatten(), torch.ones(14, dtype=torch.float64)).abs().max()) == 0
+    move = torch.cat([exchanged.flatten(), torch.zeros(2, dtype=torch.float64)])
+    assert float(network.without_exchange(move, torch.ones(16, dtype=torch.float64)).abs().max()) == 0
 
 
 def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact() -> None:

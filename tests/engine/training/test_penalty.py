@@ -30,7 +30,8 @@ def by_loops(kan: KAN) -> float:
     total = 0.0
     for layer in kan:
         m, k = penalty_order(layer.spec.degree), layer.spec.degree
-        knots, (_, scales) = layer.knots.tolist(), layer.scales()
+        knots, (base, scales) = layer.knots.tolist(), layer.scales()
+        total += float(base.square().sum())
         for out in range(layer.outputs):
             for into in range(layer.inputs):
                 low, high = knots[into][k], knots[into][-k - 1]
@@ -96,9 +97,13 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
     assert (rows.values[of_pruned] == 0).all()
 
 
-def test_grid_too_coarse_for_differences_has_no_rows() -> None:
-    assert len(smoothness_rows(network(3, 2)).values) == 0
-    assert float(penalty(network(3, 2)).detach()) == 0.0
+def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
+    kan = network(3, 2)
+    assert len(smoothness_rows(kan)) == sum(layer.mask.numel() for layer in kan)
+    weights = torch.cat([layer.base_weight.flatten() for layer in kan]).detach()
+    assert float(penalty(kan).detach()) == pytest.approx(float(weights.square().sum()))
+    of_weights = smoothness_rows(kan).times(get_unknowns(kan))
+    torch.testing.assert_close(of_weights, weights)
 
 
 def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:

@@ -77,7 +77,7 @@ def test_matched_networks_are_equal_in_parameters_and_judged(run: Callable[..., 
         assert sizes["kan"] <= 1.03 * sizes["mlp"], kan
     assert (summary[["seconds", "inference_seconds", "flops", "kanbefair_flops"]] > 0).all(axis=None)
     counts = finished.table("counts")
-    same = counts[counts["convention"] == "separate"]
+    same = counts[counts["convention"] == "spline"]
     assert (same["count"] == same["exact"]).all()
     sentences = [claim.sentence for claim in finished.manifest.claims]
     assert sentences[0].startswith("product: at equal parameters")
@@ -247,7 +247,8 @@ def test_the_product_of_matrices_by_hand() -> None:
 
 def test_implementation_tricks(run: Callable[..., Run]) -> None:
     solver = LBFGSSolver(steps=4)
-    finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver)
+    model = KANConfig(base="silu")
+    finished = run(comparison="implementation_tricks", cases=[PRODUCT], grids=[3], seeds=2, solver=solver, model=model)
     summary = finished.table("summary")
     assert set(summary["variant"]) == set(tricks.VARIANTS)
     errors = summary.pivot_table(index="seed", columns="variant", values="test_rmse")
@@ -343,7 +344,8 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"model": KANConfig(intervals=7)}, r"model.intervals=7 is not used here; give it as grids"),
         ({"comparison": "no_activation", "depths": [-1], "widths": [2]}, "from 0 on"),
         ({"comparison": "no_activation"}, "one width"),
-        ({"comparison": "implementation_tricks"}, "trains the residual base too"),
+        ({"comparison": "implementation_tricks"}, "trains w_b and w_s"),
+        ({"comparison": "implementation_tricks", "solver": LBFGSSolver()}, "model.base=zero has none"),
     ],
 )
 def test_what_cannot_run_is_refused_before_it_starts(changes: dict[str, Any], message: str) -> None:

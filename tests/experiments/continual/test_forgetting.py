@@ -25,7 +25,7 @@ from kanrun.errors import TrainingFailed
 def flat_kan(intervals: int = 20) -> KAN:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     draws = torch.Generator().manual_seed(0)
-    return KAN.create((1, 1), intervals, EdgeSpec(trainable_scales=False), domain=domain, generator=draws)
+    return KAN.create((1, 1), intervals, EdgeSpec(trained_scales="none"), domain=domain, generator=draws)
 
 
 def phase(low: float, high: float, count: int = 30) -> Samples:

@@ -63,11 +63,11 @@ def test_every_stage_is_recorded(finished: Run) -> None:
     stages = finished.table("stages")
     first = stages[(stages["part"] == "schedules") & (stages["seed"] == 0)]
     assert list(first["intervals"]) == [4, 8, 20]
-    assert list(first["parameters"]) == [4 + 5, 8 + 5, 20 + 5]
+    assert list(first["parameters"]) == [4 + 3, 8 + 3, 20 + 3]
     assert list(first["carried_by"]) == ["start", "insertion", "least squares"]
     assert first["function_change"].iloc[1] <= 1e-12
     assert first["loss_jump"].iloc[1] == pytest.approx(1)
-    assert (first["threshold"] == 180 - 5).all()  # a tenth of the 200 points is held out
+    assert (first["threshold"] == 180 - 3).all()  # a tenth of the 200 points is held out
     assert (first["paper_threshold"] == 180).all()
     assert first["seconds"].is_monotonic_increasing
     assert (first["test_root_median_square"] < first["test_rmse"]).all()
@@ -109,7 +109,7 @@ def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Ru
     bare = rows[~rows["penalised"]]
     assert bare["validation_rmse"].isna().all()
     assert (bare["penalty"] == 0).all()
-    assert (bare["threshold"] == 40 - 5).all()  # no point is held out
+    assert (bare["threshold"] == 40 - 3).all()  # no point is held out
     assert set(bare.loc[bare["intervals"] >= bare["threshold"], "intervals"]) == {60}
     assert rows.loc[rows["penalised"], "validation_rmse"].notna().all()
 
@@ -154,9 +154,9 @@ def test_the_threshold_is_that_of_the_network_that_was_trained() -> None:
         schedules=[{"kind": "list", "intervals": [4, 8]}], solver=LMSolver(starts=2, steps=10, penalty=1e-18),
     )  # fmt: skip
     rows = [r.values for r in extend_grid.run(cfg, extend_grid.cells(cfg)[0], 0) if getattr(r, "table", "") == "stages"]
-    (edges,) = {row["parameters"] / (row["intervals"] + 5) for row in rows}
+    (edges,) = {row["parameters"] / (row["intervals"] + 3) for row in rows}
     assert edges < 15  # validation chose fewer nodes than five
-    assert {row["threshold"] for row in rows} == {180 / edges - 5}
+    assert {row["threshold"] for row in rows} == {180 / edges - 3}
 
 
 def test_first_order_solvers_follow_schedules_too() -> None:
