@@ -15,10 +15,10 @@ import yaml
 from kanrun.cli.app import app
 from kanrun.cli.experiments import with_info_value
 from kanrun.cli.help import groups_of
-from kanrun.cli.quoting import hydra_words
 from kanrun.config import EXPERIMENTS
 from kanrun.launch import Request
-from kanrun.launch.composing import compose, open_loader
+from kanrun.launch.composing import compose, opened
+from kanrun.launch.quoting import hydra_words
 from kanrun.launch.schemas import typed
 
 ROOT = Path(__file__).parents[1]
@@ -81,8 +81,9 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     multirun = context.params["multirun"]
     overrides = tuple(hydra_words(context.params["overrides"] or (), name, multirun))
     request = Request(name, overrides, multirun=multirun)
-    for job in compose(request, open_loader(request)).jobs:
-        assert typed(name, job)
+    with opened(request) as loader:
+        for job in compose(request, loader).jobs:
+            assert typed(name, job)
 
 
 def test_files_named_in_command_lines_exist() -> None:

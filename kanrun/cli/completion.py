@@ -27,40 +27,43 @@ def completions(command: str, words: Sequence[str], word: str) -> list[str]:
     A single one that ends with `=`, `.` or `/` is followed by what may come after it, so that the shell
     does not end the word there.
     """
+    from kanrun.launch.composing import opened
+    from kanrun.launch.request import Request
+
+    request = Request(command)
+    with opened(request) as loader:
+        found = _query(loader, request, words, word)
+        while len(found) == 1 and found[0] != word and found[0].endswith(("=", ".", "/")):
+            following = [name for name in _query(loader, request, words, found[0]) if name != found[0]]
+            if not following:
+                break
+            found = [found[0], *following]
+    return found
+
+
+def _query(loader: Any, request: Any, words: Sequence[str], beginning: str) -> list[str]:
+    """What Hydra's completion engine knows to begin with `beginning`."""
     from hydra.plugins.completion_plugin import DefaultCompletionPlugin as Engine
     from hydra.types import RunMode
 
-    from kanrun.cli.quoting import hydra_words
-    from kanrun.launch.composing import open_loader, readable
-    from kanrun.launch.request import Request
+    from kanrun.launch.composing import readable
+    from kanrun.launch.quoting import hydra_words
     from kanrun.launch.sentences import CONFIGURATION_ERRORS
 
-    request = Request(command)
-    loader, module = open_loader(request), request.module
-    before = readable(hydra_words(words, command, multirun=True))
-
-    def query(beginning: str) -> list[str]:
-        if beginning.startswith("study="):
-            studies = loader.get_group_options(f"study/{module}")
-            return [f"study={name}" for name in studies if f"study={name}".startswith(beginning)]
-        key, file = Engine._get_filename(beginning)
-        if file is not None:
-            return [f"{key}{name}" for name in Engine.complete_files(file)]
-        try:
-            found, is_group = Engine(loader)._query_config_groups(beginning, module, before)
-            if not is_group:
-                found += Engine._get_matches(loader.load_configuration(module, before, RunMode.MULTIRUN), beginning)
-        except CONFIGURATION_ERRORS:
-            return []
-        return sorted(_plain(name) for name in set(found) if not _hidden(name, beginning))
-
-    found = query(word)
-    while len(found) == 1 and found[0] != word and found[0].endswith(("=", ".", "/")):
-        following = [name for name in query(found[0]) if name != found[0]]
-        if not following:
-            break
-        found = [found[0], *following]
-    return found
+    if beginning.startswith("study="):
+        studies = loader.get_group_options(f"study/{request.module}")
+        return [f"study={name}" for name in studies if f"study={name}".startswith(beginning)]
+    key, file = Engine._get_filename(beginning)
+    if file is not None:
+        return [f"{key}{name}" for name in Engine.complete_files(file)]
+    before = readable(hydra_words(words, request.command, multirun=True))
+    try:
+        found, is_group = Engine(loader)._query_config_groups(beginning, request.module, before)
+        if not is_group:
+            found += Engine._get_matches(loader.load_configuration(request.module, before, RunMode.MULTIRUN), beginning)
+    except CONFIGURATION_ERRORS:
+        return []
+    return sorted(_plain(name) for name in set(found) if not _hidden(name, beginning))
 
 
 def _hidden(name: str, word: str) -> bool:

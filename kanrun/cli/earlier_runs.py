@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from kanrun.cli.quoting import split
+from kanrun.launch.quoting import split
 
 _KEY = "from_run"
 
@@ -34,5 +34,5 @@ def _bare(name: str) -> str:
 
 
 def _quoted(folder: str) -> str:
-    """Quoted where a comma would separate values; `kanrun.cli.quoting` does the rest."""
+    """Quoted where a comma would separate values; `kanrun.launch.quoting` does the rest."""
     return f"'{folder}'" if "," in folder and "'" not in folder else folder

@@ -85,8 +85,8 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
         config_path: ConfigPath = None,
     ) -> None:
         from kanrun.cli.earlier_runs import with_run_folders
-        from kanrun.cli.quoting import hydra_words
         from kanrun.launch import Request, launch
+        from kanrun.launch.quoting import hydra_words
 
         renamed = [rename_override(word) for word in overrides or ()]
         for _, warning in renamed:

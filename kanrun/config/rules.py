@@ -9,6 +9,7 @@ settings must fulfil together is the dataclass's own method `conflicts(at)`, whi
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -28,6 +29,7 @@ class Rule:
 
     Bounds, `whole` and `choices` hold for the value, and for every number or text in a list or mapping. `words` are
     accepted beside numbers. `least` and `length` count the entries of a list, `width` those of each of its entries.
+    `file` is for names of files that must be there when a run begins, see `check_files`.
     `formerly` and `converted` are for settings of earlier versions, see `kanrun.config.former`.
     """
 
@@ -44,6 +46,7 @@ class Rule:
     width: int | None = None
     distinct: bool = False
     increasing: bool = False
+    file: bool = False
     formerly: str = ""
     converted: Callable[[float], float] | None = None
 
@@ -124,6 +127,16 @@ def check(settings: Any, at: str = "") -> None:
     """
     for sentence in _broken(settings, at):
         raise UsageError(sentence)
+
+
+def check_files(settings: Any) -> None:
+    """Raise UsageError for the first setting that names a file which is not there."""
+    for one in fields(settings):
+        value, rule = getattr(settings, one.name), one.metadata.get("rule")
+        if is_dataclass(value):
+            check_files(value)
+        elif rule is not None and rule.file and value and not os.path.exists(os.path.expanduser(value)):
+            raise UsageError(f"there is no file {value!r}.")
 
 
 def _broken(settings: Any, at: str) -> Iterator[str]:

@@ -69,7 +69,7 @@ class FeynmanTarget:
 class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
-    path: str = setting(MISSING, "file of the table")
+    path: str = setting(MISSING, "file of the table", file=True)
     inputs: list[str] = setting(MISSING, "columns to predict from", least=1, distinct=True)
     outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
@@ -101,7 +101,7 @@ class BundledTarget:
 class PointsTarget:
     """Points of the plane in the order of a curve, from two columns of a file, or kanrun's own."""
 
-    path: str | None = setting(None, "file of the points; null is kanrun's own")
+    path: str | None = setting(None, "file of the points; null is kanrun's own", file=True)
     columns: list[str] | None = setting(
         None, "columns of the coordinates; null: x and y where they exist, else the first two of numbers", length=2
     )

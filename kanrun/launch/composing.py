@@ -1,67 +1,82 @@
-"""Composes what Hydra would run, before anything counts as started."""
+"""Opens Hydra over the folders of a request and composes, once, what it would run."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from hydra import version
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra._internal.utils import create_config_search_path
-from hydra.core.config_search_path import SearchPathQuery
+from hydra import initialize_config_dir, initialize_config_module
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.utils import setup_globals
-from hydra.errors import HydraException
+from hydra.core.plugins import Plugins
+from hydra.errors import ConfigCompositionException, HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
-from kanrun.launch.expansion import check_expansion
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import register
+from kanrun.launch.yaml_limits import check_expansion
 
 HYDRA_VERSION_BASE = "1.3"
-CONFIGURATIONS = "pkg://kanrun.conf"
+CONFIGURATIONS = "kanrun.conf"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request comes to: one composed configuration a job, Hydra's own settings apart."""
+    """What a request comes to: one composed configuration per job, Hydra's own settings apart.
+
+    `whole` is what Hydra runs: the only job's configuration, or that of the sweep, with Hydra's settings.
+    """
 
     jobs: tuple[DictConfig, ...]
     overrides: tuple[tuple[str, ...], ...]
     sweep: bool
+    whole: DictConfig
 
 
-def flags_of(request: Request) -> list[str]:
-    """Hydra's flags for a request, paths made absolute (Hydra takes them relative to a Python file)."""
-    flags = ["--multirun"] if request.multirun else []
-    for name, value in (
-        ("--cfg", request.cfg),
-        ("--package", request.package),
-        ("--info", request.info),
-        ("--config-name", request.config_name),
-        ("--config-path", search_place(request)),
-        ("--config-dir", _absolute(request.config_dir)),
-    ):
-        flags += [name, value] if value is not None else []
-    return flags + (["--resolve"] if request.resolve else [])
+class AddedFolder(SearchPathPlugin):
+    """The folder that --config-dir names, searched after the primary configuration's."""
+
+    folder: ClassVar[str | None] = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if self.folder is not None:
+            search_path.append("command-line", f"file://{self.folder}")
 
 
-def search_place(request: Request) -> str:
-    """Where the primary configuration lies: kanrun's own folder, or the one that --config-path names."""
-    return _absolute(request.config_path) or CONFIGURATIONS
+@contextlib.contextmanager
+def opened(request: Request) -> Iterator[ConfigLoader]:
+    """Hydra's loader over the folders that a request names; imports and instantiates nothing they hold.
 
-
-def _absolute(folder: str | None) -> str | None:
-    return folder if folder is None or "://" in folder else str(Path(folder).absolute())
+    Hydra's global state is as before when the body ends. Raises UsageError for flags and folders that are not usable.
+    """
+    check_flags(request)
+    check_folders(request)
+    register()
+    Plugins.instance().register(AddedFolder)
+    AddedFolder.folder = None if request.config_dir is None else str(Path(request.config_dir).absolute())
+    scheme, found, rest = (request.config_path or f"pkg://{CONFIGURATIONS}").partition("://")
+    try:
+        if found and scheme == "pkg":
+            hydra = initialize_config_module(rest, request.module, HYDRA_VERSION_BASE)
+        else:
+            place = str(Path(rest if found else scheme).absolute())
+            hydra = initialize_config_dir(place, request.module, HYDRA_VERSION_BASE)
+    finally:
+        AddedFolder.folder = None
+    with hydra:
+        yield GlobalHydra.instance().config_loader()
 
 
 def check_flags(request: Request) -> None:
@@ -91,21 +106,7 @@ def check_folders(request: Request) -> None:
             )
 
 
-def open_loader(request: Request) -> ConfigLoaderImpl:
-    """Hydra's loader over the folders that a request names; imports and instantiates nothing they hold."""
-    version.setbase(HYDRA_VERSION_BASE)
-    register()
-    setup_globals()
-    check_flags(request)
-    check_folders(request)
-    search_path = create_config_search_path(search_place(request))
-    folder = _absolute(request.config_dir)
-    if folder is not None:
-        search_path.prepend("command-line", f"file://{folder}", anchor=SearchPathQuery(provider="schema"))
-    return ConfigLoaderImpl(config_search_path=search_path)
-
-
-def compose(request: Request, loader: ConfigLoaderImpl) -> Plan:
+def compose(request: Request, loader: ConfigLoader) -> Plan:
     """All configurations of a request, checked so that Hydra may run them.
 
     Raises UsageError for what kanrun refuses, and Hydra's own errors for what cannot be composed.
@@ -113,24 +114,39 @@ def compose(request: Request, loader: ConfigLoaderImpl) -> Plan:
     overrides = list(request.overrides)
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(overrides)
     refusals.check_overrides(parsed)
-    refusals.check_search_path(request.primary, parsed, loader)
-    master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
-    mode = master.hydra.mode
-    sweep = request.multirun or mode == RunMode.MULTIRUN
+    refusals.check_search_path(request, parsed)
+    modes = {str(override.value()).upper() for override in parsed if override.key_or_group == "hydra.mode"}
+    several = request.multirun or "MULTIRUN" in modes
+    if not several:
+        unclear = any(override.is_sweep_override() for override in parsed)
+        several = unclear and _mode(request, loader) == RunMode.MULTIRUN
+    if not several:
+        single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
+        if single.hydra.mode != RunMode.MULTIRUN:
+            _check(single, parsed)
+            return Plan((_job(single),), ((),), False, single)
+    master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
     refusals.check_hydra(master.hydra, parsed)
-    if not sweep:
-        cfg = loader.load_configuration(request.primary, overrides, RunMode.RUN)
-        refusals.check_cluster(cfg, parsed)
-        return Plan((_job(cfg),), ((),), False)
-    loader.validate_sweep_overrides_legal(parsed, RunMode.MULTIRUN, from_shell=True)
     swept = sweep_overrides(master, loader)
     jobs = []
     for job in swept:
-        cfg = loader.load_sweep_config(master, list(job))
-        refusals.check_hydra(cfg.hydra, parsed)
-        refusals.check_cluster(cfg, parsed)
-        jobs.append(_job(cfg))
-    return Plan(tuple(jobs), swept, True)
+        composed = loader.load_sweep_config(master, list(job))
+        _check(composed, parsed)
+        jobs.append(_job(composed))
+    return Plan(tuple(jobs), swept, True, master)
+
+
+def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
+    """hydra.mode as a file says it, values of a sweep left as they are."""
+    overrides = list(request.overrides)
+    master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
+    mode: RunMode | None = master.hydra.mode
+    return mode
+
+
+def _check(composed: DictConfig, parsed: Sequence[Override]) -> None:
+    refusals.check_hydra(composed.hydra, parsed)
+    refusals.check_cluster(composed, parsed)
 
 
 def readable(overrides: Sequence[str]) -> list[str]:
@@ -144,13 +160,21 @@ def readable(overrides: Sequence[str]) -> list[str]:
     return kept
 
 
-def sweep_overrides(master: DictConfig, loader: ConfigLoaderImpl) -> tuple[tuple[str, ...], ...]:
+def sweep_overrides(master: DictConfig, loader: ConfigLoader) -> tuple[tuple[str, ...], ...]:
     """The overrides of each job of a sweep, in the order in which Hydra's basic sweeper numbers them."""
     parameters = master.hydra.sweeper.get("params") or {}
     words = [f"{key}={value}" for key, value in parameters.items()] + list(master.hydra.overrides.task)
-    parsed: Sequence[Override] = OverridesParser.create(config_loader=loader).parse_overrides(words)
-    (batch,) = BasicSweeper.split_arguments(list(parsed), None)
-    return tuple(tuple(job) for job in batch)
+    values: dict[str, list[str]] = {}
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(words):
+        key = override.get_key_element()
+        if override.is_sweep_override() and not override.is_discrete_sweep():
+            kind = override.value_type.name if override.value_type is not None else "of this kind"
+            raise ConfigCompositionException(f"the basic sweeper does not support sweeps {kind}: {override.input_line}")
+        if override.is_sweep_override():
+            values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            values[key] = [f"{key}={override.get_value_element_as_str()}"]
+    return tuple(itertools.product(*values.values()))
 
 
 def _job(composed: DictConfig) -> DictConfig:

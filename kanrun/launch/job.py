@@ -22,7 +22,6 @@ from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.launch.schemas import experiment_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
-from kanrun.study import execute as study
 from kanrun.study.experiment import Prepared
 
 
@@ -39,6 +38,7 @@ class Job:
     argv: tuple[str, ...] = ()
     quiet: bool = False
     sweep: bool = False
+    settings: ExperimentConfig | None = None  # of a single run, checked already
     refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
     prepared: Prepared = field(default_factory=dict)  # of a single run, while it was checked
 
@@ -47,10 +47,12 @@ class Job:
             end_with_launcher()
         settings = HydraConfig.get()
         overrides = [str(override) for override in settings.overrides.task]
-        self.run(Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed))
+        self.run(Path(settings.runtime.output_dir), overrides, lambda: self.settings or typed(self.command, composed))
 
     def run(self, path: Path, overrides: Sequence[str], configuration: Callable[[], ExperimentConfig]) -> None:
         """One run, into the folder `path`."""
+        from kanrun.study import execute as study
+
         folder = RunFolder(path, self.command)
         try:
             study.execute(

@@ -1,4 +1,4 @@
-"""The state of the process that Hydra reads and changes: lent to it for one call and put back afterwards."""
+"""The state of the process that a run changes, put back afterwards: logging, standard output, signals."""
 
 from __future__ import annotations
 
@@ -7,35 +7,20 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from types import FrameType
-
-from hydra.core.global_hydra import GlobalHydra
 
 from kanrun.errors import Terminated
 
 
 @contextlib.contextmanager
-def lent_to_hydra(arguments: Sequence[str]) -> Iterator[None]:
-    """Runs the body with `sys.argv` set to `arguments` and Hydra raising its errors instead of printing them.
-
-    Afterwards sys.argv, the environment, Hydra's global object and the root logger are as before.
-    """
+def logging_kept() -> Iterator[None]:
+    """Gives the root logger its level and handlers back, whatever Hydra makes of them in the body."""
     root = logging.getLogger()
-    argv, level, handlers = sys.argv, root.level, list(root.handlers)
-    full_error = os.environ.get("HYDRA_FULL_ERROR")
-    GlobalHydra.instance().clear()
-    sys.argv = ["kanrun", *arguments]
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    level, handlers = root.level, list(root.handlers)
     try:
         yield
     finally:
-        sys.argv = argv
-        if full_error is None:
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-        else:
-            os.environ["HYDRA_FULL_ERROR"] = full_error
-        GlobalHydra.instance().clear()
         for handler in [handler for handler in root.handlers if handler not in handlers]:
             handler.close()
         root.handlers[:] = handlers

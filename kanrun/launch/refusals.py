@@ -7,28 +7,30 @@ places at which it writes: a file that someone sends must not choose them.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
+import yaml  # type: ignore[import-untyped]
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
-from kanrun.launch.expansion import check_expansion
+from kanrun.launch.request import Request
+from kanrun.launch.yaml_limits import check_expansion
 
+_OWN = "hydra._internal.core_plugins"  # as Hydra writes them into a configuration
 LAUNCHERS = {
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher": "basic",
+    f"{_OWN}.basic_launcher.BasicLauncher": "basic",
     "hydra_plugins.hydra_joblib_launcher.joblib_launcher.JoblibLauncher": "joblib",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": "submitit_local",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": "submitit_slurm",
 }
-SWEEPERS = {"hydra._internal.core_plugins.basic_sweeper.BasicSweeper": "basic"}
+SWEEPERS = {f"{_OWN}.basic_sweeper.BasicSweeper": "basic"}
 HANDLERS = {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"}
 STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Shell commands that a launcher puts into a job's script: from the command line only, never from a file.
@@ -56,11 +58,17 @@ def check_overrides(parsed: Sequence[Override]) -> None:
             )
 
 
-def check_search_path(primary: str, parsed: Sequence[Override], loader: ConfigLoaderImpl) -> None:
-    """Raises UsageError for an entry of hydra.searchpath that would import a Python module."""
+def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
+    """Raises UsageError for an entry of hydra.searchpath that would import a Python module.
+
+    Hydra takes it from the command line, or from a primary configuration in a folder of the user's.
+    """
     places: Any = None
-    if (loaded := CachingConfigRepository(loader.repository).load_config(primary)) is not None:
-        places = OmegaConf.select(loaded.config, "hydra.searchpath", throw_on_missing=False)
+    for folder in (request.config_path, request.config_dir):
+        file = Path((folder or "").removeprefix("file://"), f"{request.primary.removesuffix('.yaml')}.yaml")
+        if folder is not None and places is None and file.is_file():
+            with contextlib.suppress(yaml.YAMLError, RecursionError, ValueError):  # Hydra tells what is wrong with it
+                places = OmegaConf.select(OmegaConf.load(file), "hydra.searchpath", throw_on_missing=False)
     for override in parsed:
         if override.get_key_element().lstrip("+~") == "hydra.searchpath":
             places = override.value()

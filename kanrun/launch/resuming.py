@@ -15,8 +15,7 @@ from omegaconf import OmegaConf
 from kanrun.config import ExecutorConfig, ExperimentConfig
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
-from kanrun.launch.ending import ended_well, is_complete, say_how_to_go_on, sweep_verdict
-from kanrun.launch.gathering import gather_summaries
+from kanrun.launch.exit_status import ended_well, gather_summaries, is_complete, say_how_to_go_on, sweep_verdict
 from kanrun.launch.job import Job, load_experiment, sentence
 from kanrun.launch.process import sigterm_raises, stdout_kept_clean
 from kanrun.launch.request import Request

@@ -7,27 +7,32 @@ import io
 import logging
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import hydra
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.plugins import Plugins
+from hydra.core.utils import configure_log, run_job
+from hydra.experimental.callback import Callback
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
-from kanrun.launch.composing import CONFIGURATIONS, HYDRA_VERSION_BASE, Plan, compose, flags_of, open_loader
-from kanrun.launch.ending import ended_well, say_how_to_go_on, sweep_verdict
-from kanrun.launch.gathering import gather_summaries
+from kanrun.launch.composing import Plan, compose, opened
+from kanrun.launch.exit_status import ended_well, gather_summaries, say_how_to_go_on, sweep_verdict
 from kanrun.launch.job import Job, load_experiment
-from kanrun.launch.literal import literal
-from kanrun.launch.process import lent_to_hydra, sigterm_raises, stdout_kept_clean
+from kanrun.launch.process import logging_kept, sigterm_raises, stdout_kept_clean
+from kanrun.launch.quoting import literal
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Run, RunFolder, Sweep, SweepJob
 from kanrun.runs.lock import holding
-from kanrun.study import execute as study
 
 
 def launch(request: Request) -> int:
@@ -36,21 +41,35 @@ def launch(request: Request) -> int:
     Standard output gets the folder of the run or sweep as its only line, or what --cfg and --info show.
     Raises UsageError, before any folder exists, for what cannot be composed, built or written.
     """
-    plan = _composed(request)
-    if request.cfg is not None or request.info is not None:
-        _show(request)
-        return 0
+    with opened(request) as loader:
+        with _explained(request, loader):
+            plan = compose(request, loader)
+            if request.cfg is not None or request.info is not None:
+                _show(request)
+                return 0
+            settings = [_typed(request, composed) for composed in plan.jobs]
+        for one in settings:
+            check_files(one)
+        return _launched(request, loader, plan, settings)
+
+
+def _launched(request: Request, loader: ConfigLoader, plan: Plan, settings: list[ExperimentConfig]) -> int:
+    """Everything that needs the experiment itself, from its own check to the exit code."""
+    from kanrun.study import execute as study
+
     experiment = load_experiment(request.command)
-    for composed in plan.jobs:
-        prepared = study.check(experiment, _typed(request, composed))
+    for one in settings:
+        prepared = study.check(experiment, one)
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     folder = RunFolder.create(request.outputs, request.command).path
-    job = Job(request.command, request.argv, request.quiet, plan.sweep, prepared={} if plan.sweep else prepared)
+    job = Job(request.command, request.argv, request.quiet, plan.sweep)
+    if not plan.sweep:
+        job = replace(job, settings=settings[0], prepared=prepared)
     with sigterm_raises() as signals:
         try:
-            with _stored(request, plan, folder):
-                _run(request, job, folder)
+            with _stored(request, plan, folder), stdout_kept_clean(), logging_kept(), _hydra_quiet(request.quiet):
+                _run(loader, plan, job, folder)
         except KeyboardInterrupt:
             if plan.sweep:
                 gather_summaries(folder, plan.overrides)
@@ -69,19 +88,32 @@ def launch(request: Request) -> int:
     return 0 if ended_well(Run(folder).manifest, request) else 1
 
 
-def _composed(request: Request) -> Plan:
-    loader = open_loader(request)
+def _run(loader: ConfigLoader, plan: Plan, job: Job, folder: Path) -> None:
+    """Let Hydra run the job, or the sweep through its launcher, in `folder`."""
+    whole, place = plan.whole, str(folder.absolute())
+    context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]  # what is called of it
+    if not plan.sweep:
+        whole.hydra.mode, whole.hydra.run.dir = RunMode.RUN, place
+        _ = run_job(job, whole, "hydra.run.dir", None, context).return_value
+        return
+    configure_log(whole.hydra.hydra_logging, whole.hydra.verbose)
+    whole.hydra.sweep.dir = place
+    whole.hydra.overrides.hydra.append(f"hydra.sweep.dir={literal(place)}")  # from which jobs are composed
+    sweeper = Plugins.instance().instantiate_sweeper(config=whole, hydra_context=context, task_function=job)
+    sweeper.sweep(arguments=list(whole.hydra.overrides.task))
+
+
+@contextlib.contextmanager
+def _explained(request: Request, loader: ConfigLoader) -> Iterator[None]:
+    """Errors of Hydra and OmegaConf as one sentence of kanrun's."""
     try:
-        return compose(request, loader)
+        yield
     except CONFIGURATION_ERRORS as error:
         raise explain(error, request, loader) from error
 
 
 def _typed(request: Request, composed: DictConfig) -> ExperimentConfig:
-    try:
-        return typed(request.command, composed, warn=lambda text: print(f"kanrun: {text}", file=sys.stderr))
-    except CONFIGURATION_ERRORS as error:
-        raise explain(error, request, open_loader(request)) from error
+    return typed(request.command, composed, warn=lambda text: print(f"kanrun: {text}", file=sys.stderr))
 
 
 @contextlib.contextmanager
@@ -103,27 +135,17 @@ def _plain(composed: DictConfig) -> dict[str, Any]:
 
 def _show(request: Request) -> None:
     """Hydra's --cfg and --info; they print to standard output and leave no folder."""
-    said = io.StringIO()
+    hydra, overrides, said = GlobalHydra.instance().hydra, list(request.overrides), io.StringIO()
+    assert hydra is not None  # an invariant: it is open
     try:
         with contextlib.redirect_stderr(said):
-            _call_hydra(request, Job(request.command), [])
+            if request.info is not None:
+                hydra.show_info(request.info, request.primary, overrides)
+            else:
+                hydra.show_cfg(request.primary, overrides, str(request.cfg), request.package, request.resolve)
     except SystemExit as error:
         raise UsageError(" ".join(said.getvalue().split()) or "Hydra refused the call") from error
-    except CONFIGURATION_ERRORS as error:
-        raise explain(error, request, open_loader(request)) from error
     sys.stderr.write(said.getvalue())
-
-
-def _run(request: Request, job: Job, folder: Path) -> None:
-    place = literal(str(folder.absolute()))
-    with stdout_kept_clean(), _hydra_quiet(request.quiet):
-        _call_hydra(request, job, [f"hydra.run.dir={place}", f"hydra.sweep.dir={place}"])
-
-
-def _call_hydra(request: Request, job: Job, overrides: Sequence[str]) -> None:
-    arguments = [*request.overrides, *overrides, *flags_of(request)]
-    with lent_to_hydra(arguments):
-        hydra.main(config_path=CONFIGURATIONS, config_name=request.module, version_base=HYDRA_VERSION_BASE)(job)()
 
 
 def _discard_unused(folder: Path) -> None:

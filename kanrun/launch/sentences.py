@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import yaml  # type: ignore[import-untyped]
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -28,7 +28,7 @@ _TYPES = {"int": "a whole number", "float": "a number", "bool": "true or false",
 _EXTRAS = {"joblib": "joblib", "submitit_local": "slurm", "submitit_slurm": "slurm"}
 
 
-def explain(error: Exception, request: Request, loader: ConfigLoaderImpl) -> UsageError:
+def explain(error: Exception, request: Request, loader: ConfigLoader) -> UsageError:
     """The UsageError that says what `error`, raised while composing `request`, means."""
     return UsageError(_ended(_sentence(error, request, loader)))
 
@@ -37,7 +37,7 @@ def _ended(sentence: str) -> str:
     return sentence if sentence.endswith((".", "?")) else f"{sentence}."
 
 
-def _sentence(error: Exception, request: Request, loader: ConfigLoaderImpl) -> str:
+def _sentence(error: Exception, request: Request, loader: ConfigLoader) -> str:
     if isinstance(error, OverrideParseException):
         return _unreadable(error)
     if isinstance(error, MissingConfigException):
@@ -105,7 +105,7 @@ def _unreadable(error: OverrideParseException) -> str:
     )
 
 
-def _no_such_choice(error: MissingConfigException, request: Request, loader: ConfigLoaderImpl) -> str:
+def _no_such_choice(error: MissingConfigException, request: Request, loader: ConfigLoader) -> str:
     group, _, name = (error.missing_cfg_file or "").rpartition("/")
     if not group:
         place = request.config_path or request.config_dir or "kanrun"
@@ -122,7 +122,7 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
     return f"{where}={name} is not a choice of {where}{offer}"
 
 
-def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
+def _unknown_key(key: str, request: Request, loader: ConfigLoader) -> str:
     known = set(_known_keys(request, loader))
     if now := new_spelling(key):
         return f"there is no key {key}{now}"
@@ -141,16 +141,16 @@ def _unknown_key(key: str, request: Request, loader: ConfigLoaderImpl) -> str:
     return f"there is no key {key}{offer} ({there}: {', '.join(siblings)})"
 
 
-def _group_without_choice(_: str, request: Request, loader: ConfigLoaderImpl) -> str:
+def _group_without_choice(_: str, request: Request, loader: ConfigLoader) -> str:
     for override in OverridesParser.create().parse_overrides(list(request.overrides)):
         key, value = override.key_or_group, override.value()
-        if loader.repository.group_exists(key) and not isinstance(value, str | list | dict):
-            options = loader.get_group_options(key, ObjectType.CONFIG)
+        options = loader.get_group_options(key, ObjectType.CONFIG)
+        if options and not isinstance(value, str | list | dict):
             return f"{override.input_line} names no choice of {key}{_offer(str(value), options)}"
     return "a group needs the name of one of its choices"
 
 
-def _known_keys(request: Request, loader: ConfigLoaderImpl) -> Iterator[str]:
+def _known_keys(request: Request, loader: ConfigLoader) -> Iterator[str]:
     """All keys that an override may set, groups chosen as the request chooses them where that works."""
     chosen = [override.input_line or "" for override in _choices(request, loader)]
     try:
@@ -160,10 +160,10 @@ def _known_keys(request: Request, loader: ConfigLoaderImpl) -> Iterator[str]:
     yield from _keys(composed, "")
 
 
-def _choices(request: Request, loader: ConfigLoaderImpl) -> Iterator[Override]:
+def _choices(request: Request, loader: ConfigLoader) -> Iterator[Override]:
     for override in OverridesParser.create().parse_overrides(list(request.overrides)):
         group, value = override.key_or_group, override.value()
-        if isinstance(value, str) and loader.repository.config_exists(f"{group}/{value}"):
+        if isinstance(value, str) and value in loader.get_group_options(group, ObjectType.CONFIG):
             yield override
 
 

@@ -12,10 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from kanrun.cli.quoting import hydra_words, split
 from kanrun.launch import Request
-from kanrun.launch.composing import compose, open_loader
-from kanrun.launch.literal import literal
+from kanrun.launch.composing import compose, opened
+from kanrun.launch.quoting import hydra_words, literal, split
 
 LETTERS = st.one_of(
     st.sampled_from("\\'\"${}[]()=,:; .+-*^?|~@%&<>!#"),
@@ -38,7 +37,8 @@ def arrives(word: str, multirun: bool = False) -> Any:
 def jobs(word: str) -> list[Any]:
     """The values of a sweep, as its jobs have them."""
     request = Request("fit", tuple(hydra_words(["target=expression", word], "fit", multirun=True)), multirun=True)
-    return [job.target.formula for job in compose(request, open_loader(request)).jobs]
+    with opened(request) as loader:
+        return [job.target.formula for job in compose(request, loader).jobs]
 
 
 def is_plain(text: str) -> bool:
@@ -180,7 +180,7 @@ def test_studies_of_a_command_with_a_dash() -> None:
 
 def test_what_is_composed_is_what_was_typed() -> None:
     words = ["target=expression", "target.formula=exp(-x0)*sin(3*x1)", "target.domain=[[-pi,pi],[0,2]]"]
-    loader = open_loader(Request("fit"))
-    composed = loader.load_configuration("fit", hydra_words(words, "fit", multirun=False), RunMode.RUN)
+    with opened(Request("fit")) as loader:
+        composed = loader.load_configuration("fit", hydra_words(words, "fit", multirun=False), RunMode.RUN)
     assert composed.target.formula == "exp(-x0)*sin(3*x1)"
     assert composed.target.domain == [["-pi", "pi"], [0, 2]]

@@ -338,13 +338,17 @@ def test_an_interrupted_sweep_ends(kanrun: Command, fit: Any) -> None:
         (["model=bspline", "solver=adam", "executor=serial"], lambda cfg: cfg.model.kind == "bspline"),
     ],
 )
-def test_overrides_as_in_any_hydra_program(kanrun: Command, fit: Any, words: list[str], seen: Any) -> None:
+def test_overrides_as_in_any_hydra_program(
+    kanrun: Command, fit: Any, tmp_path: Path, words: list[str], seen: Any
+) -> None:
+    (tmp_path / "a b.csv").touch()
     result = kanrun("fit", "-q", *[word for word in words if not word.startswith("~")])
     assert result.code == 0, result.err
     assert seen(fit.configs[0])
 
 
-def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any) -> None:
+def test_a_table_takes_all_rows_unless_told(kanrun: Command, fit: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
     words = ["target=table", "target.path=a.csv", "target.inputs=[a]", "target.outputs=[b]"]
     kanrun("fit", "-q", *words)
     kanrun("fit", "-q", *words, "sampling.test=50")

@@ -46,11 +46,11 @@ def test_help_of_an_experiment(kanrun: Command, experiment: Any) -> None:
 
 def test_the_groups_in_help_are_hydras(kanrun: Command) -> None:
     from kanrun.launch import Request
-    from kanrun.launch.composing import open_loader
+    from kanrun.launch.composing import opened
 
-    loader = open_loader(Request("fit"))
-    for group, choices in groups_of("fit"):
-        assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
+    with opened(Request("fit")) as loader:
+        for group, choices in groups_of("fit"):
+            assert choices == loader.get_group_options(f"{group}/fit" if group == "study" else group)
 
 
 def test_no_words_is_help(kanrun: Command) -> None:
@@ -99,13 +99,14 @@ def test_every_file_says_what_it_is(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONF.glob("study/*/*.yaml")), ids=lambda path: str(path.relative_to(CONF)))
 def test_every_study_composes(path: Path) -> None:
     from kanrun.launch import Request
-    from kanrun.launch.composing import compose, open_loader
+    from kanrun.launch.composing import compose, opened
     from kanrun.launch.schemas import typed
 
     command = path.parent.name.replace("_", "-")
     request = Request(command, (f"study={path.parent.name}/{path.stem}",))
-    (job,) = compose(request, open_loader(request)).jobs
-    assert typed(command, job)
+    with opened(request) as loader:
+        (job,) = compose(request, loader).jobs
+        assert typed(command, job)
 
 
 def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:

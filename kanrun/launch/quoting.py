@@ -12,15 +12,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 
+from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
 from kanrun.config.registry import module_of
-from kanrun.launch.literal import literal, quoted
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|null", re.IGNORECASE)
+_OPENING = re.compile(r"(\\*)\$\{")
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
@@ -152,3 +153,14 @@ def _has_interpolation(value: str) -> bool:
     except GrammarParseError:
         return False
     return True
+
+
+def quoted(text: str) -> str:
+    """`text` in quotes, as Hydra reads it back; an interpolation `${...}` in it stays one."""
+    quote = Quote.double if "'" in text and '"' not in text else Quote.single
+    return QuotedString(text, quote).with_quotes()
+
+
+def literal(text: str) -> str:
+    """`text` in quotes, read back letter by letter: `${` in it is not an interpolation."""
+    return quoted(_OPENING.sub(lambda match: match[1] * 2 + r"\${", text))
