@@ -67,6 +67,7 @@ def opened(request: Request) -> Iterator[ConfigLoader]:
     Plugins.instance().register(AddedFolder)
     AddedFolder.folder = None if request.config_dir is None else str(Path(request.config_dir).absolute())
     scheme, found, rest = (request.config_path or f"pkg://{CONFIGURATIONS}").partition("://")
+    hydra: initialize_config_module | initialize_config_dir
     try:
         if found and scheme == "pkg":
             hydra = initialize_config_module(rest, request.module, HYDRA_VERSION_BASE)
