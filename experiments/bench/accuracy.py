@@ -18,8 +18,7 @@ from kanrun.experiments.bench.peers import JAX_ADAM, JAX_LBFGS, PYKAN, Curve, Ra
 
 from kanrun.config import BenchConfig, ExperimentConfig, KANConfig, LBFGSSolver, LMSolver, NamedTarget, SamplingConfig
 from kanrun.engine.training import Step, train
-from kanrun.study.models import factory
-from kanrun.study.plans import make_plan
+from kanrun.study.build import factory, make_plan
 from kanrun.study.problem import make_problem
 from kanrun.study.resources import generator, threads_of
 

@@ -8,7 +8,7 @@ from kanrun.experiments.bench.competitors import PACKAGES
 
 from kanrun.config import BenchConfig, KANConfig
 from kanrun.errors import UsageError
-from kanrun.study.models import check_model
+from kanrun.study.build import check_model
 
 
 def check_settings(cfg: BenchConfig, parts: Collection[str]) -> None:

@@ -26,10 +26,9 @@ from kanrun.engine.training import Plan, Trained, fit
 from kanrun.engine.training.data import spread
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
+from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
 from kanrun.study.evaluation import scores
-from kanrun.study.models import check_model, edge_spec, factory, network_shape, refuse_unused
-from kanrun.study.plans import make_plan
-from kanrun.study.problem import Problem, make_problem
+from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
 
@@ -43,7 +42,7 @@ SEARCH = 3
 class Case:
     """A target that networks are compared on; `name` tells it from the other cases."""
 
-    problem: Problem
+    problem: LearningProblem
     settings: FitConfig
     name: str
 

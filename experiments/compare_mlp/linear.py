@@ -16,7 +16,7 @@ from kanrun.engine.training import DataFitting, LevenbergMarquardt, TrainingData
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study.plans import make_plan
+from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
 from kanrun.study.statistics import maximum
 

@@ -20,8 +20,7 @@ from kanrun.engine.networks.matching import TOLERANCE, WIDEST, Match, by_flops, 
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
-from kanrun.study.models import factory, network_shape
-from kanrun.study.plans import make_plan
+from kanrun.study.build import factory, make_plan, network_shape
 from kanrun.study.resources import generator
 from kanrun.study.statistics import exponent, exponents, maximum
 

@@ -22,7 +22,7 @@ from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
-from kanrun.study.models import factory
+from kanrun.study.build import factory
 from kanrun.study.resources import generator
 
 if TYPE_CHECKING:

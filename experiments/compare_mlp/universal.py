@@ -12,7 +12,7 @@ from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
-from kanrun.study.plans import make_plan
+from kanrun.study.build import make_plan
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

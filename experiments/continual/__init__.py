@@ -68,7 +68,7 @@ def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
     from kanrun.experiments.continual.course import check_course, make_course
 
-    from kanrun.study.plans import make_plan
+    from kanrun.study.build import make_plan
 
     if not cfg.parts or not set(cfg.parts) <= set(PARTS):
         raise UsageError(f"parts={cfg.parts} must name some of {', '.join(PARTS)}.")
@@ -86,7 +86,7 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
     """The learner of a cell: one of the list by its name, or a KAN of a shape."""
     from kanrun.experiments.continual.learners import learners_of, of_shape
 
-    from kanrun.study.models import check_model
+    from kanrun.study.build import check_model
 
     if "learner" in cell:
         named = {learner.name: learner for learner in learners_of(cfg)}

@@ -16,7 +16,7 @@ from torch import Tensor
 from kanrun.config import ContinualConfig, ExpressionTarget
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
-from kanrun.study.problem import PRECISIONS, Problem
+from kanrun.study.problem import PRECISIONS, LearningProblem
 from kanrun.study.resources import device_of, generator
 from kanrun.targets import Dataset, Points, Scaling, build_target
 
@@ -33,7 +33,7 @@ class Course:
     `between` marks the points of `everything` that are farther than a quarter of the spacing from every centre.
     """
 
-    problem: Problem
+    problem: LearningProblem
     phases: tuple[Samples, ...]
     boxes: tuple[Tensor, ...]
     everything: Samples
@@ -65,7 +65,7 @@ def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
     domain = torch.tensor(target.domain, dtype=dtype, device=device)
     phases = tuple(samples(Points(x, target.function(x))) for x in points)
     return Course(
-        Problem(dataset, TrainingData(samples(shown)), domain),
+        LearningProblem(dataset, TrainingData(samples(shown)), domain),
         phases,
         tuple(torch.stack([phase.x.amin(0), phase.x.amax(0)], 1) for phase in phases),
         samples(everything),

@@ -18,7 +18,7 @@ from kanrun.engine.networks import ACTIVATIONS, Network
 from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.networks.matching import by_parameters
 from kanrun.errors import UsageError
-from kanrun.study.models import check_model, factory, intervals_of, network_shape
+from kanrun.study.build import check_model, factory, intervals_of, network_shape
 
 
 @dataclass(frozen=True)

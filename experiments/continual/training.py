@@ -31,7 +31,7 @@ from kanrun.engine.training import (
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
-from kanrun.study.plans import make_plan
+from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
 
 #: A grid that follows the data reaches this share of their range beyond it.

@@ -79,7 +79,7 @@ def check(cfg: ExtendGridConfig) -> None:
     """Build everything that a run would build, without training."""
     from kanrun.experiments.extend_grid import extension as study
 
-    from kanrun.study.plans import make_plan
+    from kanrun.study.build import make_plan
 
     study.check_settings(cfg, PARTS)
     problem = study.problem_of(cfg, {}, cfg.seed)
@@ -94,7 +94,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     """Train along one schedule: rows for each step as it goes, the stages and the summary at the end."""
     from kanrun.experiments.extend_grid import extension as study
 
-    from kanrun.study.plans import make_plan
+    from kanrun.study.build import make_plan
     from kanrun.study.training_records import follow
 
     problem = study.problem_of(cfg, cell, seed)

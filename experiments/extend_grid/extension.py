@@ -17,9 +17,9 @@ from kanrun.engine.training.data import spread
 from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
+from kanrun.study.build import check_model, edge_spec, factory, refuse_unused
 from kanrun.study.evaluation import points_of
-from kanrun.study.models import check_model, edge_spec, factory, refuse_unused
-from kanrun.study.problem import Problem, make_problem
+from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.training_records import stage_row, step_row
 
@@ -112,7 +112,7 @@ def of_different_sampling(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[st
     return list({tuple(cell.get(key) for key in _SAMPLED.values()): cell for cell in cells}.values())
 
 
-def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Problem:
+def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
     """The target, sampled as the cell says. Raises UsageError where it has not so many points, and none to test on."""
     try:
         problem = make_problem(cfg, cfg.target, sampling_of(cfg, cell), seed)
@@ -144,13 +144,13 @@ def _parameters(cfg: ExtendGridConfig, model: KANConfig, shape: tuple[int, ...],
     return kan_parameters(Size(shape, intervals, model.degree), edge_spec(model, cfg.solver.kind))
 
 
-def extend(one: Extension, problem: Problem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:
+def extend(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:
     """The events of a training along the schedule."""
     create = factory(one.cfg.model, problem, plan.solver)
     return train(create, problem.data, one.schedule.applied(plan), generator(seed, "training"))
 
 
-def from_scratch(one: Extension, problem: Problem, plan: Plan, seed: int) -> Trained:
+def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Trained:
     """The best by validation of `plan.starts` trainings on the one grid, none of them on a coarser one first.
 
     Its seconds are those of all of them. Raises TrainingFailed when none stays finite.
@@ -169,7 +169,7 @@ def from_scratch(one: Extension, problem: Problem, plan: Plan, seed: int) -> Tra
     return replace(best, chosen=stage, stages=[stage], seconds=seconds)
 
 
-def stage_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """One row a stage, the chosen one marked, with both thresholds of interpolation."""
     points = points_of(problem.dataset.train)
     size = spread(problem.data)
@@ -197,7 +197,7 @@ def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str
     }
 
 
-def root_median_square(stage: Stage, problem: Problem) -> float | None:
+def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
     """sqrt(median of the squared test residuals), in the user's units; the paper shows it beside the RMSE."""
     test, unit = problem.data.test, problem.data.unit
     if test is None:
@@ -206,7 +206,7 @@ def root_median_square(stage: Stage, problem: Problem) -> float | None:
     return float((difference if unit is None else difference * unit).square().median().sqrt())
 
 
-def published_rows(one: Extension, problem: Problem, trained: Trained) -> Iterator[Row]:
+def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """Our test errors beside those that were published for the same setting, if any were; of the first schedule."""
     if not one.marks["compared"]:
         return

@@ -9,10 +9,9 @@ from typing import Any
 from kanrun.config import FitConfig
 from kanrun.engine.training import Done, Event, Pause, Plan, Stage, Step, Trained
 from kanrun.runs.records import Checkpoint, Note, Record, Row
+from kanrun.study.build import Create, factory, make_plan
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
-from kanrun.study.models import Create, factory
-from kanrun.study.plans import make_plan
-from kanrun.study.problem import Problem, make_problem
+from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.training_records import done_to_checkpoint, stage_row, step_row
@@ -23,7 +22,7 @@ class Fit:
     """What one training needs: its own configuration, the problem, the plan and why its solver, and fresh networks."""
 
     cfg: FitConfig
-    problem: Problem
+    problem: LearningProblem
     plan: Plan
     why: str
     create: Create

@@ -15,7 +15,7 @@ from kanrun.engine.networks import KAN
 from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note
-from kanrun.study.models import check_model
+from kanrun.study.build import check_model
 from kanrun.targets import Dataset, Points, Scaling, build_target, make_dataset
 
 

@@ -15,7 +15,7 @@ INITIALISATIONS = ("auto", "paper", "lecun", "glorot", "power_law", "spline")
 HIGHEST_DEGREE = 20  # of a spline
 
 
-@model("kanrun.study.models:create_kan", network="kanrun.engine.networks.kan:KAN", label="KAN")
+@model("kanrun.study.build:create_kan", network="kanrun.engine.networks.kan:KAN", label="KAN")
 @dataclass
 class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
@@ -45,7 +45,7 @@ class KANConfig:
     kind: str = "kan"
 
 
-@model("kanrun.study.models:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")
+@model("kanrun.study.build:create_mlp", network="kanrun.engine.networks.mlp:MLP", label="MLP")
 @dataclass
 class MLPConfig:
     """A multi-layer perceptron."""
@@ -57,7 +57,7 @@ class MLPConfig:
 
 
 @model(
-    "kanrun.study.models:create_polynomial", network="kanrun.engine.networks.curves:Polynomial", label="polynomial",
+    "kanrun.study.build:create_polynomial", network="kanrun.engine.networks.curves:Polynomial", label="polynomial",
     beyond="the polynomial continues", inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass
@@ -69,7 +69,7 @@ class PolynomialConfig:
 
 
 @model(
-    "kanrun.study.models:create_bezier", network="kanrun.engine.networks.curves:Bezier", label="Bezier curve",
+    "kanrun.study.build:create_bezier", network="kanrun.engine.networks.curves:Bezier", label="Bezier curve",
     beyond="the polynomial continues", inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass
@@ -81,7 +81,7 @@ class BezierConfig:
 
 
 @model(
-    "kanrun.study.models:create_bspline", network="kanrun.engine.networks.curves:BSpline", label="B-spline",
+    "kanrun.study.build:create_bspline", network="kanrun.engine.networks.curves:BSpline", label="B-spline",
     beyond="the curve continues in a straight line", inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass

@@ -14,7 +14,7 @@ from torch import nn
 from kanrun.engine.networks import Network
 from kanrun.engine.training import predict
 from kanrun.runs.records import Table, Value
-from kanrun.study.problem import Problem
+from kanrun.study.problem import LearningProblem
 from kanrun.targets import Points
 
 Array = NDArray[np.float64]
@@ -27,7 +27,7 @@ CURVE_POINTS, MAP_POINTS = 400, 61
 MOST_EDGES, EDGE_POINTS = 400, 101
 
 
-def predict_points(network: nn.Module, problem: Problem, x: Array) -> Array:
+def predict_points(network: nn.Module, problem: LearningProblem, x: Array) -> Array:
     """f(x) (samples, outputs) for x in the user's units; class numbers (samples, 1) for classification."""
     inside = torch.as_tensor(problem.dataset.input_scaling.apply(x)).to(problem.domain)
     output = predict(network, inside)
@@ -36,7 +36,7 @@ def predict_points(network: nn.Module, problem: Problem, x: Array) -> Array:
     return problem.dataset.output_scaling.invert(output.double().cpu().numpy())
 
 
-def scores(network: nn.Module, problem: Problem) -> dict[str, Value]:
+def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     """`test_max_error` and `r2` on the test points (accuracy and cross-entropy for classification)."""
     points = problem.dataset.test
     if points is None or not len(points.x):
@@ -57,7 +57,7 @@ def scores(network: nn.Module, problem: Problem) -> dict[str, Value]:
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
 
-def linear_rmse(problem: Problem) -> float | None:
+def linear_rmse(problem: LearningProblem) -> float | None:
     """Test RMSE of ordinary least squares on the same training points, the baseline of a model of a table.
 
     None without test points, and for classification.
@@ -75,7 +75,7 @@ def linear_rmse(problem: Problem) -> float | None:
     return float(np.sqrt(np.mean((rows(dataset.test.x) @ solution - dataset.test.y) ** 2)))
 
 
-def prediction_table(network: nn.Module, problem: Problem) -> Table:
+def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:
     """Truth and prediction on the splits' points (at most MOST_POINTS each), and on a grid for one or two inputs.
 
     Classes are given by their labels.
@@ -118,7 +118,7 @@ def _grid(domain: Array) -> Array | None:
     return None
 
 
-def edge_table(network: Network, problem: Problem) -> Table | None:
+def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
 
     x is in the units that the layer sees (standardised for tables). None for networks without spline edges.

@@ -20,7 +20,7 @@ PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRE
 
 
 @dataclass(frozen=True)
-class Problem:
+class LearningProblem:
     """`dataset` in the user's units and `data` as the engine trains on them; `domain` (inputs, 2) bounds the grid."""
 
     dataset: Dataset
@@ -37,7 +37,7 @@ class Problem:
         return len(self.dataset.classes) if self.dataset.classes else len(self.dataset.target.outputs)
 
 
-def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> Problem:
+def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
     """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
     dataset = make_dataset(build_target(target), sampling, seed)
     dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
@@ -61,7 +61,7 @@ def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, s
         "classification" if dataset.classes else "regression",
     )
     domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)
-    return Problem(dataset, data, widened(domain))
+    return LearningProblem(dataset, data, widened(domain))
 
 
 def widened(domain: Tensor) -> Tensor:

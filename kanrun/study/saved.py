@@ -23,7 +23,7 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
 from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
-from kanrun.study.problem import Problem
+from kanrun.study.problem import LearningProblem
 from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ class Model:
         return self.network.beyond
 
 
-def model_checkpoint(network: Network, problem: Problem, summary: dict[str, Any], seed: int) -> Checkpoint:
+def model_checkpoint(network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int) -> Checkpoint:
     """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
     dataset = problem.dataset
     name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
