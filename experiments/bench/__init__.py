@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import BenchConfig
+from kanrun.config import BenchConfig, KANConfig
+from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
 
 
 def check(cfg: BenchConfig) -> None:
-    from kanrun.experiments.bench.measurements import PARTS
-    from kanrun.experiments.bench.settings import check_settings
+    """Raise UsageError for what cannot be measured here."""
+    from kanrun.study.build import check_model
 
-    check_settings(cfg, PARTS)
+    if cfg.device != "cpu":
+        raise UsageError(f"device={cfg.device}: bench measures on the processor alone; use device=cpu.")
+    if cfg.seeds != 1:
+        raise UsageError(
+            f"seeds={cfg.seeds}: bench repeats in rounds, not over seeds; raise rounds above {cfg.rounds}, "
+            "or run it again with another seed."
+        )
+    check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
 
 
 def cells(cfg: BenchConfig) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
-from kanrun.engine.networks import KAN, MLP, count_parameters
+from kanrun.engine.networks import KAN, MLP, Network
 from kanrun.engine.networks.counting import (
     Size,
     executed_flops,
@@ -192,16 +192,15 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
     """The row of the summary: size by every measure, seconds, errors."""
     network, errors = trained.network, trained.errors
     quality = scores(network, case.problem)
-    is_kan = isinstance(network, KAN)
     return Row(
         "summary",
         {
             **marks,
             "target": case.name,
-            "model": "kan" if is_kan else "mlp",
+            "model": network.kind,
             "shape": "-".join(map(str, network.shape)),
-            "intervals": network.intervals if isinstance(network, KAN) else None,
-            "parameters": count_parameters(network),
+            "intervals": network.intervals,
+            "parameters": network.count(),
             **flops_of(network),
             "seconds": trained.seconds,
             "inference_seconds": inference_seconds(network, case.problem.data.train.x),
@@ -223,7 +222,7 @@ def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, V
     return {"error": rmse, "error_name": "test RMSE"}
 
 
-def flops_of(network: nn.Module) -> dict[str, Value]:
+def flops_of(network: Network) -> dict[str, Value]:
     """FLOPs of one sample, as this engine spends them and as KANbeFair counts them."""
     if isinstance(network, KAN):
         base = network.layer(0).spec.base

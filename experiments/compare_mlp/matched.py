@@ -14,9 +14,9 @@ from kanrun.experiments.compare_mlp.verdicts import verdict_claims
 
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP, count_parameters
+from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.networks.counting import CONVENTIONS, executed_flops, kan_parameters, mlp_parameters, size_of
-from kanrun.engine.networks.matching import TOLERANCE, WIDEST, Match, by_flops, by_parameters, by_time
+from kanrun.engine.networks.matching import WIDEST, Match, by_flops, by_parameters, by_time
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
@@ -54,8 +54,6 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
-    if cfg.match is not None and cfg.match not in TOLERANCE:
-        raise UsageError(f"match={cfg.match} is not known; choose one of {', '.join(TOLERANCE)}, or null.")
     if not cfg.grids:
         raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
     for case in contest.cases_of(cfg):
@@ -138,7 +136,7 @@ def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Ma
     """
     inputs, outputs = case.problem.inputs, case.problem.outputs
     if match == "parameters":
-        return by_parameters(inputs, outputs, depth, count_parameters(kan))
+        return by_parameters(inputs, outputs, depth, kan.count())
     if match == "flops":
         return by_flops(inputs, outputs, depth, activation, executed_flops(kan))
     x = case.problem.data.train.x
@@ -175,7 +173,7 @@ def name_of(shape: Sequence[int], grid: Any, grids: list[Any]) -> str:
 
 def count_rows(case: Case, kan: KAN, name: str) -> Iterator[Row]:
     """The KAN's parameters by every convention, beside what its modules hold and its FLOPs by both counts."""
-    size, exact = size_of(kan), count_parameters(kan)
+    size, exact = size_of(kan), kan.count()
     for convention in CONVENTIONS:
         marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **contest.flops_of(kan)}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
@@ -190,11 +188,11 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
         shape = [width] * (depth + 1)
         mlp = MLP(shape, "tanh")
         marks: dict[str, Value] = {"width": width, "depth": depth}
-        counted = {"parameters": count_parameters(mlp), "formula": mlp_parameters(shape)}
+        counted = {"parameters": mlp.count(), "formula": mlp_parameters(shape)}
         yield Row("growth", {"model": "mlp", **marks, "intervals": None, "functions": None, **counted})
         for intervals in cell.get("intervals", [5]):
             kan = KAN.create(shape, intervals, EdgeSpec(), domain=domain.expand(width, 2), generator=random)
-            counted = {"parameters": count_parameters(kan), "formula": kan_parameters(size_of(kan), EdgeSpec())}
+            counted = {"parameters": kan.count(), "formula": kan_parameters(size_of(kan), EdgeSpec())}
             functions = kan.layer(0).grid.functions
             yield Row("growth", {"model": "kan", **marks, "intervals": intervals, "functions": functions, **counted})
 

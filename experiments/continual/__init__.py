@@ -70,12 +70,8 @@ def check(cfg: ContinualConfig) -> None:
 
     from kanrun.study.build import make_plan
 
-    if not cfg.parts or not set(cfg.parts) <= set(PARTS):
-        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(PARTS)}.")
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`.")
-    if cfg.trials < 1:
-        raise UsageError(f"trials={cfg.trials} must be at least 1.")
     check_course(cfg)
     course = make_course(cfg, cfg.overlap, cfg.seed)
     for learner in (learner_of(cfg, cell) for cell in cells(cfg)):

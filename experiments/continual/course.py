@@ -95,23 +95,7 @@ def centres_of(cfg: ContinualConfig) -> Array:
 
 
 def check_course(cfg: ContinualConfig) -> None:
-    """Raise UsageError for the first setting of the peaks or phases that cannot work."""
-    if cfg.dimension not in (1, 2):
-        raise UsageError(f"dimension={cfg.dimension} must be 1 or 2.")
-    if cfg.peaks < 1:
-        raise UsageError(f"peaks={cfg.peaks} leaves nothing to learn; give at least 1.")
-    for name in ("sharpness", "spacing"):
-        if not 0 < getattr(cfg, name) < float("inf"):
-            raise UsageError(f"{name}={getattr(cfg, name)} must be a positive number.")
-    for overlap in (cfg.overlap, *cfg.overlaps):
-        if not -1 < overlap < 2:
-            raise UsageError(
-                f"overlap={overlap} must be above -1 and below 2; 0 lets phases touch, 1 reaches the next centres, and "
-                "2 would hold all of the next phases."
-            )
-    for name in ("points", "evaluation"):
-        if not 2 <= getattr(cfg, name) <= MOST_POINTS:
-            raise UsageError(f"{name}={getattr(cfg, name)} must be from 2 to {MOST_POINTS}.")
+    """Raise UsageError for too many phases or points, and for an order or centres that are none."""
     count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
     if count > MOST_PEAKS or count * cfg.points > MOST_POINTS:
         raise UsageError(f"{count} phases of {cfg.points} points are too many: {MOST_PEAKS} and {MOST_POINTS} in all.")

@@ -12,7 +12,7 @@ from kanrun.experiments.continual.learners import Learner
 from kanrun.experiments.continual.training import Trial, best_spline
 
 from kanrun.config import KANConfig
-from kanrun.engine.networks import KAN, Network, count_parameters
+from kanrun.engine.networks import Network
 from kanrun.runs.records import Record, Row, Table, Value
 
 
@@ -28,7 +28,7 @@ def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
 
 def role(network: Network) -> str:
     """What claims take a learner for: an MLP, the KAN of one edge, or one where inputs share functions."""
-    if not isinstance(network, KAN):
+    if not network.edge_layers:
         return "mlp"
     return "kan" if network.shape == (1, 1) else "deep kan"
 
@@ -56,9 +56,9 @@ def summary(
             "twin": twin,
             "shape": "-".join(map(str, network.shape)),
             "layers": len(network.shape) - 1,
-            "intervals": network.intervals if isinstance(network, KAN) else None,
-            "degree": network.layer(0).spec.degree if isinstance(network, KAN) else None,
-            "parameters": count_parameters(network),
+            "intervals": network.intervals,
+            "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
+            "parameters": network.count(),
             "phases": len(course.phases),
             "stored": best.stored,
             "learned": found.learned,

@@ -11,12 +11,13 @@ from kanrun.experiments.continual.course import Course
 from kanrun.experiments.continual.learners import Learner, make_network
 from kanrun.experiments.continual.memory import MEMORIES, Elastic, Hold, Memory
 from numpy.typing import NDArray
+from scipy.interpolate import make_lsq_spline
 from torch import Generator, Tensor
 
 from kanrun.config import ContinualConfig
 from kanrun.engine.layers import move_layer
 from kanrun.engine.networks import KAN, Network, regrid_hidden
-from kanrun.engine.splines import breakpoints_from_data, find_interval, fit_coefficients, sample_points
+from kanrun.engine.splines import breakpoints_from_data, find_interval, sample_points
 from kanrun.engine.training import (
     LBFGS,
     STEPS,
@@ -130,20 +131,17 @@ def best_spline(network: Network, course: Course) -> float | None:
     Least squares at 20 points of each interval: no training, on any order of the data, can do much better. None also
     where an interval of the grid holds no point of any phase: what a spline is there, no phase says.
     """
-    if not isinstance(network, KAN) or network.shape != (1, 1):
+    if network.shape != (1, 1) or not network.edge_layers:
         return None
-    seen = find_interval(torch.cat([phase.x for phase in course.phases]), network.layer(0).grid)
-    if len(seen.unique()) < network.layer(0).grid.intervals:
+    grid, function = network.edge_layers[0].grid, course.problem.dataset.target.function
+    seen = find_interval(torch.cat([phase.x for phase in course.phases]), grid)
+    if len(seen.unique()) < grid.intervals:
         return None
-    grid, function = network.layer(0).grid, course.problem.dataset.target.function
     assert function is not None  # an invariant: a course's target is a formula
-    x = sample_points(grid, 20)
-    y = torch.from_numpy(function(x.double().cpu().numpy())).to(x)
-    best = KAN.create((1, 1), grid.intervals, replace(network.layer(0).spec, base="zero"), generator=Generator(),
-                      domain=torch.stack([grid.low, grid.high], 1))  # fmt: skip
-    with torch.no_grad():
-        best.layer(0).coefficients.copy_(fit_coefficients(x, y[:, :, None], grid))
-    return _rmse(best, course.everything)
+    knots, x = grid.knots[0].double().cpu().numpy(), sample_points(grid, 20).double().cpu().numpy()
+    best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
+    judged = course.everything.x[:, 0].double().cpu().numpy()
+    return float(np.sqrt(np.mean((best(judged) - course.everything.y.double().cpu().numpy()) ** 2)))
 
 
 def _rmse(network: Network, samples: Samples) -> float:

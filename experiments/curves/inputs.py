@@ -83,16 +83,10 @@ def check_settings(cfg: CurvesConfig) -> None:
     """Raise UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")
-    for degree in (cfg.degree, *cfg.degrees):
-        check_degree(degree, degree + 1)
-    if not cfg.degrees:
-        raise UsageError("degrees=[] must name at least one degree, such as degrees=[3].")
     if "equispaced" in cfg.parts:
         _check_equispaced(cfg)
     if "bezier" in cfg.parts:
         bezier_of(cfg)
-        if not 0 <= cfg.parameter <= 1:
-            raise UsageError(f"parameter={cfg.parameter} must lie in [0, 1].")
     if "bspline" in cfg.parts:
         spline_of(cfg)
         moved_by(cfg)

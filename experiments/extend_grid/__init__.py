@@ -81,7 +81,7 @@ def check(cfg: ExtendGridConfig) -> None:
 
     from kanrun.study.build import make_plan
 
-    study.check_settings(cfg, PARTS)
+    study.check_settings(cfg)
     problem = study.problem_of(cfg, {}, cfg.seed)
     for cell in cells(cfg):
         one = study.extension(cfg, cell, problem.inputs, problem.outputs)

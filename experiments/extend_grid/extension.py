@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from math import inf
 from typing import Any
 
 from kanrun.experiments.extend_grid.published import published
@@ -48,32 +47,15 @@ class Extension:
             yield Row("metrics", {**self.marks, **step_row(event)})
 
 
-def check_settings(cfg: ExtendGridConfig, parts: Mapping[str, Any]) -> None:
-    """Raise UsageError for the first setting that cannot work."""
-    unknown = [part for part in cfg.parts if part not in parts]
-    if unknown or not cfg.parts:
-        raise UsageError(f"parts={cfg.parts} must name some of {', '.join(parts)}.")
+def check_settings(cfg: ExtendGridConfig) -> None:
+    """Raise UsageError for a model without grids or slopes, and for settings of it that are not used here."""
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"extend-grid extends the grids of a KAN; model={cfg.model.kind} has none, use model=kan.")
     refuse_unused(cfg.model, {"hidden": "shapes=[[...]]", "intervals": "schedules=[{kind: list, intervals: [...]}]"})
-    for name in ("shapes", "degrees", "sizes", "scratch_intervals"):
-        if twice := [value for value in getattr(cfg, name) or () if getattr(cfg, name).count(value) > 1]:
-            raise UsageError(f"{name} has {twice[0]} twice; name each once.")
-    for name, degree in (("model.degree", cfg.model.degree), *(("degrees", degree) for degree in cfg.degrees)):
-        if degree < 1:
-            raise UsageError(f"{name}: splines of degree {degree} have no slope to learn by; use 1 or more.")
-    if not cfg.shapes or not all(isinstance(hidden, list) for hidden in cfg.shapes):
+    if not all(isinstance(hidden, list) for hidden in cfg.shapes):
         raise UsageError(f"shapes={cfg.shapes} must be a list of hidden widths, such as [[1], [5]].")
-    if not cfg.schedules:
-        raise UsageError("schedules=[] names no schedule; give one, such as [{kind: list, intervals: [3, 5, 10]}].")
-    few = [("overfit_points", cfg.overfit_points), ("order_points", cfg.order_points)]
-    for name, points in [*(("sizes", points) for points in cfg.sizes), *few]:
-        if points < 10:
-            raise UsageError(f"{name}: {points} training points are too few for a study of grids; use at least 10.")
-    if not 0 <= cfg.overfit_noise < inf:
-        raise UsageError(
-            f"overfit_noise={cfg.overfit_noise} must be finite and not negative; 0 leaves the noisy points out."
-        )
+    if cfg.model.degree < 1:
+        raise UsageError("model.degree: splines of degree 0 have no slope to learn by; use 1 or more.")
 
 
 def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outputs: int) -> Extension:

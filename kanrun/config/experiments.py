@@ -104,10 +104,10 @@ class CurvesConfig(ExperimentConfig):
     spline_points: list[int] = setting(
         [10, 14, 20, 28, 40, 57, 80, 113, 160], "points that splines go through", distinct=True
     )
-    degree: int = setting(3, "degree of the B-splines drawn")
-    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of those compared", distinct=True)
+    degree: int = setting(3, "degree of the B-splines drawn", minimum=1)
+    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of those compared", least=1, distinct=True, minimum=1)
     bezier: Any = setting(MISSING, "control points, one more than the degree")
-    parameter: float = setting(0.4, "place of de Casteljau's construction")
+    parameter: float = setting(0.4, "place of de Casteljau's construction", minimum=0, maximum=1)
     bspline: Any = setting(MISSING, "control points")
     knots: list[float] | None = setting(None, "knots inside (0, 1), repeated ones too; null is equally spaced")
     moved: int = setting(4, "control point of the B-spline that moves, counted from 0")
@@ -149,13 +149,13 @@ class ExtendGridConfig(ExperimentConfig):
     scratch_intervals: list[int] | None = setting(
         None, "grids of the part scratch; null is all of the first schedule", distinct=True
     )
-    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of the part order", distinct=True)
+    degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of the part order", distinct=True, minimum=1)
     order_intervals: list[int] = setting([12, 24, 48, 96], "grids of the part order")
     order_from: int = setting(12, "the first grid past the bends of the target")
-    order_points: int = setting(3000, "training points of the part order")
-    sizes: list[int] = setting([100, 300, 1000], "training points of the part sizes", distinct=True)
+    order_points: int = setting(3000, "training points of the part order", minimum=10)
+    sizes: list[int] = setting([100, 300, 1000], "training points of the part sizes", distinct=True, minimum=10)
     size_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part sizes")
-    overfit_points: int = setting(200, "training points of the part overfit")
+    overfit_points: int = setting(200, "training points of the part overfit", minimum=10)
     overfit_intervals: list[int] = setting([3, 6, 12, 24, 48, 96], "grids of the part overfit")
     overfit_noise: float = setting(
         0.01, "noise, as sampling.noise, with which the part overfit is run too; 0 leaves that out", minimum=0
@@ -268,8 +268,8 @@ class ContinualConfig(ExperimentConfig):
     overlap: float = setting(
         0.0, "share by which a phase is wider: 0 touches its neighbours, 1 reaches their centres", above=-1, below=2
     )
-    points: int = setting(100, "points of a phase, evenly spaced")
-    evaluation: int = setting(500, "evenly spaced points of the whole domain")
+    points: int = setting(100, "points of a phase, evenly spaced", minimum=2, maximum=200_000)
+    evaluation: int = setting(500, "evenly spaced points of the whole domain", minimum=2, maximum=200_000)
     trials: int = setting(
         2, "trials of every learner; the best on all phases' data after the last one counts", minimum=1
     )

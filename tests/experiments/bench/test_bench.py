@@ -240,22 +240,22 @@ def test_the_fastest_other_library_is_marked() -> None:
     ("changes", "said"),
     [
         ({"part": "speed"}, "part=speed"),
-        ({"layers": [[1, 2]]}, "a layer is"),
-        ({"layers": []}, "nothing to measure"),
+        ({"layers": [[1, 2]]}, "where a list of 4 is needed"),
+        ({"layers": []}, r"layers=\[\] needs at least 1 entry"),
         ({"rounds": 0}, "rounds=0"),
         ({"seeds": 2}, "seeds=2: bench repeats in rounds"),
-        ({"device": "cuda"}, "device=cuda: bench measures on the processor"),
-        ({"peers": ["pykna"]}, "pykna, which is not known; choose from pykan, inkan"),
-        ({"growth_shape": [8]}, r"growth_shape=\[8\] must be"),
+        ({"device": "auto"}, "device=auto: bench measures on the processor"),
+        ({"peers": ["pykna"]}, "'pykna', which is not one of pykan, inkan"),
+        ({"growth_shape": [8]}, r"growth_shape=\[8\] must have 2"),
         ({"growth_batch": 0}, "growth_batch=0"),
         ({"growth_batches": []}, r"growth_batches=\[\]"),
         ({"growth_intervals": [0]}, r"growth_intervals=\[0\]"),
-        ({"errors": []}, r"errors=\[\] must list"),
-        ({"errors": [0.0]}, r"errors=\[0.0\] must list"),
+        ({"errors": []}, r"errors=\[\] needs at least 1 entry"),
+        ({"errors": [0.0]}, r"errors=\[0.0\] has 0.0, which must be above 0"),
         ({"intervals": []}, "intervals"),
-        ({"limit": 0.0}, "limit=0.0 must be a positive"),
+        ({"limit": 0.0}, "limit=0.0 must be above 0"),
     ],
 )
 def test_refusals(changes: dict[str, object], said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        bench.check(settings(**changes))
+        check(bench, settings(**changes))
