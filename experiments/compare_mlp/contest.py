@@ -23,7 +23,7 @@ from kanrun.engine.networks.counting import (
     size_of,
 )
 from kanrun.engine.training import Plan, Trained, fit
-from kanrun.engine.training.data import spread
+from kanrun.engine.training.data import baseline_error
 from kanrun.errors import UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
@@ -172,7 +172,7 @@ def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
         plan.steps_for(kan_parameters(Size(shape, g, model.degree), edge_spec(model, plan.solver)))
         for g in plan.intervals
     )
-    return replace(plan, narrow=False), sum(each) * (SEARCH if plan.weight is None else 1)
+    return replace(plan, select_width=False), sum(each) * (SEARCH if plan.weight is None else 1)
 
 
 def train_kan(case: Case, model: KANConfig, seed: int) -> Trained:
@@ -207,7 +207,7 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
             "train_rmse": errors.train,
             "validation_rmse": errors.validation,
             "test_rmse": errors.test,
-            "relative_error": errors.test / spread(case.problem.data) if errors.test is not None else None,
+            "relative_error": errors.test / baseline_error(case.problem.data) if errors.test is not None else None,
             "test_accuracy": quality.get("test_accuracy"),
             "test_cross_entropy": quality.get("test_cross_entropy"),
             **compared_by(errors.test, quality),

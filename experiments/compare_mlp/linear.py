@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.networks import MLP
-from kanrun.engine.training import DataFitting, LevenbergMarquardt, TrainingData, output_size
+from kanrun.engine.training import DataFitting, LevenbergMarquardt, TrainingData, output_scale
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
@@ -80,7 +80,7 @@ def _model(cfg: CompareMLPConfig, cell: Cell) -> MLPConfig:
 def to_the_end(network: MLP, data: TrainingData) -> None:
     """Levenberg-Marquardt steps on all points until none lowers the error: training stops where more hardly pays."""
     points = data.everything
-    solver = LevenbergMarquardt(DataFitting(network, points, output_size(points, data.task)))
+    solver = LevenbergMarquardt(DataFitting(network, points, output_scale(points, data.task)))
     for _ in range(STEPS):
         solver.step()
         if solver.converged:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.networks import KAN, Network, get_unknowns, linearise, support, unknowns
-from kanrun.engine.training import Objective, Samples, output_size, predict
+from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.penalty import Roughness
 
 #: Where the parameters were, in the order of `unknowns`, and how much each of them matters.
@@ -144,7 +144,7 @@ class Elastic(Memory):
         anchors stand for the phases' own losses as well as squares of single parameters can.
         """
         _, slopes = linearise(network, phase.x)
-        scale = 2 / output_size(phase, "regression") ** 2
+        scale = 2 / output_scale(phase, "regression") ** 2
         self.anchors.append((get_unknowns(network), scale * slopes.square().mean((0, 1))))
 
 

@@ -28,7 +28,7 @@ from kanrun.engine.training import (
     Solver,
     TrainingData,
     make_solver,
-    output_size,
+    output_scale,
 )
 from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
@@ -110,8 +110,10 @@ def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draw
     weight, plan = plan.weight or 0.0, replace(plan, steps=_budget(plan))
     if not isinstance(memory, Hold | Elastic):
         return make_solver(network, TrainingData(samples), plan, weight, draws)
-    size = output_size(samples, "regression")
-    objective = memory.anchored(Objective(samples, size, weight=weight, local=plan.local, held=memory.held()))
+    size = output_scale(samples, "regression")
+    objective = memory.anchored(
+        Objective(samples, size, weight=weight, freeze_unseen=plan.freeze_unseen, held=memory.held())
+    )
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
     return LBFGS(network, objective, history=plan.history)

@@ -12,7 +12,7 @@ from kanrun.experiments.extend_grid.schedule_entries import limited, name_of, sc
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
-from kanrun.engine.training.data import spread
+from kanrun.engine.training.data import baseline_error
 from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
@@ -154,13 +154,13 @@ def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int
 def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """One row a stage, the chosen one marked, with both thresholds of interpolation."""
     points = points_of(problem.dataset.train)
-    size = spread(problem.data)
+    size = baseline_error(problem.data)
     for stage in trained.stages:
         test = stage.errors.test
         above = test is not None and not test <= ROUNDING * size  # what is no number is for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
         in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
-        before, after = stage.reached.before, stage.reached.after
+        before, after = stage.transfer.before, stage.transfer.after
         measured = {
             "test_root_median_square": root_median_square(stage, problem),
             "loss_jump": after / before if before else None,

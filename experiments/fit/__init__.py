@@ -44,10 +44,10 @@ def run(
 
     from kanrun.engine.training import train
     from kanrun.study.resources import generator
-    from kanrun.study.training_records import done_from_checkpoint, follow
+    from kanrun.study.training_records import follow, state_from_checkpoint
 
     fit = prepared or prepare(cfg, cell, seed)
-    done = done_from_checkpoint(resume, fit.problem.domain.device)
+    done = state_from_checkpoint(resume, fit.problem.domain.device)
     if resume is None:
         yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)
     events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)

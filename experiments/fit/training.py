@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kanrun.config import FitConfig
-from kanrun.engine.training import Done, Event, Pause, Plan, Stage, Step, Trained
+from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, make_plan
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.training_records import done_to_checkpoint, stage_row, step_row
+from kanrun.study.training_records import stage_row, state_to_checkpoint, step_row
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
 
 
 class Progress:
-    """One row per step; after each grid its row; then, and at each pause, a checkpoint of all that was done so far."""
+    """One row per step; after each grid its row and, as at each snapshot, a checkpoint of all that was done so far."""
 
-    def __init__(self, done: Done, resume: Checkpoint | None, why: str) -> None:
+    def __init__(self, state: TrainingState, resume: Checkpoint | None, why: str) -> None:
         self._why = why if resume is None else ""  # said once, of models that a solver trains
-        self._stages = list(done.stages)
-        self._lowest = resume.meta["lowest"] if resume and done.pause else None
+        self._stages = list(state.stages)
+        self._lowest = resume.meta["lowest"] if resume and state.snapshot else None
 
     def __call__(self, event: Event) -> Iterator[Record]:
         if isinstance(event, Step):
@@ -58,8 +58,8 @@ class Progress:
             self._stages.append(event)
             self._lowest = None
             yield Row("stages", stage_row(event))
-        pause = event if isinstance(event, Pause) else None
-        yield done_to_checkpoint(Done(self._stages, pause), {"lowest": self._lowest})
+        snapshot = event if isinstance(event, Snapshot) else None
+        yield state_to_checkpoint(TrainingState(self._stages, snapshot), {"lowest": self._lowest})
 
 
 def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> Iterator[Record]:

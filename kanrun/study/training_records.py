@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.networks import count_parameters
-from kanrun.engine.training import Done, Errors, Event, Pause, Reached, Smoothing, Stage, Step, Trained
+from kanrun.engine.training import Errors, Event, GridTransfer, Smoothing, Snapshot, Stage, Step, Trained, TrainingState
+from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint, Record, Value
 from kanrun.study.saved import Arrays, pack, unpack
 
-#: Fields of stages and pauses that are stored as arrays.
+#: Fields of stages and snapshots that are stored as arrays.
 APART = ("network", "best", "random", "memory", "solver")
 
 
@@ -46,10 +47,10 @@ def stage_row(stage: Stage) -> dict[str, Value]:
         "parameters": count_parameters(stage.network),
         **_errors(stage.errors),
         "penalty": stage.smoothing.weight,
-        "carried_by": stage.reached.how,
-        "function_change": stage.reached.change,
-        "error_before": stage.reached.before,
-        "error_after": stage.reached.after,
+        "carried_by": stage.transfer.method,
+        "function_change": stage.transfer.error,
+        "error_before": stage.transfer.before,
+        "error_after": stage.transfer.after,
         "steps": stage.steps,
         "seconds": stage.seconds,
     }
@@ -59,29 +60,35 @@ def _errors(errors: Errors) -> dict[str, Value]:
     return {"train_rmse": errors.train, "validation_rmse": errors.validation, "test_rmse": errors.test}
 
 
-def done_to_checkpoint(done: Done, meta: dict[str, Any]) -> Checkpoint:
+def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:
     """The state of a training, from which it resumes to the same numbers; `meta` are the caller's own plain values."""
     arrays: Arrays = {}
     stages = []
-    for stage in done.stages:
+    for stage in state.stages:
         prefix = f"{stage.stage}/"
         arrays |= pack(stage.network, f"{prefix}network/") | {f"{prefix}random": stage.random.numpy()}
-        if stage is done.stages[-1] and done.pause is None:
+        if stage is state.stages[-1] and state.snapshot is None:
             arrays |= _packed(stage.memory, f"{prefix}memory/")
         stages.append({**_plain(stage), "network": stage.network.describe()})
-    described: dict[str, Any] = {**meta, "stages": stages, "pause": None}
-    if (pause := done.pause) is not None:
-        arrays |= pack(pause.network, "pause/network/") | pack(pause.best, "pause/best/")
-        arrays |= _packed(pause.solver, "pause/solver/") | {"pause/random": pause.random.numpy()}
-        described["pause"] = {**_plain(pause), "network": pause.network.describe(), "best": pause.best.describe()}
+    described: dict[str, Any] = {**meta, "stages": stages, "snapshot": None}
+    if (snapshot := state.snapshot) is not None:
+        arrays |= pack(snapshot.network, "snapshot/network/") | pack(snapshot.best, "snapshot/best/")
+        arrays |= _packed(snapshot.solver, "snapshot/solver/") | {"snapshot/random": snapshot.random.numpy()}
+        networks = {"network": snapshot.network.describe(), "best": snapshot.best.describe()}
+        described["snapshot"] = {**_plain(snapshot), **networks}
     return Checkpoint("resume", arrays, described)
 
 
-def done_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> Done:
-    """The state that `done_to_checkpoint` stored; that of a new training without a checkpoint."""
+def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
+    """The state that `state_to_checkpoint` stored; that of a new training without a checkpoint.
+
+    Raises KanrunError for a checkpoint of version 0.1.0.
+    """
     if checkpoint is None:
-        return Done()
-    arrays, stages, pause = checkpoint.arrays, [], None
+        return TrainingState()
+    if "snapshot" not in checkpoint.meta:
+        raise KanrunError("A training that version 0.1.0 left unfinished cannot be resumed; start it again.")
+    arrays, stages, snapshot = checkpoint.arrays, [], None
     for entry in checkpoint.meta["stages"]:
         prefix = f"{entry['stage']}/"
         values = {
@@ -91,27 +98,27 @@ def done_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) ->
             "memory": _tensors(arrays, f"{prefix}memory/", device),
         }
         stages.append(Stage(**_parts(entry) | values))
-    if entry := checkpoint.meta["pause"]:
+    if entry := checkpoint.meta["snapshot"]:
         values = {
-            "network": unpack(entry["network"], arrays, "pause/network/").to(device),
-            "best": unpack(entry["best"], arrays, "pause/best/").to(device),
-            "solver": _tensors(arrays, "pause/solver/", device),
-            "random": _tensors(arrays, "pause/random")[""],
+            "network": unpack(entry["network"], arrays, "snapshot/network/").to(device),
+            "best": unpack(entry["best"], arrays, "snapshot/best/").to(device),
+            "solver": _tensors(arrays, "snapshot/solver/", device),
+            "random": _tensors(arrays, "snapshot/random")[""],
         }
-        pause = Pause(**_parts(entry) | values)
-    return Done(stages, pause)
+        snapshot = Snapshot(**_parts(entry) | values)
+    return TrainingState(stages, snapshot)
 
 
-def _plain(part: Stage | Pause) -> dict[str, Any]:
+def _plain(part: Stage | Snapshot) -> dict[str, Any]:
     """The fields that JSON holds."""
     kept = {key: value for key, value in vars(part).items() if key not in APART}
-    nested = (Errors, Smoothing, Reached)
+    nested = (Errors, Smoothing, GridTransfer)
     return {key: asdict(value) if isinstance(value, nested) else value for key, value in kept.items()}
 
 
 def _parts(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a stage or pause that are made of plain values."""
-    return {**entry, "smoothing": Smoothing(**entry["smoothing"]), "reached": Reached(**entry["reached"])}
+    """The fields of a stage or snapshot that are made of plain values."""
+    return {**entry, "smoothing": Smoothing(**entry["smoothing"]), "transfer": GridTransfer(**entry["transfer"])}
 
 
 def _packed(tensors: dict[str, Tensor], prefix: str) -> Arrays:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.engine.training import Adam, chain
+from kanrun.engine.training import Adam, Plan
 from kanrun.targets import read_inputs
 
 FORMULA = ["target=expression"]
@@ -200,7 +200,7 @@ def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ["fit", "-q", "solver=adam", "solver.steps=30", "solver.batch=700", "model.intervals=3"]
-    monkeypatch.setattr(chain, "PAUSE_SECONDS", 0.0)
+    monkeypatch.setitem(vars(Plan.policy.grids), "snapshot_seconds", 0.0)
     assert main(words) == 0
     step, taken, last = Adam.step, 0, 20
 

@@ -78,7 +78,7 @@ def test_settings_that_a_plan_knows_are_carried_over() -> None:
     assert why == "lbfgs: asked for."
     assert (plan.solver, plan.intervals, plan.steps, plan.history) == ("lbfgs", (4, 8), 7, 5)
     assert (plan.sparsity, plan.magnitude, plan.patience) == (0.1, "mean_abs", 3)
-    assert (plan.local, plan.update_grid, plan.adapt) == (True, False, 0.75)
+    assert (plan.freeze_unseen, plan.update_grid, plan.grid_eps) == (True, False, 0.25)
 
 
 @pytest.mark.parametrize("solver", [AutoSolver, LMSolver, LBFGSSolver, AdamSolver])

@@ -116,7 +116,7 @@ def mean_loss(output: Tensor, y: Tensor, task: Task, size: float) -> Tensor:
     return ((output - y) / size).square().mean()
 
 
-def output_size(samples: Samples, task: Task) -> float:
+def output_scale(samples: Samples, task: Task) -> float:
     """The standard deviation of the outputs, which makes losses and penalties free of units (1 where it is 0)."""
     if task == "classification":
         return 1.0
@@ -124,7 +124,7 @@ def output_size(samples: Samples, task: Task) -> float:
     return deviation if deviation > 0 else max(1.0, float(samples.y.abs().max()))
 
 
-def spread(data: TrainingData) -> float:
+def baseline_error(data: TrainingData) -> float:
     """The training error, in the user's units, of predicting the mean: what errors are relative to."""
     if data.task == "classification":
         return 1.0

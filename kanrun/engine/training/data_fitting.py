@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -32,18 +32,8 @@ from kanrun.engine.least_squares import (
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import CHUNK, Samples
 from kanrun.engine.training.penalty import Smoothing
+from kanrun.engine.training.policy import FittingPolicy
 from kanrun.errors import TrainingFailed
-
-
-@dataclass(frozen=True)
-class FittingPolicy:
-    """What the fit of a network adds to a step of Levenberg-Marquardt."""
-
-    fixes_nullspace: bool = True  #: remove from steps what changes no function, see `Network.without_exchange`
-    #: Without a penalty a coefficient is held while it would have to move this far to account for the residual; from 0
-    #: (none is held), in units of the outputs' standard deviation.
-    farthest: float = 1e4
-    held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once
 
 
 class DataFitting(Problem):

@@ -1,7 +1,7 @@
 """What solvers that need gradients only share, and Adam with mini-batches; LBFGS is in `lbfgs`.
 
 Both lower mean loss + weight * penalty, never regrid inside a step, and can be limited to coefficients whose basis
-functions saw data (`local`): whatever momentum, weight decay or the penalty would do to the others is undone.
+functions saw data (`freeze_unseen`): whatever momentum, weight decay or the penalty would do to the others is undone.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Objective:
     size: float
     task: Task = "regression"
     weight: float = 0.0
-    local: bool = False
+    freeze_unseen: bool = False
     order: int | None = None  # of the smoothness penalty, by default degree + 2
     sparsity: float = 0.0
     magnitude: str = "rms"  # of an edge, see `edge_magnitudes`
@@ -137,16 +137,16 @@ class Adam:
 
 
 class Locks:
-    """Coefficients that must not move: those that the objective holds, and for a `local` one those of basis functions
-    that no sample touches, decided at the start of a stage for the layers' inputs as they are then.
+    """Coefficients that must not move: those that the objective holds and, with `freeze_unseen`, those of basis
+    functions that no sample touches, decided at the start of a stage for the layers' inputs as they are then.
     """
 
     def __init__(self, network: nn.Module, objective: Objective) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        if not isinstance(network, KAN) or not (objective.local or objective.held):
+        if not isinstance(network, KAN) or not (objective.freeze_unseen or objective.held):
             return
         moving = [~held for held in objective.held] or support(network, objective.samples.x)
-        if objective.local and objective.held:
+        if objective.freeze_unseen and objective.held:
             moving = [a & b for a, b in zip(moving, support(network, objective.samples.x), strict=True)]
         for layer, free_here in zip(network, moving, strict=True):
             for name, parameter in layer.named_parameters():  # scales act wherever their edge does

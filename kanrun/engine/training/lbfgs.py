@@ -2,7 +2,8 @@
 
 The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
 every few steps, in place of a multiple of the identity: what badly scaled spline coefficients need. Moves and changes
-of the gradient are kept in the parameters' own units, so they outlive a renewal, and a refinement by `carrying`.
+of the gradient are kept in the parameters' own units, so they outlive a renewal, and by
+`optimizer_transfer` a refinement.
 """
 
 from __future__ import annotations

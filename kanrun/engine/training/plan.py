@@ -7,6 +7,7 @@ from typing import Literal
 
 from kanrun.engine.training.data import Task
 from kanrun.engine.training.first_order import AdamOptions
+from kanrun.engine.training.policy import TrainingPolicy
 
 SolverName = Literal["lm", "lbfgs", "adam"]
 
@@ -25,7 +26,7 @@ class Plan:
 
     `intervals` is the grid schedule (empty for networks without grids); `steps` bounds each grid's steps, None taking
     the solver's own rule; `starts` are tried on the first grid (by Levenberg-Marquardt quickly, on a coarse one), the
-    best goes on; `weight` is the smoothness penalty's, None to choose it by validation. `narrow` lets
+    best continues; `weight` is the smoothness penalty's, None to choose it by validation. `select_width` lets
     validation also choose fewer nodes than the shape has; the others are then pruned. This, and choosing a weight, are
     Levenberg-Marquardt's.
     """
@@ -36,17 +37,18 @@ class Plan:
     starts: int = 1
     weight: float | None = None
     order: int | None = None  # of the smoothness penalty, by default degree + 2
-    narrow: bool = False
+    select_width: bool = False
     sparsity: float = 0.0  # weight of the paper's penalty of large edges: LBFGS's and Adam's
     magnitude: str = "rms"  # of an edge there, or mean_abs as in the paper
     update_grid: bool = True
-    adapt: float = 0.0
-    local: bool = False
+    grid_eps: float = 1.0  # share of uniform spacing in grids that are redrawn, the rest being quantiles'
+    freeze_unseen: bool = False
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
     most_unknowns: int | None = None  # leave it before a grid with more
     history: int = 30
     adam: AdamOptions = field(default_factory=AdamOptions)
     patience: int | None = None
+    policy: TrainingPolicy = TrainingPolicy()
 
     def steps_for(self, unknowns: int) -> int:
         """Steps on a grid with so many unknowns: the plan's, or fewer the more a step costs."""
@@ -54,7 +56,7 @@ class Plan:
             return self.steps
         if self.solver != "lm" or not self.intervals:
             return STEPS[self.solver]
-        return 20 if unknowns <= 300 else 10 if unknowns <= 1000 else 6
+        return next(steps for most, steps in self.policy.grids.steps if unknowns <= most)
 
 
 @dataclass(frozen=True)

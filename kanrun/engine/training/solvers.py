@@ -9,9 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from kanrun.config.registry import SOLVERS
-from kanrun.engine.least_squares import LMPolicy
-from kanrun.engine.networks import KAN, Network, unknowns
-from kanrun.engine.training.data import TrainingData, output_size
+from kanrun.engine.networks import Network
+from kanrun.engine.training.data import TrainingData, output_scale
 from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
@@ -21,8 +20,6 @@ from kanrun.errors import UsageError
 
 #: A solver's past, by kind and parameter.
 Memory = dict[str, Tensor]
-#: Networks of at most so many unknowns start damped more: there is time to come down.
-SMALL = 300
 
 
 @runtime_checkable
@@ -40,7 +37,7 @@ class Solver(Protocol):
         """One step; the objective after it. Raises TrainingFailed where it is not finite."""
 
     def memory(self) -> dict[str, Tensor]:
-        """What of its past a solver on the next grid can use, see `carrying`; empty where it keeps nothing."""
+        """The past that a solver on the next grid can use, see `optimizer_transfer`; empty where it keeps nothing."""
 
     def state(self) -> dict[str, Tensor] | None:
         """What, beside the network and the generator, a new solver on them goes on from to the same numbers.
@@ -57,13 +54,13 @@ def create_lm(
 ) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
-    small = sum(parameter.numel() for _, parameter in unknowns(network)) <= SMALL
-    if isinstance(network, KAN):
-        policy = LMPolicy(damping=1e-4 if small else 1e-7)
-    else:  # long valleys: many cheap steps lead further than few thorough ones
-        policy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
-    scale = output_size(data.train, data.task)
-    return LevenbergMarquardt(DataFitting(network, data.train, scale, smoothing, freeze_unseen=plan.local), policy)
+    policy = plan.policy.lm_without_grid if network.intervals is None else plan.policy.lm
+    if network.intervals is not None and network.unknowns_at(None) > plan.policy.small:
+        policy = replace(policy, damping=plan.policy.large_damping)
+    scale = output_scale(data.train, data.task)
+    fitting = plan.policy.fitting
+    problem = DataFitting(network, data.train, scale, smoothing, freeze_unseen=plan.freeze_unseen, policy=fitting)
+    return LevenbergMarquardt(problem, policy)
 
 
 def create_lbfgs(
@@ -80,9 +77,16 @@ def create_adam(
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
-    size = output_size(data.train, data.task)
+    size = output_scale(data.train, data.task)
     return Objective(
-        data.train, size, data.task, smoothing.weight, plan.local, smoothing.order, plan.sparsity, plan.magnitude
+        data.train,
+        size,
+        data.task,
+        smoothing.weight,
+        plan.freeze_unseen,
+        smoothing.order,
+        plan.sparsity,
+        plan.magnitude,
     )
 
 

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
-from kanrun.engine.training.data import output_size
-from kanrun.engine.training.starts import best_start
+from kanrun.engine.training.data import output_scale
+from kanrun.engine.training.multistart import best_start
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -52,6 +52,8 @@ def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> No
 def test_the_loss_of_a_start_is_never_negative(weight: float) -> None:
     """What the penalty does not see must not be made negative by rounding."""
     data = TrainingData(samples("quadratic", 200))
-    start = best_start(lambda generator: kan(generator, 1), data, 4, weight, Generator().manual_seed(0))
+    start = best_start(
+        lambda generator: kan(generator, 1), data, Plan("lm", starts=4), weight, Generator().manual_seed(0)
+    )
     assert 0 <= start.loss < 1e-6
-    assert output_size(data.train, "regression") > 0
+    assert output_scale(data.train, "regression") > 0

@@ -10,7 +10,7 @@ from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, active_shape, get_unknowns
-from kanrun.engine.training import AdamOptions, Done, Plan, Samples, Stage, Step, Trained, TrainingData, train
+from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -41,7 +41,7 @@ def drained(events: object, keep: int | None = None) -> tuple[list[Step], list[S
     return steps, stages, None
 
 
-PLAN = Plan("lm", (4, 8, 16), starts=3, narrow=True)
+PLAN = Plan("lm", (4, 8, 16), starts=3, select_width=True)
 DATA = TrainingData(samples(300, 0), samples(60, 1), samples(200, 2))
 
 
@@ -60,7 +60,7 @@ def test_grids_extend_and_errors_fall() -> None:
 def test_a_training_goes_on_from_its_stages_to_the_same_numbers() -> None:
     _, _, whole = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
     _, done, _ = drained(train(create, DATA, PLAN, Generator().manual_seed(0)), keep=2)
-    _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), Done(done)))
+    _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), TrainingState(done)))
     assert whole is not None
     assert resumed is not None
     assert torch.equal(get_unknowns(whole.network), get_unknowns(resumed.network))
@@ -77,7 +77,7 @@ def test_test_data_select_nothing() -> None:
 
 def test_unneeded_nodes_are_pruned_inside_the_shape() -> None:
     """exp(sin(pi x0) + x1^2) needs one hidden node; the network keeps the shape that was asked for."""
-    plan = Plan("lm", (4, 8, 16, 32), starts=4, narrow=True)
+    plan = Plan("lm", (4, 8, 16, 32), starts=4, select_width=True)
     trained = drained(train(create, DATA, plan, Generator().manual_seed(1)))[2]
     assert trained is not None
     assert isinstance(trained.network, KAN)
@@ -130,7 +130,7 @@ def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
 @pytest.mark.parametrize("solver", ["lm", "lbfgs"])
 def test_adapted_grids_follow_the_data_in_every_layer(solver: str) -> None:
     crowded = Samples(DATA.train.x.sign() * DATA.train.x.abs() ** 3, DATA.train.y)
-    plan = Plan(solver, (8,), steps=2, adapt=1.0)  # type: ignore[arg-type]
+    plan = Plan(solver, (8,), steps=2, grid_eps=0.0)  # type: ignore[arg-type]
     trained = drained(train(create, TrainingData(crowded), plan, Generator().manual_seed(0)))[2]
     assert trained is not None
     assert isinstance(trained.network, KAN)

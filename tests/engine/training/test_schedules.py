@@ -80,10 +80,10 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
     visited = tuple(stage.intervals for stage in trained.stages)
     assert visited == schedule.grids[: len(visited)]
     for stage in trained.stages[1:]:
-        if stage.reached.how == "insertion":
-            assert stage.reached.change <= 1e-12
+        if stage.transfer.method == "insertion":
+            assert stage.transfer.error <= 1e-12
     nested = is_nested(schedule.grids)
-    assert {stage.reached.how for stage in trained.stages[1:]} == ({"insertion"} if nested else {"least squares"})
+    assert {stage.transfer.method for stage in trained.stages[1:]} == ({"insertion"} if nested else {"least squares"})
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:

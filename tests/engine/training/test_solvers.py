@@ -153,7 +153,7 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
     before, unseen = model(right).detach(), ~support(model, x)[0]
-    plan = Plan(name, steps=20, local=True, adam=AdamOptions(0.05, batch=16, weight_decay=0.1))
+    plan = Plan(name, steps=20, freeze_unseen=True, adam=AdamOptions(0.05, batch=16, weight_decay=0.1))
     held = model.layer(0).coefficients.detach().clone()
     solver = make_solver(model, data, plan, 1e-8, generator())
     for _ in range(20):

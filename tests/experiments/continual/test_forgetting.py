@@ -17,7 +17,7 @@ from kanrun.experiments.continual.training import go_through, on_the_data
 from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_size, predict
+from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_scale, predict
 from kanrun.engine.training.penalty import Roughness
 from kanrun.errors import TrainingFailed
 
@@ -129,14 +129,14 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
     assert cost() == 0
     with torch.no_grad():
         network.linear[-1].bias += 0.5  # moves every output by as much
-    assert cost() == pytest.approx(2 * 0.25 / output_size(first, "regression") ** 2)
+    assert cost() == pytest.approx(2 * 0.25 / output_scale(first, "regression") ** 2)
 
 
 def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
     network = MLP.create((1, 1), "identity", generator=torch.Generator().manual_seed(0))
     first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0)
     memory.learned(network, first, box(first))
-    own = Objective(first, output_size(first, "regression"))
+    own = Objective(first, output_scale(first, "regression"))
     anchored, rough = memory.anchored(own), Roughness(network, 0.0)
     for parameter in network.parameters():
         losses, costs = [], []

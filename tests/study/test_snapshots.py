@@ -1,4 +1,4 @@
-"""A training that is left in the middle of a grid goes on to the same numbers, from what its checkpoint file holds."""
+"""A training that is left in the middle of a grid resumes to the same numbers, from what its checkpoint file holds."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from torch import Generator
 from kanrun.config import SOLVERS
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import AdamOptions, Done, Pause, Plan, Samples, Stage, Step, TrainingData, train
-from kanrun.engine.training import chain as chain_module
+from kanrun.engine.training import (
+    AdamOptions,
+    GridPolicy,
+    Plan,
+    Samples,
+    Snapshot,
+    Stage,
+    Step,
+    TrainingData,
+    TrainingPolicy,
+    TrainingState,
+    train,
+)
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
-from kanrun.study.training_records import done_from_checkpoint, done_to_checkpoint
+from kanrun.study.training_records import state_from_checkpoint, state_to_checkpoint
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -32,7 +43,7 @@ NETWORKS = {
     "kan": (kan, {"intervals": (3, 6)}),
     "single scale, only what data see": (
         lambda generator: kan(generator, scale="single"),
-        {"intervals": (40, 80), "local": True},
+        {"intervals": (40, 80), "freeze_unseen": True},
     ),
     "mlp": (mlp, {"patience": 25}),
 }
@@ -43,16 +54,18 @@ def samples(count: int, seed: int) -> Samples:
     return Samples(x, torch.exp(torch.sin(3 * x[:, :1]) + x[:, 1:] ** 2))
 
 
+#: A snapshot after every step.
+POLICY = TrainingPolicy(grids=GridPolicy(snapshot_seconds=-1.0))
 DATA = TrainingData(samples(150, 0), samples(40, 1), samples(50, 2))
 
 
-def stored(done: Done, folder: Path) -> Done:
+def stored(done: TrainingState, folder: Path) -> TrainingState:
     """`done` written to a file and read back."""
-    write_checkpoint(folder, done_to_checkpoint(done, {}))
-    return done_from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu"))
+    write_checkpoint(folder, state_to_checkpoint(done, {}))
+    return state_from_checkpoint(read_checkpoint(checkpoint_path(folder, "resume")), torch.device("cpu"))
 
 
-def followed(create: Any, plan: Plan, done: Done | None = None) -> tuple[list[Any], Any]:
+def followed(create: Any, plan: Plan, done: TrainingState | None = None) -> tuple[list[Any], Any]:
     training, events = train(create, DATA, plan, Generator().manual_seed(3), done), []
     while True:
         try:
@@ -67,16 +80,17 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
 
 @pytest.mark.parametrize("solver", [name for name, kind in SOLVERS.items() if kind.builder])
 @pytest.mark.parametrize("network", NETWORKS)
-def test_from_the_middle_of_a_grid(solver: str, network: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(chain_module, "PAUSE_SECONDS", -1.0)
+def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) -> None:
     create, settings = NETWORKS[network]
-    plan = Plan(solver, steps=45 if solver == "lbfgs" else 7, adam=AdamOptions(0.02, batch=140), **settings)
+    plan = Plan(
+        solver, steps=45 if solver == "lbfgs" else 7, adam=AdamOptions(0.02, batch=140), policy=POLICY, **settings
+    )
     whole, trained = followed(create, plan)
-    places = [at for at, event in enumerate(whole) if isinstance(event, Pause)]
+    places = [at for at, event in enumerate(whole) if isinstance(event, Snapshot)]
     assert len(places) >= 2
     for at in (places[0], places[len(places) // 2], places[-1]):
         stages = [event for event in whole[:at] if isinstance(event, Stage)]
-        rest, again = followed(create, plan, stored(Done(stages, whole[at]), tmp_path))
+        rest, again = followed(create, plan, stored(TrainingState(stages, whole[at]), tmp_path))
         assert steps(rest) == steps(whole[at:])
         assert again.errors == trained.errors
         assert len(again.stages) == len(trained.stages)
@@ -84,6 +98,6 @@ def test_from_the_middle_of_a_grid(solver: str, network: str, monkeypatch: pytes
             assert torch.equal(one, other)
 
 
-def test_no_pauses_while_training_is_quick() -> None:
+def test_no_snapshots_while_training_is_quick() -> None:
     events, _ = followed(kan, Plan("adam", (3,), steps=5))
-    assert not any(isinstance(event, Pause) for event in events)
+    assert not any(isinstance(event, Snapshot) for event in events)

@@ -1,24 +1,43 @@
-"""Steps of one solver on one grid: measured, shown, and ended where more of them are not worth their time."""
+"""One solver on one grid: its steps with evaluation, events and stopping rules, on a clock of training alone."""
 
 from __future__ import annotations
 
 from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from time import perf_counter
 
 import torch
 from torch import nn
 
-from kanrun.engine.networks import KAN, Network
-from kanrun.engine.training.clock import Clock
+from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, measure, rmse
+from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.policy import GridPolicy
 from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
 
-#: A grid is left when the objective falls by less than this share in each of two steps, or hardly at all in one.
-STALLED, HARDLY = 0.02, 1e-3
-#: Measuring looks at no more than this many times the samples that the steps before it did.
-MEASURED_SHARE = 2
+
+class Clock:
+    """Runs while training runs, stands still while the consumer of its events works."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._before = seconds
+        self._since: float | None = perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return self._before + (0.0 if self._since is None else perf_counter() - self._since)
+
+    def stop(self) -> float:
+        """The seconds so far; time does not count until `go`."""
+        self._before, self._since = self.seconds, None
+        return self._before
+
+    def go(self) -> None:
+        """Count on."""
+        if self._since is None:
+            self._since = perf_counter()
 
 
 @dataclass(frozen=True)
@@ -58,7 +77,7 @@ class Best:
         return True
 
 
-class Counter:
+class StepLog:
     """Numbers the steps of a stage; the clock stands while test errors are measured and the consumer looks at them."""
 
     def __init__(self, stage: int, clock: Clock, data: TrainingData, steps: int = 0) -> None:
@@ -67,50 +86,49 @@ class Counter:
     def show(self, network: Network, errors: Errors) -> Events[Step, None, None]:
         """The step just taken, with the error on test points."""
         seconds = self._clock.stop()
-        intervals = network.intervals if isinstance(network, KAN) else None
         errors = replace(errors, test=rmse(network, self._data.test, self._data))
-        yield Step(self.stage, self.steps, intervals, errors, seconds)
+        yield Step(self.stage, self.steps, network.intervals, errors, seconds)
         self._clock.go()
 
 
-class Stretch:
+class SolverRun:
     """Up to `limit` steps of `solver`; `settled` says whether it converged, stalled or lost patience before."""
 
-    def __init__(self, solver: Solver, limit: int, patience: int | None, data: TrainingData) -> None:
-        self.solver, self.settled, self._limit, self._patience = solver, False, limit, patience
+    def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
+        self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
         self._seen = replace(data, test=None)
-        self._every = _measured_every(solver, data)
+        self._every = _measured_every(solver, data, plan.policy.grids)
         self.taken = self.stalled = self.unimproved = 0
 
-    def run(self, best: Best, counted: Counter) -> Events[Step, None, bool]:
+    def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
         """Take the steps, offering the network to `best` as it is measured; returns `settled`.
 
         Raises TrainingFailed where the error on training points is not finite.
         """
-        solver = self.solver
+        solver, grids, patience = self.solver, self._plan.policy.grids, self._plan.patience
         while self.taken < self._limit and not self.settled:
             before, loss = solver.loss, solver.step()
             self.taken += 1
-            counted.steps += 1
+            log.steps += 1
             if self.taken % self._every and self.taken < self._limit and not solver.converged:
                 continue
             errors = measure(solver.network, self._seen)
             if not errors.train < float("inf"):
-                raise TrainingFailed(f"The error is not finite at stage {counted.stage}, step {counted.steps}.")
+                raise TrainingFailed(f"The error is not finite at stage {log.stage}, step {log.steps}.")
             self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
-            self.stalled = self.stalled + 1 if solver.stalls and loss > (1 - STALLED) * before else 0
-            impatient = self._patience is not None and self.unimproved >= self._patience
-            self.settled = spent(solver, before) or self.stalled >= 2 or impatient
-            yield from counted.show(solver.network, errors)
+            self.stalled = self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
+            impatient = patience is not None and self.unimproved >= patience
+            self.settled = spent(solver, before, grids) or self.stalled >= 2 or impatient
+            yield from log.show(solver.network, errors)
         return self.settled
 
 
-def spent(solver: Solver, before: float) -> bool:
+def spent(solver: Solver, before: float, policy: GridPolicy) -> bool:
     """Whether the step that came from the objective `before` says that another one is not worth its time."""
-    return solver.converged or (solver.stalls and solver.loss > (1 - HARDLY) * before)
+    return solver.converged or (solver.stalls and solver.loss > (1 - policy.hardly) * before)
 
 
-def _measured_every(solver: Solver, data: TrainingData) -> int:
+def _measured_every(solver: Solver, data: TrainingData, policy: GridPolicy) -> int:
     """Steps between two measurements: 1, but more where a step looks at few of many samples."""
     rows = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
-    return max(1, rows // (MEASURED_SHARE * solver.rows))
+    return max(1, rows // (policy.measured_share * solver.rows))

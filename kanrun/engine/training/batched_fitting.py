@@ -1,29 +1,26 @@
-"""Several KANs of one shape trained side by side: quick Levenberg-Marquardt steps, batched over the networks.
+"""The fits of several KANs of one shape as one batch of least squares problems.
 
 A start on a coarse grid is a small problem, whose time goes into calls rather than arithmetic; a batch of them costs
-little more than one. Each network has its own damping and takes the step that it would take alone: the quick step of
-`kanrun.engine.training.data_fitting`. Grids are coarse here, so bases and Jacobians are dense.
+little more than one. Each network has its own damping and takes the quick step that it would take alone. Grids are
+coarse here, so bases and Jacobians are dense.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.layers import Base, SplineLayer
-from kanrun.engine.networks import KAN, get_unknowns, set_unknowns
+from kanrun.engine.least_squares import Linearisation, Problem
+from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, dense_rows, local_basis
 from kanrun.engine.training.data import Samples
-from kanrun.engine.training.penalty import smoothness_rows
-
-#: Numbers of a dense Jacobian held at once: what stays in a core's cache.
-PIECE = 1 << 18
-#: Dampings tried on one linearisation, the factor between them, and the largest and smallest.
-TRIES, RAISE, LARGEST, SMALLEST = 6, 8.0, 1e6, 1e-13
+from kanrun.engine.training.penalty import Smoothing
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class _Layer:
         like = self.like.grid
         return Grid(self.knots.flatten(0, 1), like.degree, like.uniform, like.extrapolation)
 
-    def part(self, at: Tensor) -> _Layer:
+    def part(self, at: list[int]) -> _Layer:
         return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like)
 
     def at(self, unknowns: Float[Tensor, "networks size"]) -> _Edges:
@@ -124,91 +121,55 @@ class _Piece:
     basis: Float[Tensor, "networks samples inputs functions"]
     base: Float[Tensor, "networks samples inputs"]
 
-    def part(self, at: Tensor) -> _Piece:
+    def part(self, at: list[int]) -> _Piece:
         return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at], self.base[at])
 
 
-class Ensemble:
-    """`networks` of one shape and one number of intervals, and their unknowns as (networks, unknowns).
+class BatchedFitting(Problem):
+    """The fits of `networks` of one shape and one number of intervals to `samples`, as in `DataFitting`, side by side.
 
-    The objective of each is mean |f(x; u) - y|^2 / size^2 + weight P(u), as in `LevenbergMarquardt`. `loss` and
-    `damping` are (networks,); a network whose output is not finite has the loss infinity and is left alone.
+    A network whose output is not finite has an infinite objective. `numbers` of a dense Jacobian are held at once.
     """
 
     def __init__(
-        self, networks: Sequence[KAN], samples: Samples, size: float, weight: float, damping: Float[Tensor, " networks"]
+        self, networks: Sequence[KAN], samples: Samples, scale: float, smoothing: Smoothing, numbers: int = 1 << 18
     ) -> None:
-        self.networks, self.samples, self.damping = list(networks), samples, damping.clone()
-        self._scale = 1 / (size * samples.y.numel() ** 0.5)
+        self.unknowns = torch.stack([network.get_unknowns() for network in networks])
+        self._factor = 1 / (scale * samples.y.numel() ** 0.5)
         self._layers = [_stacked(layers) for layers in zip(*networks, strict=True)]
-        self.unknowns = torch.stack([get_unknowns(network) for network in networks])
-        self._pieces = self._cut()
-        rough = [smoothness_rows(network) for network in networks]
-        self._differences = weight**0.5 * torch.stack([rows.values for rows in rough]), rough[0].index
-        self._rough = torch.stack([weight * rows.gram() for rows in rough])
-        self.loss = self._objective(self.unknowns, torch.arange(len(self.networks), device=self.unknowns.device))
+        self._pieces = self._cut(samples, numbers)
+        rows = [smoothing.rows(network) for network in networks]
+        self._differences, self._columns = torch.stack([each.values for each in rows]), rows[0].index
+        self._rough = torch.stack([each.gram() for each in rows])
 
-    def step(self, active: Int[Tensor, " some"]) -> Bool[Tensor, " some"]:
-        """One quick step of the networks at `active`; says which of them found a lower objective."""
-        gram, gradient = self._linearised(active)
-        gradient = gradient + (self._rough[active] @ self.unknowns[active, :, None])[..., 0]
-        scale = gram.diagonal(dim1=1, dim2=2)
-        scale = scale.clamp(min=1e-300).maximum(1e-30 * scale.amax(1, keepdim=True)).rsqrt()
-        gram = gram * scale[:, None] * scale[..., None]
-        left = torch.arange(len(active), device=active.device)
-        for _ in range(TRIES):
-            at = active[left]
-            step = _solved(gram[left], scale[left], gradient[left], self.damping[at])
-            tried = self.unknowns[at] + step
-            loss = self._objective(tried, at)
-            lower = loss < self.loss[at]
-            self._accept(at[lower], tried[lower], loss[lower], -(gradient[left] * step).sum(1)[lower])
-            self.damping[at[~lower]] = (self.damping[at[~lower]] * RAISE).clamp(max=LARGEST)
-            left = left[~lower]
-            if not len(left):
-                break
-        found = torch.ones_like(active, dtype=torch.bool)
-        found[left] = False
-        return found
+    def part(self, at: list[int]) -> BatchedFitting:
+        new = copy(self)
+        new.unknowns, new._differences, new._rough = self.unknowns[at], self._differences[at], self._rough[at]
+        new._layers = [layer.part(at) for layer in self._layers]
+        new._pieces = [piece.part(at) for piece in self._pieces]
+        return new
 
-    def write_back(self) -> None:
-        """Give the networks their unknowns."""
-        for network, unknowns in zip(self.networks, self.unknowns, strict=True):
-            set_unknowns(network, unknowns)
-
-    def _accept(self, at: Tensor, tried: Tensor, loss: Tensor, expected: Tensor) -> None:
-        """Take the steps; the damping follows the gain, the share of the linear model's decrease that came true."""
-        gain = (self.loss[at] - loss) / expected.clamp(min=1e-300)
-        shrink = torch.where(gain > 0.75, 10.0, torch.where(gain > 0.25, 4.0, 1.0)).to(loss)
-        self.damping[at] = (self.damping[at] / shrink).clamp(min=SMALLEST)
-        self.unknowns[at], self.loss[at] = tried, loss
-
-    def _objective(self, unknowns: Tensor, at: Tensor) -> Tensor:
-        total = unknowns.new_zeros(len(at))
-        layers = [layer.part(at) for layer in self._layers]
+    def objective(self, unknowns: Tensor) -> list[float]:
+        total = (unknowns[:, self._columns] * self._differences).sum(-1).square().sum(1)
         for piece in self._pieces:
-            output = _values(layers, unknowns, piece.part(at))[0][-1]
-            total += ((output - piece.y) * self._scale).square().sum((1, 2))
-        values, index = self._differences
-        total += (unknowns[:, index] * values[at]).sum(-1).square().sum(1)
-        return torch.where(total.isfinite(), total, torch.inf)
+            output = _values(self._layers, unknowns, piece)[0][-1]
+            total += ((output - piece.y) * self._factor).square().sum((1, 2))
+        return [float(value) for value in total.tolist()]
 
-    def _linearised(self, at: Tensor) -> tuple[Tensor, Tensor]:
-        """(J^T J + weight D^T D, J^T r) of the networks at `at`."""
-        unknowns, layers = self.unknowns[at], [layer.part(at) for layer in self._layers]
-        gram, gradient = self._rough[at].clone(), torch.zeros_like(unknowns)
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        gram, gradient = self._rough.clone(), (self._rough @ unknowns[..., None])[..., 0]
         for piece in self._pieces:
-            residual, jacobian = _rows(layers, unknowns, piece.part(at))
-            gram.baddbmm_(jacobian.mT, jacobian, alpha=self._scale**2)
-            gradient += (residual[:, None] @ jacobian)[:, 0] * self._scale**2
-        return gram, gradient
+            residual, jacobian = _rows(self._layers, unknowns, piece)
+            gram.baddbmm_(jacobian.mT, jacobian, alpha=self._factor**2)
+            gradient += (residual[:, None] @ jacobian)[:, 0] * self._factor**2
+        return Linearisation(gradient, gram)
 
-    def _cut(self) -> list[_Piece]:
+    def _cut(self, samples: Samples, numbers: int) -> list[_Piece]:
         first = self._layers[0]
         alike = bool((first.knots == first.knots[:1]).all())
-        first = first.part(torch.arange(1 if alike else len(self.networks), device=first.knots.device))
-        each = max(1, PIECE // (self.unknowns.numel() * self.samples.y.shape[1]))
-        pairs = zip(self.samples.x.split(each), self.samples.y.split(each), strict=True)
+        first = first.part([0]) if alike else first
+        each = max(1, numbers // (self.unknowns.numel() * samples.y.shape[1]))
+        pairs = zip(samples.x.split(each), samples.y.split(each), strict=True)
         wide = [(x.expand(len(first.knots), -1, -1), x, y) for x, y in pairs]
         return [_Piece(x, y, first.basis(each, 0), first.base(each, 0)) for each, x, y in wide]
 
@@ -246,12 +207,3 @@ def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor
         if edges.layer is not layers[0]:
             upstream = upstream @ edges.slopes(values)
     return (output - piece.y).flatten(1), jacobian.flatten(1, 2)
-
-
-def _solved(gram: Tensor, scale: Tensor, gradient: Tensor, damping: Tensor) -> Tensor:
-    """The damped steps; not finite where the matrix is not positive definite."""
-    gram = gram.clone()
-    gram.diagonal(dim1=1, dim2=2).copy_((1 + damping[:, None]).expand_as(scale))
-    lower, failed = torch.linalg.cholesky_ex(gram)
-    step = -scale * torch.cholesky_solve((scale * gradient)[..., None], lower)[..., 0]
-    return torch.where((failed == 0)[:, None], step, torch.nan)

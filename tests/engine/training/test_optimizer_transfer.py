@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, refine
 from kanrun.engine.splines import design_matrix
-from kanrun.engine.training import AdamOptions, Done, Plan, Samples, Stage, TrainingData, make_solver, train
-from kanrun.engine.training.carrying import carry, gradient_map
+from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, TrainingData, TrainingState, make_solver, train
+from kanrun.engine.training.optimizer_transfer import carry, gradient_map
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 NAME = "layers.0.coefficients"
@@ -124,7 +124,9 @@ def test_a_training_goes_on_from_its_stages_to_the_same_numbers(name: str) -> No
             while len(stages) < kept:
                 stages += [event] if isinstance(event := next(events), Stage) else []
             stages = [*(replace(stage, memory={}) for stage in stages[:-1]), stages[-1]]  # as a checkpoint keeps them
-        *_, last = (event for event in train(kan, data, plan, generator(), Done(stages)) if isinstance(event, Stage))
+        *_, last = (
+            event for event in train(kan, data, plan, generator(), TrainingState(stages)) if isinstance(event, Stage)
+        )
         ends.append(last)
     assert ends[0].errors == ends[1].errors
     for a, b in zip(ends[0].network.parameters(), ends[1].network.parameters(), strict=True):

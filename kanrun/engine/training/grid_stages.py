@@ -1,0 +1,195 @@
+"""One network trained grid by grid: the transfer to each grid, its steps, and what it takes to resume."""
+
+from __future__ import annotations
+
+from collections.abc import Generator as Events
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
+from math import inf
+
+from torch import Generator, Tensor
+
+from kanrun.engine.networks import Network, Regridded
+from kanrun.engine.training.data import Errors, TrainingData, measure
+from kanrun.engine.training.optimizer_transfer import carry
+from kanrun.engine.training.penalty import Smoothing
+from kanrun.engine.training.penalty_search import PenaltySearch
+from kanrun.engine.training.plan import Plan
+from kanrun.engine.training.solver_run import Best, Clock, SolverRun, Step, StepLog
+from kanrun.engine.training.solvers import Memory, Solver, make_solver
+
+
+@dataclass(frozen=True)
+class GridTransfer:
+    """The transfer of the function to a grid."""
+
+    method: str  # `start`, `insertion`, `least squares`, or `both`
+    error: float  # change of the function, relative to its size
+    before: float | None  # training error just before
+    after: float  # and just after
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A finished grid: the network at its best validation error there, and the transfer to the grid."""
+
+    stage: int
+    intervals: int | None
+    network: Network
+    errors: Errors
+    steps: int
+    seconds: float  # of training, up to here
+    smoothing: Smoothing
+    transfer: GridTransfer
+    random: Tensor  # the generator's state
+    memory: Memory = field(default_factory=dict)  # of the solver, at its end
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A grid in the middle of its steps: what it takes to resume to the same numbers."""
+
+    network: Network  # where the solver is
+    best: Network
+    lowest: float  # the best one's validation error
+    solver: Memory  # its state
+    taken: int  # steps of the solver, and of the stage
+    steps: int
+    stalled: int
+    unimproved: int
+    seconds: float
+    smoothing: Smoothing
+    transfer: GridTransfer
+    random: Tensor
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What an interrupted training had done: its finished stages, and the last snapshot of the one after them."""
+
+    stages: Sequence[Stage] = ()
+    snapshot: Snapshot | None = None
+
+
+class GridTraining:
+    """Trains one network grid by grid; `stages` so far, the last holding the network that continues."""
+
+    def __init__(
+        self, network: Network, smoothing: Smoothing, data: TrainingData, plan: Plan, generator: Generator, clock: Clock
+    ) -> None:
+        self.network, self.smoothing, self.data, self.plan = network, smoothing, data, plan
+        self.generator, self.clock = generator, clock
+        self.stages: list[Stage] = []
+        self.memory: Memory = {}
+        self._shown = -inf  # the seconds at the last snapshot
+
+    @property
+    def lowest(self) -> float:
+        """The lowest validation error of a stage."""
+        return min((stage.errors.selected for stage in self.stages), default=inf)
+
+    def advance(
+        self, intervals: int | None, *, tries: int, snapshot: Snapshot | None = None
+    ) -> Events[Step | Snapshot, None, Stage]:
+        """Move to a grid of `intervals` and train there; `snapshot` resumes that in the middle.
+
+        `tries` weights of the penalty may be tried, none for 0.
+        """
+        log = StepLog(len(self.stages) + 1, self.clock, self.data, snapshot.steps if snapshot else 0)
+        if snapshot is None:
+            run, best, transfer = yield from self._begun(intervals, log)
+        else:
+            run, best, transfer = self._resumed(snapshot)
+        yield from self._run(run, best, log, transfer)
+        solver, policy = run.solver, self.plan.policy.penalty
+        self.memory = carry(solver.memory(), solver.network, best.network)
+        if self.plan.solver == "lm" and self.plan.weight is None and policy.searches:
+            search = PenaltySearch(best, self.smoothing, self.data, self.plan, self.generator, log)
+            if log.stage == 1:
+                yield from search.smooth()
+            if tries:
+                yield from search.search(self._budget(best.network), tries, run.settled)
+            best, self.smoothing = search.best, search.smoothing
+        self.network = best.network
+        stage = Stage(
+            log.stage, best.network.intervals, best.network, measure(best.network, self.data), log.steps,
+            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), self.memory,
+        )  # fmt: skip
+        self.stages.append(stage)
+        return stage
+
+    def _begun(self, intervals: int | None, log: StepLog) -> Events[Step, None, tuple[SolverRun, Best, GridTransfer]]:
+        """The main run on the next grid, before its first step."""
+        before = self.stages[-1].errors.train if self.stages else None
+        moved = self._moved(intervals)
+        network = moved.network
+        errors = measure(network, replace(self.data, test=None))
+        best, budget = Best(network, errors.selected), self._budget(network)
+        memory = carry(self.memory, self.network, network)
+        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, memory)
+        if log.stage == 1 and self.plan.solver == "lbfgs" and self._has_hidden_grids(network):
+            solver, moved = yield from self._settled(solver, moved, best, log)
+        method = "start" if moved.how == "unchanged" else moved.how
+        transfer = GridTransfer(method, moved.change, before, errors.train)
+        return self._solver_run(solver, budget - log.steps), best, transfer
+
+    def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
+        """The same in the middle of its steps."""
+        solver = make_solver(snapshot.network, self.data, self.plan, self.smoothing, self.generator)
+        solver.restore(snapshot.solver)
+        run = self._solver_run(solver, self._budget(snapshot.network) - (snapshot.steps - snapshot.taken))
+        run.taken, run.stalled, run.unimproved = snapshot.taken, snapshot.stalled, snapshot.unimproved
+        return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
+
+    def _run(
+        self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
+    ) -> Events[Step | Snapshot, None, None]:
+        """The main run, with a snapshot now and then."""
+        self._shown = self.clock.seconds
+        for step in run.run(best, log):
+            yield step
+            recent = step.seconds - self._shown < self.plan.policy.grids.snapshot_seconds
+            if recent or (state := run.solver.state()) is None:
+                continue
+            self._shown = step.seconds
+            yield Snapshot(
+                deepcopy(run.solver.network), deepcopy(best.network), best.error, state, run.taken, log.steps,
+                run.stalled, run.unimproved, step.seconds, self.smoothing, transfer, self.generator.get_state(),
+            )  # fmt: skip
+
+    def _solver_run(self, solver: Solver, steps: int) -> SolverRun:
+        return SolverRun(solver, steps, self.plan, self.data)
+
+    def _budget(self, network: Network) -> int:
+        return self.plan.steps_for(network.unknowns_at(None))
+
+    def _moved(self, intervals: int | None) -> Regridded[Network]:
+        """The network on the next grid."""
+        network, x, plan = self.network, self.data.train.x, self.plan
+        if network.intervals is None or intervals is None:
+            return Regridded(network)
+        adapts = plan.update_grid and plan.grid_eps < 1
+        if adapts or (plan.update_grid and not network.covers(x, plan.policy.grids.filled)):
+            return self._regridded(network, intervals, inputs=adapts)
+        return Regridded(deepcopy(network)) if intervals == network.intervals else network.refine(intervals, x)
+
+    def _regridded(self, network: Network, intervals: int | None, inputs: bool = False) -> Regridded[Network]:
+        margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps
+        x = self.data.train.x
+        return network.regrid(x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs)
+
+    def _has_hidden_grids(self, network: Network) -> bool:
+        return self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
+
+    def _settled(
+        self, solver: Solver, moved: Regridded[Network], best: Best, log: StepLog
+    ) -> Events[Step, None, tuple[Solver, Regridded[Network]]]:
+        """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
+        network, grids = solver.network, self.plan.policy.grids
+        yield from self._solver_run(solver, min(grids.settling, self._budget(network))).run(best, log)
+        if network.covers(self.data.train.x, grids.filled):
+            return solver, moved
+        redrawn = self._regridded(network, None)
+        memory = carry(solver.memory(), network, redrawn.network)
+        return make_solver(redrawn.network, self.data, self.plan, self.smoothing, self.generator, memory), redrawn
