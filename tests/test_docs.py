@@ -79,7 +79,7 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     if name not in EXPERIMENTS:
         return
     multirun = context.params["multirun"]
-    overrides = tuple(hydra_words(context.params["overrides"] or (), name, multirun))
+    overrides = tuple(hydra_words(EXPERIMENTS[name].completed(context.params["overrides"] or ()), name, multirun))
     request = Request(name, overrides, multirun=multirun)
     with opened(request) as loader:
         for job in compose(request, loader).jobs:

@@ -92,7 +92,8 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
         for _, warning in renamed:
             if warning is not None:
                 print(f"kanrun: {warning}", file=sys.stderr)
-        located = with_run_folders([word for word, _ in renamed], outputs, multirun)
+        completed = experiment.completed([word for word, _ in renamed])
+        located = with_run_folders(completed, outputs, multirun)
         words = hydra_words(located, experiment.name, multirun)
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,

@@ -6,6 +6,7 @@ for how each is declared, and `rules` for those of its fields. Nothing here impo
 
 from __future__ import annotations
 
+from kanrun.config.equations import EquationConfig, SolveConfig
 from kanrun.config.experiments import (
     BenchConfig,
     CompareMLPConfig,
@@ -62,6 +63,7 @@ __all__ = [
     "CompareMLPConfig",
     "ContinualConfig",
     "CurvesConfig",
+    "EquationConfig",
     "ExecutorConfig",
     "ExperimentConfig",
     "ExpressionTarget",
@@ -78,6 +80,7 @@ __all__ = [
     "PointsTarget",
     "PolynomialConfig",
     "SamplingConfig",
+    "SolveConfig",
     "SpecialTarget",
     "TableTarget",
     "candidate",

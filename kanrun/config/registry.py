@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
@@ -90,6 +90,13 @@ class Experiment(Kind):
 
     examples: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)  # a plug-in's groups and their default choices
+    implied: Mapping[str, str] = field(default_factory=dict)  # a key, and the choice that setting it stands for
+
+    def completed(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides with the choices that they imply in front, each unless its group is chosen already."""
+        keys = {word.lstrip("+").partition("=")[0] for word in overrides}
+        chosen = dict.fromkeys(choice for key, choice in self.implied.items() if key in keys)
+        return [*(choice for choice in chosen if choice.partition("=")[0] not in keys), *overrides]
 
     @property
     def file(self) -> str:

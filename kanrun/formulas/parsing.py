@@ -65,6 +65,11 @@ def parse(text: str, variables: Sequence[str] | None = None, limits: FormulaLimi
     return expression
 
 
+def parse_expression(text: str, names: Sequence[str], limits: FormulaLimits = FormulaLimits()) -> sympy.Expr:
+    """As `parse`, with `names` as variables; a formula without a variable is allowed."""
+    return _read(text, names, limits, what="formula")
+
+
 def constant(value: object) -> float:
     """A finite number from a number or from text such as "0.4*pi". Raises UsageError."""
     if isinstance(value, str):

@@ -17,10 +17,19 @@ from kanrun.engine.networks.mlp import ACTIVATIONS, MLP
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.errors import KanrunError
 
+#: Networks that no setting chooses but a checkpoint may hold, by kind.
+COMPOSED = {
+    "field": "kanrun.engine.equations.field:Field",
+    "windows": "kanrun.engine.equations.field:Windows",
+}
+
 
 def from_description(description: dict[str, Any]) -> Network:
     """An empty network from its `describe()`, waiting for its state_dict; raises KanrunError for an unknown kind."""
     kind = description.get("kind")
+    if kind in COMPOSED:
+        composed: Network = resolve(COMPOSED[str(kind)]).from_description(description)
+        return composed
     if kind not in MODELS:
         raise KanrunError(f"A network of kind {kind!r} is not known to this version of kanrun.")
     network: Network = resolve(MODELS[str(kind)].network).from_description(description)

@@ -1,0 +1,93 @@
+"""How far a solution can be trusted: its errors where the truth is known, and a verdict that does not look at them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from kanrun.experiments.solve.problem import SolveProblem
+from numpy.typing import NDArray
+
+from kanrun.engine.equations import EquationStage, Field, Solution, Windows
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class VerdictPolicy:
+    """Bounds of the verdict, all relative: to the size of the equation's terms, or of the solution.
+
+    A small residual alone proves nothing: a front may slip between the points, and an equation with too few conditions
+    has many solutions. The change of the solution from the last grid is what tells most.
+    """
+
+    solved_change: float = 1e-3  #: of the solution from the last grid but one to the last
+    solved_residual: float = 1e-2  #: root mean square at fresh points, and of the conditions at points between
+    failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
+
+
+def verdict(solution: Solution, policy: VerdictPolicy = VerdictPolicy()) -> tuple[str, str]:
+    """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides."""
+    worst_change = max((stage.change for stage in solution.last if stage.change is not None), default=None)
+    residual = max(stage.equation.rms for stage in solution.last)
+    conditions = max(stage.conditions.rms for stage in solution.last)
+    change = (
+        "there was one grid only"
+        if worst_change is None
+        else f"the last grid changed the solution by {worst_change:.1e}"
+    )
+    reason = f"{change}, the residual at fresh points is {residual:.1e} and that of the conditions {conditions:.1e}"
+    measured = [residual, conditions, *([] if worst_change is None else [worst_change])]
+    if not np.isfinite(measured).all() or max(measured) >= policy.failed:
+        return "failed", reason
+    small = max(residual, conditions) <= policy.solved_residual
+    if small and worst_change is not None and worst_change <= policy.solved_change:
+        return "solved", reason
+    return "doubtful", reason
+
+
+def errors(problem: SolveProblem, network: Field | Windows, points: Array) -> dict[str, float | None]:
+    """Relative L2 and H1 errors, mean squared and largest error at `points` (points, variables)."""
+    found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
+    if problem.comparison is None:
+        return found
+    at = torch.as_tensor(points)
+    with torch.no_grad():
+        values = network(at).numpy()
+    truth = problem.comparison.values(points)
+    difference = values - truth
+    found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
+    found["mse"] = float(np.mean(difference**2))
+    found["max_error"] = float(np.abs(difference).max())
+    if problem.comparison.slopes is not None:
+        unit = np.eye(points.shape[1], dtype=int)
+        slopes = np.stack([network.derivative(at, tuple(row.tolist())).numpy() for row in unit], axis=2).reshape(
+            len(points), -1
+        )
+        known = problem.comparison.slopes(points)
+        square = np.sum(difference**2) + np.sum((slopes - known) ** 2)
+        found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(known**2))))
+    return found
+
+
+def stage_row(problem: SolveProblem, stage: EquationStage, points: Array) -> dict[str, float | int | None]:
+    """A grid as a row of stages.csv; errors are of this window's part of the box."""
+    box = stage.solution.box.numpy()
+    inside = points[((points >= box[:, 0]) & (points <= box[:, 1])).all(axis=1)]
+    return {
+        "window": stage.window,
+        "intervals": stage.intervals,
+        "unknowns": stage.unknowns,
+        "steps": stage.steps,
+        "objective": stage.objective,
+        "residual_rms": stage.equation.rms,
+        "residual_max": stage.equation.largest,
+        "conditions_rms": stage.conditions.rms,
+        "change": stage.change,
+        **(errors(problem, stage.solution, inside) if len(inside) else {}),
+        "seconds": stage.seconds,
+        **{
+            name: float(value) for name, value in zip(problem.system.vocabulary.constants, stage.constants, strict=True)
+        },
+    }

@@ -1,0 +1,29 @@
+"""Differential equations: jets through networks, residuals as a least squares problem, and their solution on a box."""
+
+from kanrun.engine.equations.field import Field, OutputForm, Windows
+from kanrun.engine.equations.jets import Monomials
+from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, standard_errors
+from kanrun.engine.equations.solving import Ansatz, Create, EquationPolicy, EquationStage, Residuals, Solution, solve
+from kanrun.engine.equations.system import Condition, Face, Measured, System
+
+__all__ = [
+    "Ansatz",
+    "Block",
+    "Condition",
+    "Create",
+    "EquationPolicy",
+    "EquationStage",
+    "Face",
+    "Field",
+    "Measured",
+    "Monomials",
+    "OutputForm",
+    "ResidualProblem",
+    "Residuals",
+    "Solution",
+    "System",
+    "Windows",
+    "evaluate",
+    "solve",
+    "standard_errors",
+]

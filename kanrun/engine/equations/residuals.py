@@ -1,0 +1,151 @@
+"""A differential equation with its conditions as a least squares problem: residuals at collocation points.
+
+Each `Block` is a relation (left - right = 0) at points: the equation inside the box, a condition on its border,
+measured values, or the difference between two opposite faces. Its rows are the residuals times sqrt(weight / points),
+so that the objective is sum over blocks of weight * mean residual^2. Jacobian rows are exact (see `network_jets`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.jets import Monomials
+from kanrun.engine.least_squares import DenseRows, Linearisation, Problem
+from kanrun.formulas.equations import Relation
+
+
+@dataclass(frozen=True)
+class Block:
+    """One relation at its points (points, variables).
+
+    `target` (points,) is subtracted from the residual: measured values of a relation such as u = 0. With `partner`
+    the residual is the relation's value at the points less that at the partners: a periodic condition. `unit` divides
+    residuals, so that blocks in different units can be weighed against each other; `shares` (points,) with mean 1 are
+    the weights of a quadrature rule, where the points are those of one.
+    """
+
+    name: str
+    relation: Relation
+    points: Tensor
+    weight: float = 1.0
+    target: Tensor | None = None
+    partner: Tensor | None = None
+    unit: float = 1.0
+    shares: Tensor | None = None
+
+    @cached_property
+    def monomials(self) -> Monomials:
+        indices = (derivative.index for derivative in self.relation.derivatives)
+        return Monomials.covering(indices, self.points.shape[1])
+
+    @property
+    def scale(self) -> float:
+        """What a residual is multiplied by to become a row, the root of its share apart."""
+        root: float = (self.weight / len(self.points)) ** 0.5
+        return root / self.unit
+
+    def scaled(self, rows: Tensor) -> Tensor:
+        """Residuals (points,) or their derivatives (points, unknowns) as rows."""
+        roots = self.scale if self.shares is None else self.scale * self.shares.sqrt()
+        return rows * (roots if rows.ndim == 1 or isinstance(roots, float) else roots[:, None])
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Residuals of a relation at points, (points,), and where asked for their derivatives by all unknowns."""
+
+    residual: Tensor
+    jacobian: Tensor | None = None
+
+
+def evaluate(
+    relation: Relation, field: Field, x: Tensor, constants: Tensor, monomials: Monomials, *, jacobian: bool
+) -> Evaluated:
+    """left - right of `relation` at x, and the derivatives by the field's unknowns, then by the constants."""
+    with torch.enable_grad():
+        jets = field.jets(x, monomials)
+        parts = [
+            jets.unknowns[monomials.position(each.index), :, each.unknown] * monomials.factorial(each.index)
+            for each in relation.derivatives
+        ]
+        held = torch.stack(parts, dim=1)
+        fixed = constants.expand(len(x), -1)
+        arguments = torch.cat([x, held.detach(), fixed], dim=1).cpu().numpy()
+        residual = torch.as_tensor(relation.residual(arguments)).to(x)
+        if not jacobian:
+            return Evaluated(residual)
+        slopes = torch.as_tensor(relation.slopes(arguments)).to(x)
+        by_network = jets.network.jacobian((held * slopes[:, : held.shape[1]]).sum())
+    return Evaluated(residual, torch.cat([by_network, slopes[:, held.shape[1] :]], dim=1))
+
+
+class ResidualProblem(Problem):
+    """The blocks as one problem in the field's unknowns, then the constants that are sought.
+
+    `field` is copied; `solution` reads the result back.
+    """
+
+    def __init__(self, field: Field, blocks: Sequence[Block], constants: Float[Tensor, " constants"]) -> None:
+        self._field, self.blocks = deepcopy(field), tuple(blocks)
+        self._count = len(constants)
+        self.unknowns = torch.cat([field.get_unknowns(), constants])
+
+    def solution(self, unknowns: Float[Tensor, " unknowns"]) -> tuple[Field, Float[Tensor, " constants"]]:
+        """The field and the constants at `unknowns`."""
+        field = deepcopy(self._field)
+        field.set_unknowns(unknowns[: len(unknowns) - self._count])
+        return field, unknowns[len(unknowns) - self._count :].clone()
+
+    def residual(self, unknowns: Tensor) -> Tensor:
+        return torch.cat([part.residual for part in self._evaluated(unknowns, jacobian=False)])
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        parts = self._evaluated(unknowns, jacobian=True)
+        rows = torch.cat([part.jacobian for part in parts if part.jacobian is not None])
+        return Linearisation.of(DenseRows(rows), torch.cat([part.residual for part in parts]))
+
+    def _evaluated(self, unknowns: Tensor, *, jacobian: bool) -> list[Evaluated]:
+        constants = unknowns[len(unknowns) - self._count :]
+        self._field.set_unknowns(unknowns[: len(unknowns) - self._count])
+        return [self._rows(block, constants, jacobian=jacobian) for block in self.blocks]
+
+    def _rows(self, block: Block, constants: Tensor, *, jacobian: bool) -> Evaluated:
+        found = evaluate(block.relation, self._field, block.points, constants, block.monomials, jacobian=jacobian)
+        residual, rows = found.residual, found.jacobian
+        if block.partner is not None:
+            other = evaluate(block.relation, self._field, block.partner, constants, block.monomials, jacobian=jacobian)
+            residual = residual - other.residual
+            rows = None if rows is None or other.jacobian is None else rows - other.jacobian
+        if block.target is not None:
+            residual = residual - block.target
+        return Evaluated(block.scaled(residual), None if rows is None else block.scaled(rows))
+
+
+def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor, " constants"]:
+    """Standard errors of the sought constants: roots of the diagonal of s^2 (J^T J)^-1; NaN without measured values.
+
+    J has the rows of measured values in their own units, below those of the equation and its conditions, which count as
+    exact observations; s^2 is the mean squared residual of the measured values over their degrees of freedom.
+    """
+    field, constants = problem.solution(unknowns)
+    data = [block for block in problem.blocks if block.name == "data"]
+    if not data or not len(constants):
+        return torch.full_like(constants, torch.nan)
+    observed = [evaluate(each.relation, field, each.points, constants, each.monomials, jacobian=False) for each in data]
+    left = [found.residual - each.target for found, each in zip(observed, data, strict=True) if each.target is not None]
+    count = sum(len(each) for each in left)
+    variance = float(sum(each.square().sum() for each in left)) / max(count - len(constants), 1)
+    rows = problem.linearise(unknowns).rows
+    assert rows is not None  # an invariant: single problems have rows
+    inverse = np.linalg.pinv(rows.gram().cpu().numpy() / data[0].scale ** 2, hermitian=True, rcond=1e-15)
+    diagonal = np.diag(inverse)[len(unknowns) - len(constants) :]
+    return torch.as_tensor(np.sqrt(np.clip(diagonal * variance, 0, None)))

@@ -1,0 +1,201 @@
+"""A differential equation on a box with its conditions: what is known of the solution, and where points lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from scipy.stats import qmc
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.residuals import Block
+from kanrun.formulas.equations import Relation, Vocabulary
+
+#: A face of the box: the variables that are fixed there, by number, and their values.
+Face = tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A relation that holds on faces of the box or, for a `periodic` variable, between the two ends of its range."""
+
+    name: str
+    relation: Relation
+    faces: tuple[Face, ...] = ()
+    periodic: int | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Measured values (points,) of one unknown at points (points, variables)."""
+
+    relation: Relation  # unknown = 0
+    points: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class System:
+    """Equations for the unknowns of `vocabulary` on `box` (variables, 2), with conditions and perhaps measured values.
+
+    `constants` are the first guesses of the constants that are sought.
+    """
+
+    vocabulary: Vocabulary
+    box: Float[Tensor, "variables 2"]
+    equations: tuple[Relation, ...]
+    conditions: tuple[Condition, ...]
+    measured: tuple[Measured, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def half(self) -> Tensor:
+        """Half the box's extent in each variable."""
+        return (self.box[:, 1] - self.box[:, 0]) / 2
+
+    def guesses(self) -> Float[Tensor, " constants"]:
+        """The first guesses, in the vocabulary's order."""
+        return self.box.new_tensor([self.constants[name] for name in self.vocabulary.constants])
+
+    def until(self, start: float, end: float) -> System:
+        """The same system between two values of the last variable."""
+        box = self.box.clone()
+        box[-1] = box.new_tensor([start, end])
+        conditions = tuple(replace(each, faces=_moved(each.faces, self.box, box)) for each in self.conditions)
+        return replace(self, box=box, conditions=conditions)
+
+    @property
+    def evolves(self) -> bool:
+        """Whether nothing is asked at the upper end of the last variable, so that it can be solved in windows."""
+        last, end = len(self.box) - 1, float(self.box[-1, 1])
+        fixed = [value for each in self.conditions for face in each.faces for number, value in face if number == last]
+        return bool(fixed) and end not in fixed and all(each.periodic != last for each in self.conditions)
+
+
+def _moved(faces: tuple[Face, ...], old: Tensor, new: Tensor) -> tuple[Face, ...]:
+    """Faces at the lower end of the last variable, at the lower end of the new box."""
+    last, start = len(old) - 1, float(old[-1, 0])
+    return tuple(
+        tuple((number, float(new[-1, 0]) if (number, value) == (last, start) else value) for number, value in face)
+        for face in faces
+    )
+
+
+class Points:
+    """Low-discrepancy points of a box, in the order of a scrambled Sobol sequence: always its first ones."""
+
+    def __init__(self, box: Tensor, generator: Generator) -> None:
+        self.box = box
+        seed = int(torch.randint(2**31, (), generator=generator))
+        self._sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
+        self._drawn = np.zeros((0, len(box)))
+
+    def first(self, count: int) -> Float[Tensor, "points variables"]:
+        """The first `count` points."""
+        while len(self._drawn) < count:  # powers of two, as the sequence is balanced for
+            size = 1 << max(6, (max(len(self._drawn), 1) - 1).bit_length())
+            self._drawn = np.concatenate([self._drawn, self._sequence.random(size)])
+        share = torch.as_tensor(self._drawn[:count]).to(self.box)
+        return self.box[:, 0] + share * (self.box[:, 1] - self.box[:, 0])
+
+
+def gauss_points(box: Tensor, pieces: int, count: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre points of equal pieces of a range, about `count` in all, and their weights with mean 1."""
+    each = max(2, -(-count // pieces))
+    nodes, weights = np.polynomial.legendre.leggauss(each)
+    share = (np.arange(pieces)[:, None] + (nodes + 1) / 2).reshape(-1, 1) / pieces
+    points = box[:, 0] + torch.as_tensor(share).to(box) * (box[:, 1] - box[:, 0])
+    return points, torch.as_tensor(np.tile(weights * each / 2, pieces)).to(box)
+
+
+def on_face(face: Face, box: Tensor, count: int) -> Float[Tensor, "points variables"]:
+    """About `count` points of a face: evenly spaced along one free variable, a regular grid in two."""
+    fixed = dict(face)
+    free = [number for number in range(len(box)) if number not in fixed]
+    each = max(2, round(count ** (1 / max(len(free), 1))))
+    axes = [torch.linspace(float(box[n, 0]), float(box[n, 1]), each, dtype=box.dtype) for n in free]
+    points = box.new_zeros(each ** len(free), len(box))
+    for number, value in fixed.items():
+        points[:, number] = value
+    if free:
+        points[:, free] = torch.cartesian_prod(*axes).reshape(-1, len(free)).to(box)
+    return points
+
+
+def condition_blocks(system: System, count: int, weight: float) -> list[Block]:
+    """The conditions at about `count` points a face, and the measured values."""
+    blocks = []
+    for condition in system.conditions:
+        if condition.periodic is None:
+            points = torch.cat([on_face(face, system.box, count) for face in condition.faces])
+            blocks.append(Block(condition.name, condition.relation, points, weight))
+        else:
+            low, high = (
+                on_face(((condition.periodic, float(end)),), system.box, count)
+                for end in system.box[condition.periodic]
+            )
+            blocks.append(Block(condition.name, condition.relation, low, weight, partner=high))
+    for measured in system.measured:
+        blocks.append(Block("data", measured.relation, measured.points, weight, target=measured.values))
+    return blocks
+
+
+def with_units(blocks: Sequence[Block], system: System, sizes: Float[Tensor, " unknowns"]) -> list[Block]:
+    """The blocks with the size of their terms as the unit of their residuals, so that units of the user cancel."""
+    return [replace(block, unit=unit_of(block.relation, system, sizes, block.points)) for block in blocks]
+
+
+def unit_of(relation: Relation, system: System, sizes: Tensor, points: Tensor, samples: int = 256) -> float:
+    """The largest root mean square of a term |dR/du_a| times the size of u_a, at points with values of that size.
+
+    The size of a derivative is the unknown's divided by half the box's extent for each differentiation.
+    """
+    half = system.half
+    scale = [float(sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod()) for each in relation.derivatives]
+    at = points[: min(samples, len(points))].cpu().numpy()
+    values = np.random.default_rng(0).standard_normal((len(at), len(scale))) * scale
+    constants = np.broadcast_to(system.guesses().cpu().numpy(), (len(at), len(system.vocabulary.constants)))
+    slopes = relation.slopes(np.concatenate([at, values, constants], axis=1))[:, : len(scale)]
+    sizes_of_terms = np.sqrt(np.mean((np.nan_to_num(slopes) * scale) ** 2, axis=0))
+    return float(sizes_of_terms.max()) or 1.0
+
+
+def sizes_of(system: System, points: Float[Tensor, "points variables"], count: int = 60) -> Float[Tensor, " unknowns"]:
+    """How large each unknown is: from data and conditions; where those are zero, from the equations' sources.
+
+    1 where nothing says so.
+    """
+    sizes = system.box.new_zeros(len(system.vocabulary.unknowns))
+    for block in condition_blocks(system, count, 1.0):
+        if block.partner is not None:
+            continue
+        left = _at_zero(block.relation, system, block.points) if block.target is None else block.target
+        for unknown, size in _implied(block.relation, system, left, block.points):
+            sizes[unknown] = max(float(sizes[unknown]), size)
+    if not bool((sizes > 0).any()):
+        for relation in system.equations:
+            for unknown, size in _implied(relation, system, _at_zero(relation, system, points), points):
+                sizes[unknown] = max(float(sizes[unknown]), size)
+    largest = float(sizes.max())
+    return torch.where(sizes > 0, sizes, largest if largest > 0 else 1.0)
+
+
+def _at_zero(relation: Relation, system: System, points: Tensor) -> Tensor:
+    """The residual where all unknowns are zero."""
+    width = len(relation.derivatives)
+    guesses = system.guesses().expand(len(points), -1)
+    arguments = torch.cat([points, points.new_zeros(len(points), width), guesses], dim=1)
+    return torch.as_tensor(np.nan_to_num(relation.residual(arguments.cpu().numpy()))).to(points)
+
+
+def _implied(relation: Relation, system: System, left: Tensor, points: Tensor) -> list[tuple[int, float]]:
+    """(unknown, the size at which its terms in `relation` reach `left`)."""
+    largest = float(left.abs().max())
+    if largest == 0:
+        return []
+    ones = torch.ones(len(system.vocabulary.unknowns), dtype=points.dtype)
+    unit = unit_of(relation, system, ones, points)
+    return [(unknown, largest / unit) for unknown in {each.unknown for each in relation.derivatives}]

@@ -1,0 +1,106 @@
+"""Jets against reverse mode, and Jacobians of anything computed from them against differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from kanrun.engine.equations import Monomials
+from kanrun.engine.equations.jets import derivatives
+from kanrun.engine.equations.network_jets import network_jets
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, MLP, Network, Polynomial
+from kanrun.errors import UsageError
+
+INDICES = [(2, 1), (0, 4), (1, 2)]
+
+
+def network(kind: str) -> Network:
+    drawn = torch.Generator().manual_seed(3)
+    if kind == "mlp":
+        made: Network = MLP.create([2, 4, 3], "tanh", generator=drawn)
+    else:
+        domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
+        spec = EdgeSpec(degree=6, base=kind)
+        made = KAN.create([2, 3, 3], 4, spec, domain=domain, initialisation="spline", generator=drawn)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+    return made
+
+
+def points(count: int) -> Tensor:
+    drawn = torch.Generator().manual_seed(1)
+    return 1.8 * torch.rand(count, 2, generator=drawn, dtype=torch.float64) - 0.9
+
+
+def by_autograd(model: Network, x: Tensor, output: int, index: tuple[int, ...]) -> Tensor:
+    x = x.clone().requires_grad_()
+    y = model(x)[:, output]
+    for variable, times in enumerate(index):
+        for _ in range(times):
+            (slope,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            y = slope[:, variable]
+    return y.detach()
+
+
+def test_monomials_hold_all_smaller_indices() -> None:
+    monomials = Monomials.covering([(2, 1)], 2)
+    assert monomials.indices == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1))
+    assert monomials.order == 3
+    assert monomials.factorial((2, 1)) == 2
+
+
+def test_products_are_truncated_products_of_polynomials() -> None:
+    monomials, x = Monomials.covering([(2, 2)], 2), points(6)
+    first, second = monomials.variables(x).split(1, dim=2)
+    first[0] += 2
+    product = monomials.multiply(first, monomials.multiply(second, second))
+    expected = {(0, 0): (x[:, 0] + 2) * x[:, 1] ** 2, (1, 1): 2 * x[:, 1], (0, 2): x[:, 0] + 2, (1, 2): 0 * x[:, 0] + 1}
+    for index, value in expected.items():
+        torch.testing.assert_close(product[monomials.position(index), :, 0], value, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("kind", ["zero", "silu", "mlp"])
+def test_components_are_the_derivatives(kind: str) -> None:
+    model, x, monomials = network(kind), points(7), Monomials.covering(INDICES, 2)
+    with torch.enable_grad():
+        jets = network_jets(model, x, monomials)
+    for index in monomials.indices:
+        found = jets.outputs[monomials.position(index), :, 1].detach() * monomials.factorial(index)
+        expected = by_autograd(model, x, 1, index)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max() + 1))
+
+
+@pytest.mark.parametrize("kind", ["zero", "silu", "mlp"])
+def test_the_jacobian_is_what_differences_say(kind: str) -> None:
+    model, x, monomials = network(kind), points(5), Monomials.covering(INDICES, 2)
+
+    def value(unknowns: Tensor) -> tuple[Tensor, Tensor]:
+        model.set_unknowns(unknowns)
+        with torch.enable_grad():
+            jets = network_jets(model, x, monomials)
+            out = jets.outputs
+            result = out[monomials.position((2, 1)), :, 0] * out[0, :, 1] + out[monomials.position((0, 4)), :, 2] ** 2
+            return result.detach(), jets.jacobian(result.sum())
+
+    start, step = model.get_unknowns(), 1e-6
+    _, jacobian = value(start)
+    scale = float(jacobian.abs().max())
+    for column, unit in enumerate(torch.eye(len(start), dtype=torch.float64)):
+        expected = (value(start + step * unit)[0] - value(start - step * unit)[0]) / (2 * step)
+        torch.testing.assert_close(jacobian[:, column], expected, rtol=1e-5, atol=1e-7 * scale)
+
+
+def test_derivatives_of_a_function() -> None:
+    z = torch.linspace(-1, 1, 5, dtype=torch.float64)
+    found = derivatives(torch.sin, z, 4)
+    for each, expected in zip(found, (z.sin(), z.cos(), -z.sin(), -z.cos(), z.sin()), strict=True):
+        torch.testing.assert_close(each.detach(), expected, rtol=1e-13, atol=1e-15)
+
+
+def test_other_networks_are_refused() -> None:
+    curve = Polynomial(4, 1, torch.tensor([[0.0, 1.0]], dtype=torch.float64))
+    with pytest.raises(UsageError, match="kind kan or mlp, not polynomial"):
+        network_jets(curve, torch.zeros(3, 1, dtype=torch.float64), Monomials.covering([(1,)], 1))

@@ -1,0 +1,174 @@
+"""Manufactured solutions: residual Jacobians, orders of convergence, and invariance under the user's units."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.equations import (
+    Ansatz,
+    Block,
+    Condition,
+    EquationPolicy,
+    Field,
+    OutputForm,
+    ResidualProblem,
+    Solution,
+    System,
+    Windows,
+    solve,
+)
+from kanrun.engine.equations.system import Points, gauss_points, sizes_of
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, Network, from_description
+from kanrun.errors import TrainingFailed
+from kanrun.formulas.equations import Vocabulary, parse_relation
+
+SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=((4, 6), (2, 10)), start_points=150)
+PLAIN = OutputForm()
+START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
+
+
+def kan(inputs: int, hidden: tuple[int, ...] = (), degree: int = 5, intervals: int = 4) -> Any:
+    def create(outputs: int, drawn: Generator) -> Network:
+        domain = torch.tensor([[-1.0, 1.0]] * inputs, dtype=torch.float64)
+        spec, shape = EdgeSpec(degree=degree, base="zero"), (inputs, *hidden, outputs)
+        return KAN.create(shape, intervals, spec, domain=domain, initialisation="spline", generator=drawn)
+
+    return create
+
+
+def system(
+    variables: dict[str, tuple[float, float]], equation: str, conditions: dict[str, tuple[Any, str]],
+    find: dict[str, float] | None = None,
+) -> System:  # fmt: skip
+    """`conditions` by name: faces, or the number of a periodic variable; and a formula."""
+    vocabulary = Vocabulary(tuple(variables), ("u",), tuple(find or {}))
+    made = []
+    for name, (faces, formula) in conditions.items():
+        relation = parse_relation(formula, vocabulary)
+        ring = isinstance(faces, int)
+        made.append(Condition(name, relation, () if ring else faces, faces if ring else None))
+    box = torch.tensor(list(variables.values()), dtype=torch.float64)
+    return System(vocabulary, box, (parse_relation(equation, vocabulary),), tuple(made), (), find or {})
+
+
+def solution(problem: System, create: Any, form: OutputForm = PLAIN, **more: Any) -> Solution:
+    intervals, policy = more.pop("intervals", (4, 8)), more.pop("policy", SMALL)
+    ansatz = Ansatz(create, form, intervals)
+    running = solve(problem, ansatz, policy, Generator().manual_seed(0), **more)
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            found: Solution = end.value
+            return found
+
+
+def error(found: Solution, truth: Any, box: Tensor) -> float:
+    share = torch.rand(2000, len(box), generator=Generator().manual_seed(5), dtype=torch.float64)
+    x = box[:, 0] + share * (box[:, 1] - box[:, 0])
+    with torch.no_grad():
+        return float((found.network(x)[:, 0] - truth(x)).norm() / truth(x).norm())
+
+
+@pytest.mark.parametrize("degree", [3, 4, 5])
+def test_the_order_of_convergence_is_degree_plus_one(degree: int) -> None:
+    problem = system({"x": (0, 1)}, "u_xx = -4*pi^2*sin(2*pi*x)", {"ends": (ENDS, "u = 0")})
+
+    def measured(intervals: int) -> float:
+        found = solution(problem, kan(1, degree=degree, intervals=intervals), intervals=(intervals,))
+        return error(found, lambda x: torch.sin(2 * torch.pi * x[:, 0]), problem.box)
+
+    slope = float(torch.tensor(measured(16) / measured(32)).log2())
+    assert slope == pytest.approx(degree + 1, abs=0.3)
+
+
+def test_a_product_is_found() -> None:
+    border = (((0, -1.0),), ((0, 1.0),), ((1, -1.0),), ((1, 1.0),))
+    right = "-2*pi^2*sin(pi*x)*sin(pi*y)"
+    problem = system({"x": (-1, 1), "y": (-1, 1)}, f"u_xx + u_yy = {right}", {"border": (border, "u = 0")})
+    found = solution(problem, kan(2, intervals=8), OutputForm(1, 1, 2), intervals=(8, 16, 32))
+    truth = error(found, lambda x: torch.sin(torch.pi * x[:, 0]) * torch.sin(torch.pi * x[:, 1]), problem.box)
+    assert truth < 1e-6
+    change = found.last[-1].change
+    assert change is not None
+    assert truth < 10 * change
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_units_of_the_solution_and_of_the_variable_change_nothing(unit: float) -> None:
+    plain = system({"x": (0, 1)}, "u_xx + u = 3*cos(x)", {"ends": (ENDS, "u = 1")})
+    far = (((0, 0.0),), ((0, unit),))
+    scaled = system(
+        {"x": (0, unit)}, f"u_xx*{unit!r}^2 + u = 3*cos(x/{unit!r})*{unit!r}", {"ends": (far, f"u = {unit!r}")}
+    )
+    ours, theirs = solution(plain, kan(1)), solution(scaled, kan(1))
+    at = torch.linspace(0, 1, 50, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs.network(at * unit) / unit, ours.network(at), rtol=1e-7, atol=1e-7)
+    assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
+
+
+def test_the_jacobian_of_all_blocks_is_what_differences_say() -> None:
+    conditions = {"ring": (0, "u_x = 0"), "start": ((((1, 0.0),),), "u = sin(x)")}
+    problem = system({"x": (0, 1), "t": (0, 1)}, "u_t = D*u_xx + u*u_x", conditions, {"D": 0.3})
+    drawn = Generator().manual_seed(0)
+    field = Field(kan(2, (2,))(1, drawn), PLAIN, problem.box, torch.tensor([2.0], dtype=torch.float64))
+    with torch.no_grad():
+        for _, parameter in field.unknowns():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+    inside = Points(problem.box, drawn).first(9)
+    low, high = (torch.tensor([[end, 0.2], [end, 0.7]], dtype=torch.float64) for end in (0.0, 1.0))
+    shares = torch.linspace(0.5, 1.5, 9, dtype=torch.float64)
+    blocks = [
+        Block("equation 0", problem.equations[0], inside, shares=shares),
+        Block("ring", problem.conditions[0].relation, low, 5.0, partner=high),
+        Block("start", problem.conditions[1].relation, inside[:4], 2.0, target=inside[:4, 0], unit=3.0),
+    ]
+    least = ResidualProblem(field, blocks, problem.guesses())
+    u, step = least.unknowns, 1e-6
+    rows = least.linearise(u).rows
+    assert rows is not None
+    for unit in torch.eye(len(u), dtype=torch.float64):
+        expected = (least.residual(u + step * unit) - least.residual(u - step * unit)) / (2 * step)
+        torch.testing.assert_close(rows.times(unit), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_windows_join_and_are_stored() -> None:
+    problem = system({"t": (0, 6)}, "u_tt = -u", {"a": (START, "u = 1"), "v": (START, "u_t = 0")})
+    found = solution(problem, kan(1), windows=3, intervals=(4, 8, 16))
+    assert isinstance(found.network, Windows)
+    assert len(found.last) == 3
+    assert error(found, lambda x: torch.cos(x[:, 0]), problem.box) < 1e-7
+    again = from_description(found.network.describe())
+    again.load_state_dict(found.network.state_dict())
+    at = torch.linspace(-0.5, 6.5, 40, dtype=torch.float64)[:, None]
+    with torch.no_grad():
+        torch.testing.assert_close(again(at), found.network(at), rtol=0, atol=0)
+    slope = found.network.derivative(at[5:-5], (1,))[:, 0]
+    torch.testing.assert_close(slope, -at[5:-5, 0].sin(), rtol=1e-5, atol=1e-5)
+
+
+def test_sizes_come_from_conditions_then_from_sources() -> None:
+    said = system({"x": (0, 1)}, "u_xx = 0", {"ends": (ENDS, "u = 7")})
+    quiet = system({"x": (0, 2)}, "u_xx = 12", {"ends": ((((0, 0.0),), ((0, 2.0),)), "u = 0")})
+    at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
+    assert float(sizes_of(said, at)[0]) == pytest.approx(7.0, rel=0.1)
+    assert float(sizes_of(quiet, at)[0]) == pytest.approx(12.0, rel=0.1)  # u'' times the half range squared
+
+
+def test_gauss_points_integrate_polynomials() -> None:
+    points, shares = gauss_points(torch.tensor([[1.0, 3.0]], dtype=torch.float64), 3, 9)
+    assert len(points) == 9
+    assert float((shares * points[:, 0] ** 5).mean()) == pytest.approx((3**6 - 1) / 6 / 2, rel=1e-13)
+
+
+def test_a_residual_that_is_nowhere_finite_is_said() -> None:
+    problem = system({"x": (-2, -1)}, "u_x = log(x)*u", {"a": ((((0, -2.0),),), "u = 1")})
+    with pytest.raises(TrainingFailed, match="not finite at any start"):
+        solution(problem, kan(1), policy=replace(SMALL, points=50))

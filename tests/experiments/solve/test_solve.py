@@ -1,0 +1,102 @@
+"""`kanrun solve` at smoke size: every equation of the group, the run folder, predictions, and refusals."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kanrun import load_run
+from kanrun.cli.app import main
+
+GROUP = Path(__file__).parents[3] / "conf/equation"
+EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
+KAN = "networks=[{kind: kan}]"
+SMOKE = [KAN, "equation.intervals=[4,8]", "points=200", "face_points=12", "steps=3"]
+OWN = ["solve", KAN, "equation.intervals=[4,8]", "points=200"]
+
+
+@pytest.fixture
+def outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "outputs"
+
+
+QUICK = ("poisson_product", "burgers", "inverse_reaction", "pendulum")
+
+
+@pytest.mark.parametrize(
+    "equation", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS]
+)
+def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: Path) -> None:
+    windows = ["equation.windows=2"] if equation in ("burgers", "allen_cahn", "lotka_volterra") else []
+    assert main(["solve", f"equation={equation}", *SMOKE, *windows]) == 0
+    run = outputs / "solve/v0001"
+    summary = pd.read_csv(run / "summary.csv").iloc[0]
+    assert summary["equation"] == equation
+    assert summary["verdict"] in ("solved", "doubtful", "failed")
+    assert np.isfinite(summary["residual_rms"])
+    assert np.isfinite(summary["l2"]) or equation == "poisson_source"  # which has no exact solution
+    assert {"convergence.png", "solution_0.png"} <= {path.name for path in (run / "figures").iterdir()}
+    assert len(pd.read_csv(run / "metrics.csv")) >= 2
+
+
+def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
+    words = ["equation=pendulum", "equation.variables.t=[0, 5]", "equation.intervals=[10,20,40]", KAN, "points=300"]
+    assert main(["solve", *words]) == 0
+    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+    assert (summary["verdict"], summary["against"]) == ("solved", "reference")
+    assert summary["l2"] < 1e-6
+    assert float(load_run(outputs / "solve/v0001").model().values(np.array([[0.0]]))[0, 0]) == pytest.approx(2.5)
+    Path("times.csv").write_text("t\n0\n1.5\n5\n")
+    assert main(["predict", "solve/latest", "--input", "times.csv", "--output", "out.csv"]) == 0
+    assert pd.read_csv("out.csv")["u"][0] == pytest.approx(2.5)
+
+
+def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
+    times = np.linspace(0, 2, 60)
+    noise = 1e-3 * np.random.default_rng(0).standard_normal(60)
+    pd.DataFrame({"t": times, "u": 3 * np.exp(-0.7 * times) + noise}).to_csv("decay.csv", index=False)
+    words = ["equation.variables={t: [0, 2]}", "equation.formula=u_t = -k*u", "equation.find={k: 2}"]
+    assert main([*OWN, *words, "equation.data=decay.csv"]) == 0
+    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+    assert abs(summary["k"] - 0.7) < 4 * summary["k_error"]
+    assert 1e-4 < summary["k_error"] < 1e-2
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["equation=own"], "must be given"),
+        (["equation.formula=u_xx = w"], "unknown name 'w'"),
+        (["equation.formula=[u_x = 0, u_y = 0]"], "2 equations for 1 unknowns"),
+        (["equation.variables.x=[1, -1]"], "is empty; the first end must be the lower"),
+        (["equation.variables.x=1"], "is no range; give [low, high]"),
+        (["equation.conditions={border: {at: 'x=5', formula: 'u = 0'}}"], "lies outside the box"),
+        (["equation.conditions={border: {at: 'z=0', formula: 'u = 0'}}"], "is no place"),
+        (["+equation.conditions.ring={periodic: z, formula: 'u = 0'}"], "none of the variables"),
+        (["equation.conditions={border: 3}"], "must be {at:"),
+        (["~equation.conditions.border"], "without conditions or data many functions solve"),
+        (["networks=[{kind: kan, degree: 2}]"], "for an equation of order 2"),
+        (["networks=[{kind: mlp, activation: relu}]"], "no second derivatives"),
+        (["networks=[{kind: tree}]"], "is none of kan, mlp"),
+        (["networks=[{kind: kan, width: 3}]"], "the key width"),
+        (["equation.windows=3"], "needs an equation that evolves"),
+        (["equation.data=missing.csv"], "missing.csv"),
+        (["points=2"], "points=2"),
+    ],
+)
+def test_refusals(words: list[str], sentence: str, outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", *words]) == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+    assert not list(outputs.glob("solve/v*"))
+
+
+def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
+    assert main(["solve", "equation=beam", KAN, "points=200"]) == 0
+    record = json.loads((outputs / "solve/v0001/run.json").read_text())
+    assert all(claim["holds"] for claim in record["claims"])
+    assert pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]["l2"] < 1e-12

@@ -1,0 +1,62 @@
+"""Equations as text: what they hold, their derivatives, and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanrun.errors import UsageError
+from kanrun.formulas.equations import Vocabulary, parse_relation
+
+PLANE = Vocabulary(("x", "t"), ("u",), ("k",))
+
+
+def test_a_relation_is_left_minus_right_and_knows_its_slopes() -> None:
+    relation = parse_relation("u_t = k*u_xx - u*u_x + sin(x)", PLANE)
+    assert [(each.name, each.index) for each in relation.derivatives] == [
+        ("u_t", (0, 1)), ("u_xx", (2, 0)), ("u", (0, 0)), ("u_x", (1, 0))
+    ]  # fmt: skip
+    assert relation.names == ("x", "t", "u_t", "u_xx", "u", "u_x", "k")
+    row = np.array([[0.3, 0.1, 5.0, 2.0, 0.7, -1.5, 0.25]])
+    assert relation.residual(row)[0] == pytest.approx(5.0 - 0.25 * 2.0 + 0.7 * -1.5 - np.sin(0.3), rel=1e-14)
+    np.testing.assert_allclose(relation.slopes(row), [[1.0, -0.25, -1.5, 0.7, -2.0]], rtol=1e-14)
+    assert relation.order == 2
+
+
+def test_variables_of_several_letters_and_mixed_derivatives() -> None:
+    relation = parse_relation("v_xtime + u_timetime = 0", Vocabulary(("x", "time"), ("u", "v")))
+    assert [(each.unknown, each.index) for each in relation.derivatives] == [(1, (1, 1)), (0, (0, 2))]
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("u_xx + u", "two formulas with one = between them"),
+        ("u_xx = 1 = 2", "two formulas with one = between them"),
+        ("x = 1", "does not hold the unknown u"),
+        ("u_y = 0", "after the underscore come variables, which are x, t"),
+        ("u_ = 0", "ends in an underscore"),
+        ("u_xxxxx = 0", "of order 5; at most 4 is possible"),
+        ("u = w", "unknown name 'w'"),
+        ("u - u = 0", "the unknown cancels out"),
+        ("u = system('x')", "unknown function"),
+        ("u.real = 0", "is not allowed"),
+    ],
+)
+def test_refusals(text: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        parse_relation(text, PLANE)
+
+
+@pytest.mark.parametrize(
+    ("variables", "unknowns", "sentence"),
+    [
+        (("x", "x"), ("u",), "names two things"),
+        (("sin",), ("u",), "function or constant"),
+        (("pi",), ("u",), "function or constant"),
+        (("x_1",), ("u",), "no name for an equation"),
+    ],
+)
+def test_names_that_are_refused(variables: tuple[str, ...], unknowns: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        Vocabulary(variables, unknowns)
