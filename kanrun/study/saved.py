@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,10 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
 from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
-from kanrun.study.problem import LearningProblem
 from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
+
+if TYPE_CHECKING:
+    from kanrun.study.problem import LearningProblem
 
 Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]

@@ -1,15 +1,32 @@
 """What is to be learned: functions, formulas and tables, and the points drawn from them.
 
-Importing this loads numpy, scipy and sympy, never torch.
+Nothing here loads torch. Names are loaded when they are first asked for: who reads a table needs no sympy.
 """
 
-from kanrun.targets.data import Dataset, Points, Scaling, Target
-from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
-from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
-from kanrun.targets.sampling import generator
-from kanrun.targets.table_file import TableLimits, check_output, table_bytes
-from kanrun.targets.table_targets import planar_points
-from kanrun.targets.tables import read_inputs
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kanrun.targets.data import Dataset, Points, Scaling, Target
+    from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
+    from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
+    from kanrun.targets.sampling import generator
+    from kanrun.targets.table_file import TableLimits, check_output, table_bytes
+    from kanrun.targets.table_targets import planar_points
+    from kanrun.targets.tables import read_inputs
+
+_NAMES = {
+    "data": "Dataset Points Scaling Target",
+    "datasets": "SplitPolicy build_target make_dataset",
+    "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target peaks_formula",
+    "sampling": "generator",
+    "table_file": "TableLimits check_output table_bytes",
+    "table_targets": "planar_points",
+    "tables": "read_inputs",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
     "GIVEN_POINTS",
@@ -32,3 +49,9 @@ __all__ = [
     "read_inputs",
     "table_bytes",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'kanrun.targets' has no attribute {name!r}")
+    return getattr(import_module(f"kanrun.targets.{_MODULES[name]}"), name)
