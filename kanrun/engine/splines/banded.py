@@ -10,7 +10,6 @@ from __future__ import annotations
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from torch import Tensor
 
 #: Smallest pivot, relative to the largest one, that leaves the squared system enough digits.
@@ -36,6 +35,8 @@ def banded_solution(
 
 
 def _one(basis: Tensor, interval: Tensor, values: Tensor, functions: int) -> Tensor | None:
+    from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded  # not needed to predict
+
     local = basis.shape[1]
     columns = interval[:, None] + torch.arange(local, device=interval.device)
     band = basis.new_zeros(local, functions)  # band[d, f]: function f times function f + d
