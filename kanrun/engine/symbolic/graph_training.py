@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph, depths
-from kanrun.engine.symbolic.refit import RefitSettings, Rows, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
 
@@ -79,7 +79,7 @@ def sparsified(graph: Graph, data: SearchData, weight: float, policy: GraphTrain
     """The graph after a few reweighted fits with the sparsity penalty, `weight` relative to the variance of y."""
     for _ in range(policy.sparse_rounds):
         rows = sparsity_rows(graph, data.x, weight * data.spread**2)
-        settings = RefitSettings(steps=8, penalty=1e-9, extra=rows, gain=1e-2)
+        settings = RefitSettings(steps=8, penalty=1e-9, rows=rows, gain=1e-2)
         graph = fitted_grids(refit(graph, data.x, data.y, settings).graph, data.x, margin=0.05)
     return graph
 
@@ -90,8 +90,8 @@ def magnitudes(graph: Graph, x: Array) -> Array:
     return np.array([float(np.std(out)) for out in outs])
 
 
-def sparsity_rows(graph: Graph, x: Array, weight: float) -> Rows:
-    """The paper's sparsity penalty near `graph` as rows (residual, Jacobian) in the parameters of the same edges.
+def sparsity_rows(graph: Graph, x: Array, weight: float) -> Array:
+    """The paper's sparsity penalty near `graph` as rows over the parameters of the same edges.
 
     lambda (sum_e m_e + sum_layers S), m_e the root mean square deviation of an edge's output, S = -sum p log p of its
     layer's shares p = m / sum m (arXiv 2404.19756, eqs. 2.17 to 2.20, with squares for absolute values). Near the
@@ -115,8 +115,7 @@ def sparsity_rows(graph: Graph, x: Array, weight: float) -> Rows:
         pulled = weight * max(1 + float(pull[i]), 0.0) / (2 * max(float(size[i]), floor))
         block[:, starts[i] : starts[i + 1]] = np.sqrt(pulled) * triangle
         blocks.append(block)
-    rows = np.concatenate(blocks) if blocks else np.zeros((0, int(starts[-1])))
-    return lambda other: (rows @ other.parameters, rows)
+    return np.concatenate(blocks) if blocks else np.zeros((0, int(starts[-1])))
 
 
 def _entropy_pull(size: Array, layer: list[int]) -> Array:
