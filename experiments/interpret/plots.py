@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kanrun.figures.diagram import draw_network
-from kanrun.figures.diagram_layout import lay_out
+from kanrun.figures.network import draw_network, lay_out
 from kanrun.figures.style import GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, say_above, styled
 
 if TYPE_CHECKING:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from kanrun.figures.diagram import draw_network, network_diagram
 from kanrun.figures.edge_panels import edges
-from kanrun.figures.prediction import predictions
-from kanrun.figures.residual import residuals
+from kanrun.figures.network import draw_network, network_diagram
+from kanrun.figures.prediction import predictions, residuals
 
 __all__ = ["draw_network", "edges", "network_diagram", "predictions", "residuals"]

@@ -9,8 +9,8 @@ import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from kanrun.figures.diagram_layout import text_of
-from kanrun.figures.style import BLUE, GREY, first_seed, letters, only_some, styled, truths
+from kanrun.figures.panels import small_multiples
+from kanrun.figures.style import BLUE, first_seed, letters, only_some, say_above, styled, truths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,19 +34,16 @@ def edges(table: pandas.DataFrame) -> Figure:
     groups = strongest(table, _MOST)
     count = max(1, len(groups))
     columns = min(_COLUMNS, count)
-    rows = -(-count // columns)
     there = len(table.drop_duplicates(KEYS))
     remark = only_some(len(groups), there, "edges, those with the highest scores")
     if without:
         said = f"{without} pruned edge{'s' if without > 1 else ''} not drawn"
         remark = f"{remark}; {said}" if remark else said
-    figure, every = _panels(rows, columns, 0.3 if remark else 0.1)
-    for axes in every[len(groups) :]:
-        axes.set_axis_off()
-    for axes, (key, group) in zip(every, groups, strict=False):
+    wide, high = (1.45, 1.3) if columns > 3 else (1.95, 1.6)
+    figure, panels = small_multiples(len(groups), columns, high, 0.2, wide * columns + 0.1)
+    for axes, (key, group) in zip(panels, groups, strict=True):
         _panel(axes, group, title_of(key, group))
-    if remark:
-        figure.text(0.5, 1 - 0.08 / figure.get_figheight(), remark, ha="center", va="top", color=GREY)
+    say_above(figure, remark)
     return figure
 
 
@@ -55,22 +52,6 @@ def pruned_rows(table: pandas.DataFrame) -> pandas.Series[bool]:
     if "pruned" not in table:
         return pandas.Series(False, index=table.index)
     return truths(table["pruned"])
-
-
-def _panels(rows: int, columns: int, top: float) -> tuple[Figure, list[Axes]]:
-    """Return a figure and its axes, placed by the inch: constrained layout takes as long as drawing them."""
-    wide, high = (1.0, 0.8) if columns > 3 else (1.5, 1.1)
-    left, between, above, below = 0.42, 0.42, 0.28, 0.2  # room of tick labels and titles
-    width = left + columns * wide + (columns - 1) * between + 0.12
-    height = top + rows * (above + high + below)
-    figure = Figure(figsize=(width, height))
-    axes = []
-    for row in range(rows):
-        for column in range(columns):
-            corner = left + column * (wide + between), height - top - (row + 1) * (above + high) - row * below
-            box = corner[0] / width, corner[1] / height, wide / width, high / height
-            axes.append(figure.add_axes(box))
-    return figure, axes
 
 
 def strongest(table: pandas.DataFrame, most: int) -> list[tuple[tuple[int, int, int], pandas.DataFrame]]:
@@ -106,3 +87,9 @@ def _panel(axes: Axes, rows: pandas.DataFrame, title: str) -> None:
     if np.isfinite(values).any() and np.nanmax(values) - np.nanmin(values) < 1e-12:
         middle = float(np.nanmean(values))  # a constant: no axis full of rounding errors
         axes.set_ylim(middle - 1, middle + 1)
+
+
+def text_of(rows: pandas.DataFrame, column: str) -> str:
+    """Return the text in `column` of the first row, empty where there is none."""
+    value = rows[column].iloc[0] if column in rows else None
+    return "" if value is None or value != value else str(value)  # noqa: PLR0124  (a missing value)
