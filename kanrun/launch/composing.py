@@ -124,15 +124,15 @@ def compose(request: Request, loader: ConfigLoader) -> Plan:
     if not several:
         single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
         if single.hydra.mode != RunMode.MULTIRUN:
-            _check(single, parsed)
+            _check(request.module, single, parsed)
             return Plan((_job(single),), ((),), False, single)
     master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
-    refusals.check_hydra(master.hydra, parsed)
+    refusals.check_hydra(request.module, master.hydra, parsed)
     swept = sweep_overrides(master, loader)
     jobs = []
     for job in swept:
         composed = loader.load_sweep_config(master, list(job))
-        _check(composed, parsed)
+        _check(request.module, composed, parsed)
         jobs.append(_job(composed))
     return Plan(tuple(jobs), swept, True, master)
 
@@ -145,8 +145,8 @@ def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
     return mode
 
 
-def _check(composed: DictConfig, parsed: Sequence[Override]) -> None:
-    refusals.check_hydra(composed.hydra, parsed)
+def _check(module: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
+    refusals.check_hydra(module, composed.hydra, parsed)
     refusals.check_cluster(composed, parsed)
 
 

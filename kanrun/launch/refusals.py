@@ -1,8 +1,8 @@
 """What a configuration may not do: Hydra builds some objects by itself, so it could run code that someone sends.
 
-kanrun never builds an object that a configuration names. Hydra does, for callbacks, launcher, sweeper and
-logging; all of these are looked at after composing and before Hydra sees them, wherever they come from. So are the
-places at which it writes: a file that someone sends must not choose them.
+kanrun never builds an object that a configuration names. Hydra does, for callbacks, launcher, sweeper and logging, and
+it writes where a configuration says. A short list of its settings may be given, and is looked at after composing and
+before Hydra uses it, wherever it comes from; the rest must be as Hydra has it.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
+from hydra.conf import HydraConf
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
+import kanrun.conf
 from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
@@ -31,18 +33,17 @@ LAUNCHERS = {
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": "submitit_slurm",
 }
 SWEEPERS = {f"{_OWN}.basic_sweeper.BasicSweeper": "basic"}
-HANDLERS = {"logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"}
-STREAMS = {"ext://sys.stdout", "ext://sys.stderr"}
 # Shell commands that a launcher puts into a job's script: from the command line only, never from a file.
 SHELL_KEYS = ("setup", "srun_args", "additional_parameters", "python")
 # Folders that a launcher writes to: where it likes, or where the command line says.
 FOLDER_KEYS = ("submitit_folder", "temp_folder")
 VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
-_NAME = re.compile(r"[\w.-]+")
-_LOG_FILE = re.compile(r"\$\{hydra\.runtime\.output_dir\}/(\$\{hydra\.job\.name\}|[\w-])[\w.-]*")
 NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
-# Of these, the two that Hydra's settings decide: a job's folder in its sweep's, and that of the configuration in it.
-_INSIDE = {"sweep.subdir": "${hydra.job.num}", "output_subdir": ".hydra"}
+# What a configuration may set of `hydra`, looked at below where it could do harm; the rest stays as Hydra has it.
+SETTABLE = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set")
+# What Hydra writes itself, and the folders that kanrun sets whatever a file says of them.
+_WRITTEN = ("run", "sweep.dir", "sweep.mode", "runtime", "overrides", "help", "hydra_help", "job.override_dirname",
+            "job.id", "job.num", "job.config_name", "job.config", "env", "output")  # fmt: skip
 _IN_SWEEP = re.compile(r"\$\{hydra\.sweep\.dir\}(/[\w%.-]+)*")
 
 
@@ -80,12 +81,9 @@ def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
             raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder.")
 
 
-def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
-    """Raises UsageError for a part of Hydra's composed settings that could run code."""
-    if hydra.get("callbacks"):
-        names = ", ".join(str(name) for name in hydra.callbacks)
-        raise UsageError(f"hydra.callbacks.{names} is refused, since a configuration may not name code to run.")
-    _check_places(OmegaConf.to_container(hydra, resolve=False))
+def check_hydra(module: str, hydra: DictConfig, parsed: Sequence[Override]) -> None:
+    """Raises UsageError for what a configuration may not set of Hydra's, and for what of it could run code."""
+    _check_settable(module, OmegaConf.to_container(hydra, resolve=False))
     _check_plugin("launcher", hydra.launcher, LAUNCHERS)
     check_slurm(hydra.launcher)
     _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
@@ -95,10 +93,21 @@ def check_hydra(hydra: DictConfig, parsed: Sequence[Override]) -> None:
     for name in hydra.job.env_set:
         if not str(name).startswith(VARIABLES):
             raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}.")
+
+
+def _check_settable(module: str, given: Any) -> None:
+    """The one rule: outside `SETTABLE`, Hydra's settings are its own and those of kanrun's logging."""
+    usual: Any = OmegaConf.to_container(OmegaConf.structured(HydraConf))
+    usual["job"]["name"], usual["sweep"]["subdir"] = module, "${hydra.job.num}"
     for name in ("job_logging", "hydra_logging"):
-        _check_logging(f"hydra.{name}", hydra[name])
-    if not _NAME.fullmatch(str(OmegaConf.select(hydra, "job.name", throw_on_missing=False) or "kanrun")):
-        raise UsageError(f"hydra.job.name={hydra.job.name} is refused; a name has letters, digits and _ - . only.")
+        file = Path(kanrun.conf.__path__[0], "hydra", name, "kanrun.yaml")
+        usual[name] = yaml.safe_load(file.read_text(encoding="utf-8"))
+    own = dict(_leaves(usual))
+    for path, value in _leaves(given):
+        free = any(f"{path}.".startswith(f"{name}.") for name in (*SETTABLE, *_WRITTEN))
+        if free or (path in own and own[path] == value):
+            continue
+        raise UsageError(f"hydra.{path}={value} is refused; of hydra, a configuration may set {', '.join(SETTABLE)}.")
 
 
 def check_slurm(launcher: DictConfig) -> None:
@@ -138,14 +147,6 @@ def address_of(executor: ExecutorConfig, given: str | None, folder: Path) -> str
     return given
 
 
-def _check_places(hydra: Any) -> None:
-    """`hydra.run.dir` and `hydra.sweep.dir` are kanrun's to set; whatever a file says of them is overridden."""
-    found = {"sweep.subdir": hydra["sweep"]["subdir"], "output_subdir": hydra["output_subdir"]}
-    for name, value in found.items():
-        if value != _INSIDE[name]:
-            raise UsageError(f"hydra.{name}={value} is refused, since kanrun numbers its run folders itself.")
-
-
 def _check_folders(launcher: Any, typed: set[str]) -> None:
     for path, key, value in _walk(launcher):
         inside = value is None or (_IN_SWEEP.fullmatch(str(value)) and ".." not in str(value))
@@ -174,21 +175,6 @@ def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:
         raise UsageError(f"hydra.{part}.{inner[0]} is refused, since a configuration may not name code to run.")
 
 
-def _check_logging(name: str, node: Any) -> None:
-    """`logging.config` builds handlers by class and resolves `ext://` names: only plain ones pass."""
-    if node is None:
-        return
-    for path, key, value in _walk(OmegaConf.to_container(node, resolve=False)):
-        where = f"{name}.{path}={value} is refused"
-        if key in ("()", ".") or (key == "class" and value not in HANDLERS):
-            raise UsageError(f"{where}; handlers may be {', '.join(sorted(HANDLERS))}.")
-        if key == "filename":
-            if not _LOG_FILE.fullmatch(str(value)):
-                raise UsageError(f"{where}; a log is a file in ${{hydra.runtime.output_dir}}/.")
-        elif isinstance(value, str) and ("${" in value or ("://" in value and value not in STREAMS)):
-            raise UsageError(f"{where}; streams may be {', '.join(sorted(STREAMS))}.")
-
-
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
     """All (path, key, value) of nested dicts and lists."""
     items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -196,3 +182,8 @@ def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
         where = f"{path}.{key}" if path else str(key)
         yield where, str(key), inner
         yield from _walk(inner, where)
+
+
+def _leaves(value: Any) -> Iterator[tuple[str, Any]]:
+    """All (path, value) of nested dicts that are not dicts with something in them."""
+    return ((path, inner) for path, _, inner in _walk(value) if not (isinstance(inner, dict | list) and inner))
