@@ -1,7 +1,7 @@
 """Measuring side by side: each competitor in turn, round after round, so that a busy machine slows all alike.
 
-The order rotates, and each turn begins with a step that is not timed, so that nobody pays for what the one before left
-in the caches.
+The order rotates, and each turn begins with a step that is not timed, so that no competitor pays for what the one
+before left in the caches.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WARM_UP = 3
 
 
 def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str, NDArray[np.float64]]:
-    """Seconds a step of each, one number a round; nan in rounds that it sat out."""
+    """Seconds per step of each competitor, one number per round; NaN in rounds that it sat out."""
     expected = {name: _warm(step) for name, step in steps.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
     began = time.perf_counter()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from kanrun.experiments.compare_mlp import contest
+from kanrun.experiments.compare_mlp import matched_run
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, MLPConfig
@@ -34,7 +34,7 @@ GRAIN = 2.0**-16
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every depth, 0 for a single linear layer."""
-    return [{"case": case, "depth": depth} for case in contest.cases_of(cfg) for depth in cfg.depths]
+    return [{"case": case, "depth": depth} for case in matched_run.cases_of(cfg) for depth in cfg.depths]
 
 
 def check(cfg: CompareMLPConfig) -> None:
@@ -46,19 +46,19 @@ def check(cfg: CompareMLPConfig) -> None:
     if getattr(cfg.solver, "kind", "") != "lm":
         raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")
     for cell in cells(cfg):
-        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        case = matched_run.case_of(cfg, cell["case"], cfg.seed)
         make_plan(_model(cfg, cell), case.settings.solver, case.problem)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one depth, then compare."""
-    case = contest.case_of(cfg, cell["case"], seed)
-    trained = contest.train_mlp(case, _model(cfg, cell), STEPS, seed)
+    case = matched_run.case_of(cfg, cell["case"], seed)
+    trained = matched_run.train_mlp(case, _model(cfg, cell), STEPS, seed)
     network, data = trained.network, case.problem.data
     assert isinstance(network, MLP)
     to_the_end(network, data)
     marks = {"comparison": cfg.comparison, "activation": "identity", "depth": cell["depth"]}
-    yield contest.result(case, trained, marks)
+    yield matched_run.result(case, trained, marks)
     matrix, offset = product(network)
     points = data.everything
     least = least_squares(points.x, points.y)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from kanrun.experiments.compare_mlp import contest
-from kanrun.experiments.compare_mlp.contest import Case
+from kanrun.experiments.compare_mlp import matched_run
+from kanrun.experiments.compare_mlp.matched_run import Case
 from kanrun.experiments.compare_mlp.verdicts import verdict_claims
 
 from kanrun.config import CompareMLPConfig, MLPConfig
@@ -38,8 +38,10 @@ MOST_WORK = 1e9
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each KAN and, for each, the MLPs that match it; then MLPs of given widths, and the counts of growth."""
     found: list[dict[str, Any]] = []
-    for case in contest.cases_of(cfg):
-        kans = [{"case": case, "hidden": hidden, "grid": g} for hidden in contest.shapes_of(case) for g in cfg.grids]
+    for case in matched_run.cases_of(cfg):
+        kans = [
+            {"case": case, "hidden": hidden, "grid": g} for hidden in matched_run.shapes_of(case) for g in cfg.grids
+        ]
         kinds: list[dict[str, Any]] = [{"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations]
         found += [{"model": "kan", **kan} for kan in kans]
         if cfg.match is not None:
@@ -56,8 +58,8 @@ def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
     if not cfg.grids:
         raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
-    for case in contest.cases_of(cfg):
-        if not contest.shapes_of(case):
+    for case in matched_run.cases_of(cfg):
+        if not matched_run.shapes_of(case):
             raise UsageError("A case has shapes: []; list hidden widths, such as shapes: [[1]].")
     if cfg.match is not None and (not cfg.depths or min(cfg.depths) < 1):
         raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
@@ -72,16 +74,16 @@ def check(cfg: CompareMLPConfig) -> None:
     for cell in cells(cfg):
         if cell["model"] == "growth":
             continue
-        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        case = matched_run.case_of(cfg, cell["case"], cfg.seed)
         if cell["model"] == "kan":
-            model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
-            contest.budget_of(case, model)
+            model = matched_run.kan_settings(cfg, cell["hidden"], cell["grid"])
+            matched_run.budget_of(case, model)
             shape = network_shape(model, case.problem.inputs, case.problem.outputs)
             kans.append((case.name, shape, cell["grid"]))
         else:
             mlp = MLPConfig(list(cell.get("widths", [1])), cell["activation"])
             make_plan(mlp, case.settings.solver, case.problem)
-    contest.check_once(f"{target}: the KAN {name_of(shape, grid, cfg.grids)}" for target, shape, grid in kans)
+    matched_run.check_once(f"{target}: the KAN {name_of(shape, grid, cfg.grids)}" for target, shape, grid in kans)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
@@ -90,14 +92,14 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         if seed == cfg.seed:
             yield from growth_rows(cell)
         return
-    case = contest.case_of(cfg, cell["case"], seed)
+    case = matched_run.case_of(cfg, cell["case"], seed)
     marks = {"comparison": cfg.comparison, "match": cfg.match, "degree": cfg.model.degree}
     if cell["model"] == "kan":
-        model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
-        network = contest.kan_of(case, model)
-        trained = contest.train_kan(case, model, seed)
+        model = matched_run.kan_settings(cfg, cell["hidden"], cell["grid"])
+        network = matched_run.kan_of(case, model)
+        trained = matched_run.train_kan(case, model, seed)
         name = name_of(network.shape, cell["grid"], cfg.grids)
-        yield contest.result(case, trained, {**marks, "kan": name, "activation": model.base})
+        yield matched_run.result(case, trained, {**marks, "kan": name, "activation": model.base})
         if seed == cfg.seed:
             yield from count_rows(case, network, name)
         return
@@ -107,25 +109,25 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
 def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]) -> Iterator[Record]:
     activation, kan, off = cell["activation"], None, None
     if "widths" in cell:
-        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, contest.shapes_of(cell["case"]))
+        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, matched_run.shapes_of(cell["case"]))
     else:
-        model = contest.kan_settings(cfg, cell["hidden"], cell["grid"])
-        _, steps = contest.budget_of(case, model)
-        network = contest.kan_of(case, model)
+        model = matched_run.kan_settings(cfg, cell["hidden"], cell["grid"])
+        _, steps = matched_run.budget_of(case, model)
+        network = matched_run.kan_of(case, model)
         match = matched(str(cfg.match), case, network, cell["depth"], activation)
         hidden, kan, off = list(match.hidden), name_of(network.shape, cell["grid"], cfg.grids), match.off
         if not match.close and seed == cfg.seed:
             layers = f"no MLP of depth {cell['depth']} matches {kan} in {cfg.match}"
             nearest = f"the nearest has {' and '.join(map(str, hidden))} nodes and is off by {off:+.0%}"
             yield Note(f"{case.name}: {layers}; {nearest}", warning=True)
-    trained = contest.train_mlp(case, MLPConfig(hidden, activation), steps, seed)
-    yield contest.result(case, trained, {**marks, "kan": kan, "activation": activation, "off": off})
+    trained = matched_run.train_mlp(case, MLPConfig(hidden, activation), steps, seed)
+    yield matched_run.result(case, trained, {**marks, "kan": kan, "activation": activation, "off": off})
 
 
 def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]) -> int:
     """The largest budget of the case's KANs, for MLPs that are matched to none."""
     kans = itertools.product(shapes, cfg.grids)
-    return max(contest.budget_of(case, contest.kan_settings(cfg, hidden, grid))[1] for hidden, grid in kans)
+    return max(matched_run.budget_of(case, matched_run.kan_settings(cfg, hidden, grid))[1] for hidden, grid in kans)
 
 
 def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Match:
@@ -143,9 +145,9 @@ def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Ma
 
     def seconds(hidden: tuple[int, ...]) -> float:
         mlp = factory(MLPConfig(list(hidden), activation), case.problem)(generator(0, "size"))
-        return contest.inference_seconds(mlp, x)
+        return matched_run.inference_seconds(mlp, x)
 
-    return by_time(seconds, depth, contest.inference_seconds(kan, x), widest(case, depth))
+    return by_time(seconds, depth, matched_run.inference_seconds(kan, x), widest(case, depth))
 
 
 def widest(case: Case, depth: int) -> int:
@@ -166,16 +168,16 @@ def second_order_work(rows: int, parameters: int) -> int:
 
 def name_of(shape: Sequence[int], grid: Any, grids: list[Any]) -> str:
     """A KAN by its shape and last grid; by all of its grids where another of `grids` ends on the same one."""
-    last = [contest.schedule_of(other)[-1] for other in grids]
-    own = contest.schedule_of(grid)[-1]
-    return f"[{','.join(map(str, shape))}] G = {own if last.count(own) == 1 else contest.words_of(grid)}"
+    last = [matched_run.schedule_of(other)[-1] for other in grids]
+    own = matched_run.schedule_of(grid)[-1]
+    return f"[{','.join(map(str, shape))}] G = {own if last.count(own) == 1 else matched_run.words_of(grid)}"
 
 
 def count_rows(case: Case, kan: KAN, name: str) -> Iterator[Row]:
     """The KAN's parameters by every convention, beside what its modules hold and its FLOPs by both counts."""
     size, exact = size_of(kan), kan.count()
     for convention in CONVENTIONS:
-        marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **contest.flops_of(kan)}
+        marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **matched_run.flops_of(kan)}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
         yield Row("counts", {**marks, **words, "source": convention.source, "count": convention.count(size)})
 

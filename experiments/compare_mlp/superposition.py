@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from kanrun.experiments.compare_mlp import contest
+from kanrun.experiments.compare_mlp import matched_run
 
 from kanrun.config import CompareMLPConfig
 from kanrun.errors import UsageError
@@ -23,21 +23,21 @@ Cell = Mapping[str, Any]
 
 def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each target along each grid schedule."""
-    return [{"case": case, "grid": grid} for case in contest.cases_of(cfg) for grid in cfg.grids]
+    return [{"case": case, "grid": grid} for case in matched_run.cases_of(cfg) for grid in cfg.grids]
 
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be trained, and for an error to be reached that is none."""
     networks = []
     for cell in cells(cfg):
-        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        case = matched_run.case_of(cfg, cell["case"], cfg.seed)
         _check_bound(case, cell["case"].get("bound", 1.0))
-        contest.budget_of(case, contest.kan_settings(cfg, _hidden(case), cell["grid"]))
-        networks.append(f"{case.name} with G = {contest.words_of(cell['grid'])}")
-    contest.check_once(networks)
+        matched_run.budget_of(case, matched_run.kan_settings(cfg, _hidden(case), cell["grid"]))
+        networks.append(f"{case.name} with G = {matched_run.words_of(cell['grid'])}")
+    matched_run.check_once(networks)
 
 
-def _check_bound(case: contest.Case, bound: Any) -> None:
+def _check_bound(case: matched_run.Case, bound: Any) -> None:
     if isinstance(bound, bool) or not isinstance(bound, int | float) or not 0 < bound < math.inf:
         raise UsageError(
             f"bound: {bound} of the case {case.name} must be a positive number, the relative error to be reached."
@@ -46,15 +46,15 @@ def _check_bound(case: contest.Case, bound: Any) -> None:
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train the theorem's shape on one function."""
-    case = contest.case_of(cfg, cell["case"], seed)
-    model = contest.kan_settings(cfg, _hidden(case), cell["grid"])
-    trained = contest.train_kan(case, model, seed)
+    case = matched_run.case_of(cfg, cell["case"], seed)
+    model = matched_run.kan_settings(cfg, _hidden(case), cell["grid"])
+    trained = matched_run.train_kan(case, model, seed)
     bound = cell["case"].get("bound")
     marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": model.base, "bound": bound}
-    yield contest.result(case, trained, {**marks, "grid": contest.words_of(cell["grid"])})
+    yield matched_run.result(case, trained, {**marks, "grid": matched_run.words_of(cell["grid"])})
 
 
-def _hidden(case: contest.Case) -> list[int]:
+def _hidden(case: matched_run.Case) -> list[int]:
     return [2 * case.problem.inputs + 1]
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from kanrun.experiments.compare_mlp import contest
+from kanrun.experiments.compare_mlp import matched_run
 from kanrun.experiments.compare_mlp.verdicts import complete, judge
 from torch import Generator
 
@@ -43,8 +43,8 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every variant of every KAN."""
     return [
         {"case": case, "hidden": hidden, "grid": grid, "variant": variant}
-        for case in contest.cases_of(cfg)
-        for hidden in contest.shapes_of(case)
+        for case in matched_run.cases_of(cfg)
+        for hidden in matched_run.shapes_of(case)
         for grid in cfg.grids
         for variant in VARIANTS
     ]
@@ -53,8 +53,8 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for a KAN that cannot be built, or a solver that would not use its base."""
     for cell in cells(cfg):
-        case = contest.case_of(cfg, cell["case"], cfg.seed)
-        plan, _ = contest.budget_of(case, contest.kan_settings(cfg, cell["hidden"], cell["grid"]))
+        case = matched_run.case_of(cfg, cell["case"], cfg.seed)
+        plan, _ = matched_run.budget_of(case, matched_run.kan_settings(cfg, cell["hidden"], cell["grid"]))
         if plan.solver == "lm":
             raise UsageError(
                 "comparison=implementation_tricks needs a solver that trains w_b and w_s, and solver=lm keeps w_s "
@@ -69,16 +69,16 @@ def check(cfg: CompareMLPConfig) -> None:
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one variant, with the same starts, steps and data as the others."""
-    case = contest.case_of(cfg, cell["case"], seed)
+    case = matched_run.case_of(cfg, cell["case"], seed)
     off = dict(VARIANTS[cell["variant"]])
     unscaled = off.pop("unscaled", False)
-    model = replace(contest.kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
-    plan, _ = contest.budget_of(case, model)
+    model = replace(matched_run.kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
+    plan, _ = matched_run.budget_of(case, model)
     create = factory(model, case.problem, plan.solver)
     chosen = _Unscaled(create) if unscaled else create
     trained = fit(chosen, case.problem.data, plan, generator(seed, "training"))
     marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}
-    yield contest.result(case, trained, marks)
+    yield matched_run.result(case, trained, marks)
 
 
 class _Unscaled:

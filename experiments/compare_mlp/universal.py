@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-from kanrun.experiments.compare_mlp import contest
+from kanrun.experiments.compare_mlp import matched_run
 
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.errors import UsageError
@@ -26,7 +26,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Every width of every activation on every target."""
     return [
         {"case": case, "activation": activation, "width": width}
-        for case in contest.cases_of(cfg)
+        for case in matched_run.cases_of(cfg)
         for activation in cfg.activations
         for width in cfg.widths
     ]
@@ -39,16 +39,16 @@ def check(cfg: CompareMLPConfig) -> None:
     if not cfg.widths:
         raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")
     for cell in cells(cfg):
-        case = contest.case_of(cfg, cell["case"], cfg.seed)
+        case = matched_run.case_of(cfg, cell["case"], cfg.seed)
         make_plan(MLPConfig([cell["width"]], cell["activation"]), case.settings.solver, case.problem)
 
 
 def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     """Train one width; its relative error and which of the wanted errors it reaches."""
-    case = contest.case_of(cfg, cell["case"], seed)
-    trained = contest.train_mlp(case, MLPConfig([cell["width"]], cell["activation"]), STEPS, seed)
+    case = matched_run.case_of(cfg, cell["case"], seed)
+    trained = matched_run.train_mlp(case, MLPConfig([cell["width"]], cell["activation"]), STEPS, seed)
     marks = {"comparison": cfg.comparison, "activation": cell["activation"], "width": cell["width"]}
-    row = contest.result(case, trained, marks)
+    row = matched_run.result(case, trained, marks)
     yield row
     for error in cfg.errors:
         reached = row.values["relative_error"]

@@ -40,7 +40,7 @@ class Verdict:
     @property
     def winner(self) -> str:
         if np.isnan(self.ratio):
-            return "undecided, an error is no number"
+            return "undecided, an error is NaN"
         if not self.enough:
             return "undecided"
         if self.above:
@@ -108,7 +108,7 @@ def matched_logs(rows: pd.DataFrame) -> NDArray[np.float64]:
 
 
 def complete(values: pd.Series) -> NDArray[np.float64]:
-    """Values by (seed, pair) as (seeds, pairs), without the seeds that lack a pair; what is no number stays one."""
+    """Values by (seed, pair) as (seeds, pairs), without the seeds that lack a pair; NaN stays."""
     wide = values.unstack()
     there = pd.Series(True, index=values.index).unstack(fill_value=False)
     return np.asarray(wide[there.all(axis=1)], dtype=np.float64)

@@ -1,9 +1,10 @@
-"""Continual learning: five peaks, one a phase; what of the earlier ones is left when the next is learned?
+"""Continual learning: five peaks, one per phase, and how much of each is forgotten when the next is learned.
 
 Reproduces the KAN paper's section 3.4 (arXiv 2404.19756, Figure 3.4): a [1, 1] KAN learns sum exp(-300 (x - c)^2) peak
 by peak and forgets nothing, an MLP forgets. `parts` says what is run:
 
-- `learners`: the paper's figure, one row a learner, with replay and EWC as baselines, the KAN's defaults as ablations;
+- `learners`: the paper's figure, one row per learner, with replay and EWC as baselines and KAN defaults as
+  ablations;
 - `intervals`: the KAN on finer grids, to see the order of its error;
 - `overlap`: phases that reach into each other; `depth`: deeper KANs of the same parameters, and what keeps them.
 
@@ -66,16 +67,16 @@ PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {
 
 def check(cfg: ContinualConfig) -> None:
     """Build everything that a run would build, without training."""
-    from kanrun.experiments.continual.course import check_course, make_course
+    from kanrun.experiments.continual.task_sequence import check_sequence, make_sequence
 
     from kanrun.study.build import make_plan
 
     if not isinstance(cfg.model, KANConfig):
         raise UsageError(f"model={cfg.model.kind}: continual takes the KAN from `model`; MLPs are among `learners`.")
-    check_course(cfg)
-    course = make_course(cfg, cfg.overlap, cfg.seed)
+    check_sequence(cfg)
+    sequence = make_sequence(cfg, cfg.overlap, cfg.seed)
     for learner in (learner_of(cfg, cell) for cell in cells(cfg)):
-        make_plan(learner.model, cfg.solver, course.problem)
+        make_plan(learner.model, cfg.solver, sequence.problem)
 
 
 def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
@@ -99,24 +100,24 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """All trials of one learner: a row each, and matrix, functions and summary of the best."""
-    from kanrun.experiments.continual.course import make_course
     from kanrun.experiments.continual.learners import learners_of, twin_of
     from kanrun.experiments.continual.summary import data, functions, marks, matrix_rows, summary, trial_row
+    from kanrun.experiments.continual.task_sequence import make_sequence
     from kanrun.experiments.continual.training import go_through
 
-    course, learner = make_course(cfg, cell["overlap"], seed), learner_of(cfg, cell)
+    sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
     place, tried = marks(cell, learner), []
     for number in range(cell["trials"]):
-        trial = go_through(learner, cfg, course, number, seed)
+        trial = go_through(learner, cfg, sequence, number, seed)
         tried.append(trial)
         yield trial_row(place, trial)
     best = min(tried, key=lambda trial: trial.selected)
     yield from matrix_rows(place, best)
     if cell["part"] == "learners":
-        yield functions(learner, course, best)
-        yield from data(course)
+        yield functions(learner, sequence, best)
+        yield from data(sequence)
     twin = twin_of(learner, learners_of(cfg)) if "learner" in cell else None
-    yield summary(place, learner, twin, course, best, tried)
+    yield summary(place, learner, twin, sequence, best, tried)
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -77,7 +77,7 @@ def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
 
 
 def _forgetful(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those that have forgotten something to be kept; what is no number is for the claims to see."""
+    """The trainings that have forgotten something, which a memory could keep; NaN is left for the claims to see."""
     return rows[~(rows["worst_forgetting"] < SOME)]
 
 

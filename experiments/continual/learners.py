@@ -1,4 +1,4 @@
-"""The learners of a course: what the settings call them, made into networks that are alike in size."""
+"""The learners of a task sequence: from their settings to networks that are alike in size."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
-from kanrun.experiments.continual.course import Course
 from kanrun.experiments.continual.memory import MEMORIES
+from kanrun.experiments.continual.task_sequence import TaskSequence
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import Generator
@@ -90,13 +90,15 @@ def size_of_all(cfg: ContinualConfig) -> int:
     return coefficients(network_shape(cfg.model, cfg.dimension, 1), intervals_of(cfg.model)[0], cfg.model.degree)
 
 
-def make_network(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, draws: Generator) -> Network:
+def make_network(
+    learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, draws: Generator
+) -> Network:
     """A fresh network; an MLP's depth goes with the trial, its widths match the parameters of `model`."""
     model = learner.model
     if isinstance(model, MLPConfig):
         match = by_parameters(cfg.dimension, 1, learner.depth(trial), size_of_all(cfg))
         model = replace(model, hidden=list(match.hidden))
-    return factory(model, course.problem, cfg.solver.kind)(draws)
+    return factory(model, sequence.problem, cfg.solver.kind)(draws)
 
 
 def _learner(cfg: ContinualConfig, entry: Any) -> Learner:

@@ -1,4 +1,4 @@
-"""The rows of a course's summary: who learned, how much was forgotten, what it cost."""
+"""The rows of a trained sequence: trials, matrix, functions, data, and the summary of each learner."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.continual.course import Course
 from kanrun.experiments.continual.forgetting import measure_forgetting
 from kanrun.experiments.continual.learners import Learner
+from kanrun.experiments.continual.task_sequence import TaskSequence
 from kanrun.experiments.continual.training import Trial, best_spline
 
 from kanrun.config import KANConfig
@@ -43,9 +43,14 @@ def moving(learner: Learner) -> str | None:
 
 
 def summary(
-    place: Mapping[str, Value], learner: Learner, twin: str | None, course: Course, best: Trial, tried: Sequence[Trial]
-) -> Row:  # fmt: skip
-    """One row a learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
+    place: Mapping[str, Value],
+    learner: Learner,
+    twin: str | None,
+    sequence: TaskSequence,
+    best: Trial,
+    tried: Sequence[Trial],
+) -> Row:
+    """One row per learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
     network, found = best.network, measure_forgetting(best.matrix)
     return Row(
         "summary",
@@ -59,7 +64,7 @@ def summary(
             "intervals": network.intervals,
             "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
             "parameters": network.count(),
-            "phases": len(course.phases),
+            "phases": len(sequence.phases),
             "stored": best.stored,
             "learned": found.learned,
             "average_error": found.average_error,
@@ -69,7 +74,7 @@ def summary(
             "backward_transfer": found.backward_transfer,
             "between_rmse": best.between,
             "rmse": best.rmse,
-            "best_spline_rmse": best_spline(network, course) if learner.plain else None,
+            "best_spline_rmse": best_spline(network, sequence) if learner.plain else None,
             "trial": best.number,
             "steps": best.steps,
             "seconds": sum(trial.seconds for trial in tried),
@@ -90,24 +95,24 @@ def matrix_rows(place: Mapping[str, Any], best: Trial) -> Iterator[Row]:
             yield Row("matrix", {**place, "after": after, "on": on, "error": float(error)})
 
 
-def functions(learner: Learner, course: Course, best: Trial) -> Table:
+def functions(learner: Learner, sequence: TaskSequence, best: Trial) -> Table:
     """What was known after each phase, beside the truth, on all evaluation points."""
     phases, points = best.functions.shape
-    x = course.everything.x.double().cpu().numpy()
+    x = sequence.everything.x.double().cpu().numpy()
     columns = {
         "learner": np.full(phases * points, learner.name),
         "kind": np.full(phases * points, learner.model.kind),
         "after": np.repeat(np.arange(1, phases + 1), points),
         **{f"x{i}": np.tile(x[:, i], phases) for i in range(x.shape[1])},
-        "truth": np.tile(course.everything.y[:, 0].double().cpu().numpy(), phases),
+        "truth": np.tile(sequence.everything.y[:, 0].double().cpu().numpy(), phases),
         "output": best.functions.ravel(),
     }
     return Table("functions", columns)
 
 
-def data(course: Course) -> Iterator[Record]:
+def data(sequence: TaskSequence) -> Iterator[Record]:
     """Where each phase lies and what it shows: some of its points, the first and the last corner among them."""
-    for number, phase in enumerate(course.phases, 1):
+    for number, phase in enumerate(sequence.phases, 1):
         some = np.unique(np.linspace(0, len(phase) - 1, 50).round().astype(int))
         x, y = phase.x.double().cpu().numpy()[some], phase.y[:, 0].double().cpu().numpy()[some]
         for point, value in zip(x, y, strict=True):

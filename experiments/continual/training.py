@@ -7,9 +7,9 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from kanrun.experiments.continual.course import Course
 from kanrun.experiments.continual.learners import Learner, make_network
 from kanrun.experiments.continual.memory import MEMORIES, Elastic, Hold, Memory
+from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 from torch import Generator, Tensor
@@ -41,7 +41,10 @@ MARGIN = 0.02
 
 @dataclass(frozen=True)
 class Trial:
-    """A finished course: `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known."""
+    """One pass through all phases.
+
+    `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known then.
+    """
 
     number: int
     network: Network
@@ -59,29 +62,29 @@ class Trial:
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
 
-def go_through(learner: Learner, cfg: ContinualConfig, course: Course, trial: int, seed: int) -> Trial:
+def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int) -> Trial:
     """Train `learner` on one phase after the other. Raises TrainingFailed where a value is not finite."""
     start = perf_counter()
     draws = generator(seed, f"{learner.name}, trial {trial}")
-    network = make_network(learner, cfg, course, trial, draws)
-    plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, course.problem)
+    network = make_network(learner, cfg, sequence, trial, draws)
+    plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem)
     memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
     matrix, functions, steps = [], [], 0
-    for number, (phase, box) in enumerate(zip(course.phases, course.boxes, strict=True), 1):
+    for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
         if isinstance(network, KAN) and learner.model.update_grid:
             network = on_the_data(network, phase.x, 1.0 - learner.model.grid_eps)
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)
-        matrix.append([_rmse(network, seen) for seen in course.phases])
+        matrix.append([_rmse(network, seen) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
             raise TrainingFailed(f"{learner.name}, trial {trial}: an error after phase {number} is not finite.")
-        functions.append(outputs(network, course.everything.x)[:, 0])
+        functions.append(outputs(network, sequence.everything.x)[:, 0])
     seconds = perf_counter() - start
     known = torch.stack(functions)
-    errors = (known[-1] - course.everything.y[:, 0])[course.between]
+    errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
     return Trial(
-        trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, course.everything),
+        trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
         float(errors.square().mean().sqrt()), memory.stored, steps, seconds,
     )  # fmt: skip
 
@@ -127,7 +130,7 @@ def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
     return regrid_hidden(KAN([moved, *list(network)[1:]]), x, adapt=adapt, margin=MARGIN).network
 
 
-def best_spline(network: Network, course: Course) -> float | None:
+def best_spline(network: Network, sequence: TaskSequence) -> float | None:
     """RMSE on everything of the spline nearest to the truth on the grid of a KAN with one edge; None for others.
 
     Least squares at 20 points of each interval: no training, on any order of the data, can do much better. None also
@@ -135,15 +138,15 @@ def best_spline(network: Network, course: Course) -> float | None:
     """
     if network.shape != (1, 1) or not network.edge_layers:
         return None
-    grid, function = network.edge_layers[0].grid, course.problem.dataset.target.function
-    seen = find_interval(torch.cat([phase.x for phase in course.phases]), grid)
+    grid, function = network.edge_layers[0].grid, sequence.problem.dataset.target.function
+    seen = find_interval(torch.cat([phase.x for phase in sequence.phases]), grid)
     if len(seen.unique()) < grid.intervals:
         return None
-    assert function is not None  # an invariant: a course's target is a formula
+    assert function is not None  # an invariant: a sequence's target is a formula
     knots, x = grid.knots[0].double().cpu().numpy(), sample_points(grid, 20).double().cpu().numpy()
     best = make_lsq_spline(x[:, 0], function(x), knots, grid.degree)
-    judged = course.everything.x[:, 0].double().cpu().numpy()
-    return float(np.sqrt(np.mean((best(judged) - course.everything.y.double().cpu().numpy()) ** 2)))
+    judged = sequence.everything.x[:, 0].double().cpu().numpy()
+    return float(np.sqrt(np.mean((best(judged) - sequence.everything.y.double().cpu().numpy()) ** 2)))
 
 
 def _rmse(network: Network, samples: Samples) -> float:

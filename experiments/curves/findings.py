@@ -96,7 +96,7 @@ def convergence(fitted: DataFrame) -> Iterator[Claim]:
 def fitted_order(points: Sequence[int], errors: Sequence[float]) -> dict[str, float | None]:
     """The slope of log error against log spacing over the rows that count, and the ends of their range of points.
 
-    The order is None where fewer than two numbers of points count, and NaN where an error is no number.
+    The order is None where fewer than two numbers of points count, and NaN where an error is NaN.
     """
     enough = [n for n in set(points) if n >= FIRST_FITTED]
     rows = [

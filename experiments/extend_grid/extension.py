@@ -152,12 +152,12 @@ def from_scratch(one: Extension, problem: LearningProblem, plan: Plan, seed: int
 
 
 def stage_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
-    """One row a stage, the chosen one marked, with both thresholds of interpolation."""
+    """One row per stage, the chosen one marked, with both thresholds of interpolation."""
     points = points_of(problem.dataset.train)
     size = baseline_error(problem.data)
     for stage in trained.stages:
         test = stage.errors.test
-        above = test is not None and not test <= ROUNDING * size  # what is no number is for the claims to see
+        above = test is not None and not test <= ROUNDING * size  # NaN is left for the claims to see
         assert stage.intervals is not None  # only KANs are trained here
         in_order = one.marks["part"] == "order" and stage.intervals >= one.cfg.order_from and above
         before, after = stage.transfer.before, stage.transfer.after

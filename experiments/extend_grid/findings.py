@@ -135,7 +135,7 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
 def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> Iterator[float]:
     """Of each seed the seconds from scratch over those by extension, until the error that extension has on that grid.
 
-    Infinite where the training from scratch ends above it, NaN where one of the errors is no number.
+    Infinite where the training from scratch ends above it, NaN where one of the errors is NaN.
     """
     for seed, rows in direct.groupby("seed"):
         other = extended[extended["seed"] == seed]

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from kanrun.experiments import compare_mlp
-from kanrun.experiments.compare_mlp import contest, linear, tricks
+from kanrun.experiments.compare_mlp import linear, matched_run, tricks
 from kanrun.experiments.compare_mlp.matched import growth_claims, matched, steps_without_kan, widest
 from kanrun.experiments.compare_mlp.verdicts import judge, matched_logs, verdict_claims
 from scipy import stats
@@ -113,7 +113,7 @@ def test_targets_are_told_apart_where_their_names_are_alike(
 ) -> None:
     cases = [{"target": {"kind": "expression", "formula": "x0*x1", **own}} for own in (first, second)]
     cfg = settings(cases=cases)
-    found = [contest.case_of(cfg, case, 0).name for case in cases]
+    found = [matched_run.case_of(cfg, case, 0).name for case in cases]
     assert [name.replace("x0*x1", "f") for name in found] == names
 
 
@@ -127,18 +127,18 @@ def test_a_target_of_ones_own_takes_the_place_of_the_cases(run: Callable[..., Ru
 
 def test_both_sides_take_the_same_number_of_steps() -> None:
     cfg = settings(solver=LMSolver(starts=1, steps=3))
-    case = contest.case_of(cfg, PRODUCT, 0)
-    model = contest.kan_settings(cfg, [2], [3, 6, 9])
-    plan, steps = contest.budget_of(case, model)
-    assert steps == 3 * 3 * contest.SEARCH  # grids x steps x what the search for the penalty's weight may add
+    case = matched_run.case_of(cfg, PRODUCT, 0)
+    model = matched_run.kan_settings(cfg, [2], [3, 6, 9])
+    plan, steps = matched_run.budget_of(case, model)
+    assert steps == 3 * 3 * matched_run.SEARCH  # grids x steps x what the search for the penalty's weight may add
     assert plan.starts == 1
-    trained = contest.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
+    trained = matched_run.train_mlp(case, MLPConfig([3], "tanh"), steps, 0)
     assert trained.stages[0].steps <= steps
 
 
 def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
     cfg = settings(solver=LMSolver(starts=1, penalty=1e-20), grids=[3, 40])
-    case = contest.case_of(cfg, PRODUCT, 0)
+    case = matched_run.case_of(cfg, PRODUCT, 0)
     assert steps_without_kan(cfg, case, [[1], [2]]) == 20  # of the small grid
     assert steps_without_kan(cfg, case, [[30]]) == 10  # 90 edges of 6 unknowns: more than 300
 
@@ -146,10 +146,10 @@ def test_mlps_of_given_widths_take_the_largest_budget_of_the_kans() -> None:
 @pytest.mark.parametrize("intervals", [97, 98])
 def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None:
     cfg = settings(solver=LMSolver(starts=1, penalty=1e-20))
-    case = contest.case_of(cfg, PRODUCT, 0)
-    model = contest.kan_settings(cfg, [1], intervals)
-    plan, steps = contest.budget_of(case, model)
-    assert steps == plan.steps_for(get_unknowns(contest.kan_of(case, model)).numel())
+    case = matched_run.case_of(cfg, PRODUCT, 0)
+    model = matched_run.kan_settings(cfg, [1], intervals)
+    plan, steps = matched_run.budget_of(case, model)
+    assert steps == plan.steps_for(get_unknowns(matched_run.kan_of(case, model)).numel())
     assert steps == (20 if intervals == 97 else 10)
 
 
@@ -158,8 +158,8 @@ def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_pa
     pd.DataFrame({"x": x, "far": 1e3 + x, "near": x**2}).to_csv(tmp_path / "two.csv", index=False)
     cfg = settings(sampling=SamplingConfig(train=None, test=None))
     target = {"kind": "table", "path": str(tmp_path / "two.csv"), "inputs": ["x"], "outputs": ["far", "near"]}
-    case = contest.case_of(cfg, {"target": target}, 0)
-    row = contest.result(case, contest.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
+    case = matched_run.case_of(cfg, {"target": target}, 0)
+    row = matched_run.result(case, matched_run.train_mlp(case, MLPConfig([2], "tanh"), 1, 0), {}).values
     y = case.problem.dataset.train.y
     assert row["relative_error"] == pytest.approx(row["test_rmse"] / np.sqrt(y.var(0).mean()))
 
@@ -167,8 +167,8 @@ def test_an_error_is_relative_to_what_the_means_of_the_outputs_would_have(tmp_pa
 @pytest.mark.parametrize("match", ["flops", "time"])
 def test_other_measures_match_too(match: str) -> None:
     cfg = settings(match=match)
-    case = contest.case_of(cfg, PRODUCT, 0)
-    kan = contest.kan_of(case, contest.kan_settings(cfg, [2], [3, 6]))
+    case = matched_run.case_of(cfg, PRODUCT, 0)
+    kan = matched_run.kan_of(case, matched_run.kan_settings(cfg, [2], [3, 6]))
     found = matched(match, case, kan, 2, "tanh")
     assert len(found.hidden) == 2
     if match == "flops":
@@ -176,10 +176,10 @@ def test_other_measures_match_too(match: str) -> None:
 
 
 def test_an_mlp_that_matches_in_time_is_no_wider_than_its_solver_can_pay() -> None:
-    case = contest.case_of(settings(), PRODUCT, 0)
+    case = matched_run.case_of(settings(), PRODUCT, 0)
     sizes = {depth: mlp_parameters((2, *[widest(case, depth)] * depth, 1)) for depth in (1, 2, 3)}
     assert all(400 < size < 1000 for size in sizes.values()), sizes  # 54 points
-    assert widest(contest.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
+    assert widest(matched_run.case_of(settings(solver=LBFGSSolver()), PRODUCT, 0), 2) == WIDEST
     seen: list[int] = []
 
     def seconds(hidden: tuple[int, ...]) -> float:

@@ -8,10 +8,10 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from kanrun.experiments.continual.course import make_course
 from kanrun.experiments.continual.forgetting import measure_forgetting
 from kanrun.experiments.continual.learners import Learner
 from kanrun.experiments.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
+from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import go_through, on_the_data
 
 from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
@@ -60,7 +60,7 @@ def test_what_earlier_phases_spoiled_is_forgotten_but_not_lost_since_it_was_lear
 
 def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
     cfg = ContinualConfig()
-    touching, wide = make_course(cfg, 0.0, 0), make_course(cfg, 0.5, 0)
+    touching, wide = make_sequence(cfg, 0.0, 0), make_sequence(cfg, 0.5, 0)
     ends = torch.cat(touching.boxes)
     assert ends.flatten().tolist() == pytest.approx([-1, -0.6, -0.6, -0.2, -0.2, 0.2, 0.2, 0.6, 0.6, 1], abs=1e-12)
     assert wide.boxes[1][0].tolist() == pytest.approx([-0.7, -0.1])
@@ -73,14 +73,14 @@ def test_phases_tile_the_domain_and_overlap_as_asked() -> None:
 
 
 def test_orders_and_dimensions_say_which_peak_comes_when() -> None:
-    backwards = make_course(ContinualConfig(order="descending"), 0.0, 0)
+    backwards = make_sequence(ContinualConfig(order="descending"), 0.0, 0)
     assert backwards.boxes[0].mean() == pytest.approx(0.8)
-    given = make_course(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
+    given = make_sequence(ContinualConfig(peaks=3, order=[1, 0, 2]), 0.0, 0)
     assert [round(float(place.mean()), 6) for place in given.boxes] == [0.0, -0.4, 0.4]
-    drawn = [make_course(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean() for seed in (0, 0, 1, 2, 3)]
+    drawn = [make_sequence(ContinualConfig(order="random"), 0.0, seed).boxes[0].mean() for seed in (0, 0, 1, 2, 3)]
     assert drawn[0] == drawn[1]
     assert len({float(place) for place in drawn}) > 1
-    plane = make_course(ContinualConfig(dimension=2, peaks=2, spacing=1.0, points=100), 0.0, 0)
+    plane = make_sequence(ContinualConfig(dimension=2, peaks=2, spacing=1.0, points=100), 0.0, 0)
     assert [tuple(phase.x.shape) for phase in plane.phases] == [(100, 2)] * 4
     assert plane.problem.domain.tolist() == [[-1, 1], [-1, 1]]
 
@@ -157,7 +157,7 @@ def test_a_training_that_diverges_says_where(steps: int) -> None:
     learner = Learner("K", kan)
     said = "an error after phase 1 is" if steps == 1 else "phase 1, step 2: The loss is not finite at step 2 of Adam"
     with pytest.raises(TrainingFailed, match=f"K, trial 0.*{said}"):
-        go_through(learner, cfg, make_course(cfg, 0.0, 0), 0, 0)
+        go_through(learner, cfg, make_sequence(cfg, 0.0, 0), 0, 0)
 
 
 def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:

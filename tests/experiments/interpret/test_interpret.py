@@ -32,7 +32,7 @@ from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, Sta
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
-from kanrun.launch.composing import compose, open_loader
+from kanrun.launch.composing import compose, opened
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.saved import load_run
@@ -207,7 +207,8 @@ def test_all_rows_of_a_table_are_used_unless_told_otherwise() -> None:
     table = ("target=table", "target.path=x.csv", "target.inputs=[a]", "target.outputs=[y]")
     for words, train in ((table, None), ((*table, "sampling.train=100"), 100), ((), 2000)):
         request = Request("interpret", words)
-        (job,) = compose(request, open_loader(request)).jobs
+        with opened(request) as loader:
+            (job,) = compose(request, loader).jobs
         assert job.sampling.train == train
 
 

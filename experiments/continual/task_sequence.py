@@ -1,4 +1,4 @@
-"""The course that is learned: narrow peaks, the phases that show one peak each, and the points that judge them."""
+"""The sequence of tasks: narrow peaks, phases that show one peak each, and the points that judge all of them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_PEAKS, MOST_POINTS = 100, 200_000
 
 
 @dataclass(frozen=True)
-class Course:
+class TaskSequence:
     """`phases[i]` is what phase i shows; `boxes[i]` (inputs, 2) where it lies; `everything` judges the whole domain.
 
     `between` marks the points of `everything` that are farther than a quarter of the spacing from every centre.
@@ -40,8 +40,8 @@ class Course:
     between: Tensor
 
 
-def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
-    """The phases in the order that `seed` says; nothing else of a course is random. Raises UsageError."""
+def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequence:
+    """The phases in the order that `seed` says; nothing else of a sequence is random. Raises UsageError."""
     centres = centres_of(cfg)
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
@@ -64,7 +64,7 @@ def make_course(cfg: ContinualConfig, overlap: float, seed: int) -> Course:
 
     domain = torch.tensor(target.domain, dtype=dtype, device=device)
     phases = tuple(samples(Points(x, target.function(x))) for x in points)
-    return Course(
+    return TaskSequence(
         LearningProblem(dataset, TrainingData(samples(shown)), domain),
         phases,
         tuple(torch.stack([phase.x.amin(0), phase.x.amax(0)], 1) for phase in phases),
@@ -94,7 +94,7 @@ def centres_of(cfg: ContinualConfig) -> Array:
     return np.array(list(itertools.product(axis, repeat=cfg.dimension)), dtype=np.float64)
 
 
-def check_course(cfg: ContinualConfig) -> None:
+def check_sequence(cfg: ContinualConfig) -> None:
     """Raise UsageError for too many phases or points, and for an order or centres that are none."""
     count = len(cfg.centres) if cfg.centres is not None else cfg.peaks**cfg.dimension
     if count > MOST_PEAKS or count * cfg.points > MOST_POINTS:
