@@ -136,13 +136,22 @@ class LevenbergMarquardt:
         return {}
 
     def state(self) -> dict[str, Tensor]:
-        """The damping, the columns' largest norms, and which unknowns are frozen."""
+        """The damping, the columns' largest norms, which unknowns are frozen, and the penalty's rows.
+
+        These are made of the network that the iteration began on, whose scales may be trained.
+        """
         damping = torch.tensor(self.damping, dtype=torch.float64)
         kept = {"damping": damping, "sizes": self._state.sizes, "frozen": self.problem.frozen}
+        kept["penalty"] = self.problem.smoothness.values if len(self.problem.smoothness) else None
         return {key: value for key, value in kept.items() if value is not None}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Continue from another solver's `state()`."""
+        if "penalty" in state:
+            made = self.problem.smoothness
+            self.problem.smoothness = LocalRows(made.index, state["penalty"], made.unknowns)
+            self._state = begin(self.problem, self.policy)
+            self.loss = self._state.loss[0]
         self._state = replace(self._state, damping=[float(state["damping"])], sizes=state.get("sizes"))
         self.problem.frozen = state.get("frozen")
 

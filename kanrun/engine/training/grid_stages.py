@@ -150,7 +150,7 @@ class GridTraining:
         for step in run.run(best, log):
             yield step
             recent = step.seconds - self._shown < self.plan.policy.grids.snapshot_seconds
-            if recent or (state := run.solver.state()) is None:
+            if recent or run.settled or (state := run.solver.state()) is None:  # a settled run takes no further step
                 continue
             self._shown = step.seconds
             yield Snapshot(
