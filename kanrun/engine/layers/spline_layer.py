@@ -11,11 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kanrun.engine.layers.bases import Base, base_function
-from kanrun.engine.layers.composed import Edges
-from kanrun.engine.layers.edge_sums import edge_sums
+from kanrun.engine.layers.functional import edge_sums
 from kanrun.engine.splines import Extrapolation, Grid, equally_spaced, extend, local_basis
-from kanrun.engine.splines.contraction import by_edges
-from kanrun.engine.splines.tracing import is_compiled, is_traced
+from kanrun.engine.splines.basis_products import by_edges
 
 Scale = Literal["separate", "single"]
 TrainedScales = Literal["all", "base", "none"]
@@ -48,10 +46,6 @@ class SplineLayer(nn.Module):
     see `kanrun.engine.layers.initialisation`.
 
     `uniform` is not part of the state_dict: knots that are loaded and not equally spaced turn it off.
-    `forward` keeps what it worked out of the two buffers, the one thing it stores, until torch counts a change of
-    either: an assignment, or any operation in place (`copy_`, `mul_`, an indexed assignment). Writing through
-    `knots.data` or `mask.data` is hidden from that count, so that forward goes on with the old grid: use `with_grid`,
-    or `copy_` under `torch.no_grad()`.
     """
 
     knots: Tensor
@@ -63,7 +57,6 @@ class SplineLayer(nn.Module):
         super().__init__()
         base_function(spec.base)
         self.spec, self.uniform = spec, uniform
-        self._seen: tuple[Tensor, Tensor, tuple[int, int], Edges] | None = None
         inputs = breakpoints.shape[0]
         self.register_buffer("knots", extend(breakpoints, spec.degree))
         self.register_buffer("mask", torch.ones(outputs, inputs, dtype=torch.bool, device=breakpoints.device))
@@ -107,28 +100,9 @@ class SplineLayer(nn.Module):
         return self.base_weight * self.mask, self.spline_weight * self.mask
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
-        single = self.spec.scale == "single"
-        base_weight, spline_weight = (self.weight,) * 2 if single else (self.base_weight, self.spline_weight)
-        edges = self._edges()
-        if x.ndim == 2:
-            return edge_sums(x, self.coefficients, base_weight, spline_weight, edges)
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
-        y = edge_sums(rows, self.coefficients, base_weight, spline_weight, edges)
+        y = edge_sums(rows, self.coefficients, *self.scales(), self.base)
         return y.reshape(*x.shape[:-1], self.outputs)
-
-    def _edges(self) -> Edges:
-        """The grid and, unless it is all true, the mask; looked at anew only after a change of either buffer."""
-        knots, mask = self.knots, self.mask
-        if is_traced() or knots.is_inference() or mask.is_inference():
-            return self._made(self.grid.framed() if is_compiled() else self.grid, mask)
-        seen, versions = self._seen, (knots._version, mask._version)
-        if seen is None or seen[0] is not knots or seen[1] is not mask or seen[2] != versions:
-            edges = self._made(self.grid.framed(), None if bool(mask.all()) else mask)
-            self._seen = seen = (knots, mask, versions, edges)
-        return seen[3]
-
-    def _made(self, grid: Grid, mask: Tensor | None) -> Edges:
-        return Edges(grid, Base(self.spec.base, grid, self.spec.base_goes_on), mask)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

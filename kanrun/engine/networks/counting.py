@@ -20,7 +20,7 @@ from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import prefers_sparse
-from kanrun.engine.splines.planes import UNIFORM_MATRIX_DEGREE
+from kanrun.engine.splines.local_basis import UNIFORM_MATRIX_DEGREE
 
 #: FLOPs of one elementwise function, as KANbeFair (Yu et al., arXiv 2407.16674) takes them; the last three are ours.
 ACTIVATION_FLOPS = {
@@ -150,7 +150,7 @@ def mlp_flops(shape: Sequence[int], activation: str) -> float:
 def _layer_flops(layer: SplineLayer) -> int:
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
-    terms = k + 1 if prefers_sparse(functions, k, layer.knots.dtype) else functions
+    terms = k + 1 if prefers_sparse(functions, k) else functions
     has_base = layer.spec.base != "zero"
     base = layer.inputs * ACTIVATION_FLOPS[layer.spec.base] + 2 * edges if has_base else 0
     return (

@@ -1,7 +1,6 @@
 """B-splines as pure functions, tensor to tensor: knots, local basis, contraction, least squares, knot insertion."""
 
-from kanrun.engine.splines.basis import local_basis
-from kanrun.engine.splines.contraction import dense_rows, prefers_sparse
+from kanrun.engine.splines.basis_products import dense_rows, prefers_sparse
 from kanrun.engine.splines.grid import Extrapolation, Grid, find_interval
 from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
@@ -15,6 +14,7 @@ from kanrun.engine.splines.knots import (
     uniform_breakpoints,
 )
 from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points, spline_values
+from kanrun.engine.splines.local_basis import local_basis
 
 __all__ = [
     "Extrapolation",

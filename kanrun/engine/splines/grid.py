@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Int
 from torch import Tensor
-
-from kanrun.engine.splines.tracing import in_memory
 
 Extrapolation = Literal["linear", "constant", "zero"]
 
@@ -28,12 +26,6 @@ class Grid:
     degree: int
     uniform: bool = False
     extrapolation: Extrapolation = "linear"
-    frame: tuple[Tensor, Tensor] | None = field(default=None, compare=False, repr=False)
-
-    def framed(self) -> Grid:
-        """The same grid, with what `positions` needs of the knots worked out once."""
-        frame = (in_memory(self.low), in_memory(self.density))
-        return Grid(self.knots, self.degree, self.uniform, self.extrapolation, frame)
 
     def double(self) -> Grid:
         """The same grid in float64."""
@@ -64,25 +56,18 @@ class Grid:
 
     def part(self, first: int, last: int) -> Grid:
         """The grid of the inputs `first` to `last` - 1 alone."""
-        if first == 0 and last == self.knots.shape[0]:
-            return self
         return Grid(self.knots[first:last], self.degree, self.uniform, self.extrapolation)
 
 
-def along(each: Shaped[Tensor, " inputs"], axis: int) -> Tensor:
-    """One number an input, shaped to meet data whose inputs lie along `axis`: 0, the first, or -1, the last."""
-    return each[:, None] if axis == 0 else each
-
-
-def positions(x: Tensor, grid: Grid, axis: int) -> tuple[Tensor, Tensor]:
+def positions(
+    x: Float[Tensor, "*batch inputs"], grid: Grid
+) -> tuple[Float[Tensor, "*batch inputs"], Float[Tensor, " inputs"]]:
     """(t, scale) with t = (x - low) scale, the position in a uniform grid: 0 at its low end and G at its high one.
 
     Held within +- sqrt(largest number), so that no product with it overflows.
     """
-    low, density = grid.frame or (grid.low, grid.density)
-    scale = along(density, axis)
-    limit = torch.finfo(x.dtype).max ** 0.5
-    return ((x - along(low, axis)) * scale).clamp(-limit, limit), scale
+    scale, limit = grid.density, torch.finfo(x.dtype).max ** 0.5
+    return ((x - grid.low) * scale).clamp(-limit, limit), scale
 
 
 def interval_at(t: Tensor, intervals: int) -> Tensor:
@@ -93,17 +78,8 @@ def interval_at(t: Tensor, intervals: int) -> Tensor:
 def find_interval(x: Float[Tensor, "*batch inputs"], grid: Grid) -> Int[Tensor, "*batch inputs"]:
     """Index j in 0..G-1 of the interval that holds x (outside the grid: the nearest interval; NaN: any)."""
     if grid.uniform and grid.degree > 0:
-        return interval_at(positions(x, grid, -1)[0], grid.intervals)
+        return interval_at(positions(x, grid)[0], grid.intervals)
     # Steps jump at the breakpoints, so degree 0 is not left to the rounding of a division.
-    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
-    return _search(rows.T.contiguous(), grid).T.reshape(x.shape)
-
-
-def search_interval(x: Float[Tensor, "inputs samples"], grid: Grid) -> Int[Tensor, "inputs samples"]:
-    """`find_interval` by bisection, for data with the inputs first."""
-    return _search(x.contiguous(), grid)
-
-
-def _search(x: Tensor, grid: Grid) -> Tensor:
     inner = grid.knots[:, grid.degree + 1 : grid.degree + grid.intervals].contiguous()
-    return torch.searchsorted(inner, x, right=True)
+    rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
+    return torch.searchsorted(inner, rows.T.contiguous(), right=True).T.reshape(x.shape)

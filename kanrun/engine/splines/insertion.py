@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kanrun.engine.splines.grid import Grid, find_interval
 from kanrun.engine.splines.knots import breakpoints_of
-from kanrun.engine.splines.planes import near_knots, widen
+from kanrun.engine.splines.local_basis import near_knots, widen
 
 
 def contains(fine: Grid, coarse: Grid) -> bool:
@@ -79,7 +79,7 @@ def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:
     count = knots.shape[1] - k - 1
     at = torch.arange(count, device=knots.device).clamp(min=k)  # where the support begins inside the domain
     piece = find_interval(((knots[:, at] + knots[:, at + 1]) / 2).T, coarse).T
-    near = near_knots(piece, coarse, 0)
+    near = near_knots(piece.T, coarse).mT
     weights = torch.ones_like(knots[None, :, :count])
     for d in range(1, k + 1):
         argument, upper, lower = knots[:, d : d + count], near[k : k + d], near[k - d : k]

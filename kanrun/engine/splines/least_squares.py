@@ -11,9 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.splines.banded import banded_solution
-from kanrun.engine.splines.basis import local_basis
-from kanrun.engine.splines.contraction import by_edges, dense_rows, prefers_sparse
+from kanrun.engine.splines.basis_products import by_edges, dense_rows, prefers_sparse
 from kanrun.engine.splines.grid import Grid
+from kanrun.engine.splines.local_basis import local_basis
 
 RANK_TOLERANCE = 1e-13
 #: Multiplications from which on a dense factorisation, with all its zeros, takes longer than a second or so.

@@ -19,7 +19,7 @@ from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.bases import Base
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, design_matrix, local_basis
-from kanrun.engine.splines.contraction import row_sums, table_index
+from kanrun.engine.splines.basis_products import row_sums, table_index
 from kanrun.engine.splines.differences import difference_bands, difference_operator, penalty_order
 
 #: Samples that expectations look at, and outputs up to which u is exact (else for as many random sums of them).

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.engine.splines import Grid, contains, extend, insert_knots, local_basis, sample_points, subdivide
-from kanrun.engine.splines.contraction import dense_rows
+from kanrun.engine.splines.basis_products import dense_rows
 
 
 def random_points(intervals, inputs, generator):

@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kanrun.engine.splines import Grid, cubic, dense, extend, gathering, local_basis, opaque, sparse
-from kanrun.engine.splines.contraction import (
+from kanrun.engine.splines import Grid, basis_products, extend, local_basis
+from kanrun.engine.splines import sparse_kernels as gathering
+from kanrun.engine.splines.basis_products import (
     dense_rows,
     row_products,
     row_sums,
+    sums_of_splines,
     table_index,
     weighted_rows,
 )
-from kanrun.engine.splines.grid import positions
-from kanrun.engine.splines.planes import local_planes
 
 
 def case(degree, uniform, outside, spread, *, samples=30, inputs=3):
@@ -40,79 +40,29 @@ def by_loops(x, table, grid):
     return y
 
 
-@pytest.mark.parametrize("kernel", [dense, sparse], ids=["dense", "sparse"])
-@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "extrapolation"])
+@pytest.fixture(params=["dense", "sparse"])
+def way(request, monkeypatch):
+    monkeypatch.setattr(basis_products, "SPARSE_ABOVE", 0.0 if request.param == "sparse" else 1e9)
+
+
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "outside"])
 @pytest.mark.parametrize("outside", ["linear", "constant", "zero"])
 @pytest.mark.parametrize("uniform", [True, False])
 @pytest.mark.parametrize("degree", [0, 1, 2, 3, 6])
-def test_sums_and_gradients(kernel, degree, uniform, outside, spread):
+def test_sums_and_gradients(degree, uniform, outside, spread):
     grid, x, table, g = case(degree, uniform, outside, spread)
-    scale = torch.rand(table.shape[:2], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    y, kept = kernel.spline_sums(x, table, scale, grid, True)
-    scaled = table * scale[..., None]
-    torch.testing.assert_close(y, by_loops(x, scaled, grid), atol=1e-12, rtol=0)
-    by_x, by_table = kernel.gradients(g, x, table, scale, grid, kept, (True, True))
-    basis, interval = local_basis(x, grid)
-    slopes, _ = local_basis(x, grid, 1)
-    rows, steep = dense_rows(basis, interval, grid.functions), dense_rows(slopes, interval, grid.functions)
-    torch.testing.assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
-    torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, scaled, steep), atol=1e-11, rtol=0)
-    only_table = kernel.gradients(g, x, table, scale, grid, kept, (False, True))
-    assert only_table[0] is None
-    torch.testing.assert_close(only_table[1], by_table)
-    assert kernel.gradients(g, x, table, scale, grid, kept, (True, False))[1] is None
-
-
-@pytest.mark.parametrize("spread", [0.95, 1.6], ids=["inside", "extrapolation"])
-def test_blocks_and_scratch_change_nothing(spread, monkeypatch):
-    grid, x, table, g = case(3, True, "linear", spread, samples=40, inputs=7)
-    scale = torch.ones(table.shape[:2], dtype=table.dtype)
-    y, kept = dense.spline_sums(x, table, scale, grid, True)
-    expected = dense.gradients(g, x, table, scale, grid, kept, (True, True))
-    monkeypatch.setattr(dense, "KEPT", 0)
-    monkeypatch.setattr(dense, "BLOCK", 40 * grid.functions * 2)
-    again, kept = dense.spline_sums(x, table, scale, grid, True)
-    found = dense.gradients(g, x, table, scale, grid, kept, (True, True))
-    torch.testing.assert_close(again, y, atol=1e-13, rtol=0)
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-12, rtol=0)
-
-
-def test_the_closed_form_serves_cubics_inside_only():
-    grid, x, _, _ = case(3, True, "linear", 0.9)
-    assert cubic.positions_inside(x.T.contiguous(), grid) is not None
-    beyond = x.clone()
-    beyond[0, 0] = 1.5
-    assert cubic.positions_inside(beyond.T.contiguous(), grid) is None
-    beyond[0, 0] = float("nan")
-    assert cubic.positions_inside(beyond.T.contiguous(), grid) is None
-    for degree, uniform in [(2, True), (3, False)]:
-        grid, x, _, _ = case(degree, uniform, "linear", 0.9)
-        assert cubic.positions_inside(x.T.contiguous(), grid) is None
-
-
-def test_rows_for_a_compiler_are_the_others_and_their_slopes():
-    grid, x, _, _ = case(3, True, "linear", 1.6)
-    basis, interval = local_basis(x, grid)
-    slopes, _ = local_basis(x, grid, 1)
-    t, scale = positions(x.T, grid, 0)
-    rows, steep = cubic.continued_rows(t, grid.intervals)
-    torch.testing.assert_close(rows.movedim(-1, 0), dense_rows(basis, interval, grid.functions), atol=1e-14, rtol=0)
-    expected = dense_rows(slopes, interval, grid.functions)
-    torch.testing.assert_close((steep * scale[..., None]).movedim(-1, 0), expected, atol=1e-13, rtol=0)
-
-
-def test_operators_promise_the_shapes_that_they_give():
-    grid, x, table, g = case(3, True, "linear", 0.9)
-    local = local_planes(x, grid, axis=-1, slopes=False)
-    index = table_index(local.interval, 4, grid.functions)
-    rows = table.flatten(1).T.contiguous()
-    for operator, arguments in [
-        (opaque.weighted_rows, (torch.rand(index.shape, dtype=x.dtype), rows, index)),
-        (opaque.row_products, (rows, g, index)),
-        (opaque.rows_gradient, (g, local.values, local.interval, grid.intervals)),
-    ]:
-        torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
+    x.requires_grad_()
+    table.requires_grad_()
+    y = sums_of_splines(*local_basis(x, grid), table)
+    torch.testing.assert_close(y, by_loops(x, table, grid), atol=1e-12, rtol=0)
+    by_x, by_table = torch.autograd.grad(y, [x, table], g)
+    with torch.no_grad():
+        basis, interval = local_basis(x, grid)
+        slopes, _ = local_basis(x, grid, 1)
+        rows, steep = dense_rows(basis, interval, grid.functions), dense_rows(slopes, interval, grid.functions)
+        torch.testing.assert_close(by_table, torch.einsum("no,nif->oif", g, rows), atol=1e-12, rtol=0)
+        torch.testing.assert_close(by_x, torch.einsum("no,oif,nif->ni", g, table, steep), atol=1e-11, rtol=0)
 
 
 @pytest.mark.parametrize("count", [50, 9000, 40000])
@@ -173,12 +123,12 @@ def test_gathered_rows_sum_to_the_dense_product():
     )
 
 
+@pytest.mark.usefixtures("way")
 def test_no_samples():
     grid, x, table, g = case(3, True, "linear", 0.9)
-    scale = torch.ones(table.shape[:2], dtype=table.dtype)
-    for kernel in (dense, sparse):
-        y, kept = kernel.spline_sums(x[:0], table, scale, grid, True)
-        assert y.shape == (0, 4)
-        by_x, by_table = kernel.gradients(g[:0], x[:0], table, scale, grid, kept, (True, True))
-        assert by_x.shape == (0, 3)
-        assert not by_table.any()
+    at = x[:0].requires_grad_()
+    y = sums_of_splines(*local_basis(at, grid), table.requires_grad_())
+    assert y.shape == (0, 4)
+    by_x, by_table = torch.autograd.grad(y, [at, table], g[:0])
+    assert by_x.shape == (0, 3)
+    assert not by_table.any()

@@ -1,7 +1,7 @@
 """Kernels of the sparse product: sums, dot products and scatters of table rows chosen by an index.
 
 All three cost O(terms) whatever the table's length, and hold no tensor of (terms, width) but where said. `index`
-(b, s) chooses rows of a table (r, o). No autograd here: see `contraction` and `kanrun.engine.layers.product`.
+(b, s) chooses rows of a table (r, o). No autograd here: see `basis_products`.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
-
-from kanrun.engine.splines.scratch import scratch
 
 #: Most numbers that one gathered block may hold, where rows have to be gathered.
 CHUNK = 1 << 18
@@ -28,8 +26,8 @@ def bag(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     return embedding_bag(index, table.contiguous(), per_sample_weights=weights.contiguous(), mode="sum")
 
 
-def dots(table: Tensor, grad: Tensor, index: Tensor, *, reuse: bool = False) -> Tensor:
-    """table[index[b, s]] . grad[b], (b, s); with `reuse` in scratch memory, good until the next such call."""
+def dots(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
+    """table[index[b, s]] . grad[b], (b, s)."""
     if index.numel() == 0:
         return table.new_zeros(index.shape)
     if table.device.type not in ("cpu", "cuda") or table.dtype not in (torch.float32, torch.float64):
@@ -37,8 +35,7 @@ def dots(table: Tensor, grad: Tensor, index: Tensor, *, reuse: bool = False) -> 
     _quiet_sparse_tensors()
     samples, terms = index.shape
     ends = torch.arange(0, samples * terms + 1, terms, device=index.device, dtype=index.dtype)
-    count = samples * terms
-    values = scratch("dots", (count,), table).zero_() if reuse else table.new_zeros(count)
+    values = table.new_zeros(samples * terms)
     pattern = torch.sparse_csr_tensor(
         ends, index.reshape(-1), values, (samples, table.shape[0]), check_invariants=False
     )
