@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 from torch import Generator, Tensor
 
-from kanrun.config import ContinualConfig
+from kanrun.config import SOLVERS, ContinualConfig
 from kanrun.engine.layers import move_layer
 from kanrun.engine.networks import KAN, Network, regrid_hidden
 from kanrun.engine.splines import breakpoints_from_data, find_interval, sample_points
 from kanrun.engine.training import (
     LBFGS,
-    STEPS,
     Adam,
     Objective,
     Plan,
@@ -91,7 +90,7 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
 
 def _budget(plan: Plan) -> int:
     """Most steps of a phase."""
-    return plan.steps or STEPS[plan.solver]
+    return plan.steps or SOLVERS[plan.solver].steps
 
 
 def _learn(solver: Solver, budget: int, where: str) -> int:

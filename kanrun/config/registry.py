@@ -71,7 +71,12 @@ class ModelKind(Kind):
 
 @dataclass(frozen=True)
 class SolverKind(Kind):
-    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another."""
+    """`builder` is called as `kanrun.engine.training.make_solver` says; `auto` has none, since it names another.
+
+    Its settings have `steps` and `starts`, and reach it as `plan.settings`.
+    """
+
+    steps: int = 200  # on each grid, where the settings give none
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Experiment(Kind):
     def defaults(self) -> list[Any]:
         """Hydra's defaults list of a primary configuration that no file holds; `study/<file>` may hold studies."""
         chosen = [{group: choice} for group, choice in self.groups.items()]
-        return [f"schema/{self.file}", "common", *chosen, "_self_", {"study": None}]
+        return [f"schema/{self.file}", "common", *chosen, {"executor": "serial"}, "_self_", {"study": None}]
 
 
 def resolve(place: str) -> Any:

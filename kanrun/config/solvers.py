@@ -33,7 +33,7 @@ class AutoSolver:
     kind: str = "auto"
 
 
-@solver("kanrun.engine.training.solvers:create_lm")
+@solver("kanrun.engine.training.solvers:create_lm", steps=300)
 @dataclass
 class LMSolver:
     """Levenberg-Marquardt in float64."""
@@ -62,7 +62,7 @@ class LBFGSSolver:
     kind: str = "lbfgs"
 
 
-@solver("kanrun.engine.training.solvers:create_adam")
+@solver("kanrun.engine.training.solvers:create_adam", steps=1000)
 @dataclass
 class AdamSolver:
     """Adam, in batches where solver.batch is given."""

@@ -167,6 +167,7 @@ def make_plan(
     return Plan(**{
         **given,
         "solver": name,
+        "settings": solver,
         "intervals": intervals,
         "starts": solver.starts or _starts(intervals, shape, name),
         "weight": _weight(settings, name, problem.data.task, policy),

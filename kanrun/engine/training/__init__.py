@@ -18,7 +18,7 @@ from kanrun.engine.training.grid_stages import GridTraining, GridTransfer, Snaps
 from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.loop import Event, Trained, fit, train
 from kanrun.engine.training.penalty import Smoothing, penalty, smoothness_rows
-from kanrun.engine.training.plan import FEW_STARTS, STARTS, STEPS, WIDE, Plan, SolverName, Work, choose_solver
+from kanrun.engine.training.plan import FEW_STARTS, STARTS, WIDE, Plan, Work, choose_solver
 from kanrun.engine.training.policy import (
     FittingPolicy,
     GridPolicy,
@@ -34,7 +34,6 @@ __all__ = [
     "FEW_STARTS",
     "LBFGS",
     "STARTS",
-    "STEPS",
     "WIDE",
     "Adam",
     "AdamOptions",
@@ -54,7 +53,6 @@ __all__ = [
     "Smoothing",
     "Snapshot",
     "Solver",
-    "SolverName",
     "Stage",
     "Step",
     "Task",

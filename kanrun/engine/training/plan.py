@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
+from kanrun.config.registry import SOLVERS
 from kanrun.engine.training.data import Task
 from kanrun.engine.training.first_order import AdamOptions
 from kanrun.engine.training.policy import TrainingPolicy
-
-SolverName = Literal["lm", "lbfgs", "adam"]
 
 #: Multiplications that one Levenberg-Marquardt step may cost: about a second on two cores.
 LM_WORK = 1e11
@@ -31,7 +30,7 @@ class Plan:
     Levenberg-Marquardt's.
     """
 
-    solver: SolverName
+    solver: str
     intervals: tuple[int, ...] = ()
     steps: int | None = None
     starts: int = 1
@@ -43,6 +42,7 @@ class Plan:
     update_grid: bool = True
     grid_eps: float = 1.0  # share of uniform spacing in grids that are redrawn, the rest being quantiles'
     freeze_unseen: bool = False
+    settings: Any = None  # those of the solver, for one that has further ones
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
     most_unknowns: int | None = None  # leave it before a grid with more
     history: int = 30
@@ -55,7 +55,7 @@ class Plan:
         if self.steps is not None:
             return self.steps
         if self.solver != "lm" or not self.intervals:
-            return STEPS[self.solver]
+            return SOLVERS[self.solver].steps
         return next(steps for most, steps in self.policy.grids.steps if unknowns <= most)
 
 
@@ -71,11 +71,11 @@ class Work:
     active: int
 
 
-def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
+def choose_solver(work: Work, task: Task) -> tuple[str, str]:
     """The solver for this size, and a sentence that says why."""
     lm = max(2 * work.rows * work.parameters**2 + work.parameters**3, START_SHARE * work.first**3)
     if task == "classification":
-        name: SolverName = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
+        name = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
         return name, f"{name}: classification minimises cross-entropy, not squares."
     if lm <= LM_WORK:
         return "lm", (
@@ -90,7 +90,5 @@ def choose_solver(work: Work, task: Task) -> tuple[SolverName, str]:
     return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
 
 
-#: Default steps, per grid where there are grids; Levenberg-Marquardt takes fewer on grids, see `Plan.steps_for`.
-STEPS: dict[SolverName, int] = {"lm": 300, "lbfgs": 200, "adam": 1000}
 #: Default starts of Levenberg-Marquardt: of networks with at most WIDE edges, and of wider ones.
 STARTS, FEW_STARTS, WIDE = 6, 3, 50

@@ -15,7 +15,7 @@ from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.penalty import Smoothing
-from kanrun.engine.training.plan import STEPS, Plan
+from kanrun.engine.training.plan import Plan
 from kanrun.errors import UsageError
 
 #: A solver's past, by kind and parameter.
@@ -72,7 +72,7 @@ def create_lbfgs(
 def create_adam(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
-    options = replace(plan.adam, steps=plan.steps or STEPS["adam"])
+    options = replace(plan.adam, steps=plan.steps or SOLVERS["adam"].steps)
     return Adam(network, _objective(data, plan, smoothing), options, generator, memory)
 
 
