@@ -26,7 +26,17 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.spline_layer import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import Size, kan_parameters
-from kanrun.engine.training import FEW_STARTS, STARTS, WIDE, AdamOptions, Plan, Task, Work, choose_solver
+from kanrun.engine.training import (
+    FEW_STARTS,
+    STARTS,
+    WIDE,
+    AdamOptions,
+    Plan,
+    Task,
+    TrainingPolicy,
+    Work,
+    choose_solver,
+)
 from kanrun.errors import UsageError
 from kanrun.study.problem import LearningProblem
 
@@ -176,6 +186,7 @@ def make_plan(
         "stop_early": automatic,
         "most_unknowns": policy.coefficients + _edges(shape) if automatic else None,
         "adam": _adam(solver, policy),
+        "policy": _training_policy(solver),
     }), why  # fmt: skip
 
 
@@ -199,6 +210,15 @@ def _starts(intervals: tuple[int, ...], shape: tuple[int, ...], solver: str) -> 
 
 def _edges(shape: tuple[int, ...]) -> int:
     return sum(a * b for a, b in pairwise(shape))
+
+
+def _training_policy(solver: Any) -> TrainingPolicy:
+    """The constants of the training, with the solver's own settings among them."""
+    policy = TrainingPolicy()
+    if not isinstance(solver, LMSolver):
+        return policy
+    policy = replace(policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.slow_tolerance))
+    return policy if solver.damping is None else policy.damped(solver.damping)
 
 
 def _adam(solver: Any, policy: PlanningPolicy) -> AdamOptions:

@@ -84,9 +84,10 @@ def test_settings_that_a_plan_knows_are_carried_over() -> None:
 @pytest.mark.parametrize("solver", [AutoSolver, LMSolver, LBFGSSolver, AdamSolver])
 def test_every_setting_of_a_solver_has_a_place_in_the_plan(solver: type[Any]) -> None:
     """One that is added to a solver and forgotten here would be shown, and not used."""
-    planned = {field.name for field in fields(Plan)} | {"kind", "penalty", "select_width", "freeze_unseen"}
+    planned = {field.name for field in fields(Plan)} | {"kind", "penalty"}
     of_adam = {"learning_rate", "schedule", "batch", "weight_decay"}  # in `adam`
-    assert {field.name for field in fields(solver)} <= planned | of_adam
+    of_lm = {"damping", "tolerance", "slow_tolerance"}  # in `policy`
+    assert {field.name for field in fields(solver)} <= planned | of_adam | of_lm
 
 
 def test_a_model_of_another_package_is_planned_by_what_it_trains(waves: WavesConfig) -> None:
@@ -117,3 +118,10 @@ def test_another_policy_is_followed() -> None:
     policy = PlanningPolicy(intervals=(3, 6), coefficients=50)
     plan, _ = make_plan(KANConfig(hidden=[2], intervals="auto"), AutoSolver(), problem(), policy)
     assert (plan.intervals, plan.most_unknowns, plan.stop_early) == ((3, 6), 56, True)
+
+
+def test_damping_and_tolerances_of_levenberg_marquardt_reach_its_policy() -> None:
+    solver = LMSolver(damping=0.5, tolerance=0.0, slow_tolerance=0.1)
+    policy = make_plan(KANConfig(intervals=[4, 8]), solver, problem())[0].policy
+    assert (policy.grids.hardly, policy.grids.stalled) == (0.0, 0.1)
+    assert {policy.lm.damping, policy.large_damping, policy.lm_without_grid.damping} == {0.5}

@@ -11,27 +11,36 @@ LBFGS begins its recursion with the blocks' inverses (Nocedal and Wright, Numeri
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.bases import Base
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.basis_products import row_sums, table_index
 from kanrun.engine.splines.differences import difference_bands, difference_operator, penalty_order
 
-#: Samples that expectations look at, and outputs up to which u is exact (else for as many random sums of them).
-SAMPLES, OUTPUTS = 1024, 8
-#: Added to a block: this share of its diagonal, and of the diagonal's mean the objective, within these bounds. Damping
-#: that falls with the residual is Levenberg-Marquardt's (Yamashita and Fukushima, 2001): far away, functions that few
-#: data see must not run ahead.
-DAMPING, LEAST_UNSEEN, MOST_UNSEEN = 1e-4, 1e-6, 1e-2
-#: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their diagonals.
-WORK, NUMBERS = 2e9, 1 << 23
-#: Curvatures count as at least this share of the layer's largest.
-LEAST = 1e-6
+
+@dataclass(frozen=True)
+class CurvaturePolicy:
+    """Samples, damping and limits of the curvature."""
+
+    samples: int = 1024  #: that expectations are taken over
+    outputs: int = 8  #: up to which u is exact (else for as many random sums of them)
+    #: Added to a block: this share of its diagonal, and of the diagonal's mean the objective, within the bounds.
+    #: Damping that falls with the residual is Levenberg-Marquardt's (Yamashita and Fukushima, 2001): far away,
+    #: functions that few data see must not run ahead.
+    damping: float = 1e-4
+    least_unseen: float = 1e-6
+    most_unseen: float = 1e-2
+    #: Multiplications and numbers of a layer's blocks up to which they are kept whole; beyond, their diagonals.
+    work: float = 2e9
+    numbers: int = 1 << 23
+    least: float = 1e-6  #: curvatures count as at least this share of the layer's largest
 
 
 class Curvature:
@@ -42,15 +51,17 @@ class Curvature:
     """
 
     def __init__(
-        self, network: nn.Module, x: Float[Tensor, "samples inputs"], value: float, size: float,
+        self, network: Network, x: Float[Tensor, "samples inputs"], value: float, size: float,
         weight: float = 0.0, order: int | None = None,
+        policy: CurvaturePolicy = CurvaturePolicy(),
     ) -> None:  # fmt: skip
-        self._unseen = min(max(value, LEAST_UNSEEN), MOST_UNSEEN)
+        self._policy = policy
+        self._unseen = min(max(value, policy.least_unseen), policy.most_unseen)
         self._blocks: dict[nn.Parameter, Tensor] = {}
         self._diagonals: dict[nn.Parameter, Tensor] = {}
-        if isinstance(network, KAN):
-            part = x[:: -(-x.shape[0] // SAMPLES)]
-            for layer, (at, steepness) in zip(network, _steepness(network, part), strict=True):
+        if network.edge_layers:
+            part = x[:: -(-x.shape[0] // policy.samples)]
+            for layer, (at, steepness) in zip(network.edge_layers, _steepness(network, part, policy), strict=True):
                 self._add(layer, at.double(), steepness.double() / size**2, (weight, order))
 
     @property
@@ -66,30 +77,32 @@ class Curvature:
 
     def _add(self, layer: SplineLayer, x: Tensor, steepness: Tensor, penalty: tuple[float, int | None]) -> None:
         weight, order = penalty
-        squares = _floored(layer.scales()[1].detach().double().square())
+        squares = _floored(layer.scales()[1].detach().double().square(), self._policy)
         grid, order = layer.grid.double(), order or penalty_order(layer.spec.degree)
         edges, functions = layer.mask.numel(), layer.grid.functions
         coefficients = layer.coefficients
-        if edges * functions**3 <= WORK and edges * functions**2 <= NUMBERS:
+        if edges * functions**3 <= self._policy.work and edges * functions**2 <= self._policy.numbers:
             gram, operator = _gram(layer, x, steepness), difference_operator(grid, order)
-            inverse = _inverted((gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]), self._unseen)
+            inverse = _inverted(
+                (gram + weight * operator.mT @ operator) * (2 * squares[..., None, None]), self._unseen, self._policy
+            )
             self._blocks[coefficients] = inverse.to(coefficients)
             c = coefficients.detach().double()[..., None]
             spline = (c.mT @ gram @ c)[..., 0, 0]
         else:
             gram = _gram_diagonal(layer, x, steepness)
-            damped = gram + DAMPING * gram + self._unseen * gram.mean(-1, keepdim=True)
-            inverses = _inverse((damped + weight * _column_squares(grid, order)) * squares[..., None])
+            damped = gram + self._policy.damping * gram + self._unseen * gram.mean(-1, keepdim=True)
+            inverses = _inverse((damped + weight * _column_squares(grid, order)) * squares[..., None], self._policy)
             self._diagonals[coefficients] = inverses.to(coefficients)
             spline = (coefficients.detach().double().square() * gram).sum(-1)
         base = (
             steepness.T @ Base(layer.spec.base, layer.grid.double(), layer.spec.base_goes_on)(x).square() / x.shape[0]
         )
         if layer.spec.scale == "single":
-            self._diagonals[layer.weight] = _inverse(base + spline).to(coefficients)
+            self._diagonals[layer.weight] = _inverse(base + spline, self._policy).to(coefficients)
         else:
-            self._diagonals[layer.base_weight] = _inverse(base).to(coefficients)
-            self._diagonals[layer.spline_weight] = _inverse(spline).to(coefficients)
+            self._diagonals[layer.base_weight] = _inverse(base, self._policy).to(coefficients)
+            self._diagonals[layer.spline_weight] = _inverse(spline, self._policy).to(coefficients)
 
 
 def _gram(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Tensor, "out inputs functions functions"]:
@@ -106,36 +119,36 @@ def _gram_diagonal(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Te
     return sums.T.reshape(layer.coefficients.shape) / x.shape[0]
 
 
-def _steepness(network: KAN, x: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _steepness(network: Network, x: Tensor, policy: CurvaturePolicy) -> list[tuple[Tensor, Tensor]]:
     """What reaches each layer, and u^2 of its nodes (samples, outputs), summed over the network's outputs."""
     reaching = [x.detach()]
     with torch.enable_grad():
-        for layer in network:
+        for layer in network.edge_layers:
             y = layer(reaching[-1])
             reaching.append(y if y.requires_grad else y.requires_grad_())
         y, nodes = reaching[-1], reaching[1:]
         total = [torch.zeros_like(node) for node in nodes]
-        for direction in _directions(y):
+        for direction in _directions(y, policy):
             slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)
             total = [before + slope.square() for before, slope in zip(total, slopes, strict=True)]
     return [(at.detach(), each.detach()) for at, each in zip(reaching, total, strict=False)]
 
 
-def _directions(y: Tensor) -> Tensor:
+def _directions(y: Tensor, policy: CurvaturePolicy) -> Tensor:
     """Rows v with sum v v^T = 1, or so in expectation where there are many outputs."""
     outputs = y.shape[1]
-    if outputs <= OUTPUTS:
+    if outputs <= policy.outputs:
         return torch.eye(outputs, dtype=y.dtype, device=y.device)
-    signs = torch.randint(2, (OUTPUTS, outputs), generator=Generator().manual_seed(0))
-    sums: Tensor = (2 * signs - 1).to(y) / OUTPUTS**0.5
+    signs = torch.randint(2, (policy.outputs, outputs), generator=Generator().manual_seed(0))
+    sums: Tensor = (2 * signs - 1).to(y) / policy.outputs**0.5
     return sums
 
 
-def _inverted(blocks: Tensor, unseen: float) -> Tensor:
+def _inverted(blocks: Tensor, unseen: float, policy: CurvaturePolicy) -> Tensor:
     """The inverses of damped blocks."""
     diagonal = blocks.diagonal(dim1=-2, dim2=-1)
-    least = max(LEAST**2 * float(diagonal.amax()), 1e-300)
-    added = (DAMPING * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
+    least = max(policy.least**2 * float(diagonal.amax()), 1e-300)
+    added = (policy.damping * diagonal + unseen * diagonal.mean(-1, keepdim=True)).clamp(min=least)
     inverse: Tensor = torch.cholesky_inverse(torch.linalg.cholesky(blocks + torch.diag_embed(added)))
     return inverse
 
@@ -149,9 +162,9 @@ def _column_squares(grid: Grid, order: int) -> Float[Tensor, "inputs functions"]
     return total
 
 
-def _floored(curvatures: Tensor) -> Tensor:
-    return curvatures.clamp(min=max(LEAST * float(curvatures.amax()), 1e-300))
+def _floored(curvatures: Tensor, policy: CurvaturePolicy) -> Tensor:
+    return curvatures.clamp(min=max(policy.least * float(curvatures.amax()), 1e-300))
 
 
-def _inverse(curvatures: Tensor) -> Tensor:
-    return 0.5 / _floored(curvatures)
+def _inverse(curvatures: Tensor, policy: CurvaturePolicy) -> Tensor:
+    return 0.5 / _floored(curvatures, policy)

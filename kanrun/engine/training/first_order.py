@@ -40,7 +40,7 @@ class Objective:
             loss = loss + self.sparsity * sparsity(network, samples.x, self.magnitude)
         return loss + rough(network) if self.weight else loss
 
-    def roughness(self, network: nn.Module) -> Roughness:
+    def roughness(self, network: Network) -> Roughness:
         """The penalty on the grids that `network` has, times its weight."""
         return Roughness(network, self.weight, self.order)
 
@@ -141,7 +141,7 @@ class Locks:
     functions that no sample touches, decided at the start of a stage for the layers' inputs as they are then.
     """
 
-    def __init__(self, network: nn.Module, objective: Objective) -> None:
+    def __init__(self, network: Network, objective: Objective) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         if not isinstance(network, KAN) or not (objective.freeze_unseen or objective.held):
             return

@@ -8,18 +8,26 @@ of the gradient are kept in the parameters' own units, so they outlive a renewal
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training.curvature import Curvature
+from kanrun.engine.training.curvature import Curvature, CurvaturePolicy
 from kanrun.engine.training.first_order import Locks, Objective, trainable
-from kanrun.engine.training.line_search import Point, search
+from kanrun.engine.training.line_search import LineSearchPolicy, Point, search
 
-#: Steps between two looks at the curvature, and evaluations of one line search.
-RENEWED, EVALUATIONS = 20, 25
-#: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
-CURVED = 1e-12
+
+@dataclass(frozen=True)
+class LBFGSPolicy:
+    """When the metric is renewed, and what a step of LBFGS keeps."""
+
+    renewed: int = 20  #: steps between two evaluations of the curvature; at least 1
+    #: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
+    curved: float = 1e-12
+    line_search: LineSearchPolicy = LineSearchPolicy()
+    curvature: CurvaturePolicy = CurvaturePolicy()
 
 
 class LBFGS:
@@ -32,9 +40,15 @@ class LBFGS:
     stalls = False
 
     def __init__(
-        self, network: Network, objective: Objective, *, history: int = 30, memory: dict[str, Tensor] | None = None
+        self,
+        network: Network,
+        objective: Objective,
+        *,
+        history: int = 30,
+        memory: dict[str, Tensor] | None = None,
+        policy: LBFGSPolicy = LBFGSPolicy(),
     ) -> None:
-        self.network, self.objective, self._history = network, objective, history
+        self.network, self.objective, self._history, self.policy = network, objective, history, policy
         self.rows = len(objective.samples)
         self._named = trainable(network)
         self.parameters = list(self._named.values())
@@ -48,7 +62,7 @@ class LBFGS:
 
     def step(self) -> float:
         """One line search; `converged` when it finds no lower point, from a fresh history either."""
-        if self._taken % RENEWED == 0:
+        if self._taken % self.policy.renewed == 0:
             self._renew()
         self._taken += 1
         if not self._searched() and not (self._forgotten() and self._searched()):
@@ -65,7 +79,7 @@ class LBFGS:
 
     def state(self) -> dict[str, Tensor] | None:
         """The history, the steps taken and what must not move, where the next step looks at the curvature anew."""
-        if self._taken % RENEWED:
+        if self._taken % self.policy.renewed:
             return None
         kept = self.memory() | {"taken": torch.tensor(self._taken)}
         return kept if self._free is None else kept | {"free": self._free}
@@ -85,7 +99,7 @@ class LBFGS:
         if not slope < 0:
             return False
         start = Point(0.0, start.value, start.gradient, slope)
-        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), EVALUATIONS)
+        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), self.policy.line_search)
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
@@ -127,8 +141,11 @@ class LBFGS:
     # ------------------------------------------------------------------------------- history and curvature
 
     def _remember(self, move: Tensor, change: Tensor) -> None:
-        if float(move @ change) > CURVED * float(move.norm() * change.norm()):
+        if self._counts(move, change):
             self._pairs = [*self._pairs, (move, change)][-self._history :]
+
+    def _counts(self, move: Tensor, change: Tensor) -> bool:
+        return float(move @ change) > self.policy.curved * float(move.norm() * change.norm())
 
     def _forgotten(self) -> bool:
         """Drop the history and look at the curvature anew; False where both are fresh already."""
@@ -139,7 +156,9 @@ class LBFGS:
 
     def _renew(self) -> None:
         goal = self.objective
-        self._curvature = Curvature(self.network, goal.samples.x, self._here.value, goal.size, goal.weight, goal.order)
+        self._curvature = Curvature(
+            self.network, goal.samples.x, self._here.value, goal.size, goal.weight, goal.order, self.policy.curvature
+        )
 
     def _solve(self, vector: Tensor) -> Tensor:
         parts = zip(self.parameters, self._split(vector), strict=True)
@@ -155,7 +174,9 @@ class LBFGS:
         pairs = zip(torch.cat(moves, 1), torch.cat(changes, 1), strict=True)
         # Copies of their own: where a vector lies in memory decides the last bit of its products.
         muted = [(self._muted(move).clone(), self._muted(change).clone()) for move, change in pairs]
-        return [(s, y) for s, y in muted if float(s @ y) > CURVED * float(s.norm() * y.norm())][-self._history :]
+        return [(s, y) for s, y in muted if float(s @ y) > self.policy.curved * float(s.norm() * y.norm())][
+            -self._history :
+        ]
 
     # ---------------------------------------------------------------------------------------- parameters
 

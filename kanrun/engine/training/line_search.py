@@ -7,15 +7,21 @@ interpolation. Values that are not finite count as too high.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite, sqrt
 
 from torch import Tensor
 
-#: Share of the slope's promise that a step must keep, and of the slope that may be left.
-ENOUGH, LEFT = 1e-4, 0.9
-#: A longer step is at most this many times the one before; a cut keeps this share of the bracket on either side.
-GROWTH, GUARD = 10.0, 0.1
+
+@dataclass(frozen=True)
+class LineSearchPolicy:
+    """The conditions and steps of a line search; 0 < enough < left < 1."""
+
+    enough: float = 1e-4  #: share of the slope's promise that a step must keep
+    left: float = 0.9  #: share of the slope that may be left
+    growth: float = 10.0  #: a longer step is at most this many times the one before; above 2
+    guard: float = 0.1  #: a cut keeps this share of the bracket on either side; below 0.5
+    evaluations: int = 25  #: at most
 
 
 @dataclass(frozen=True)
@@ -28,39 +34,41 @@ class Point:
     slope: float
 
 
-def search(at: Callable[[float], Point], start: Point, first: float, most: int) -> Point:
-    """A point with a lower value than `start` that meets the conditions, or the lowest of `most` that were looked at.
+def search(at: Callable[[float], Point], start: Point, first: float, policy: LineSearchPolicy) -> Point:
+    """A point with a lower value than `start` that meets the conditions, or the lowest of all that were evaluated.
 
     `start` itself where none is lower. `start.slope` must be negative.
     """
-    lowest, before, t = start, start, first
+    lowest, before, t, most = start, start, first, policy.evaluations
     for looked in range(1, most + 1):
         point = at(t)
         if point.value < lowest.value:
             lowest = point
-        if not _descends(point, start) or (looked > 1 and point.value >= before.value):
-            return _zoom(at, start, (before, point), lowest, most - looked)
-        if abs(point.slope) <= -LEFT * start.slope:
+        if not _descends(point, start, policy) or (looked > 1 and point.value >= before.value):
+            return _zoom(at, start, (before, point), lowest, replace(policy, evaluations=most - looked))
+        if abs(point.slope) <= -policy.left * start.slope:
             return point
         if point.slope >= 0:
-            return _zoom(at, start, (point, before), lowest, most - looked)
-        t = min(max(_cubic(before, point), 2 * point.t), GROWTH * point.t)
+            return _zoom(at, start, (point, before), lowest, replace(policy, evaluations=most - looked))
+        t = min(max(_cubic(before, point), 2 * point.t), policy.growth * point.t)
         before = point
     return lowest
 
 
-def _zoom(at: Callable[[float], Point], start: Point, bracket: tuple[Point, Point], lowest: Point, most: int) -> Point:
+def _zoom(
+    at: Callable[[float], Point], start: Point, bracket: tuple[Point, Point], lowest: Point, policy: LineSearchPolicy
+) -> Point:
     """The search inside a bracket whose first end is the lower one that descends enough."""
     low, high = bracket
-    for _ in range(most):
+    for _ in range(policy.evaluations):
         left, right = sorted((low.t, high.t))
-        guard = GUARD * (right - left)
+        guard = policy.guard * (right - left)
         point = at(min(max(_cubic(low, high), left + guard), right - guard))
         if point.value < lowest.value:
             lowest = point
-        if not _descends(point, start) or point.value >= low.value:
+        if not _descends(point, start, policy) or point.value >= low.value:
             high = point
-        elif abs(point.slope) <= -LEFT * start.slope:
+        elif abs(point.slope) <= -policy.left * start.slope:
             return point
         else:
             high = low if point.slope * (high.t - low.t) >= 0 else high
@@ -70,8 +78,8 @@ def _zoom(at: Callable[[float], Point], start: Point, bracket: tuple[Point, Poin
     return lowest
 
 
-def _descends(point: Point, start: Point) -> bool:
-    return isfinite(point.value) and point.value <= start.value + ENOUGH * point.t * start.slope
+def _descends(point: Point, start: Point, policy: LineSearchPolicy) -> bool:
+    return isfinite(point.value) and point.value <= start.value + policy.enough * point.t * start.slope
 
 
 def _cubic(a: Point, b: Point) -> float:

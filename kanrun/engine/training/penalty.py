@@ -14,10 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanrun.engine.least_squares import LocalRows
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.splines.differences import difference_bands, penalty_order
 
 
@@ -41,7 +41,7 @@ class Smoothing:
         return LocalRows(rows.index[:0], rows.values[:0], rows.unknowns)
 
 
-def penalty(network: nn.Module, order: int | None = None) -> Tensor:
+def penalty(network: Network, order: int | None = None) -> Tensor:
     """The penalty as a differentiable scalar; zero for networks without splines."""
     return Roughness(network, 1.0, order)(network)
 
@@ -52,16 +52,16 @@ class Roughness:
     Weights are small and differences large, on fine grids beyond single precision: they meet in float64.
     """
 
-    def __init__(self, network: nn.Module, weight: float, order: int | None = None) -> None:
+    def __init__(self, network: Network, weight: float, order: int | None = None) -> None:
         self._bands, self._weight = [], weight
-        for layer in network if weight and isinstance(network, KAN) else ():
+        for layer in network.edge_layers if weight else ():
             bands = weight**0.5 * difference_bands(layer.grid.double(), order or penalty_order(layer.spec.degree))
             self._bands.append(bands.to(layer.coefficients))
 
-    def __call__(self, network: nn.Module) -> Tensor:
+    def __call__(self, network: Network) -> Tensor:
         first = next(network.parameters())
         total = torch.zeros((), dtype=first.dtype, device=first.device)
-        for layer, bands in zip(network if isinstance(network, KAN) else (), self._bands, strict=False):
+        for layer, bands in zip(network.edge_layers, self._bands, strict=False):
             if layer.trained_base is not None:
                 total = total + self._weight * (layer.trained_base * layer.mask).square().sum()
             if bands.shape[1]:

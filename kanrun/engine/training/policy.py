@@ -5,9 +5,10 @@ Errors are relative to the spread of the outputs unless a field says otherwise; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kanrun.engine.least_squares import LMPolicy
+from kanrun.engine.training.lbfgs import LBFGSPolicy
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,13 @@ class TrainingPolicy:
     lm_without_grid: LMPolicy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
     fitting: FittingPolicy = FittingPolicy()
     multistart: MultistartPolicy = MultistartPolicy()
+    lbfgs: LBFGSPolicy = LBFGSPolicy()
     widths: WidthPolicy = WidthPolicy()
     grids: GridPolicy = GridPolicy()
     penalty: PenaltyPolicy = PenaltyPolicy()
     final_steps: int = 6  #: of the final fit on training and validation points together; 0 for none
+
+    def damped(self, damping: float) -> TrainingPolicy:
+        """The same with this damping of the first step of Levenberg-Marquardt on every grid."""
+        lm, other = replace(self.lm, damping=damping), replace(self.lm_without_grid, damping=damping)
+        return replace(self, lm=lm, lm_without_grid=other, large_damping=damping)

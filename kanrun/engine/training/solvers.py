@@ -66,7 +66,9 @@ def create_lm(
 def create_lbfgs(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
-    return LBFGS(network, _objective(data, plan, smoothing), history=plan.history, memory=memory)
+    return LBFGS(
+        network, _objective(data, plan, smoothing), history=plan.history, memory=memory, policy=plan.policy.lbfgs
+    )
 
 
 def create_adam(

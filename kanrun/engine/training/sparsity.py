@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from kanrun.engine.layers.magnitudes import edge_magnitudes
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import Network
 
 #: Shares count as at least this, which keeps the logarithm finite at dead edges.
 LEAST_SHARE = 1e-12
 
 
-def sparsity(network: nn.Module, x: Float[Tensor, "samples inputs"], kind: str = "rms") -> Tensor:
+def sparsity(network: Network, x: Float[Tensor, "samples inputs"], kind: str = "rms") -> Tensor:
     """The penalty on `x`, differentiable; zero for networks without edges. `kind` is one of `edge_magnitudes`."""
     total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for layer in network if isinstance(network, KAN) else ():
+    for layer in network.edge_layers:
         magnitudes = edge_magnitudes(layer, x, kind)[layer.mask]
         size = magnitudes.sum()
         shares = (magnitudes / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)

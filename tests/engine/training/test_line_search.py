@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf, log
 
 import pytest
 import torch
 
-from kanrun.engine.training.line_search import ENOUGH, LEFT, Point, search
+from kanrun.engine.training.line_search import LineSearchPolicy, Point, search
 
+POLICY = LineSearchPolicy()
 Line = Callable[[float], tuple[float, float]]
 
 
@@ -35,15 +37,15 @@ def _barrier(t: float) -> tuple[float, float]:
 def test_what_is_found_descends_enough_and_is_flat_enough(line: Line, first: float) -> None:
     look = _at(line)
     start = look(0.0)
-    found = search(look, start, first, 25)
-    assert found.value <= start.value + ENOUGH * found.t * start.slope
-    assert abs(found.slope) <= LEFT * abs(start.slope)
+    found = search(look, start, first, POLICY)
+    assert found.value <= start.value + POLICY.enough * found.t * start.slope
+    assert abs(found.slope) <= POLICY.left * abs(start.slope)
 
 
 def test_a_line_that_only_rises_gives_back_the_start() -> None:
     look = _at(lambda t: (1 + t, 1.0))
     start = Point(0.0, 1.0, torch.tensor([-1.0]), -1.0)  # a slope that the values belie, as rounding makes them
-    assert search(look, start, 1.0, 25) is start
+    assert search(look, start, 1.0, POLICY) is start
 
 
 def test_no_more_points_are_looked_at_than_allowed() -> None:
@@ -53,5 +55,5 @@ def test_no_more_points_are_looked_at_than_allowed() -> None:
         looked.append(t)
         return Point(t, -t, torch.tensor([-1.0]), -1.0)
 
-    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, 7).value < 0
+    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, evaluations=7)).value < 0
     assert len(looked) == 7
