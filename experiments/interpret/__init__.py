@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config import InterpretConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.suite import suite_cells, with_cell
 
 if TYPE_CHECKING:
     from kanrun.experiments.interpret.problem import InterpretationProblem
@@ -29,12 +28,16 @@ if TYPE_CHECKING:
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
     """One cell, or the suite's."""
+    from kanrun.study.suite import suite_cells
+
     return suite_cells(cfg.suite)
 
 
 def check(cfg: InterpretConfig) -> None:
     """Build everything that a run would build, without training. Raises UsageError for settings that do not fit, among
     them more threads, another device or less precision than it uses."""
+    from kanrun.study.suite import with_cell
+
     if cfg.threads is not None and cfg.threads > 1:
         raise UsageError(f"threads={cfg.threads}: kanrun interpret uses one; executor=local runs more at once.")
     if cfg.device not in {"auto", "cpu"} or cfg.precision != "float64":
@@ -50,9 +53,11 @@ def check(cfg: InterpretConfig) -> None:
 
 
 def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Record]:
-    """Interpret every output of the target; a row a stage as it goes."""
+    """Interpret every output of the target; one row per stage as it goes."""
     from kanrun.experiments.interpret.interpretation import one_thread
     from kanrun.experiments.interpret.problem import options_of, problems_of
+
+    from kanrun.study.suite import with_cell
 
     cfg = with_cell(cfg, cell)
     options = options_of(cfg)

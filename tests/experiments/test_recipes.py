@@ -1,0 +1,24 @@
+"""Recipes are cheap to import: help, refusals and registries read them without the packages that training needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NAMES = ("bench", "compare_mlp", "continual", "curves", "extend_grid", "fit", "interpret")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_loads_nothing_heavy_and_has_the_four_functions(name: str, tmp_path: Path) -> None:
+    code = f"""
+import sys
+import kanrun.experiments.{name} as recipe
+heavy = {{"torch", "pandas", "matplotlib", "scipy", "sympy", "kanrun.engine"}} & set(sys.modules)
+missing = [each for each in ("cells", "run", "figures", "claims") if not callable(getattr(recipe, each, None))]
+sys.exit(str(heavy or missing) if heavy or missing else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
