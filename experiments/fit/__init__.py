@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import FitConfig
+from kanrun.config import MODELS, TARGETS, FitConfig
 from kanrun.runs.records import Checkpoint, Note, Record
 
 if TYPE_CHECKING:
+    from kanrun.experiments.fit.tables import TableFitting
     from kanrun.experiments.fit.training import Fit
     from matplotlib.figure import Figure
     from pandas import DataFrame
@@ -29,17 +30,28 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
     return suite_cells(cfg.suite)
 
 
-def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
+def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit | TableFitting:
     """Build everything that a training needs."""
+    from kanrun.study.suite import with_cell
+
+    if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
+        from kanrun.experiments.fit.tables import prepare_table
+
+        return prepare_table(cfg, cell, seed)
     from kanrun.experiments.fit.training import make_fit
 
     return make_fit(cfg, cell, seed)
 
 
 def run(
-    cfg: FitConfig, cell: dict[str, Any], seed: int, resume: Checkpoint | None = None, prepared: Fit | None = None
+    cfg: FitConfig,
+    cell: dict[str, Any],
+    seed: int,
+    resume: Checkpoint | None = None,
+    prepared: Fit | TableFitting | None = None,
 ) -> Iterator[Record]:
     """Train one network; one row per step as it trains, the rest at the end."""
+    from kanrun.experiments.fit.tables import TableFitting, run_table
     from kanrun.experiments.fit.training import Progress, results
 
     from kanrun.engine.training import train
@@ -47,9 +59,16 @@ def run(
     from kanrun.study.training_records import follow, state_from_checkpoint
 
     fit = prepared or prepare(cfg, cell, seed)
+    if isinstance(fit, TableFitting):
+        yield from run_table(fit, cell, seed)
+        return
     done = state_from_checkpoint(resume, fit.problem.domain.device)
     if resume is None:
         yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)
+        if TARGETS[fit.cfg.target.kind].table:
+            yield Note(
+                f"learned by model={fit.cfg.model.kind}, as its settings ask; model=auto is the default of tables"
+            )
     events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)
     trained = yield from follow(events, Progress(done, resume, fit.why))
     yield from results(fit, cell, seed, trained)
@@ -64,7 +83,12 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     if "cell" in tables["summary"]:
         return
     classifies = "test_accuracy" in tables["summary"]
-    yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
+    if "effects" in tables:
+        from kanrun.figures import effects
+
+        yield "effects", effects(tables["effects"], tables["importance"], tables["input_values"])
+    if "metrics" in tables:
+        yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
     yield "predictions", predictions(tables["predictions"])
     yield "residuals", residuals(tables["predictions"])
     if "edges" in tables:

@@ -114,6 +114,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
     known = network is None
     inputs = Scaling.identity(len(dataset.target.inputs)) if known else dataset.input_scaling
     outputs = Scaling.identity(len(dataset.target.outputs)) if known else dataset.output_scaling
+    assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
+    assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
     return [_problem(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
 
 

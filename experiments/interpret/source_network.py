@@ -19,6 +19,7 @@ from kanrun.errors import UsageError
 from kanrun.runs import Run
 from kanrun.study.saved import LoadedRun
 from kanrun.study.suite import with_cell
+from kanrun.targets import PiecewiseScaling
 
 #: Share of the network's own error that turning it into a graph may change its values by without a warning, and what is
 #: rounding whatever the network's error is, relative to the spread.
@@ -42,6 +43,11 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN, int]:
         raise UsageError(f"from_run={folder} holds trainings on several settings; name a run of one.")
     if not isinstance(network, KAN):
         raise UsageError(f"from_run={folder} holds a {type(network).__name__}, which has no edges to interpret.")
+    if isinstance(model.input_scaling, PiecewiseScaling):
+        raise UsageError(
+            f"from_run={folder} holds the automatic model of a table, over scores of its inputs; what each input does "
+            "is in its tables/effects.csv. For a formula leave out from_run and give the table as target."
+        )
     theirs = _resolved(loaded.config, folder)
     return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), network, model.seed
 

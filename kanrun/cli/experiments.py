@@ -14,6 +14,7 @@ from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
 from kanrun.config.former import rename_override
 from kanrun.config.registry import Experiment
+from kanrun.config.table_default import with_table_model
 
 
 class Shown(StrEnum):
@@ -93,7 +94,7 @@ def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
             if warning is not None:
                 print(f"kanrun: {warning}", file=sys.stderr)
         completed = experiment.completed([word for word, _ in renamed])
-        located = with_run_folders(completed, outputs, multirun)
+        located = with_run_folders(with_table_model(experiment, completed), outputs, multirun)
         words = hydra_words(located, experiment.name, multirun)
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,

@@ -18,7 +18,7 @@ from kanrun.config.experiments import (
     FitConfig,
     InterpretConfig,
 )
-from kanrun.config.models import BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
+from kanrun.config.models import AutoConfig, BezierConfig, BSplineConfig, KANConfig, MLPConfig, PolynomialConfig
 from kanrun.config.registry import (
     CANDIDATES,
     EXPERIMENTS,
@@ -55,6 +55,7 @@ __all__ = [
     "SOLVERS",
     "TARGETS",
     "AdamSolver",
+    "AutoConfig",
     "AutoSolver",
     "BSplineConfig",
     "BenchConfig",

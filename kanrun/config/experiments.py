@@ -67,6 +67,7 @@ class ExperimentConfig:
         "kanrun fit study=toy_suite",
         "kanrun fit -m model.degree=2,3,4",
     ),
+    table_model="auto",
 )
 @dataclass
 class FitConfig(ExperimentConfig):

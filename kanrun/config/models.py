@@ -99,3 +99,19 @@ class BSplineConfig:
                 f"{at}control_points={self.control_points} is too few: a B-spline of degree {self.degree} has at "
                 f"least {self.degree + 1}."
             )
+
+
+@model("kanrun.study.table_model:fit_table", label="automatic model", tables_only=True)
+@dataclass
+class AutoConfig:
+    """Effects of single inputs and of pairs by evidence, stacked and made one KAN; the default for tables."""
+
+    pairs: bool = setting(True, "whether pairs of inputs may act together")
+    extrapolation: str = setting(
+        "clip",
+        "clip: predictions stay within the training outputs' range, widened by a tenth; linear: they may leave it",
+        choices=("clip", "linear"),
+    )
+    folds: int = setting(5, "folds of the cross-validation; 0 leaves it out", minimum=0)
+    baselines: bool = setting(True, "whether mean, ridge and boosting are cross-validated on the same folds")
+    kind: str = "auto"

@@ -57,6 +57,8 @@ class Kind:
 class TargetKind(Kind):
     """`builder` maps settings to a `kanrun.targets.Target`."""
 
+    table: bool = False  # rows of a table rather than a function
+
 
 @dataclass(frozen=True)
 class ModelKind(Kind):
@@ -67,6 +69,9 @@ class ModelKind(Kind):
     beyond: str = "the network continues by its formula"  # what it does outside the trained range
     inputs: int | None = None  # how many inputs it takes, if not any number
     closed_form: bool = False  # fitted by linear least squares, whatever the solver
+    tables_only: bool = (
+        False  # for targets that are tables: its builder fits them and returns a network of another kind
+    )
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,7 @@ class Experiment(Kind):
 
     examples: tuple[str, ...] = ()
     groups: Mapping[str, str] = field(default_factory=dict)  # a plug-in's groups and their default choices
+    table_model: str = ""  # the default model where the target is a table, if another than for functions
     implied: Mapping[str, str] = field(default_factory=dict)  # a key, and the choice that setting it stands for
 
     def completed(self, overrides: Sequence[str]) -> list[str]:

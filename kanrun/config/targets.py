@@ -64,7 +64,7 @@ class FeynmanTarget:
     kind: str = "feynman"
 
 
-@target("kanrun.targets.table_targets:build_table")
+@target("kanrun.targets.table_targets:build_table", table=True)
 @dataclass
 class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
@@ -87,7 +87,7 @@ class TableTarget:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 
 
-@target("kanrun.targets.table_targets:build_bundled")
+@target("kanrun.targets.table_targets:build_bundled", table=True)
 @dataclass
 class BundledTarget:
     """A table that scikit-learn brings, by its name."""

@@ -83,6 +83,8 @@ def check_model(model: Any, inputs: int) -> None:
     if vars(model).get("hidden", ()) is None:
         raise UsageError("model.hidden=null is for kanrun interpret, which searches the shape; give the widths here.")
     check(model, "model.")
+    if MODELS[model.kind].tables_only:
+        raise UsageError(f"model={model.kind} is for tables, and for kanrun fit alone; take model=kan or mlp here.")
     takes = MODELS[model.kind].inputs
     if takes is not None and inputs != takes:
         raise UsageError(

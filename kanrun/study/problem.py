@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, Points, build_target, make_dataset
+from kanrun.targets import Dataset, PiecewiseScaling, Points, build_target, make_dataset
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 
@@ -40,7 +40,18 @@ class LearningProblem:
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
     """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
     dataset = make_dataset(build_target(target), sampling, seed)
-    dtype, device = PRECISIONS[cfg.precision], torch.device(device_of(cfg))
+    return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
+
+
+def with_scalings(
+    problem: LearningProblem, inputs: PiecewiseScaling, outputs: PiecewiseScaling | None
+) -> LearningProblem:
+    """The same points with other units for the model; `outputs` None leaves those of the output."""
+    dataset = replace(problem.dataset, input_scaling=inputs, output_scaling=outputs or problem.dataset.output_scaling)
+    return _problem(dataset, problem.domain.dtype, problem.domain.device)
+
+
+def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
 
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)

@@ -23,7 +23,7 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
 from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
-from kanrun.targets import Scaling, check_output, read_inputs, table_bytes
+from kanrun.targets import PiecewiseScaling, Scaling, check_output, read_inputs, table_bytes
 
 if TYPE_CHECKING:
     from kanrun.study.problem import LearningProblem
@@ -43,10 +43,11 @@ class Model:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     domain: Array
-    input_scaling: Scaling
-    output_scaling: Scaling
+    input_scaling: Scaling | PiecewiseScaling
+    output_scaling: Scaling | PiecewiseScaling
     classes: tuple[str, ...] | None
     seed: int = 0  # of its training, whose split and scaling come from it
+    errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
 
     def __call__(self, x: Array) -> Array:
         """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier.
@@ -65,6 +66,26 @@ class Model:
         if self.classes:
             return output.softmax(-1).numpy()
         return self.output_scaling.invert(output.numpy())
+
+    def interval(self, x: Array, level: float) -> tuple[Array, Array]:
+        """Lower and upper ends (samples, outputs) between which the output lies with probability `level`.
+
+        From the errors of rows that were left out of training, which are stored with models of `model=auto`. Raises
+        UsageError for a model that has none, and for a level outside (0, 1).
+        """
+        if self.errors is None:
+            raise UsageError("prediction intervals need a regression with model=auto; this model has none.")
+        if not 0 < level < 1:
+            raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
+        parameter = next(self.network.parameters())
+        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
+        raw = predict(self.network, inside).double().numpy()
+        levels = np.linspace(0.005, 0.995, self.errors.shape[1])
+        low, high = (
+            np.array([np.interp(share, levels, each) for each in self.errors])
+            for share in ((1 - level) / 2, (1 + level) / 2)
+        )
+        return self.output_scaling.invert(raw + low), self.output_scaling.invert(raw + high)
 
     def outside(self, x: Array) -> Array:
         """Share of the samples outside the trained range, one number an input."""
@@ -89,7 +110,13 @@ class Model:
         return self.network.beyond
 
 
-def model_checkpoint(network: Network, problem: LearningProblem, summary: dict[str, Any], seed: int) -> Checkpoint:
+def model_checkpoint(
+    network: Network,
+    problem: LearningProblem,
+    summary: dict[str, Any],
+    seed: int,
+    errors: list[list[float]] | None = None,
+) -> Checkpoint:
     """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
     dataset = problem.dataset
     name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
@@ -102,6 +129,7 @@ def model_checkpoint(network: Network, problem: LearningProblem, summary: dict[s
         "input_scaling": _plain(dataset.input_scaling),
         "output_scaling": _plain(dataset.output_scaling),
         "seed": seed,
+        "errors": errors,
     }
     return Checkpoint(name, pack(network), meta)
 
@@ -119,16 +147,22 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             _scaling(meta["output_scaling"]),
             tuple(meta["classes"]) if meta["classes"] else None,
             int(meta["seed"]),
+            np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
 
 
-def _plain(scaling: Scaling) -> dict[str, list[float]]:
+def _plain(scaling: Scaling | PiecewiseScaling) -> dict[str, Any]:
+    if isinstance(scaling, PiecewiseScaling):
+        return {"points": [a.tolist() for a in scaling.points], "values": [a.tolist() for a in scaling.values]}
     return {"shift": scaling.shift.tolist(), "scale": scaling.scale.tolist()}
 
 
-def _scaling(plain: dict[str, list[float]]) -> Scaling:
+def _scaling(plain: dict[str, Any]) -> Scaling | PiecewiseScaling:
+    if "points" in plain:
+        points, values = (tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values"))
+        return PiecewiseScaling(points, values)
     return Scaling(np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64))
 
 

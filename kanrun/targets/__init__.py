@@ -9,19 +9,21 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanrun.targets.data import Dataset, Points, Scaling, Target
+    from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
     from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
     from kanrun.targets.sampling import generator
+    from kanrun.targets.scores import PowerTransform, ScorePolicy, input_scores, output_map
     from kanrun.targets.table_file import TableLimits, check_output, table_bytes
     from kanrun.targets.table_targets import planar_points
     from kanrun.targets.tables import read_inputs
 
 _NAMES = {
-    "data": "Dataset Points Scaling Target",
+    "data": "Dataset PiecewiseScaling Points Scaling Target",
     "datasets": "SplitPolicy build_target make_dataset",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target peaks_formula",
     "sampling": "generator",
+    "scores": "PowerTransform ScorePolicy input_scores output_map",
     "table_file": "TableLimits check_output table_bytes",
     "table_targets": "planar_points",
     "tables": "read_inputs",
@@ -33,8 +35,11 @@ __all__ = [
     "NAMED",
     "SPECIAL",
     "Dataset",
+    "PiecewiseScaling",
     "Points",
+    "PowerTransform",
     "Scaling",
+    "ScorePolicy",
     "SplitPolicy",
     "TableLimits",
     "Target",
@@ -43,7 +48,9 @@ __all__ = [
     "feynman_formulas",
     "formula_target",
     "generator",
+    "input_scores",
     "make_dataset",
+    "output_map",
     "peaks_formula",
     "planar_points",
     "read_inputs",

@@ -81,6 +81,35 @@ class Scaling:
 
 
 @dataclass(frozen=True, eq=False)
+class PiecewiseScaling:
+    """An increasing, piecewise linear map for each feature, constant beyond its first and last point.
+
+    `points` and `values` hold one array per feature: the map takes points[j][i], in the user's units, to values[j][i].
+    """
+
+    points: tuple[Array, ...]
+    values: tuple[Array, ...]
+
+    def apply(self, a: Array) -> Array:
+        """User's units (..., features) to the model's."""
+        return self._mapped(a, self.points, self.values)
+
+    def invert(self, a: Array) -> Array:
+        """The model's units (..., features) to the user's."""
+        return self._mapped(a, self.values, self.points)
+
+    @property
+    def scale(self) -> Array:
+        """The user's units per unit of the model, on average, (features,)."""
+        pairs = zip(self.points, self.values, strict=True)
+        return np.array([(p[-1] - p[0]) / (v[-1] - v[0]) for p, v in pairs])
+
+    @staticmethod
+    def _mapped(a: Array, from_: tuple[Array, ...], to: tuple[Array, ...]) -> Array:
+        return np.stack([np.interp(a[..., j], x, y) for j, (x, y) in enumerate(zip(from_, to, strict=True))], -1)
+
+
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Points to train on, to select on and to report on, all in the user's units.
 
@@ -92,8 +121,8 @@ class Dataset:
     train: Points
     validation: Points | None
     test: Points | None
-    input_scaling: Scaling
-    output_scaling: Scaling
+    input_scaling: Scaling | PiecewiseScaling
+    output_scaling: Scaling | PiecewiseScaling
     notes: tuple[str, ...] = ()
 
     @property

@@ -1,0 +1,194 @@
+"""The automatic model of a table: cross-validation, baselines, and what the fitted model says of its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
+from kanrun.engine.networks import KAN
+from kanrun.errors import UsageError
+from kanrun.runs.records import Note, Record, Row, Table
+from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, loss_of
+from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_table
+from kanrun.study.evaluation import edge_table, prediction_table
+from kanrun.study.problem import LearningProblem, make_problem, with_scalings
+from kanrun.study.saved import model_checkpoint
+from kanrun.study.suite import bound_rows, check_bounds, with_cell
+from kanrun.study.table_model import TableModel, TablePolicy, fit_table, member_weights
+from kanrun.targets import PiecewiseScaling
+
+FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
+LEVELS = np.linspace(0.005, 0.995, 199)  # of the errors of left-out rows, which make prediction intervals
+
+
+@dataclass(frozen=True)
+class TableFitting:
+    """One table and how it is fitted: all rows train, unless sampling.test asks for test rows."""
+
+    cfg: FitConfig
+    problem: LearningProblem
+    policy: TablePolicy
+
+
+def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> TableFitting:
+    """Read and split the table. Raises UsageError as `make_problem` does, and for what is no table."""
+    check_bounds(cell)
+    cfg = with_cell(cfg, cell)
+    check(cfg.model, "model.")
+    model: AutoConfig = cfg.model
+    if not TARGETS[cfg.target.kind].table:
+        raise UsageError("model=auto is for tables (target=table or bundled); for functions take model=kan.")
+    if cfg.precision != "float64":
+        raise UsageError(f"model=auto computes in float64; for precision={cfg.precision} take model=kan.")
+    problem = make_problem(cfg, cfg.target, all_rows(cfg.sampling), seed)
+    if (rows := len(problem.dataset.train)) < FEWEST_ROWS:
+        raise UsageError(
+            f"model=auto needs at least {FEWEST_ROWS} training rows, and {problem.dataset.target.name} has {rows}; "
+            "take model=kan."
+        )
+    return TableFitting(cfg, problem, TablePolicy(pairs=model.pairs, clip=model.extrapolation == "clip"))
+
+
+def all_rows(sampling: SamplingConfig) -> SamplingConfig:
+    """No validation rows, and no test rows unless their number or that of the training rows is given."""
+    asked = sampling.test is not None or sampling.train is not None
+    return replace(sampling, validation=0.0, test=sampling.test if asked else 0)
+
+
+def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
+    """Cross-validate, fit all rows, and report."""
+    problem, started = fitting.problem, time.perf_counter()
+    dataset, model_cfg = problem.dataset, fitting.cfg.model
+    classes = len(dataset.classes) if dataset.classes else None
+    yield from (Note(text, warning=True) for text in dataset.notes)
+    before = time.process_time()
+    fitted = fit_table(dataset.train, classes, fitting.policy)
+    fit_seconds = time.process_time() - before
+    checked = None
+    if model_cfg.folds > 1:
+        checked = cross_validate(
+            dataset.train, classes, fitting.policy, model_cfg.folds, seed, baselines=model_cfg.baselines
+        )
+    yield from _said(fitted, checked, classes)
+    if checked is not None:
+        yield from _fold_rows(checked, classes)
+    known = with_scalings(problem, fitted.inputs, fitted.outputs)
+    summary = _summary(fitting, fitted, checked, known)
+    yield Row("summary", {**summary, "fit_seconds": fit_seconds, "seconds": time.perf_counter() - started})
+    yield from bound_rows(cell, summary)
+    names = dataset.classes or dataset.target.outputs
+    yield effect_table(fitted, dataset.train, dataset.target.inputs, names)
+    yield importance_table(fitted, dataset.train, dataset.target.inputs, classes, seed)
+    yield distribution_table(dataset.train, dataset.target.inputs)
+    if (pairs := pair_table(fitted, dataset.train, dataset.target.inputs)) is not None:
+        yield pairs
+    yield _members(fitted)
+    yield prediction_table(fitted.network, known)
+    if (edges := edge_table(fitted.network, known)) is not None:
+        yield edges
+    yield model_checkpoint(fitted.network, known, summary, seed, _errors(fitted, checked, problem))
+
+
+def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | None) -> Iterator[Note]:
+    """Which candidate was taken, who wins the comparison, and how many predictions were held."""
+    stack = ", ".join(f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0)
+    yield Note({
+        "stack": f"the model is a weighted sum of {stack}",
+        "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
+        "transformed": f"the model is a weighted sum of {stack}, fitted to a transformed output",
+    }[fitted.chosen])  # fmt: skip
+    if checked is None:
+        return
+    what = "log loss" if classes else "RMSE"
+    means = {name: checked.mean(name) for name in checked.losses}
+    for name, mean in means.items():
+        spread = f" +- {checked.spread(name):.2g}" if len(checked.losses[name]) > 1 else ""
+        yield Note(
+            f"cross-validated {what} of {name}: {mean:.4g}{spread} ({np.mean(checked.seconds[name]):.2g} s per fit)"
+        )
+    if len(means) > 1:
+        best = min(means, key=lambda name: means[name])
+        others = min(mean for name, mean in means.items() if name != OURS)
+        if best == OURS:
+            yield Note(f"kanrun predicts left-out rows best, {1 - means[OURS] / others:.1%} below the next")
+        else:
+            yield Note(
+                f"{best} predicts left-out rows best; kanrun is {means[OURS] / others - 1:.1%} above it", warning=True
+            )
+
+
+def _fold_rows(checked: CrossValidation, classes: int | None) -> Iterator[Row]:
+    loss = "log_loss" if classes else "rmse"
+    for name, losses in checked.losses.items():
+        for fold, (error, seconds) in enumerate(zip(losses, checked.seconds[name], strict=True)):
+            yield Row("baselines", {"model": name, "fold": fold, loss: float(error), "cpu_seconds": float(seconds)})
+
+
+def _summary(
+    fitting: TableFitting, fitted: TableModel, checked: CrossValidation | None, known: LearningProblem
+) -> dict[str, Any]:
+    dataset, train = known.dataset, known.dataset.train
+    classes = len(dataset.classes) if dataset.classes else None
+    values = fitted.values(train.x)
+    summary: dict[str, Any] = {
+        "target": dataset.target.name,
+        "model": fitting.cfg.model.kind,
+        "chosen": fitted.chosen,
+        "shape": "-".join(map(str, fitted.network.shape)),
+        "train_points": len(train),
+        "intervals": fitted.network.layer(0).grid.intervals,
+        "parameters": _numbers(fitted.network),
+        "effective_parameters": fitted.fit.effective,
+    }
+    loss = "cross_entropy" if classes else "rmse"
+    summary[f"train_{loss}"] = loss_of(values, train.y, classes)
+    if checked is not None:
+        inside = ~np.isnan(checked.values[:, 0])
+        summary[f"cv_{loss}"] = checked.mean()
+        summary[f"cv_{loss}_spread"] = checked.spread()
+        if classes:
+            summary["cv_accuracy"] = float((checked.values[inside].argmax(1) == train.y[inside, 0]).mean())
+        else:
+            left, y = checked.values[inside], train.y[inside]
+            summary["cv_r2"] = float(np.mean(1 - ((left - y) ** 2).mean(0) / np.maximum(y.var(0), 1e-300)))
+    if dataset.test is not None and len(dataset.test):
+        there = fitted.values(dataset.test.x)
+        summary[f"test_{loss}"] = loss_of(there, dataset.test.y, classes)
+        summary["clipped"] = fitted.clipped(dataset.test.x)
+        if classes:
+            summary["test_accuracy"] = float((there.argmax(1) == dataset.test.y[:, 0]).mean())
+        else:
+            error = (there - dataset.test.y) ** 2
+            summary["r2"] = float(np.mean(1 - error.mean(0) / np.maximum(dataset.test.y.var(0), 1e-300)))
+    else:
+        summary["clipped"] = fitted.clipped(train.x)
+    summary["solver"] = "evidence"
+    return summary
+
+
+def _numbers(network: KAN) -> int:
+    """Coefficients of the edges that are alive."""
+    return sum(int(layer.mask.sum()) * layer.grid.functions for layer in network)
+
+
+def _members(fitted: TableModel) -> Table:
+    names, weights = zip(*member_weights(fitted), strict=True)
+    return Table("members", {"member": np.array(names), "weight": np.array(weights)})
+
+
+def _errors(fitted: TableModel, checked: CrossValidation | None, problem: LearningProblem) -> list[list[float]] | None:
+    """Quantiles (`LEVELS`) of truth - prediction for left-out rows, one list per output, in the network's units."""
+    if fitted.outputs is None or not isinstance(fitted.outputs, PiecewiseScaling):
+        return None
+    y = problem.dataset.train.y
+    left_out = fitted.left_out if checked is None else checked.values
+    inside = ~np.isnan(left_out[:, 0])
+    error = fitted.outputs.apply(y[inside]) - fitted.outputs.apply(left_out[inside])
+    count = inside.sum()
+    wide = np.clip(0.5 + (LEVELS - 0.5) * (count + 1) / count, 0, 1)  # as many rows as left out, and one more
+    return [list(map(float, np.quantile(column, wide))) for column in error.T]

@@ -1,0 +1,19 @@
+"""Models whose smoothness follows from the evidence: effects of single inputs and of pairs, fitted in closed form."""
+
+from kanrun.engine.evidence.assembly import network_of
+from kanrun.engine.evidence.basis import ReducedBasis
+from kanrun.engine.evidence.design import Design, Terms
+from kanrun.engine.evidence.members import Member, TableFit, fit_classes, fit_numbers
+from kanrun.engine.evidence.policy import EvidencePolicy
+
+__all__ = [
+    "Design",
+    "EvidencePolicy",
+    "Member",
+    "ReducedBasis",
+    "TableFit",
+    "Terms",
+    "fit_classes",
+    "fit_numbers",
+    "network_of",
+]

@@ -1,0 +1,119 @@
+"""Terms to one ordinary KAN: main effects as edges through one straight hidden node, pairs as nodes that are squared.
+
+h'W h / 2 = sum_r lambda_r (v_r'h)^2 / 2 by the eigenvectors of W: node r is v_r'h, a sum of functions of one input
+each, and its outer edge is the parabola lambda_r z^2 / 2, which a cubic spline holds exactly. A weighted sum of members
+has the weighted sum of their W, so a stack is one network too. Beyond the range that training rows give a node its
+parabola continues in a straight line, so that combinations of values that no row has do not grow as squares.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+
+from kanrun.engine.evidence.basis import DEGREE
+from kanrun.engine.evidence.design import Design, Terms
+from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.layers import EdgeSpec, SplineLayer
+from kanrun.engine.networks import KAN
+
+OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
+_ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
+
+
+@dataclass(frozen=True, eq=False)
+class _Nodes:
+    """Directions (nodes, functions) of the squared nodes of one output, and half of their eigenvalues."""
+
+    directions: ndarray
+    factors: ndarray
+
+
+def network_of(
+    fit_terms: Sequence[Terms], design: Design, h: ndarray, noise: float, policy: EvidencePolicy, split: bool = False
+) -> KAN:
+    """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
+
+    `h` are the scaled functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
+    The network equals the terms but for the nodes left out, where no node leaves the range of its training rows.
+    """
+    spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
+    mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(fit_terms))
+    nodes = [_nodes(one, h, noise, policy) for one in fit_terms]
+    offsets = np.array([one.offset for one in fit_terms])
+    main = np.stack([one.main for one in fit_terms])
+    breakpoints = torch.as_tensor(design.basis.breakpoints)
+    if not any(len(one.factors) for one in nodes):
+        layer = SplineLayer(breakpoints, len(mixing), spec, uniform=False)
+        edges = _edges(design, mixing @ main)
+        edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
+        _write(layer, edges, None)
+        return KAN([layer])
+    directions = np.concatenate([main, *(one.directions for one in nodes)])
+    inner = SplineLayer(breakpoints, len(directions), spec, uniform=False)
+    _write(inner, _edges(design, directions), None)
+    reach = h @ directions.T
+    low, high = reach.min(0), reach.max(0)
+    room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
+    cuts = np.linspace(low - room, high + room, OUTER_INTERVALS + 1, axis=1)
+    outer = SplineLayer(torch.as_tensor(cuts), len(mixing), spec, uniform=True)
+    coefficients = _outer(outer.knots.numpy(), nodes, offsets)
+    _write(outer, np.tensordot(mixing, coefficients, 1), mixing @ np.any(coefficients, axis=2) != 0)
+    return KAN([inner, outer])
+
+
+def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _Nodes:
+    """The eigenvectors of the pairs, without the small ones that together change the training rows the least."""
+    count = h.shape[1]
+    if terms.pairs is None:
+        return _Nodes(np.zeros((0, count)), np.zeros(0))
+    active = np.flatnonzero(np.any(terms.pairs != 0, axis=0))
+    values, vectors = np.linalg.eigh(terms.pairs[np.ix_(active, active)])
+    part = (h[:, active] @ vectors) ** 2 * (values / 2)
+    part -= part.mean(0)
+    order = np.argsort((part**2).mean(0))[::-1]
+    rest = part[:, order][:, ::-1].cumsum(1)[:, ::-1].std(0)  # of all from this one on
+    keep = order[: min(int(np.sum(rest > policy.remainder * noise)), policy.most_nodes)]
+    directions = np.zeros((len(keep), count))
+    directions[:, active] = vectors[:, keep].T
+    return _Nodes(directions, values[keep] / 2)
+
+
+def _edges(design: Design, weights: ndarray) -> ndarray:
+    """B-spline coefficients (nodes, inputs, G + k) of weights (nodes, functions) of the scaled functions."""
+    basis = design.basis
+    scaled = weights / np.sqrt(basis.roughness)
+    out = np.zeros((len(weights), basis.inputs, basis.breakpoints.shape[1] - 1 + DEGREE))
+    for j, coefficients in enumerate(basis.coefficients):
+        out[:, j] = scaled[:, basis.column == j] @ coefficients.T
+    return out
+
+
+def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> None:
+    with torch.no_grad():
+        layer.coefficients.copy_(torch.as_tensor(coefficients))
+        if mask is not None:
+            layer.mask.copy_(torch.as_tensor(mask))
+
+
+def _outer(knots: ndarray, nodes: Sequence[_Nodes], offsets: ndarray) -> Float[ndarray, "terms nodes functions"]:
+    """B-spline coefficients of the straight edges of the main nodes and the parabolas of the squared ones.
+
+    Coefficient i belongs to the three knots after knot i: the coefficients of z are their means, those of z^2 the means
+    of the products of two of them (the blossoms of z and z^2).
+    """
+    a, b, c = (knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in (1, 2, 3))
+    line, square = (a + b + c) / 3, (a * b + a * c + b * c) / 3
+    out = np.zeros((len(nodes), *line.shape))
+    first = len(nodes)
+    for t, (one, offset) in enumerate(zip(nodes, offsets, strict=True)):
+        out[t, t] = line[t] + offset
+        last = first + len(one.factors)
+        out[t, first:last] = one.factors[:, None] * square[first:last]
+        first = last
+    return out

@@ -1,0 +1,50 @@
+"""The constants of fitting by evidence, in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EvidencePolicy:
+    """What a caller may change; the defaults were chosen on the whole set of tables of `kanrun bench part=tables`.
+
+    `candidates` are stacked: straight lines, additive, with pairs.
+
+    Basis: `intervals` of every input's cubic grid, half of whose spacing follows the quantiles (`grid_eps`), no
+    interval narrower than `narrowest` of the uniform one; `functions` kept of each input, of which `pair_functions`
+    take part in pairs (the straight line and the smoothest wiggles).
+
+    Evidence: estimated on at most `evidence_rows` rows by at most `rounds` steps, until no logarithm of a variance
+    moves by `settled`; a component that explains less than `negligible` of the output's variance is left out.
+    `relevance` is the least weight of an input in pairs, where the input with the largest effect has 1 + `relevance`.
+
+    Size: tables of at most `dense_rows` rows are solved over their rows with all pairs; larger ones over their
+    functions with the `most_pairs` pairs that are strongest in a sample of `screening_rows` rows.
+
+    Classes: at most `newton_steps` steps until no logit moves by `newton_settled`; pairs are no candidate where classes
+    x rows^3 is more than `most_work`.
+
+    Assembly: hidden nodes are left out as long as what they add to the training rows stays below `remainder` of the
+    noise (`most_nodes` for each output at most).
+    """
+
+    candidates: tuple[str, ...] = ("linear", "additive", "pairs")
+    intervals: int = 12
+    grid_eps: float = 0.5
+    narrowest: float = 1e-2
+    functions: int = 10
+    pair_functions: int = 4
+    evidence_rows: int = 400
+    rounds: int = 25
+    settled: float = 0.02
+    negligible: float = 1e-5
+    relevance: float = 0.05
+    dense_rows: int = 2500
+    screening_rows: int = 1500
+    most_pairs: int = 24
+    most_work: float = 1e10
+    newton_steps: int = 25
+    newton_settled: float = 1e-2
+    remainder: float = 0.02
+    most_nodes: int = 40

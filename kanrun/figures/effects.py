@@ -1,0 +1,68 @@
+"""What each input of a table does to the output: a curve with its band, and where the rows lie."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from kanrun.figures.style import (
+    BLUE,
+    CYCLE,
+    GREY,
+    first_seed,
+    grid_of_axes,
+    letters,
+    new_figure,
+    only_some,
+    say_above,
+    styled,
+)
+
+if TYPE_CHECKING:
+    import pandas
+    from matplotlib.axes import Axes
+
+_MOST, _COLUMNS = 12, 3
+_MOST_OUTPUTS = 4
+
+
+@styled
+def effects(table: pandas.DataFrame, importance: pandas.DataFrame, values: pandas.DataFrame) -> Figure:
+    """One panel per input, the most important first: the prediction while it moves, all other effects at their mean.
+
+    `table` has the columns input, output, x, value, lower, upper; `importance` orders the inputs; `values` holds
+    quantiles of each input, drawn as ticks along the axis. All panels share the scale of the output.
+    """
+    table, importance, values = (first_seed(one) for one in (table, importance, values))
+    names = [name for name in importance["input"] if name in set(table["input"])]
+    shown = names[:_MOST]
+    outputs = list(dict.fromkeys(table["output"]))[:_MOST_OUTPUTS]
+    rows = -(-len(shown) // _COLUMNS)
+    figure = new_figure(1.9 * max(rows, 1) + 0.3)
+    flat = [axes for line in grid_of_axes(figure, max(rows, 1), min(_COLUMNS, max(len(shown), 1))) for axes in line]
+    for axes in flat[len(shown) :]:
+        axes.set_visible(False)
+    part = table[table["input"].isin(shown) & table["output"].isin(outputs)]
+    low, high = float(part["value"].min()), float(part["value"].max())
+    room = 0.08 * (high - low) or 1.0
+    for axes, name in zip(flat, shown, strict=False):
+        _draw(axes, part[part["input"] == name], outputs, values[values["input"] == name])
+        axes.set(title=letters(str(name), 28), ylim=(low - room, high + room))
+    if flat and len(outputs) == 1:
+        flat[0].set_ylabel(letters(str(outputs[0]), 24))
+    elif flat:
+        flat[0].legend()
+    say_above(figure, only_some(len(shown), len(names), "inputs"))
+    return figure
+
+
+def _draw(axes: Axes, table: pandas.DataFrame, outputs: list[str], values: pandas.DataFrame) -> None:
+    for colour, output in zip((BLUE, *CYCLE[1:]), outputs, strict=False):
+        rows = table[table["output"] == output].sort_values("x")
+        few = len(rows) <= 2
+        axes.fill_between(rows["x"], rows["lower"], rows["upper"], color=colour, alpha=0.18, linewidth=0)
+        axes.plot(rows["x"], rows["value"], color=colour, marker="o" if few else "", label=letters(str(output), 18))
+    at = np.asarray(values["x"], dtype=float)
+    axes.plot(at, np.zeros_like(at), "|", color=GREY, markersize=5, transform=axes.get_xaxis_transform(), clip_on=False)

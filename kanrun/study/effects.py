@@ -1,0 +1,128 @@
+"""What a fitted table says of its inputs, as plain tables for figures: effects, importance, the strongest pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+
+from kanrun.runs.records import Table
+from kanrun.study.cross_validation import loss_of
+from kanrun.study.table_model import TableModel, all_logits
+from kanrun.targets import Points
+
+CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
+MOST_ROWS, MOST_PAIRS = 2000, 12
+BAND = 1.96  # standard deviations: 95 % pointwise
+
+
+def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]) -> Table:
+    """For each input and output, the prediction while the input moves and all other effects are at their mean.
+
+    Columns input, output, x, value, lower, upper in the user's units (probabilities of a class for classes); the band
+    is that of the additive part by the evidence, pointwise 95 %. Pairs are not in it: at their mean.
+    """
+    x, fit = points.x, model.fit
+    centre = np.median(x, axis=0)
+    low, high = x.min(0), x.max(0)
+    raw = model.raw(x[:MOST_ROWS]).mean(0)
+    columns: dict[str, list[Any]] = {name: [] for name in ("input", "output", "x", "value", "lower", "upper")}
+    for j, name in enumerate(inputs):
+        at = np.linspace(low[j], high[j], CURVE_POINTS) if high[j] > low[j] else low[j : j + 1]
+        if len(values := np.unique(x[:, j])) <= 2:
+            at = values
+        moved = np.tile(centre, (len(at), 1))
+        moved[:, j] = at
+        mine = fit.design.basis.column == j
+        h = fit.design.functions(model.inputs.apply(moved))[:, mine]
+        effects = np.stack([h @ one.main[mine] for one in fit.terms], 1)
+        width = BAND * np.sqrt(np.maximum(((h @ fit.covariance[np.ix_(mine, mine)]) * h).sum(1), 0))[:, None]
+        curves = [_in_units(model, raw, effects + shift) for shift in (0.0, -width, width)]
+        for o, output in enumerate(outputs):
+            columns["input"] += [name] * len(at)
+            columns["output"] += [output] * len(at)
+            columns["x"] += list(at)
+            columns["value"] += list(curves[0][:, o])
+            columns["lower"] += list(np.minimum(curves[1][:, o], curves[2][:, o]))
+            columns["upper"] += list(np.maximum(curves[1][:, o], curves[2][:, o]))
+    return Table("effects", {name: np.array(values) for name, values in columns.items()})
+
+
+def _in_units(model: TableModel, raw: ndarray, effects: ndarray) -> ndarray:
+    """Predictions from the mean raw output and what an input adds to it."""
+    whole = raw + (effects if effects.shape[1] == len(raw) else all_logits(effects))
+    if model.outputs is not None:
+        return model.outputs.invert(whole)
+    likely = np.exp(whole - whole.max(1, keepdims=True))
+    return np.asarray(likely / likely.sum(1, keepdims=True))
+
+
+def importance_table(model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int) -> Table:
+    """For each input, the largest first: how far its effect moves the output, and the error when it is shuffled.
+
+    `effect` is the standard deviation of its main effect over the training rows as a share of the sum of all inputs';
+    `shuffled` the loss on the training rows with the input's values permuted, minus that without (root mean square
+    error in the user's units, or log loss).
+    """
+    rows = np.random.default_rng([seed, 31]).permutation(len(points))[:MOST_ROWS]
+    some = points.take(np.sort(rows))
+    fit = model.fit
+    h = fit.design.functions(model.inputs.apply(some.x))
+    before = loss_of(model.values(some.x), some.y, classes)
+    effect, shuffled = np.zeros(len(inputs)), np.zeros(len(inputs))
+    order = np.random.default_rng([seed, 32]).permutation(len(some))
+    for j in range(len(inputs)):
+        mine = fit.design.basis.column == j
+        effect[j] = np.sqrt(sum(float(np.var(h[:, mine] @ one.main[mine])) for one in fit.terms))
+        moved = some.x.copy()
+        moved[:, j] = moved[order, j]
+        shuffled[j] = loss_of(model.values(moved), some.y, classes) - before
+    share = effect / effect.sum() if effect.sum() > 0 else effect
+    largest = np.argsort(-shuffled, kind="stable")
+    return Table(
+        "importance",
+        {"input": np.array(inputs)[largest], "effect": share[largest], "shuffled": shuffled[largest]},
+    )
+
+
+def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Table | None:
+    """The strongest pairs: the standard deviation over training rows of what two inputs do together.
+
+    In units of the network's output (logits for classes, or the transformed output). None without pairs.
+    """
+    pairs = [one.pairs for one in model.fit.terms if one.pairs is not None]
+    if not pairs:
+        return None
+    design = model.fit.design
+    energy = np.sum([p**2 for p in pairs], axis=0)
+    strongest = design.strongest_pairs(energy, 2 * MOST_PAIRS)
+    h = model.fit.functions[:MOST_ROWS]
+    sizes = []
+    for i, j in strongest:
+        a, b = design.basis.column == i, design.basis.column == j
+        joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
+        sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
+    order = np.argsort(sizes)[::-1][:MOST_PAIRS]
+    return Table(
+        "pairs",
+        {
+            "input": np.array([inputs[strongest[k][0]] for k in order]),
+            "with": np.array([inputs[strongest[k][1]] for k in order]),
+            "deviation": np.array([sizes[k] for k in order]),
+        },
+    )
+
+
+def distribution_table(points: Points, inputs: Sequence[str]) -> Table:
+    """Quantiles of each input over the training rows."""
+    levels = np.linspace(0, 1, QUANTILES)
+    return Table(
+        "input_values",
+        {
+            "input": np.repeat(np.array(inputs), QUANTILES),
+            "level": np.tile(levels, len(inputs)),
+            "x": np.concatenate([np.quantile(column, levels) for column in points.x.T]),
+        },
+    )

@@ -1,0 +1,135 @@
+"""Maps between a table's units and those of its model: scores of the inputs, a symmetric output and the way back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import special, stats
+
+from kanrun.targets.data import Array, PiecewiseScaling
+
+
+@dataclass(frozen=True)
+class ScorePolicy:
+    """How inputs become scores and how far predictions may go.
+
+    An input with more than `few` distinct values becomes the mean of its standardised value and its normal score, as
+    the piecewise linear map through `knots` quantiles of the distinct values; others are standardised. The map is
+    continued to `room` of the range of scores on either side and constant beyond. Predictions are held within the range
+    of the training outputs, widened by `margin` of it on either side.
+    """
+
+    few: int = 8
+    knots: int = 33
+    blend: float = 0.5
+    room: float = 0.25
+    margin: float = 0.1
+    output_knots: int = 129
+
+
+def input_scores(x: Array, policy: ScorePolicy = ScorePolicy(), *, straight: bool = False) -> PiecewiseScaling:
+    """The map of each column of the training rows x (rows, inputs); `straight` standardises all of them."""
+    maps = [_scores(column, policy, straight) for column in x.T]
+    return PiecewiseScaling(tuple(points for points, _ in maps), tuple(values for _, values in maps))
+
+
+def _scores(x: Array, policy: ScorePolicy, straight: bool) -> tuple[Array, Array]:
+    distinct = np.unique(x)
+    low, high, deviation = distinct[0], distinct[-1], float(x.std())
+    if deviation <= 1e-12 * max(abs(low), abs(high)):
+        size = max(abs(low), 1.0)
+        return np.array([low - size, low + size]), np.array([-1.0, 1.0])
+    points = np.array([low, high])
+    values = (points - x.mean()) / deviation
+    if len(distinct) > policy.few and not straight:
+        points = np.unique(np.quantile(distinct, np.linspace(0, 1, policy.knots)))
+        order = np.sort(x)
+        rank = (np.searchsorted(order, points, "left") + np.searchsorted(order, points, "right")) / (2 * len(x))
+        normal = special.ndtri(np.clip(rank, 1 / (2 * len(x)), 1 - 1 / (2 * len(x))))
+        values = (1 - policy.blend) * (points - x.mean()) / deviation + policy.blend * normal
+    room = policy.room * (values[-1] - values[0])
+    first = room * (points[1] - points[0]) / (values[1] - values[0])
+    last = room * (points[-1] - points[-2]) / (values[-1] - values[-2])
+    return (
+        np.concatenate([[points[0] - first], points, [points[-1] + last]]),
+        np.concatenate([[values[0] - room], values, [values[-1] + room]]),
+    )
+
+
+@dataclass(frozen=True)
+class PowerTransform:
+    """Yeo-Johnson of y / unit with exponent `power`, shifted and scaled to mean 0 and deviation 1 on the training rows.
+
+    Source: I.-K. Yeo and R. Johnson, Biometrika 87 (2000) 954-959.
+    """
+
+    unit: float
+    power: float
+    mean: float
+    deviation: float
+
+    @staticmethod
+    def of(y: Array) -> PowerTransform | None:
+        """The transform that makes y (rows,) most normal, None where y is constant."""
+        spread = float(y.std())
+        if spread <= 0 or not np.isfinite(spread):
+            return None
+        unit = spread / 100  # far below the spread, so that positive outputs get nearly a logarithm
+        power = float(np.clip(stats.yeojohnson_normmax(y / unit), -1.0, 2.0))
+        t = stats.yeojohnson(y / unit, lmbda=power)
+        return PowerTransform(unit, power, float(t.mean()), max(float(t.std()), 1e-300))
+
+    def apply(self, y: Array) -> Array:
+        return np.asarray((stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.deviation)
+
+    def invert(self, t: Array) -> Array:
+        """y; where the power has no value, which is beyond all outputs, infinity of that side."""
+        return self.unit * _yeo_johnson_inverse(t * self.deviation + self.mean, self.power)
+
+
+def _yeo_johnson_inverse(t: Array, power: float) -> Array:
+    up, down = t >= 0, t < 0
+    out = np.empty_like(t)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        if abs(power) < 1e-9:
+            out[up] = np.expm1(t[up])
+        else:
+            base = t[up] * power + 1
+            out[up] = np.where(base > 0, np.abs(base) ** (1 / power) - 1, np.inf)
+        if abs(power - 2) < 1e-9:
+            out[down] = -np.expm1(-t[down])
+        else:
+            base = 1 - (2 - power) * t[down]
+            out[down] = np.where(base > 0, 1 - np.abs(base) ** (1 / (2 - power)), -np.inf)
+    return out
+
+
+def output_map(
+    y: Array,
+    transform: PowerTransform | None,
+    residuals: Array,
+    policy: ScorePolicy = ScorePolicy(),
+    *,
+    clip: bool = True,
+) -> PiecewiseScaling:
+    """The way between the model's output and the user's units, for each column of the training outputs y.
+
+    Without a transform the units are the user's. With one (a single output) the map gives the mean of the output over
+    the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610). With `clip` it is
+    constant beyond the training range widened by `policy.margin`.
+    """
+    low, high = y.min(0), y.max(0)
+    room = policy.margin * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0)) * (1 if clip else 1e6)
+    if transform is None:
+        ends = tuple(np.array(pair) for pair in zip(low - room, high + room, strict=True))
+        return PiecewiseScaling(ends, ends)
+    first, last = transform.apply(np.array([low[0], high[0]]))
+    inside = np.linspace(first, last, policy.output_knots)
+    step = (inside[-1] - inside[0]) / 8
+    t = np.concatenate([inside[0] - step * np.arange(4, 0, -1), inside, inside[-1] + step * np.arange(1, 5)])
+    errors = np.quantile(residuals, np.linspace(0.025, 0.975, 20))
+    ends = (low[0] - room[0], high[0] + room[0])
+    means = np.clip(transform.invert(t[:, None] + errors), *ends).mean(1)
+    rising = np.concatenate([[True], np.diff(np.maximum.accumulate(means)) > 1e-12 * (ends[1] - ends[0])])
+    return PiecewiseScaling((means[rising],), (t[rising],))

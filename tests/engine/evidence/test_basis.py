@@ -1,0 +1,69 @@
+"""The Demmler-Reinsch basis against its definition."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.interpolate import BSpline
+
+from kanrun.engine.evidence import EvidencePolicy, ReducedBasis
+
+POLICY = EvidencePolicy()
+
+
+def rows(seed: int = 0, count: int = 300) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return np.stack([rng.normal(size=count), rng.exponential(size=count), rng.integers(0, 2, count)], 1).astype(float)
+
+
+def test_functions_of_an_input_are_uncorrelated_on_the_rows() -> None:
+    u = rows()
+    basis = ReducedBasis.of(u, POLICY)
+    z = basis.values(u)
+    np.testing.assert_allclose(z.mean(0), 0, atol=1e-9)
+    for j in range(3):
+        own = z[:, basis.column == j]
+        np.testing.assert_allclose(own.T @ own / len(u), np.eye(own.shape[1]), atol=1e-6)
+
+
+def test_the_line_comes_first_and_rises() -> None:
+    u = rows()
+    basis = ReducedBasis.of(u, POLICY)
+    lines = basis.values(u)[:, basis.order == 0]
+    for j in range(3):
+        assert np.corrcoef(lines[:, j], u[:, j])[0, 1] == pytest.approx(1, abs=1e-9)
+    assert (basis.column == 2).sum() == 1  # two values: a line and nothing else
+
+
+def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
+    u = rows()
+    basis = ReducedBasis.of(u, POLICY)
+    edges = basis.breakpoints[0]
+    before = edges[0] - (edges[1] - edges[0]) * np.arange(3, 0, -1)
+    after = edges[-1] + (edges[-1] - edges[-2]) * np.arange(1, 4)
+    knots = np.concatenate([before, edges, after])
+
+    def integral(coefficients: np.ndarray) -> float:
+        second = BSpline(knots, coefficients, 3).derivative(2)
+        return sum(quad(lambda t: float(second(t)) ** 2, a, b)[0] for a, b in itertools.pairwise(edges))
+
+    found = [integral(c) for c in basis.coefficients[0].T]
+    assert found[0] == pytest.approx(0, abs=1e-6 * found[1])
+    np.testing.assert_allclose(np.array(found[1:6]) / found[1], basis.roughness[1:6], rtol=1e-3)
+
+
+def test_between_rows_that_are_far_apart_functions_stay_smooth() -> None:
+    rng = np.random.default_rng(1)
+    u = np.concatenate([rng.uniform(0, 1, 150), rng.uniform(9, 10, 150)])[:, None]
+    basis = ReducedBasis.of(u, POLICY)
+    inside = basis.values(np.linspace(1, 9, 200)[:, None])[:, :3]
+    ends = np.abs(basis.values(u)[:, :3]).max(0)
+    assert (np.abs(inside).max(0) <= 5 * ends).all()
+
+
+def test_a_constant_input_has_no_functions() -> None:
+    u = np.stack([np.full(50, 3.0), np.arange(50.0)], 1)
+    assert set(ReducedBasis.of(u, POLICY).column) == {1}

@@ -1,0 +1,141 @@
+"""Fitting by evidence: posteriors against their definition, and what the fits find in data that are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence.components import estimate, solve, solve_wide, weights_of
+
+POLICY = EvidencePolicy()
+EXACT = replace(POLICY, remainder=0.0, most_nodes=1000)
+
+
+def data(count: int = 250, noise: float = 0.1, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    u = rng.normal(size=(count, 4))
+    y = np.sin(2 * u[:, 0]) + u[:, 1] * u[:, 2] + 0.5 * u[:, 3]
+    return u, (y + noise * rng.normal(size=count))[:, None]
+
+
+def test_left_out_predictions_are_those_of_a_fit_without_the_row() -> None:
+    rng = np.random.default_rng(2)
+    h, y = rng.normal(size=(40, 5)), rng.normal(size=40)
+    kernel, noise = h @ h.T, rng.uniform(0.5, 2, 40)
+    found = solve([kernel], np.array([0.7]), noise, y)
+    np.testing.assert_allclose(weights_of([kernel], np.array([0.7]), noise, y), found.weights, atol=1e-10)
+    others = np.delete(np.arange(40), 7)
+    without = solve([kernel[np.ix_(others, others)]], np.array([0.7]), noise[others], y[others])
+    expected = without.offset + 0.7 * kernel[7, others] @ without.weights
+    assert found.left_out(y)[7] == pytest.approx(expected, abs=1e-10)
+
+
+def test_rows_and_functions_give_the_same_posterior() -> None:
+    rng = np.random.default_rng(3)
+    h, y = rng.normal(size=(60, 7)), rng.normal(size=60)
+    noise = rng.uniform(0.5, 2, 60)
+    by_rows = solve([h @ h.T], np.array([0.4]), noise, y)
+    by_functions = solve_wide(lambda part: h[part], np.full(7, 0.4), noise, y)
+    np.testing.assert_allclose(by_functions.left_out, by_rows.left_out(y), atol=1e-9)
+    np.testing.assert_allclose(by_functions.coefficients, 0.4 * h.T @ by_rows.weights, atol=1e-10)
+
+
+def test_variances_are_found_again() -> None:
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
+    y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
+    variances, noise = estimate([a @ a.T, b @ b.T], y, POLICY)
+    assert np.sqrt(variances) == pytest.approx([0.5, 0.1], rel=0.35)
+    assert noise == pytest.approx(1, rel=0.15)
+
+
+def test_effects_and_pairs_are_found() -> None:
+    u, y = data()
+    fit = fit_numbers(u, y, POLICY)
+    assert fit.noise == pytest.approx(0.1, rel=0.5)
+    assert dict(zip([m.name for m in fit.members], fit.weights, strict=True))["pairs"] > 0.8
+    new, truth = data(400, 0.0, 5)
+    predicted = fit.terms[0].values(fit.design.functions(new))
+    inside = (np.abs(new) < 2).all(1)
+    assert np.sqrt(np.mean((predicted - truth[:, 0])[inside] ** 2)) < 0.15
+
+
+def test_pure_noise_is_left_alone() -> None:
+    rng = np.random.default_rng(6)
+    u, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 1))
+    fit = fit_numbers(u, y, POLICY)
+    assert fit.effective < 12
+    assert np.std(fit.terms[0].values(fit.functions)) < 0.4
+
+
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_the_network_is_the_weighted_sum_of_the_members(outputs: int) -> None:
+    u, y = data()
+    y = np.concatenate([y, -3 * y + u[:, :1]], 1)[:, :outputs]
+    fit = fit_numbers(u, y, POLICY)
+    network = network_of(fit.terms, fit.design, fit.functions, fit.noise, EXACT)
+    with torch.no_grad():
+        found = network(torch.as_tensor(u)).numpy()
+    members = [np.stack([t.values(fit.functions) for t in member.terms], 1) for member in fit.members]
+    expected = np.tensordot(fit.weights, np.stack(members), 1)
+    np.testing.assert_allclose(found, expected, atol=1e-12 * float(network.layer(0).coefficients.detach().abs().max()))
+    assert network.shape[0] == 4
+    assert network.shape[-1] == outputs
+
+
+def test_nodes_that_are_left_out_change_little() -> None:
+    u, y = data()
+    fit = fit_numbers(u, y, POLICY)
+    whole = network_of(fit.terms, fit.design, fit.functions, fit.noise, EXACT)
+    small = network_of(fit.terms, fit.design, fit.functions, fit.noise, POLICY)
+    assert small.shape[1] < whole.shape[1]
+    with torch.no_grad():
+        change = small(torch.as_tensor(u)) - whole(torch.as_tensor(u))
+    assert float(change.std()) < 2 * POLICY.remainder * fit.noise
+
+
+def test_a_long_table_is_solved_over_its_functions() -> None:
+    u, y = data(600)
+    short = fit_numbers(u, y, POLICY)
+    long = fit_numbers(u, y, replace(POLICY, dense_rows=100, screening_rows=300))
+    left = [np.sqrt(np.mean((fit.left_out - y) ** 2)) for fit in (short, long)]
+    assert left[1] < 1.2 * left[0]
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("dense_rows", [2500, 50])
+def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
+    rng = np.random.default_rng(7)
+    u = rng.normal(size=(500, 3))
+    logits = np.stack([np.zeros(500), 2 * np.sin(2 * u[:, 0]), u[:, 1] ** 2 - 1], 1)[:, :classes]
+    truth = softmax(logits, 1)
+    labels = np.array([rng.choice(classes, p=p) for p in truth])
+    policy = replace(POLICY, dense_rows=dense_rows)
+    fit = fit_classes(u, labels, classes, policy)
+    network = network_of(fit.terms, fit.design, fit.functions, 0.1, policy, split=classes == 2)
+    with torch.no_grad():
+        found = network(torch.as_tensor(u)).softmax(-1).numpy()
+    assert np.abs(found - truth).mean() < 0.09
+    assert fit.weights.sum() == pytest.approx(1)
+    assert (fit.weights >= 0).all()
+
+
+def test_the_bands_cover_the_effect() -> None:
+    rng = np.random.default_rng(8)
+    covered = []
+    for _ in range(10):
+        u = rng.uniform(-1, 1, size=(200, 2))
+        y = np.sin(3 * u[:, 0]) + 0.3 * rng.normal(size=200)
+        fit = fit_numbers(u, y[:, None], POLICY)
+        at = np.linspace(-0.9, 0.9, 30)
+        mine = fit.design.basis.column == 0
+        h = fit.design.functions(np.stack([at, np.zeros(30)], 1))[:, mine]
+        width = np.sqrt(((h @ fit.covariance[np.ix_(mine, mine)]) * h).sum(1))
+        truth = np.sin(3 * at) - np.sin(3 * u[:, 0]).mean()
+        covered.append(np.abs(h @ fit.terms[0].main[mine] - truth) < 1.96 * width)
+    assert np.mean(covered) > 0.85

@@ -1,0 +1,105 @@
+"""`model=auto` through the real command: what a run of a table records, and its model read back."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kanrun import load_run
+
+COMMAND = [str(Path(sys.executable).parent / "kanrun")]
+
+
+def kanrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, env=environment, check=False)
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("table")
+    rng = np.random.default_rng(0)
+    rooms, area = rng.integers(1, 6, 150).astype(float), rng.uniform(10, 60, 150)
+    price = 20 * rooms + 3 * area + 2 * rooms * np.sqrt(area) + 5 * rng.normal(size=150)
+    data = pd.DataFrame({"rooms": rooms, "area (m2)": area, "price": price, "dear": np.where(price > 150, "yes", "no")})
+    data.to_csv(folder / "houses.csv", index=False)
+    return folder
+
+
+WORDS = ["fit", "target=table", "target.path=houses.csv", "target.inputs=[rooms,area (m2)]"]
+
+
+@pytest.fixture(scope="module")
+def run(table: Path) -> Path:
+    done = kanrun(table, *WORDS, "target.outputs=price", "model.folds=3")
+    assert done.returncode == 0, done.stderr
+    assert "cross-validated RMSE of ridge regression" in done.stderr
+    return table / done.stdout.strip()
+
+
+def test_a_table_is_fitted_by_the_automatic_model(run: Path) -> None:
+    loaded = load_run(run)
+    summary = loaded.tables["summary"].iloc[0]
+    assert loaded.config["model"]["kind"] == "auto"
+    means = loaded.tables["baselines"].groupby("model")["rmse"].mean()
+    assert summary["cv_rmse"] == pytest.approx(means["kanrun"], rel=1e-9)
+    assert 4 < means["kanrun"] < means["ridge regression"] < means["mean"]
+    assert "test_rmse" not in summary
+    assert summary["train_points"] == 150
+    baselines = loaded.tables["baselines"]
+    assert set(baselines["model"]) == {"kanrun", "mean", "ridge regression", "gradient boosting"}
+    assert {"effects", "importance", "input_values", "members", "predictions", "edges"} <= set(loaded.tables)
+    assert (run / "figures" / "effects.png").exists()
+
+
+def test_its_model_predicts_and_knows_its_errors(run: Path) -> None:
+    loaded = load_run(run)
+    model = loaded.model()
+    train = loaded.tables["predictions"].query("split == 'train'")
+    x = train[["input:rooms", "input:area (m2)"]].to_numpy()
+    np.testing.assert_allclose(model(x)[:, 0], train["prediction:price"], rtol=1e-9)
+    low, high = model.interval(x, 0.9)
+    inside = (low[:, 0] <= train["truth:price"]) & (train["truth:price"] <= high[:, 0])
+    assert 0.87 <= inside.mean() <= 1
+    assert (model.interval(x, 0.5)[1] <= high).all()
+
+
+def test_classes_and_settings(table: Path) -> None:
+    done = kanrun(
+        table, *WORDS, "target.outputs=dear", "target.task=classification", "model.baselines=false", "model.folds=2",
+        "sampling.test=40",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    loaded = load_run(table / done.stdout.strip())
+    summary = loaded.tables["summary"].iloc[0]
+    assert summary["test_accuracy"] > 0.85
+    assert summary["cv_cross_entropy"] < 0.5
+    assert set(loaded.tables["baselines"]["model"]) == {"kanrun"}
+    likely = loaded.model()(np.array([[1.0, 10.0], [5.0, 60.0]]))
+    assert likely[0, 0] > 0.8
+    assert likely[1, 1] > 0.8
+
+
+def test_a_key_of_another_model_keeps_it(table: Path) -> None:
+    done = kanrun(table, *WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]", "solver.steps=5")
+    assert done.returncode == 0, done.stderr
+    assert "learned by model=kan" in done.stderr
+    assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
+
+
+def test_its_network_is_not_taken_for_one_over_plain_inputs(run: Path) -> None:
+    done = kanrun(run.parents[2], "interpret", f"from_run={run}")
+    assert done.returncode == 2
+    assert "over scores of its inputs" in done.stderr
+
+
+def test_functions_refuse_it(tmp_path: Path) -> None:
+    done = kanrun(tmp_path, "fit", "target=runge", "model=auto")
+    assert done.returncode == 2
+    assert "model=auto is for tables" in done.stderr

@@ -1,0 +1,74 @@
+"""Scores of inputs and the way between a transformed output and the user's units."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from kanrun.targets import PowerTransform, ScorePolicy, input_scores, output_map
+
+
+def test_scores_increase_and_come_back() -> None:
+    x = np.random.default_rng(0).lognormal(sigma=2, size=(200, 1))
+    scaling = input_scores(x)
+    u = scaling.apply(x)
+    assert stats.spearmanr(u[:, 0], x[:, 0]).statistic == pytest.approx(1)
+    np.testing.assert_allclose(scaling.invert(u), x, rtol=1e-9)
+
+
+def test_beyond_the_training_range_scores_end() -> None:
+    x = np.random.default_rng(0).normal(size=(200, 1))
+    scaling = input_scores(x)
+    far = scaling.apply(np.array([[1e9], [1e12], [-1e9]]))[:, 0]
+    width = np.ptp(scaling.apply(x))
+    assert far[0] == far[1]
+    assert far[0] - scaling.apply(x).max() == pytest.approx(0.25 * width)
+    assert scaling.apply(x).min() - far[2] == pytest.approx(0.25 * width)
+
+
+def test_few_values_and_straight_scores_are_standardised() -> None:
+    x = np.array([[0.0], [1.0]] * 30)
+    np.testing.assert_allclose(input_scores(x).apply(x), (x - 0.5) / 0.5)
+    y = np.random.default_rng(0).exponential(size=(100, 1))
+    np.testing.assert_allclose(input_scores(y, straight=True).apply(y), (y - y.mean()) / y.std())
+
+
+def test_a_constant_column_has_a_scale() -> None:
+    assert np.isfinite(input_scores(np.full((20, 1), 7.0)).apply(np.array([[7.0], [8.0]]))).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from(["normal", "lognormal", "exponential", "negative"]))
+def test_a_transform_comes_back(seed: int, kind: str) -> None:
+    rng = np.random.default_rng(seed)
+    draws = {"normal": rng.normal, "lognormal": rng.lognormal, "exponential": rng.exponential}
+    y = -rng.exponential(size=80) if kind == "negative" else draws[kind](size=80)
+    transform = PowerTransform.of(y)
+    assert transform is not None
+    np.testing.assert_allclose(transform.invert(transform.apply(y)), y, rtol=1e-6, atol=1e-9 * np.abs(y).max())
+
+
+def test_predictions_stay_within_the_margin() -> None:
+    y = np.random.default_rng(1).lognormal(size=(100, 1))
+    transform = PowerTransform.of(y[:, 0])
+    assert transform is not None
+    for one, errors in ((None, np.zeros(1)), (transform, np.array([-0.1, 0.1]))):
+        there = output_map(y, one, errors).invert(np.array([[-1e9], [0.0], [1e9]]))
+        room = 0.1 * np.ptp(y)
+        assert there.min() >= y.min() - room - 1e-9
+        assert there.max() <= y.max() + room + 1e-9
+    free = output_map(y, None, np.zeros(1), clip=False)
+    assert free.invert(np.array([[1e3]]))[0, 0] == 1e3
+
+
+def test_the_way_back_is_the_mean_over_errors() -> None:
+    y = np.random.default_rng(2).lognormal(size=(2000, 1))
+    transform = PowerTransform.of(y[:, 0])
+    assert transform is not None
+    errors = np.random.default_rng(3).normal(scale=0.5, size=4000)
+    at = np.array([0.0])
+    mean = output_map(y, transform, errors, ScorePolicy()).invert(at[:, None])[0, 0]
+    expected = transform.invert(np.quantile(errors, np.linspace(0.025, 0.975, 20))).mean()
+    assert mean == pytest.approx(expected, rel=1e-3)
