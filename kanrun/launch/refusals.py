@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import hydra.conf
 import yaml  # type: ignore[import-untyped]
-from hydra.conf import HydraConf
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
@@ -81,27 +81,30 @@ def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
             raise UsageError(f"hydra.searchpath={place} is refused, since it would import a module; name a folder.")
 
 
-def check_hydra(module: str, hydra: DictConfig, parsed: Sequence[Override]) -> None:
+def check_hydra(module: str, settings: DictConfig, parsed: Sequence[Override]) -> None:
     """Raises UsageError for what a configuration may not set of Hydra's, and for what of it could run code."""
-    _check_settable(module, OmegaConf.to_container(hydra, resolve=False))
-    _check_plugin("launcher", hydra.launcher, LAUNCHERS)
-    check_slurm(hydra.launcher)
-    _check_plugin("sweeper", hydra.sweeper, SWEEPERS)
+    _check_settable(module, OmegaConf.to_container(settings, resolve=False))
+    _check_plugin("launcher", settings.launcher, LAUNCHERS)
+    check_slurm(settings.launcher)
+    _check_plugin("sweeper", settings.sweeper, SWEEPERS)
     typed = {override.key_or_group for override in parsed}
-    _check_script(hydra.launcher, typed)
-    _check_folders(OmegaConf.to_container(hydra.launcher, resolve=False), typed)
-    for name in hydra.job.env_set:
+    _check_script(settings.launcher, typed)
+    _check_folders(OmegaConf.to_container(settings.launcher, resolve=False), typed)
+    for name in settings.job.env_set:
         if not str(name).startswith(VARIABLES):
             raise UsageError(f"hydra.job.env_set.{name} is refused; allowed are names with {', '.join(VARIABLES)}.")
 
 
 def _check_settable(module: str, given: Any) -> None:
-    """The one rule: outside `SETTABLE`, Hydra's settings are its own and those of kanrun's logging."""
-    usual: Any = OmegaConf.to_container(OmegaConf.structured(HydraConf))
+    """The one rule: outside `SETTABLE`, Hydra's settings are its own, and logging is kanrun's or Hydra's."""
+    usual: Any = OmegaConf.to_container(OmegaConf.structured(hydra.conf.HydraConf))
     usual["job"]["name"], usual["sweep"]["subdir"] = module, "${hydra.job.num}"
     for name in ("job_logging", "hydra_logging"):
-        file = Path(kanrun.conf.__path__[0], "hydra", name, "kanrun.yaml")
-        usual[name] = yaml.safe_load(file.read_text(encoding="utf-8"))
+        files = [
+            file for package in (kanrun.conf, hydra.conf) for file in Path(package.__path__[0], "hydra", name).glob("*")
+        ]
+        known = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.suffix == ".yaml"]
+        usual[name] = given[name] if given[name] in known else known[0]
     own = dict(_leaves(usual))
     for path, value in _leaves(given):
         free = any(f"{path}.".startswith(f"{name}.") for name in (*SETTABLE, *_WRITTEN))
