@@ -30,7 +30,7 @@ PACKAGES = {
 
 
 @dataclass(frozen=True)
-class Case:
+class LayerCase:
     """A layer to be measured."""
 
     batch: int
@@ -65,7 +65,7 @@ def missing(competitor: str) -> bool:
     return competitor in PACKAGES and util.find_spec(PACKAGES[competitor][1]) is None
 
 
-def build(competitor: str, case: Case, dtype: torch.dtype) -> Callable[[], None]:
+def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], None]:
     """A training step of the competitor's layer; raises what its package raises."""
     with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(0)  # other libraries draw from the global generator, which the fork gives back
@@ -78,33 +78,33 @@ def build(competitor: str, case: Case, dtype: torch.dtype) -> Callable[[], None]
     return _torch_step(torch.compile(layer) if competitor.endswith(COMPILED) else call, layer, x, g)
 
 
-def our_layer(case: Case, dtype: torch.dtype) -> SplineLayer:
+def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
     one = torch.ones(case.inputs, dtype=dtype)
     layer = SplineLayer(uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer
 
 
-def _mlp(case: Case, dtype: torch.dtype) -> nn.Module:
+def _mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     hidden = nn.Linear(case.inputs, case.hidden, dtype=dtype)
     return nn.Sequential(hidden, nn.SiLU(), nn.Linear(case.hidden, case.outputs, dtype=dtype))
 
 
-def _pykan(case: Case, dtype: torch.dtype) -> nn.Module:
+def _pykan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     from kan import KANLayer  # type: ignore[import-not-found, unused-ignore]
 
     layer: nn.Module = KANLayer(in_dim=case.inputs, out_dim=case.outputs, num=case.intervals, k=3)
     return layer.to(dtype)
 
 
-def _inkan(case: Case, dtype: torch.dtype) -> nn.Module:
+def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     from inkan import KANLayer  # type: ignore[import-not-found, unused-ignore]
 
     layer: nn.Module = KANLayer(case.inputs, case.outputs, grid_size=case.intervals)
     return layer.to(dtype)
 
 
-TORCH: dict[str, Callable[[Case, torch.dtype], nn.Module]] = {
+TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
     OURS: our_layer, OURS + COMPILED: our_layer, MLP_NAME: _mlp, MLP_NAME + COMPILED: _mlp,
     "pykan": _pykan, "inkan": _inkan, "inkan compiled": _inkan,
 }  # fmt: skip
@@ -124,7 +124,7 @@ def _torch_step(call: Callable[[Tensor], Tensor], layer: nn.Module, x: Tensor, g
     return step
 
 
-def _jax_step(case: Case, x: Tensor, g: Tensor) -> Callable[[], None]:
+def _jax_step(case: LayerCase, x: Tensor, g: Tensor) -> Callable[[], None]:
     import jax  # type: ignore[import-not-found, unused-ignore]
     from flax import nnx  # type: ignore[import-not-found, unused-ignore]
     from jaxkan.layers.Spline import SplineLayer as Layer  # type: ignore[import-not-found, unused-ignore]

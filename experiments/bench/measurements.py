@@ -9,7 +9,7 @@ import numpy as np
 from kanrun.experiments.bench.accuracy import PACKAGE, race
 from kanrun.experiments.bench.clock import in_turn, peak_bytes
 from kanrun.experiments.bench.cold_start import startup
-from kanrun.experiments.bench.competitors import COMPILED, MLP_NAME, OURS, Case, build, missing, our_layer, version
+from kanrun.experiments.bench.competitors import COMPILED, MLP_NAME, OURS, LayerCase, build, missing, our_layer, version
 from kanrun.experiments.bench.findings import exponents
 from kanrun.experiments.bench.peers import PeerFailed
 from pandas import DataFrame
@@ -25,7 +25,7 @@ def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
     ours = [OURS + ending for ending in endings]
     competitors = [*ours, *(MLP_NAME + ending for ending in endings), *cfg.peers]
     for numbers in cfg.layers:
-        case, steps, failed = Case(*numbers), {}, {}
+        case, steps, failed = LayerCase(*numbers), {}, {}
         for name in competitors:
             try:
                 steps[name] = build(name, case, PRECISIONS[cfg.precision])
@@ -48,7 +48,9 @@ def why_not(peer: str, error: Exception) -> str:
     return "not installed" if missing(peer) else f"lacks {error.name}"
 
 
-def _layer_row(case: Case, name: str, times: Mapping[str, Any], best: str, failed: Mapping[str, str]) -> dict[str, Any]:
+def _layer_row(
+    case: LayerCase, name: str, times: Mapping[str, Any], best: str, failed: Mapping[str, str]
+) -> dict[str, Any]:
     row = {"case": case.name, "batch": case.batch, "inputs": case.inputs, "outputs": case.outputs}
     row |= {"intervals": case.intervals, "competitor": name, "version": version(name), "status": failed.get(name, "ok")}
     if name in failed:
@@ -72,8 +74,8 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
     dtype, (inputs, outputs) = PRECISIONS[cfg.precision], cfg.growth_shape
     last = min(1000, max(cfg.growth_intervals))
     sweeps = {
-        "intervals": {g: Case(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
-        "batch": {b: Case(b, inputs, outputs, last) for b in cfg.growth_batches},
+        "intervals": {g: LayerCase(cfg.growth_batch, inputs, outputs, g) for g in cfg.growth_intervals},
+        "batch": {b: LayerCase(b, inputs, outputs, last) for b in cfg.growth_batches},
     }
     found: list[dict[str, Any]] = []
     for varied, cases in sweeps.items():

@@ -9,7 +9,7 @@ import numpy as np
 from kanrun.experiments.continual.forgetting import measure_forgetting
 from kanrun.experiments.continual.learners import Learner
 from kanrun.experiments.continual.task_sequence import TaskSequence
-from kanrun.experiments.continual.training import Trial, best_spline
+from kanrun.experiments.continual.training import LearnerTrial, best_spline
 
 from kanrun.config import KANConfig
 from kanrun.engine.networks import Network
@@ -47,8 +47,8 @@ def summary(
     learner: Learner,
     twin: str | None,
     sequence: TaskSequence,
-    best: Trial,
-    tried: Sequence[Trial],
+    best: LearnerTrial,
+    tried: Sequence[LearnerTrial],
 ) -> Row:
     """One row per learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
     network, found = best.network, measure_forgetting(best.matrix)
@@ -82,20 +82,20 @@ def summary(
     )
 
 
-def trial_row(place: Mapping[str, Value], trial: Trial) -> Row:
+def trial_row(place: Mapping[str, Value], trial: LearnerTrial) -> Row:
     """The measures of one trial."""
     shape, found = "-".join(map(str, trial.network.shape)), vars(measure_forgetting(trial.matrix))
     values = {"trial": trial.number, "shape": shape, "rmse": trial.rmse, **found, "steps": trial.steps}
     return Row("metrics", {**place, **values, "seconds": trial.seconds})
 
 
-def matrix_rows(place: Mapping[str, Any], best: Trial) -> Iterator[Row]:
+def matrix_rows(place: Mapping[str, Any], best: LearnerTrial) -> Iterator[Row]:
     for after, errors in enumerate(best.matrix, 1):
         for on, error in enumerate(errors, 1):
             yield Row("matrix", {**place, "after": after, "on": on, "error": float(error)})
 
 
-def functions(learner: Learner, sequence: TaskSequence, best: Trial) -> Table:
+def functions(learner: Learner, sequence: TaskSequence, best: LearnerTrial) -> Table:
     """What was known after each phase, beside the truth, on all evaluation points."""
     phases, points = best.functions.shape
     x = sequence.everything.x.double().cpu().numpy()

@@ -39,7 +39,7 @@ MARGIN = 0.02
 
 
 @dataclass(frozen=True)
-class Trial:
+class LearnerTrial:
     """One pass through all phases.
 
     `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known then.
@@ -61,7 +61,7 @@ class Trial:
         return float(np.sqrt(np.mean(self.matrix[-1] ** 2)))
 
 
-def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int) -> Trial:
+def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, trial: int, seed: int) -> LearnerTrial:
     """Train `learner` on one phase after the other. Raises TrainingFailed where a value is not finite."""
     start = perf_counter()
     draws = generator(seed, f"{learner.name}, trial {trial}")
@@ -82,7 +82,7 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     seconds = perf_counter() - start
     known = torch.stack(functions)
     errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
-    return Trial(
+    return LearnerTrial(
         trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
         float(errors.square().mean().sqrt()), memory.stored, steps, seconds,
     )  # fmt: skip

@@ -15,7 +15,7 @@ from kanrun.engine.symbolic import (
     Graph,
     Identity,
     SearchData,
-    Stage,
+    SearchStage,
     Symbolic,
     depths,
     edge_scores,
@@ -60,7 +60,7 @@ class _Places:
         return max(self.level.values())
 
 
-def edge_tables(steps: Sequence[Stage], samples: SearchData, names: tuple[str, ...], output: str) -> Table | None:
+def edge_tables(steps: Sequence[SearchStage], samples: SearchData, names: tuple[str, ...], output: str) -> Table | None:
     """The edges of the chosen structure at each stage, with the columns of the network diagram and `stage`.
 
     A graph whose edges are among the first stage's stands as that does, with the others as ghosts (`pruned`).

@@ -17,7 +17,7 @@ from kanrun.engine.symbolic import (
     SearchData,
     SearchPolicy,
     SearchProblem,
-    Stage,
+    SearchStage,
     TrainedGraph,
     Tried,
     choose,
@@ -94,8 +94,8 @@ def check_inputs(x: Array) -> None:
 
 def interpretation(
     data: SearchData, check: Check, options: Options, seed: int, source: SourceNetwork | None = None
-) -> Iterator[Stage | Interpretation]:
-    """Every `Stage` as it happens, then the `Interpretation`; from the network `source`, or else trained here."""
+) -> Iterator[SearchStage | Interpretation]:
+    """Every `SearchStage` as it happens, then the `Interpretation`; from the network `source`, or else trained here."""
     began, steps = time.monotonic(), []
     tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
     if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
@@ -113,12 +113,12 @@ def interpretation(
 
 def _events(
     problem: SearchProblem, options: Options, seed: int, source: SourceNetwork | None
-) -> Iterator[Stage | Tried]:
+) -> Iterator[SearchStage | Tried]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     data = problem.data
     if source is not None:
         name = "given network"
-        yield Stage("train", name, source.whole, data.error(source.itself), 0.0, source.itself)
+        yield SearchStage("train", name, source.whole, data.error(source.itself), 0.0, source.itself)
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.nothing:
             yield from refine_to_formula(name, trained, problem)

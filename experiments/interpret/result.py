@@ -16,7 +16,7 @@ from kanrun.engine.symbolic import (
     Formula,
     Graph,
     SearchPolicy,
-    Stage,
+    SearchStage,
     Tried,
 )
 from kanrun.formulas import variable
@@ -79,12 +79,12 @@ class Interpretation:
     structure: str
     seconds: float
     tried: Tried | None = None
-    steps: tuple[Stage, ...] = field(default=(), repr=False)
+    steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
 
     @property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[SearchStage]:
         """The steps of the structure chosen, the last one of each stage."""
         return list({step.stage: step for step in self.steps if step.name == self.structure}.values())
 

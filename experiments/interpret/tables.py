@@ -9,11 +9,11 @@ from kanrun.experiments.interpret.diagram_edges import label
 from kanrun.experiments.interpret.problem import InterpretationProblem
 from kanrun.experiments.interpret.result import Check, Interpretation
 
-from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, Stage, Tried, depths
+from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, SearchStage, Tried, depths
 from kanrun.runs.records import Row
 
 
-def stage_row(step: Stage, samples: SearchData, check: Check) -> Row:
+def stage_row(step: SearchStage, samples: SearchData, check: Check) -> Row:
     """One stage of one structure: what it is, how large, how good, how long it took."""
     with np.errstate(all="ignore"):
         train = float(np.sqrt(np.mean((step.model(samples.x) - samples.y) ** 2)))

@@ -19,7 +19,7 @@ from kanrun.engine.symbolic import (
     PartlySymbolic,
     SearchData,
     SearchProblem,
-    Stage,
+    SearchStage,
     Tried,
     certify,
     choose_formula,
@@ -50,11 +50,11 @@ def verdict(
     problem: SearchProblem,
     slack: float,
     check: Check,
-    steps: Sequence[Stage],
+    steps: Sequence[SearchStage],
     tried: Sequence[Tried],
     source: SourceNetwork | None,
     began: float,
-) -> Iterator[Stage | Interpretation]:
+) -> Iterator[SearchStage | Interpretation]:
     """The stages from the best structure to its formula, then the interpretation, certified against the network that
     was given as `source`, or else the one that was trained. A formula may be `slack` worse than its network."""
     data = problem.data
@@ -63,11 +63,11 @@ def verdict(
     if best >= data.nothing or choice is None:
         yield _nothing(best, data.nothing, steps, began)
         return
-    more: list[Stage] = []
+    more: list[SearchStage] = []
     outcome = None
     reference = min(best, choice.network_error)
     for event in _finishing(choice, tried, problem, slack, reference):
-        if isinstance(event, Stage):
+        if isinstance(event, SearchStage):
             more.append(event)
             yield event
         else:
@@ -81,7 +81,7 @@ def verdict(
     if outcome.formula is not None:
         error = data.error(outcome.formula)
         more.append(
-            Stage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
+            SearchStage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
         )
         yield more[-1]
     kind, sentence = _judged(outcome, formula_error, certificate, problem.data, reference)
@@ -91,7 +91,7 @@ def verdict(
     )  # fmt: skip
 
 
-def _nothing(best: float, nothing: float, steps: Sequence[Stage], began: float) -> Interpretation:
+def _nothing(best: float, nothing: float, steps: Sequence[SearchStage], began: float) -> Interpretation:
     sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
     if best >= nothing:
         sentence = "no structure found: no network predicts held-out points better than their mean does"
@@ -100,16 +100,16 @@ def _nothing(best: float, nothing: float, steps: Sequence[Stage], began: float) 
 
 def _finishing(
     choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, reference: float
-) -> Iterator[Stage | _Outcome]:
+) -> Iterator[SearchStage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
     allowed = max((1 + slack) * reference, problem.policy.exact)
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
-    def rounded(graph: Graph) -> tuple[Formula, Stage]:
+    def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
         start = time.monotonic()
         formula = finished(graph, problem.data, names, problem.policy)
         error = problem.data.error(formula.graph)
-        return formula, Stage("round", choice.name, formula.graph, error, time.monotonic() - start)
+        return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
     if choice.formula is not None and choice.formula_error <= allowed:
         formula, stage = rounded(choice.formula)
@@ -122,7 +122,7 @@ def _finishing(
     if not mixed.symbolic:
         yield _Outcome(choice, None, approximation, mixed.decisions)
         return
-    yield Stage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
+    yield SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
     formula, stage = rounded(mixed.graph)
     yield stage
     yield _Outcome(choice, formula, approximation, mixed.decisions)

@@ -13,7 +13,7 @@ import typer
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
 from kanrun.config.former import rename_override
-from kanrun.config.registry import Experiment
+from kanrun.config.registry import ExperimentKind
 from kanrun.config.table_default import with_table_model
 
 
@@ -68,7 +68,7 @@ ConfigPath = Annotated[
 ]
 
 
-def add_experiment(app: typer.Typer, experiment: Experiment) -> None:
+def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
     """Adds the command of `experiment` to the app."""
 
     def command(  # noqa: PLR0913, PLR0917  (each is an option)

@@ -92,7 +92,7 @@ class CandidateKind(Kind):
 
 
 @dataclass(frozen=True)
-class Experiment(Kind):
+class ExperimentKind(Kind):
     """A command; `builder` is its module.
 
     Its primary configuration is conf/<file>.yaml; a plug-in's is made from `groups`.
@@ -132,7 +132,7 @@ K = TypeVar("K", bound=Kind)
 C = TypeVar("C", bound=type[Any])
 
 
-class Table(Mapping[str, K], Generic[K]):
+class Kinds(Mapping[str, K], Generic[K]):
     """The kinds of one sort by name, in the order in which they were declared; plug-ins come last."""
 
     def __init__(self, what: str) -> None:
@@ -165,13 +165,13 @@ class Table(Mapping[str, K], Generic[K]):
         return self[str(name)]
 
 
-TARGETS: Table[TargetKind] = Table("target")
-MODELS: Table[ModelKind] = Table("model")
-SOLVERS: Table[SolverKind] = Table("solver")
-CANDIDATES: Table[CandidateKind] = Table("candidate")
-EXPERIMENTS: Table[Experiment] = Table("experiment")
+TARGETS: Kinds[TargetKind] = Kinds("target")
+MODELS: Kinds[ModelKind] = Kinds("model")
+SOLVERS: Kinds[SolverKind] = Kinds("solver")
+CANDIDATES: Kinds[CandidateKind] = Kinds("candidate")
+EXPERIMENTS: Kinds[ExperimentKind] = Kinds("experiment")
 
-GROUPS: dict[str, Table[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
+GROUPS: dict[str, Kinds[Any]] = {"target": TARGETS, "model": MODELS, "solver": SOLVERS}
 """The groups whose choices have settings of their own, told apart by `kind`."""
 
 
@@ -191,10 +191,12 @@ def solver(builder: str, **more: Any) -> Callable[[C], C]:
 
 
 def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
-    """Declare a command, see `Experiment`; by default its module is kanrun.experiments.<name>."""
+    """Declare a command, see `ExperimentKind`; by default its module is kanrun.experiments.<name>."""
 
     def declare(settings: C) -> C:
-        EXPERIMENTS.add(Experiment(name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more))
+        EXPERIMENTS.add(
+            ExperimentKind(name, summary, settings, module or f"kanrun.experiments.{module_of(name)}", **more)
+        )
         return settings
 
     return declare
@@ -210,7 +212,7 @@ def module_of(command: str) -> str:
     return command.replace("-", "_")
 
 
-def _declares(table: Table[Any], kind: type[Kind], builder: str, more: Mapping[str, Any]) -> Callable[[C], C]:
+def _declares(table: Kinds[Any], kind: type[Kind], builder: str, more: Mapping[str, Any]) -> Callable[[C], C]:
     def declare(settings: C) -> C:
         summary = (settings.__doc__ or "").strip().partition("\n")[0]
         table.add(kind(settings.kind, summary, settings, builder, **more))

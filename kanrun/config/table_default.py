@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from kanrun.config.registry import MODELS, TARGETS, Experiment
+from kanrun.config.registry import MODELS, TARGETS, ExperimentKind
 
 _TRAINING = ("model", "solver", "study", "precision", "suite")
 
 
-def with_table_model(experiment: Experiment, words: Sequence[str]) -> list[str]:
+def with_table_model(experiment: ExperimentKind, words: Sequence[str]) -> list[str]:
     """The overrides with the model that `experiment` takes for tables.
 
     A study, a solver or a key of another model keeps the model of functions, as do targets that are no tables.

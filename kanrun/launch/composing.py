@@ -33,7 +33,7 @@ CONFIGURATIONS = "kanrun.conf"
 
 
 @dataclass(frozen=True)
-class Plan:
+class Composition:
     """What a request comes to: one composed configuration per job, Hydra's own settings apart.
 
     `whole` is what Hydra runs: the only job's configuration, or that of the sweep, with Hydra's settings.
@@ -107,7 +107,7 @@ def check_folders(request: Request) -> None:
             )
 
 
-def compose(request: Request, loader: ConfigLoader) -> Plan:
+def compose(request: Request, loader: ConfigLoader) -> Composition:
     """All configurations of a request, checked so that Hydra may run them.
 
     Raises UsageError for what kanrun refuses, and Hydra's own errors for what cannot be composed.
@@ -125,7 +125,7 @@ def compose(request: Request, loader: ConfigLoader) -> Plan:
         single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
         if single.hydra.mode != RunMode.MULTIRUN:
             _check(request.module, single, parsed)
-            return Plan((_job(single),), ((),), False, single)
+            return Composition((_job(single),), ((),), False, single)
     master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
     refusals.check_hydra(request.module, master.hydra, parsed)
     swept = sweep_overrides(master, loader)
@@ -134,7 +134,7 @@ def compose(request: Request, loader: ConfigLoader) -> Plan:
         composed = loader.load_sweep_config(master, list(job))
         _check(request.module, composed, parsed)
         jobs.append(_job(composed))
-    return Plan(tuple(jobs), swept, True, master)
+    return Composition(tuple(jobs), swept, True, master)
 
 
 def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:

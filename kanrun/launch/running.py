@@ -23,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from kanrun.config import ExperimentConfig
 from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
-from kanrun.launch.composing import Plan, compose, opened
+from kanrun.launch.composing import Composition, compose, opened
 from kanrun.launch.exit_status import ended_well, gather_summaries, say_how_to_go_on, sweep_verdict
 from kanrun.launch.job import Job, load_experiment
 from kanrun.launch.process import logging_kept, sigterm_raises, stdout_kept_clean
@@ -53,7 +53,7 @@ def launch(request: Request) -> int:
         return _launched(request, loader, plan, settings)
 
 
-def _launched(request: Request, loader: ConfigLoader, plan: Plan, settings: list[ExperimentConfig]) -> int:
+def _launched(request: Request, loader: ConfigLoader, plan: Composition, settings: list[ExperimentConfig]) -> int:
     """Everything that needs the experiment itself, from its own check to the exit code."""
     from kanrun.study import execute as study
 
@@ -88,7 +88,7 @@ def _launched(request: Request, loader: ConfigLoader, plan: Plan, settings: list
     return 0 if ended_well(Run(folder).manifest, request) else 1
 
 
-def _run(loader: ConfigLoader, plan: Plan, job: Job, folder: Path) -> None:
+def _run(loader: ConfigLoader, plan: Composition, job: Job, folder: Path) -> None:
     """Let Hydra run the job, or the sweep through its launcher, in `folder`."""
     whole, place = plan.whole, str(folder.absolute())
     context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]  # what is called of it
@@ -117,7 +117,7 @@ def _typed(request: Request, composed: DictConfig) -> ExperimentConfig:
 
 
 @contextlib.contextmanager
-def _stored(request: Request, plan: Plan, folder: Path) -> Iterator[None]:
+def _stored(request: Request, plan: Composition, folder: Path) -> Iterator[None]:
     """A sweep's jobs are stored before the first begins, and while it runs no other process goes on with them."""
     if not plan.sweep:
         yield

@@ -16,12 +16,12 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check, former
-from kanrun.config.registry import Experiment
+from kanrun.config.registry import ExperimentKind
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 
 
-def experiment_of(name: str) -> Experiment:
+def experiment_of(name: str) -> ExperimentKind:
     """The experiment's declaration. Raises UsageError for a name that is not there."""
     if name not in EXPERIMENTS:
         known = ", ".join(EXPERIMENTS)

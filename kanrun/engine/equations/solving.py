@@ -19,7 +19,7 @@ from torch import Generator, Tensor
 
 from kanrun.engine.equations.field import Field, OutputForm, Windows
 from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, standard_errors
-from kanrun.engine.equations.system import Points, System, condition_blocks, gauss_points, sizes_of, with_units
+from kanrun.engine.equations.system import PointSequence, System, condition_blocks, gauss_points, sizes_of, with_units
 from kanrun.engine.layers import move_layer
 from kanrun.engine.least_squares import LMPolicy, State, Stopping, minimise
 from kanrun.engine.networks import KAN, Network
@@ -121,8 +121,8 @@ class BoxSolver:
         self.system, self.ansatz = system, ansatz
         self.policy, self.generator, self.window, self.before = policy, generator, window, before
         self._began = time.process_time()
-        self.inside = Points(system.box, generator)
-        self.fresh = Points(system.box, generator).first(policy.fresh)
+        self.inside = PointSequence(system.box, generator)
+        self.fresh = PointSequence(system.box, generator).first(policy.fresh)
         self.sizes = sizes_of(system, self.fresh) if before is None else before.sizes
         self.added = system.box.new_zeros(0, len(system.box))
 

@@ -84,7 +84,7 @@ def _moved(faces: tuple[Face, ...], old: Tensor, new: Tensor) -> tuple[Face, ...
     )
 
 
-class Points:
+class PointSequence:
     """Low-discrepancy points of a box, in the order of a scrambled Sobol sequence: always its first ones."""
 
     def __init__(self, box: Tensor, generator: Generator) -> None:

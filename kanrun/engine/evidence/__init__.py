@@ -3,8 +3,8 @@
 from kanrun.engine.evidence.assembly import network_of
 from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.design import Design, Terms
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.members import Member, TableFit, fit_classes, fit_numbers
-from kanrun.engine.evidence.policy import EvidencePolicy
 
 __all__ = [
     "Design",

@@ -18,7 +18,7 @@ from numpy import ndarray
 
 from kanrun.engine.evidence.basis import DEGREE
 from kanrun.engine.evidence.design import Design, Terms
-from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 

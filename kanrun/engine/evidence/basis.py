@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import linalg
 
-from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.splines import Grid, dense_rows, extend, local_basis
 
 DEGREE = 3  # of the splines; the integral of f''^2 below is exact for it

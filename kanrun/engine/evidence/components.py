@@ -16,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy import linalg
 
-from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.errors import KanrunError
 
 

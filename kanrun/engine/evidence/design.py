@@ -15,7 +15,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from kanrun.engine.evidence.basis import ReducedBasis
-from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 
 #: The components of variance in their order.
 KINDS = ("lines", "wiggles", "line pairs", "line-wiggle pairs", "wiggle pairs")

@@ -20,7 +20,7 @@ from scipy.special import expit, log_softmax, softmax
 from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.components import estimate, move, slope, solve, solve_wide, weights_of
 from kanrun.engine.evidence.design import KINDS, MAIN, Design, Terms
-from kanrun.engine.evidence.policy import EvidencePolicy
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 
 #: The candidates, and of how many components each is.
 COMPONENTS = {"linear": 1, "additive": MAIN, "pairs": len(KINDS)}

@@ -11,7 +11,14 @@ from kanrun.engine.symbolic.graph_training import TrainedGraph
 from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
-from kanrun.engine.symbolic.snapping import Decision, PartlySymbolic, Stage, Tried, partly_symbolic, refine_to_formula
+from kanrun.engine.symbolic.snapping import (
+    Decision,
+    PartlySymbolic,
+    SearchStage,
+    Tried,
+    partly_symbolic,
+    refine_to_formula,
+)
 
 __all__ = [
     "EXACT",
@@ -30,9 +37,9 @@ __all__ = [
     "SearchData",
     "SearchPolicy",
     "SearchProblem",
+    "SearchStage",
     "SimplificationPolicy",
     "Spline",
-    "Stage",
     "Symbolic",
     "TrainedGraph",
     "Tried",

@@ -14,14 +14,14 @@ from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.separability import module_templates
-from kanrun.engine.symbolic.snapping import Stage, Tried, deepened, refine_to_formula, snapped
+from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
 Training = Callable[[], TrainedGraph]
 
 
-def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[Stage | Tried]:
-    """A `Stage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
+def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried]:
+    """A `SearchStage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
     longer look. Stops at an exact formula, where only noise is left, or when the budget is spent."""
     run = _Search(problem, generator)
     inputs = list(range(problem.data.x.shape[1]))
@@ -64,7 +64,7 @@ class _Search:
         noisy = best > self.policy.selection.noisy and len(self.trained) > 2 and self.simple_done
         return noisy and any(each.formula_error <= 1.05 * best for each in self.tried)
 
-    def attempt(self, templates: Sequence[Template]) -> Iterator[Stage | Tried]:
+    def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | Tried]:
         if self.over():
             return
         for name, training in self.ranked(templates):
@@ -72,23 +72,23 @@ class _Search:
             if self.over():  # asked before the next one, as ranking takes long
                 return
 
-    def explore(self, name: str, training: Training) -> Iterator[Stage | Tried]:
+    def explore(self, name: str, training: Training) -> Iterator[SearchStage | Tried]:
         """Trains a structure, and where that went better than the best formula so far, prunes and snaps it."""
         began = time.monotonic()
         trained = training()
         self.trained.append((name, trained))
-        yield Stage("train", name, trained.graph, trained.error, time.monotonic() - began)
+        yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
         best = min((each.formula_error for each in self.tried), default=np.inf)
         is_exact = trained.error < self.policy.selection.noisy
         if trained.error <= self.policy.worth and (is_exact or trained.error < 0.9 * best):
             yield from self.snap(name, trained)
 
-    def snap(self, name: str, trained: TrainedGraph) -> Iterator[Stage | Tried]:
+    def snap(self, name: str, trained: TrainedGraph) -> Iterator[SearchStage | Tried]:
         for event in snapped(name, trained, self.problem):
             self.tried += [event] if isinstance(event, Tried) else []
             yield event
 
-    def deepen(self) -> Iterator[Stage | Tried]:
+    def deepen(self) -> Iterator[SearchStage | Tried]:
         """A longer look at what is not exact so far: accurate and small networks first."""
         for index in sorted(range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])):
             if self.over() or self.further <= 0:
@@ -101,7 +101,7 @@ class _Search:
                 yield event
         self.deep = len(self.tried)
 
-    def last_resort(self) -> Iterator[Stage | Tried]:
+    def last_resort(self) -> Iterator[SearchStage | Tried]:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
         best = min((trained.error for _, trained in self.trained), default=np.inf)
         if best < self.data.nothing:
@@ -156,7 +156,7 @@ def _promise(tried: Tried) -> float:
 
 def fixed_shape(
     shape: Sequence[int], problem: SearchProblem, generator: np.random.Generator, sparsity: float
-) -> Iterator[Stage | Tried]:
+) -> Iterator[SearchStage | Tried]:
     """A KAN of widths `shape` trained with the sparsity penalty, pruned, trained on and snapped."""
     name, began = "-".join(map(str, shape)), time.monotonic()
     run, data, training = _Search(problem, generator), problem.data, problem.policy.training
@@ -166,7 +166,7 @@ def fixed_shape(
     trained = extend(sparse, data, training.grids, training)
     if trained.error > training.astray * best.error:  # the penalty led into a worse valley than where it started
         trained = extend(best.graph, data, training.grids, training)
-    yield Stage("train", name, trained.graph, trained.error, time.monotonic() - began)
+    yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
     if trained.error < data.nothing:
         yield from refine_to_formula(name, trained, problem)
 

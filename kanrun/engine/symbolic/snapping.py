@@ -22,7 +22,7 @@ from kanrun.engine.symbolic.templates import fitted_grids
 
 
 @dataclass(frozen=True)
-class Stage:
+class SearchStage:
     """One stage of one structure; `error` is relative to the spread, on validation data.
 
     Stages are `train`, `prune`, `retrain`, `snap` (candidates in place, constants as matched), `refit`, then of the
@@ -70,7 +70,7 @@ class Tried:
         return self.formula is not None and self.formula_error <= exact
 
 
-def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[Stage | Tried]:
+def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges, with composites where they must be."""
     for event in snapped(name, trained, problem):
         if isinstance(event, Tried):
@@ -79,21 +79,21 @@ def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) 
             yield event
 
 
-def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[Stage | Tried]:
+def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges to single candidates."""
     began, data = time.monotonic(), problem.data
     pruned = pruned_network(trained, problem)
-    yield Stage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
+    yield SearchStage("prune", name, pruned, data.error(pruned), time.monotonic() - began)
     began, training = time.monotonic(), problem.policy.training
     network = trained if pruned is trained.graph else extend(pruned, data, training.grids[-2:], training)
-    yield Stage("retrain", name, network.graph, network.error, time.monotonic() - began)
+    yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
     began = time.monotonic()
     selected = select(network.graph, problem)
     yield from _stages(name, selected, problem, time.monotonic() - began)
     yield Tried(name, network.error, selected)
 
 
-def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator[Stage | Tried]:
+def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator[SearchStage | Tried]:
     """What was tried, after a longer search within work of `allowance` where it is not exact yet."""
     if tried.is_exact(problem.policy.exact):
         yield tried
@@ -105,11 +105,11 @@ def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator
     yield replace(tried, selected=selected)
 
 
-def _stages(name: str, selected: Selected, problem: SearchProblem, seconds: float) -> Iterator[Stage]:
+def _stages(name: str, selected: Selected, problem: SearchProblem, seconds: float) -> Iterator[SearchStage]:
     if selected.graph is not None and selected.snapped is not None:
         error = problem.data.error(selected.snapped)
-        yield Stage("snap", name, selected.snapped, error, seconds - selected.refitting)
-        yield Stage("refit", name, selected.graph, selected.error, selected.refitting)
+        yield SearchStage("snap", name, selected.snapped, error, seconds - selected.refitting)
+        yield SearchStage("refit", name, selected.graph, selected.error, selected.refitting)
 
 
 def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:

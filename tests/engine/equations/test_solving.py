@@ -22,7 +22,7 @@ from kanrun.engine.equations import (
     Windows,
     solve,
 )
-from kanrun.engine.equations.system import Points, gauss_points, sizes_of
+from kanrun.engine.equations.system import PointSequence, gauss_points, sizes_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.errors import TrainingFailed
@@ -122,7 +122,7 @@ def test_the_jacobian_of_all_blocks_is_what_differences_say() -> None:
     with torch.no_grad():
         for _, parameter in field.unknowns():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
-    inside = Points(problem.box, drawn).first(9)
+    inside = PointSequence(problem.box, drawn).first(9)
     low, high = (torch.tensor([[end, 0.2], [end, 0.7]], dtype=torch.float64) for end in (0.0, 1.0))
     shares = torch.linspace(0.5, 1.5, 9, dtype=torch.float64)
     blocks = [

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 import kanrun
-from kanrun.engine.symbolic import SearchData, SearchPolicy, SearchProblem, Stage, Tried, choose, fixed_shape, search
+from kanrun.engine.symbolic import (
+    SearchData,
+    SearchPolicy,
+    SearchProblem,
+    SearchStage,
+    Tried,
+    choose,
+    fixed_shape,
+    search,
+)
 from kanrun.engine.symbolic.separability import module_scores, trees
 from kanrun.engine.symbolic.templates import Sum, tree
 from kanrun.errors import UsageError
@@ -59,7 +68,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
 
     def tried() -> list[tuple[str, float]]:
         events = search(SearchProblem(samples, choose(None), SearchPolicy(budget=0.3)), np.random.default_rng(0))
-        return [(event.name, event.error) for event in events if isinstance(event, Stage)]
+        return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 
     idle = tried()
     ticks = itertools.count()
@@ -118,7 +127,7 @@ def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     events = list(fixed_shape((2, 3, 1), SearchProblem(samples, choose(None)), np.random.default_rng(0), 1e-3))
     tried = events[-1]
     assert isinstance(tried, Tried)
-    stages = [event.stage for event in events if isinstance(event, Stage)]
+    stages = [event.stage for event in events if isinstance(event, SearchStage)]
     assert stages == ["train", "prune", "retrain", "snap", "refit"]
     assert tried.network.active_edges == 3
     assert tried.formula_error < 1e-10

@@ -47,7 +47,7 @@ def run(folder: Path, cfg: BenchConfig) -> Run:
     return Run(made.path)
 
 
-def broken(case: layers.Case, dtype: torch.dtype) -> torch.nn.Module:
+def broken(case: layers.LayerCase, dtype: torch.dtype) -> torch.nn.Module:
     raise ArithmeticError(f"no {dtype} for {case.name}")
 
 
@@ -137,7 +137,7 @@ def test_startup(tmp_path: Path) -> None:
 
 def test_an_mlp_has_as_many_parameters() -> None:
     for numbers in [(1024, 64, 64, 5), (4096, 8, 8, 1000), (256, 784, 64, 5)]:
-        case = layers.Case(*numbers)
+        case = layers.LayerCase(*numbers)
         ours = sum(p.numel() for p in layers.our_layer(case, torch.float32).parameters())
         mlp = sum(p.numel() for p in layers.TORCH["MLP"](case, torch.float32).parameters())
         assert ours == case.parameters

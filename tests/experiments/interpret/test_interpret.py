@@ -28,7 +28,7 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
-from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, Stage, Symbolic
+from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, SearchStage, Symbolic
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
@@ -254,7 +254,9 @@ def test_two_edges_between_the_same_nodes_are_drawn_as_one() -> None:
     )
     graph = Graph(1, ("product", "sum"), edges)
     x = np.linspace(0, 1, 50)[:, None]
-    table = edge_tables([Stage("refit", "1-1", graph, 0.0, 0.0)], SearchData(x, graph(x), x, graph(x)), ("x0",), "y")
+    table = edge_tables(
+        [SearchStage("refit", "1-1", graph, 0.0, 0.0)], SearchData(x, graph(x), x, graph(x)), ("x0",), "y"
+    )
     assert table is not None
     first = table.columns["layer"] == 0
     assert set(table.columns["symbolic"][first]) == {"x * exp"}

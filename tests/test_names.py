@@ -1,0 +1,34 @@
+"""One word names one thing: no two public classes of kanrun, and no two modules of the engine, share a name."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(path for folder in ("kanrun", "experiments") for path in (ROOT / folder).rglob("*.py"))
+
+
+def shared(names: Iterable[tuple[str, Path]]) -> dict[str, list[str]]:
+    """The names that several files have, with those files."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for name, path in names:
+        places[name].append(path.relative_to(ROOT).as_posix())
+    return {name: files for name, files in places.items() if len(files) > 1}
+
+
+def test_no_two_classes_share_a_name() -> None:
+    classes = (
+        (node.name, path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert shared(classes) == {}
+
+
+def test_no_two_modules_of_the_engine_share_a_name() -> None:
+    modules = ((path.stem, path) for path in FILES if "engine" in path.parts and path.stem != "__init__")
+    assert shared(modules) == {}
