@@ -25,6 +25,8 @@ class VerdictPolicy:
     solved_change: float = 1e-3  #: of the solution from the last grid but one to the last
     solved_residual: float = 1e-2  #: root mean square at fresh points, and of the conditions at points between
     failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
+    #: Residual of a network without grids: its change from stage to stage says nothing of what it cannot represent.
+    unrefined_residual: float = 1e-4
 
 
 def verdict(solution: Solution, policy: VerdictPolicy = VerdictPolicy()) -> tuple[str, str]:
@@ -41,7 +43,8 @@ def verdict(solution: Solution, policy: VerdictPolicy = VerdictPolicy()) -> tupl
     measured = [residual, conditions, *([] if worst_change is None else [worst_change])]
     if not np.isfinite(measured).all() or max(measured) >= policy.failed:
         return "failed", reason
-    small = max(residual, conditions) <= policy.solved_residual
+    refined = all(stage.intervals is not None for stage in solution.last)
+    small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
     if small and worst_change is not None and worst_change <= policy.solved_change:
         return "solved", reason
     return "doubtful", reason

@@ -57,6 +57,9 @@ class EquationPolicy:
     accepted: float = 1e-2  #: relative residual on fresh points, and change from the last grid, of a window that holds
     most_windows: int = 64  #: a window is not made shorter than this part of the whole range
     longer: float = 1.5  #: factor from a window that held to the next
+    repeats: int = 2  #: times that the last grid is trained in a window after the first; from 2 on a change is known
+    #: Share of the knots that follow the root of the curvature at the end of the window before, the rest is uniform.
+    curvature: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -128,9 +131,14 @@ class BoxSolver:
 
     def stages(self) -> Iterator[EquationStage]:
         """Solve grid by grid. Raises TrainingFailed where the residual is not finite at every start."""
-        solution, constants, weight = *self._started(), self.policy.condition_weight
+        schedule, weight = self.ansatz.intervals, self.policy.condition_weight
+        if self.before is not None and self.before.intervals is not None:
+            solution, constants = self._continuing(self.before), self.system.guesses()
+            schedule = schedule[-1:] * self.policy.repeats
+        else:
+            solution, constants = self._started()
         previous: Field | None = None
-        for number, intervals in enumerate(self.ansatz.intervals):
+        for number, intervals in enumerate(schedule):
             if number:
                 solution = self._refined(solution, intervals)
             blocks = self._blocks(*self._collocation(intervals), weight)
@@ -151,6 +159,23 @@ class BoxSolver:
         if len(self.system.box) == 1:
             return gauss_points(self.system.box, intervals or policy.pieces, policy.points)
         return torch.cat([self.inside.first(policy.points), self.added]), None
+
+    def _continuing(self, before: Field) -> Field:
+        """The network of the window before, moved to this one, with knots where its solution bends at its end."""
+        moved = Field(before.network, before.form, self.system.box, before.sizes)
+        end = self.inside.first(self.policy.fresh).clone()
+        end[:, -1] = before.box[-1, 1]
+        inner = self.inside.first(self.policy.fresh)
+        drawn = moved.inner(inner).clone()
+        for number in range(len(self.system.box) - 1):
+            index = tuple(2 * (number == i) for i in range(len(self.system.box)))
+            bend = before.derivative(end, index).abs().sum(1).sqrt()
+            chosen = torch.multinomial(bend + 1e-12, len(bend), replacement=True, generator=self.generator)
+            drawn[:, number] = drawn[chosen, number]
+        network = moved.network.regrid(
+            drawn, grid_eps=1 - self.policy.curvature, margin=self.policy.margin, inputs=True
+        ).network
+        return moved.with_network(network)
 
     def _started(self) -> tuple[Field, Tensor]:
         """The best of several random networks at few points: all take a few steps, the better ones more."""

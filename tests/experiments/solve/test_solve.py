@@ -100,3 +100,12 @@ def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
     record = json.loads((outputs / "solve/v0001/run.json").read_text())
     assert all(claim["holds"] for claim in record["claims"])
     assert pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]["l2"] < 1e-12
+
+
+def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
+    """A small MLP settles at a wrong motion of the pendulum, with a small residual and no change between stages."""
+    words = ["equation=pendulum", "equation.intervals=[10,20]", "networks=[{kind: mlp, hidden: [8]}]", "points=300"]
+    assert main(["solve", *words, "steps=15"]) == 0
+    summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
+    assert summary["l2"] > 0.1
+    assert summary["verdict"] != "solved"
