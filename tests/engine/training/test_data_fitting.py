@@ -117,7 +117,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, w
     for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
         fitting = DataFitting(network, samples, 0.7, Smoothing(weight), policy=FittingPolicy(held_numbers=numbers))
         linear = linearised(fitting)
-        equations = NormalEquations(linear, LMPolicy(matrix_unknowns=matrix))
+        equations = NormalEquations(linear, LMPolicy(matrix_unknowns=matrix, close=1e-12))
         first = linear.rows.first if isinstance(linear.rows, StackedRows) else linear.rows
         step = equations.direct(equations.factor([3.0]))
         found.append((step, equations.sizes, equations.gradient, isinstance(first, StreamedRows)))
