@@ -12,7 +12,6 @@ from torch import Tensor
 
 from kanrun.engine.networks import count_parameters
 from kanrun.engine.training import Errors, Event, GridTransfer, Smoothing, Snapshot, Stage, Step, Trained, TrainingState
-from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint, Record, Value
 from kanrun.study.saved import Arrays, pack, unpack
 
@@ -80,16 +79,12 @@ def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoin
 
 
 def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -> TrainingState:
-    """The state that `state_to_checkpoint` stored; that of a new training without a checkpoint.
-
-    Raises KanrunError for a checkpoint of version 0.1.0.
-    """
+    """The state that `state_to_checkpoint` stored; that of a new training without a checkpoint."""
     if checkpoint is None:
         return TrainingState()
-    if "snapshot" not in checkpoint.meta:
-        raise KanrunError("A training that version 0.1.0 left unfinished cannot be resumed; start it again.")
-    arrays, stages, snapshot = checkpoint.arrays, [], None
-    for entry in checkpoint.meta["stages"]:
+    arrays, meta, snapshot = checkpoint.arrays, _current(checkpoint.meta), None
+    stages = []
+    for entry in meta["stages"]:
         prefix = f"{entry['stage']}/"
         values = {
             "network": unpack(entry["network"], arrays, f"{prefix}network/").to(device),
@@ -98,7 +93,7 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
             "memory": _tensors(arrays, f"{prefix}memory/", device),
         }
         stages.append(Stage(**_parts(entry) | values))
-    if entry := checkpoint.meta["snapshot"]:
+    if entry := meta["snapshot"]:
         values = {
             "network": unpack(entry["network"], arrays, "snapshot/network/").to(device),
             "best": unpack(entry["best"], arrays, "snapshot/best/").to(device),
@@ -107,6 +102,18 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
         }
         snapshot = Snapshot(**_parts(entry) | values)
     return TrainingState(stages, snapshot)
+
+
+def _current(meta: dict[str, Any]) -> dict[str, Any]:
+    """What version 0.1.0 wrote, in today's words. A grid that it left in the middle starts again from the one before:
+    its solver's state is of other unknowns."""
+    if "snapshot" in meta:
+        return meta
+    stages = [{key: value for key, value in entry.items() if key != "reached"} for entry in meta["stages"]]
+    for entry, reached in zip(stages, (entry["reached"] for entry in meta["stages"]), strict=True):
+        transfer = {"method": reached["how"], "error": reached["change"]}
+        entry["transfer"] = {**transfer, "before": reached["before"], "after": reached["after"]}
+    return {**meta, "stages": stages, "snapshot": None}
 
 
 def _plain(part: Stage | Snapshot) -> dict[str, Any]:
