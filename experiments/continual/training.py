@@ -126,7 +126,7 @@ def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
     first = network.layer(0)
     grid = breakpoints_from_data(x, first.grid.intervals, adapt, MARGIN)
     moved, _ = move_layer(first, grid, uniform=adapt == 0.0)
-    return regrid_hidden(KAN([moved, *list(network)[1:]]), x, adapt=adapt, margin=MARGIN).network
+    return regrid_hidden(KAN([moved, *list(network)[1:]], network.products[:-1]), x, adapt=adapt, margin=MARGIN).network
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:

@@ -123,7 +123,9 @@ def without_penalty(solver: Any) -> Any:
 
 
 def _parameters(cfg: ExtendGridConfig, model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
-    return kan_parameters(Size(shape, intervals, model.degree), edge_spec(model, cfg.solver.kind))
+    return kan_parameters(
+        Size(shape, intervals, model.degree, tuple(model.products)), edge_spec(model, cfg.solver.kind)
+    )
 
 
 def extend(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:

@@ -21,6 +21,9 @@ class KANConfig:
     """A Kolmogorov-Arnold Network: a learned spline on each edge."""
 
     hidden: list[int] | None = setting([5], "nodes of each hidden layer; null: kanrun interpret searches", minimum=1)
+    products: list[int] = setting(
+        [], "of each hidden layer, how many of its nodes multiply two sums (KAN 2.0); [] is none", minimum=0
+    )
     intervals: Any = setting(
         [5, 10, 20, 50],
         "intervals of the grid: one number, a schedule of finer and finer grids, or auto",

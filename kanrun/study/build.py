@@ -85,6 +85,12 @@ def check_model(model: Any, inputs: int) -> None:
     check(model, "model.")
     if MODELS[model.kind].tables_only:
         raise UsageError(f"model={model.kind} is for tables, and for kanrun fit alone; take model=kan or mlp here.")
+    products, hidden = vars(model).get("products", ()), vars(model).get("hidden", ())
+    if products and (len(products) != len(hidden) or any(m > n for m, n in zip(products, hidden, strict=True))):
+        raise UsageError(
+            f"model.products={list(products)} must have a number for each layer of model.hidden={list(hidden)}, "
+            "no larger than its nodes."
+        )
     takes = MODELS[model.kind].inputs
     if takes is not None and inputs != takes:
         raise UsageError(
@@ -126,6 +132,7 @@ def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator)
     return KAN.create(
         network_shape(model, problem.inputs, problem.outputs), intervals_of(model)[0], edge_spec(model, "adam"),
         domain=problem.domain, initialisation=model.initialisation, generator=generator,
+        products=model.products,
     )  # fmt: skip
 
 
@@ -255,7 +262,7 @@ def _work(model: Any, shape: tuple[int, ...], problem: LearningProblem, policy: 
     if not isinstance(model, KANConfig):
         size = factory(model, problem)(Generator()).count()
         return Work(rows, size, size, size)
-    sizes = (Size(shape, intervals_of(model, policy)[at], model.degree) for at in (-1, 0))
+    sizes = (Size(shape, intervals_of(model, policy)[at], model.degree, tuple(model.products)) for at in (-1, 0))
     last, first = (kan_parameters(size, edge_spec(model, "lm")) for size in sizes)
     if model.intervals == "auto":
         last = max(min(last, policy.coefficients + edges), first)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import predict
@@ -121,7 +121,8 @@ def _grid(domain: Array) -> Array | None:
 def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
 
-    x is in the units that the layer sees (standardised for tables). None for networks without spline edges.
+    x is in the units that the layer sees (standardised for tables). None for networks without spline edges. Where a
+    layer has nodes that multiply, its sums are nodes of their own, carried to the nodes by a further layer of edges.
     """
     if not network.edge_layers:
         return None
@@ -130,6 +131,7 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
         reaching = network.activations(problem.data.train.x[:MOST_POINTS])
+        depth, multiply = 0, any(network.products)
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
@@ -137,12 +139,16 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
             y = layer.edge_values(x)
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
                 rows.append({
-                    "layer": index, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
+                    "layer": depth, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
                     "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
                     "pruned": not bool(layer.mask[out, into]),
                     "input_name": str(names[0][into]) if index == 0 else "",
                     "output_name": str(names[1][out]) if index == last else "",
-                })  # fmt: skip
+                } | ({"symbolic": "", "operation": "sum"} if multiply else {}))  # fmt: skip
+            depth += 1
+            if multiply and network.products[index]:
+                rows += _joints(layer(reaching[index]), network.products[index], depth)
+                depth += 1
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
     columns = {
@@ -150,6 +156,19 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
         for key in kept[0]
     }
     return Table("edges", columns)
+
+
+def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]:
+    """Rows of `edge_table` from the sums of a layer (samples, sums) to its nodes, of which the last multiply two."""
+    plain = sums.shape[1] - 2 * products
+    for number, each in enumerate(sums.double().cpu().numpy().T):
+        x = np.linspace(each.min(), each.max(), EDGE_POINTS)
+        multiplies = number >= plain
+        yield {
+            "layer": depth, "out": plain + (number - plain) // 2 if multiplies else number, "in": number,
+            "x": x, "y": x, "score": float(each.std()), "pruned": False, "input_name": "", "output_name": "",
+            "symbolic": "=", "operation": "product" if multiplies else "sum",
+        }  # fmt: skip
 
 
 def points_of(dataset_points: Points | None) -> int:

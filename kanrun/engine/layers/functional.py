@@ -8,6 +8,7 @@ It makes no tensor of samples x inputs x outputs, except on wide grids in forwar
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,3 +27,35 @@ def edge_sums(
     """y of the module; the splines lie on `base.grid`, and weights of pruned edges are zero."""
     y = sums_of_splines(*local_basis(x, base.grid), coefficients * spline_weight[..., None])
     return y if base.name == "zero" else y + base(x) @ base_weight.T
+
+
+# Nodes that multiply (KAN 2.0: Liu et al., arXiv 2408.10205, section 3.1). The last 2 m sums of a layer are the factors
+# of m products, two after each other: a layer of n + m sums has n nodes, the products last.
+
+
+def nodes_of(sums: Float[Tensor, "*batch sums"], products: int) -> Float[Tensor, "*batch nodes"]:
+    """The values of a layer's nodes."""
+    if not products:
+        return sums
+    plain = sums.shape[-1] - 2 * products
+    return torch.cat([sums[..., :plain], sums[..., plain::2] * sums[..., plain + 1 :: 2]], -1)
+
+
+def by_sums(
+    upstream: Float[Tensor, "*batch nodes"], sums: Float[Tensor, "*batch sums"], products: int
+) -> Float[Tensor, "*batch sums"]:
+    """d y / d sums of d y / d nodes; `sums` may have dimensions of size 1 where `upstream` has others."""
+    if not products:
+        return upstream
+    plain = sums.shape[-1] - 2 * products
+    swapped = sums[..., plain:].unflatten(-1, (products, 2)).flip(-1)
+    factors = (upstream[..., plain:, None] * swapped).flatten(-2)
+    return torch.cat([upstream[..., :plain], factors], -1)
+
+
+def of_sums(nodes: Float[Tensor, nodes * rest], products: int) -> Float[Tensor, sums * rest]:
+    """What holds for each node, for each of its sums: products are repeated."""
+    if not products:
+        return nodes
+    plain = nodes.shape[0] - products
+    return torch.cat([nodes[:plain], nodes[plain:].repeat_interleave(2, 0)])

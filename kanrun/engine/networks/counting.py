@@ -35,11 +35,13 @@ class Size:
     shape: tuple[int, ...]
     intervals: int
     degree: int
+    products: tuple[int, ...] = ()  # nodes of each hidden layer that multiply, each with edges of two sums
 
     @property
     def edges(self) -> int:
         """E, one function each."""
-        return sum(a * b for a, b in itertools.pairwise(self.shape))
+        sums = [n + m for n, m in itertools.zip_longest(self.shape[1:], self.products, fillvalue=0)]
+        return sum(a * b for a, b in zip(self.shape[:-1], sums, strict=True))
 
     @property
     def nodes(self) -> int:
@@ -94,7 +96,7 @@ def count_parameters(network: Network) -> int:
 
 def size_of(kan: KAN) -> Size:
     """The size of a network whose layers share one grid and degree, as those made by `KAN.create` do."""
-    return Size(kan.shape, kan.intervals, kan.layer(0).spec.degree)
+    return Size(kan.shape, kan.intervals, kan.layer(0).spec.degree, kan.products[:-1])
 
 
 def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
@@ -107,7 +109,7 @@ def kan_parameters(size: Size, spec: EdgeSpec) -> int:
     base = spec.base != "zero"
     every = 1 if spec.scale == "single" else 1 + base
     scales = {"all": every, "base": int(base), "none": 0}[spec.trained_scales]
-    return coefficients(size.shape, size.intervals, size.degree) + size.edges * scales
+    return size.edges * (size.intervals + size.degree + scales)
 
 
 def mlp_parameters(shape: Sequence[int]) -> int:

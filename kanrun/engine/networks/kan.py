@@ -14,6 +14,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise, move_layer, refine_layer
+from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares.rows import LocalRows
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.engine.splines import (
@@ -44,12 +45,16 @@ class KAN(Network):
 
     Build one with `KAN.create`. The *unknowns* of second-order training are of each layer the coefficients, then what
     weighs the base. What only scales the coefficients (w_s) is redundant with them and stays.
+
+    `products` says how many nodes of each hidden layer multiply: the last ones, each the product of two sums of edges,
+    so that a layer has as many outputs more than the next one has inputs.
     """
 
     kind = "kan"
 
-    def __init__(self, layers: Sequence[SplineLayer]) -> None:
+    def __init__(self, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> None:
         super().__init__()
+        self.products = (*(products or [0] * (len(layers) - 1)), 0)
         self.layers = nn.ModuleList(layers)
 
     @classmethod
@@ -62,27 +67,29 @@ class KAN(Network):
         domain: Float[Tensor, "inputs 2"],
         initialisation: str = "paper",
         generator: Generator,
+        products: Sequence[int] = (),
     ) -> KAN:
         """A fresh network of widths `shape`; its first grid covers `domain`, hidden ones [-1, 1] until regridded."""
         layers = []
         for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
             ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
             grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
-            layer = SplineLayer(grid, outputs, spec, uniform=True)
+            more = products[i] if i < len(products) else 0
+            layer = SplineLayer(grid, outputs + more, spec, uniform=True)
             initialise(layer, initialisation, generator)
             layers.append(layer)
-        return cls(layers)
+        return cls(layers, products)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
-        for layer in self.layers:
-            x = layer(x)
+        for layer, products in zip(self.layers, self.products, strict=True):
+            x = nodes_of(layer(x), products)
         return x
 
     def activations(self, x: Float[Tensor, "samples inputs"]) -> list[Tensor]:
         """What reaches each layer, the inputs first, and the network's output last."""
         values = [x]
-        for layer in self.layers:
-            values.append(layer(values[-1]))
+        for layer, products in zip(self.layers, self.products, strict=True):
+            values.append(nodes_of(layer(values[-1]), products))
         return values
 
     def __iter__(self) -> Iterator[SplineLayer]:
@@ -98,7 +105,7 @@ class KAN(Network):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (self.layer(0).inputs, *(layer.outputs for layer in self))
+        return (*(layer.inputs for layer in self), self.layer(-1).outputs)
 
     @property
     def active_shape(self) -> tuple[int, ...]:
@@ -119,11 +126,13 @@ class KAN(Network):
         return BEYOND[spec.extrapolation] + (f" and the base {spec.base} continues" if spec.base_goes_on else "")
 
     def describe(self) -> dict[str, Any]:
-        return {"kind": self.kind, "layers": [layer.describe() for layer in self]}
+        described = {"kind": self.kind, "layers": [layer.describe() for layer in self]}
+        return described | ({"products": list(self.products[:-1])} if any(self.products) else {})
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:
-        return cls([SplineLayer.from_description(layer) for layer in description["layers"]])
+        layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
+        return cls(layers, description.get("products", ()))
 
     # --------------------------------------------------------------------------- second-order training
 
@@ -157,8 +166,10 @@ class KAN(Network):
             start = total = self.get_unknowns().numel()
             index: list[Tensor] = []
             values: list[Tensor] = []
-            for layer, at in reversed(list(zip(self, reaching, strict=True))):
+            for layer, at, products in reversed(list(zip(self, reaching, self.products, strict=True))):
                 start -= _unknowns_of(layer)
+                if products:
+                    upstream = by_sums(upstream, layer(at)[:, None], products)
                 basis, interval = local_basis(at, layer.grid)
                 scaled = upstream[..., None] * layer.scales()[1]  # (samples, network outputs, outputs, inputs)
                 values.append((scaled[..., None] * basis[:, None, None]).flatten(2))
@@ -294,7 +305,7 @@ class KAN(Network):
         return True
 
     def _measured(self, layers: Sequence[SplineLayer], hows: set[str], x: Tensor) -> Regridded[KAN]:
-        new = KAN(layers)
+        new = KAN(layers, self.products[:-1])
         with torch.no_grad():
             before, after = self(x), new(x)
         size = max(_largest(before), torch.finfo(before.dtype).tiny)
@@ -304,13 +315,17 @@ class KAN(Network):
 
     def subnetworks(self) -> list[tuple[int, ...]]:
         """The shape, then its hidden widths halved (rounded up) until all are 1."""
-        return halved(self.shape)
+        return [self.shape] if any(self.products) else halved(self.shape)
 
     def subnetwork(self, shape: Sequence[int]) -> KAN:
         """The sub-network of the first nodes of each hidden layer.
 
         Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one of the same scale.
         """
+        if any(self.products):
+            narrow = super().subnetwork(shape)
+            assert isinstance(narrow, KAN)  # an invariant: it is this network
+            return narrow
         layers = []
         for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
             grid = breakpoints_of(layer.knots, layer.spec.degree)[:inputs]
@@ -324,6 +339,10 @@ class KAN(Network):
 
     def padded(self, shape: Sequence[int]) -> KAN:
         """The same function in a network of widths `shape`: further nodes are there, and all their edges pruned."""
+        if any(self.products):
+            wide = super().padded(shape)
+            assert isinstance(wide, KAN)  # an invariant: it is this network
+            return wide
         layers = []
         for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
             grid = breakpoints_of(layer.knots, layer.spec.degree)

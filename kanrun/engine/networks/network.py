@@ -50,6 +50,8 @@ class Network(nn.Module):
 
     #: The name under which a checkpoint stores the model, and its name in `kanrun.config.MODELS`.
     kind: ClassVar[str]
+    #: How many nodes of each layer multiply two sums of edges, outputs included; () for a network without such nodes.
+    products: tuple[int, ...] = ()
 
     # ------------------------------------------------------------------------------------- what it is
 

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from kanrun.engine.layers.functional import of_sums
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.scores import scores
 
@@ -27,7 +28,7 @@ def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "_ _"]]) -> KAN:
     new = deepcopy(kan)
     alive = [layer.mask & mask.to(layer.mask) for layer, mask in zip(new, masks, strict=True)]
     for index in range(len(alive) - 2, -1, -1):
-        alive[index] = alive[index] & alive[index + 1].any(0)[:, None]
+        alive[index] = alive[index] & of_sums(alive[index + 1].any(0), kan.products[index])[:, None]
     with torch.no_grad():
         for layer, mask in zip(new, alive, strict=True):
             layer.mask.copy_(mask)
@@ -42,7 +43,7 @@ def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: 
     masks = [edge >= threshold for edge in edges]
     masks[-1] |= edges[-1] == edges[-1].amax(1, keepdim=True)
     for layer in range(len(masks) - 2, -1, -1):  # a node that is needed keeps the best way into it
-        needed = masks[layer + 1].any(0)[:, None]
+        needed = of_sums(masks[layer + 1].any(0), kan.products[layer])[:, None]
         masks[layer] |= needed & (edges[layer] == edges[layer].amax(1, keepdim=True))
     return _with_means(with_masks(kan, masks), kan, data)
 

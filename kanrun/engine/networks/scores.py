@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kanrun.engine.layers.functional import of_sums
 from kanrun.engine.networks.kan import KAN
 
 
@@ -27,7 +28,8 @@ def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "
     sizes = magnitudes(kan, x)
     node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
     edges: list[Tensor] = []
-    for size in reversed(sizes):
+    for size, products in zip(reversed(sizes), reversed(kan.products), strict=True):
+        node = of_sums(node, products)
         total = size.sum(1, keepdim=True)
         edge = torch.where(total > 0, size / total.clamp(min=torch.finfo(size.dtype).tiny), 0.0) * node[:, None]
         node = edge.sum(0)

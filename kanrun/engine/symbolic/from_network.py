@@ -16,7 +16,7 @@ import torch
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, activations
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.edges import Spline
+from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
 from kanrun.engine.symbolic.templates import covering
 
@@ -40,19 +40,24 @@ def graph_of(network: KAN, x: Array, output: int) -> Graph:
     or else over the range that reaches it from x (N, inputs), by least squares. Pruned edges are left out."""
     with torch.no_grad():
         reaching = activations(network, torch.as_tensor(x).to(network.layer(0).knots))
-    edges, first = [], 0
-    for index, layer in enumerate(network):
-        last = index == len(network.layers) - 1
+    edges: list[Edge] = []
+    nodes: list[Literal["sum", "product"]] = []
+    sources = list(range(network.layer(0).inputs))  # the nodes that the layer's inputs are
+    for index, (layer, products) in enumerate(zip(network, network.products, strict=True)):
+        last, first = index == len(network.layers) - 1, network.layer(0).inputs + len(nodes)
         below = reaching[index].double().cpu().numpy()
-        for o in range(layer.outputs):
-            if last and o != output:
-                continue
-            target = first + layer.inputs + (0 if last else o)
+        sums = [output] if last else list(range(layer.outputs))
+        for target, o in enumerate(sums, first):
             for i in range(layer.inputs):
                 if bool(layer.mask[o, i]):
-                    edges.append(Edge(first + i, target, _spline(layer, o, i, below[:, i])))
-        first += layer.inputs
-    nodes: list[Literal["sum", "product"]] = ["sum"] * (sum(layer.outputs for layer in list(network)[:-1]) + 1)
+                    edges.append(Edge(sources[i], target, _spline(layer, o, i, below[:, i])))
+        nodes += ["sum"] * len(sums)
+        factors = range(first + len(sums) - 2 * products, first + len(sums), 2)
+        for product, factor in enumerate(factors, first + len(sums)):
+            edges += [Edge(factor, product, Identity()), Edge(factor + 1, product, Identity())]
+        nodes += ["product"] * products
+        plain = range(first, first + len(sums) - 2 * products)
+        sources = [*plain, *range(first + len(sums), first + len(sums) + products)]
     graph = Graph(network.layer(0).inputs, tuple(nodes), tuple(sorted(edges, key=lambda e: (e.target, e.source))))
     return without_edges(graph, set())
 

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.layers import Base, SplineLayer
+from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares import Linearisation, Problem
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, dense_rows, local_basis
@@ -31,6 +32,7 @@ class _Layer:
     base_weight: Tensor
     spline_weight: Tensor
     like: SplineLayer
+    products: int
 
     @property
     def size(self) -> int:
@@ -44,7 +46,7 @@ class _Layer:
         return Grid(self.knots.flatten(0, 1), like.degree, like.uniform, like.extrapolation)
 
     def part(self, at: list[int]) -> _Layer:
-        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like)
+        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like, self.products)
 
     def at(self, unknowns: Float[Tensor, "networks size"]) -> _Edges:
         """The layer with these unknowns."""
@@ -136,7 +138,8 @@ class BatchedFitting(Problem):
     ) -> None:
         self.unknowns = torch.stack([network.get_unknowns() for network in networks])
         self._factor = 1 / (scale * samples.y.numel() ** 0.5)
-        self._layers = [_stacked(layers) for layers in zip(*networks, strict=True)]
+        pairs = zip(zip(*networks, strict=True), networks[0].products, strict=True)
+        self._layers = [_stacked(layers, products) for layers, products in pairs]
         self._pieces = self._cut(samples, numbers)
         rows = [smoothing.rows(network) for network in networks]
         self._differences, self._columns = torch.stack([each.values for each in rows]), rows[0].index
@@ -174,11 +177,11 @@ class BatchedFitting(Problem):
         return [_Piece(x, y, first.basis(each, 0), first.base(each, 0)) for each, x, y in wide]
 
 
-def _stacked(layers: Sequence[SplineLayer]) -> _Layer:
+def _stacked(layers: Sequence[SplineLayer], products: int) -> _Layer:
     """One layer of each network, side by side."""
     knots, scales = [layer.knots for layer in layers], [layer.scales() for layer in layers]
     base, spline = (torch.stack([pair[i].detach() for pair in scales]) for i in (0, 1))
-    return _Layer(torch.stack(knots), base, spline, layers[0])
+    return _Layer(torch.stack(knots), base, spline, layers[0], products)
 
 
 def _values(
@@ -191,7 +194,7 @@ def _values(
         if layer is not layers[0]:
             basis, base = layer.basis(values[-1], 0), layer.base(values[-1], 0)
         made.append((edges, basis, base))
-        values.append(edges.forward(basis, base))
+        values.append(nodes_of(edges.forward(basis, base), layer.products))
     return values, made
 
 
@@ -203,6 +206,8 @@ def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor
     upstream = torch.eye(outputs, dtype=output.dtype, device=output.device).expand(*output.shape, -1)
     parts = zip(jacobian.split(sizes, -1), reaching, made, strict=True)
     for block, values, (edges, basis, base) in reversed(list(parts)):
+        if edges.layer.products:
+            upstream = by_sums(upstream, edges.forward(basis, base)[:, :, None], edges.layer.products)
         edges.rows(block, upstream, basis, base)
         if edges.layer is not layers[0]:
             upstream = upstream @ edges.slopes(values)

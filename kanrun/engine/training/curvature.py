@@ -19,6 +19,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.bases import Base
+from kanrun.engine.layers.functional import nodes_of
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.basis_products import row_sums, table_index
@@ -120,13 +121,15 @@ def _gram_diagonal(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Te
 
 
 def _steepness(network: Network, x: Tensor, policy: CurvaturePolicy) -> list[tuple[Tensor, Tensor]]:
-    """What reaches each layer, and u^2 of its nodes (samples, outputs), summed over the network's outputs."""
+    """What reaches each layer, and u^2 of its sums (samples, outputs), summed over the network's outputs."""
     reaching = [x.detach()]
     with torch.enable_grad():
-        for layer in network.edge_layers:
+        nodes: list[Tensor] = []
+        for layer, products in zip(network.edge_layers, network.products, strict=True):
             y = layer(reaching[-1])
-            reaching.append(y if y.requires_grad else y.requires_grad_())
-        y, nodes = reaching[-1], reaching[1:]
+            nodes.append(y if y.requires_grad else y.requires_grad_())
+            reaching.append(nodes_of(nodes[-1], products))
+        y = reaching[-1]
         total = [torch.zeros_like(node) for node in nodes]
         for direction in _directions(y, policy):
             slopes = torch.autograd.grad(y, nodes, direction.expand_as(y), retain_graph=True)

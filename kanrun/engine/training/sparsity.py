@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from kanrun.engine.layers.functional import nodes_of
 from kanrun.engine.layers.magnitudes import edge_magnitudes
 from kanrun.engine.networks import Network
 
@@ -22,10 +23,10 @@ LEAST_SHARE = 1e-12
 def sparsity(network: Network, x: Float[Tensor, "samples inputs"], kind: str = "rms") -> Tensor:
     """The penalty on `x`, differentiable; zero for networks without edges. `kind` is one of `edge_magnitudes`."""
     total = torch.zeros((), dtype=x.dtype, device=x.device)
-    for layer in network.edge_layers:
+    for layer, products in zip(network.edge_layers, network.products, strict=True):
         magnitudes = edge_magnitudes(layer, x, kind)[layer.mask]
         size = magnitudes.sum()
         shares = (magnitudes / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
         total = total + size - (shares * shares.log()).sum()
-        x = layer(x)
+        x = nodes_of(layer(x), products)
     return total
