@@ -29,6 +29,12 @@ def predict(
             "--model", metavar="NAME", help="Which of its models, by its file's name. Default: the first seed's."
         ),
     ] = None,
+    interval: Annotated[
+        float | None,
+        typer.Option(
+            "--interval", metavar="SHARE", help="Add the ends between which the output lies with this probability."
+        ),
+    ] = None,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Predict new rows with the model of a run.
@@ -40,5 +46,5 @@ def predict(
 
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
-    for warning in predict_table(resolve_run(run, outputs).path, input, output, model):
+    for warning in predict_table(resolve_run(run, outputs).path, input, output, model, interval):
         print(f"kanrun: {warning}", file=sys.stderr)

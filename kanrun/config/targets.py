@@ -70,9 +70,15 @@ class TableTarget:
     """Columns of a CSV, TSV (compressed too) or Parquet file."""
 
     path: str = setting(MISSING, "file of the table", file=True)
-    inputs: list[str] = setting(MISSING, "columns to predict from", least=1, distinct=True)
+    inputs: list[str] = setting(["all"], "columns to predict from", least=1, distinct=True)
     outputs: list[str] = setting(MISSING, "columns to predict", least=1, distinct=True)
     task: str = setting("regression", "numbers or labels", choices=("regression", "classification"))
+    exclude: list[str] = setting([], "columns that are no inputs, where inputs is all", distinct=True)
+    categories: list[str] = setting([], "columns of numbers whose values are names", distinct=True)
+    missing: str = setting(
+        "indicator", "missing inputs: median and an indicator, rows dropped, or refused",
+        choices=("indicator", "drop", "refuse"),
+    )  # fmt: skip
     kind: str = "table"
 
     def conflicts(self, at: str) -> Iterator[str]:

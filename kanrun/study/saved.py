@@ -23,7 +23,17 @@ from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
 from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
-from kanrun.targets import PiecewiseScaling, Scaling, check_output, read_inputs, table_bytes
+from kanrun.targets import (
+    PiecewiseScaling,
+    Scaling,
+    TableCode,
+    check_output,
+    is_parquet,
+    lenient_numbers,
+    read_inputs,
+    read_values,
+    table_bytes,
+)
 
 if TYPE_CHECKING:
     from kanrun.study.problem import LearningProblem
@@ -47,6 +57,7 @@ class Model:
     output_scaling: Scaling | PiecewiseScaling
     classes: tuple[str, ...] | None
     seed: int = 0  # of its training, whose split and scaling come from it
+    code: TableCode | None = None  # how its inputs are made of a table's columns, where these are not plain numbers
     errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
 
     def __call__(self, x: Array) -> Array:
@@ -66,6 +77,15 @@ class Model:
         if self.classes:
             return output.softmax(-1).numpy()
         return self.output_scaling.invert(output.numpy())
+
+    def inputs_of(self, source: str | Path) -> tuple[Array, list[str]]:
+        """The model's inputs (rows, inputs) from the columns of a table file, and sentences about unknown levels.
+
+        Raises UsageError for columns that are not there and for values that the model cannot take.
+        """
+        if self.code is None:
+            return read_inputs(source, self.inputs), []
+        return self.code.encode(read_values(source, [column.name for column in self.code.columns]))
 
     def interval(self, x: Array, level: float) -> tuple[Array, Array]:
         """Lower and upper ends (samples, outputs) between which the output lies with probability `level`.
@@ -130,6 +150,7 @@ def model_checkpoint(
         "output_scaling": _plain(dataset.output_scaling),
         "seed": seed,
         "errors": errors,
+        "code": dataset.target.code.plain() if dataset.target.code else None,
     }
     return Checkpoint(name, pack(network), meta)
 
@@ -147,6 +168,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             _scaling(meta["output_scaling"]),
             tuple(meta["classes"]) if meta["classes"] else None,
             int(meta["seed"]),
+            TableCode.from_plain(meta["code"]) if meta.get("code") else None,
             np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
         )
     except (KeyError, TypeError, ValueError) as error:
@@ -255,33 +277,49 @@ def _described(description: dict[str, Any]) -> int:
     return int(description.get("functions", 0) * description.get("outputs", 0))
 
 
-def predict_table(run: Path, source: Path, output: Path, model: str | None = None) -> list[str]:
+def predict_table(
+    run: Path, source: Path, output: Path, model: str | None = None, level: float | None = None
+) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
 
-    The file keeps the input columns and adds one per output, in the units of training; a classifier adds the label
-    and one column of probabilities per class. Rows outside the trained range are predicted and counted in a warning.
-    Raises UsageError for missing columns, text or missing values, and for an output that cannot be written or is not a
-    kind of table that kanrun writes.
+    The file keeps all columns as they are and adds one per output, in the units of training; a classifier adds the
+    label and one column of probabilities per class. An added column whose name is taken is called `prediction:NAME`.
+    With `level` there are columns `lower:NAME` and `upper:NAME`, between which the output lies with that probability.
+    Rows outside the trained range are predicted and counted in a warning. Raises UsageError for missing columns, text
+    or missing values where the model has none, and for an output that cannot be written or is not a kind of table that
+    kanrun writes.
     """
     if output.is_dir():
         raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
     check_output(output)
     trained = load_run(run).model(model)
-    x = read_inputs(source, trained.inputs)
-    table = pd.DataFrame(x, columns=list(trained.inputs))
+    kept = read_values(source)
+    x, notes = trained.inputs_of(source)
+    for i, name in enumerate(trained.inputs if trained.code is None else ()):
+        kept[name] = list(x[:, i])
+    table = pd.DataFrame(kept)
+    if is_parquet(output):  # which has types; in a text table a value stays the text that it was
+        for text in table.select_dtypes(exclude="number"):
+            if lenient_numbers(kept[str(text)])[1] is None:
+                table[text] = pd.to_numeric(table[text].replace("", None))
     values = trained.values(x)
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(
             f"{len(bad)} of {len(x)} predictions are not finite; the first is that of data row {bad[0] + 1}."
         )
-    for name, column in _columns(trained, values):
-        table[name] = column
+    added = _columns(trained, values)
+    if level is not None:
+        low, high = trained.interval(x, level)
+        added += [(f"{end}:{name}", part[:, o]) for o, name in enumerate(trained.outputs)
+                  for end, part in (("lower", low), ("upper", high))]  # fmt: skip
+    for name, column in added:
+        table[f"prediction:{name}" if name in kept else name] = column
     try:
         write_atomic(output, table_bytes(table, output))
     except StorageFailed as error:
         raise UsageError(f"{str(error).rstrip('.')}; choose another --output.") from error
-    return trained.cautions(x)
+    return [*notes, *trained.cautions(x)]
 
 
 def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:

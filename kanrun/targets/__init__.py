@@ -11,22 +11,24 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
+    from kanrun.targets.encoding import TableCode
     from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
     from kanrun.targets.sampling import generator
     from kanrun.targets.scores import PowerTransform, ScorePolicy, input_scores, output_map
-    from kanrun.targets.table_file import TableLimits, check_output, table_bytes
+    from kanrun.targets.table_file import TableLimits, check_output, is_parquet, table_bytes
     from kanrun.targets.table_targets import planar_points
-    from kanrun.targets.tables import read_inputs
+    from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
     "data": "Dataset PiecewiseScaling Points Scaling Target",
     "datasets": "SplitPolicy build_target make_dataset",
+    "encoding": "TableCode",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target peaks_formula",
     "sampling": "generator",
     "scores": "PowerTransform ScorePolicy input_scores output_map",
-    "table_file": "TableLimits check_output table_bytes",
+    "table_file": "TableLimits check_output is_parquet table_bytes",
     "table_targets": "planar_points",
-    "tables": "read_inputs",
+    "tables": "lenient_numbers read_inputs read_values",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
@@ -41,6 +43,7 @@ __all__ = [
     "Scaling",
     "ScorePolicy",
     "SplitPolicy",
+    "TableCode",
     "TableLimits",
     "Target",
     "build_target",
@@ -49,11 +52,14 @@ __all__ = [
     "formula_target",
     "generator",
     "input_scores",
+    "is_parquet",
+    "lenient_numbers",
     "make_dataset",
     "output_map",
     "peaks_formula",
     "planar_points",
     "read_inputs",
+    "read_values",
     "table_bytes",
 ]
 

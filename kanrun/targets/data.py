@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import sympy
 
+if TYPE_CHECKING:
+    from kanrun.targets.encoding import TableCode
+
 Array = NDArray[np.float64]
 
 
@@ -58,6 +61,8 @@ class Target:
     points: Points | None = None
     is_table: bool = False
     classes: tuple[str, ...] | None = None
+    code: TableCode | None = None  # how the inputs are made of a table's columns, where these are not plain numbers
+    notes: tuple[str, ...] = ()  # what to say of a table that was read
 
 
 @dataclass(frozen=True, eq=False)

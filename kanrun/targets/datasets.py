@@ -58,7 +58,7 @@ def make_dataset(target: Target, sampling: SamplingConfig, seed: int, policy: Sp
         test=test,
         input_scaling=inputs,
         output_scaling=outputs,
-        notes=tuple(_notes(target, train, policy)),
+        notes=(*target.notes, *_notes(target, train, policy)),
     )
 
 

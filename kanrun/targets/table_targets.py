@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +15,17 @@ from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
-from kanrun.targets.table_file import check_path
-from kanrun.targets.tables import columns_of, is_number, read_columns, read_inputs
+from kanrun.targets.encoding import TableCode, code_of
+from kanrun.targets.table_file import check_path, positions
+from kanrun.targets.tables import (
+    column_names,
+    columns_of,
+    is_number,
+    lenient_numbers,
+    read_columns,
+    read_inputs,
+    read_values,
+)
 
 #: name -> (loader of sklearn.datasets, task)
 BUNDLED = {
@@ -38,19 +47,72 @@ def build_table(config: TableTarget) -> Target:
     file = check_path(config.path)
     state = file.stat()
     stamp = (state.st_ino, state.st_size, state.st_mtime_ns)
-    return _read_table(file.absolute(), stamp, tuple(config.inputs), tuple(config.outputs), config.task)
+    inputs = _inputs(config, file)
+    return _read_table(
+        file.absolute(), stamp, inputs, tuple(config.outputs), config.task, tuple(config.categories), config.missing
+    )
+
+
+def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
+    """The columns that are inputs. Raises UsageError for an excluded one that is not there, and where none is left."""
+    names = [name for name in column_names(file) if name]
+    positions(list(config.exclude), names, file)
+    if list(config.inputs) != ["all"] or "all" in names:
+        return tuple(config.inputs)
+    kept = tuple(name for name in names if name not in config.outputs and name not in config.exclude)
+    if not kept:
+        raise UsageError(f"{file.name} has no column left to predict from; name some in target.inputs.")
+    return kept
 
 
 @lru_cache(maxsize=4)
 def _read_table(
-    file: Path, stamp: tuple[int, ...], inputs: tuple[str, ...], outputs: tuple[str, ...], task: str
+    file: Path,
+    stamp: tuple[int, ...],
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    task: str,
+    categories: tuple[str, ...],
+    missing: str,
 ) -> Target:
     if task == "regression":
         advice = dict.fromkeys(outputs, "text labels need target.task=classification")
-        values, _ = read_columns(file, [*inputs, *outputs], advice=advice)
-        return _table(file.name, inputs, outputs, values[:, : len(inputs)], values[:, len(inputs) :])
-    x, (labels,) = read_columns(file, inputs, outputs)
-    return _classes(file.name, inputs, outputs, x, labels)
+        y, _ = read_columns(file, outputs, advice=advice)
+        labels: list[str] | None = None
+    else:
+        y, (labels,) = read_columns(file, (), outputs)
+    code, x, kept, notes = _encoded(file, inputs, categories, missing)
+    names = code.features if code else inputs
+    if labels is not None:
+        labels = [label for label, keep in zip(labels, kept, strict=True) if keep]
+        return replace(_classes(file.name, names, outputs, x, labels), code=code, notes=notes)
+    return replace(_table(file.name, names, outputs, x, y[kept]), code=code, notes=notes)
+
+
+def _encoded(
+    file: Path, inputs: tuple[str, ...], categories: tuple[str, ...], missing: str
+) -> tuple[TableCode | None, Array, NDArray[np.bool_], tuple[str, ...]]:
+    """How the inputs are encoded, their numbers, which rows are kept, and what to say of it."""
+    if missing == "refuse" and not categories:
+        x, _ = read_columns(file, inputs, advice=dict.fromkeys(inputs, "or set target.missing=indicator"))
+        return None, x, np.ones(len(x), dtype=bool), ()
+    raw = read_values(file, inputs)
+    kept = np.ones(len(next(iter(raw.values()))), dtype=bool)
+    notes = []
+    if missing == "drop":
+        for values in raw.values():
+            numbers, text = lenient_numbers(values)
+            kept &= np.array([str(v).strip() != "" for v in values]) if text is not None else ~np.isnan(numbers)
+        raw = {name: [v for v, keep in zip(values, kept, strict=True) if keep] for name, values in raw.items()}
+        if not kept.all():
+            notes.append(f"{(~kept).sum()} of {len(kept)} rows of {file.name} have missing inputs and are left out")
+        if not kept.any():
+            raise UsageError(f"{file.name} has no row without missing inputs; set target.missing=indicator.")
+    advice = f"correct such rows of {file.name}, or name the column in target.categories"
+    code, said = code_of(raw, categories, advice)
+    if code is None:
+        return None, np.stack([lenient_numbers(values)[0] for values in raw.values()], 1), kept, tuple(notes)
+    return code, code.encode(raw)[0], kept, (*notes, *said)
 
 
 def _table(

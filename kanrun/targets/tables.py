@@ -17,7 +17,7 @@ from kanrun.errors import UsageError
 from kanrun.targets.data import Array
 from kanrun.targets.table_file import TableLimits, check_path, is_parquet, opened_parquet, positions, text_rows
 
-_MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
+MISSING_WORDS = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "+nan", "null", "none", "nat"})
 
 
 def read_inputs(path: str | Path, names: Sequence[str], limits: TableLimits = TableLimits()) -> Array:
@@ -60,6 +60,39 @@ def read_columns(
     return np.concatenate(parts), texts
 
 
+def read_values(
+    path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = TableLimits()
+) -> dict[str, list[Any]]:
+    """The values of these columns (None: of all that have a name) as they stand: texts, or what Parquet holds.
+
+    Raises UsageError for a file that is not a table and for columns that are not there.
+    """
+    file = check_path(path)
+    wanted = [*(names if names is not None else (name for name in column_names(file, limits) if name))]
+    values: dict[str, list[Any]] = {name: [] for name in wanted}
+    for _, block in _parquet_blocks(file, wanted, limits) if is_parquet(file) else _text_blocks(file, wanted, limits):
+        for name, part in zip(wanted, block, strict=True):
+            values[name].extend(part)
+    return values
+
+
+def column_names(path: str | Path, limits: TableLimits = TableLimits()) -> list[str]:
+    """The names of a table's columns in their order, empty ones included."""
+    file = check_path(path)
+    if is_parquet(file):
+        with opened_parquet(file, limits) as stored:
+            return [field.name for field in stored.schema_arrow]
+    return list(next(text_rows(file, limits))[1])
+
+
+def lenient_numbers(values: Sequence[Any]) -> tuple[Array, str | None]:
+    """The values as numbers, NaN where one is missing, and the first that is text or infinite (None: there is none)."""
+    faults = _Faults()
+    numbers = _to_numbers(list(values), range(len(values)), faults)
+    first = faults.first.get("text") or faults.first.get("infinite")
+    return numbers, first[1] if first else None
+
+
 def columns_of(path: str | Path, limits: TableLimits = TableLimits()) -> dict[str, bool]:
     """The columns of a table in their order, and whether all that a column holds are numbers (or missing).
 
@@ -74,7 +107,7 @@ def columns_of(path: str | Path, limits: TableLimits = TableLimits()) -> dict[st
     _, header = next(rows)
     numeric = set(range(len(header)))
     for _, fields in rows:
-        numeric -= {i for i in numeric if fields[i].casefold() not in _MISSING and not is_number(fields[i])}
+        numeric -= {i for i in numeric if fields[i].casefold() not in MISSING_WORDS and not is_number(fields[i])}
     return {name or f"column {i + 1}": i in numeric for i, name in enumerate(header)}
 
 
@@ -153,7 +186,7 @@ def _to_numbers(values: list[Any], rows: Sequence[int], faults: _Faults) -> Arra
 def _read_number(value: Any) -> tuple[float, str | None]:
     """A number, or NaN and which rule the value breaks: "missing", "text" or "infinite"."""
     text = "" if value is None else str(value).casefold()
-    if text in _MISSING:
+    if text in MISSING_WORDS:
         return math.nan, "missing"
     if text in ("true", "false"):
         return float(text == "true"), None

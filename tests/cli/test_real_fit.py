@@ -155,9 +155,10 @@ def test_predictions_are_what_the_ending_says(
         separator = "," if "csv" in name.lower() else "\t"
         compression = {"gz": "gzip", "XZ": "xz", "bz2": "bz2", "zip": "zip"}.get(name.rpartition(".")[2])
         pd.testing.assert_frame_equal(pd.read_csv(name, sep=separator, compression=compression), expected)  # type: ignore[call-overload]
-        np.testing.assert_array_equal(read_inputs(name, ["price"])[:, 0], expected["price"])
+        np.testing.assert_array_equal(read_inputs(name, ["prediction:price"])[:, 0], expected["prediction:price"])
     pytest.importorskip("pyarrow")
     assert main([*words, "p.parquet"]) == 0
+    np.testing.assert_array_equal(pd.read_parquet("p.parquet")["prediction:price"], expected["prediction:price"])
     np.testing.assert_array_equal(pd.read_parquet("p.parquet")["price"], expected["price"])
     monkeypatch.setattr("kanrun.study.saved.load_run", None)  # so much is said before anything is computed
     monkeypatch.setitem(sys.modules, "pyarrow", None)

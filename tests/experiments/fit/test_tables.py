@@ -70,6 +70,30 @@ def test_its_model_predicts_and_knows_its_errors(run: Path) -> None:
     assert (model.interval(x, 0.5)[1] <= high).all()
 
 
+def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
+    rng = np.random.default_rng(1)
+    city = rng.choice(["Bern", "Basel", "Chur"], 90)
+    size = rng.uniform(1, 9, 90).round(2)
+    data = pd.DataFrame({"id": [f"h{i}" for i in range(90)], "city": city, "size": size})
+    data["rent"] = 10 * size + 20 * (city == "Bern") + rng.normal(size=90)
+    data.loc[[3, 8], "size"] = np.nan
+    data.to_csv(table / "rents.csv", index=False)
+    words = ["fit", "target=table", "target.path=rents.csv", "target.outputs=rent", "target.exclude=[id]"]
+    done = kanrun(table, *words, "model.folds=2", "model.baselines=false")
+    assert done.returncode == 0, done.stderr
+    folder = done.stdout.strip()
+    assert load_run(table / folder).model().inputs == (
+        "city=Basel", "city=Bern", "city=Chur", "size", "size is missing",
+    )  # fmt: skip
+    said = kanrun(table, "predict", folder, "--input", "rents.csv", "--output", "out.csv", "--interval", "0.8")
+    assert said.returncode == 0, said.stderr
+    out = pd.read_csv(table / "out.csv")
+    pd.testing.assert_frame_equal(out[["id", "city", "size", "rent"]], data)
+    seen = out.drop([3, 8])
+    assert np.sqrt(((seen["prediction:rent"] - seen["rent"]) ** 2).mean()) < 2
+    assert (out["lower:rent"] < out["upper:rent"]).all()
+
+
 def test_classes_and_settings(table: Path) -> None:
     done = kanrun(
         table, *WORDS, "target.outputs=dear", "target.task=classification", "model.baselines=false", "model.folds=2",
