@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kanrun.engine.networks import KAN, Network, get_unknowns, linearise, support, unknowns
+from kanrun.engine.networks import KAN, Network
 from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.penalty import Roughness
 
@@ -31,7 +31,7 @@ class Anchored(Objective):
     strength: float = 0.0
 
     def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
-        now = torch.cat([parameter.reshape(-1) for _, parameter in unknowns(network)])
+        now = torch.cat([parameter.reshape(-1) for _, parameter in network.unknowns()])
         total = super().value(network, samples, rough)
         for place, importance in self.anchors:
             total = total + self.strength / 2 * (importance * (now - place).square()).sum()
@@ -119,7 +119,7 @@ class Hold(Memory):
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         assert isinstance(network, KAN)  # an invariant: `hold` is refused for other networks
-        now = support(network, phase.x)
+        now = network.support(phase.x)
         self.seen = [a | b for a, b in zip(self.seen, now, strict=True)] if self.seen else now
 
 
@@ -143,9 +143,9 @@ class Elastic(Memory):
         It is the Fisher information of Gaussian outputs, and a strength of 1 then is Laplace's approximation: the
         anchors stand for the phases' own losses as well as squares of single parameters can.
         """
-        _, slopes = linearise(network, phase.x)
+        _, rows = network.linearise(phase.x)
         scale = 2 / output_scale(phase, "regression") ** 2
-        self.anchors.append((get_unknowns(network), scale * slopes.square().mean((0, 1))))
+        self.anchors.append((network.get_unknowns(), scale * rows.squares() / len(rows)))
 
 
 #: By name, made of how many points of each phase to keep and how strongly to hold.

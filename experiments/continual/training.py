@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from kanrun.config import SOLVERS, ContinualConfig
 from kanrun.engine.layers import move_layer
-from kanrun.engine.networks import KAN, Network, regrid_hidden
+from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import breakpoints_from_data, find_interval, sample_points
 from kanrun.engine.training import (
     LBFGS,
@@ -126,7 +126,8 @@ def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
     first = network.layer(0)
     grid = breakpoints_from_data(x, first.grid.intervals, adapt, MARGIN)
     moved, _ = move_layer(first, grid, uniform=adapt == 0.0)
-    return regrid_hidden(KAN([moved, *list(network)[1:]], network.products[:-1]), x, adapt=adapt, margin=MARGIN).network
+    there = KAN([moved, *network.edge_layers[1:]], network.products[:-1])
+    return there.regrid(x, grid_eps=1 - adapt, margin=MARGIN).network
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:

@@ -180,6 +180,10 @@ def make_plan(
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
     known = {field.name for field in fields(Plan)}
     settings = {"update_grid": False, **vars(model), **vars(solver)}
+    if settings.get("freeze_unseen") and name != "lm" and not settings.get("frozen_scales", True):
+        why += (
+            " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.frozen_scales=true."
+        )
     given = {key: value for key, value in settings.items() if key in known}
     automatic = settings.get("intervals") == "auto"
     unsmoothed = not intervals and not MODELS[model.kind].closed_form

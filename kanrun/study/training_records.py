@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kanrun.engine.networks import count_parameters
 from kanrun.engine.training import Errors, Event, GridTransfer, Smoothing, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Record, Value
 from kanrun.study.saved import Arrays, pack, unpack
@@ -43,7 +42,7 @@ def stage_row(stage: Stage) -> dict[str, Value]:
     return {
         "stage": stage.stage,
         "intervals": stage.intervals,
-        "parameters": count_parameters(stage.network),
+        "parameters": stage.network.count(),
         **_errors(stage.errors),
         "penalty": stage.smoothing.weight,
         "carried_by": stage.transfer.method,

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks.kan import KAN
 from kanrun.engine.networks.mlp import MLP
-from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import prefers_sparse
 from kanrun.engine.splines.local_basis import UNIFORM_MATRIX_DEGREE
 
@@ -87,11 +86,6 @@ CONVENTIONS: tuple[Convention, ...] = (
         lambda s: s.edges * (s.intervals + s.degree + 3) + s.nodes,
     ),
 )  # fmt: skip
-
-
-def count_parameters(network: Network) -> int:
-    """Trainable numbers of `network`; what a pruned edge holds does not count."""
-    return network.count()
 
 
 def size_of(kan: KAN) -> Size:

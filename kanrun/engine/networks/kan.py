@@ -284,10 +284,11 @@ class KAN(Network):
         hidden = self._measured(layers, hows, x)
         if not inputs:
             return hidden
-        both = hidden.network._with_adapted_inputs(x, grid_eps)
+        both = hidden.network.adapt_inputs(x, grid_eps=grid_eps)
         return Regridded(both.network, both.how if both.how == hidden.how else "both", max(both.change, hidden.change))
 
-    def _with_adapted_inputs(self, x: Tensor, grid_eps: float) -> Regridded[KAN]:
+    def adapt_inputs(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float) -> Regridded[KAN]:
+        """The first layer's grid drawn towards the quantiles of `x` within its own domain."""
         layer = self.layer(0)
         ends = breakpoints_of(layer.knots, layer.spec.degree)[:, [0, -1]]
         grid = breakpoints_within(x, ends, layer.grid.intervals, 1 - grid_eps)
@@ -364,10 +365,6 @@ def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
         last = shapes[-1]
         shapes.append((last[0], *((width + 1) // 2 for width in last[1:-1]), last[-1]))
     return shapes
-
-
-def edge_slopes(layer: SplineLayer, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out inputs"]:
-    return layer.edge_values(x, 1)
 
 
 def _unknowns_of(layer: SplineLayer, intervals: int | None = None) -> int:

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from kanrun.engine.splines.local_basis import is_forward
 from kanrun.engine.splines.sparse_kernels import bag, dots, spread
-from kanrun.engine.splines.torch_modes import is_forward
 
 #: Measured: above this many functions for each one that counts, gathering wins.
 SPARSE_ABOVE = 11.0

@@ -20,12 +20,21 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from kanrun.engine.splines.grid import Grid, find_interval, interval_at, positions
-from kanrun.engine.splines.torch_modes import is_forward
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose digits.
 UNIFORM_MATRIX_DEGREE = 5
+
+
+def is_forward() -> bool:
+    """True where torch takes derivatives in forward mode (`torch.func.jvp`, `jacfwd`, `hessian`, dual levels).
+
+    There all must be torch's own arithmetic: of a `torch.autograd.Function` it knows no second forward derivative, and
+    says zero for it.
+    """
+    return forward_ad._current_level >= 0
 
 
 def local_basis(

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.networks import KAN, activations
+from kanrun.engine.networks import KAN
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
@@ -39,7 +39,7 @@ def graph_of(network: KAN, x: Array, output: int) -> Graph:
     """Output `output` of `network` as a graph; every edge becomes a spline, base function included, over its own grid
     or else over the range that reaches it from x (N, inputs), by least squares. Pruned edges are left out."""
     with torch.no_grad():
-        reaching = activations(network, torch.as_tensor(x).to(network.layer(0).knots))
+        reaching = network.activations(torch.as_tensor(x).to(network.layer(0).knots))
     edges: list[Edge] = []
     nodes: list[Literal["sum", "product"]] = []
     sources = list(range(network.layer(0).inputs))  # the nodes that the layer's inputs are

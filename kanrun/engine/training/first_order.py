@@ -12,7 +12,7 @@ from math import cos, pi
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.networks import KAN, Network, support
+from kanrun.engine.networks import KAN, Network
 from kanrun.engine.training.data import Samples, Task, mean_loss
 from kanrun.engine.training.penalty import Roughness
 from kanrun.engine.training.sparsity import sparsity
@@ -138,20 +138,22 @@ class Adam:
 
 class Locks:
     """Coefficients that must not move: those that the objective holds and, with `freeze_unseen`, those of basis
-    functions that no sample touches, decided at the start of a stage for the layers' inputs as they are then.
+    functions that no sample touches, decided at the start of a stage for the layers' inputs as they are then; with any
+    coefficient of an edge its w_b. What scales a whole spline still moves.
     """
 
     def __init__(self, network: Network, objective: Objective) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
         if not isinstance(network, KAN) or not (objective.freeze_unseen or objective.held):
             return
-        moving = [~held for held in objective.held] or support(network, objective.samples.x)
+        moving = [~held for held in objective.held] or network.support(objective.samples.x)
         if objective.freeze_unseen and objective.held:
-            moving = [a & b for a, b in zip(moving, support(network, objective.samples.x), strict=True)]
+            moving = [a & b for a, b in zip(moving, network.support(objective.samples.x), strict=True)]
         for layer, free_here in zip(network, moving, strict=True):
-            for name, parameter in layer.named_parameters():  # scales act wherever their edge does
-                free = free_here if name == "coefficients" else free_here.all(1)
-                self._held.append((parameter, free.expand_as(parameter), parameter.detach().clone()))
+            frees = {"coefficients": free_here, "base_weight": free_here.all(1)}  # the base acts everywhere
+            for name, parameter in layer.named_parameters():
+                if name in frees:
+                    self._held.append((parameter, frees[name].expand_as(parameter), parameter.detach().clone()))
 
     def free(self, parameters: list[nn.Parameter]) -> Tensor | None:
         """Ones where these parameters, as one vector, may move, else zeros; None where all may."""

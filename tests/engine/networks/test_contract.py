@@ -10,22 +10,7 @@ import torch
 
 from kanrun.config.registry import MODELS, resolve
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import (
-    KAN,
-    MLP,
-    Bezier,
-    BSpline,
-    Network,
-    Polynomial,
-    adapt_inputs,
-    count_parameters,
-    from_description,
-    get_unknowns,
-    linearise,
-    regrid_hidden,
-    set_unknowns,
-    unknowns,
-)
+from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial, from_description
 from kanrun.errors import KanrunError, UsageError
 
 
@@ -55,6 +40,11 @@ MAKERS = {
 @pytest.fixture(params=MAKERS)
 def make(request):
     return MAKERS[request.param]
+
+
+def dense_rows(network, x):
+    y, rows = network.linearise(x)
+    return y, rows.times(torch.eye(rows.unknowns, dtype=x.dtype)).view(*y.shape, rows.unknowns)
 
 
 def data(network, *batch, dtype=torch.float64):
@@ -120,7 +110,7 @@ def test_copies_and_stored_forms_are_the_same_function(make):
 def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype):
     network = kan([2, 3, 2], 6, dtype=dtype)
     x = data(network, 200, dtype=dtype)
-    moved = adapt_inputs(regrid_hidden(network, x, adapt=adapt, margin=0.05).network, x, adapt=adapt).network
+    moved = network.regrid(x, grid_eps=1 - adapt, margin=0.05).network.adapt_inputs(x, grid_eps=1 - adapt).network
     fresh = kan([2, 3, 2], 6, dtype=dtype)
     fresh(x)  # what it knows of its grids by now must go
     fresh.load_state_dict(moved.state_dict())
@@ -151,9 +141,9 @@ def test_no_samples(make):
     x = data(network, 0).requires_grad_()
     torch.vmap(network)(x.detach())
     torch.vmap(torch.func.jacrev(network))(x.detach())
-    y, jacobian = linearise(network, x.detach())
+    y, jacobian = dense_rows(network, x.detach())
     assert y.shape == (0, network.shape[-1])
-    assert jacobian.shape == (0, network.shape[-1], get_unknowns(network).numel())
+    assert jacobian.shape == (0, network.shape[-1], network.get_unknowns().numel())
     (slope,) = torch.autograd.grad(network(x).sum(), x, create_graph=True)
     again = torch.autograd.grad(slope.sum(), [x, *network.parameters()], allow_unused=True)
     assert all(part is None or not part.any() for part in again)
@@ -162,9 +152,9 @@ def test_no_samples(make):
 def test_linearise_is_the_jacobian_in_the_unknowns(make):
     network = make(torch.float64)
     x = data(network, 5)
-    y, found = linearise(network, x)
+    y, found = dense_rows(network, x)
     torch.testing.assert_close(y, network(x))
-    names = [name for name, _ in unknowns(network)]
+    names = [name for name, _ in network.unknowns()]
     fixed = {name: value.detach() for name, value in network.state_dict().items()}
     free = {name: fixed.pop(name) for name in names}
 
@@ -178,13 +168,13 @@ def test_linearise_is_the_jacobian_in_the_unknowns(make):
 
 def test_unknowns_go_out_and_in(make):
     network = make(torch.float64)
-    values = get_unknowns(network)
-    assert values.numel() <= count_parameters(network)
+    values = network.get_unknowns()
+    assert values.numel() <= network.count()
     x = data(network, 4)
     y = network(x)
-    set_unknowns(network, 0 * values)
+    network.set_unknowns(0 * values)
     assert not torch.equal(network(x), y)
-    set_unknowns(network, values)
+    network.set_unknowns(values)
     assert torch.equal(network(x), y)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, count_parameters
+from kanrun.engine.networks import ACTIVATIONS, KAN, MLP
 from kanrun.engine.networks import counting as c
 from kanrun.engine.networks.matching import by_flops, by_parameters, by_time
 from kanrun.errors import UsageError
@@ -40,10 +40,10 @@ def test_formulas_count_what_the_modules_hold(
         trained_scales=trained,
     )
     size = c.size_of(network)
-    expected = count_parameters(network)
+    expected = network.count()
     assert c.kan_parameters(size, network.layer(0).spec) == expected
     mlp = MLP(shape, "tanh")
-    assert c.mlp_parameters(mlp.shape) == count_parameters(mlp)
+    assert c.mlp_parameters(mlp.shape) == mlp.count()
 
 
 def test_every_convention_on_a_network_counted_by_hand() -> None:
@@ -58,9 +58,9 @@ def test_every_convention_on_a_network_counted_by_hand() -> None:
         "pykan": 210,
         "kanbefair": 171,
     }
-    assert counts["separate"] == count_parameters(kan([2, 5, 1], 5))
-    assert counts["single"] == count_parameters(kan([2, 5, 1], 5, scale="single"))
-    assert counts["spline"] == count_parameters(kan([2, 5, 1], 5, trained_scales="none"))
+    assert counts["separate"] == kan([2, 5, 1], 5).count()
+    assert counts["single"] == kan([2, 5, 1], 5, scale="single").count()
+    assert counts["spline"] == kan([2, 5, 1], 5, trained_scales="none").count()
 
 
 def test_kanbefair_flops_of_one_layer_by_hand() -> None:

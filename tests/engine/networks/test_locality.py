@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, activations, support
+from kanrun.engine.networks import KAN
 from kanrun.engine.splines import breakpoints_of, find_interval
 
 
@@ -39,7 +39,7 @@ CASES = list(itertools.product([5, 90], ["silu", "zero"], [True, False], [torch.
 def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(intervals, base, uniform, dtype):
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(300, dtype=dtype)
-    before, reaching = kan(x), activations(kan, x)
+    before, reaching = kan(x), kan.activations(x)
     for number, layer in enumerate(kan):
         function = intervals // 2
         with torch.no_grad():
@@ -60,7 +60,7 @@ def test_a_coefficient_of_any_layer_moves_no_bit_outside_its_support(intervals, 
 def test_training_on_one_region_moves_no_coefficient_that_it_does_not_see(intervals, base, uniform, dtype):
     kan = network(intervals, base, uniform=uniform, dtype=dtype)
     x = samples(200, -1.0, -0.4, dtype)
-    seen, kept = support(kan, x), [layer.coefficients.detach().clone() for layer in kan]
+    seen, kept = kan.support(x), [layer.coefficients.detach().clone() for layer in kan]
     scales = {name: value.clone() for name, value in kan.state_dict().items() if "weight" in name}
     optimiser = torch.optim.Adam([p for p in kan.parameters() if p.requires_grad], lr=0.01)
     (kan(x) - 1).square().mean().backward()

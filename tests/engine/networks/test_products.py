@@ -12,8 +12,7 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, from_description
 from kanrun.engine.networks.counting import kan_parameters, size_of
-from kanrun.engine.networks.prune import pruned
-from kanrun.engine.networks.scores import scores
+from kanrun.engine.networks.prune import pruned, scores
 from kanrun.engine.symbolic.from_network import graph_of
 from kanrun.engine.training import Plan, Samples, TrainingData, fit
 

@@ -10,8 +10,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.prune import prune_on_validation, pruned, with_masks
-from kanrun.engine.networks.scores import magnitudes, scores
+from kanrun.engine.networks.prune import magnitudes, prune_on_validation, pruned, scores, with_masks
 
 
 def network(shape: tuple[int, ...] = (3, 4, 2)) -> KAN:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.engine.layers import EdgeSpec, move_layer
-from kanrun.engine.networks import KAN, activations, adapt_inputs, refine, regrid_hidden
+from kanrun.engine.networks import KAN
 from kanrun.engine.splines import breakpoints_of
 
 
@@ -41,14 +41,14 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, inte
     # Hidden values leave their grids, so what lies outside is part of it.
     network = kan(widths, intervals, EdgeSpec(degree=degree, extrapolation=outside), seed)
     x = data(network, 100, 1.6, seed)
-    new = refine(network, intervals * factor, x)
+    new = network.refine(intervals * factor, x)
     assert new.how == "insertion"
     assert new.network.intervals == intervals * factor
     slope = max(
         1.0,
         *(
             float(layer.edge_values(t, 1).abs().max())
-            for layer, t in zip(network, activations(network, x), strict=False)
+            for layer, t in zip(network, network.activations(x), strict=False)
         ),
     )
     if outside == "zero":
@@ -57,7 +57,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, inte
                 ((t >= layer.grid.low) & (t <= layer.grid.high)).all(1)
                 & ((t - layer.grid.low).abs().amin(1) > 1e-9)
                 & ((t - layer.grid.high).abs().amin(1) > 1e-9)
-                for layer, t in zip(network, activations(network, x), strict=False)
+                for layer, t in zip(network, network.activations(x), strict=False)
             ]
         ).all(0)
         x = x[inside]
@@ -73,8 +73,8 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, inte
 def test_refining_a_trained_range_changes_nothing_to_speak_of():
     network = kan([2, 3, 1], 4)
     x = data(network, 300)
-    regridded = regrid_hidden(network, x, adapt=0.3, margin=0.05).network
-    fine = refine(regridded, 40, x)
+    regridded = network.regrid(x, grid_eps=0.7, margin=0.05).network
+    fine = regridded.refine(40, x)
     assert fine.change < 1e-12
     assert fine.how == "insertion"
 
@@ -82,19 +82,19 @@ def test_refining_a_trained_range_changes_nothing_to_speak_of():
 def test_other_grids_are_fitted_and_the_change_is_said():
     network = kan([2, 3, 1], 4)
     x = data(network, 300)
-    new = refine(network, 30, x)
+    new = network.refine(30, x)
     assert new.how == "least squares"
     moved, size = (y.abs().flatten().sort().values[296].item() for y in (new.network(x) - network(x), network(x)))
     assert new.change == pytest.approx(moved / size)  # without the 3 samples of 300 where it is largest
     assert 0 < new.change < 0.05
-    assert refine(network, 300, x).how == "insertion"
+    assert network.refine(300, x).how == "insertion"
 
 
 def test_hidden_grids_follow_what_reaches_them():
     network = kan([2, 3, 1], 20)
     x = data(network, 300)
-    new = regrid_hidden(network, x, adapt=0.0, margin=0.05).network
-    reaching = activations(network, x)[1]
+    new = network.regrid(x, grid_eps=1.0, margin=0.05).network
+    reaching = network.activations(x)[1]
     points = breakpoints_of(new.layer(1).knots, 3)
     width = reaching.amax(0) - reaching.amin(0)
     torch.testing.assert_close(points[:, 0], reaching.amin(0) - 0.05 * width)
@@ -115,8 +115,8 @@ def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
     if kind == "outlier":
         x[0] = 1e5
     for adapt in (0.0, 0.5, 1.0):
-        hidden = regrid_hidden(network, x, adapt=adapt, margin=0.05).network
-        both = adapt_inputs(hidden, x.clamp(-1, 1.5), adapt=adapt).network
+        hidden = network.regrid(x, grid_eps=1 - adapt, margin=0.05).network
+        both = hidden.adapt_inputs(x.clamp(-1, 1.5), grid_eps=1 - adapt).network
         for layer in both:
             assert (layer.knots.diff(dim=1) > 0).all()
             assert layer.coefficients.isfinite().all()
@@ -128,7 +128,7 @@ def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
 def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
     network = kan([2, 3, 1], 8)
     x = data(network, 500, 0.8)
-    network = regrid_hidden(network, x, adapt=0.0, margin=0.05).network
+    network = network.regrid(x, grid_eps=1.0, margin=0.05).network
     with_outlier = x.clone()
     with_outlier[0, 0] = far
 
@@ -136,9 +136,9 @@ def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
         return float((new(x[1:]) - network(x[1:])).abs().max() / network(x[1:]).abs().max())
 
     for move in (
-        lambda at: regrid_hidden(network, at, adapt=adapt, margin=0.05),
-        lambda at: regrid_hidden(network, at, intervals=16, adapt=adapt, margin=0.05),
-        lambda at: adapt_inputs(network, at, adapt=adapt),
+        lambda at: network.regrid(at, grid_eps=1 - adapt, margin=0.05),
+        lambda at: network.regrid(at, intervals=16, grid_eps=1 - adapt, margin=0.05),
+        lambda at: network.adapt_inputs(at, grid_eps=1 - adapt),
     ):
         without, found = move(x), move(with_outlier)
         assert change(found.network) <= 1.2 * change(without.network) + 0.02
@@ -153,18 +153,18 @@ def test_scales_and_masks_are_carried():
         network.layer(0).spline_weight.mul_(3.7)
         network.layer(0).mask[1, 0] = False
     x = data(network, 300)
-    fine = refine(network, 12, x).network
+    fine = network.refine(12, x).network
     assert torch.equal(fine.layer(0).spline_weight, network.layer(0).spline_weight)
     assert torch.equal(fine.layer(0).mask, network.layer(0).mask)
-    assert refine(network, 12, x).change < 1e-12
+    assert network.refine(12, x).change < 1e-12
 
 
 def test_the_old_network_is_left_alone():
     network = kan([2, 2, 1], 4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     x = data(network)
-    refine(network, 9, x)
-    regrid_hidden(network, x, intervals=7, adapt=0.1, margin=0.05)
+    network.refine(9, x)
+    network.regrid(x, intervals=7, grid_eps=0.9, margin=0.05)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
 

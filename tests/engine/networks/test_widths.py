@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, active_shape, count_parameters, halved, narrowed, padded
+from kanrun.engine.networks import KAN
+from kanrun.engine.networks.kan import halved
 
 
 def network(shape: tuple[int, ...]) -> KAN:
@@ -23,17 +24,17 @@ def test_halved_ends_at_width_one() -> None:
 @pytest.mark.parametrize("small", [(2, 1, 1), (2, 3, 1)])
 def test_padding_keeps_the_function_and_prunes_the_rest(small: tuple[int, ...]) -> None:
     kan = network(small)
-    large = padded(kan, (2, 5, 1))
+    large = kan.padded((2, 5, 1))
     x = torch.linspace(-1.2, 1.2, 40, dtype=torch.float64).view(20, 2)
     torch.testing.assert_close(large(x), kan(x), rtol=1e-14, atol=1e-14)
     assert large.shape == (2, 5, 1)
-    assert active_shape(large) == small
-    assert count_parameters(large) == count_parameters(kan)
+    assert large.active_shape == small
+    assert large.count() == kan.count()
 
 
 def test_narrowed_takes_the_first_nodes_at_the_same_scale() -> None:
     kan = network((2, 4, 1))
-    small = narrowed(kan, (2, 2, 1))
+    small = kan.subnetwork((2, 2, 1))
     assert small.shape == (2, 2, 1)
     torch.testing.assert_close(small.layer(0).coefficients, kan.layer(0).coefficients[:2])
     torch.testing.assert_close(small.layer(1).coefficients, kan.layer(1).coefficients[:, :2] * 2**0.5)

@@ -9,7 +9,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy, Stopping, begin, minimise, step
-from kanrun.engine.networks import KAN, regrid_hidden
+from kanrun.engine.networks import KAN
 from kanrun.engine.training.batched_fitting import BatchedFitting
 from kanrun.engine.training.data import Samples
 from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
@@ -28,7 +28,7 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
     fresh = [
         KAN.create(shape, 4, spec, domain=domain, initialisation="paper", generator=generator) for _ in range(count)
     ]
-    return [regrid_hidden(network, samples.x, adapt=0.0, margin=0.05).network for network in fresh]
+    return [network.regrid(samples.x, grid_eps=1.0, margin=0.05).network for network in fresh]
 
 
 POLICY = LMPolicy(thorough=False, damping=0.1, refine_marks=())

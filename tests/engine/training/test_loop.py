@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, active_shape, get_unknowns
+from kanrun.engine.networks import KAN
 from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -63,7 +63,7 @@ def test_a_training_goes_on_from_its_stages_to_the_same_numbers() -> None:
     _, _, resumed = drained(train(create, DATA, PLAN, Generator().manual_seed(0), TrainingState(done)))
     assert whole is not None
     assert resumed is not None
-    assert torch.equal(get_unknowns(whole.network), get_unknowns(resumed.network))
+    assert torch.equal(whole.network.get_unknowns(), resumed.network.get_unknowns())
     assert whole.errors == resumed.errors
 
 
@@ -72,7 +72,7 @@ def test_test_data_select_nothing() -> None:
     ends = [drained(train(create, data, PLAN, Generator().manual_seed(0)))[2] for data in (DATA, other)]
     assert ends[0] is not None
     assert ends[1] is not None
-    assert torch.equal(get_unknowns(ends[0].network), get_unknowns(ends[1].network))
+    assert torch.equal(ends[0].network.get_unknowns(), ends[1].network.get_unknowns())
 
 
 def test_unneeded_nodes_are_pruned_inside_the_shape() -> None:
@@ -82,7 +82,7 @@ def test_unneeded_nodes_are_pruned_inside_the_shape() -> None:
     assert trained is not None
     assert isinstance(trained.network, KAN)
     assert trained.network.shape == (2, 2, 1)
-    assert active_shape(trained.network) in {(2, 1, 1), (2, 2, 1)}
+    assert trained.network.active_shape in {(2, 1, 1), (2, 2, 1)}
 
 
 def test_noise_turns_to_second_differences() -> None:

@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, get_unknowns, refine, set_unknowns
+from kanrun.engine.networks import KAN
 from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -28,13 +28,13 @@ def test_a_fixed_move_changes_the_function_as_the_move_does_and_is_shorter() -> 
         for layer in network:
             layer.spline_weight.mul_(torch.rand(layer.mask.shape, generator=Generator().manual_seed(3)) + 0.5)
         network.layer(0).mask[1, 0] = False
-    start = get_unknowns(network)
+    start = network.get_unknowns()
     move = 0.1 * torch.randn(start.shape, dtype=torch.float64, generator=Generator().manual_seed(4))
     seen = torch.ones_like(start)
     fixed = network.without_exchange(move, seen)
     outputs = []
     for each in (move, fixed):
-        set_unknowns(network, start + each)
+        network.set_unknowns(start + each)
         outputs.append(network(x).detach())
     torch.testing.assert_close(outputs[1], outputs[0], rtol=0, atol=1e-13)
     assert float(fixed.norm()) < float(move.norm())
@@ -56,7 +56,7 @@ def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact
         solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
         for _ in range(30):
             solver.step()
-        finer = refine(network, 8, data.x)
-        assert float(get_unknowns(network).abs().max()) < 1e5
+        finer = network.refine(8, data.x)
+        assert float(network.get_unknowns().abs().max()) < 1e5
         assert finer.how == "insertion"
         assert finer.change < 1e-12

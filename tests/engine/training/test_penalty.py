@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, get_unknowns
+from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
 from kanrun.engine.splines.differences import difference_bands, difference_operator
 from kanrun.engine.training import penalty, penalty_order, smoothness_rows
@@ -57,7 +57,7 @@ def test_penalty_is_its_definition(degree: int, scale: str) -> None:
     expected = by_loops(kan)
     assert float(penalty(kan).detach()) == pytest.approx(expected, rel=1e-9)
     rows = smoothness_rows(kan)
-    assert float(rows.times(get_unknowns(kan)).square().sum()) == pytest.approx(expected, rel=1e-9)
+    assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
 
 
 def test_uniform_grid_gives_the_scaled_difference() -> None:
@@ -90,7 +90,7 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
         layer.mask[1, 0] = False
     rows = smoothness_rows(kan)
     of_first_layer = rows.index.amax(1) < layer.coefficients.numel()
-    assert float(rows.times(get_unknowns(kan))[of_first_layer].square().sum()) < 1e-8
+    assert float(rows.times(kan.get_unknowns())[of_first_layer].square().sum()) < 1e-8
     pruned = 2 * layer.coefficients.shape[2]
     of_pruned = (rows.index >= pruned).all(1) & (rows.index < pruned + layer.coefficients.shape[2]).all(1)
     assert of_pruned.any()
@@ -102,7 +102,7 @@ def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
     assert len(smoothness_rows(kan)) == sum(layer.mask.numel() for layer in kan)
     weights = torch.cat([layer.base_weight.flatten() for layer in kan]).detach()
     assert float(penalty(kan).detach()) == pytest.approx(float(weights.square().sum()))
-    of_weights = smoothness_rows(kan).times(get_unknowns(kan))
+    of_weights = smoothness_rows(kan).times(kan.get_unknowns())
     torch.testing.assert_close(of_weights, weights)
 
 

@@ -12,7 +12,7 @@ from torch import Generator, nn
 from kanrun.config import SOLVERS
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy
-from kanrun.engine.networks import KAN, MLP, get_unknowns, linearise, set_unknowns, support
+from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
     AdamOptions,
     DataFitting,
@@ -69,7 +69,7 @@ def test_every_solver_lowers_every_network(name: str, network: str) -> None:
             break
     assert measure(model, data).train < 0.2 * first
     assert loss == solver.loss
-    assert torch.isfinite(get_unknowns(model)).all()
+    assert torch.isfinite(model.get_unknowns()).all()
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -81,25 +81,26 @@ def test_same_seed_same_numbers(name: str) -> None:
         solver = make_solver(model, data, plan, 1e-12, generator(5))
         for _ in range(8):
             solver.step()
-        ends.append(get_unknowns(model))
+        ends.append(model.get_unknowns())
     assert torch.equal(*ends)
 
 
 def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
     model, clean = mlp((2, 2, 1)), samples(60)
     data = Samples(clean.x, clean.y + 0.1 * torch.randn(60, 1, dtype=torch.float64, generator=generator()))
-    start = get_unknowns(model)
+    start = model.get_unknowns()
 
     def residuals(u: object) -> object:
-        set_unknowns(model, torch.as_tensor(u))
+        model.set_unknowns(torch.as_tensor(u))
         return (model(data.x) - data.y).detach().flatten().numpy()
 
     def jacobian(u: object) -> object:
-        set_unknowns(model, torch.as_tensor(u))
-        return linearise(model, data.x)[1].flatten(0, 1).numpy()
+        model.set_unknowns(torch.as_tensor(u))
+        rows = model.linearise(data.x)[1]
+        return rows.times(torch.eye(rows.unknowns, dtype=data.x.dtype)).numpy()
 
     reference = least_squares(residuals, start.numpy(), jac=jacobian, method="lm", xtol=1e-14, ftol=1e-14)
-    set_unknowns(model, start)
+    model.set_unknowns(start)
     solver = LevenbergMarquardt(DataFitting(model, data, 1.0))
     for _ in range(300):
         solver.step()
@@ -118,16 +119,17 @@ def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> N
     for _ in range(60):
         solver.step()
     assert solver.loss < 1e-3
-    assert float(get_unknowns(model).abs().max()) < 1e4
+    assert float(model.get_unknowns().abs().max()) < 1e4
 
 
 def test_lm_solves_a_linear_problem_in_a_step_or_two() -> None:
     """A KAN without hidden layer is linear in its unknowns: the least squares solution is met."""
     model, data = kan((2, 1)), samples()
-    output, jacobian = linearise(model, data.x)
-    rest = data.y - output + jacobian[:, 0] @ get_unknowns(model)[:, None]  # what the base functions leave
-    best = torch.linalg.lstsq(jacobian[:, 0], rest, driver="gelsd").solution
-    floor = float((jacobian[:, 0] @ best - rest).square().mean())
+    output, rows = model.linearise(data.x)
+    jacobian = rows.times(torch.eye(rows.unknowns, dtype=data.x.dtype))
+    rest = data.y - output + jacobian @ model.get_unknowns()[:, None]  # what the base functions leave
+    best = torch.linalg.lstsq(jacobian, rest, driver="gelsd").solution
+    floor = float((jacobian @ best - rest).square().mean())
     solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-12))
     solver.step()
     assert solver.loss == pytest.approx(floor, rel=1e-6)
@@ -152,7 +154,7 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
     x = -torch.rand(100, 1, dtype=torch.float64, generator=generator())
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
-    before, unseen = model(right).detach(), ~support(model, x)[0]
+    before, unseen = model(right).detach(), ~model.support(x)[0]
     plan = Plan(name, steps=20, freeze_unseen=True, adam=AdamOptions(0.05, batch=16, weight_decay=0.1))
     held = model.layer(0).coefficients.detach().clone()
     solver = make_solver(model, data, plan, 1e-8, generator())

@@ -28,7 +28,7 @@ from kanrun.config import (
     NamedTarget,
     SamplingConfig,
 )
-from kanrun.engine.networks import MLP, get_unknowns
+from kanrun.engine.networks import MLP
 from kanrun.engine.networks.counting import mlp_parameters
 from kanrun.engine.networks.matching import WIDEST, by_time
 from kanrun.errors import UsageError
@@ -149,7 +149,7 @@ def test_budgets_go_by_the_unknowns_that_the_solver_sees(intervals: int) -> None
     case = matched_run.case_of(cfg, PRODUCT, 0)
     model = matched_run.kan_settings(cfg, [1], intervals)
     plan, steps = matched_run.budget_of(case, model)
-    assert steps == plan.steps_for(get_unknowns(matched_run.kan_of(case, model)).numel())
+    assert steps == plan.steps_for(matched_run.kan_of(case, model).get_unknowns().numel())
     assert steps == (20 if intervals == 97 else 10)
 
 

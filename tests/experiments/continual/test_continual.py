@@ -277,7 +277,6 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
         ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
         ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]}, "needs gradients"),
-        ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "kan", "frozen_scales": False}]}, "moves no scales"),
         ({"parts": ["overlap"], "compared": ["Nobody"]}, "compared names 'Nobody'"),
         ({"parts": ["intervals"], "intervals": [0]}, "has 0, which must be at least 1"),
         ({"solver": LBFGSSolver(steps=0)}, "solver.steps=0"),
