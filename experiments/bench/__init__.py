@@ -2,7 +2,8 @@
 
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
-arXiv 2404.19756, Figure 2.3) and `startup` (the command itself). Layers are measured in one process, in turn, and
+arXiv 2404.19756, Figure 2.3) `startup` (the command itself) and, if asked for, `tables` (errors
+and times of models of tables, the automatic one among them). Layers are measured in one process, in turn, and
 compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and
 nothing is claimed about them.
 """
@@ -52,6 +53,10 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     yield Row(
         "machine", {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
     )
+    if cell["part"] == "tables":
+        from kanrun.experiments.bench.table_suite import tables
+
+        yield from tables(cfg, seed)
     for name, part in PARTS.items():
         if cell["part"] in ("all", name):
             yield Note(f"measuring {name}")

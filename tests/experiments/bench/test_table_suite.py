@@ -1,0 +1,34 @@
+"""The suite of tables at a small size: every model gets a row, ranks are over tables and splits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from kanrun.experiments.bench.table_suite import _ranks, models, sources, tables
+
+from kanrun.config import BenchConfig
+from kanrun.runs.records import Row
+
+
+def test_names_are_told_apart() -> None:
+    names = [source.name for source in sources()]
+    assert len(names) == len(set(names))
+    assert sum(not source.classes for source in sources()) >= 20
+    assert sum(source.classes for source in sources()) >= 6
+
+
+def test_every_model_is_measured_on_a_table() -> None:
+    records = list(tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0))
+    rows = [record.values for record in records if isinstance(record, Row) and record.table == "tables"]
+    assert {row["model"] for row in rows} == set(models(3))
+    assert all(0 < float(row["score"] or 0) < 1.2 for row in rows)
+
+
+def test_ranks_count_the_best_as_one() -> None:
+    frame = pd.DataFrame({
+        "table": ["a", "a", "b", "b"], "task": "R2", "split": 0, "model": ["x", "y", "x", "y"],
+        "score": [0.9, 0.8, 0.7, 0.1], "cpu_seconds": 1.0,
+    })  # fmt: skip
+    rows = [record.values for record in _ranks(frame) if isinstance(record, Row)]
+    assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
+    assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
