@@ -2,10 +2,9 @@
 
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
-arXiv 2404.19756, Figure 2.3) `startup` (the command itself) and, if asked for, `tables` (errors
-and times of models of tables, the automatic one among them). Layers are measured in one process, in turn, and
-compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and
-nothing is claimed about them.
+arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, if asked for, `tables` (errors and times of models of
+tables, the automatic one among them). Layers are measured in one process, in turn, and compared by medians over rounds.
+Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and nothing is claimed about them.
 """
 
 from __future__ import annotations

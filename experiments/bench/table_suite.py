@@ -19,6 +19,7 @@ from numpy import ndarray
 from pandas import DataFrame, Series, concat
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from scipy.stats import rankdata
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Note, Record, Row
@@ -75,7 +76,7 @@ modeldata credit_data Status; modeldata penguins species; AER PSID1976 participa
 def sources() -> list[Source]:
     """All tables of the suite."""
     return [
-        Source(*words[:3], drop=tuple(words[3:]), classes=classes)
+        Source(words[0], words[1], words[2], tuple(words[3:]), classes)
         for text, classes in ((_NUMBERS, False), (_CLASSES, True))
         for words in (entry.split() for entry in text.split(";"))
     ]
@@ -91,7 +92,8 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     for source in chosen:
         frame, output = source.load()
         for split in range(cfg.splits):
-            found = list(_measured(source, frame, output, seed + split))
+            with threadpool_limits(limits=1):
+                found = list(_measured(source, frame, output, seed + split))
             rows += found
             yield from (Row("tables", row) for row in found)
     if rows:
@@ -234,7 +236,7 @@ def _ranks(table: DataFrame) -> Iterator[Record]:
         ranks = np.array([rankdata(row if task == "log loss" else -row) for row in scores.to_numpy()]).mean(0)
         seconds = part.groupby("model")["cpu_seconds"].median()
         for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
-            row = {"task": str(task), "model": str(model), "mean_rank": float(rank),
+            row: dict[str, Any] = {"task": str(task), "model": str(model), "mean_rank": float(rank),
                    "mean_score": float(scores[model].mean()), "worst_score":
                    float(scores[model].max() if task == "log loss" else scores[model].min()),
                    "cpu_seconds": float(seconds[model]), "tables": part["table"].nunique()}  # fmt: skip

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
 from kanrun.engine.networks import KAN
@@ -17,6 +18,7 @@ from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate,
 from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_table
 from kanrun.study.evaluation import edge_table, prediction_table
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
+from kanrun.study.resources import threads_of
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.table_model import TableModel, TablePolicy, fit_table, member_weights
@@ -66,14 +68,14 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     dataset, model_cfg = problem.dataset, fitting.cfg.model
     classes = len(dataset.classes) if dataset.classes else None
     yield from (Note(text, warning=True) for text in dataset.notes)
-    before = time.process_time()
-    fitted = fit_table(dataset.train, classes, fitting.policy)
-    fit_seconds = time.process_time() - before
-    checked = None
-    if model_cfg.folds > 1:
-        checked = cross_validate(
-            dataset.train, classes, fitting.policy, model_cfg.folds, seed, baselines=model_cfg.baselines
-        )
+    before, checked = time.process_time(), None
+    with threadpool_limits(limits=threads_of(fitting.cfg)):  # the matrices are too small for more
+        fitted = fit_table(dataset.train, classes, fitting.policy)
+        fit_seconds = time.process_time() - before
+        if model_cfg.folds > 1:
+            checked = cross_validate(
+                dataset.train, classes, fitting.policy, model_cfg.folds, seed, baselines=model_cfg.baselines
+            )
     yield from _said(fitted, checked, classes)
     if checked is not None:
         yield from _fold_rows(checked, classes)
