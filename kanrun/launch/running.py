@@ -45,7 +45,8 @@ def launch(request: Request) -> int:
         with _explained(request, loader):
             plan = compose(request, loader)
             if request.cfg is not None or request.info is not None:
-                _show(request)
+                with logging_kept():  # --info turns on Hydra's own log
+                    _show(request)
                 return 0
             settings = [_typed(request, composed) for composed in plan.jobs]
         for one in settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -74,9 +75,11 @@ def test_cfg_of_a_part(kanrun: Command) -> None:
 
 @pytest.mark.parametrize("words", [["--info"], ["--info", "defaults-tree"], ["--info", "target=runge"]])
 def test_info(kanrun: Command, tmp_path: Path, words: list[str]) -> None:
+    before = list(logging.getLogger().handlers)
     result = kanrun("fit", *words)
     assert result.code == 0, result.err
     assert "target/" in result.out
+    assert logging.getLogger().handlers == before
     assert not (tmp_path / "outputs").exists()
 
 
