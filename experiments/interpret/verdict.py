@@ -25,6 +25,7 @@ from kanrun.engine.symbolic import (
     choose_formula,
     finished,
     partly_symbolic,
+    variants,
 )
 
 #: Points of the certificate that no part of the search has seen.
@@ -136,8 +137,14 @@ def _mixed(choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack:
     found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
         allowed = max((1 + slack) * each.network_error, problem.policy.exact)
-        mixed = partly_symbolic(each.network, problem, each.matches, allowed, policy.budget / len(near))
-        found.append((len(mixed.graph.numeric_edges()), mixed.graph.complexity, len(found), each, mixed))
+        graphs = variants(each.network, problem)
+        for graph in graphs:
+            allowance = policy.budget / (len(near) * len(graphs))
+            mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
+            numeric = len(mixed.graph.numeric_edges())
+            found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
+            if numeric == 0:
+                break
     _, _, _, structure, chosen = min(found, key=lambda entry: entry[:3])
     return structure, chosen
 

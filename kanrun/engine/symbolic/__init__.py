@@ -8,6 +8,7 @@ from kanrun.engine.symbolic.edges import Composite, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import Formula, finished, renamed
 from kanrun.engine.symbolic.graph import Edge, Graph, depths
 from kanrun.engine.symbolic.graph_training import TrainedGraph
+from kanrun.engine.symbolic.invariances import variants
 from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
@@ -55,4 +56,5 @@ __all__ = [
     "refine_to_formula",
     "renamed",
     "search",
+    "variants",
 ]

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, Candidate
+from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, TWINS, Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edge_matching import standardised
+from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, standardised
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import SearchProblem
 
 #: log(s u) = log s + log u moves a constant of this size at most into s.
 _LARGEST_SHIFT = 30.0
@@ -209,6 +211,70 @@ def straightened(graph: Graph, data: SearchData) -> Graph:
     for pair in product_pairs(graph):
         graph = shifted(graph, pair, _straightening(graph, pair, data))
     return graph
+
+
+def variants(graph: Graph, problem: SearchProblem) -> list[Graph]:
+    """The same function in a few forms: the straightened one, then those in which an alpha is nearest to a
+    candidate."""
+    straight, limit = straightened(graph, problem.data), problem.policy.selection.clear
+    found = []
+    for pair in product_pairs(straight):
+        values, outs = straight.edge_outputs(problem.data.x)
+        t = values[straight.edges[pair.alpha].source]
+        for score, k in _candidate_shifts(t, outs[pair.alpha], outs[pair.phi], problem):
+            if score < limit:
+                found.append((score, shifted(straight, pair, k)))
+    best = sorted(found, key=lambda entry: entry[0])[: problem.policy.selection.variants]
+    return [straight, *(each for _, each in best)]
+
+
+def _candidate_shifts(t: Array, alpha: Array, phi: Array, problem: SearchProblem) -> list[tuple[float, float]]:
+    """(score, k) for each candidate f with alpha near k phi + c f(a t + b) + d."""
+    policy = problem.policy.matching
+    thin = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
+    t, alpha, phi = t[thin], alpha[thin], phi[thin]
+    spread = float(np.std(alpha))
+    shifts = []
+    for candidate in problem.candidates:
+        if spread == 0.0 or candidate is CONSTANT or candidate.name in TWINS or candidate is IDENTITY:
+            continue
+        begun = _begun(t, alpha, phi, candidate, policy.coarse)
+        if begun is None:
+            continue
+        settings = RefitSettings(steps=30, gain=1e-3, damping=1e-4)
+        fitted = refit(begun, np.stack([t, phi], axis=1), alpha, settings)
+        f, line = fitted.graph.edges[0].function, fitted.graph.edges[1].function
+        if isinstance(f, Symbolic) and isinstance(line, Symbolic) and np.isfinite(fitted.rmse) and f.allows(t):
+            loss = max((fitted.rmse / spread) ** 2, ROUNDING)
+            shifts.append((float(np.log10(loss)) + 0.5 * candidate.complexity, line.constants[2]))
+    return shifts
+
+
+def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int) -> Graph | None:
+    """k phi + c f(a t + b) + d at the best point of f's grid."""
+    middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
+    grid, f, _ = grid_values(candidate, steps)
+    if half == 0.0 or not len(grid):
+        return None
+    tau = np.linspace(-1, 1, f.shape[1])
+    order = (t - middle) / half
+    beside = np.stack([np.ones_like(tau), np.interp(tau, order, phi)])
+    basis = np.linalg.qr(beside.T)[0]
+    rest = np.interp(tau, order, alpha)
+    rest = rest - basis @ (basis.T @ rest)
+    left = f - (f @ basis) @ basis.T
+    power = np.einsum("gn,gn->g", left, left)
+    usable = power > 1e-10 * np.einsum("gn,gn->g", f, f)
+    cover = np.where(usable, (left @ rest) ** 2 / np.where(usable, power, 1.0), -1.0)
+    a, b = grid[int(np.argmax(cover))]
+    edge = Symbolic(candidate, (float(a) / half, float(b - a * middle / half), 1.0, 0.0), candidate.free)
+    line = Symbolic(IDENTITY, (1.0, 0.0, 0.0, 0.0), "c")
+    design = np.stack([edge.evaluate(t, columns=False)[0], phi, np.ones_like(t)], axis=1)
+    if not np.isfinite(design).all():
+        return None
+    c, k, d = np.linalg.lstsq(design, alpha, rcond=None)[0].tolist()
+    edge = replace(edge, constants=(*edge.constants[:2], c, d))
+    return Graph(2, ("sum",), (Edge(0, 2, edge), Edge(1, 2, replace(line, constants=(1.0, 0.0, k, 0.0)))))
 
 
 def shifted(graph: Graph, pair: ProductPair, k: float) -> Graph:

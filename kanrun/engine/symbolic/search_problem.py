@@ -104,6 +104,7 @@ class SelectionPolicy:
     """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, then a beam of
     `width` graphs with `branches` candidates an edge, within work of `budget`.
 
+    `variants` graphs of the same function beside the plain one are tried, if a match in them scores below `clear`.
     Composites are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
     error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
     times as wrong or less, which shows that the network's grid was the limit. Constants diverge where c f is
@@ -115,6 +116,8 @@ class SelectionPolicy:
     width: int = 3
     branches: int = 3
     budget: float = 8.0
+    variants: int = 3
+    clear: float = -3.5
     doubted: float = 3e-8
     noisy: float = 5e-3
     as_good: float = 1.02

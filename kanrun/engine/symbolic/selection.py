@@ -22,7 +22,7 @@ from kanrun.engine.symbolic.description_length import EXACT, SearchData, descrip
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.invariances import canonical, straightened
+from kanrun.engine.symbolic.invariances import canonical, variants
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
 
@@ -82,12 +82,21 @@ def edge_matches(graph: Graph, problem: SearchProblem) -> Matches:
 def select(graph: Graph, problem: SearchProblem) -> Selected:
     """The first exact formula of single candidates, else the best met.
 
-    `Selected.network` is the graph straightened, from which that formula was read.
+    `Selected.network` is the variant of the graph from which that formula was read.
     """
-    straight, budget = straightened(graph, problem.data), Budget(problem.policy.selection.budget)
-    matches = edge_matches(straight, problem)
-    best, tried = _try_assignments(straight, problem, matches, max(problem.policy.exact, EXACT), budget)
-    return _selected(straight, matches, best, tried)
+    budget = Budget(problem.policy.selection.budget)
+    goal = max(problem.policy.exact, EXACT)
+    best, tried, chosen = _none(graph), 0, None
+    for variant in variants(graph, problem):
+        matches = edge_matches(variant, problem)
+        trial, more = _try_assignments(variant, problem, matches, goal, budget)
+        tried += more
+        if chosen is None or trial < best:
+            best, chosen = trial, (variant, matches)
+        if best.error <= goal:
+            break
+    assert chosen is not None
+    return _selected(*chosen, best, tried)
 
 
 def select_further(first: Selected, problem: SearchProblem, allowance: float) -> Selected:
