@@ -15,6 +15,10 @@ class UsageError(KanrunError):
     exit_code = 2
 
 
+class InvalidData(UsageError, ValueError):
+    """An array, a DataFrame or a label that a function of the library cannot take; a ValueError to Python's eyes."""
+
+
 class TrainingFailed(KanrunError):
     """Training met a value that is not finite, or could not make any step; says where and why."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.locations import find_runs, resolve_run, resolve_sweep
+from kanrun.runs.locations import find_run, find_runs, resolve_run, resolve_sweep
 from kanrun.runs.manifest import Claim, Manifest, Status, Sweep, SweepJob
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
@@ -22,6 +22,7 @@ __all__ = [
     "SweepJob",
     "Table",
     "Value",
+    "find_run",
     "find_runs",
     "resolve_run",
     "resolve_sweep",

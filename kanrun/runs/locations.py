@@ -7,17 +7,16 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE, Sweep
-from kanrun.runs.reader import Run
+from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE
+from kanrun.runs.reader import JOB, Run, folders_in
 from kanrun.suggestions import near_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
-_JOB = re.compile(r"\d{1,9}")
 _LATEST = "latest"
 
 
@@ -72,59 +71,77 @@ def _link_latest(parent: Path) -> None:
 def find_runs(outputs: Path) -> list[Run]:
     """Return all runs below `outputs`, jobs of sweeps included, in order of command and number.
 
-    Their names are as `resolve_run` takes them: `fit/v0003`, or `fit/v0003/0` for a job of a sweep.
+    Their names are as `find_run` takes them: `fit/v0003`, or `fit/v0003/0` for a job of a sweep.
     """
     found = []
-    for command in _folders(outputs):
-        versions = (folder for folder in _folders(command) if _VERSION.fullmatch(folder.name))
+    for command in folders_in(outputs):
+        versions = (folder for folder in folders_in(command) if _VERSION.fullmatch(folder.name))
         for version in sorted(versions, key=lambda folder: int(folder.name[1:])):
             name = f"{command.name}/{version.name}"
-            jobs = _jobs(version)
-            if (version / MANIFEST_FILE).exists() or not jobs:
-                found.append(Run(version, name))
-            found += [Run(job, f"{name}/{job.name}") for job in jobs]
+            run = Run(version, name)
+            found += ([run] if (version / MANIFEST_FILE).exists() or not run.jobs else []) + list(run.jobs)
     return found
 
 
-def resolve_run(text: str, outputs: Path) -> Run:
-    """Return the run that `text` names: `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, or a path.
+def find_run(text: str, outputs: Path) -> Run:
+    """Return the run or sweep (a run with `jobs`) that `text` names: the one meaning of a RUN everywhere.
 
-    `latest` is the run that started last. Raises UsageError if there is no such run, with near names.
+    `fit/latest` is the newest of a command, by number; `latest` that of the command whose run started last. Others are
+    `fit/v0003`, `fit/v0003/0` for a job of a sweep, a folder's path, or the beginning of one name alone, such as `ben`.
+    Raises UsageError if there is no such run, with near names, or if several begin so.
     """
     runs = find_runs(outputs)
+    known = {name: run for run in runs for name, run in _with_sweep(run)}
     wanted = text.strip().rstrip("/")
     command, _, last = wanted.rpartition("/")
-    if last == _LATEST:
-        started = [run for run in runs if not command or run.name.startswith(f"{command}/")]
-        if started:
-            return max(started, key=_start)
-    for run in runs:
-        if run.name == wanted:
-            return run
+    if last == _LATEST and (started := [run for run in runs if not command or run.name.startswith(f"{command}/")]):
+        newest = started[-1] if command else max(started, key=_start)
+        return _with_sweep(newest)[0][1]
+    if wanted in known:
+        return known[wanted]
     path = Path(os.path.expanduser(text))  # unlike Path's, it takes a name such as ~old for what it is
-    if text.strip() and (path / MANIFEST_FILE).is_file():
+    if text.strip() and ((path / MANIFEST_FILE).is_file() or Run(path).jobs):
         return Run(path, str(path))
-    raise UsageError(_unknown(text, path if text.strip() else outputs, runs, outputs))
+    begun = [name for name in known if wanted and name.startswith(wanted) and not _is_job(name, known)]
+    if len(begun) == 1:
+        return known[begun[0]]
+    if begun:
+        raise UsageError(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}; name one of them.")
+    raise UsageError(_unknown(text, runs, outputs))
+
+
+def _with_sweep(run: Run) -> list[tuple[str, Run]]:
+    """The run by its name, after the sweep that it is a job of."""
+    name, _, job = run.name.rpartition("/")
+    return [(name, Run(run.path.parent, name)), (run.name, run)] if JOB.fullmatch(job) else [(run.name, run)]
+
+
+def _is_job(name: str, known: Mapping[str, Run]) -> bool:
+    return name.rpartition("/")[0] in known
+
+
+def resolve_run(text: str, outputs: Path) -> Run:
+    """As `find_run`, of a sweep that is the latest its job that started last. Raises UsageError for other sweeps."""
+    found = find_run(text, outputs)
+    if not found.jobs:
+        return found
+    if text.strip().rpartition("/")[2] == _LATEST:
+        return max(found.jobs, key=_start)
+    one = f"{text.rstrip('/')}/{found.jobs[0].path.name}"
+    raise UsageError(
+        f"{text!r} is a sweep of {len(found.jobs)} runs; name one of them, such as {one} (`runs resume` takes all)."
+    )
 
 
 def resolve_sweep(text: str, outputs: Path) -> Path | None:
-    """Return the folder of the sweep that `text` names, or whose job `latest` is; None if it names none."""
-    wanted = text.strip().rstrip("/")
-    if wanted.rpartition("/")[2] == _LATEST:
-        with contextlib.suppress(UsageError):
-            folder = resolve_run(text, outputs).path.parent
-            return folder if (folder / SWEEP_FILE).is_file() else None
-    for folder in (outputs / wanted, Path(os.path.expanduser(text))):
-        if wanted and (folder / SWEEP_FILE).is_file():
-            return folder
+    """Return the folder of the sweep that `text` names; None if it names none."""
+    with contextlib.suppress(UsageError):
+        folder = find_run(text, outputs).path
+        return folder if (folder / SWEEP_FILE).is_file() else None
     return None
 
 
-def _unknown(text: str, path: Path, runs: list[Run], outputs: Path) -> str:
-    jobs = _jobs(path if path.is_dir() else outputs / text)
-    if jobs:
-        one = f"{text.rstrip('/')}/{jobs[0].name}"
-        return f"{text!r} is a sweep of {len(jobs)} runs; name one of them, such as {one} (`runs resume` takes all)."
+def _unknown(text: str, runs: list[Run], outputs: Path) -> str:
     if not runs:
         return f"there is no run {text!r}: {outputs} holds no runs yet."
     offer = ", ".join(near_names(text, [run.name for run in runs]) or [run.name for run in runs[-3:]])
@@ -136,22 +153,3 @@ def _start(run: Run) -> tuple[datetime, str]:
     with contextlib.suppress(KanrunError):
         started = run.manifest.started
     return started or datetime.min.replace(tzinfo=UTC), run.name
-
-
-def _folders(parent: Path) -> Iterator[Path]:
-    try:
-        entries = sorted(parent.iterdir())
-    except OSError:
-        return
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink():
-            yield entry
-
-
-def _jobs(folder: Path) -> list[Path]:
-    """The folders of a sweep's jobs, those that are still to begin among them."""
-    names = {job.name for job in _folders(folder) if _JOB.fullmatch(job.name) and (job / MANIFEST_FILE).exists()}
-    if (folder / SWEEP_FILE).is_file():
-        with contextlib.suppress(StorageFailed):
-            names |= {str(number) for number in range(len(Sweep.read(folder).jobs))}
-    return [folder / name for name in sorted(names, key=int)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +14,7 @@ from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
 from kanrun.runs.files import file_name, read_bytes, read_json
 from kanrun.runs.lock import still_running
-from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE, Manifest, Status
+from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE, Manifest, Status, Sweep
 from kanrun.runs.records import Checkpoint
 from kanrun.runs.tables import read_table
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 
 TOP_TABLES = ("metrics", "summary")
 _CONFIG_LIMIT = 4 * 2**20
+JOB = re.compile(r"\d{1,9}")
+"""The name of a job's folder inside its sweep's."""
 
 
 class Run:
@@ -73,6 +78,17 @@ class Run:
             return str(self.manifest.status)
         except KanrunError:
             return "UNREADABLE"
+
+    @cached_property
+    def jobs(self) -> tuple[Run, ...]:
+        """The runs of a sweep in their order, those that are still to begin among them; none of a single run."""
+        names = {
+            job.name for job in folders_in(self.path) if JOB.fullmatch(job.name) and (job / MANIFEST_FILE).exists()
+        }
+        if (self.path / SWEEP_FILE).is_file():
+            with contextlib.suppress(StorageFailed):
+                names |= {str(number) for number in range(len(Sweep.read(self.path).jobs))}
+        return tuple(Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int))
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -137,3 +153,14 @@ class Run:
         """Files of the figures that are there."""
         there = (self.path / "figures").glob("*.*")
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg"}))
+
+
+def folders_in(parent: Path) -> Iterator[Path]:
+    """The folders inside `parent`, by name; no links and no hidden ones, and none where it cannot be listed."""
+    try:
+        entries = sorted(parent.iterdir())
+    except OSError:
+        return
+    for entry in entries:
+        if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink():
+            yield entry

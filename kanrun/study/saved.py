@@ -20,14 +20,16 @@ from kanrun.config.former import translate
 from kanrun.engine.networks import Network, from_description
 from kanrun.engine.training import predict
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import Run
+from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
 from kanrun.targets import (
+    Data,
     PiecewiseScaling,
     Scaling,
     TableCode,
     check_output,
+    input_rows,
     is_parquet,
     lenient_numbers,
     read_inputs,
@@ -60,23 +62,31 @@ class Model:
     code: TableCode | None = None  # how its inputs are made of a table's columns, where these are not plain numbers
     errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
 
-    def __call__(self, x: Array) -> Array:
-        """f(x) (samples, outputs) for x (samples, inputs); class probabilities (samples, classes) for a classifier.
+    def __call__(self, x: Data) -> Array:
+        """f(x) (samples, outputs) for samples x; class probabilities (samples, classes) for a classifier.
 
-        Warns (UserWarning, once a call) of samples outside the trained range, see `cautions`.
+        x is an array or tensor (samples, inputs), one point (inputs,) with f (outputs,), or a DataFrame, whose columns
+        are found by name. Raises InvalidData for columns that are not there, another width, NaN and text. Warns
+        (UserWarning, once a call) of samples outside the trained range, see `cautions`.
         """
-        if found := self.cautions(x):
+        rows, single = input_rows(x, self.inputs, self.code)
+        if found := self.cautions(rows):
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
-        return self.values(x)
+        values = self.values(rows)
+        return values[0] if single else values
 
     def values(self, x: Array) -> Array:
-        """As a call, without the warning."""
+        """As a call, without the warning, for encoded inputs x (samples, inputs)."""
+        raw = self._raw(x)
+        if self.classes:
+            return torch.as_tensor(raw).softmax(-1).numpy()
+        return self.output_scaling.invert(raw)
+
+    def _raw(self, x: Array) -> Array:
+        """The network's outputs, in its units."""
         parameter = next(self.network.parameters())
         inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
-        output = predict(self.network, inside).double()
-        if self.classes:
-            return output.softmax(-1).numpy()
-        return self.output_scaling.invert(output.numpy())
+        return predict(self.network, inside).double().cpu().numpy()
 
     def inputs_of(self, source: str | Path) -> tuple[Array, list[str]]:
         """The model's inputs (rows, inputs) from the columns of a table file, and sentences about unknown levels.
@@ -87,20 +97,25 @@ class Model:
             return read_inputs(source, self.inputs), []
         return self.code.encode(read_values(source, [column.name for column in self.code.columns]))
 
-    def interval(self, x: Array, level: float) -> tuple[Array, Array]:
+    def interval(self, x: Data, level: float) -> tuple[Array, Array]:
         """Lower and upper ends (samples, outputs) between which the output lies with probability `level`.
+
+        x is as in a call.
 
         From the errors of rows that were left out of training, which are stored with models of `model=auto`. Raises
         UsageError for a model that has none, and for a level outside (0, 1).
         """
+        rows, single = input_rows(x, self.inputs, self.code)
+        low, high = self.ends(rows, level)
+        return (low[0], high[0]) if single else (low, high)
+
+    def ends(self, x: Array, level: float) -> tuple[Array, Array]:
+        """As `interval`, for encoded inputs x (samples, inputs)."""
         if self.errors is None:
             raise UsageError("prediction intervals need a regression with model=auto; this model has none.")
         if not 0 < level < 1:
             raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
-        parameter = next(self.network.parameters())
-        inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
-        raw = predict(self.network, inside).double().numpy()
-        levels = np.linspace(0.005, 0.995, self.errors.shape[1])
+        raw, levels = self._raw(x), np.linspace(0.005, 0.995, self.errors.shape[1])
         low, high = (
             np.array([np.interp(share, levels, each) for each in self.errors])
             for share in ((1 - level) / 2, (1 + level) / 2)
@@ -190,9 +205,14 @@ def _scaling(plain: dict[str, Any]) -> Scaling | PiecewiseScaling:
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A run read back: `config`, `tables` by name, and its trained models."""
+    """A run read back: `config`, `tables` by name, and its trained models; of a sweep, its `jobs`."""
 
     run: Run
+
+    @cached_property
+    def jobs(self) -> tuple[LoadedRun, ...]:
+        """The runs of a sweep, in their order; none of a single run."""
+        return tuple(LoadedRun(job) for job in self.run.jobs)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -203,6 +223,7 @@ class LoadedRun:
 
     @cached_property
     def tables(self) -> dict[str, pd.DataFrame]:
+        """The recorded tables by name; of a sweep, those that it has itself."""
         return {name: self.run.table(name) for name in self.run.tables}
 
     @property
@@ -214,8 +235,10 @@ class LoadedRun:
     def model(self, name: str | None = None) -> Model:
         """The model called `name`; without one, that of the first seed.
 
-        Raises UsageError for a run without models or a name that is not there.
+        Raises UsageError for a run without models, for a sweep, and for a name that is not there.
         """
+        if self.run.jobs:
+            raise UsageError(f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs.")
         if not self.models:
             raise UsageError(f"{self.run.path} holds no trained model; only finished trainings leave one.")
         chosen = name or self.models[0]
@@ -235,9 +258,13 @@ def _seed_of(name: str) -> int:
     return int(found[1]) if found else 0
 
 
-def load_run(path: str | Path) -> LoadedRun:
-    """The run in folder `path`: config, tables, trained models. Nothing in the folder is ever executed."""
-    return LoadedRun(Run(Path(path)))
+def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
+    """The run or sweep that `run` names: config, tables, trained models. Nothing in its folder is ever executed.
+
+    `run` is `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, the beginning of one such name in `outputs`, or a path.
+    Raises UsageError at once where there is no such run.
+    """
+    return LoadedRun(find_run(str(run), Path(outputs)))
 
 
 def pack(network: Network, prefix: str = "") -> Arrays:
@@ -310,7 +337,7 @@ def predict_table(
         )
     added = _columns(trained, values)
     if level is not None:
-        low, high = trained.interval(x, level)
+        low, high = trained.ends(x, level)
         added += [(f"{end}:{name}", part[:, o]) for o, name in enumerate(trained.outputs)
                   for end, part in (("lower", low), ("upper", high))]  # fmt: skip
     for name, column in added:

@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kanrun.targets.arrays import Data, as_numbers, frame_columns, frame_names, input_rows, is_frame
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
     from kanrun.targets.encoding import TableCode
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
+    "arrays": "Data as_numbers frame_columns frame_names input_rows is_frame",
     "data": "Dataset PiecewiseScaling Points Scaling Target",
     "datasets": "SplitPolicy build_target make_dataset",
     "encoding": "TableCode",
@@ -36,6 +38,7 @@ __all__ = [
     "GIVEN_POINTS",
     "NAMED",
     "SPECIAL",
+    "Data",
     "Dataset",
     "PiecewiseScaling",
     "Points",
@@ -46,12 +49,17 @@ __all__ = [
     "TableCode",
     "TableLimits",
     "Target",
+    "as_numbers",
     "build_target",
     "check_output",
     "feynman_formulas",
     "formula_target",
+    "frame_columns",
+    "frame_names",
     "generator",
+    "input_rows",
     "input_scores",
+    "is_frame",
     "is_parquet",
     "lenient_numbers",
     "make_dataset",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import Manifest, Row, Run, RunFolder, Status, environment, find_runs, resolve_run
+from kanrun.runs import Manifest, Row, Run, RunFolder, Status, environment, find_run, find_runs, resolve_run
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -217,3 +217,22 @@ def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert find_runs(tmp_path / "file") == []
     assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(tmp_path: Path) -> None:
+    for command in ("fit", "bench", "fit"):
+        make_run(tmp_path, command)
+    sweep = RunFolder.create(tmp_path, "fit").path
+    for job in ("0", "1"):
+        folder = RunFolder(sweep / job, "fit")
+        folder.start(Manifest("fit"))
+        folder.finish(Status.COMPLETED)
+    assert find_run("fit/v0001", tmp_path).jobs == ()
+    assert find_run("be", tmp_path).name == "bench/v0001"
+    assert find_run("fit/v0003/1", tmp_path).name == "fit/v0003/1"
+    for text in ("fit/latest", "latest", "fit/v0003", str(sweep / "0" / "..")):
+        assert [job.path.name for job in find_run(text, tmp_path).jobs] == ["0", "1"]
+    with pytest.raises(UsageError, match="'fit/v' is the beginning of 3 runs: fit/v0001, fit/v0002, fit/v0003"):
+        find_run("fit/v", tmp_path)
+    with pytest.raises(UsageError, match=r"there is no run 'fit/v9'.*fit/v000"):
+        find_run("fit/v9", tmp_path)

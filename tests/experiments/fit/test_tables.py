@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from scipy import sparse
 
 from kanrun import load_run
+from kanrun.errors import UsageError
 
 COMMAND = [str(Path(sys.executable).parent / "kanrun")]
 
@@ -68,6 +71,45 @@ def test_its_model_predicts_and_knows_its_errors(run: Path) -> None:
     inside = (low[:, 0] <= train["truth:price"]) & (train["truth:price"] <= high[:, 0])
     assert 0.87 <= inside.mean() <= 1
     assert (model.interval(x, 0.5)[1] <= high).all()
+
+
+def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run: Path) -> None:
+    model = load_run(run).model()
+    there = pd.DataFrame({"rooms": [2.0, 3.0, 4.0], "area (m2)": [30.0, 60.0, 50.0]})
+    expected = model(there.to_numpy())
+    swapped = there[["area (m2)", "rooms"]].assign(further="text")
+    np.testing.assert_array_equal(model(swapped), expected)
+    np.testing.assert_array_equal(model.interval(swapped, 0.9)[0], model.interval(there.to_numpy(), 0.9)[0])
+    np.testing.assert_array_equal(model(dict(there)), expected)
+    np.testing.assert_array_equal(model(torch.tensor(there.to_numpy(), requires_grad=True)), expected)
+    np.testing.assert_array_equal(model([2.0, 30.0]), expected[0])
+    np.testing.assert_array_equal(model(swapped.drop(columns="further").iloc[0]), expected[0])
+    for wrong, message in (
+        (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
+        (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are 'rooms'"),
+        (there.assign(rooms=["a", "b", "c"]), "column 'rooms' holds 'a', which is not a number"),
+        (there.assign(rooms=[1, np.nan, 2]), "column 'rooms' contains NaN"),
+        (pd.concat([there, there], axis=1), "two columns called 'rooms'"),
+        (np.zeros((4, 3)), r"x has 3 columns, and the model has 2 inputs: rooms, area \(m2\)"),
+        (np.zeros(3), "x has 3 columns"),
+        (np.zeros((2, 2, 2)), "x has 3 dimensions"),
+        ([[1.0, 2.0], [1.0]], "rows differ in length"),
+        (np.array([[1.0, np.inf]]), "x contains infinity"),
+        (sparse.eye(2), "x is a sparse matrix"),
+        (np.array([[1j, 2]]), "complex"),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            model(wrong)
+        assert isinstance(caught.value, UsageError)
+
+
+def test_a_run_is_loaded_by_name_and_refused_at_once(run: Path, table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(table)
+    assert load_run("fit/v0001").models == load_run(run).models
+    with pytest.raises(UsageError, match="there is no run 'fat/latest' in outputs"):
+        load_run("fat/latest")
+    with pytest.raises(UsageError, match="there is no run"):
+        load_run(table)
 
 
 def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
