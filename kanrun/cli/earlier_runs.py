@@ -17,7 +17,7 @@ def with_run_folders(words: Sequence[str], outputs: Path, multirun: bool) -> lis
 
 
 def _located(word: str, outputs: Path, multirun: bool) -> str:
-    from kanrun.runs import resolve_run
+    from kanrun.runs import find_run
 
     key, equals, value = word.partition("=")
     text = value.strip()
@@ -25,7 +25,7 @@ def _located(word: str, outputs: Path, multirun: bool) -> str:
     if key.lstrip("+") != _KEY or not equals or special:
         return word
     names = split(text) if multirun else [text]
-    folders = [resolve_run(_bare(name), outputs).path.absolute() for name in names]
+    folders = [find_run(_bare(name), outputs, sweeps=False).path.absolute() for name in names]
     return f"{key}={','.join(_quoted(str(folder)) if multirun else str(folder) for folder in folders)}"
 
 

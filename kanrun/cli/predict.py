@@ -41,10 +41,10 @@ def predict(
 
     Predictions are in the units of the data that the model was trained on.
     """
-    from kanrun.runs import resolve_run
+    from kanrun.runs import find_run
     from kanrun.study.saved import predict_table
 
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
-    for warning in predict_table(resolve_run(run, outputs).path, input, output, model, interval):
+    for warning in predict_table(find_run(run, outputs, sweeps=False).path, input, output, model, interval):
         print(f"kanrun: {warning}", file=sys.stderr)

@@ -52,9 +52,9 @@ def list_runs(outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> No
 @app.command("show")
 def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> None:
     """Show one run: what was asked, how it ended, its summary, claims and files."""
-    from kanrun.runs import resolve_run
+    from kanrun.runs import find_run
 
-    found = resolve_run(run, outputs)
+    found = find_run(run, outputs)
     if as_json:
         print(json.dumps({"folder": str(found.path), **found.manifest.to_dict()}, indent=2, default=str))
         return
@@ -86,11 +86,11 @@ def resume_run(
 ) -> None:
     """Continue a run or a sweep that was interrupted; what it had finished is not run again."""
     from kanrun.launch import GoingOn, resume, resume_sweep
-    from kanrun.runs import resolve_run, resolve_sweep
+    from kanrun.runs import find_run
 
     how = GoingOn(quiet=quiet, strict=strict, force=force, executor=executor, address=address)
-    sweep = resolve_sweep(run, outputs)
-    raise typer.Exit(resume(resolve_run(run, outputs).path, how) if sweep is None else resume_sweep(sweep, how))
+    found = find_run(run, outputs)
+    raise typer.Exit(resume_sweep(found.path, how) if found.is_sweep else resume(found.path, how))
 
 
 def _entry(run: Run) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.locations import find_run, find_runs, resolve_run, resolve_sweep
-from kanrun.runs.manifest import Claim, Manifest, Status, Sweep, SweepJob
+from kanrun.runs.locations import find_run, find_runs
+from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, Sweep, SweepJob
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table, Value
 
@@ -17,6 +17,7 @@ __all__ = [
     "Row",
     "Run",
     "RunFolder",
+    "RunLabels",
     "Status",
     "Sweep",
     "SweepJob",
@@ -24,6 +25,4 @@ __all__ = [
     "Value",
     "find_run",
     "find_runs",
-    "resolve_run",
-    "resolve_sweep",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -114,6 +115,32 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
         raise StorageFailed(f"{path} does not hold what is expected: {error}.") from error
     except (ValueError, RecursionError) as error:
         raise StorageFailed(f"{path} is not valid JSON: {error}.") from error
+
+
+@functools.cache
+def _plain_yaml_loader() -> Any:
+    """libyaml's safe loader with the numbers of OmegaConf, which takes 1e-5 for one and a date for text."""
+    import yaml  # type: ignore[import-untyped]
+    from omegaconf._utils import get_yaml_loader
+
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    rules = {"yaml_implicit_resolvers": get_yaml_loader().yaml_implicit_resolvers}
+    return type("PlainLoader", (base,), rules)
+
+
+def yaml_as_plain(text: str, path: Path) -> Any:
+    """The YAML `text`, which came from `path`, as dicts, lists, text and numbers.
+
+    Raises StorageFailed for what is not YAML or has tags of objects, and for aliases, which can blow up memory.
+    """
+    import yaml
+
+    try:
+        if "*" in text and any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+            raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
+        return yaml.load(text, Loader=_plain_yaml_loader())
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise StorageFailed(f"{path} is not a configuration: {error}.") from error
 
 
 def file_name(name: str, longest: int = 100) -> str:

@@ -7,17 +7,17 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Mapping
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE
-from kanrun.runs.reader import JOB, Run, folders_in
+from kanrun.runs.manifest import MANIFEST_FILE
+from kanrun.runs.reader import Run, subfolders
 from kanrun.suggestions import near_names
 
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"
+_SHOWN = 3  # names in a sentence that lists some of many
 
 
 def allocate(outputs: Path, command: str) -> Path:
@@ -69,87 +69,110 @@ def _link_latest(parent: Path) -> None:
 
 
 def find_runs(outputs: Path) -> list[Run]:
-    """Return all runs below `outputs`, jobs of sweeps included, in order of command and number.
+    """Return the runs below `outputs` in order of command and number; a sweep is one run, with jobs."""
+    return [Run(outputs / command / version, f"{command}/{version}") for command, version in run_folders(outputs)]
 
-    Their names are as `find_run` takes them: `fit/v0003`, or `fit/v0003/0` for a job of a sweep.
+
+def run_folders(outputs: Path) -> list[tuple[str, str]]:
+    """The command and the number, such as ("fit", "v0003"), of each run folder below `outputs`, in their order."""
+    return [(command, version) for command in sorted(subfolders(outputs)) for version in _versions(outputs / command)]
+
+
+def find_run(text: str, outputs: Path, *, sweeps: bool = True) -> Run:
+    """Return the one run that `text` names, in every command by the same rule, the first that fits:
+
+    1. `fit/v0003`, `fit/3`, or `fit/v0003/0` for a job of a sweep; `fit/latest` is the highest number of that command,
+       `latest` that of the command whose newest run began last;
+    2. the path of a run's folder;
+    3. a tag that one run alone bears;
+    4. the beginning of a name that no other run's begins with.
+
+    Raises UsageError, with near names, if no run or more than one is meant, and for a sweep where no `sweeps` are
+    wanted, with the name of its best job.
     """
-    found = []
-    for command in folders_in(outputs):
-        versions = (folder for folder in folders_in(command) if _VERSION.fullmatch(folder.name))
-        for version in sorted(versions, key=lambda folder: int(folder.name[1:])):
-            name = f"{command.name}/{version.name}"
-            run = Run(version, name)
-            found += ([run] if (version / MANIFEST_FILE).exists() or not run.jobs else []) + list(run.jobs)
-    return found
-
-
-def find_run(text: str, outputs: Path) -> Run:
-    """Return the run or sweep (a run with `jobs`) that `text` names: the one meaning of a RUN everywhere.
-
-    `fit/latest` is the newest of a command, by number; `latest` that of the command whose run started last. Others are
-    `fit/v0003`, `fit/v0003/0` for a job of a sweep, a folder's path, or the beginning of one name alone, such as `ben`.
-    Raises UsageError if there is no such run, with near names, or if several begin so.
-    """
-    runs = find_runs(outputs)
-    known = {name: run for run in runs for name, run in _with_sweep(run)}
     wanted = text.strip().rstrip("/")
-    command, _, last = wanted.rpartition("/")
-    if last == _LATEST and (started := [run for run in runs if not command or run.name.startswith(f"{command}/")]):
-        newest = started[-1] if command else max(started, key=_start)
-        return _with_sweep(newest)[0][1]
-    if wanted in known:
-        return known[wanted]
-    path = Path(os.path.expanduser(text))  # unlike Path's, it takes a name such as ~old for what it is
-    if text.strip() and ((path / MANIFEST_FILE).is_file() or Run(path).jobs):
-        return Run(path, str(path))
-    begun = [name for name in known if wanted and name.startswith(wanted) and not _is_job(name, known)]
-    if len(begun) == 1:
-        return known[begun[0]]
-    if begun:
-        raise UsageError(f"{text!r} is the beginning of {len(begun)} runs: {', '.join(begun[:5])}; name one of them.")
-    raise UsageError(_unknown(text, runs, outputs))
+    run = _named(wanted, outputs) or _at_path(text, outputs) or _only(wanted, outputs)
+    if run is None:
+        raise UsageError(_unknown(text, outputs))
+    if not sweeps and run.is_sweep:
+        best = run.best_job or run.jobs[0]
+        raise UsageError(
+            f"{run.name} is a sweep of {len(run.jobs)} runs; name one of them, such as {best.name}"
+            + (", the best." if run.best_job else ".")
+        )
+    return run
 
 
-def _with_sweep(run: Run) -> list[tuple[str, Run]]:
-    """The run by its name, after the sweep that it is a job of."""
-    name, _, job = run.name.rpartition("/")
-    return [(name, Run(run.path.parent, name)), (run.name, run)] if JOB.fullmatch(job) else [(run.name, run)]
-
-
-def _is_job(name: str, known: Mapping[str, Run]) -> bool:
-    return name.rpartition("/")[0] in known
-
-
-def resolve_run(text: str, outputs: Path) -> Run:
-    """As `find_run`, of a sweep that is the latest its job that started last. Raises UsageError for other sweeps."""
-    found = find_run(text, outputs)
-    if not found.jobs:
-        return found
-    if text.strip().rpartition("/")[2] == _LATEST:
-        return max(found.jobs, key=_start)
-    one = f"{text.rstrip('/')}/{found.jobs[0].path.name}"
-    raise UsageError(
-        f"{text!r} is a sweep of {len(found.jobs)} runs; name one of them, such as {one} (`runs resume` takes all)."
-    )
-
-
-def resolve_sweep(text: str, outputs: Path) -> Path | None:
-    """Return the folder of the sweep that `text` names; None if it names none."""
-    with contextlib.suppress(UsageError):
-        folder = find_run(text, outputs).path
-        return folder if (folder / SWEEP_FILE).is_file() else None
-    return None
-
-
-def _unknown(text: str, runs: list[Run], outputs: Path) -> str:
+def _named(wanted: str, outputs: Path) -> Run | None:
+    """Rule 1: the last part of a name may be a job's number."""
+    parts = wanted.split("/")
+    if wanted == _LATEST:
+        newest = [versions[-1] for command in subfolders(outputs) if (versions := _runs_of(outputs, command))]
+        return max(newest, key=_began, default=None)
+    if len(parts) not in (2, 3) or parts[0] not in subfolders(outputs):
+        return None
+    asked = re.fullmatch(r"v?(\d{1,9})", parts[1])
+    runs = _runs_of(outputs, parts[0])
+    if parts[1] != _LATEST:
+        runs = [run for run in runs if asked and int(run.path.name[1:]) == int(asked[1])]
     if not runs:
+        return None
+    run = runs[-1]
+    return next((job for job in run.jobs if job.path.name == parts[2]), None) if len(parts) == 3 else run
+
+
+def _at_path(text: str, outputs: Path) -> Run | None:
+    """Rule 2; links are followed, so that what is stored of it stays true when `latest` moves on."""
+    path = Path(os.path.expanduser(text)).resolve()  # unlike Path's, it takes a name such as ~old for what it is
+    if not text.strip() or not ((path / MANIFEST_FILE).is_file() or Run(path).is_sweep):
+        return None
+    with contextlib.suppress(ValueError):
+        return Run(path, path.relative_to(outputs.resolve()).as_posix())
+    return Run(path, str(path))
+
+
+def _only(wanted: str, outputs: Path) -> Run | None:
+    """Rules 3 and 4. Raises UsageError if several runs are meant."""
+    if not wanted:
+        return None
+    runs = find_runs(outputs)
+    tagged = [one for run in runs for one in (run, *run.jobs) if wanted in one.labels.tags]
+    if len(tagged) > 1:
+        raise UsageError(f"{len(tagged)} runs bear the tag {wanted}: {_some(tagged)}; name one of them.")
+    begun = [run for run in runs if run.name.startswith(wanted)]
+    if not tagged and len(begun) > 1:
+        raise UsageError(f"{len(begun)} runs begin with {wanted!r}: {_some(begun)}; write more of the name.")
+    return next(iter(tagged or begun), None)
+
+
+def _some(runs: Sequence[Run]) -> str:
+    names = [run.name for run in runs[-_SHOWN:]]
+    return f"{', '.join(names)}{' and others' if len(runs) > _SHOWN else ''}"
+
+
+def _unknown(text: str, outputs: Path) -> str:
+    names = [run.name for run in find_runs(outputs)]
+    if not names:
         return f"there is no run {text!r}: {outputs} holds no runs yet."
-    offer = ", ".join(near_names(text, [run.name for run in runs]) or [run.name for run in runs[-3:]])
+    offer = ", ".join(near_names(text, names) or names[-_SHOWN:])
     return f"there is no run {text!r} in {outputs}; there are {offer} (see `kanrun runs list`)."
 
 
-def _start(run: Run) -> tuple[datetime, str]:
-    started = None
-    with contextlib.suppress(KanrunError):
-        started = run.manifest.started
-    return started or datetime.min.replace(tzinfo=UTC), run.name
+def _began(run: Run) -> float:
+    """When the run began, in seconds since 1970; the time of its folder where its record does not say."""
+    with contextlib.suppress(KanrunError, OSError):
+        if (started := run.manifest.started) is not None:
+            return started.timestamp()
+    try:
+        return run.path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _runs_of(outputs: Path, command: str) -> list[Run]:
+    return [Run(outputs / command / version, f"{command}/{version}") for version in _versions(outputs / command)]
+
+
+def _versions(command: Path) -> list[str]:
+    """Names of the run folders of a command, in order of their numbers."""
+    return sorted((name for name in subfolders(command) if _VERSION.fullmatch(name)), key=lambda name: int(name[1:]))

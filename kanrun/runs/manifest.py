@@ -1,4 +1,4 @@
-"""What the JSON files of a run folder hold: `run.json`, `progress.json`, and a sweep's `sweep.json`."""
+"""What the JSON files of a run folder hold: `run.json`, `progress.json`, `labels.json`, and a sweep's `sweep.json`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.files import plain, read_json, write_json
+from kanrun.runs.files import plain, read_json, storing, write_json
 
-MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE = "run.json", "progress.json", "sweep.json"
+MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = "run.json", "progress.json", "sweep.json", "labels.json"
 Time = Annotated[datetime, Meta(tz=True)]
 
 
@@ -127,3 +127,27 @@ class Sweep:
         if not sweep.jobs:
             raise StorageFailed(f"{folder / SWEEP_FILE} does not describe a sweep: it has no jobs.")
         return sweep
+
+
+@dataclass(frozen=True)
+class RunLabels:
+    """What people say of a run: words by which it is found, and a sentence. They may change at any time."""
+
+    tags: tuple[str, ...] = ()
+    note: str = ""
+
+    def store(self, folder: Path) -> None:
+        """Write `labels.json`, or remove it where there is nothing to say. Raises StorageFailed."""
+        if self == RunLabels():
+            with storing(folder / LABELS_FILE):
+                (folder / LABELS_FILE).unlink(missing_ok=True)
+        else:
+            write_json(folder / LABELS_FILE, self)
+
+    @classmethod
+    def read(cls, folder: Path) -> RunLabels:
+        """The labels of the run or sweep in `folder`; none where the file is missing or damaged."""
+        try:
+            return read_json(folder / LABELS_FILE, cls)
+        except StorageFailed:
+            return cls()

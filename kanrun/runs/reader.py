@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, read_bytes, read_json
+from kanrun.runs.files import file_name, read_bytes, read_json, yaml_as_plain
 from kanrun.runs.lock import still_running
-from kanrun.runs.manifest import MANIFEST_FILE, SWEEP_FILE, Manifest, Status, Sweep
+from kanrun.runs.manifest import LABELS_FILE, MANIFEST_FILE, SWEEP_FILE, Manifest, RunLabels, Status, Sweep
 from kanrun.runs.records import Checkpoint
 from kanrun.runs.tables import read_table
 
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     import pandas
 
 TOP_TABLES = ("metrics", "summary")
+#: Errors by which runs compare, held-out points first: the test points choose nothing.
+ERRORS = ("validation_rmse", "test_rmse", "rmse")
+_JOB = re.compile(r"\d{1,9}")
 _CONFIG_LIMIT = 4 * 2**20
-JOB = re.compile(r"\d{1,9}")
-"""The name of a job's folder inside its sweep's."""
 
 
 class Run:
@@ -41,6 +43,43 @@ class Run:
     def manifest(self) -> Manifest:
         """The content of `run.json`; StorageFailed if it is missing or damaged."""
         return read_json(self.path / MANIFEST_FILE, Manifest)
+
+    @property
+    def labels(self) -> RunLabels:
+        """Tags and note."""
+        return RunLabels.read(self.path) if (self.path / LABELS_FILE).is_file() else RunLabels()
+
+    @cached_property
+    def jobs(self) -> tuple[Run, ...]:
+        """The runs of a sweep in order, those that are still to begin among them; none of a single run."""
+        if (self.path / MANIFEST_FILE).exists():
+            return ()
+        numbers = (name for name in subfolders(self.path) if _JOB.fullmatch(name))
+        names = {name for name in numbers if (self.path / name / MANIFEST_FILE).exists()}
+        if (self.path / SWEEP_FILE).is_file():
+            with contextlib.suppress(StorageFailed):
+                names |= {str(number) for number in range(len(Sweep.read(self.path).jobs))}
+        return tuple(Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int))
+
+    @property
+    def is_sweep(self) -> bool:
+        """Whether it is a sweep: a run that has jobs, and no record of its own."""
+        return bool(self.jobs)
+
+    @property
+    def error(self) -> float | None:
+        """The error by which runs compare: the median over seeds of the first of `ERRORS` that was measured."""
+        try:
+            metrics = self.manifest.metrics
+        except KanrunError:
+            return None
+        return next((value for name in ERRORS if (value := metrics.get(name)) is not None), None)
+
+    @property
+    def best_job(self) -> Run | None:
+        """The job with the lowest error; None where none has one."""
+        known = [(error, job) for job in self.jobs if (error := job.error) is not None]
+        return min(known, key=lambda pair: pair[0])[1] if known else None
 
     @property
     def is_alive(self) -> bool:
@@ -70,6 +109,8 @@ class Run:
     def status(self) -> str:
         """The status as text: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
         if not (self.path / MANIFEST_FILE).exists():
+            if self.is_sweep:
+                return status_of_all([job.status for job in self.jobs])
             in_sweep = (self.path.parent / SWEEP_FILE).is_file()
             return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
         try:
@@ -80,34 +121,13 @@ class Run:
             return "UNREADABLE"
 
     @cached_property
-    def jobs(self) -> tuple[Run, ...]:
-        """The runs of a sweep in their order, those that are still to begin among them; none of a single run."""
-        names = {
-            job.name for job in folders_in(self.path) if JOB.fullmatch(job.name) and (job / MANIFEST_FILE).exists()
-        }
-        if (self.path / SWEEP_FILE).is_file():
-            with contextlib.suppress(StorageFailed):
-                names |= {str(number) for number in range(len(Sweep.read(self.path).jobs))}
-        return tuple(Run(self.path / name, f"{self.name}/{name}") for name in sorted(names, key=int))
-
-    @cached_property
     def config(self) -> dict[str, Any]:
         """The configuration in `.hydra/config.yaml` as plain values, interpolations left as they stand.
 
         Raises StorageFailed if it is missing, damaged, or uses YAML aliases (which can blow up memory).
         """
-        import yaml  # type: ignore[import-untyped]
-        from omegaconf import OmegaConf
-        from omegaconf.errors import OmegaConfBaseException
-
         path = self.path / ".hydra" / "config.yaml"
-        text = read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace")
-        try:
-            if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-                raise StorageFailed(f"{path} uses YAML aliases, which are not read.")
-            config = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-        except (yaml.YAMLError, OmegaConfBaseException, RecursionError, ValueError) as error:
-            raise StorageFailed(f"{path} is not a configuration: {error}.") from error
+        config = yaml_as_plain(read_bytes(path, _CONFIG_LIMIT).decode("utf-8", "replace"), path)
         if not isinstance(config, dict):
             raise StorageFailed(f"{path} is not a configuration: it holds a {type(config).__name__}.")
         return {str(key): value for key, value in config.items()}
@@ -155,12 +175,20 @@ class Run:
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg"}))
 
 
-def folders_in(parent: Path) -> Iterator[Path]:
-    """The folders inside `parent`, by name; no links and no hidden ones, and none where it cannot be listed."""
+def status_of_all(jobs: Sequence[str]) -> str:
+    """The status of a sweep: that of its jobs where they agree, else the worst of them and how many completed."""
+    done = jobs.count(Status.COMPLETED)
+    for status in (Status.RUNNING, Status.INTERRUPTED, "NOT BEGUN", Status.FAILED, "UNREADABLE"):
+        if any(job.startswith(status) for job in jobs):
+            shown = Status.INTERRUPTED if status == "NOT BEGUN" else status
+            return f"{shown} ({done} of {len(jobs)} jobs)" if len(jobs) > 1 else str(shown)
+    return str(Status.COMPLETED)
+
+
+def subfolders(parent: Path) -> list[str]:
+    """Names of the folders in `parent`, links and hidden ones left out; none where it cannot be read."""
     try:
-        entries = sorted(parent.iterdir())
+        with os.scandir(parent) as entries:
+            return [one.name for one in entries if one.name[0] != "." and one.is_dir(follow_symlinks=False)]
     except OSError:
-        return
-    for entry in entries:
-        if not entry.name.startswith(".") and entry.is_dir() and not entry.is_symlink():
-            yield entry
+        return []

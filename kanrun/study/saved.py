@@ -237,7 +237,7 @@ class LoadedRun:
 
         Raises UsageError for a run without models, for a sweep, and for a name that is not there.
         """
-        if self.run.jobs:
+        if self.run.is_sweep:
             raise UsageError(f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs.")
         if not self.models:
             raise UsageError(f"{self.run.path} holds no trained model; only finished trainings leave one.")
@@ -261,7 +261,7 @@ def _seed_of(name: str) -> int:
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
     """The run or sweep that `run` names: config, tables, trained models. Nothing in its folder is ever executed.
 
-    `run` is `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, the beginning of one such name in `outputs`, or a path.
+    `run` is `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, a path, a tag, or the beginning of a name in `outputs`.
     Raises UsageError at once where there is no such run.
     """
     return LoadedRun(find_run(str(run), Path(outputs)))

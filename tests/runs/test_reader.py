@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs import Manifest, Row, Run, RunFolder, Status, environment, find_run, find_runs, resolve_run
+from kanrun.runs import Manifest, Row, Run, RunFolder, RunLabels, Status, environment, find_run, find_runs
 
 WRITE_UNTIL_KILLED = """
 import sys
@@ -104,7 +104,7 @@ def test_a_damaged_run_json_is_one_error_and_never_stops_a_listing(tmp_path: Pat
     assert run.status == "UNREADABLE"
     with pytest.raises(KanrunError):
         _ = run.manifest
-    assert resolve_run("latest", tmp_path).name == "fit/v0001"
+    assert find_run("latest", tmp_path).name == "fit/v0001"
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_keys_of_a_later_version_are_ignored_and_a_pid_that_cannot_be_is_dead(tm
 
 def test_a_name_that_only_looks_like_a_home_directory(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no run '~nobody_of_this_name/x'"):
-        resolve_run("~nobody_of_this_name/x", tmp_path)
+        find_run("~nobody_of_this_name/x", tmp_path)
 
 
 def test_hostile_files_are_refused(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_the_config_is_plain_values_without_aliases_or_objects(tmp_path: Path) -
 def test_runs_are_found_and_resolved_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find_runs(tmp_path / "nothing") == []
     with pytest.raises(UsageError, match="no runs yet"):
-        resolve_run("latest", tmp_path)
+        find_run("latest", tmp_path)
     make_run(tmp_path, "fit")
     make_run(tmp_path, "bench")
     make_run(tmp_path, "fit")
@@ -196,21 +196,59 @@ def test_runs_are_found_and_resolved_by_name(tmp_path: Path, monkeypatch: pytest
         folder.start(Manifest("fit"))
         folder.finish(Status.COMPLETED)
     (tmp_path / "fit" / "notes").mkdir()
-    names = [run.name for run in find_runs(tmp_path)]
-    jobs = [f"fit/v0003/{job}" for job in (0, 1, 2, 10)]
-    assert names == ["bench/v0001", "fit/v0001", "fit/v0002", *jobs]
-    assert resolve_run("bench/latest", tmp_path).name == "bench/v0001"
-    assert resolve_run("latest", tmp_path).name == "fit/v0003/2"
-    assert resolve_run("fit/v0002/", tmp_path).path == tmp_path / "fit" / "v0002"
-    assert resolve_run(str(tmp_path / "fit" / "v0001"), tmp_path / "nothing").path.name == "v0001"
+    runs = find_runs(tmp_path)
+    assert [run.name for run in runs] == ["bench/v0001", "fit/v0001", "fit/v0002", "fit/v0003"]
+    assert [job.name for job in runs[-1].jobs] == [f"fit/v0003/{job}" for job in (0, 1, 2, 10)]
+    assert find_run("bench/latest", tmp_path).name == "bench/v0001"
+    assert find_run("latest", tmp_path).name == "fit/v0003"
+    assert find_run("fit/latest/2", tmp_path).name == find_run("fit/3/2", tmp_path).name == "fit/v0003/2"
+    assert find_run("fit/v0002/", tmp_path).path == tmp_path / "fit" / "v0002"
+    assert find_run(str(tmp_path / "fit" / "v0001"), tmp_path / "nothing").path.name == "v0001"
     monkeypatch.chdir(tmp_path / "fit" / "v0002")
-    assert resolve_run(".", tmp_path).status == "COMPLETED"
+    assert find_run(".", tmp_path).status == "COMPLETED"
     with pytest.raises(UsageError, match=r"sweep of 4 runs; name one of them, such as fit/v0003/0"):
-        resolve_run("fit/v0003", tmp_path)
+        find_run("fit/v0003", tmp_path, sweeps=False)
     with pytest.raises(UsageError, match=r"no run 'fit/v0009'.*fit/v000"):
-        resolve_run("fit/v0009", tmp_path)
+        find_run("fit/v0009", tmp_path)
     with pytest.raises(UsageError, match="no run ''"):
-        resolve_run("", tmp_path)
+        find_run("", tmp_path)
+
+
+def test_latest_is_the_highest_number_of_a_command_whatever_began_last(tmp_path: Path) -> None:
+    for _ in range(2):
+        make_run(tmp_path, "fit")
+    make_run(tmp_path, "bench")
+    began = json.loads((tmp_path / "fit/v0001/run.json").read_text())
+    again = began | {"started": "2100-01-01T00:00:00+00:00"}  # as of a clock that was wrong
+    (tmp_path / "fit/v0001/run.json").write_text(json.dumps(again))
+    assert find_run("fit/latest", tmp_path).name == "fit/v0002"
+    assert find_run("latest", tmp_path).name == "bench/v0001"
+    assert find_run(str(tmp_path / "fit/latest"), tmp_path).path.name == "v0002"  # the link, followed
+
+
+def test_a_tag_and_the_beginning_of_a_name_mean_one_run_or_are_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        RunLabels(("good", f"no{number}")).store(make_run(tmp_path, "fit").path)
+    make_run(tmp_path, "bench")
+    assert find_run("no1", tmp_path).name == "fit/v0002"
+    assert find_run("ben", tmp_path).name == "bench/v0001"
+    with pytest.raises(UsageError, match="3 runs bear the tag good: fit/v0001, fit/v0002, fit/v0003; name one"):
+        find_run("good", tmp_path)
+    with pytest.raises(UsageError, match=r"3 runs begin with 'fit/v': .*; write more of the name"):
+        find_run("fit/v", tmp_path)
+    (tmp_path / "fit/v0001/labels.json").write_text("{")
+    assert find_run("fit/v0001", tmp_path).labels == RunLabels()
+
+
+def test_a_sweep_is_refused_where_one_run_is_needed_and_its_best_job_named(tmp_path: Path) -> None:
+    sweep = RunFolder.create(tmp_path, "fit").path
+    for job, error in enumerate((3.0, 1.0, float("nan"))):
+        folder = RunFolder(sweep / str(job), "fit")
+        folder.start(Manifest("fit"))
+        folder.finish(Status.FAILED if job == 2 else Status.COMPLETED, metrics={"test_rmse": error})
+    with pytest.raises(UsageError, match="fit/v0001 is a sweep of 3 runs; name one of them, such as fit/v0001/1, the"):
+        find_run("fit/latest", tmp_path, sweeps=False)
+    assert find_run("fit/latest", tmp_path).status == "FAILED (2 of 3 jobs)"
 
 
 def test_a_run_in_a_place_that_cannot_be_listed(tmp_path: Path) -> None:
@@ -232,7 +270,7 @@ def test_a_run_is_found_by_name_path_latest_or_the_beginning_of_one_name(tmp_pat
     assert find_run("fit/v0003/1", tmp_path).name == "fit/v0003/1"
     for text in ("fit/latest", "latest", "fit/v0003", str(sweep / "0" / "..")):
         assert [job.path.name for job in find_run(text, tmp_path).jobs] == ["0", "1"]
-    with pytest.raises(UsageError, match="'fit/v' is the beginning of 3 runs: fit/v0001, fit/v0002, fit/v0003"):
+    with pytest.raises(UsageError, match="3 runs begin with 'fit/v': fit/v0001, fit/v0002, fit/v0003"):
         find_run("fit/v", tmp_path)
     with pytest.raises(UsageError, match=r"there is no run 'fit/v9'.*fit/v000"):
         find_run("fit/v9", tmp_path)
