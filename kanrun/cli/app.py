@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,20 +59,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
-        code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
         return code if isinstance(code, int) else 0
     except KanrunError as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt as error:
         return getattr(error, "exit_code", 130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads: nothing more to say
-        return 1
     except Exception as error:
         # Typer's own errors (an unknown option, a wrong choice) have a sentence and an exit code.
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _say(_usage(error.format_message()), int(error.exit_code))
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+    """Warnings for the user as one line like all else; those of libraries to developers are not for a terminal."""
+    if category is UserWarning:
+        print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
 
 
 def _usage(message: str) -> str:
@@ -82,7 +88,11 @@ def _usage(message: str) -> str:
 def _say(sentence: str, code: int) -> int:
     if os.environ.get("KANRUN_DEBUG") == "1":
         traceback.print_exc(file=sys.stderr)
-    line = " ".join(part.strip() for part in sentence.splitlines())
-    line = "".join(letter if letter.isprintable() else " " for letter in line)  # of a name that would steer a terminal
-    print(f"kanrun: {line}", file=sys.stderr)
+    print(f"kanrun: {_printable(sentence)}", file=sys.stderr)
     return code
+
+
+def _printable(text: str) -> str:
+    """The text as one line, without letters of a name that would steer a terminal."""
+    line = " ".join(part.strip() for part in text.splitlines())
+    return "".join(letter if letter.isprintable() else " " for letter in line)

@@ -10,18 +10,20 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import KanrunError, UsageError
 from kanrun.launch.schemas import experiment_of, typed
 from kanrun.runs import Manifest, Run, RunFolder, Status
+from kanrun.runs.files import storing, write_atomic
 from kanrun.study.experiment import Prepared
 
 
@@ -67,7 +69,7 @@ class Job:
             self._end(folder, overrides, Status.INTERRUPTED, None)
             raise
         except UsageError as error:
-            if self.sweep or (folder.path / "run.json").exists():
+            if self.sweep or folder.started:
                 self._end(folder, overrides, Status.FAILED, error)
             else:
                 self.refused.append(error)
@@ -78,7 +80,7 @@ class Job:
         """Records how a run ended that could not do so itself; one that another process began is left to that."""
         show_trace()
         if not folder.started:
-            if (folder.path / "run.json").exists():
+            if Run(folder.path).has_begun:
                 return
             folder.start(Manifest(command=self.command, argv=self.argv, overrides=tuple(overrides)))
         if Run(folder.path).manifest.status == Status.RUNNING:
@@ -97,6 +99,15 @@ def end_with_launcher() -> None:
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def store_settings(folder: Path, config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+    """Writes a run's configuration into its folder, where Hydra would write it. Raises StorageFailed."""
+    hydra = folder / ".hydra"
+    with storing(hydra):
+        hydra.mkdir(parents=True, exist_ok=True)
+    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+    write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(overrides)).encode())
 
 
 def sentence(error: BaseException | None) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from types import FrameType
 
@@ -53,9 +55,10 @@ def stdout_kept_clean() -> Iterator[None]:
 
 
 class Signals:
-    """Whether SIGTERM came; `exit_code` is what an interrupted command ends with."""
+    """Which signals came; `exit_code` is what an interrupted command ends with."""
 
     terminated = False
+    interrupted = 0
 
     @property
     def exit_code(self) -> int:
@@ -63,21 +66,48 @@ class Signals:
 
 
 @contextlib.contextmanager
-def sigterm_raises() -> Iterator[Signals]:
-    """Turns SIGTERM into the exception Terminated in the body, so that a run ends like after Ctrl-C."""
+def signals_raise() -> Iterator[Signals]:
+    """Ends the body in order: Ctrl-C as KeyboardInterrupt, SIGTERM and SIGHUP as Terminated.
+
+    A second Ctrl-C ends the process at once, with what is recorded; SIGHUP stays ignored where it was (nohup).
+    """
     signals = Signals()
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not cut the clean ending short
-        signals.terminated = True
-        raise Terminated
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        signals.interrupted += 1
+        if signals.interrupted > 1:
+            end_at_once(signals.exit_code)
+        _say_past_python("kanrun: stopping after this step; Ctrl-C once more ends at once\n")
+        if not signals.terminated:
+            raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, terminate)
-    except ValueError:  # signals can only be set in the main thread
+    def terminate(number: int, frame: FrameType | None) -> None:
+        if not signals.terminated and not signals.interrupted:
+            signals.terminated = True  # a second one must not cut the clean ending short
+            raise Terminated
+
+    handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handlers[signal.SIGHUP] = terminate
+    if threading.current_thread() is not threading.main_thread():  # signals can only be set there
         yield signals
         return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield signals
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def end_at_once(code: int) -> None:
+    """Ends this process and its workers now; every file is whole or absent whenever that happens."""
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    os._exit(code)
+
+
+def _say_past_python(text: str) -> None:
+    """Writes to standard error in a signal's handler, where Python's own buffers may be in use."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.__stderr__.fileno(), text.encode())  # type: ignore[union-attr]

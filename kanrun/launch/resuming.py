@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ from kanrun.config import ExecutorConfig, ExperimentConfig
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.exit_status import ended_well, gather_summaries, is_complete, say_how_to_go_on, sweep_verdict
-from kanrun.launch.job import Job, load_experiment, sentence
-from kanrun.launch.process import sigterm_raises, stdout_kept_clean
+from kanrun.launch.job import Job, load_experiment, sentence, store_settings
+from kanrun.launch.process import signals_raise, stdout_kept_clean
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
 from kanrun.runs import Run, RunFolder, Sweep
-from kanrun.runs.files import storing, write_atomic
 from kanrun.runs.lock import holding
 from kanrun.runs.manifest import SWEEP_FILE
 from kanrun.study import execute as study
@@ -47,7 +46,7 @@ class GoingOn:
 def resume(folder: Path, how: GoingOn) -> int:
     """Goes on with the run in `folder` from its stored configuration, and returns the exit code."""
     run = Run(folder)
-    if not _began(run) and (folder.parent / SWEEP_FILE).is_file():
+    if not run.has_begun and (folder.parent / SWEEP_FILE).is_file():
         raise UsageError(
             f"{folder} never began; `kanrun runs resume {folder.parent}` runs it with the rest of its sweep."
         )
@@ -58,9 +57,13 @@ def resume(folder: Path, how: GoingOn) -> int:
     else:
         config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
         prepared = study.check(load_experiment(command), config)
-        with sigterm_raises() as signals:
+        with signals_raise() as signals:
             try:
-                _go_on(run, config, how, prepared)
+                if run.has_begun:
+                    _go_on(run, config, how, prepared)
+                else:
+                    run.check_ended(how.force)
+                    _begin(folder, Job(command, run.manifest.argv, how.quiet), run.manifest.overrides, config)
             except KeyboardInterrupt:
                 say_how_to_go_on(folder, how.executor, how.address)
                 print(folder)
@@ -77,7 +80,7 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
     """
     sweep = Sweep.read(folder)
     overrides = [job.overrides for job in sweep.jobs]
-    with holding(folder), sigterm_raises() as signals:
+    with holding(folder), signals_raise() as signals:
         try:
             _run_what_is_left(folder, sweep, how)
         except KeyboardInterrupt:
@@ -91,9 +94,9 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
 
 def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
     runs = [Run(folder / str(number)) for number in range(len(sweep.jobs))]
-    left = [number for number, run in enumerate(runs) if not (_began(run) and is_complete(run.manifest))]
+    left = [number for number, run in enumerate(runs) if not (run.has_begun and is_complete(run.manifest))]
     for number in left:
-        if _began(runs[number]):
+        if runs[number].has_begun:
             runs[number].check_ended(how.force)
     stored, file = [job.config for job in sweep.jobs], folder / SWEEP_FILE
     configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
@@ -104,10 +107,12 @@ def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
         print(f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept, file=sys.stderr)
     for number in left:
         try:
-            if _began(runs[number]):
+            if runs[number].has_begun:
                 _go_on(runs[number], configs[number], how)
             else:
-                _begin(runs[number].path, sweep, number, configs[number], how)
+                path, job = runs[number].path, sweep.jobs[number]
+                store_settings(path, job.config, job.overrides)
+                _begin(path, Job(sweep.command, sweep.argv, how.quiet, sweep=True), job.overrides, configs[number])
         except Exception as error:  # whatever it is, it is recorded, and the others go on
             print(f"kanrun: job {number}: {sentence(error)}", file=sys.stderr)
 
@@ -126,15 +131,12 @@ def _go_on(run: Run, config: ExperimentConfig, how: GoingOn, prepared: Prepared 
         )
 
 
-def _begin(path: Path, sweep: Sweep, number: int, config: ExperimentConfig, how: GoingOn) -> None:
-    """Runs a job that never began, with its configuration stored beside it as Hydra does."""
-    stored, hydra = sweep.jobs[number], path / ".hydra"
-    with storing(hydra):
-        hydra.mkdir(parents=True, exist_ok=True)
-    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(stored.config))).encode())
-    write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(stored.overrides)).encode())
+def _begin(path: Path, job: Job, overrides: Sequence[str], config: ExperimentConfig) -> None:
+    """Runs what never began, with its configuration stored beside it as Hydra does."""
     with stdout_kept_clean(), _logging_to(path / "run.log"):
-        Job(sweep.command, sweep.argv, how.quiet, sweep=True).run(path, stored.overrides, lambda: config)
+        job.run(path, overrides, lambda: config)
+    if job.refused:
+        raise job.refused[0]
 
 
 def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, how: GoingOn) -> ExperimentConfig:
@@ -149,10 +151,6 @@ def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, h
         config.executor = ExecutorConfig(str(how.executor))  # how many workers the other had says nothing of this one
     config.executor.address = refusals.address_of(config.executor, how.address, folder)
     return config
-
-
-def _began(run: Run) -> bool:
-    return (run.path / "run.json").exists()
 
 
 @contextlib.contextmanager

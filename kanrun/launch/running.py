@@ -25,14 +25,17 @@ from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Composition, compose, opened
 from kanrun.launch.exit_status import ended_well, gather_summaries, say_how_to_go_on, sweep_verdict
-from kanrun.launch.job import Job, load_experiment
-from kanrun.launch.process import logging_kept, sigterm_raises, stdout_kept_clean
+from kanrun.launch.job import Job, load_experiment, store_settings
+from kanrun.launch.process import logging_kept, signals_raise, stdout_kept_clean
 from kanrun.launch.quoting import literal
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
-from kanrun.runs import Run, RunFolder, Sweep, SweepJob
+from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep, SweepJob
+from kanrun.runs.environment import now, process
+from kanrun.runs.files import write_json
 from kanrun.runs.lock import holding
+from kanrun.runs.manifest import MANIFEST_FILE
 
 
 def launch(request: Request) -> int:
@@ -63,13 +66,13 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
         prepared = study.check(experiment, one)
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
-    folder = RunFolder.create(request.outputs, request.command).path
     job = Job(request.command, request.argv, request.quiet, plan.sweep)
     if not plan.sweep:
         job = replace(job, settings=settings[0], prepared=prepared)
-    with sigterm_raises() as signals:
+    with signals_raise() as signals:
+        folder = RunFolder.create(request.outputs, request.command, lambda new: _store(request, plan, new)).path
         try:
-            with _stored(request, plan, folder), stdout_kept_clean(), logging_kept(), _hydra_quiet(request.quiet):
+            with _held(plan, folder), stdout_kept_clean(), logging_kept(), _hydra_quiet(request.quiet):
                 _run(loader, plan, job, folder)
         except KeyboardInterrupt:
             if plan.sweep:
@@ -117,15 +120,23 @@ def _typed(request: Request, composed: DictConfig) -> ExperimentConfig:
     return typed(request.command, composed, warn=lambda text: print(f"kanrun: {text}", file=sys.stderr))
 
 
-@contextlib.contextmanager
-def _stored(request: Request, plan: Composition, folder: Path) -> Iterator[None]:
-    """A sweep's jobs are stored before the first begins, and while it runs no other process goes on with them."""
-    if not plan.sweep:
-        yield
+def _store(request: Request, plan: Composition, folder: Path) -> None:
+    """What `runs resume` needs, whenever this process is killed: the jobs of a sweep, or the settings of a run."""
+    if plan.sweep:
+        jobs = tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))
+        Sweep(request.command, request.argv, jobs).store(folder)
         return
-    jobs = tuple(map(SweepJob, plan.overrides, map(_plain, plan.jobs)))
-    Sweep(request.command, request.argv, jobs).store(folder)
-    with holding(folder):
+    store_settings(folder, _plain(plan.jobs[0]), plan.overrides[0])
+    manifest = Manifest(
+        request.command, request.argv, tuple(plan.overrides[0]), status=Status.STARTING, started=now(), **process()
+    )
+    write_json(folder / MANIFEST_FILE, manifest.to_dict(), durable=True)
+
+
+@contextlib.contextmanager
+def _held(plan: Composition, folder: Path) -> Iterator[None]:
+    """While a sweep runs, no other process continues it; a run sees to that itself."""
+    with holding(folder) if plan.sweep else contextlib.nullcontext():
         yield
 
 
@@ -150,8 +161,8 @@ def _show(request: Request) -> None:
 
 
 def _discard_unused(folder: Path) -> None:
-    """Removes a folder in which no run has started."""
-    if not (folder / "run.json").exists() and not any(folder.glob("*/run.json")):
+    """Removes a folder in which no run has begun."""
+    if not any(Run(place).has_begun for place in (folder, *folder.glob("*/"))):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -2,15 +2,18 @@
 
 A checkpoint is a safetensors file of arrays with their description inside, and the description as JSON beside. What is
 read back is the description in the header of the safetensors file: arrays and description are written in one rename
-and always belong together. The JSON file is for people and scripts.
+and always belong together. The JSON file is for people and scripts. A SHA-256 over both shows damage: a flipped bit, a
+cut file, an array that was exchanged. It does not show an edit whose author computes it anew.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +27,8 @@ from kanrun.runs.records import Checkpoint
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_KEY = "kanrun"  # of the description in the header
+_KEY, _CHECKSUM = "kanrun", "sha256"  # of the description and of the checksum in the header
+_FORMAT = 2  # 1, of version 0.1.0, has neither its number nor a checksum
 DOTS_PER_INCH = 200
 
 
@@ -32,6 +36,7 @@ DOTS_PER_INCH = 200
 class _Description:
     name: str | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    format: int = 1
 
 
 def checkpoint_path(folder: Path, name: str) -> Path:
@@ -52,8 +57,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         if array.dtype.kind not in "biuf":  # what both numpy and safetensors have, without objects and text
             raise ValueError(f"array {key!r} of checkpoint {checkpoint.name!r} has the type {array.dtype}")
     try:
-        description = plain({"name": checkpoint.name, "meta": checkpoint.meta})
-        header = {_KEY: json.dumps(description)}
+        description = plain({"name": checkpoint.name, "meta": checkpoint.meta, "format": _FORMAT})
+        header = {_KEY: (text := json.dumps(description)), _CHECKSUM: _checksum(arrays, text)}
     except (TypeError, ValueError) as error:
         raise ValueError(f"the meta of checkpoint {checkpoint.name!r} cannot be written as JSON: {error}") from error
     path = checkpoint_path(folder, checkpoint.name)
@@ -61,10 +66,11 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     write_atomic(path.with_suffix(".json"), to_json(description).encode() + b"\n")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, checksum: str | None = None) -> Checkpoint:
     """Return the checkpoint stored in the safetensors file `path`.
 
-    Raises StorageFailed if it is missing or damaged; nothing in the file is ever run.
+    Raises StorageFailed if it is missing, damaged in any bit, or not the one of `checksum`; nothing in the file is ever
+    run. Warns (UserWarning) of one of version 0.1.0, which carries no checksum.
     """
     import safetensors
 
@@ -72,14 +78,50 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise StorageFailed(f"{path} is missing or not a regular file.")
     try:
         with safetensors.safe_open(path, framework="numpy") as stored:
-            text = (stored.metadata() or {}).get(_KEY, "{}")
+            header = stored.metadata() or {}
             arrays = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
     except (OSError, safetensors.SafetensorError, TypeError, AttributeError, ValueError) as error:
         raise StorageFailed(f"{path} is not a readable safetensors file: {error}.") from error
+    if _KEY not in header:
+        raise StorageFailed(f"{path} has no description of kanrun: it is damaged or was written by another program.")
+    text = header[_KEY]
     if len(text) > JSON_LIMIT:
         raise StorageFailed(f"the description inside {path} has more than {JSON_LIMIT} bytes.")
     described = json_as(text, _Description, path)
+    if _CHECKSUM in header:
+        if header[_CHECKSUM] != _checksum(arrays, text):
+            raise StorageFailed(f"{path} is damaged: its checksum does not fit its content.")
+        if checksum not in (None, header[_CHECKSUM]):
+            raise StorageFailed(f"{path} is not the checkpoint that its run wrote; run.json has another checksum.")
+    elif described.format > 1 or checksum is not None:
+        raise StorageFailed(f"{path} is damaged: it has no checksum.")
+    else:
+        text = f"{path} is of kanrun 0.1.0 and carries no checksum: damage to it would not be seen"
+        warnings.warn(text, UserWarning, stacklevel=2)
     return Checkpoint(path.stem if described.name is None else described.name, arrays, described.meta)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """The checksum that each checkpoint in `folder` carries, by name; unreadable files and others are left out."""
+    import safetensors
+
+    found: dict[str, str] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with contextlib.suppress(OSError, safetensors.SafetensorError), safetensors.safe_open(path, "numpy") as stored:
+            header = stored.metadata() or {}
+            if _CHECKSUM in header:
+                found[path.stem] = header[_CHECKSUM]
+    return found
+
+
+def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
+    """SHA-256 of the arrays, by name, type, shape and bytes, and of the description."""
+    digest = hashlib.sha256(description.encode())
+    for key in sorted(arrays):
+        array = np.ascontiguousarray(arrays[key])
+        digest.update(json.dumps([key, array.dtype.str, array.shape]).encode())
+        digest.update(array.data.cast("B") if array.size else b"")
+    return digest.hexdigest()
 
 
 def write_figure(stem: Path, figure: Figure) -> None:

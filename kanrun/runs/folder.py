@@ -7,13 +7,13 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
-from kanrun.runs.artifacts import checkpoint_path, write_checkpoint, write_figure
+from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
 from kanrun.runs.files import file_name, read_json, remove_temporary, storing, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.lock import holding
@@ -47,9 +47,12 @@ class RunFolder:
         self._held = contextlib.ExitStack()
 
     @classmethod
-    def create(cls, outputs: Path, command: str) -> RunFolder:
-        """Return a new folder `outputs/<command>/vNNNN`; UsageError if `outputs` cannot be written."""
-        return cls(allocate(outputs, file_name(command)), command)
+    def create(cls, outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> RunFolder:
+        """Return a new folder `outputs/<command>/vNNNN`; UsageError if `outputs` cannot be written.
+
+        What `fill` writes into the folder that it is given appears together with the folder.
+        """
+        return cls(allocate(outputs, file_name(command), fill), command)
 
     @classmethod
     def reopen(cls, path: Path, *, force: bool = False) -> RunFolder:
@@ -77,7 +80,7 @@ class RunFolder:
             remove_temporary(place)
         self._earlier = manifest.seconds or 0.0
         again = (*manifest.resumed, environment.now())
-        changes: dict[str, Any] = {"reason": None, "trace": None, "ended": None, "failures": ()}
+        changes: dict[str, Any] = {"reason": None, "trace": None, "ended": None, "failures": (), "checkpoints": {}}
         changes |= {"status": Status.RUNNING, "resumed": again, **environment.process()}
         self._manifest = dataclasses.replace(manifest, **changes)
         self._save()
@@ -95,10 +98,10 @@ class RunFolder:
 
     def start(self, manifest: Manifest) -> None:
         """Write `run.json`, status RUNNING, with time, host, process, versions and repository filled in."""
-        if (self.path / MANIFEST_FILE).exists():
-            raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own.")
         with storing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+        if Run(self.path).has_begun:
+            raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own.")
         self._held.enter_context(holding(self.path))
         self._clock = time.monotonic()
         self._manifest = dataclasses.replace(
@@ -160,6 +163,7 @@ class RunFolder:
         self._close_tables()
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
         changes |= {"status": status, "reason": reason, "trace": trace, "ended": environment.now(), "seconds": seconds}
+        changes["checkpoints"] = checksums(self.path / "checkpoints")
         try:
             self.update(**changes)
         finally:

@@ -7,7 +7,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
@@ -18,25 +19,26 @@ from kanrun.suggestions import near_names
 _VERSION = re.compile(r"v(\d{4,9})")
 _LATEST = "latest"
 _SHOWN = 3  # names in a sentence that lists some of many
+_HIDDEN = ".new-"
 
 
-def allocate(outputs: Path, command: str) -> Path:
+def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = None) -> Path:
     """Return a new folder for a run of `command`; `outputs/<command>/latest` points at the newest.
 
-    `mkdir` is the lock: of processes that allocate at once, the loser of a number takes the next one. A number is never
-    used twice. Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
+    Of processes that allocate at once, the loser of a number takes the next one, and a number is never used twice. What
+    `fill` writes into the folder that it is given is there as soon as the numbered folder is: it is written under a
+    hidden name, and renamed once. Raises UsageError if `outputs` cannot be written, StorageFailed if the disk is full.
     """
     parent = outputs / command
+    hidden = parent / f"{_HIDDEN}{secrets.token_hex(4)}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        number = _highest(parent) + 1
-        while True:
-            folder = parent / f"v{number:04d}"
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                number += 1
+        _remove_abandoned(parent)
+        hidden.mkdir()
+        (hidden / ".lock").touch()  # a folder that is not empty cannot be replaced by a rename
+        if fill is not None:
+            fill(hidden)
+        folder = _numbered(hidden, parent)
     except OSError as error:
         cause = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -44,8 +46,33 @@ def allocate(outputs: Path, command: str) -> Path:
         raise UsageError(
             f"cannot make a run folder in {parent}: {cause}; choose another place with --outputs."
         ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
     _link_latest(parent)
     return folder
+
+
+def _numbered(hidden: Path, parent: Path) -> Path:
+    """Give the folder `hidden` the next free number in `parent`."""
+    number = _highest(parent) + 1
+    while True:
+        folder = parent / f"v{number:04d}"
+        try:
+            if not folder.exists():  # what earlier versions left empty would be replaced
+                hidden.rename(folder)
+                return folder
+        except OSError as error:
+            if error.errno not in {errno.EEXIST, errno.ENOTEMPTY, errno.EACCES} or not folder.exists():
+                raise
+        number += 1
+
+
+def _remove_abandoned(parent: Path) -> None:
+    """Delete hidden folders whose process was killed before it gave them a number."""
+    for hidden in parent.glob(f"{_HIDDEN}*"):
+        with contextlib.suppress(KanrunError, OSError):  # one without run.json may be about to get it
+            if not Run(hidden).is_alive:
+                shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _highest(parent: Path) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.files import read_json, storing
-from kanrun.runs.manifest import MANIFEST_FILE, Manifest, Status
+from kanrun.runs.manifest import MANIFEST_FILE, Manifest
 
 _NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what file systems without locks answer
 
@@ -46,7 +46,7 @@ def _still_running(folder: Path) -> str:
         owner = read_json(folder / MANIFEST_FILE, Manifest)
     except StorageFailed:  # a sweep's folder has none
         owner = Manifest("")
-    known = owner.status == Status.RUNNING and environment.is_alive(owner.pid, owner.process_start)
+    known = owner.is_open and environment.is_alive(owner.pid, owner.process_start)
     return still_running(folder, owner.host, owner.pid if known else None)
 
 

@@ -19,6 +19,7 @@ Time = Annotated[datetime, Meta(tz=True)]
 
 
 class Status(StrEnum):
+    STARTING = "STARTING"  # its folder is there, with its configuration, and no training has begun
     RUNNING = "RUNNING"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
@@ -45,7 +46,8 @@ class Manifest:
 
     `metrics` are the medians of the numeric columns of `summary.csv` over its rows. `failures` has one
     entry (cell, seed, reason, trace) for each training that failed. `git` says in `of` whose commit it is, kanrun's or
-    the working directory's, and is absent where neither lies in a repository.
+    the working directory's, and is absent where neither lies in a repository. `checkpoints` has the checksum of each
+    checkpoint that the run left.
     """
 
     command: str
@@ -73,6 +75,12 @@ class Manifest:
     claims: tuple[Claim, ...] = ()
     failures: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    checkpoints: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a process writes the run, or did so until it was killed."""
+        return self.status in {Status.STARTING, Status.RUNNING}
 
     def to_dict(self) -> dict[str, Any]:
         """The content as JSON has it: metrics that are not finite become null, such measured values text."""

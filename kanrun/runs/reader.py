@@ -83,9 +83,9 @@ class Run:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the run continues: RUNNING, and its process exists (assumed on other hosts)."""
+        """Whether the run continues: STARTING or RUNNING, and its process exists (assumed on other hosts)."""
         manifest = self.manifest
-        if manifest.status != Status.RUNNING:
+        if not manifest.is_open:
             return False
         return self.is_elsewhere or environment.is_alive(manifest.pid, manifest.process_start)
 
@@ -106,6 +106,11 @@ class Run:
             )
 
     @property
+    def has_begun(self) -> bool:
+        """Whether trainings may have begun: its `run.json` is there, and not STARTING."""
+        return (self.path / MANIFEST_FILE).exists() and self.manifest.status != Status.STARTING
+
+    @property
     def status(self) -> str:
         """The status as text: `INTERRUPTED (killed)` for a run whose process is gone, never an error."""
         if not (self.path / MANIFEST_FILE).exists():
@@ -114,8 +119,8 @@ class Run:
             in_sweep = (self.path.parent / SWEEP_FILE).is_file()
             return "NOT BEGUN" if in_sweep else "INTERRUPTED (killed before it started)"
         try:
-            if self.manifest.status == Status.RUNNING and not self.is_alive:
-                return "INTERRUPTED (killed)"
+            if self.manifest.is_open and not self.is_alive:
+                return "INTERRUPTED (killed)" if self.has_begun else "INTERRUPTED (killed before it started)"
             return str(self.manifest.status)
         except KanrunError:
             return "UNREADABLE"
@@ -166,7 +171,17 @@ class Run:
         if not path.is_file():
             there = ", ".join(self.checkpoints) or "none yet"
             raise KanrunError(f"run {self.name} has no checkpoint {name!r}; there are: {there}.")
-        return read_checkpoint(path)
+        return read_checkpoint(path, self.manifest.checkpoints.get(path.stem) if self._ended else None)
+
+    def check_checkpoints(self) -> None:
+        """Raise StorageFailed if a checkpoint that the run left, by its `run.json`, is no longer there."""
+        if gone := sorted(set(self.manifest.checkpoints) - set(self.checkpoints)) if self._ended else []:
+            raise StorageFailed(f"{self.path} has lost its checkpoint {gone[0]}, which run.json names.")
+
+    @property
+    def _ended(self) -> bool:
+        """Whether `run.json` is there and final: while a run continues, it writes checkpoints before `run.json`."""
+        return (self.path / MANIFEST_FILE).exists() and not self.manifest.is_open
 
     @property
     def figures(self) -> tuple[Path, ...]:

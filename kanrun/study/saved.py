@@ -174,7 +174,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
     """The model that `model_checkpoint` stored. Raises KanrunError where something is missing or does not fit."""
     meta = checkpoint.meta
     try:
-        return Model(
+        model = Model(
             unpack(meta["network"], checkpoint.arrays),
             tuple(meta["inputs"]),
             tuple(meta["outputs"]),
@@ -186,8 +186,30 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             TableCode.from_plain(meta["code"]) if meta.get("code") else None,
             np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
         )
-    except (KeyError, TypeError, ValueError) as error:
+        _check_sizes(model)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
+    return model
+
+
+def _check_sizes(model: Model) -> None:
+    """Raise ValueError where names, ranges and scalings do not fit the network, or are not finite."""
+    inputs, outputs = model.network.shape[0], model.network.shape[-1]
+    for name, found, needed in (
+        ("inputs", len(model.inputs), inputs),
+        ("domain", len(model.domain), inputs),
+        ("input_scaling", len(model.input_scaling.scale), inputs),
+        ("output_scaling", outputs if model.classes else len(model.output_scaling.scale), outputs),
+        ("classes" if model.classes else "outputs", len(model.classes or model.outputs), outputs),
+    ):
+        if found != needed:
+            raise ValueError(f"{name} has {found} entries, and the network {needed}")
+    for scaling in (model.input_scaling, model.output_scaling):
+        zero = scaling.invert(np.zeros(len(scaling.scale)))
+        if not (np.isfinite(scaling.scale) & (scaling.scale > 0) & np.isfinite(zero)).all():
+            raise ValueError("a scaling is not finite, or a scale of it not positive")
+    if not np.isfinite(model.domain).all():
+        raise ValueError("a range is not finite")
 
 
 def _plain(scaling: Scaling | PiecewiseScaling) -> dict[str, Any]:
@@ -239,6 +261,7 @@ class LoadedRun:
         """
         if self.run.is_sweep:
             raise UsageError(f"{self.run.name} is a sweep of {len(self.run.jobs)} runs; take one of its jobs.")
+        self.run.check_checkpoints()
         if not self.models:
             raise UsageError(f"{self.run.path} holds no trained model; only finished trainings leave one.")
         chosen = name or self.models[0]
@@ -281,13 +304,17 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
         name[len(prefix) :]: torch.from_numpy(np.array(a)) for name, a in arrays.items() if name.startswith(prefix)
     }
     try:
+        if bad := [name for name, value in state.items() if not value.isfinite().all()]:
+            raise ValueError(f"{bad[0]} holds {int((~state[bad[0]].isfinite()).sum())} numbers that are not finite")
+        floats = {value.dtype for value in state.values() if value.is_floating_point()}
+        if len(floats) != 1 or not floats <= {torch.float32, torch.float64}:
+            raise ValueError(f"its numbers are of {', '.join(sorted(map(str, floats))) or 'no'} precision, not of one")
         if _described(description) > sum(value.numel() for value in state.values()):
             raise ValueError("it describes more numbers than are stored")  # and memory would be taken for all of them
         network = from_description(description)
-        floats = next(value.dtype for value in state.values() if value.is_floating_point())
-        network.to(floats)
+        network.to(floats.pop())
         network.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         raise KanrunError(
             f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
         ) from error

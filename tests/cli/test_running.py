@@ -448,5 +448,6 @@ def test_signals(tmp_path: Path, number: int, code: int) -> None:
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "outputs/fit/v0001\n")
-    assert err == "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` goes on from there\n"
+    stopping = "kanrun: stopping after this step; Ctrl-C once more ends at once\n" if number == 2 else ""
+    assert err == stopping + "kanrun: interrupted; `kanrun runs resume outputs/fit/v0001` goes on from there\n"
     assert manifest(record.parent)["status"] == "INTERRUPTED"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,7 @@ def test_numbers_go_up_and_latest_follows(tmp_path: Path) -> None:
 
 def test_a_deleted_number_is_not_used_again(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "fit")
-    RunFolder.create(tmp_path, "fit").path.rmdir()
+    shutil.rmtree(RunFolder.create(tmp_path, "fit").path)
     assert RunFolder.create(tmp_path, "fit").path.name == "v0003"
 
 

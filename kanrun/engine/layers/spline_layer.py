@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import msgspec
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -152,11 +153,11 @@ class SplineLayer(nn.Module):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> SplineLayer:
-        """An empty layer after `describe`, in float64, waiting for its state_dict."""
+        """An empty layer after `describe`, in float64, waiting for its state_dict; ValueError for another spec."""
         inputs, outputs, intervals = description["shape"]
         spec = dict(description["edges"])
         if "outside" in spec:  # as version 0.1.0 wrote it
             trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
             spec |= {"extrapolation": spec.pop("outside"), "trained_scales": trained, "base_goes_on": True}
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
-        return cls(steps, outputs, EdgeSpec(**spec), uniform=description["uniform"])
+        return cls(steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"]))

@@ -1,0 +1,200 @@
+"""Damaged files: bits flipped, files cut, files exchanged; none gives numbers, or an error of Python's, in silence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from kanrun import load_run
+from kanrun.cli.app import main
+from kanrun.errors import KanrunError
+from kanrun.runs.artifacts import write_checkpoint
+from kanrun.runs.records import Checkpoint
+
+POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("outputs")
+    words = ["fit", "target=product", "seeds=2", "model.hidden=[2]", "solver.steps=3", "solver.starts=1"]
+    assert main([*words, "sampling.train=60", "-q", "--outputs", str(outputs)]) == 0
+    return outputs / "fit" / "v0001"
+
+
+def damaged(content: bytes, count: int) -> Iterator[tuple[str, bytes]]:
+    """`count` damaged versions: nine of ten with one bit flipped, the others cut, filled with zeros, or swapped."""
+    rng = np.random.default_rng(1)
+    for number in range(count):
+        changed = bytearray(content)
+        place = int(rng.integers(len(content)))
+        if number % 10:
+            changed[place] ^= 1 << int(rng.integers(8))
+            yield "bit flipped", bytes(changed)
+        elif number % 30 == 0:
+            yield "cut", bytes(changed[:place])
+        elif number % 30 == 10:
+            stretch = slice(place, place + int(rng.integers(1, 600)))
+            zeros = bytes(len(changed[stretch]))
+            changed[stretch] = zeros if changed[stretch] != zeros else b"\1" * len(zeros)
+            yield "zeros", bytes(changed)
+        else:
+            changed[place:] = changed[place:][::-1] if changed[place:] != changed[place:][::-1] else b"\0"
+            yield "reversed", bytes(changed)
+
+
+def check_damage(trained: Path, folder: Path, count: int) -> None:
+    shutil.copytree(trained, folder)
+    run = load_run(folder)
+    name = run.models[0]
+    path = folder / "checkpoints" / f"{name}.safetensors"
+    content, expected = path.read_bytes(), run.model(name).values(POINTS)
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for kind, changed in damaged(content, count):
+        path.write_bytes(changed)
+        try:
+            found = load_run(folder).model(name).values(POINTS)
+            outcome = "same content" if changed == content and np.array_equal(found, expected) else "ACCEPTED"
+        except KanrunError as error:
+            outcome = "refused" if str(path) in str(error) else f"refused without its name: {error}"
+        outcomes[kind, outcome] += 1
+    print("".join(f"\n{kind}: {outcome} {number}" for (kind, outcome), number in sorted(outcomes.items())))
+    assert {outcome for _, outcome in outcomes} == {"refused"}
+
+
+def test_damaged_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+    check_damage(trained, tmp_path / "run", 400)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_damaged_checkpoints_are_refused(trained: Path, tmp_path: Path) -> None:
+    check_damage(trained, tmp_path / "run", 20_000)
+
+
+def test_a_checkpoint_of_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    first, second = sorted((folder / "checkpoints").glob("*.safetensors"))
+    shutil.copy(second, first)
+    with pytest.raises(KanrunError, match="not the checkpoint that its run wrote"):
+        load_run(folder).model()
+
+
+def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    first, _ = sorted((folder / "checkpoints").glob("*.safetensors"))
+    first.unlink()
+    (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
+    words = ["predict", str(folder), "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]
+    assert main(words) != 0
+    assert f"has lost its checkpoint {first.stem}" in capsys.readouterr().err
+    assert not (tmp_path / "out.csv").exists()
+
+
+def forged(trained: Path, folder: Path, change) -> Path:  # type: ignore[no-untyped-def]
+    """The run in `folder` with its first checkpoint changed and its checksums computed anew."""
+    shutil.copytree(trained, folder)
+    run = load_run(folder).run
+    stored = run.checkpoint(run.checkpoints[0])
+    arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
+    arrays, meta = change(arrays, meta) or (arrays, meta)
+    write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, arrays, meta))
+    record = json.loads((folder / "run.json").read_text())
+    record["checkpoints"] = {}
+    (folder / "run.json").write_text(json.dumps(record))
+    return folder
+
+
+def _set(key: str, value: object):  # type: ignore[no-untyped-def]
+    def change(arrays, meta):  # type: ignore[no-untyped-def]
+        place, *path = meta, *key.split("/")
+        for part in path[:-1]:
+            place = place[int(part) if isinstance(place, list) else part]
+        place[path[-1]] = value
+
+    return change
+
+
+def _arrays(convert):  # type: ignore[no-untyped-def]
+    return lambda arrays, meta: (convert(arrays), meta)
+
+
+def _spoil(arrays: dict[str, np.ndarray], value: float) -> dict[str, np.ndarray]:
+    name = next(key for key in arrays if key.endswith("coefficients"))
+    spoiled = arrays[name].copy()
+    spoiled.flat[0] = value
+    return {**arrays, name: spoiled}
+
+
+FORGED = {
+    "the network is a list": _set("network", []),
+    "the network is text": _set("network", "kan"),
+    "the network is missing": _set("network", None),
+    "an unknown kind": _set("network/kind", "os.system"),
+    "an extrapolation that is none": _set("network/layers/0/edges/extrapolation", "os.system"),
+    "a base that is none": _set("network/layers/0/edges/base", "__import__"),
+    "a degree that is text": _set("network/layers/0/edges/degree", "3"),
+    "a negative degree": _set("network/layers/0/edges/degree", -3),
+    "a shape beyond memory": _set("network/layers/0/shape", [10**6, 10**6, 10**6]),
+    "a shape of text": _set("network/layers/0/shape", ["2", "2", "5"]),
+    "layers that are a number": _set("network/layers", 42),
+    "names too few": _set("inputs", ["x0"]),
+    "names that are a number": _set("inputs", 3),
+    "a range that is text": _set("domain", "wide"),
+    "a range that is infinite": _set("domain", [[0, float("inf")], [0, 1]]),
+    "a scale of zero": _set("output_scaling", {"shift": [0.0], "scale": [0.0]}),
+    "a scaling of text": _set("input_scaling", "identity"),
+    "a scaling for more outputs": _set("output_scaling", {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}),
+    "a shift that is NaN": _set("input_scaling", {"shift": [float("nan"), 0.0], "scale": [1.0, 1.0]}),
+    "a seed of text": _set("seed", "first"),
+    "a code of columns that is a number": _set("code", 42),
+    "weights that are NaN": _arrays(lambda a: _spoil(a, float("nan"))),
+    "weights that are infinite": _arrays(lambda a: _spoil(a, float("inf"))),
+    "some weights in float32": _arrays(lambda a: {k: v.astype(np.float32) if "0" in k else v for k, v in a.items()}),
+    "whole numbers": _arrays(lambda a: {k: v.astype(np.int64) for k, v in a.items()}),
+    "half precision": _arrays(lambda a: {k: v.astype(np.float16) if v.dtype.kind == "f" else v for k, v in a.items()}),
+    "arrays of another shape": _arrays(lambda a: {k: v[..., :1] for k, v in a.items()}),
+    "no arrays": _arrays(lambda a: {}),
+    "an array more": _arrays(lambda a: {**a, "more": np.zeros(3)}),
+}
+
+
+@pytest.mark.parametrize("case", FORGED)
+def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(
+    case: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = forged(trained, tmp_path / "run", FORGED[case])
+    with pytest.raises(KanrunError):
+        load_run(folder).model()
+    (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
+    words = ["predict", str(folder), "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]
+    assert main(words) in (1, 2)
+    said = capsys.readouterr().err
+    assert said.startswith("kanrun: ")
+    assert said.count("\n") == 1
+
+
+def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder)
+    run = load_run(folder).run
+    stored = run.checkpoint(run.checkpoints[0])
+    text = json.dumps({"name": stored.name, "meta": stored.meta})
+    path = folder / "checkpoints" / f"{stored.name}.safetensors"
+    safetensors.numpy.save_file(stored.arrays, path, metadata={"kanrun": text})
+    record = json.loads((folder / "run.json").read_text())
+    del record["checkpoints"]  # as 0.1.0 wrote it
+    (folder / "run.json").write_text(json.dumps(record))
+    with pytest.warns(UserWarning, match="carries no checksum"):
+        found = load_run(folder).model().values(POINTS)
+    np.testing.assert_array_equal(found, load_run(trained).model().values(POINTS))
