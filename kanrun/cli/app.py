@@ -74,7 +74,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _say(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *where: Any) -> None:
+def _show_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
     """Warnings for the user as one line like all else; those of libraries to developers are not for a terminal."""
     if category is UserWarning:
         print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
