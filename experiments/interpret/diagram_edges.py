@@ -10,12 +10,12 @@ import numpy as np
 from kanrun.experiments.interpret.result import Array
 
 from kanrun.engine.symbolic import (
-    Composite,
     Edge,
     Graph,
     Identity,
     SearchData,
     SearchStage,
+    Subgraph,
     Symbolic,
     depths,
     edge_scores,
@@ -128,7 +128,7 @@ def label(function: object) -> str:
     """A symbolic function's name, empty for a spline."""
     if isinstance(function, Symbolic):
         return function.candidate.name
-    if isinstance(function, Composite):
+    if isinstance(function, Subgraph):
         return function.name
     return PLAIN if isinstance(function, Identity) else ""
 

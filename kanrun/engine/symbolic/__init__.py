@@ -4,7 +4,7 @@ from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.certificate import Certificate, certify
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
-from kanrun.engine.symbolic.edges import Composite, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import Formula, finished, renamed
 from kanrun.engine.symbolic.graph import Edge, Graph, depths
 from kanrun.engine.symbolic.graph_training import TrainedGraph
@@ -20,13 +20,13 @@ from kanrun.engine.symbolic.snapping import (
     partly_symbolic,
     refine_to_formula,
 )
+from kanrun.engine.symbolic.trees import Subgraph
 
 __all__ = [
     "EXACT",
     "TABLE",
     "Candidate",
     "Certificate",
-    "Composite",
     "Decision",
     "Edge",
     "EdgeMatch",
@@ -41,6 +41,7 @@ __all__ = [
     "SearchStage",
     "SimplificationPolicy",
     "Spline",
+    "Subgraph",
     "Symbolic",
     "TrainedGraph",
     "Tried",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class WorkCosts:
     """Units of a Jacobian: for itself, for an edge, for an entry; of a trial step: for itself, for an entry, for one of
-    the products that solve it; and of one value of a candidate on a search grid."""
+    the products that solve it; of a value of a candidate on a search grid; of a pair of them, and an entry of it."""
 
     jacobian: float = 3.4e-5
     edge: float = 3.4e-5
@@ -22,6 +22,8 @@ class WorkCosts:
     trial_entry: float = 1.25e-8
     product: float = 8e-12
     grid_value: float = 4e-8
+    pair: float = 1e-8
+    pair_entry: float = 5e-11
 
     def refit(self, edges: int, parameters: int, points: int, jacobians: int, trials: int) -> float:
         """Units of a refit of `parameters` to `points`."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -105,6 +106,7 @@ TABLE: dict[str, Candidate] = {
         Candidate("arcsin", sympy.asin(X), 3.5, domain=_UNIT, odd_or_even=True),
         Candidate("arccos", sympy.acos(X), 3.5, domain=_UNIT, odd_or_even=True),
         Candidate("arctan", sympy.atan(X), 3.5, odd_or_even=True),
+        Candidate("arcsinh", sympy.asinh(X), 3.5, odd_or_even=True),
         Candidate("arctanh", sympy.atanh(X), 3.5, domain=_UNIT, odd_or_even=True),
         Candidate("abs", sympy.Abs(X), 3.0, "bcd", odd_or_even=True),
         Candidate("gaussian", sympy.exp(-(X**2)), 3.5, odd_or_even=True),
@@ -119,6 +121,18 @@ one of each pair and the rounding of constants decides on the nicer name."""
 TWINS = {"sigmoid": "tanh", "arccos": "arcsin", "cos": "sin"}
 
 IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
+
+
+@lru_cache(maxsize=64)
+def power(exponent: int | Fraction) -> Candidate:
+    """x^exponent, from the table where it is in there."""
+    p = sympy.Rational(exponent)
+    found = next((each for each in TABLE.values() if each.expression == X**p), None)
+    if found is not None:
+        return found
+    size = 2.5 + float(abs(p)) / 4 + (0.5 if p < 0 else 0.0) + 0.5 * (p.q - 1)
+    domain = Domain(low=0.0) if p.q > 1 else _NONZERO if p < 0 else Domain()
+    return Candidate(f"x^{p}", X**p, size, "bcd", domain, odd_or_even=p.q == 1)
 
 
 def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) -> tuple[Candidate, ...]:

@@ -1,57 +1,48 @@
 """Edges that no single candidate matches: one function of another, g(f(x)), or a product of two, f(x) g(x).
 
-Searched on coarse grids of both functions' constants at once, then polished. A composite is an edge function of its
-own until `expanded` makes it two edges and a node.
+Searched on coarse grids of both functions' constants at once, then polished: the constants of edges from hidden nodes
+have no nice values, as the scales of those nodes are arbitrary.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.edge_matching import ROUNDING, EdgeMatch, allowed_values, search_grid
-from kanrun.engine.symbolic.edges import Composite, Identity, Symbolic
-from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import CompositePolicy
+from kanrun.engine.symbolic.trees import Call, Joined, Subgraph, graph_of, sound
 
 
-def expanded(graph: Graph) -> Graph:
-    """The graph with every composite edge as two edges and a node of its own."""
-    for i, edge in enumerate(graph.edges):
-        if isinstance(edge.function, Composite):
-            return expanded(_with_node(graph, i, edge.function))
-    return graph
+@dataclass(frozen=True)
+class _Pair:
+    """second(first(t)), or first(t) second(t)."""
 
+    first: Symbolic
+    second: Symbolic
+    chain: bool
 
-def _with_node(graph: Graph, index: int, composite: Composite) -> Graph:
-    """A new node just before the target of edge `index`."""
-    edge = graph.edges[index]
-    new = edge.target
-    moved = [
-        Edge(e.source + (e.source >= new), e.target + (e.target >= new), e.function)
-        for i, e in enumerate(graph.edges)
-        if i != index
-    ]
-    if composite.kind == "chain":
-        moved += [Edge(edge.source, new, composite.first), Edge(new, new + 1, composite.second)]
-    else:
-        moved += [Edge(edge.source, new, f) for f in (composite.first, composite.second)]
-        moved.append(Edge(new, new + 1, Identity()))
-    at = new - graph.inputs
-    operation: Literal["sum", "product"] = "sum" if composite.kind == "chain" else "product"
-    operations = (*graph.operations[:at], operation, *graph.operations[at:])
-    marks = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
-    marks.insert(at, max(*marks, graph.output) + 1)
-    return Graph(graph.inputs, operations, tuple(sorted(moved, key=lambda e: (e.target, e.source))), tuple(marks))
+    @property
+    def name(self) -> str:
+        """Such as `sin(x^2)` or `x * exp`."""
+        first, second = self.first.candidate.name, self.second.candidate.name
+        return f"{second}({first})" if self.chain else f"{first} * {second}"
+
+    @property
+    def graph(self) -> Graph:
+        first, second = Call(self.first), Call(self.second)
+        inside = Call(self.second, Joined("sum", (first,))) if self.chain else Joined("product", (first, second))
+        return graph_of(Joined("sum", (inside,)))
 
 
 def match_composites(
@@ -68,7 +59,7 @@ def match_composites(
     curve = np.interp(np.linspace(-1, 1, policy.coarse), tau, values)
     curve = (curve - curve.mean()) / max(float(np.std(curve)), 1e-300)
     centre = round(-middle / half, 6)  # where the argument itself is zero, in units of tau
-    starts: list[Composite] = []
+    starts: list[_Pair] = []
     for inner, outer in itertools.product(policy.inner, policy.outer):
         if inner in usable and outer in usable and inner != outer:
             starts += _chains(curve, usable[inner], usable[outer], centre, policy)
@@ -100,9 +91,7 @@ def _curves(candidate: Candidate, centre: float, limit: int, steps: int) -> tupl
     return grid[fine], curves[fine]
 
 
-def _chains(
-    curve: Array, inner: Candidate, outer: Candidate, centre: float, policy: CompositePolicy
-) -> list[Composite]:
+def _chains(curve: Array, inner: Candidate, outer: Candidate, centre: float, policy: CompositePolicy) -> list[_Pair]:
     points, curves = _curves(inner, centre, policy.chain_grids[0], policy.coarse)
     outer_points = _curves(outer, 0.0, policy.chain_grids[1], policy.coarse)[0]
     if not len(points) or not len(outer_points):
@@ -117,13 +106,11 @@ def _chains(
         scale = 2 / float(high[i, 0] - low[i, 0])
         first = Symbolic(inner, (*points[i].tolist(), scale, -1 - scale * float(low[i, 0])), inner.free)
         second = Symbolic(outer, (*outer_points[j].tolist(), c, d), outer.free)
-        starts.append(Composite("chain", first, second))
+        starts.append(_Pair(first, second, chain=True))
     return starts
 
 
-def _products(
-    curve: Array, left: Candidate, right: Candidate, centre: float, policy: CompositePolicy
-) -> list[Composite]:
+def _products(curve: Array, left: Candidate, right: Candidate, centre: float, policy: CompositePolicy) -> list[_Pair]:
     """c f g + d f + e g + ...: the factors' own constants are found by least squares on f g, f, g and 1."""
     points, curves = _curves(left, centre, policy.product_grid, policy.coarse)
     others, other_curves = _curves(right, centre, policy.product_grid, policy.coarse)
@@ -144,7 +131,7 @@ def _products(
             continue
         first = Symbolic(left, (*points[i].tolist(), float(both), float(only_g)), left.free)
         second = Symbolic(right, (*others[j].tolist(), 1.0, float(only_f / both)), right.free)
-        starts.append(Composite("product", first, second))
+        starts.append(_Pair(first, second, chain=False))
     return starts
 
 
@@ -181,32 +168,28 @@ def _apart(loss: Array, points: Array, kept: int) -> list[tuple[int, int]]:
     return [(i, int(partner[i])) for i in chosen]
 
 
-def _polished(tau: Array, values: Array, start: Composite, units: tuple[float, float], steps: int) -> EdgeMatch | None:
+def _polished(tau: Array, values: Array, start: _Pair, units: tuple[float, float], steps: int) -> EdgeMatch | None:
     half, middle = units
-    spread, is_chain = float(np.std(values)), start.kind == "chain"
-    outer = start.second if is_chain else start.first
-    a, b, c, d = outer.constants
-    outer = replace(outer, constants=(a, b, c * spread, d * spread + (float(values.mean()) if is_chain else 0.0)))
-    start = replace(start, second=outer) if is_chain else replace(start, first=outer)
-    simple = canonical(expanded(Graph(1, ("sum",), (Edge(0, 1, start),))))
+    spread = float(np.std(values))
+    if start.chain:
+        scaled = replace(start, second=start.second.scaled(spread).shifted(float(values.mean())))
+    else:
+        scaled = replace(start, first=start.first.scaled(spread))
+    simple = canonical(scaled.graph)
     floor = ROUNDING**0.5 * spread
     settings = RefitSettings(steps=steps, gain=1e-4, patience=6, damping=1e-5, floor=floor)
     fitted = refit(simple, tau[:, None], values, settings)
-    parts = [edge.function for edge in fitted.graph.edges if isinstance(edge.function, Symbolic)]
-    if not np.isfinite(fitted.rmse) or len(parts) != 2:
+    if not np.isfinite(fitted.rmse) or not sound(fitted.graph, tau):
         return None
-    first, second = parts
-    inner = first.evaluate(tau, columns=False)[0]
-    if not first.allows(tau) or not second.allows(inner if is_chain else tau):
-        return None
-    composite = Composite(start.kind, _moved(first, half, middle), second)
-    if not is_chain:
-        composite = replace(composite, second=_moved(second, half, middle))
-    complexity = first.candidate.complexity + second.candidate.complexity + 1.0
-    return EdgeMatch(composite, fitted.rmse**2 / spread**2, complexity, composite.name)
+    graph = fitted.graph
+    for i, edge in enumerate(graph.edges):
+        if edge.source == 0 and isinstance(edge.function, Symbolic):
+            graph = graph.with_function(i, _moved(edge.function, half, middle))
+    complexity = start.first.candidate.complexity + start.second.candidate.complexity + 1.0
+    return EdgeMatch(Subgraph(graph, start.name), fitted.rmse**2 / spread**2, complexity, start.name)
 
 
 def _moved(function: Symbolic, half: float, middle: float) -> Symbolic:
-    """The function of t = middle + half tau, all its candidate's constants free."""
+    """The function of t = middle + half tau."""
     a, b, c, d = function.constants
     return replace(function, constants=(a / half, b - a * middle / half, c, d), free=function.candidate.free)

@@ -31,6 +31,7 @@ class EdgeMatch:
     loss: float
     complexity: float
     name: str
+    floor: float = ROUNDING  # the loss below which all are alike
 
     @property
     def r2(self) -> float:
@@ -39,7 +40,7 @@ class EdgeMatch:
     @property
     def score(self) -> float:
         """Lower is better: digits of R^2, each worth what one more unit of complexity must gain."""
-        return float(np.log10(max(self.loss, ROUNDING))) + 0.5 * self.complexity
+        return float(np.log10(max(self.loss, self.floor))) + 0.5 * self.complexity
 
 
 def match_edge(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import sympy
@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from scipy.interpolate import BSpline, PPoly
 
 from kanrun.engine.symbolic.candidates import Array, Candidate
-
-Kind = Literal["chain", "product"]
-
 
 CONSTANTS = "abcd"
 
@@ -175,42 +172,3 @@ class Symbolic:
         a, b, _, _ = self.constants
         ends = sorted((a * float(t.min()) + b, a * float(t.max()) + b))
         return self.candidate.domain.allows(ends[0], ends[1])
-
-
-@dataclass(frozen=True)
-class Composite:
-    """second(first(t)) or first(t) second(t)."""
-
-    kind: Kind
-    first: Symbolic
-    second: Symbolic
-
-    @property
-    def name(self) -> str:
-        """Such as `sin(x^2)` or `x * exp`."""
-        first, second = self.first.candidate.name, self.second.candidate.name
-        return f"{second}({first})" if self.kind == "chain" else f"{first} * {second}"
-
-    @property
-    def parameters(self) -> Array:
-        return np.concatenate([self.first.parameters, self.second.parameters])
-
-    def with_parameters(self, parameters: Array) -> Composite:
-        cut = self.first.parameters.size
-        return replace(
-            self,
-            first=self.first.with_parameters(parameters[:cut]),
-            second=self.second.with_parameters(parameters[cut:]),
-        )
-
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
-        value, slope, inner = self.first.evaluate(t, columns=columns)
-        other, other_slope, outer = self.second.evaluate(value if self.kind == "chain" else t, columns=columns)
-        if self.kind == "chain":
-            left, values, slopes = other_slope, other, other_slope * slope
-        else:
-            left, values, slopes = other, value * other, value * other_slope + slope * other
-        if inner is None or outer is None:
-            return values, slopes, None
-        right = outer if self.kind == "chain" else value[:, None] * outer
-        return values, slopes, np.concatenate([left[:, None] * inner, right], axis=1)

@@ -11,7 +11,6 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from kanrun.engine.symbolic.candidates import CONSTANT, Array, X
-from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edges import CONSTANTS, Identity, Spline, Symbolic
@@ -21,6 +20,7 @@ from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.selection import polish
 from kanrun.engine.symbolic.simplification import round_numbers, simplified, size
+from kanrun.engine.symbolic.trees import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
 

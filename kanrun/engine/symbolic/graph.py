@@ -85,10 +85,16 @@ class Graph:
 
     def linearise(self, x: Array) -> tuple[Array, Array]:
         """The output (N,) and its Jacobian (N, parameters)."""
-        values, outs, slopes, columns = self._forward(x, columns=True)
+        value, _, jacobian = self.derivatives(x)
+        assert jacobian is not None
+        return value, jacobian
+
+    def derivatives(self, x: Array, *, columns: bool = True) -> tuple[Array, list[Array], Array | None]:
+        """The output (N,), its slope (N,) in every input, and if asked for its Jacobian (N, parameters)."""
+        values, outs, slopes, own = self._forward(x, columns=columns)
         upstream = [np.zeros(x.shape[0]) for _ in values]
         upstream[self.output] = np.ones(x.shape[0])
-        blocks: list[Array] = [np.zeros((0, 0))] * len(self.edges)
+        blocks: list[Array] = [np.zeros((x.shape[0], 0))] * len(self.edges)
         for node in range(self.output, self.inputs - 1, -1):
             into = self.into(node)
             for i in into:
@@ -96,10 +102,12 @@ class Graph:
                 if self.operation(node) == "product":
                     for j in into:
                         carried = carried * outs[j] if j != i else carried
-                blocks[i] = carried[:, None] * columns[i]
+                if columns:
+                    blocks[i] = carried[:, None] * own[i]
                 source = self.edges[i].source
                 upstream[source] = upstream[source] + carried * slopes[i]
-        return values[self.output], np.concatenate(blocks, axis=1)
+        jacobian = np.concatenate([np.zeros((x.shape[0], 0)), *blocks], axis=1) if columns else None
+        return values[self.output], upstream[: self.inputs], jacobian
 
     def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
         """The value of every node, and of every edge."""

@@ -94,6 +94,8 @@ class _Search:
             if self.over() or self.further <= 0:
                 break
             allowance = min(self.policy.selection.budget, self.further)
+            if self.data.x.shape[1] == 1:  # there is no other structure to keep work for
+                allowance = self.budget.left
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
                     self.further -= event.selected.work

@@ -28,6 +28,38 @@ class MatchingPolicy:
 
 
 @dataclass(frozen=True)
+class UnivariatePolicy:
+    """Formulas of one variable for an edge: `points` of its samples are used.
+
+    Values are known to `rounding` of their size at best. Polynomials have a degree of at most `degree`, rational
+    functions degrees of at most `rational` in all; both count where the residual falls to `sudden` of what it was at
+    once. The dictionary has its `nice` simplest entries, and `products` of the `simple` ones among them. `singles` of
+    them are refitted, for at most `steps` steps; of their pairs the `kept` best are looked at and `polished` families
+    of them refitted; `first` entries are tried as the third term. Terms are added to a beam of `width`, `branches`
+    each, `terms` times. The `returned` best are matches. An edge of several gets work of `budget`.
+    """
+
+    points: int = 120
+    rounding: float = 3e-14
+    degree: int = 16
+    rational: int = 10
+    sudden: float = 1e-4
+    nice: int = 2500
+    products: int = 5000
+    simple: int = 400
+    singles: int = 6
+    kept: int = 200
+    polished: int = 24
+    steps: int = 60
+    first: int = 40
+    width: int = 4
+    branches: int = 6
+    terms: int = 4
+    returned: int = 6
+    budget: float = 3.0
+
+
+@dataclass(frozen=True)
 class CompositePolicy:
     """Composites of two candidates: chains outer(inner(t)) and products of two `factors`, by name.
 
@@ -200,6 +232,7 @@ class SearchPolicy:
     training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)
     pruning: PruningPolicy = field(default_factory=PruningPolicy)
     matching: MatchingPolicy = field(default_factory=MatchingPolicy)
+    univariate: UnivariatePolicy = field(default_factory=UnivariatePolicy)
     composites: CompositePolicy = field(default_factory=CompositePolicy)
     selection: SelectionPolicy = field(default_factory=SelectionPolicy)
     mixing: MixingPolicy = field(default_factory=MixingPolicy)

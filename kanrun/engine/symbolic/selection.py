@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.composites import expanded, match_composites
+from kanrun.engine.symbolic.composites import match_composites
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
@@ -25,6 +25,8 @@ from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.invariances import canonical, variants
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
+from kanrun.engine.symbolic.trees import expanded
+from kanrun.engine.symbolic.univariate import match_formulas
 
 Matches = dict[int, list[EdgeMatch]]
 
@@ -100,7 +102,7 @@ def select(graph: Graph, problem: SearchProblem) -> Selected:
 
 
 def select_further(first: Selected, problem: SearchProblem, allowance: float) -> Selected:
-    """`first`, or better: composites on the edges that no single candidate fits, then a beam over the edges, within
+    """`first`, or better: formulas on the edges that no single candidate fits, then a beam over the edges, within
     work of `allowance`.
 
     A formula is exact or not: the search goes on while the error is above EXACT and the policy's `exact`, or where the
@@ -113,7 +115,7 @@ def select_further(first: Selected, problem: SearchProblem, allowance: float) ->
     if accuracy > policy.noisy and best.error > policy.resolved * accuracy:
         goal = max(goal, policy.as_good * accuracy)
     if best.error > goal:
-        matches = with_composites(graph, problem, matches, budget)
+        matches = with_formulas(graph, problem, matches, budget)
         trial, more = _try_assignments(graph, problem, matches, goal, budget)
         best, tried = min(best, trial), tried + more
     if best.error > goal:
@@ -160,16 +162,31 @@ def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunct
                 heapq.heappush(heap, (score + more, step))
 
 
-def with_composites(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> Matches:
-    """The matches with composites added to the edges that no single candidate matches to the network's accuracy."""
-    values, outs = graph.edge_outputs(problem.data.x)
-    accuracy = max(1e-2 * problem.data.error(graph), 1e-9) ** 2
-    wider = {}
+def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> Matches:
+    """The matches with formulas of one variable added to the edges that no single candidate matches to the network's
+    accuracy.
+
+    An edge into the output is known better than the network's own: it is what the other edges leave of y. One that is
+    the whole network is known to rounding, unless the network has met noise.
+    """
+    data, policy = problem.data, problem.policy
+    values, outs = graph.edge_outputs(data.x)
+    error, rest = data.error(graph), data.y - values[graph.output]
+    noisy, alone = error > policy.selection.noisy, graph.active_edges == 1
+    wider = dict(matches)
     for i, found in matches.items():
-        more = []
-        if (not found or found[0].loss > max(accuracy, problem.policy.selection.doubted)) and not budget.over:
-            t = values[graph.edges[i].source]
-            more = match_composites(t, outs[i], problem.candidates, problem.policy.composites)
+        known, t = outs[i], values[graph.edges[i].source]
+        if graph.edges[i].target == graph.output and graph.operation(graph.output) == "sum" and not noisy:
+            known = known + rest
+        accuracy = error * data.spread / max(float(np.std(known)), 1e-300)
+        doubted = max(policy.selection.doubted, max(1e-2 * accuracy, 1e-9) ** 2)
+        if (found and found[0].loss <= doubted and not alone) or budget.over:
+            continue
+        exact = 0.0 if alone and not noisy else (1.0 if noisy else 0.1) * accuracy
+        allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
+        more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
+        if not any(match.loss <= max(exact, 1e-9) ** 2 for match in more) and not alone and not budget.over:
+            more += match_composites(t, outs[i], problem.candidates, policy.composites)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
     return wider
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.composites import expanded
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edges import Composite, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
 from kanrun.engine.symbolic.graph_training import magnitudes, sparsity_rows
 from kanrun.engine.symbolic.invariances import canonical, product_pairs, straightened
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
+from kanrun.engine.symbolic.trees import Call, Joined, Subgraph, expanded, graph_of
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
@@ -47,15 +47,25 @@ def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
         np.testing.assert_allclose(jacobian[:, i], numeric, atol=2e-8)
 
 
-@pytest.mark.parametrize("kind", ["chain", "product"])
-def test_a_composite_is_its_two_edges(kind: str) -> None:
-    function = Composite(
-        kind,  # type: ignore[arg-type]
-        Symbolic(TABLE["sin"], (1.3, 0.2, 0.4, 2.0)),
-        Symbolic(TABLE["1/x"], (0.9, 0.3, 1.5, 0.1)),
+@pytest.mark.parametrize("target", ["sum", "product"])
+@pytest.mark.parametrize("operation", ["sum", "product"])
+def test_an_edge_may_be_a_graph_of_its_own(operation: str, target: str) -> None:
+    inner = Joined(
+        "sum",
+        (Call(Symbolic(TABLE["sin"], (1.3, 0.2, 0.4, 2.0))), Call(Symbolic(TABLE["exp"], (0.5, 0.0, 1.0, 0.0)), None)),
     )
-    graph = Graph(1, ("sum",), (Edge(0, 1, function),))
-    np.testing.assert_allclose(expanded(graph)(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
+    parts = (
+        Call(Symbolic(TABLE["1/x"], (0.9, 0.3, 1.5, 0.1)), inner),
+        Call(Symbolic(TABLE["x"], (1.0, 0.0, 0.7, 0.4))),
+    )
+    tree = Joined(operation, parts)  # type: ignore[arg-type]
+    function = Subgraph(graph_of(tree), "1/x(sin + exp) and x")
+    beside = Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.1, 0.6, 0.3)))
+    last = Edge(1, 2, Symbolic(TABLE["tanh"], (0.4, 0.0, 1.0, 0.0)))
+    graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))  # type: ignore[arg-type]
+    whole = expanded(graph)
+    assert not any(isinstance(edge.function, Subgraph) for edge in whole.edges)
+    np.testing.assert_allclose(whole(X[:, :1]), graph(X[:, :1]), rtol=1e-13)
     _, jacobian = graph.linearise(X[:, :1])
     p = graph.parameters
     for i in range(p.size):

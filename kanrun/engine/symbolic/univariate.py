@@ -1,0 +1,495 @@
+"""Formulas of one variable for an edge that no candidate matches: sums, products, quotients and compositions.
+
+Polynomials and rational functions by linear algebra; then few terms of a dictionary, by the correlations of all its
+entries at once, for the values and for simple functions of them; then terms one by one, all constants refitted
+jointly. A formula counts as exact at the rounding of the values, or at the accuracy to which they are known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
+from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, power
+from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, products, scaled, unscaled
+from kanrun.engine.symbolic.edge_matching import EdgeMatch
+from kanrun.engine.symbolic.edges import Identity, Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import UnivariatePolicy
+from kanrun.engine.symbolic.trees import Call, Joined, Part, Subgraph, graph_of, sound
+
+
+def match_formulas(
+    t: Array,
+    values: Array,
+    candidates: Sequence[Candidate],
+    accuracy: float,
+    budget: Budget,
+    policy: UnivariatePolicy = UnivariatePolicy(),
+) -> list[EdgeMatch]:
+    """The few formulas nearest to an edge's values (N,) at its arguments t (N,), best score first.
+
+    `accuracy` is the error of the values relative to their standard deviation; the search ends at the first formula as
+    good as that, or when the budget is spent.
+    """
+    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
+    t, values = t[order], values[order]
+    if t[0] == t[-1] or np.var(values) == 0.0:
+        return []
+    search = _Search(t, values, candidates, accuracy, policy)
+    for _ in search.phases(budget):
+        if search.exact() or budget.over:
+            break
+    return search.best()
+
+
+@dataclass(frozen=True)
+class _Target:
+    """g(y), the function that undoes g, and its sign."""
+
+    values: Array
+    inverse: Symbolic | None
+
+
+class _Search:
+    def __init__(
+        self, t: Array, y: Array, candidates: Sequence[Candidate], accuracy: float, policy: UnivariatePolicy
+    ) -> None:
+        self.t, self.y, self.candidates, self.policy = t, y, candidates, policy
+        self.names = {each.name for each in candidates}
+        self.spread = float(np.std(y))
+        rounding = policy.rounding * float(np.abs(y).max()) / self.spread
+        self.goal = max(accuracy, rounding)
+        self.found: list[EdgeMatch] = []
+
+    def exact(self) -> bool:
+        return any(match.loss <= self.goal**2 for match in self.found)
+
+    def best(self) -> list[EdgeMatch]:
+        return sorted(self.found, key=lambda match: match.score)[: self.policy.returned]
+
+    # --- what is tried
+
+    def phases(self, budget: Budget) -> Iterator[None]:
+        self.polynomials()
+        yield
+        self.rationals()
+        yield
+        policy, factors = self.policy, _factors(self.t, self.candidates)
+        every = dictionary(self.t, self.candidates)
+        nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
+        simple = nice.chosen(range(min(policy.simple, len(nice.families))))
+        wide = nice + products(simple, factors).simplest(policy.products)
+        plain, others = _Target(self.y, None), self.targets()
+        for target in (plain, *others):
+            self.singles(target, wide)
+            yield
+        self.pairs(plain, nice, None, policy.polished)
+        yield
+        self.sums_with_factor(plain, nice)
+        yield
+        for target in others:
+            self.pairs(target, nice, None, 4)
+            yield
+        self.pairs(plain, wide, None, policy.polished)
+        yield
+        yield from self.grown(every, budget)
+        for target in (plain, *others):
+            for index in range(len(factors.families)):
+                self.pairs(target, simple, (factors, index), 2)
+                yield
+        for index in range(min(policy.first, len(simple.families))):
+            self.pairs(plain, simple, None, 1, beside=(simple, index))
+            yield
+
+    def singles(self, target: _Target, entries: Dictionary) -> None:
+        """c_0 + c_1 f for the entries nearest to the target."""
+        left = entries.values - entries.values.mean(axis=1, keepdims=True)
+        rest = target.values - target.values.mean()
+        with np.errstate(all="ignore"):
+            slope = (left @ rest) / np.einsum("mn,mn->m", left, left)
+        count_work(COSTS.grid_value * left.size)
+        loss = np.nan_to_num(1 - slope * (left @ rest) / (rest @ rest), nan=1.0)
+        taken: set[str] = set()
+        for index in np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)]):
+            if len(taken) == self.policy.singles or self.exact():
+                return
+            if entries.families[index] not in taken:
+                taken.add(entries.families[index])
+                constant = float(target.values.mean() - slope[index] * entries.values[index].mean())
+                self.try_sum([entries.tree(int(index), float(slope[index]))], constant, None, target.inverse)
+
+    def targets(self) -> list[_Target]:
+        """Functions of y, each with what undoes it."""
+        y, found = self.y, []
+
+        def add(values: Array, name: str, a: float = 1.0, c: float = 1.0, b: float = 0.0) -> None:
+            if name in self.names and np.isfinite(values).all() and np.ptp(values) > 0:
+                found.append(_Target(values, Symbolic(TABLE[name], (a, b, c, 0.0), "")))
+
+        sign = 1.0 if (y > 0).all() else -1.0 if (y < 0).all() else 0.0
+        if sign:
+            add(1 / y, "1/x")
+            add(np.log(sign * y), "exp", c=sign)
+            add(y**2, "sqrt", c=sign)
+            add(np.sqrt(sign * y), "x^2", c=sign)
+            add(1 / y**2, "1/sqrt", c=sign)
+            add(1 / np.sqrt(sign * y), "1/x^2", c=sign)
+        if np.abs(y).max() < 20:
+            add(np.exp(y), "log")
+        if np.abs(y).max() < np.pi / 2:
+            add(np.tan(y), "arctan")
+            add(np.sin(y), "arcsin")
+        if np.abs(y).max() < 1:
+            add(np.arctanh(y), "tanh")
+        return found
+
+    def polynomials(self) -> None:
+        """The least degree at which the residual falls to rounding at once, as it does for polynomials alone."""
+        before = 1.0
+        for degree in range(1, self.policy.degree + 1):
+            basis = np.polynomial.chebyshev.chebvander(_unit(self.t), degree)
+            rest = self.y - basis @ np.linalg.lstsq(basis, self.y, rcond=None)[0]
+            error = float(np.sqrt(np.mean(rest**2))) / self.spread
+            if error <= self.goal and (error < self.policy.sudden * before or degree < 3):
+                self.try_terms([call(power(k)) for k in range(1, degree + 1)])
+                return
+            before = error
+
+    def rationals(self) -> None:
+        """P / Q of the least degrees at which y Q - P vanishes at once."""
+        unit, y = _unit(self.t), (self.y - self.y.mean()) / self.spread
+        errors: dict[tuple[int, int], float] = {}
+        for total in range(1, self.policy.rational + 1):
+            for below in range(1, total + 1):
+                above = total - below
+                columns = np.polynomial.chebyshev.chebvander(unit, max(above, below))
+                system = np.concatenate([columns[:, : above + 1], -y[:, None] * columns[:, : below + 1]], axis=1)
+                _, size, v = np.linalg.svd(system, full_matrices=False)
+                errors[above, below] = float(size[-1] / size[0])
+                fewer = min(errors.get((above - 1, below), 1.0), errors.get((above, below - 1), 1.0))
+                q = np.polynomial.chebyshev.chebval(unit, v[-1][above + 1 :])
+                sound = (np.sign(q) == np.sign(q[0])).all() and np.abs(q).min() > 1e-6 * np.abs(q).max()
+                if sound and errors[above, below] <= self.goal and errors[above, below] < self.policy.sudden * fewer:
+                    self.try_quotient(max(above, below), below)
+                    if self.exact():
+                        return
+
+    def try_quotient(self, above: int, below: int) -> None:
+        """P / Q with a quotient of monomials in t, from the linear solution; without the terms that are zero."""
+        scale = float(np.abs(self.t).max())
+        p_powers, q_powers = list(range(above + 1)), list(range(below + 1))
+        while True:
+            up = np.stack([(self.t / scale) ** k for k in p_powers], axis=1)
+            down = np.stack([(self.t / scale) ** k for k in q_powers], axis=1)
+            system = np.concatenate([up, -self.y[:, None] * down], axis=1)
+            norms = np.linalg.norm(system, axis=0)
+            null = np.linalg.svd(system / norms, full_matrices=False)[2][-1]
+            share = np.abs(null)
+            least = int(np.argmin(share))
+            if share[least] > 1e-7 * share.max() or len(share) <= 3:
+                break
+            if least < len(p_powers):
+                p_powers.pop(least)
+            else:
+                q_powers.pop(least - len(p_powers))
+        null = null / norms
+        p, q = null[: len(p_powers)], null[len(p_powers) :]
+        if p_powers == [0]:
+            inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, float(p[0] / np.abs(q).max()), 0.0), "c")
+            self.keep(Joined("sum", (Call(inverse, _polynomial(q_powers, q / np.abs(q).max(), scale)),)))
+            return
+        fixed = 0 if q_powers[0] == 0 else q_powers[-1]
+        unit = q[q_powers.index(fixed)] / scale**fixed
+        denominator = _polynomial(q_powers, q / unit, scale, fixed=fixed)
+        inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "")
+        quotient = Joined("product", (_polynomial(p_powers, p / unit, scale), Call(inverse, denominator)))
+        self.keep(Joined("sum", (quotient,)))
+
+    def pairs(
+        self,
+        target: _Target,
+        entries: Dictionary,
+        weight: tuple[Dictionary, int] | None,
+        polished: int,
+        beside: tuple[Dictionary, int] | None = None,
+    ) -> None:
+        """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w a factor or 1."""
+        w = weight[0].values[weight[1]] if weight else np.ones_like(self.t)
+        fixed = [w] if beside is None else [w, w * beside[0].values[beside[1]]]
+        trial = nearest_pairs(target.values, entries.values * w, np.stack(fixed), self.policy.kept)
+        taken: set[str] = set()
+        for loss, i, j in trial:
+            family = "+".join(sorted({entries.families[i], entries.families[j]}))
+            if loss > 1e-20 and (family in taken or len(taken) >= polished):
+                continue
+            columns = np.stack([*fixed, w * entries.values[i], w * entries.values[j]], axis=1)
+            c = np.linalg.lstsq(columns, target.values, rcond=None)[0]
+            rest = target.values - columns @ c
+            error = float(np.std(rest) / np.std(target.values))
+            if error > self.goal * 1e3 and (family in taken or len(taken) >= polished):
+                continue
+            taken.add(family)
+            terms: list[Part] = [
+                entries.tree(k, float(factor))
+                for k, factor in zip((i, j), c[len(fixed) :], strict=True)
+                if abs(factor) * np.abs(w * entries.values[k]).max() > 1e-12 * np.abs(target.values).max()
+            ]
+            if beside is not None:
+                terms.append(beside[0].tree(beside[1], float(c[1])))
+            self.try_sum(terms, float(c[0]), weight, target.inverse)
+            if self.exact():
+                return
+
+    def sums_with_factor(self, target: _Target, entries: Dictionary) -> None:
+        """Every entry times a short polynomial, in t or in waves of t."""
+        t = self.t
+        families = [[call(power(k)) for k in (1, 2, 3)]]
+        if "sin" in self.names:
+            families += [[call("sin", k, b) for k in range(1, most + 1) for b in (0.0, np.pi / 2)] for most in (1, 5)]
+        for parts in families:
+            basis = [np.ones_like(t), *(part.function.evaluate(t, columns=False)[0] for part in parts)]
+            stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
+            norms = np.linalg.norm(stacked, axis=1, keepdims=True)
+            q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
+            count_work(COSTS.grid_value * stacked.size * len(basis))
+            rest = target.values - np.einsum("mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values))
+            errors = np.sqrt(np.mean(rest**2, axis=1)) / float(np.std(target.values))
+            for index in np.argsort(errors)[:2]:
+                if errors[index] > max(100 * self.goal, 1e-9):
+                    break
+                c = np.linalg.lstsq(stacked[index], target.values, rcond=None)[0]
+                size = np.abs(c) * np.abs(stacked[index]).max(axis=0)
+                terms = [
+                    scaled(p, float(f)) for p, f, s in zip(parts, c[1:], size[1:], strict=True) if s > 1e-9 * size.max()
+                ]
+                self.try_sum(terms, float(c[0]) if size[0] > 1e-9 * size.max() else 0.0, (entries, int(index)), None)
+                if self.exact():
+                    return
+
+    def grown(self, entries: Dictionary, budget: Budget) -> Iterator[None]:
+        """The best so far with one more term, all constants refitted, a few of them side by side."""
+        beam = self.best()[: self.policy.width]
+        for _ in range(self.policy.terms):
+            grown: list[EdgeMatch] = []
+            for match in beam:
+                if budget.over:
+                    return
+                grown += self.with_term(match, entries)
+                yield
+            if not grown:
+                return
+            beam = sorted(grown, key=lambda match: match.score)[: self.policy.width]
+
+    def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
+        function = match.function
+        if not isinstance(function, Subgraph):
+            return []
+        value, jacobian = function.graph.linearise(self.t[:, None])
+        basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
+        rest = self.y - value
+        rest = rest - basis @ (basis.T @ rest)
+        left = entries.values - (entries.values @ basis) @ basis.T
+        power_left = np.einsum("mn,mn->m", left, left)
+        usable = power_left > 1e-12 * np.einsum("mn,mn->m", entries.values, entries.values)
+        cover = np.where(usable, (left @ rest) ** 2 / np.where(usable, power_left, 1.0), -1.0)
+        count_work(COSTS.grid_value * left.size)
+        grown: list[EdgeMatch] = []
+        taken: set[str] = set()
+        for i in np.argsort(-cover):
+            if entries.families[i] in taken:
+                continue
+            taken.add(entries.families[i])
+            factor = float(left[i] @ rest / power_left[i])
+            more = graph_of(Joined("sum", (entries.tree(int(i), factor),)))
+            found = self.fitted(_summed(function.graph, more))
+            grown += [found] if found else []
+            if len(taken) >= self.policy.branches:
+                break
+        return grown
+
+    # --- what becomes of it
+
+    def try_terms(self, terms: Sequence[Call]) -> None:
+        """A linear combination of terms, without those that are zero."""
+        kept = list(terms)
+        while True:
+            curves = [term.function.evaluate(self.t, columns=False)[0] for term in kept]
+            columns = np.stack([np.ones_like(self.t), *curves], axis=1)
+            norms = np.linalg.norm(columns, axis=0)
+            c = np.linalg.lstsq(columns / norms, self.y, rcond=None)[0]
+            small = [k for k in range(1, len(c)) if abs(c[k]) < max(self.goal, 1e-12) * 100 * np.abs(c).max()]
+            if not small or len(kept) == 1:
+                break
+            kept.pop(min(small, key=lambda k: abs(c[k])) - 1)
+        c = c / norms
+        self.try_sum([scaled(term, float(f)) for term, f in zip(kept, c[1:], strict=True)], float(c[0]), None, None)
+
+    def try_sum(
+        self, terms: Sequence[Part], constant: float, weight: tuple[Dictionary, int] | None, inverse: Symbolic | None
+    ) -> None:
+        if weight is None and inverse is None:
+            inner: Joined = _with_constant(terms, constant)
+        elif weight is None:
+            inner = (
+                Joined("sum", (Call(inverse, _with_constant(terms, constant)),))
+                if inverse
+                else _with_constant(terms, constant)
+            )
+        else:
+            both = Joined("product", (_with_constant(terms, constant), unscaled(weight[0].tree(weight[1], 1.0))))
+            inner = Joined("sum", (both if inverse is None else Call(inverse, Joined("sum", (both,))),))
+        self.keep(inner)
+
+    def keep(self, tree: Joined) -> None:
+        self.fitted(graph_of(tree))
+
+    def fitted(self, graph: Graph) -> EdgeMatch | None:
+        """The match of the graph with all its constants fitted; None where it is not defined."""
+        try:
+            simple = canonical(graph)
+        except (FloatingPointError, ZeroDivisionError):
+            return None
+        floor = 0.1 * self.goal * self.spread
+        fitted = refit(
+            simple,
+            self.t[:, None],
+            self.y,
+            RefitSettings(steps=self.policy.steps, floor=floor, damping=1e-6, patience=4),
+        )
+        loss = (fitted.rmse / self.spread) ** 2
+        if not np.isfinite(loss) or not sound(fitted.graph, self.t):
+            return None
+        name = _name(fitted.graph)
+        match = EdgeMatch(Subgraph(fitted.graph, name), loss, _complexity(fitted.graph), name, self.goal**2)
+        self.found.append(match)
+        return match
+
+
+def nearest_pairs(y: Array, entries: Array, fixed: Array, kept: int) -> list[tuple[float, int, int]]:
+    """The `kept` pairs (i, j) of entries (M, N) that together with the rows of `fixed` (K, N) explain y (N,) best, as
+    (share of the variance that is left, i, j), best first.
+
+    What is left after both is 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) for correlations p with y, g between
+    them.
+    """
+    q = np.linalg.qr(fixed.T)[0]
+    size = np.linalg.norm(entries, axis=1)
+    left = entries - (entries @ q) @ q.T
+    norm = np.linalg.norm(left, axis=1)
+    use = np.flatnonzero(norm > 1e-8 * size)
+    left = left[use] / norm[use, None]
+    rest = y - q @ (q.T @ y)
+    total = float(np.linalg.norm(rest))
+    if total == 0.0 or use.size < 2:
+        return []
+    p = left @ (rest / total)
+    count_work(use.size**2 * (COSTS.pair + COSTS.pair_entry * y.size))
+    best: list[tuple[float, int, int]] = []
+    worst = np.inf
+    for start in range(0, use.size, 256):
+        rows = slice(start, min(start + 256, use.size))
+        gram = left[rows] @ left[start:].T
+        apart = 1 - gram**2
+        np.maximum(apart, 1e-7, out=apart)
+        explained = (p[rows, None] - gram * p[None, start:]) ** 2
+        explained /= apart
+        explained += p[None, start:] ** 2
+        loss = 1 - explained
+        few = min(kept, loss.size)
+        flat = np.argpartition(loss, few - 1, axis=None)[:few] if few < loss.size else np.arange(loss.size)
+        for index in flat:
+            i, j = divmod(int(index), loss.shape[1])
+            if loss[i, j] < worst and start + i < start + j:
+                best.append((max(float(loss[i, j]), 0.0), int(use[start + i]), int(use[start + j])))
+        best = sorted(best)[:kept]
+        worst = best[-1][0] if len(best) == kept else np.inf
+    return best
+
+
+def _unit(t: Array) -> Array:
+    return np.asarray((2 * t - t[0] - t[-1]) / (t[-1] - t[0]))
+
+
+def _polynomial(powers: Sequence[int], coefficients: Array, scale: float, *, fixed: int | None = None) -> Joined:
+    """sum c (t / scale)^p; the coefficient of the power `fixed` stays as it is."""
+    calls, constant = [], 0.0
+    for p, c in zip(powers, coefficients.tolist(), strict=True):
+        if p == 0:
+            constant = c
+        else:
+            calls.append(call(power(p), c=c / scale**p, free="" if p == fixed else "c"))
+    free = 0 in powers and fixed != 0
+    first = calls[0].function
+    first = replace(first, free=first.free + "d" * free).changed(d=constant)
+    return Joined("sum", (Call(first), *calls[1:]))
+
+
+def _with_constant(terms: Sequence[Part], constant: float) -> Joined:
+    parts = list(terms)
+    for i, part in enumerate(parts):
+        if isinstance(part, Call):
+            parts[i] = replace(part, function=part.function.shifted(constant))
+            return Joined("sum", tuple(parts))
+    return Joined("sum", (*parts, Call(Symbolic(TABLE["0"], (1.0, 0.0, 0.0, constant), "d"))))
+
+
+def _factors(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
+    """Simple functions that stand as factors."""
+    every = dictionary(t, candidates, generic=1)
+    names = {"x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log"}
+    chosen: list[int] = []
+    for i, family in enumerate(every.families):
+        part = every.tree(i, 1.0)
+        if not isinstance(part, Call) or part.inner is not None:
+            continue
+        a, b, _, _ = part.function.constants
+        plain = family in names and (a, b) == (1.0, 0.0)
+        waves = family == "sin" and a in (1.0, 2.0) and b in (0.0, np.pi / 2)
+        growth = family == "exp" and a in (1.0, -1.0, 2.0, -2.0, -0.5)
+        if waves or growth or (plain and family not in [every.families[k] for k in chosen]):
+            chosen.append(i)
+    return every.chosen(chosen)
+
+
+def _summed(graph: Graph, more: Graph) -> Graph:
+    """The sum of two graphs of one input whose outputs are sums."""
+    hidden = len(graph.operations) - 1
+
+    def moved(node: int) -> int:
+        return node + hidden if node else 0
+
+    last = graph.output
+    shift = len(more.operations) - 1
+    edges = [Edge(e.source, e.target + shift if e.target == last else e.target, e.function) for e in graph.edges]
+    edges += [Edge(moved(e.source), moved(e.target), e.function) for e in more.edges]
+    operations = (*graph.operations[:-1], *more.operations[:-1], "sum")
+    return Graph(1, operations, tuple(sorted(edges, key=lambda e: (e.target, e.source))))
+
+
+def _name(graph: Graph) -> str:
+    """The functions of a graph of one input, such as `sin(x^2) * cos + x`."""
+    shown: list[str] = [""]
+    for node in range(1, graph.output + 1):
+        parts = []
+        for i in graph.into(node):
+            edge = graph.edges[i]
+            inner = shown[edge.source]
+            name = "" if isinstance(edge.function, Identity) else getattr(edge.function, "candidate", IDENTITY).name
+            if not name or (name == "x" and inner):
+                parts.append(f"({inner})" if graph.operation(node) == "product" and " + " in inner else inner)
+            elif name != "0":
+                parts.append(f"{name}({inner})" if inner else name)
+        shown.append((" + " if graph.operation(node) == "sum" else " * ").join(parts))
+    return shown[-1]
+
+
+def _complexity(graph: Graph) -> float:
+    """Of the functions, one more for every one beyond the first, and one for every free constant beyond c and d."""
+    functions = [edge.function for edge in graph.edges if isinstance(edge.function, Symbolic)]
+    return sum(f.candidate.complexity for f in functions) + max(len(functions) - 1, 0)
