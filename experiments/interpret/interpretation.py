@@ -10,10 +10,11 @@ from dataclasses import replace
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork
-from kanrun.experiments.interpret.verdict import constant, verdict
+from kanrun.experiments.interpret.verdict import Conditions, constant, verdict
 from numpy.typing import ArrayLike
 
 from kanrun.engine.symbolic import (
+    Budget,
     SearchData,
     SearchPolicy,
     SearchProblem,
@@ -22,6 +23,7 @@ from kanrun.engine.symbolic import (
     Tried,
     choose,
     fixed_shape,
+    limited,
     refine_to_formula,
     renamed,
     search,
@@ -102,13 +104,15 @@ def interpretation(
         yield constant(data, check, source, began)
         return
     problem = SearchProblem(data, options.candidates, options.policy)
-    for event in _events(problem, options, seed, source):
+    share = options.policy.searching
+    budget = Budget(options.policy.budget)
+    for event in limited(_events(problem, options, seed, source), share * options.policy.budget):
         if isinstance(event, Tried):
             tried[id(event.network)] = event
         else:
             steps.append(event)
             yield event
-    yield from verdict(problem, options.slack, check, steps, list(tried.values()), source, began)
+    yield from verdict(problem, Conditions(options.slack, budget, began), check, steps, list(tried.values()), source)
 
 
 def _events(

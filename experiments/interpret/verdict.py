@@ -3,6 +3,7 @@ candidates could take its edges over."""
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import sympy
 from kanrun.experiments.interpret.result import Array, Check, Interpretation, SourceNetwork
 
 from kanrun.engine.symbolic import (
+    Budget,
     Certificate,
     Decision,
     Formula,
@@ -21,6 +23,8 @@ from kanrun.engine.symbolic import (
     SearchProblem,
     SearchStage,
     Tried,
+    WorkSpent,
+    at_most,
     certify,
     choose_formula,
     finished,
@@ -37,6 +41,15 @@ _POOR = 0.1
 
 
 @dataclass(frozen=True)
+class Conditions:
+    """How much worse than its network a formula may be (`slack`), the work that is left, and when it all began."""
+
+    slack: float
+    budget: Budget
+    began: float
+
+
+@dataclass(frozen=True)
 class _Outcome:
     """The structure chosen, the formula and, where that is worse than the network, the approximation; the decision on
     each edge."""
@@ -49,16 +62,15 @@ class _Outcome:
 
 def verdict(
     problem: SearchProblem,
-    slack: float,
+    conditions: Conditions,
     check: Check,
     steps: Sequence[SearchStage],
     tried: Sequence[Tried],
     source: SourceNetwork | None,
-    began: float,
 ) -> Iterator[SearchStage | Interpretation]:
     """The stages from the best structure to its formula, then the interpretation, certified against the network that
-    was given as `source`, or else the one that was trained. A formula may be `slack` worse than its network."""
-    data = problem.data
+    was given as `source`, or else the one that was trained. What is left of the budget goes into rounding and simplification."""
+    data, began = problem.data, conditions.began
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
     choice = choose_formula(tried, problem)
     if best >= data.nothing or choice is None:
@@ -67,7 +79,7 @@ def verdict(
     more: list[SearchStage] = []
     outcome = None
     reference = min(best, choice.network_error)
-    for event in _finishing(choice, tried, problem, slack, reference):
+    for event in _finishing(choice, tried, problem, conditions, reference):
         if isinstance(event, SearchStage):
             more.append(event)
             yield event
@@ -100,15 +112,16 @@ def _nothing(best: float, nothing: float, steps: Sequence[SearchStage], began: f
 
 
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, reference: float
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions, reference: float
 ) -> Iterator[SearchStage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
-    allowed = max((1 + slack) * reference, problem.policy.exact)
+    allowed = max((1 + conditions.slack) * reference, problem.policy.exact)
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
         start = time.monotonic()
-        formula = finished(graph, problem.data, names, problem.policy)
+        with at_most(conditions.budget.left):
+            formula = finished(graph, problem.data, names, problem.policy)
         error = problem.data.error(formula.graph)
         return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
@@ -119,7 +132,7 @@ def _finishing(
         return
     approximation = rounded(choice.formula)[0] if choice.formula is not None else None
     start = time.monotonic()
-    choice, mixed = _mixed(choice, tried, problem, slack)
+    choice, mixed = _mixed(choice, tried, problem, conditions)
     if not mixed.symbolic:
         yield _Outcome(choice, None, approximation, mixed.decisions)
         return
@@ -129,18 +142,22 @@ def _finishing(
     yield _Outcome(choice, formula, approximation, mixed.decisions)
 
 
-def _mixed(choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float) -> tuple[Tried, PartlySymbolic]:
+def _mixed(
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions
+) -> tuple[Tried, PartlySymbolic]:
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
     policy = problem.policy.mixing
     best = min(each.network_error for each in tried)
     near = [each for each in tried if each.network_error <= policy.near * best][: policy.structures] or [choice]
     found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
-        allowed = max((1 + slack) * each.network_error, problem.policy.exact)
+        allowed = max((1 + conditions.slack) * each.network_error, problem.policy.exact)
         graphs = variants(each.network, problem)
         for graph in graphs:
             allowance = policy.budget / (len(near) * len(graphs))
-            mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
+            mixed = PartlySymbolic(graph, problem.data.error(graph), ())
+            with contextlib.suppress(WorkSpent), at_most(0.7 * conditions.budget.left):  # the rest is for its formula
+                mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
             numeric = len(mixed.graph.numeric_edges())
             found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
             if numeric == 0:

@@ -1,5 +1,6 @@
 """From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
 
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.certificate import Certificate, certify
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
@@ -25,6 +26,7 @@ from kanrun.engine.symbolic.trees import Subgraph
 __all__ = [
     "EXACT",
     "TABLE",
+    "Budget",
     "Candidate",
     "Certificate",
     "Decision",
@@ -45,6 +47,8 @@ __all__ = [
     "Symbolic",
     "TrainedGraph",
     "Tried",
+    "WorkSpent",
+    "at_most",
     "certify",
     "choose",
     "choose_formula",
@@ -52,6 +56,7 @@ __all__ = [
     "edge_scores",
     "finished",
     "fixed_shape",
+    "limited",
     "match_edge",
     "partly_symbolic",
     "refine_to_formula",

@@ -6,8 +6,14 @@ Nearly all of a search's time is spent in refits, which count what they do; the 
 
 from __future__ import annotations
 
+import contextlib
+import math
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,37 @@ def work_done() -> float:
 
 
 def count_work(units: float) -> None:
-    """Advance the clock of this thread."""
+    """Advance the clock of this thread. Raises WorkSpent at the end of what `limited` allows."""
     _thread.done = work_done() + units
+    if _thread.done > getattr(_thread, "limit", math.inf):
+        raise WorkSpent
+
+
+class WorkSpent(Exception):
+    """The work that a part of a search was allowed is done."""
+
+
+@contextlib.contextmanager
+def at_most(units: float) -> Iterator[None]:
+    """Work inside is cut off by WorkSpent after `units`, or where an outer limit is nearer."""
+    outer = getattr(_thread, "limit", math.inf)
+    _thread.limit = min(outer, work_done() + units)
+    try:
+        yield
+    finally:
+        _thread.limit = outer
+
+
+def limited(events: Iterator[Event], units: float) -> Iterator[Event]:
+    """The events that come within work of `units`."""
+    budget = Budget(units)
+    while True:
+        try:
+            with at_most(budget.left):
+                event = next(events)
+        except (StopIteration, WorkSpent):
+            return
+        yield event
 
 
 class Budget:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import sympy
@@ -18,13 +20,19 @@ from kanrun.engine.symbolic.search_problem import RoundingPolicy
 #: Units of nice numbers with the bits that naming them costs.
 _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
     (sympy.Integer(1), 0.0),
-    (sympy.pi, 2.0),
-    (sympy.E, 4.0),
-    (sympy.sqrt(2), 3.0),
-    (1 / sympy.pi, 4.0),
-    (1 / sympy.sqrt(2 * sympy.pi), 5.0),
+    *((sympy.pi**k, cost) for k, cost in ((1, 2.0), (-1, 4.0), (2, 4.0), (-2, 6.0), (3, 6.0), (-3, 8.0))),
+    *((sympy.sqrt(n), cost) for n, cost in ((2, 3.0), (3, 4.0), (5, 5.0), (6, 6.0), (7, 6.0), (10, 6.0))),
+    *((sympy.E**k, cost) for k, cost in ((1, 4.0), (-1, 5.0), (2, 6.0), (-2, 7.0))),
+    *((sympy.log(n), cost) for n, cost in ((2, 5.0), (10, 6.0), (3, 7.0))),
     (sympy.sqrt(sympy.pi), 5.0),
+    (1 / sympy.sqrt(sympy.pi), 5.0),
+    (1 / sympy.sqrt(2 * sympy.pi), 5.0),
+    (sympy.sqrt(2 * sympy.pi), 6.0),
+    (sympy.sqrt(2) * sympy.pi, 6.0),
+    (sympy.sqrt(2) / sympy.pi, 7.0),
 )
+#: Significant digits that a decimal number which somebody wrote has at most.
+_MOST_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -36,20 +44,35 @@ class RoundedGraph:
 
 
 def nice(value: float, window: float, policy: RoundingPolicy = RoundingPolicy()) -> sympy.Expr | None:
-    """The simplest nice number within `window` of `value`, or None where none is simple enough to mean anything."""
+    """The simplest nice number within `window` of `value`, or None where none is simple enough to mean anything: a
+    fraction times a unit, or a short decimal number, which comes as a fraction too."""
     if abs(value) <= window:
         return sympy.Integer(0)
     best: tuple[float, sympy.Expr] | None = None
-    for unit, bits in _UNITS:
-        size = float(unit)
+
+    def offer(cost: float, number: Callable[[], sympy.Expr]) -> None:
+        nonlocal best
+        if 2**cost * window / max(abs(value), 1.0) < policy.chance and (best is None or cost < best[0]):
+            best = cost, number()
+
+    for unit, size, bits in _SIZED_UNITS:
         for q in range(1, policy.denominator + 1):
             p = round(value / size * q)
-            if p == 0 or math.gcd(p, q) > 1 or abs(p * size / q - value) > window:
-                continue
-            cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
-            if 2**cost * window / max(abs(value), 1.0) < policy.chance and (best is None or cost < best[0]):
-                best = cost, sympy.Rational(p, q) * unit
+            if p != 0 and math.gcd(p, q) == 1 and abs(p * size / q - value) <= window:
+                cost = bits + math.log2(abs(p)) + 2 * math.log2(q)
+                offer(cost, partial(sympy.Mul, sympy.Rational(p, q), unit))
+    for digits in range(1, _MOST_DIGITS + 1):
+        text = f"{value:.{digits - 1}e}"
+        if abs(float(text) - value) <= window:
+            mantissa = int(text.partition("e")[0].replace(".", "").replace("-", ""))
+            offer(1.0 + _DECIMAL_BITS + math.log2(mantissa), partial(sympy.Rational, text))
+            break
     return best[1] if best else None
+
+
+#: Bits that a decimal number costs besides its digits, so that 1/2, 3/4 and 5/4 stay fractions.
+_DECIMAL_BITS = 1.0
+_SIZED_UNITS = tuple((unit, float(unit), bits) for unit, bits in _UNITS)
 
 
 def round_constants(

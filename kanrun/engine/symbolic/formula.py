@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -10,6 +12,7 @@ import numpy as np
 import sympy
 from sympy.core.function import AppliedUndef
 
+from kanrun.engine.symbolic.budget import WorkSpent
 from kanrun.engine.symbolic.candidates import CONSTANT, Array, X
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
@@ -19,7 +22,7 @@ from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.selection import polish
-from kanrun.engine.symbolic.simplification import round_numbers, simplified, size
+from kanrun.engine.symbolic.simplification import round_numbers, simplified, size, written
 from kanrun.engine.symbolic.trees import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
@@ -131,18 +134,22 @@ def _spline_value(spline: Spline, t: Array) -> Array:
 
 def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()) -> Formula:
     """The formula of a graph: refitted, without what it does not need, constants rounded where the validation error
-    allows, and simplified unless it is partly numeric."""
-    simple = canonical(expanded(graph))
-    polished = polish(simple if simple.numeric_edges() else drop_terms(simple, data), data)
-    allowed = max((1 + policy.rounding.slack) * data.error(polished), 0.1 * EXACT)
-    rounded = round_constants(polished, data, allowed, policy.rounding)
-    names = tuple(names)
-    expression = to_expression(rounded.graph, names)
-    if numeric := numeric_names(rounded.graph):
-        splines = [(name, rounded.graph.edges[i].function) for i, name in numeric.items()]
+    allows, and simplified unless it is partly numeric; each as far as the work that is left allows."""
+    changes: tuple[tuple[int, str, float, str], ...] = ()
+    graph, names = canonical(expanded(graph)), tuple(names)
+    allowed = math.inf
+    with contextlib.suppress(WorkSpent):
+        graph = polish(graph if graph.numeric_edges() else drop_terms(graph, data), data)
+        allowed = max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT)
+        rounded = round_constants(graph, data, allowed, policy.rounding)
+        graph, changes = rounded.graph, rounded.changes
+    expression = to_expression(graph, names)
+    if numeric := numeric_names(graph):
+        splines = [(name, graph.edges[i].function) for i, name in numeric.items()]
         kept = tuple((name, function) for name, function in splines if isinstance(function, Spline))
-        return Formula(expression, names, rounded.graph, rounded.changes, kept)
+        return Formula(expression, names, graph, changes, kept)
     points = np.concatenate([data.validation_x, data.x[:200]])
+    allowed = min(allowed, max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT))
 
     def passes(expression: sympy.Expr) -> bool:
         try:
@@ -150,12 +157,13 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
         except KanrunError:  # a function without a numeric form: the expression as it is stands
             return False
 
-    for share in (0.6, 0.4):
-        tidy = round_numbers(expression, passes, policy.rounding)
-        budget = share * policy.simplification.budget
-        expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
+    with contextlib.suppress(WorkSpent):
+        for share in (0.6, 0.4):
+            tidy = round_numbers(expression, passes, policy.rounding)
+            budget = share * policy.simplification.budget
+            expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
     expression = round_numbers(expression, passes, policy.rounding)
-    return Formula(expression, names, rounded.graph, rounded.changes)
+    return Formula(written(expression), names, graph, changes)
 
 
 def renamed(formula: Formula, names: Sequence[str]) -> Formula:

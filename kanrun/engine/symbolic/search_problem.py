@@ -179,7 +179,7 @@ class RoundingPolicy:
     """
 
     denominator: int = 20
-    known: float = 1e-9
+    known: float = 1e-10
     chance: float = 0.05
     slack: float = 0.02
     window: float = 1e-9
@@ -207,8 +207,9 @@ class SimplificationPolicy:
 class SearchPolicy:
     """The search as a whole.
 
-    No structure is begun after work of `budget`; the longer looks at all structures together get `further`. A structure
-    is snapped if its error is at most `worth`, and its formula is exact at `exact`. Splines have degree `degree`.
+    All takes work of `budget`; the search may use the share `searching` of it, so that some is left for rounding and
+    simplification, and the longer looks at all structures together get `further`. A structure is snapped if its error
+    is at most `worth`, and its formula is exact at `exact`. Splines have degree `degree`.
     The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
     trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
     A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
@@ -217,6 +218,7 @@ class SearchPolicy:
     """
 
     budget: float = 40.0
+    searching: float = 0.85
     further: float = 14.0
     worth: float = 0.05
     exact: float = 1e-9

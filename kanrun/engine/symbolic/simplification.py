@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import sympy
 
+from kanrun.engine.symbolic.budget import count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.search_problem import RoundingPolicy, SimplificationPolicy
@@ -54,13 +55,14 @@ def _transformed(
         if cost > left or expansion_terms(form) > policy.terms:
             return None, left
         left -= cost
+        count_work(cost)
         form = step(form)
     return form, left
 
 
 def proven_equal(first: sympy.Expr, second: sympy.Expr, policy: SimplificationPolicy) -> str:
     """`yes`, `no` or `unknown`: whether sympy shows that the two are equal, if their difference is small enough."""
-    difference = first - second
+    difference = exactly(first) - exactly(second)
     if expansion_terms(difference) > policy.terms or transform_cost(difference, policy) > policy.proof:
         return "unknown"
     try:
@@ -161,9 +163,99 @@ def _gathered(expression: sympy.Expr) -> sympy.Expr:
     return sympy.logcombine(expression, force=True)
 
 
+def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
+    """exp(a x^2 + b x + c) as exp(a (x + b / 2a)^2) times a number."""
+
+    def square(argument: sympy.Expr) -> sympy.Expr:
+        symbols = sorted(argument.free_symbols, key=str)
+        form = sympy.expand(argument)
+        if len(symbols) != 1 or not form.is_polynomial(*symbols) or sympy.degree(form, symbols[0]) != _SQUARE:
+            return sympy.exp(argument)
+        a, b, c = (form.coeff(symbols[0], k) for k in (2, 1, 0))
+        return sympy.exp(c - b**2 / (4 * a)) * sympy.exp(a * (symbols[0] + b / (2 * a)) ** 2)
+
+    written_out = sympy.powsimp(expression).replace(sympy.exp, square)
+    return written_out.evalf(_DIGITS) if written_out.has(sympy.Float) else written_out
+
+
+#: The degree of a square.
+_SQUARE = 2
+
+
+def _common_factors(expression: sympy.Expr) -> sympy.Expr:
+    """Decimal factors that all terms of a sum share put before it: 2.6 x + 2.6 is 2.6 (x + 1), and its square 6.76
+    (x + 1)^2. The factor is the coefficient beside which most of the others are nice numbers."""
+
+    def without(base: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+        if not base.is_Add:
+            return sympy.Integer(1), base
+        pairs = [term.as_independent(*base.free_symbols, as_Add=False) for term in base.args]
+        best: tuple[tuple[int, int], sympy.Expr, list[sympy.Expr | None]] | None = None
+        for factor in dict.fromkeys(abs(c) for c, _ in pairs):
+            ratios = [nice(float(c / factor), _RATIO * max(abs(float(c / factor)), 1e-3)) for c, _ in pairs]
+            ratios = [ratio if ratio is not None and ratio.is_Rational else None for ratio in ratios]
+            shown = [str(written(ratio)).rstrip("0") for ratio in ratios if ratio is not None]
+            rank = len(shown), -len("".join(shown))
+            if best is None or rank > best[0]:
+                best = rank, factor, ratios
+        already = sum(bool(c.is_Rational) for c, _ in pairs)
+        complete = best is not None and best[0][0] == len(pairs)
+        if best is None or (best[0][0] <= max(already, 1) and not complete):
+            return sympy.Integer(1), base
+        _, factor, ratios = best
+        terms = [(c / factor if r is None else r) * rest for (c, rest), r in zip(pairs, ratios, strict=True)]
+        return factor, sympy.Add(*terms)
+
+    def power(base: sympy.Expr, exponent: sympy.Expr) -> sympy.Expr:
+        factor, rest = without(base)
+        if factor == 1 or not exponent.is_number:
+            return base**exponent
+        value = float(factor**exponent)
+        known = nice(value, _RATIO * max(abs(value), 1e-3))
+        return (known if known is not None else factor**exponent) * rest**exponent
+
+    expression = expression.replace(sympy.Pow, power)
+    parts = [without(part) for part in sympy.Mul.make_args(expression)]
+    return sympy.Mul(*(each for pair in parts for each in pair))
+
+
+def written(expression: sympy.Expr) -> sympy.Expr:
+    """The expression as a person writes its numbers: fractions with large denominators as short decimal numbers, and
+    decimal numbers with no more digits than name the float64 that they are."""
+
+    def shown(number: sympy.Expr) -> sympy.Expr:
+        if number.is_Float:
+            return sympy.Float(repr(float(number)), _DIGITS)
+        p, q = int(number.p), int(number.q)
+        decimal = repr(p / q)
+        longer = len(decimal) - (q >= _LEAST_DECIMAL) >= len(f"{p}/{q}")
+        if longer or sympy.Rational(decimal) != number:
+            return number
+        return sympy.Float(decimal, _DIGITS)
+
+    numbers = [each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer]
+    return expression.xreplace({number: shown(number) for number in numbers})
+
+
+def exactly(expression: sympy.Expr) -> sympy.Expr:
+    """The expression with its short decimal numbers as fractions."""
+    texts = {number: repr(float(number)) for number in expression.atoms(sympy.Float)}
+    short = {number: sympy.Rational(text) for number, text in texts.items() if len(text) <= _SHORT}
+    return expression.xreplace(short)
+
+
+#: Relative difference at which two coefficients have a nice ratio; denominators from which on fractions may become
+#: decimal numbers; characters of a decimal number that stands for itself.
+_RATIO, _LEAST_DECIMAL, _SHORT = 1e-9, 10, 11
+#: Size of a digit beside an operation's 1, and the largest of a number.
+_DIGIT = 0.1
+
+
 #: Transforms that search for a short form and take long on large expressions; the others rewrite.
 _SEARCHES = (sympy.cancel, sympy.factor, sympy.simplify)
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
+    (_common_factors,),
+    (_completed_squares,),
     (sympy.expand,),
     (_powers,),
     (_expanded_functions,),
@@ -175,16 +267,19 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_logarithms, _gathered),
     (sympy.factor_terms,),
     (sympy.factor,),
+    (sympy.factor, _common_factors),
     (sympy.simplify,),
+    (sympy.simplify, _common_factors),
     (_positive, sympy.simplify, _real),
 )
 
 
 def size(expression: sympy.Expr) -> float:
-    """Operations, functions counting twice and numbers by whether they are short."""
-    numbers = sum(1.0 if isinstance(a, sympy.Float) else 0.2 for a in expression.atoms(sympy.Number))
-    functions = sum(1 for a in sympy.preorder_traversal(expression) if isinstance(a, sympy.Function))
-    return float(sympy.count_ops(expression)) + functions + numbers
+    """Operations, functions counting twice, and numbers by their length, all as they are written."""
+    shown = written(expression)
+    numbers = sum(min(_DIGIT * len(str(number).rstrip("0")), 1.0) for number in shown.atoms(sympy.Number))
+    functions = sum(1 for a in sympy.preorder_traversal(shown) if isinstance(a, sympy.Function))
+    return float(sympy.count_ops(shown)) + functions + numbers
 
 
 def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
