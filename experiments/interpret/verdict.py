@@ -69,7 +69,8 @@ def verdict(
     source: SourceNetwork | None,
 ) -> Iterator[SearchStage | Interpretation]:
     """The stages from the best structure to its formula, then the interpretation, certified against the network that
-    was given as `source`, or else the one that was trained. What is left of the budget goes into rounding and simplification."""
+    was given as `source`, or else the one that was trained. What is left of the budget goes into rounding and
+    simplification."""
     data, began = problem.data, conditions.began
     best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
     choice = choose_formula(tried, problem)

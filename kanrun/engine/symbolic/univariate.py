@@ -42,9 +42,10 @@ def match_formulas(
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
     search = _Search(t, values, candidates, accuracy, policy)
-    for _ in search.phases(budget):
-        if search.exact() or budget.over:
-            break
+    with np.errstate(all="ignore"):
+        for _ in search.phases(budget):
+            if search.exact() or budget.over:
+                break
     return search.best()
 
 
