@@ -13,6 +13,7 @@ import typer
 
 from kanrun.cli import runs
 from kanrun.cli.experiments import add_experiment, with_info_value
+from kanrun.cli.export import export
 from kanrun.cli.predict import predict
 from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError
@@ -46,6 +47,7 @@ def _kanrun(
 for experiment in EXPERIMENTS.values():
     add_experiment(app, experiment)
 app.command("predict")(predict)
+app.command("export")(export)
 app.add_typer(runs.app, name="runs")
 
 

@@ -122,6 +122,12 @@ class Model:
         )
         return self.output_scaling.invert(raw + low), self.output_scaling.invert(raw + high)
 
+    def export(self, form: str, file: str | Path) -> None:
+        """Write the model to `file` as `kanrun export` does; `form` is one of `kanrun.exports.FORMATS`."""
+        from kanrun.exports import export_bytes
+
+        _written(Path(file), export_bytes(self, form, file))
+
     def outside(self, x: Array) -> Array:
         """Share of the samples outside the trained range, one number an input."""
         at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
@@ -268,6 +274,40 @@ class LoadedRun:
         if chosen not in self.models:
             raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
         return model_from_checkpoint(self.run.checkpoint(chosen))
+
+    def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
+        """Write the model called `name` (the first seed's), or the run's formula, to `file`; return what to say of it.
+
+        Raises UsageError for a format that it does not have and a file that cannot be written.
+        """
+        from kanrun.exports import TABLE_FORMATS, identifier
+        from kanrun.exports.formula_text import formula_bytes
+
+        chosen = name or next(iter(self.models), "")
+        found = self.run.checkpoint(chosen).meta if chosen in self.run.checkpoints else {}
+        if "formula" in found:
+            seeds = [self.run.checkpoint(other).meta for other in ([name] if name else self.models)]
+            stored = [meta for meta in seeds if "formula" in meta and meta.get("seed") == found.get("seed")]
+            _written(Path(file), formula_bytes(stored, form, file, identifier(Path(file).stem)))
+            return []
+        if form == "formula":
+            raise UsageError(f"{self.run.path} holds no formula; find one with kanrun interpret from_run=RUN.")
+        model = self.model(name)
+        model.export(form, file)
+        if model.code is None or form in TABLE_FORMATS:
+            return []
+        return [
+            f"{file} takes the {len(model.inputs)} numbers that the table's columns become: {', '.join(model.inputs)}"
+        ]
+
+
+def _written(file: Path, content: bytes) -> None:
+    if file.is_dir():
+        raise UsageError(f"cannot write {file}: it is a directory; choose another file.")
+    try:
+        write_atomic(file, content)
+    except StorageFailed as error:
+        raise UsageError(f"{str(error).rstrip('.')}; choose another file.") from error
 
 
 def _cell_of(name: str) -> int:

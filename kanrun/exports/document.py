@@ -1,0 +1,181 @@
+"""A trained model as plain data, the one form from which every export is made.
+
+The JSON export is this document. Lists of numbers are as long as their name says; `null` is None.
+
+- `schema`: `kanrun-model/1`; a change that breaks readers counts up.
+- `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in place of a missing
+  number (null: none may be missing); `indicator`, whether a 1 beside it says that it was missing.
+- `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns become; of its outputs;
+  the labels of a classifier, or null.
+- `domain`: [lowest, highest] trained value of each input.
+- `input_map`, `output_map`: between the user's units and the network's, one for each input and output: `shift` and
+  `scale`, (value - shift) / scale; or `points` (user's) and `values` (network's) of a piecewise linear map, constant
+  beyond its ends. Outputs go the other way. A classifier has none: its outputs are the softmax of the network's.
+- `layers` from the inputs on, see below.
+- `errors`: per output, quantiles at 0.005 to 0.995 of what left-out rows add to the network's output, or null.
+
+A layer of `kind` `splines` has `inputs`, `sums` and `products`, `degree` k, `knots` of each input (G + 2k + 1, of which
+the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, `to` a sum, G + k B-spline `coefficients`,
+and the `base_weight` of the function `base`. Beyond the grid a spline does as `extrapolation` says (`linear`,
+`constant`, `zero`), and so does the base unless `base_continues`. The last 2 `products` sums multiply in pairs; all
+others are nodes as they are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein`
+have `domain` and `coefficients` (functions, outputs) of these polynomials there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.interpolate import BSpline as ScipySpline
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.errors import UsageError
+from kanrun.targets import PiecewiseScaling, Scaling, TableCode
+
+SCHEMA = "kanrun-model/1"
+Document = dict[str, Any]
+
+
+class Exportable(Protocol):
+    """A trained network with its names and units, such as `kanrun.study.saved.Model`."""
+
+    @property
+    def network(self) -> Network: ...
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+    @property
+    def domain(self) -> NDArray[np.float64]: ...
+    @property
+    def input_scaling(self) -> Scaling | PiecewiseScaling: ...
+    @property
+    def output_scaling(self) -> Scaling | PiecewiseScaling: ...
+    @property
+    def classes(self) -> tuple[str, ...] | None: ...
+    @property
+    def code(self) -> TableCode | None: ...
+    @property
+    def errors(self) -> NDArray[np.float64] | None: ...
+
+
+def document_of(model: Exportable) -> Document:
+    """The model as JSON values. Raises UsageError for a kind of network that has no such form, and for NaN in it."""
+    plain = {"levels": None, "fill": None, "indicator": False}
+    document = {
+        "schema": SCHEMA,
+        "columns": _columns(model.code) if model.code else [{"name": name, **plain} for name in model.inputs],
+        "inputs": list(model.inputs),
+        "outputs": list(model.outputs),
+        "classes": list(model.classes) if model.classes else None,
+        "domain": model.domain.tolist(),
+        "input_map": _maps(model.input_scaling),
+        "output_map": None if model.classes else _maps(model.output_scaling),
+        "layers": _layers(deepcopy(model.network).cpu().double()),
+        "errors": None if model.errors is None else np.asarray(model.errors).tolist(),
+    }
+    _check_finite(document, "the model")
+    return document
+
+
+def _columns(code: TableCode) -> list[dict[str, Any]]:
+    return [{**column, "levels": column["levels"] and list(column["levels"])} for column in code.plain()]
+
+
+def _check_finite(value: Any, where: str) -> None:
+    if isinstance(value, float) and not np.isfinite(value):
+        raise UsageError(f"{where} holds {value}, which no export can stand for.")
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in items:
+        _check_finite(inner, f"{key} of {where}" if isinstance(key, str) else where)
+
+
+def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:
+    if isinstance(scaling, PiecewiseScaling):
+        pairs = zip(scaling.points, scaling.values, strict=True)
+        return [{"points": points.tolist(), "values": values.tolist()} for points, values in pairs]
+    pairs = zip(scaling.shift, scaling.scale, strict=True)
+    return [{"shift": float(shift), "scale": float(scale)} for shift, scale in pairs]
+
+
+def _layers(network: Network) -> list[dict[str, Any]]:
+    if isinstance(network, KAN):
+        return [_edges(layer, products) for layer, products in zip(network, network.products, strict=True)]
+    if isinstance(network, MLP):
+        activations = [network.activation] * (len(network.linear) - 1) + ["identity"]
+        parts = ([p.detach().tolist() for p in layer.parameters()] for layer in network.linear)
+        return [
+            {"kind": "dense", "weights": weights, "biases": biases, "activation": activation}
+            for (weights, biases), activation in zip(parts, activations, strict=True)
+        ]
+    if isinstance(network, BSpline):
+        rows = network.coefficients.detach().T.tolist()
+        edges = [{"from": 0, "to": o, "coefficients": row, "base_weight": 0.0} for o, row in enumerate(rows)]
+        return [_spline_layer(network.knots.tolist(), network.degree, len(rows), edges)]
+    if isinstance(network, Polynomial | Bezier):
+        kind = "chebyshev" if isinstance(network, Polynomial) else "bernstein"
+        return [{
+            "kind": kind, "domain": network.domain[0].tolist(), "coefficients": network.coefficients.detach().tolist()
+        }]  # fmt: skip
+    raise UsageError(
+        f"A model of kind {network.kind} is no network of splines or linear layers; export it with --format torch."
+    )
+
+
+def _edges(layer: SplineLayer, products: int) -> dict[str, Any]:
+    base, spline = (weights.detach().numpy() for weights in layer.scales())
+    coefficients, alive = layer.coefficients.detach().numpy(), layer.mask.numpy()
+    edges = [
+        {
+            "from": int(i), "to": int(o), "coefficients": (coefficients[o, i] * spline[o, i]).tolist(),
+            "base_weight": float(base[o, i]) if layer.spec.base != "zero" else 0.0,
+        }
+        for o, i in np.argwhere(alive)
+    ]  # fmt: skip
+    knots = layer.knots.numpy()
+    if layer.uniform:  # in float32 their spacing is rounded, which a uniform layer never sees
+        k, count = layer.spec.degree, knots.shape[1] - 2 * layer.spec.degree - 1
+        low, high = knots[:, k : k + 1], knots[:, k + count : k + count + 1]
+        knots = low + (high - low) * (np.arange(-k, count + k + 1) / count)
+        knots[:, k + count] = high[:, 0]
+    spec = layer.spec
+    return _spline_layer(knots.tolist(), spec.degree, layer.outputs, edges) | {
+        "products": products, "extrapolation": spec.extrapolation, "base": spec.base,
+        "base_continues": spec.base_goes_on,
+    }  # fmt: skip
+
+
+def _spline_layer(knots: list[list[float]], degree: int, sums: int, edges: Sequence[Document]) -> dict[str, Any]:
+    return {
+        "kind": "splines", "inputs": len(knots), "sums": sums, "products": 0, "degree": degree,
+        "extrapolation": "linear", "base": "zero", "base_continues": False, "knots": knots, "edges": list(edges),
+    }  # fmt: skip
+
+
+def in_pieces(document: Document) -> Document:
+    """The document with `breakpoints` (G + 1) of each input in place of its knots, and in place of the B-spline
+    coefficients of an edge its `pieces` (G, k + 1): coefficients of the powers of u, which runs from -1 to 1 over an
+    interval, lowest first."""
+    layers = [_pieces(layer) if layer["kind"] == "splines" else layer for layer in document["layers"]]
+    return {**document, "layers": layers}
+
+
+def _pieces(layer: Mapping[str, Any]) -> dict[str, Any]:
+    degree, knots = layer["degree"], np.asarray(layer["knots"])
+    breakpoints = knots[:, degree : knots.shape[1] - degree]
+    middle, half = (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2, (breakpoints[:, 1:] - breakpoints[:, :-1]) / 2
+    edges = []
+    for edge in layer["edges"]:
+        i, rest = edge["from"], {key: value for key, value in edge.items() if key != "coefficients"}
+        spline, factor, powers = ScipySpline(knots[i], edge["coefficients"], degree), 1.0, []
+        for power in range(degree + 1):  # Taylor's series about the middle of each interval
+            powers.append(spline(middle[i], nu=power) * factor * half[i] ** power)
+            factor /= power + 1
+        edges.append({**rest, "pieces": np.stack(powers, 1).tolist()})
+    rest = {key: value for key, value in layer.items() if key not in ("knots", "edges")}
+    return {**rest, "breakpoints": breakpoints.tolist(), "edges": edges}

@@ -1,0 +1,56 @@
+"""`kanrun export` on runs of the real command."""
+
+from __future__ import annotations
+
+import json
+import runpy
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.exports import FORMATS, evaluate, in_pieces
+from kanrun.study.saved import load_run
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("exported")
+    assert main(["fit", "target=runge", "model=bspline", "-q", "--outputs", str(place)]) == 0
+    return place
+
+
+def test_every_format_is_written(outputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("onnx")
+    for form in FORMATS:
+        file = outputs / f"model.{form}"
+        assert main(["export", "fit/latest", "--format", form, "-o", str(file), "--outputs", str(outputs)]) == 0
+        assert capsys.readouterr().out == f"{file}\n"
+    model, x = load_run(outputs / "fit" / "v0001").model(), np.linspace(-1, 1, 200)[:, None]
+    document = json.loads((outputs / "model.json").read_text())
+    np.testing.assert_allclose(evaluate(in_pieces(document), x), model.values(x), rtol=1e-12)
+    np.testing.assert_allclose(runpy.run_path(str(outputs / "model.python"))["predict"](x), model.values(x), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["fit/latest", "--format", "formula", "-o", "f.tex"], "holds no formula"),
+        (["fit/latest", "--format", "c", "-o", "."], "is a directory"),
+        (["fit/latest", "--format", "c", "-o", "nowhere/m.c"], "choose another file"),
+        (["fit/latest", "--format", "cpp", "-o", "m.c"], "'cpp' is not one of"),
+        (["fit/latest", "--format", "c", "-o", "m.c", "--model", "none"], "has no model none"),
+        (["fit/v0009", "--format", "c", "-o", "m.c"], "v0009"),
+    ],
+)
+def test_a_refusal_is_one_sentence(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    words: list[str], sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", *words, "--outputs", str(outputs)]) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,318 @@
+"""Every export gives the model's own numbers, on points inside and outside the trained range."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import itertools
+import json
+import re
+import runpy
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers.bases import BASES
+from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes, identifier, in_pieces
+from kanrun.study.saved import Model
+from kanrun.targets import PiecewiseScaling, Scaling
+from kanrun.targets.encoding import ColumnCode, TableCode
+
+POINTS = 1000
+HOSTILE = (
+    '"); system("id"); //',
+    "*/ int x; /*",
+    "a\n#include <evil>",
+    "'''\nimport os\n",
+    "??/",
+    "@NAME %s {x}",
+    "ä\\",
+)
+
+
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 5, products: tuple[int, ...] = (), **spec: Any) -> KAN:
+    domain = torch.tensor([[-1.0, 2.0]] * shape[0], dtype=torch.float64)
+    network = KAN.create(
+        shape, intervals, EdgeSpec(**spec), domain=domain, initialisation="paper", generator=generator(),
+        products=products,
+    )  # fmt: skip
+    with torch.no_grad():
+        for layer in network:
+            layer.coefficients.normal_(0, 1, generator=generator())
+            if layer.spec.base != "zero" and layer.spec.scale == "separate":
+                layer.base_weight.normal_(0, 1, generator=generator())
+        network.layer(0).mask[0, 0] = len(shape) < 3
+    return network
+
+
+def model(network: Network, **more: Any) -> Model:
+    count, outputs = network.shape[0], network.shape[-1]
+    named = Model(
+        network, tuple(f"x{i}" for i in range(count)), tuple(f"y{o}" for o in range(outputs)),
+        np.array([[8.0, 14.0]] * count), Scaling(np.full(count, 10.0), np.full(count, 2.0)),
+        Scaling(np.full(outputs, -3.0), np.full(outputs, 7.0)), None,
+    )  # fmt: skip
+    return replace(named, **more)
+
+
+def curve(kind: Any, functions: int, **more: Any) -> Any:
+    made = kind(functions, 2, torch.tensor([[-1.0, 2.0]], dtype=torch.float64), **more)
+    with torch.no_grad():
+        made.coefficients.normal_(0, 1, generator=generator())
+    return made
+
+
+def classifier() -> Model:
+    return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
+
+
+def table() -> Model:
+    """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
+    code = TableCode((
+        ColumnCode("size", None, 11.0, True), ColumnCode("colour", ("blue", "red \u00e4")), ColumnCode("age", None, 9.5)
+    ))  # fmt: skip
+    points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(5))
+    values = tuple(np.linspace(-1, 2, len(one)) for one in points)
+    outputs = PiecewiseScaling((np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),))
+    return model(
+        kan((5, 2, 1)), inputs=code.features, input_scaling=PiecewiseScaling(points, values), output_scaling=outputs,
+        code=code, errors=np.linspace(-1, 1, 199)[None],
+    )  # fmt: skip
+
+
+MODELS: dict[str, Any] = {
+    "mlp": lambda: model(MLP.create((2, 5, 2), "silu", generator=generator())),
+    "mlp gelu": lambda: model(MLP.create((2, 5, 2), "gelu", generator=generator())),
+    "polynomial": lambda: model(curve(Polynomial, 9)),
+    "constant": lambda: model(curve(Polynomial, 1)),
+    "bezier": lambda: model(curve(Bezier, 9)),
+    "bspline": lambda: model(curve(BSpline, 9, degree=3)),
+    "products": lambda: model(kan((2, 4, 2), products=(2,))),
+    "only products": lambda: model(kan((2, 1, 2), products=(1,))),
+    "single layer, one interval": lambda: model(kan((3, 2), 1)),
+    "single scale": lambda: model(kan(scale="single", base="silu")),
+    "of version 0.1.0": lambda: model(kan(base="silu", base_goes_on=True)),
+    "classes": classifier,
+    "table": table,
+}
+MODELS |= {f"degree {k}": lambda k=k: model(kan(degree=k, base="zero")) for k in (0, 1, 2, 5, 8)}
+MODELS |= {f"base {name}": lambda name=name: model(kan(base=name)) for name in BASES}
+MODELS |= {
+    f"beyond {policy}": lambda policy=policy: model(kan(extrapolation=policy, base="silu"))
+    for policy in ("constant", "zero")
+}
+
+
+def rows_for(one: Model) -> np.ndarray:
+    """Points in a range twice as wide as the trained one."""
+    return np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
+
+
+def agree(found: Any, expected: np.ndarray, relative: float = 1e-12) -> None:
+    np.testing.assert_allclose(found, expected, rtol=relative, atol=relative * np.abs(expected).max())
+
+
+def written(one: Model, form: str, file: Path) -> Path:
+    file.write_bytes(export_bytes(one, form, file))
+    return file
+
+
+def compiled(source: Path, name: str) -> ctypes.CDLL:
+    command = ["cc", "-Wall", "-Wextra", "-pedantic", "-Werror", "-std=c99", "-O1", "-shared", "-fPIC"]
+    done = subprocess.run(
+        [*command, str(source), "-o", str(source.with_suffix(".so")), "-lm"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    library = ctypes.CDLL(str(source.with_suffix(".so")))
+    getattr(library, f"{name}_evaluate").restype = None
+    return library
+
+
+def through_c(library: ctypes.CDLL, name: str, x: np.ndarray, outputs: int) -> np.ndarray:
+    y, pointer = np.empty((len(x), outputs)), ctypes.POINTER(ctypes.c_double)
+    x = np.ascontiguousarray(x)
+    for one, into in zip(x, y, strict=True):
+        getattr(library, f"{name}_evaluate")(one.ctypes.data_as(pointer), into.ctypes.data_as(pointer))
+    return y
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_document_has_the_models_numbers(name: str) -> None:
+    one = MODELS[name]()
+    document = json.loads(export_bytes(one, "json", "m.json"))
+    x = rows_for(one)
+    agree(evaluate(in_pieces(document), x), one.values(x))
+
+
+needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
+
+
+@needs_cc
+@pytest.mark.parametrize(
+    "name", [*(n for n in MODELS if not n.startswith(("base", "degree"))), "base gelu", "base identity", "degree 0"]
+)
+def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
+    one = MODELS[name]()
+    library = compiled(written(one, "c", tmp_path / "a model.c"), "a_model")
+    x = rows_for(one)
+    expected = one.values(x)
+    agree(through_c(library, "a_model", x, expected.shape[1]), expected)
+    assert np.isnan(through_c(library, "a_model", np.full((1, x.shape[1]), np.nan), expected.shape[1])).any()
+
+
+@pytest.mark.parametrize("name", ["table", "classes", "mlp"])
+def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
+    one = MODELS[name]()
+    file = written(one, "python", tmp_path / "m.py")
+    assert set(re.findall(r"^(?:import|from) (\w+)", file.read_text(), flags=re.MULTILINE)) == {
+        "__future__",
+        "collections",
+        "math",
+        "numpy",
+        "typing",
+    }
+    x = rows_for(one)
+    agree(runpy.run_path(str(file))["predict"](x), one.values(x))
+
+
+RAW = {
+    "age": [9.0, None, 12.0, float("nan")],
+    "colour": ["blue", " red \u00e4 ", None, "never seen"],
+    "size": [None, 10.0, 13.0, 8.5],
+}
+
+
+def test_columns_are_found_by_name_and_encoded(tmp_path: Path) -> None:
+    one = table()
+    assert one.code is not None
+    x, _ = one.code.encode(RAW)
+    predict = runpy.run_path(str(written(one, "python", tmp_path / "m.py")))["predict"]
+    agree(predict(RAW), one.values(x))
+    agree(predict(pd.DataFrame(RAW)), one.values(x))
+    with pytest.raises(ValueError, match="no column 'size'"):
+        predict({"age": [1.0], "colour": ["blue"]})
+
+
+@needs_cc
+def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
+    one = table()
+    assert one.code is not None
+    x, _ = one.code.encode(RAW)
+
+    class Value(ctypes.Structure):
+        _fields_ = (("number", ctypes.c_double), ("text", ctypes.c_char_p))
+
+    library = compiled(written(one, "c", tmp_path / "m.c"), "m")
+    names = [column.name for column in one.code.columns]
+    for number in range(4):
+        raw = {name: RAW[name][number] for name in names}
+        row = (Value * 3)(*(
+            Value(0.0, raw[n] and str(raw[n]).strip().encode()) if n == "colour"
+            else Value(float("nan") if raw[n] is None else raw[n], None)
+            for n in names
+        ))  # fmt: skip
+        into = np.empty(x.shape[1])
+        unknown = library.m_encode(row, into.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))
+        assert unknown == (number >= 2)
+        np.testing.assert_array_equal(into, x[number])
+
+
+def hostile() -> Model:
+    code = TableCode((ColumnCode(HOSTILE[0], HOSTILE[1:4]), *(ColumnCode(name) for name in HOSTILE[4:])))
+    return model(
+        kan((6, 2, 2)), inputs=code.features, outputs=HOSTILE[:1], classes=HOSTILE[1:3], code=code
+    )  # fmt: skip
+
+
+def test_names_of_columns_stay_texts_in_python(tmp_path: Path) -> None:
+    one = hostile()
+    file = written(one, "python", tmp_path / "m.py")
+    assert file.read_bytes().isascii()
+    found = runpy.run_path(str(file))
+    assert [column["name"] for column in found["MODEL"]["columns"]] == [HOSTILE[0], *HOSTILE[4:]]
+    assert found["MODEL"]["classes"] == list(HOSTILE[1:3])
+    assert "os" not in found
+
+
+@needs_cc
+def test_names_of_columns_stay_texts_in_c(tmp_path: Path) -> None:
+    one = hostile()
+    file = written(one, "c", tmp_path / f"{HOSTILE[4]};.c".replace("/", ""))
+    library = compiled(file, identifier(file.stem))
+    name = identifier(file.stem)
+    texts = (ctypes.c_char_p * 3).in_dll(library, f"{name}_columns")
+    assert [text.decode() for text in texts] == [HOSTILE[0], *HOSTILE[4:]][:3]
+    x = rows_for(one)
+    agree(through_c(library, name, x, 2), one.values(x))
+
+
+@pytest.mark.parametrize(
+    ("stem", "name"), [("a b", "a_b"), ("3d", "model_3d"), ("!!", "model"), ("class", "model_class"), ("m\n;", "m")]
+)
+def test_the_name_of_a_file_becomes_an_identifier(stem: str, name: str) -> None:
+    assert identifier(stem) == name
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnx_has_the_models_numbers(name: str) -> None:
+    """In float32; degree 0 jumps, where float32 takes another interval for points on a breakpoint."""
+    pytest.importorskip("onnx")
+    runtime = pytest.importorskip("onnxruntime")
+    one = MODELS[name]()
+    session = runtime.InferenceSession(export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"])
+    x = rows_for(one).astype(np.float32)
+    expected = one.values(x)
+    (found,) = session.run(None, {"x": x})
+    assert found.dtype == np.float32
+    agree(found, expected, 1e-6)
+
+
+@pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8"])
+def test_torch_export_has_the_models_numbers(name: str) -> None:
+    one = MODELS[name]()
+    program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
+    for rows in (1, POINTS):
+        x = rows_for(one)[:rows]
+        agree(program.module()(torch.as_tensor(x)), one.values(x))
+
+
+def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
+    class Own(Network):
+        kind = "own"
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.w = torch.nn.Parameter(torch.ones(1))
+
+    from kanrun.errors import UsageError
+
+    one = replace(model(kan()), network=Own())
+    with pytest.raises(UsageError, match="--format torch"):
+        document_of(one)
+    with pytest.raises(UsageError, match="c, json, onnx, python, torch"):
+        export_bytes(one, "matlab", "m.m")
+    assert set(FORMATS) == {"c", "json", "onnx", "python", "torch"}
+
+
+def test_rows_of_another_width_are_refused() -> None:
+    pieces = in_pieces(document_of(model(kan())))
+    with pytest.raises(ValueError, match="2 inputs"):
+        encode(pieces, np.zeros((4, 3)))
+    assert encode(pieces, [1.0, 2.0]).shape == (1, 2)
+    assert list(itertools.chain(*encode(pieces, {"x1": [2.0], "x0": [1.0]}))) == [1.0, 2.0]
