@@ -3,8 +3,9 @@
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
 arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, if asked for, `tables` (errors and times of models of
-tables, the automatic one among them). Layers are measured in one process, in turn, and compared by medians over rounds.
-Peers that are not installed (`pip install 'kanrun[peers]'`) are named as such, and nothing is claimed about them.
+tables, the automatic one among them) and `ablation` (what each rule of training is worth). Layers are measured in one
+process, in turn, and compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are
+named as such, and nothing is claimed about them.
 """
 
 from __future__ import annotations
@@ -35,6 +36,10 @@ def check(cfg: BenchConfig) -> None:
             "or run it again with another seed."
         )
     check_model(KANConfig(hidden=[5], intervals=list(cfg.intervals)), 2)
+    if cfg.part == "ablation":
+        from kanrun.experiments.bench.ablation import check_ablation
+
+        check_ablation(cfg)
 
 
 def cells(cfg: BenchConfig) -> list[dict[str, Any]]:
@@ -56,6 +61,10 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
         from kanrun.experiments.bench.table_suite import tables
 
         yield from tables(cfg, seed)
+    if cell["part"] == "ablation":
+        from kanrun.experiments.bench.ablation import ablation
+
+        yield from ablation(cfg, seed)
     for name, part in PARTS.items():
         if cell["part"] in ("all", name):
             yield Note(f"measuring {name}")

@@ -137,13 +137,11 @@ def _pykan(track: Race, tell: Callable[[float, float], None]) -> None:
     import torch
     from kan import KAN  # type: ignore[import-not-found, unused-ignore]
 
-    torch.set_default_dtype(torch.float64)
     torch.set_num_threads(track.threads)
     x, y, test_x = (torch.from_numpy(array) for array in (track.x, track.y, track.test_x))
     # Its own look at test points, after every step, is spared by giving it one.
     data = {"train_input": x, "train_label": y, "test_input": x[:1], "test_label": y[:1]}
     watch = _Watch(track, tell)
-    model = KAN(width=[2, 5, 1], grid=track.intervals[0], k=3, seed=track.seed, auto_save=False, ckpt_path=".")
 
     def look() -> torch.Tensor:
         with torch.no_grad():
@@ -152,11 +150,25 @@ def _pykan(track: Race, tell: Callable[[float, float], None]) -> None:
             raise _Over
         return torch.tensor(0.0)
 
-    with contextlib.suppress(_Over):
+    with _default_type(torch.float64), contextlib.suppress(_Over):
+        model = KAN(width=[2, 5, 1], grid=track.intervals[0], k=3, seed=track.seed, auto_save=False, ckpt_path=".")
         for before, intervals in pairwise(chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))):
             if intervals != before:
                 model = model.refine(intervals)
             model.fit(data, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
+
+
+@contextlib.contextmanager
+def _default_type(dtype: Any) -> Iterator[None]:
+    """torch's default type in the body, which pykan takes its numbers from."""
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _jaxkan(track: Race, tell: Callable[[float, float], None], *, second_order: bool) -> None:

@@ -14,9 +14,10 @@ from kanrun.experiments.compare_mlp.verdicts import verdict_claims
 
 from kanrun.config import CompareMLPConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.networks.counting import CONVENTIONS, executed_flops, kan_parameters, mlp_parameters, size_of
+from kanrun.engine.networks import KAN, MLP, Network
+from kanrun.engine.networks.counting import CONVENTIONS, kan_parameters, mlp_parameters, size_of
 from kanrun.engine.networks.matching import WIDEST, Match, by_flops, by_parameters, by_time
+from kanrun.engine.training.plan import second_order_work
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
@@ -130,7 +131,7 @@ def steps_without_kan(cfg: CompareMLPConfig, case: Case, shapes: list[list[int]]
     return max(matched_run.budget_of(case, matched_run.kan_settings(cfg, hidden, grid))[1] for hidden, grid in kans)
 
 
-def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Match:
+def matched(match: str, case: Case, kan: Network, depth: int, activation: str) -> Match:
     """The MLP of this depth and activation nearest to `kan` in parameters, executed FLOPs, or seconds a pass.
 
     Seconds are measured anew in each training, so that seeds, or a run that is resumed, may get other widths for one
@@ -140,7 +141,7 @@ def matched(match: str, case: Case, kan: KAN, depth: int, activation: str) -> Ma
     if match == "parameters":
         return by_parameters(inputs, outputs, depth, kan.count())
     if match == "flops":
-        return by_flops(inputs, outputs, depth, activation, executed_flops(kan))
+        return by_flops(inputs, outputs, depth, activation, kan.flops()["flops"] or 0.0)
     x = case.problem.data.train.x
 
     def seconds(hidden: tuple[int, ...]) -> float:
@@ -161,11 +162,6 @@ def widest(case: Case, depth: int) -> int:
     return width
 
 
-def second_order_work(rows: int, parameters: int) -> int:
-    """Multiplications of one Levenberg-Marquardt step."""
-    return 2 * rows * parameters**2 + parameters**3
-
-
 def name_of(shape: Sequence[int], grid: Any, grids: list[Any]) -> str:
     """A KAN by its shape and last grid; by all of its grids where another of `grids` ends on the same one."""
     last = [matched_run.schedule_of(other)[-1] for other in grids]
@@ -173,11 +169,11 @@ def name_of(shape: Sequence[int], grid: Any, grids: list[Any]) -> str:
     return f"[{','.join(map(str, shape))}] G = {own if last.count(own) == 1 else matched_run.words_of(grid)}"
 
 
-def count_rows(case: Case, kan: KAN, name: str) -> Iterator[Row]:
+def count_rows(case: Case, kan: Network, name: str) -> Iterator[Row]:
     """The KAN's parameters by every convention, beside what its modules hold and its FLOPs by both counts."""
     size, exact = size_of(kan), kan.count()
     for convention in CONVENTIONS:
-        marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **matched_run.flops_of(kan)}
+        marks: dict[str, Value] = {"target": case.name, "kan": name, "exact": exact, **kan.flops()}
         words: dict[str, Value] = {"convention": convention.name, "formula": convention.formula}
         yield Row("counts", {**marks, **words, "source": convention.source, "count": convention.count(size)})
 

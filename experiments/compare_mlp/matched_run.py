@@ -13,15 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
-from kanrun.engine.networks import KAN, MLP, Network
-from kanrun.engine.networks.counting import (
-    Size,
-    executed_flops,
-    kan_parameters,
-    kanbefair_flops,
-    kanbefair_mlp_flops,
-    size_of,
-)
+from kanrun.engine.networks import Network
+from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import UsageError
@@ -156,12 +149,10 @@ def words_of(grid: Any) -> str:
     return ",".join(map(str, schedule_of(grid)))
 
 
-def kan_of(case: Case, model: KANConfig) -> KAN:
+def kan_of(case: Case, model: KANConfig) -> Network:
     """A fresh KAN on the last grid of its schedule, to count and to time."""
     last = schedule_of(model.intervals)[-1]
-    network = factory(replace(model, intervals=last), case.problem)(generator(0, "size"))
-    assert isinstance(network, KAN)
-    return network
+    return factory(replace(model, intervals=last), case.problem)(generator(0, "size"))
 
 
 def budget_of(case: Case, model: KANConfig) -> tuple[Plan, int]:
@@ -199,7 +190,7 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
             "shape": "-".join(map(str, network.shape)),
             "intervals": network.intervals,
             "parameters": network.count(),
-            **flops_of(network),
+            **network.flops(),
             "seconds": trained.seconds,
             "inference_seconds": inference_seconds(network, case.problem.data.train.x),
             "train_rmse": errors.train,
@@ -218,17 +209,6 @@ def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, V
     if "test_cross_entropy" in quality:
         return {"error": quality["test_cross_entropy"], "error_name": "test cross-entropy"}
     return {"error": rmse, "error_name": "test RMSE"}
-
-
-def flops_of(network: Network) -> dict[str, Value]:
-    """FLOPs of one sample, as this engine spends them and as KANbeFair counts them."""
-    if isinstance(network, KAN):
-        base = network.layer(0).spec.base
-        return {"flops": executed_flops(network), "kanbefair_flops": kanbefair_flops(size_of(network), base)}
-    if isinstance(network, MLP):
-        fair = kanbefair_mlp_flops(network.shape, network.activation)
-        return {"flops": executed_flops(network), "kanbefair_flops": fair}
-    return {"flops": None, "kanbefair_flops": None}
 
 
 def inference_seconds(network: nn.Module, x: Tensor) -> float:

@@ -17,7 +17,7 @@ from kanrun.experiments.compare_mlp.verdicts import complete, judge
 from torch import Generator
 
 from kanrun.config import CompareMLPConfig
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
@@ -89,9 +89,8 @@ class _Unscaled:
 
     def __call__(self, random: Generator) -> Network:
         network: Network = self._create(random)
-        assert isinstance(network, KAN)
         with torch.no_grad():
-            for layer in network:
+            for layer in network.edge_layers:
                 for name, parameter in layer.named_parameters():
                     if name in ("coefficients", "base_weight", "weight"):
                         drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.penalty import Roughness
 
@@ -118,7 +118,6 @@ class Hold(Memory):
         return tuple(self.seen)
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        assert isinstance(network, KAN)  # an invariant: `hold` is refused for other networks
         now = network.support(phase.x)
         self.seen = [a | b for a, b in zip(self.seen, now, strict=True)] if self.seen else now
 

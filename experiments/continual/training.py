@@ -12,12 +12,11 @@ from kanrun.experiments.continual.memory import MEMORIES, Elastic, Hold, Memory
 from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.config import SOLVERS, ContinualConfig
-from kanrun.engine.layers import move_layer
-from kanrun.engine.networks import KAN, Network
-from kanrun.engine.splines import breakpoints_from_data, find_interval, sample_points
+from kanrun.engine.networks import Network
+from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
     LBFGS,
     Adam,
@@ -70,8 +69,8 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
     matrix, functions, steps = [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
-        if isinstance(network, KAN) and learner.model.update_grid:
-            network = on_the_data(network, phase.x, 1.0 - learner.model.grid_eps)
+        if learner.is_kan and learner.model.update_grid:
+            network = network.follow(phase.x, grid_eps=learner.model.grid_eps, margin=MARGIN)
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)
@@ -119,15 +118,6 @@ def _solver(network: Network, samples: Samples, plan: Plan, memory: Memory, draw
     if plan.solver == "adam":
         return Adam(network, objective, replace(plan.adam, steps=_budget(plan)), draws)
     return LBFGS(network, objective, history=plan.history)
-
-
-def on_the_data(network: KAN, x: Tensor, adapt: float) -> KAN:
-    """Every grid drawn over the range of what reaches it from `x`, as KAN libraries do while they train."""
-    first = network.layer(0)
-    grid = breakpoints_from_data(x, first.grid.intervals, adapt, MARGIN)
-    moved, _ = move_layer(first, grid, uniform=adapt == 0.0)
-    there = KAN([moved, *network.edge_layers[1:]], network.products[:-1])
-    return there.regrid(x, grid_eps=1 - adapt, margin=MARGIN).network
 
 
 def best_spline(network: Network, sequence: TaskSequence) -> float | None:

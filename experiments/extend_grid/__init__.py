@@ -39,7 +39,7 @@ def schedules(cfg: ExtendGridConfig) -> Cells:
 
 
 def scratch(cfg: ExtendGridConfig) -> Cells:
-    from kanrun.experiments.extend_grid.schedule_entries import schedule_of
+    from kanrun.experiments.extend_grid.schedules import schedule_of
 
     grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
     return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kanrun.experiments.extend_grid.published import published
-from kanrun.experiments.extend_grid.schedule_entries import limited, name_of, schedule_of
+from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of, threshold_intervals
 
 from kanrun.config import ExtendGridConfig, KANConfig, SamplingConfig
 from kanrun.engine.networks.counting import Size, coefficients, kan_parameters
 from kanrun.engine.training import Event, Plan, Stage, Step, Trained, fit, predict, train
 from kanrun.engine.training.data import baseline_error
-from kanrun.engine.training.schedules import Schedule, threshold_intervals
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, refuse_unused
@@ -72,7 +71,7 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
     solver = cfg.solver if cell.get("penalised", True) else without_penalty(cfg.solver)
     marks: dict[str, Value] = {
         "part": cell["part"],
-        "schedule": name_of(whole),
+        "schedule": whole.name,
         "start": "scratch" if len(whole.grids) == 1 else "warm",
         "shape": "-".join(map(str, shape)),
         "degree": degree,

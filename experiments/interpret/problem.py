@@ -11,7 +11,7 @@ from kanrun.experiments.interpret.result import Check, Interpretation, Options, 
 from kanrun.experiments.interpret.source_network import from_run, source_network
 
 from kanrun.config import InterpretConfig, KANConfig
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import Network
 from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Note
@@ -120,7 +120,7 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
 
 
 def _problem(
-    cfg: InterpretConfig, dataset: Dataset, index: int, inputs: Scaling, outputs: Scaling, network: KAN | None
+    cfg: InterpretConfig, dataset: Dataset, index: int, inputs: Scaling, outputs: Scaling, network: Network | None
 ) -> InterpretationProblem:
     target, validation = dataset.target, dataset.validation
     if validation is None or not len(validation):

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from kanrun.config import InterpretConfig
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import Network
 from kanrun.engine.networks.prune import prune_on_validation, pruned
 from kanrun.engine.symbolic import SearchData
 from kanrun.engine.symbolic.from_network import graph_of, values_of
@@ -26,7 +26,7 @@ from kanrun.targets import PiecewiseScaling
 _SMALL, _ROUNDING = 0.1, 1e-12
 
 
-def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN, int]:
+def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network, int]:
     """The run's target and sampling, its network, and the seed that gives its split and scaling again.
 
     Raises UsageError where `cfg.from_run` is not the absolute path of a run of one KAN.
@@ -41,7 +41,7 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, KAN, int]:
     network = model.network
     if "cell" in loaded.tables.get("summary", ()):
         raise UsageError(f"from_run={folder} holds trainings on several settings; name a run of one.")
-    if not isinstance(network, KAN):
+    if not network.edge_layers:
         raise UsageError(f"from_run={folder} holds a {type(network).__name__}, which has no edges to interpret.")
     if isinstance(model.input_scaling, PiecewiseScaling):
         raise UsageError(
@@ -62,7 +62,7 @@ def _resolved(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {str(key): value for key, value in plain.items()}
 
 
-def source_network(network: KAN, samples: SearchData, index: int, threshold: float | None) -> SourceNetwork:
+def source_network(network: Network, samples: SearchData, index: int, threshold: float | None) -> SourceNetwork:
     """Output `index` of the network, and as a graph: whole, and without the edges whose score is below `threshold`
     (None: those that it does not need on the validation points)."""
     itself, whole = values_of(network, index), graph_of(network, samples.x, index)

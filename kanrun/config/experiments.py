@@ -302,11 +302,16 @@ class BenchConfig(ExperimentConfig):
 
     precision: str = setting("float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS)
     part: str = setting(
-        "all", "what is measured; tables is no part of all",
-        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables"),
+        "all", "what is measured; tables and ablation are no parts of all",
+        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables", "ablation"),
     )  # fmt: skip
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting([], "tables of the part tables by name; none named are all", distinct=True)
+    rules: list[str] = setting(
+        [], "rules of training that the part ablation leaves out; none named are all", distinct=True
+    )
+    cases: list[str] = setting([], "trainings of the part ablation; none named are all", distinct=True)
+    repeats: int = setting(3, "seeds of the part ablation", minimum=1)
     rounds: int = setting(20, "rounds of each measurement", minimum=1)
     case_seconds: float = setting(30.0, "seconds after which a case is left, once it has had three rounds", above=0)
     layers: list[list[int]] = setting(

@@ -61,7 +61,7 @@ class MLPConfig:
 
 @model(
     "kanrun.study.build:create_polynomial", network="kanrun.engine.networks.curves:Polynomial", label="polynomial",
-    beyond="the polynomial continues", inputs=1, closed_form=True,
+    inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass
 class PolynomialConfig:
@@ -73,7 +73,7 @@ class PolynomialConfig:
 
 @model(
     "kanrun.study.build:create_bezier", network="kanrun.engine.networks.curves:Bezier", label="Bezier curve",
-    beyond="the polynomial continues", inputs=1, closed_form=True,
+    inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass
 class BezierConfig:
@@ -85,7 +85,7 @@ class BezierConfig:
 
 @model(
     "kanrun.study.build:create_bspline", network="kanrun.engine.networks.curves:BSpline", label="B-spline",
-    beyond="the curve continues in a straight line", inputs=1, closed_form=True,
+    inputs=1, closed_form=True,
 )  # fmt: skip
 @dataclass
 class BSplineConfig:

@@ -2,7 +2,7 @@
 
 A kind is declared by a decorator on the dataclass of its settings:
 
-    @model("my_package.chebyshev:create", label="Chebyshev KAN", beyond="the polynomials continue")
+    @model("my_package.chebyshev:create", label="Chebyshev KAN")
     @dataclass
     class ChebyshevConfig:
         \"\"\"Chebyshev polynomials on the edges.\"\"\"
@@ -66,7 +66,6 @@ class ModelKind(Kind):
 
     network: str = ""  # "module:Class" that a checkpoint of it is loaded into
     label: str = ""  # in tables and figures
-    beyond: str = "the network continues by its formula"  # what it does outside the trained range
     inputs: int | None = None  # how many inputs it takes, if not any number
     closed_form: bool = False  # fitted by linear least squares, whatever the solver
     tables_only: bool = (

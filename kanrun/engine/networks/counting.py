@@ -5,8 +5,8 @@ that one network can be put beside another by any of them. E is the number of ed
 H the nodes that are not inputs, n_in and n_out the widths beside a layer.
 
 Multiplications, additions, divisions and comparisons are one FLOP each; an elementwise function costs what
-ACTIVATION_FLOPS says. `executed_flops` are counted from the formulas that the engine runs, since torch's own counter
-sees neither gathered products nor elementwise work.
+ACTIVATION_FLOPS says. What a network executes (`Network.flops`) is counted from the formulas that the engine runs,
+since torch's own counter sees neither gathered products nor elementwise work.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from kanrun.engine.layers import EdgeSpec, SplineLayer
-from kanrun.engine.networks.kan import KAN
-from kanrun.engine.networks.mlp import MLP
+from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import prefers_sparse
 from kanrun.engine.splines.local_basis import UNIFORM_MATRIX_DEGREE
 
@@ -88,9 +87,10 @@ CONVENTIONS: tuple[Convention, ...] = (
 )  # fmt: skip
 
 
-def size_of(kan: KAN) -> Size:
-    """The size of a network whose layers share one grid and degree, as those made by `KAN.create` do."""
-    return Size(kan.shape, kan.intervals, kan.layer(0).spec.degree, kan.products[:-1])
+def size_of(kan: Network) -> Size:
+    """The size of a network of edges whose layers share one grid and degree, as those made by `KAN.create` do."""
+    first = kan.edge_layers[0]
+    return Size(kan.shape, first.grid.intervals, first.spec.degree, kan.products[:-1])
 
 
 def coefficients(shape: Sequence[int], intervals: int, degree: int) -> int:
@@ -127,23 +127,14 @@ def kanbefair_mlp_flops(shape: Sequence[int], activation: str) -> float:
     return float(sum(2 * a * b + ACTIVATION_FLOPS[activation] * b for a, b in itertools.pairwise(shape)))
 
 
-def executed_flops(network: KAN | MLP) -> float:
-    """FLOPs that the engine spends on one sample of a large batch, in a forward pass.
-
-    Work that does not grow with the batch (scaling the coefficients) is left out.
-    """
-    if isinstance(network, MLP):
-        return mlp_flops(network.shape, network.activation)
-    return float(sum(_layer_flops(layer) for layer in network))
-
-
 def mlp_flops(shape: Sequence[int], activation: str) -> float:
     """2 n_in n_out a layer (the bias takes the place of the first addition), the activation between layers."""
     hidden = sum(shape[1:-1])
     return float(sum(2 * a * b for a, b in itertools.pairwise(shape)) + ACTIVATION_FLOPS[activation] * hidden)
 
 
-def _layer_flops(layer: SplineLayer) -> int:
+def layer_flops(layer: SplineLayer) -> int:
+    """Of a layer of spline edges on one sample of a large batch; scaling the coefficients does not grow with it."""
     k, functions = layer.spec.degree, layer.grid.functions
     edges = layer.inputs * layer.outputs
     terms = k + 1 if prefers_sparse(functions, k) else functions

@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise, move_layer, refine_layer
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares.rows import LocalRows
+from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import Network, Regridded
 from kanrun.engine.splines import (
     breakpoints_from_data,
@@ -120,6 +121,10 @@ class KAN(Network):
             total -= each * int((~layer.mask).sum())
         return total
 
+    def flops(self) -> dict[str, float | None]:
+        fair = kanbefair_flops(size_of(self), self.layer(0).spec.base)
+        return {"flops": float(sum(layer_flops(layer) for layer in self)), "kanbefair_flops": fair}
+
     @property
     def beyond(self) -> str:
         spec = self.layer(0).spec
@@ -208,9 +213,7 @@ class KAN(Network):
         return LocalRows(torch.cat(indices), torch.cat(values), start)
 
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
-        """For each layer, which basis functions (inputs, functions) see at least one of the samples `x`.
-
-        A function with no sample in its k + 1 intervals cannot be learned from them. Samples outside the grid touch
+        """A function with no sample in its k + 1 intervals cannot be learned from them. Samples outside the grid touch
         what the policy of extrapolation continues.
         """
         with torch.no_grad():
@@ -295,6 +298,13 @@ class KAN(Network):
         moved, how = move_layer(layer, grid, uniform=grid_eps == 1.0)
         return self._measured([moved, *self.edge_layers[1:]], {how}, x)
 
+    def follow(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float, margin: float) -> KAN:
+        first = self.layer(0)
+        grid = breakpoints_from_data(x, first.grid.intervals, 1 - grid_eps, margin)
+        moved, _ = move_layer(first, grid, uniform=grid_eps == 1.0)
+        there = KAN([moved, *self.edge_layers[1:]], self.products[:-1])
+        return there.regrid(x, grid_eps=grid_eps, margin=margin).network
+
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         with torch.no_grad():
             reaching = self.activations(x)
@@ -311,6 +321,16 @@ class KAN(Network):
             before, after = self(x), new(x)
         size = max(_largest(before), torch.finfo(before.dtype).tiny)
         return Regridded(new, hows.pop() if len(hows) == 1 else "both", _largest(after - before) / size)
+
+    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
+        """By the last layer's w, or by its w_b and coefficients."""
+        last = self.layer(-1)
+        with torch.no_grad():
+            if last.spec.scale == "single":
+                last.weight.mul_(sizes[:, None])
+            else:
+                last.base_weight.mul_(sizes[:, None])
+                last.coefficients.mul_(sizes[:, None, None])
 
     # ---------------------------------------------------------------------------------------- widths
 

@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from kanrun.engine.least_squares.rows import DenseRows
+from kanrun.engine.networks.counting import kanbefair_mlp_flops, mlp_flops
 from kanrun.engine.networks.network import Network
 from kanrun.errors import UsageError
 
@@ -77,6 +78,15 @@ class MLP(Network):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> MLP:
         return cls(description["shape"], description["activation"])
+
+    def flops(self) -> dict[str, float | None]:
+        shape, activation = self.shape, self.activation
+        return {"flops": mlp_flops(shape, activation), "kanbefair_flops": kanbefair_mlp_flops(shape, activation)}
+
+    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
+        with torch.no_grad():
+            for parameter in self.linear[-1].parameters():
+                parameter.mul_(sizes.view(-1, *[1] * (parameter.ndim - 1)))
 
     def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""

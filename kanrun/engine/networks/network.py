@@ -4,11 +4,12 @@ A model is one file: a subclass of `Network` with `forward`, `kind`, `shape`, `d
 line in `kanrun/config/models.py` or a plug-in. Everything else has a default that is true for any network of trainable
 numbers:
 
-- counting: `trained`, `count` (every parameter with `requires_grad`);
+- counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
   differentiated by `torch.func`);
-- penalties, freezing, the null space: `penalty_rows`, `unseen`, `without_exchange`, `edge_layers` (no splines);
-- grid schedules: `intervals`, `unknowns_at`, `refine`, `regrid`, `covers` (no grids: the network itself, unchanged);
+- penalties, freezing, the null space: `penalty_rows`, `support`, `unseen`, `without_exchange`, `edge_layers` (no
+  splines);
+- grid schedules: `intervals`, `unknowns_at`, `refine`, `regrid`, `follow`, `covers` (no grids: the network itself);
 - the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (the one shape that it has);
 - models with a closed form: `fit_linear` (none).
 """
@@ -82,6 +83,10 @@ class Network(nn.Module):
         """How many numbers training moves."""
         return sum(parameter.numel() for parameter in self.trained().values())
 
+    def flops(self) -> dict[str, float | None]:
+        """FLOPs of one sample, `flops` as executed and `kanbefair_flops` as KANbeFair counts; None where unknown."""
+        return {"flops": None, "kanbefair_flops": None}
+
     # --------------------------------------------------------------------------- second-order training
 
     def for_second_order(self) -> Network:
@@ -137,6 +142,10 @@ class Network(nn.Module):
         empty = torch.zeros(0, 1, dtype=torch.long, device=first.device)
         return LocalRows(empty, first.detach().new_zeros(0, 1), self.row_terms)
 
+    def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
+        """For each of `edge_layers`, which basis functions (inputs, functions) see at least one of the samples `x`."""
+        return []
+
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
         """Which unknowns belong to functions that no sample of `x` touches; None where every sample touches all."""
         return None
@@ -189,6 +198,10 @@ class Network(nn.Module):
         """
         return Regridded(deepcopy(self))
 
+    def follow(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float, margin: float) -> Network:
+        """The network with every grid, the first one too, over the range of what reaches it, as KAN libraries do."""
+        return self
+
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         """Whether all that reaches hidden grids from `x` lies inside them and fills at least `share` of each."""
         return True
@@ -215,6 +228,11 @@ class Network(nn.Module):
     def active_shape(self) -> tuple[int, ...]:
         """Widths that count only nodes with something alive leading out of them; inputs and outputs count all."""
         return self.shape
+
+    # ------------------------------------------------------------------------------------------- outputs
+
+    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
+        """Multiply the outputs, in place, where the network can do so exactly; others stay as they are."""
 
     # --------------------------------------------------------------------------------------- closed form
 

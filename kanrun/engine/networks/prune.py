@@ -18,20 +18,20 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from kanrun.engine.layers.functional import of_sums
-from kanrun.engine.networks.kan import KAN
+from kanrun.engine.networks.network import Network
 
 #: The validation error may grow by this when edges go.
 SLACK = 0.05
 
 
-def magnitudes(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
+def magnitudes(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
     """The standard deviation of every edge's output on x, layer by layer; 0 for pruned edges."""
     with torch.no_grad():
         reaching = kan.activations(x)
-        return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan, reaching, strict=False)]
+        return [layer.edge_values(t).std(0, correction=0) for layer, t in zip(kan.edge_layers, reaching, strict=False)]
 
 
-def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
+def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "_ _"]]:
     """Attribution of the outputs to the edges on x, (out, in) of every layer; each score lies in [0, outputs]."""
     sizes = magnitudes(kan, x)
     node = torch.ones(sizes[-1].shape[0], dtype=x.dtype, device=x.device)
@@ -45,7 +45,7 @@ def scores(kan: KAN, x: Float[Tensor, "samples inputs"]) -> list[Float[Tensor, "
     return edges
 
 
-def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "_ _"]]) -> KAN:
+def with_masks(kan: Network, masks: Sequence[Bool[Tensor, "_ _"]]) -> Network:
     """A copy of `kan` in which only the edges of `masks` (one a layer) are alive; those pruned before stay pruned.
 
     Edges into a node from which nothing alive leads to an output go too, so the function is that of the masks
@@ -53,19 +53,19 @@ def with_masks(kan: KAN, masks: Sequence[Bool[Tensor, "_ _"]]) -> KAN:
     contribution: a constant is not dropped.
     """
     new = deepcopy(kan)
-    alive = [layer.mask & mask.to(layer.mask) for layer, mask in zip(new, masks, strict=True)]
+    alive = [layer.mask & mask.to(layer.mask) for layer, mask in zip(new.edge_layers, masks, strict=True)]
     for index in range(len(alive) - 2, -1, -1):
         alive[index] = alive[index] & of_sums(alive[index + 1].any(0), kan.products[index])[:, None]
     with torch.no_grad():
-        for layer, mask in zip(new, alive, strict=True):
+        for layer, mask in zip(new.edge_layers, alive, strict=True):
             layer.mask.copy_(mask)
     return new
 
 
-def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> KAN:
+def pruned(kan: Network, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> Network:
     """`kan` without the edges whose score on x is below `threshold`; at least the best edge into each output stays,
     and the means of lost edges stay as constants."""
-    data = torch.as_tensor(x).to(kan.layer(0).knots)
+    data = torch.as_tensor(x).to(kan.edge_layers[0].knots)
     edges = scores(kan, data)
     masks = [edge >= threshold for edge in edges]
     masks[-1] |= edges[-1] == edges[-1].amax(1, keepdim=True)
@@ -75,11 +75,11 @@ def pruned(kan: KAN, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: 
     return _with_means(with_masks(kan, masks), kan, data)
 
 
-def _with_means(new: KAN, old: KAN, x: Tensor) -> KAN:
+def _with_means(new: Network, old: Network, x: Tensor) -> Network:
     """`new` with the mean on x of every edge that it lost added to the largest edge kept into the same node: a constant
     is not noise. B-splines sum to one, so it is added to the coefficients."""
     with torch.no_grad():
-        for layer, before, reaching in zip(new, old, old.activations(x), strict=False):
+        for layer, before, reaching in zip(new.edge_layers, old.edge_layers, old.activations(x), strict=False):
             values = before.edge_values(reaching)
             lost = (values.mean(0) * (before.mask & ~layer.mask)).sum(1)
             size = values.std(0, correction=0) * layer.mask
@@ -92,17 +92,17 @@ def _with_means(new: KAN, old: KAN, x: Tensor) -> KAN:
 
 
 def prune_on_validation(
-    kan: KAN, x: ArrayLike, validation_x: ArrayLike, validation_y: ArrayLike, output: int, slack: float = SLACK
-) -> KAN:
+    kan: Network, x: ArrayLike, validation_x: ArrayLike, validation_y: ArrayLike, output: int, slack: float = SLACK
+) -> Network:
     """The smallest of the networks that thresholds leave, whose validation error is within `slack` of the whole one's.
 
     Selected on output `output` of validation points; `slack` 0.05 allows 5 %.
     """
-    like = kan.layer(0).knots
+    like = kan.edge_layers[0].knots
     inside, target = torch.as_tensor(validation_x).to(like), torch.as_tensor(validation_y).to(like)
     levels = torch.cat([edge.flatten() for edge in scores(kan, torch.as_tensor(x).to(like))]).unique()
 
-    def error(network: KAN) -> float:
+    def error(network: Network) -> float:
         with torch.no_grad():
             return float((network(inside)[:, output] - target).square().mean().sqrt())
 

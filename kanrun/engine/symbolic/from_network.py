@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import Network
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
@@ -24,27 +24,27 @@ from kanrun.engine.symbolic.templates import covering
 _POINTS_PER_INTERVAL, _LEAST_INTERVALS = 6, 20
 
 
-def values_of(network: KAN, output: int) -> Callable[[Array], Array]:
+def values_of(network: Network, output: int) -> Callable[[Array], Array]:
     """Output `output` of the network itself as a function of x (N, inputs), in the network's precision."""
 
     def values(x: Array) -> Array:
         with torch.no_grad():
-            out = network(torch.as_tensor(x).to(network.layer(0).knots))[:, output]
+            out = network(torch.as_tensor(x).to(network.edge_layers[0].knots))[:, output]
         return np.asarray(out.double().cpu().numpy())
 
     return values
 
 
-def graph_of(network: KAN, x: Array, output: int) -> Graph:
+def graph_of(network: Network, x: Array, output: int) -> Graph:
     """Output `output` of `network` as a graph; every edge becomes a spline, base function included, over its own grid
     or else over the range that reaches it from x (N, inputs), by least squares. Pruned edges are left out."""
     with torch.no_grad():
-        reaching = network.activations(torch.as_tensor(x).to(network.layer(0).knots))
+        reaching = network.activations(torch.as_tensor(x).to(network.edge_layers[0].knots))
     edges: list[Edge] = []
     nodes: list[Literal["sum", "product"]] = []
-    sources = list(range(network.layer(0).inputs))  # the nodes that the layer's inputs are
-    for index, (layer, products) in enumerate(zip(network, network.products, strict=True)):
-        last, first = index == len(network.layers) - 1, network.layer(0).inputs + len(nodes)
+    sources = list(range(network.edge_layers[0].inputs))  # the nodes that the layer's inputs are
+    for index, (layer, products) in enumerate(zip(network.edge_layers, network.products, strict=True)):
+        last, first = index == len(network.edge_layers) - 1, network.edge_layers[0].inputs + len(nodes)
         below = reaching[index].double().cpu().numpy()
         sums = [output] if last else list(range(layer.outputs))
         for target, o in enumerate(sums, first):
@@ -58,7 +58,7 @@ def graph_of(network: KAN, x: Array, output: int) -> Graph:
         nodes += ["product"] * products
         plain = range(first, first + len(sums) - 2 * products)
         sources = [*plain, *range(first + len(sums), first + len(sums) + products)]
-    graph = Graph(network.layer(0).inputs, tuple(nodes), tuple(sorted(edges, key=lambda e: (e.target, e.source))))
+    graph = Graph(network.edge_layers[0].inputs, tuple(nodes), tuple(sorted(edges, key=lambda e: (e.target, e.source))))
     return without_edges(graph, set())
 
 

@@ -12,7 +12,7 @@ from math import cos, pi
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Samples, Task, mean_loss
 from kanrun.engine.training.penalty import Roughness
 from kanrun.engine.training.sparsity import sparsity
@@ -144,12 +144,12 @@ class Locks:
 
     def __init__(self, network: Network, objective: Objective) -> None:
         self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        if not isinstance(network, KAN) or not (objective.freeze_unseen or objective.held):
+        if not (objective.freeze_unseen or objective.held):
             return
         moving = [~held for held in objective.held] or network.support(objective.samples.x)
         if objective.freeze_unseen and objective.held:
             moving = [a & b for a, b in zip(moving, network.support(objective.samples.x), strict=True)]
-        for layer, free_here in zip(network, moving, strict=True):
+        for layer, free_here in zip(network.edge_layers, moving, strict=True):
             frees = {"coefficients": free_here, "base_weight": free_here.all(1)}  # the base acts everywhere
             for name, parameter in layer.named_parameters():
                 if name in frees:

@@ -14,7 +14,8 @@ from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
@@ -65,7 +66,8 @@ class _Training:
     def __init__(
         self, create: Create, data: TrainingData, plan: Plan, generator: Generator, progress: TrainingState
     ) -> None:
-        self.create, self.data, self.plan, self.generator, self.progress = create, data, plan, generator, progress
+        self.create = partial(_fresh, create, sizes=_extraordinary(data, plan.policy.ordinary))
+        self.data, self.plan, self.generator, self.progress = data, plan, generator, progress
         self.last = progress.snapshot or (progress.stages[-1] if progress.stages else None)
         self.clock = Clock(self.last.seconds if self.last else 0.0)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
@@ -201,3 +203,22 @@ class _Training:
                 if spent(solver, before, policy.grids):
                     break
         return network
+
+
+def _fresh(create: Create, generator: Generator, sizes: Tensor | None) -> Network:
+    """A network whose outputs have the size of the data's: else every layer would grow until they have."""
+    network = create(generator)
+    if sizes is not None:
+        network.scale_outputs(sizes)
+    return network
+
+
+def _extraordinary(data: TrainingData, ordinary: float) -> Tensor | None:
+    """The deviation of each output (for constants their size), 1 where it is ordinary; None where all are."""
+    if data.task == "classification":
+        return None
+    y = data.train.y
+    sizes = y.std(0, correction=0)
+    sizes = torch.where(sizes > 0, sizes, y.abs().amax(0))
+    usual = (sizes == 0) | ((sizes >= 1 / ordinary) & (sizes <= ordinary))
+    return None if bool(usual.all()) else torch.where(usual, 1.0, sizes)

@@ -71,9 +71,14 @@ class Work:
     active: int
 
 
+def second_order_work(rows: int, parameters: int) -> int:
+    """Multiplications of one Levenberg-Marquardt step."""
+    return 2 * rows * parameters**2 + parameters**3
+
+
 def choose_solver(work: Work, task: Task) -> tuple[str, str]:
     """The solver for this size, and a sentence that says why."""
-    lm = max(2 * work.rows * work.parameters**2 + work.parameters**3, START_SHARE * work.first**3)
+    lm = max(second_order_work(work.rows, work.parameters), START_SHARE * work.first**3)
     if task == "classification":
         name = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
         return name, f"{name}: classification minimises cross-entropy, not squares."

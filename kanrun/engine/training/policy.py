@@ -125,6 +125,9 @@ class TrainingPolicy:
     widths: WidthPolicy = WidthPolicy()
     grids: GridPolicy = GridPolicy()
     penalty: PenaltyPolicy = PenaltyPolicy()
+    ordinary: float = (
+        100.0  #: fresh networks have outputs of the data's size where that is above this or below 1 / this
+    )
     final_steps: int = 6  #: of the final fit on training and validation points together; 0 for none
 
     def damped(self, damping: float) -> TrainingPolicy:

@@ -71,7 +71,7 @@ def test_kanbefair_flops_of_one_layer_by_hand() -> None:
 
 
 def test_executed_flops_do_not_grow_with_a_wide_grid() -> None:
-    narrow, wide, wider = (c.executed_flops(kan([4, 8, 1], g)) for g in (5, 100, 400))
+    narrow, wide, wider = (kan([4, 8, 1], g).flops()["flops"] for g in (5, 100, 400))
     assert wide == wider  # gathered: k + 1 terms an edge whatever G is
     assert narrow - wide == 2 * (4 * 8 + 8) * (5 + 3 - 4)  # dense rows: G + k terms
     assert wide < c.kanbefair_flops(c.Size((4, 8, 1), 100, 3)) / 50
@@ -92,7 +92,7 @@ def test_basis_flops_by_hand() -> None:
 
 def test_mlp_flops_by_hand() -> None:
     assert c.mlp_flops((2, 3, 1), "tanh") == 2 * 6 + 2 * 3 + 3 * 6
-    assert c.executed_flops(MLP((2, 3, 1), "identity")) == 18
+    assert MLP((2, 3, 1), "identity").flops()["flops"] == 18
     assert set(ACTIVATIONS) <= set(c.ACTIVATION_FLOPS)
 
 

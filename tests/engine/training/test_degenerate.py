@@ -25,8 +25,7 @@ FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def kan(generator: Generator, outputs: int) -> KAN:
-    edges = EdgeSpec(base="zero")
-    return KAN.create((2, 2, outputs), 4, edges, domain=DOMAIN, initialisation="spline", generator=generator)
+    return KAN.create((2, 2, outputs), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=generator)
 
 
 def samples(name: str, count: int) -> Samples:

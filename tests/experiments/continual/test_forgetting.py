@@ -12,7 +12,7 @@ from kanrun.experiments.continual.forgetting import measure_forgetting
 from kanrun.experiments.continual.learners import Learner
 from kanrun.experiments.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
 from kanrun.experiments.continual.task_sequence import make_sequence
-from kanrun.experiments.continual.training import go_through, on_the_data
+from kanrun.experiments.continual.training import MARGIN, go_through
 
 from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
@@ -168,6 +168,6 @@ def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
 
 def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
     there = phase(0.2, 0.6)
-    moved = on_the_data(flat_kan(), there.x, 0.0)
+    moved = flat_kan().follow(there.x, grid_eps=1.0, margin=MARGIN)
     assert float(moved.layer(0).grid.low) == pytest.approx(0.2, abs=0.01)
     assert float(moved.layer(0).grid.high) == pytest.approx(0.6, abs=0.01)

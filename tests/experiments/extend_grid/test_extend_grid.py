@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from kanrun.experiments import extend_grid
 from kanrun.experiments.extend_grid.findings import order_claims, overfit_claims, warm_start_claims
-from kanrun.experiments.extend_grid.schedule_entries import limited, name_of, schedule_of
+from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of
 
 from kanrun.config import (
     AdamSolver,
@@ -22,7 +22,6 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
-from kanrun.engine.training.schedules import DoublingSchedule, ListSchedule, PlateauSchedule
 from kanrun.errors import UsageError
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
@@ -176,11 +175,11 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
 
 
 def test_schedules_are_read_from_the_configuration() -> None:
-    assert schedule_of(LIST) == ListSchedule((4, 8, 20))
-    assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}) == DoublingSchedule(3, 9, False)
+    assert schedule_of(LIST) == Schedule((4, 8, 20))
+    assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}) == Schedule((3, 7), "doubling")
     plateau = schedule_of({"kind": "plateau", "first": 3, "last": 12, "patience": 4})
-    assert plateau == PlateauSchedule(DoublingSchedule(3, 12), patience=4)
-    assert (name_of(plateau), name_of(ListSchedule((3, 5))), name_of(ListSchedule((7,)))) == (
+    assert plateau == Schedule((3, 6, 12), "plateau", patience=4, steps=200)
+    assert (plateau.name, Schedule((3, 5)).name, Schedule((7,)).name) == (
         "plateau, nested", "list, not nested", "G = 7 alone",
     )  # fmt: skip
     shorter, left_out = limited(plateau, lambda g: 10 * g, 60)

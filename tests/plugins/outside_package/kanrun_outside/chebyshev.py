@@ -17,7 +17,6 @@ from kanrun.config import model, setting
     "kanrun_outside.chebyshev:create",
     network="kanrun_outside.chebyshev:ChebyshevKAN",
     label="Chebyshev KAN",
-    beyond="the edge functions keep their values at the ends",
 )
 @dataclass
 class ChebyshevConfig:

@@ -6,19 +6,12 @@ from functools import partial
 
 import pytest
 import torch
+from kanrun.experiments.extend_grid.schedules import Schedule, doubled, threshold_intervals
 from torch import Generator
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import AdamOptions, Plan, Samples, TrainingData, fit
-from kanrun.engine.training.schedules import (
-    DoublingSchedule,
-    ListSchedule,
-    PlateauSchedule,
-    Schedule,
-    is_nested,
-    threshold_intervals,
-)
 from kanrun.errors import UsageError
 
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
@@ -35,25 +28,25 @@ def create(intervals: int, generator: Generator) -> KAN:
 
 
 def test_grids() -> None:
-    assert DoublingSchedule(3, 50).grids == (3, 6, 12, 24, 48)
-    assert DoublingSchedule(3, 31, nested=False).grids == (3, 7, 15, 31)
-    assert DoublingSchedule(3, 3).grids == (3,)
-    assert is_nested(DoublingSchedule(3, 50).grids)
-    assert not is_nested(DoublingSchedule(3, 50, nested=False).grids)
-    assert not is_nested((3, 5, 10))
-    assert is_nested((4,))
+    assert doubled(3, 50) == (3, 6, 12, 24, 48)
+    assert doubled(3, 31, nested=False) == (3, 7, 15, 31)
+    assert doubled(3, 3) == (3,)
+    nested = {
+        grids: Schedule(grids).nested for grids in (doubled(3, 50), doubled(3, 50, nested=False), (3, 5, 10), (4,))
+    }
+    assert list(nested.values()) == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ListSchedule((3, 10, 5)), "shrinks from 10 to 5"),
-        (lambda: ListSchedule((3, 3)), "has 3 twice"),
-        (lambda: ListSchedule(()), "at least one grid"),
-        (lambda: ListSchedule((0, 3)), "at least 1 interval"),
-        (lambda: DoublingSchedule(0, 3), "cannot begin with 0"),
-        (lambda: DoublingSchedule(8, 4), "shrinks"),
-        (lambda: PlateauSchedule(ListSchedule((3,)), patience=0), "at least 1"),
+        (lambda: Schedule((3, 10, 5)), "shrinks from 10 to 5"),
+        (lambda: Schedule((3, 3)), "has 3 twice"),
+        (lambda: Schedule(()), "at least one grid"),
+        (lambda: Schedule((0, 3)), "at least 1 interval"),
+        (lambda: doubled(0, 3), "cannot begin with 0"),
+        (lambda: doubled(8, 4), "shrinks"),
+        (lambda: Schedule((3,), "plateau", patience=0), "at least 1"),
     ],
 )
 def test_impossible_schedules_are_refused(make: object, message: str) -> None:
@@ -63,16 +56,16 @@ def test_impossible_schedules_are_refused(make: object, message: str) -> None:
 
 def test_a_plan_follows_its_schedule() -> None:
     plan = Plan("lm", starts=1, weight=0.0)
-    followed = ListSchedule((3, 6)).applied(plan)
+    followed = Schedule((3, 6)).applied(plan)
     assert (followed.intervals, followed.steps, followed.patience) == ((3, 6), plan.steps, None)
-    plateau = PlateauSchedule(DoublingSchedule(2, 9), patience=4, steps=50).applied(plan)
+    plateau = Schedule(doubled(2, 9), "plateau", patience=4, steps=50).applied(plan)
     assert (plateau.intervals, plateau.steps, plateau.patience, plateau.stop_early) == ((2, 4, 8), 50, 4, True)
 
 
 @pytest.mark.parametrize(
     "schedule",
-    [ListSchedule((3, 5, 11)), DoublingSchedule(3, 12), DoublingSchedule(3, 15, nested=False),
-     PlateauSchedule(DoublingSchedule(3, 12), patience=2, steps=30)],
+    [Schedule((3, 5, 11)), Schedule(doubled(3, 12)), Schedule(doubled(3, 15, nested=False)),
+     Schedule(doubled(3, 12), "plateau", patience=2, steps=30)],
 )  # fmt: skip
 def test_training_visits_the_grids(schedule: Schedule) -> None:
     plan = schedule.applied(Plan("lm", starts=1, weight=0.0))
@@ -82,13 +75,14 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
     for stage in trained.stages[1:]:
         if stage.transfer.method == "insertion":
             assert stage.transfer.error <= 1e-12
-    nested = is_nested(schedule.grids)
-    assert {stage.transfer.method for stage in trained.stages[1:]} == ({"insertion"} if nested else {"least squares"})
+    assert {stage.transfer.method for stage in trained.stages[1:]} == (
+        {"insertion"} if schedule.nested else {"least squares"}
+    )
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:
     adam = Plan("adam", starts=1, weight=0.0, adam=AdamOptions(learning_rate=0.2))
-    plan = PlateauSchedule(ListSchedule((3, 6)), patience=5, steps=400).applied(adam)
+    plan = Schedule((3, 6), "plateau", patience=5, steps=400).applied(adam)
     trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)
 
