@@ -43,7 +43,7 @@ NOISY = replace(POINTS, noise=0.05)
 
 
 @dataclass(frozen=True)
-class Case:
+class AblationCase:
     """A training: what is learned from which points, by which model and solver."""
 
     target: Any
@@ -67,34 +67,35 @@ _SQUARES = "+".join(f"(x{i}-(x0+x1+x2+x3)/4)^2" for i in range(4))
 _BY_LBFGS, _BY_MLP = LBFGSSolver(starts=1), MLPConfig(hidden=[8])
 _ALL_ROWS = SamplingConfig(train=None, test=None, validation=0.2)
 
-CASES: dict[str, Case] = {
-    **{name: Case(SpecialTarget(name)) for name in ("ellipj", "ellipkinc", "jv", "lpmv_1", "sph_harm_1_1")},
-    **{name: Case(FeynmanTarget(name)) for name in ("I.6.2", "I.12.11", "I.18.4", "I.29.16", "II.6.15a", "III.9.52")},
-    "f1": Case(_formula(f"100*{_PEAK.format(100, 0.3, 0.7)}+5*sin(2*pi*x0)*cos(2*pi*x1)")),
-    "f2": Case(_formula("tanh(50*x0)")),
-    "f3": Case(_formula(
+_FEYNMAN = ("I.6.2", "I.12.11", "I.18.4", "I.29.16", "II.6.15a", "III.9.52")
+CASES: dict[str, AblationCase] = {
+    **{name: AblationCase(SpecialTarget(name)) for name in ("ellipj", "ellipkinc", "jv", "lpmv_1", "sph_harm_1_1")},
+    **{name: AblationCase(FeynmanTarget(name)) for name in _FEYNMAN},
+    "f1": AblationCase(_formula(f"100*{_PEAK.format(100, 0.3, 0.7)}+5*sin(2*pi*x0)*cos(2*pi*x1)")),
+    "f2": AblationCase(_formula("tanh(50*x0)")),
+    "f3": AblationCase(_formula(
         f"50*{_PEAK.format(80, 0.2, 0.2)}+30*{_PEAK.format(60, 0.8, 0.3)}+80*{_PEAK.format(100, 0.5, 0.8)}", UNIT
     )),
-    "f4": Case(_formula("1/(1+25*x0^2)")),
-    "f5": Case(_formula("sin(10*pi*x0^2)", UNIT)),
-    "f6": Case(_formula("x0-exp(-50*(1-x0))", UNIT)),
-    "f7": Case(_formula("sqrt(x0^2+x1^2+0.01)", UNIT)),
-    "f8": Case(_formula("tanh(30*x0)+tanh(30*(x0-1))", UNIT)),
-    "f9": Case(_formula("sin(pi*x0*x1)+cos(pi*x2*x3)+x4*x5")),
-    "f10": Case(_formula(f"10*exp(-20*({_SQUARES}))", UNIT)),
-    "f4, noise": Case(_formula("1/(1+25*x0^2)"), NOISY),
-    "f7, noise": Case(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), NOISY),
-    "I.6.2, noise": Case(FeynmanTarget("I.6.2"), NOISY),
-    "diabetes": Case(BundledTarget("diabetes"), _ALL_ROWS),
-    "linnerud": Case(BundledTarget("linnerud"), _ALL_ROWS),
-    "wine": Case(BundledTarget("wine"), _ALL_ROWS, solver=_BY_LBFGS),
-    "f5, LBFGS": Case(_formula("sin(10*pi*x0^2)", UNIT), solver=_BY_LBFGS),
-    "f7, LBFGS": Case(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), solver=_BY_LBFGS),
-    "I.29.16, LBFGS": Case(FeynmanTarget("I.29.16"), solver=_BY_LBFGS),
-    "jv, LBFGS": Case(SpecialTarget("jv"), solver=_BY_LBFGS),
-    "f4, MLP": Case(_formula("1/(1+25*x0^2)"), model=_BY_MLP),
-    "f7, MLP": Case(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), model=_BY_MLP),
-    "ellipkinc, MLP": Case(SpecialTarget("ellipkinc"), model=_BY_MLP),
+    "f4": AblationCase(_formula("1/(1+25*x0^2)")),
+    "f5": AblationCase(_formula("sin(10*pi*x0^2)", UNIT)),
+    "f6": AblationCase(_formula("x0-exp(-50*(1-x0))", UNIT)),
+    "f7": AblationCase(_formula("sqrt(x0^2+x1^2+0.01)", UNIT)),
+    "f8": AblationCase(_formula("tanh(30*x0)+tanh(30*(x0-1))", UNIT)),
+    "f9": AblationCase(_formula("sin(pi*x0*x1)+cos(pi*x2*x3)+x4*x5")),
+    "f10": AblationCase(_formula(f"10*exp(-20*({_SQUARES}))", UNIT)),
+    "f4, noise": AblationCase(_formula("1/(1+25*x0^2)"), NOISY),
+    "f7, noise": AblationCase(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), NOISY),
+    "I.6.2, noise": AblationCase(FeynmanTarget("I.6.2"), NOISY),
+    "diabetes": AblationCase(BundledTarget("diabetes"), _ALL_ROWS),
+    "linnerud": AblationCase(BundledTarget("linnerud"), _ALL_ROWS),
+    "wine": AblationCase(BundledTarget("wine"), _ALL_ROWS, solver=_BY_LBFGS),
+    "f5, LBFGS": AblationCase(_formula("sin(10*pi*x0^2)", UNIT), solver=_BY_LBFGS),
+    "f7, LBFGS": AblationCase(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), solver=_BY_LBFGS),
+    "I.29.16, LBFGS": AblationCase(FeynmanTarget("I.29.16"), solver=_BY_LBFGS),
+    "jv, LBFGS": AblationCase(SpecialTarget("jv"), solver=_BY_LBFGS),
+    "f4, MLP": AblationCase(_formula("1/(1+25*x0^2)"), model=_BY_MLP),
+    "f7, MLP": AblationCase(_formula("sqrt(x0^2+x1^2+0.01)", UNIT), model=_BY_MLP),
+    "ellipkinc, MLP": AblationCase(SpecialTarget("ellipkinc"), model=_BY_MLP),
 }  # fmt: skip
 """By name. The last third are of those whose rules others do not meet: LBFGS's and the MLP's."""
 
@@ -102,7 +103,7 @@ HELD_BACK = frozenset(list(CASES)[2::3])
 
 
 @dataclass(frozen=True)
-class Rule:
+class TrainingRule:
     """`without` is the plan that lacks it; `of` the kind of case that meets it; `starts` whether it is about starts."""
 
     without: Callable[[Plan], Plan]
@@ -125,32 +126,32 @@ def _final_fit(plan: Plan) -> Plan:
     return replace(plan, policy=replace(plan.policy, final_steps=0))
 
 
-RULES: dict[str, Rule] = {
-    "geodesic acceleration": Rule(_policy("lm", geodesic=False)),
-    "conjugate-gradient refinement": Rule(_policy("lm", refine_marks=())),
-    "search of the damping": Rule(_policy("lm", thorough=False)),
-    "largest column norms": Rule(_policy("lm", largest_columns=False), of="MLP"),
-    "null space": Rule(_policy("fitting", fixes_nullspace=False)),
-    "faint coefficients held": Rule(_policy("fitting", farthest=0.0)),
-    "several starts": Rule(lambda plan: replace(plan, starts=1), starts=True),
-    "further batches of starts": Rule(_policy("multistart", batches=1), starts=True),
-    "rounds after thinning": Rule(_policy("multistart", rounds_after=0), starts=True),
-    "settling of one start": Rule(_policy("multistart", settles=False)),
-    "selection of a width": Rule(lambda plan: replace(plan, select_width=False), starts=True),
-    "hopeless widths left": Rule(_policy("widths", hopeless=inf), starts=True),
-    "near widths kept": Rule(_policy("widths", near=0.0), starts=True),
-    "weight search": Rule(_policy("penalty", searches=False)),
-    "weights upwards": Rule(_policy("penalty", upwards=False)),
-    "second differences": Rule(_policy("penalty", noisy=inf)),
-    "negligible penalties": Rule(_policy("penalty", negligible=0.0)),
-    "stalled grids left": Rule(_policy("grids", stalled=0.0, hardly=0.0)),
-    "filled hidden grids kept": Rule(_policy("grids", filled=1.0)),
-    "settling of LBFGS": Rule(_policy("grids", settling=0), of="LBFGS"),
-    "final fit": Rule(_final_fit),
+RULES: dict[str, TrainingRule] = {
+    "geodesic acceleration": TrainingRule(_policy("lm", geodesic=False)),
+    "conjugate-gradient refinement": TrainingRule(_policy("lm", refine_marks=())),
+    "search of the damping": TrainingRule(_policy("lm", thorough=False)),
+    "largest column norms": TrainingRule(_policy("lm", largest_columns=False), of="MLP"),
+    "null space": TrainingRule(_policy("fitting", fixes_nullspace=False)),
+    "faint coefficients held": TrainingRule(_policy("fitting", farthest=0.0)),
+    "several starts": TrainingRule(lambda plan: replace(plan, starts=1), starts=True),
+    "further batches of starts": TrainingRule(_policy("multistart", batches=1), starts=True),
+    "rounds after thinning": TrainingRule(_policy("multistart", rounds_after=0), starts=True),
+    "settling of one start": TrainingRule(_policy("multistart", settles=False)),
+    "selection of a width": TrainingRule(lambda plan: replace(plan, select_width=False), starts=True),
+    "hopeless widths left": TrainingRule(_policy("widths", hopeless=inf), starts=True),
+    "near widths kept": TrainingRule(_policy("widths", near=0.0), starts=True),
+    "weight search": TrainingRule(_policy("penalty", searches=False)),
+    "weights upwards": TrainingRule(_policy("penalty", upwards=False)),
+    "second differences": TrainingRule(_policy("penalty", noisy=inf)),
+    "negligible penalties": TrainingRule(_policy("penalty", negligible=0.0)),
+    "stalled grids left": TrainingRule(_policy("grids", stalled=0.0, hardly=0.0)),
+    "filled hidden grids kept": TrainingRule(_policy("grids", filled=1.0)),
+    "settling of LBFGS": TrainingRule(_policy("grids", settling=0), of="LBFGS"),
+    "final fit": TrainingRule(_final_fit),
 }
 
 
-def ablate(rule: str, case: Case, seed: int, *, starts: bool = False) -> dict[str, Any]:
+def ablate(rule: str, case: AblationCase, seed: int, *, starts: bool = False) -> dict[str, Any]:
     """Errors and CPU seconds of one training without `rule` (`full`: with all), from several starts or from one.
 
     `error` is the test error relative to the spread of the outputs.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from kanrun.experiments.bench.ablation import CASES, FULL, HELD_BACK, RULES, Case, ablate, summary
+from kanrun.experiments.bench.ablation import CASES, FULL, HELD_BACK, RULES, AblationCase, ablate, summary
 from pandas import DataFrame
 
 from kanrun.config import BenchConfig, KANConfig, LBFGSSolver, MLPConfig, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.study.execute import check
 
-KAN = Case(NamedTarget("runge"), SamplingConfig(train=60, test=40), KANConfig(hidden=[2], intervals=[3]))
+KAN = AblationCase(NamedTarget("runge"), SamplingConfig(train=60, test=40), KANConfig(hidden=[2], intervals=[3]))
 SMALL = {"KAN": KAN, "LBFGS": replace(KAN, solver=LBFGSSolver(steps=40)), "MLP": replace(KAN, model=MLPConfig([4]))}
 
 
