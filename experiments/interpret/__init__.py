@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from kanrun.config import InterpretConfig
+from kanrun.config import InterpretConfig, NistTarget
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
 
@@ -63,10 +63,12 @@ def run(cfg: InterpretConfig, cell: dict[str, Any], seed: int) -> Iterator[Recor
     options = options_of(cfg)
     with one_thread():
         for problem in problems_of(cfg, seed):
-            yield from _answered(problem, options, seed)
+            yield from _answered(problem, options, cfg.target, seed)
 
 
-def _answered(problem: InterpretationProblem, options: Options, seed: int) -> Iterator[Record]:
+def _answered(problem: InterpretationProblem, options: Options, target: Any, seed: int) -> Iterator[Record]:
+    import time
+
     from kanrun.experiments.interpret.interpretation import interpretation
     from kanrun.experiments.interpret.result import Interpretation
     from kanrun.experiments.interpret.tables import stage_row
@@ -74,23 +76,27 @@ def _answered(problem: InterpretationProblem, options: Options, seed: int) -> It
     yield from problem.notes
     if problem.carried_over is not None:
         yield problem.carried_over
-    result = None
+    result, began = None, time.process_time()
     for event in interpretation(problem.samples, problem.check, options, seed, problem.network):
         if isinstance(event, Interpretation):
             result = event
         else:
             yield stage_row(event, problem.samples, problem.check)
     assert result is not None
-    yield from _results(problem, result, seed)
+    yield from _results(problem, result, seed, time.process_time() - began)
+    if isinstance(target, NistTarget):
+        from kanrun.experiments.interpret.certified import certified_row
+
+        yield certified_row(target, problem.in_units(result.formula) if result.formula else None)
 
 
-def _results(problem: InterpretationProblem, result: Interpretation, seed: int) -> Iterator[Record]:
+def _results(problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float) -> Iterator[Record]:
     from kanrun.experiments.interpret.diagram_edges import edge_tables
     from kanrun.experiments.interpret.problem import formula_checkpoint
     from kanrun.experiments.interpret.tables import candidate_rows, decision_rows, summary_row
 
     formula = problem.in_units(result.formula) if result.formula else None
-    yield summary_row(problem, result, formula)
+    yield summary_row(problem, result, formula, cpu_seconds)
     yield Note(f"{problem.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
     if formula is not None:
         yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
@@ -124,7 +130,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
-    """Whether the seeds recovered the targets whose truth is known."""
-    from kanrun.experiments.interpret.findings import score_claims
+    """Whether the seeds recovered the targets whose truth is known, and how near they come to certified values."""
+    from kanrun.experiments.interpret.findings import certified_claims, score_claims
 
-    return score_claims(tables["summary"])
+    return [*certified_claims(tables.get("certified")), *score_claims(tables["summary"])]

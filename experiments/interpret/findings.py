@@ -18,6 +18,9 @@ NOISY, FEYNMAN = 7 / 11, 20 / 27
 def score_claims(summary: pd.DataFrame) -> list[Claim]:
     """On the targets whose truth is known: one claim each; one on all Feynman formulas, and one on all with noise,
     counting those that most seeds recover; and one on the longest time."""
+    called = summary[summary["score"].isin(["exact", "wrong"])]
+    wrong = int((called["score"] == "wrong").sum())
+    sentence = f"formulas called exact that are not the truth, of {len(called)} called exact"
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0
     feynman = known["kind"] == "feynman"
@@ -32,8 +35,10 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
     if noisy.any():
         claims.append(_count(known[noisy], "form", "targets with noise that most seeds recover in form", NOISY))
     if len(known):
-        slowest = maximum(known["seconds"])
-        sentence = "longest interpretation in seconds"
+        claims.append(Claim(sentence, wrong, "<= 0", wrong == 0, None))
+    if len(summary):
+        slowest = maximum(summary["cpu_seconds" if "cpu_seconds" in summary else "seconds"])
+        sentence = "longest interpretation in CPU seconds"
         claims.append(Claim(sentence, slowest, f"<= {SECONDS:g}", slowest <= SECONDS, None))
     return claims
 
@@ -45,3 +50,26 @@ def _count(rows: pd.DataFrame, column: str, sentence: str, least: float) -> Clai
     others = [str(name) for name, share in shares.items() if share < SHARE]
     spread = f"not: {', '.join(others)}" if others else None
     return Claim(f"{sentence}, of {len(shares)}", came, f">= {bound}", came >= bound, spread)
+
+
+#: Digits that a refit from the second start has to have, and the share of sets whose form has to be found.
+DIGITS, FORMS = 8.0, 15 / 27
+
+
+def certified_claims(certified: pd.DataFrame | None) -> list[Claim]:
+    """On sets with certified parameters: how many refits reach them from each start, and how many formulas found are
+    as good as the certified model."""
+    if certified is None or not len(certified):
+        return []
+    from kanrun.experiments.interpret.certified import AS_GOOD
+
+    sets = certified.drop_duplicates("target")
+    claims = []
+    for start, least in ((2, len(sets)), (1, 0)):
+        came = int((sets[f"start_{start}_digits"] >= DIGITS).sum())
+        sentence = f"sets refitted to {DIGITS:g} digits from start {start}, of {len(sets)}"
+        claims.append(Claim(sentence, came, f">= {least}", came >= least, None))
+    good = int((certified["residual_ratio"] <= AS_GOOD).groupby(certified["target"]).all().sum())
+    least = math.ceil(FORMS * len(sets) - 1e-9)
+    sentence = f"sets whose formula has at most {AS_GOOD:g} times the certified sum of squares, of {len(sets)}"
+    return [*claims, Claim(sentence, good, f">= {least}", good >= least, None)]

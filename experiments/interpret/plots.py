@@ -9,14 +9,14 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.network import draw_network, lay_out
-from kanrun.figures.style import GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, say_above, styled
+from kanrun.figures.style import BLACK, GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, say_above, styled
 
 if TYPE_CHECKING:
     import pandas
 
 _GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
 _LEAST_WIDTH, _WIDEST = 1.9, 11.0
-_SCORES = {"recovered": GREEN, "approximated": ORANGE, "failed": VERMILLION}
+_SCORES = {"exact": GREEN, "approximate": ORANGE, "failed": VERMILLION, "wrong": BLACK}
 _MOST = 400
 _MOST_CANDIDATES = 30
 

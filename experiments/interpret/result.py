@@ -65,10 +65,10 @@ class Check:
 class Interpretation:
     """The outcome.
 
-    `outcome` is `recovered` (the formula is the truth), `formula` (as good as the network), `partly numeric` (the
-    formula has functions f1, f2, ... where no candidate was good enough), or `failed`, with `formula` None; `sentence`
-    says what happened. `approximation` is the best formula of candidates alone where that is worse than the network;
-    `decisions` say of every edge whether it became symbolic, and why not.
+    `outcome` is `exact` (the formula gives all points to rounding), `formula` (as good as the network), `partly
+    numeric` (the formula has functions f1, f2, ... where no candidate was good enough), or `failed`, with `formula`
+    None; `sentence` says what happened. `approximation` is the best formula of candidates alone where that is worse
+    than the network; `decisions` say of every edge whether it became symbolic, and why not.
     """
 
     outcome: str

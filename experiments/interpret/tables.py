@@ -8,6 +8,7 @@ import numpy as np
 from kanrun.experiments.interpret.diagram_edges import label
 from kanrun.experiments.interpret.problem import InterpretationProblem
 from kanrun.experiments.interpret.result import Check, Interpretation
+from kanrun.experiments.interpret.verdict import fresh
 
 from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, SearchStage, Tried, depths
 from kanrun.runs.records import Row
@@ -113,11 +114,15 @@ def _node(graph: Graph, node: int) -> str:
     return f"node {graph.mark(node) - graph.inputs}" if node < graph.output else "output"
 
 
-#: R^2 from which on a formula that is not the truth counts as an approximation.
+#: R^2 from which on a formula that is not exact counts as an approximation.
 APPROXIMATED = 0.99
+#: Difference from the truth, relative to its size, that a formula called exact may have.
+EQUAL = 1e-9
 
 
-def summary_row(problem: InterpretationProblem, result: Interpretation, formula: Formula | None) -> Row:
+def summary_row(
+    problem: InterpretationProblem, result: Interpretation, formula: Formula | None, cpu_seconds: float
+) -> Row:
     """The result with its certificate, errors in the user's units; `formula` is in these units already."""
     certificate = result.certificate
     return Row(
@@ -143,16 +148,21 @@ def summary_row(problem: InterpretationProblem, result: Interpretation, formula:
             "numeric_edges": _numeric(result),
             "complexity": formula.complexity if formula else None,
             "seconds": result.seconds,
+            "cpu_seconds": cpu_seconds,
             "reason": result.sentence,
         },
     )
 
 
 def score_of(problem: InterpretationProblem, result: Interpretation) -> str:
-    """`recovered`, `approximated` (a formula, of candidates alone or partly numeric, with R^2 of at least 0.99 on the
-    check points) or `failed`."""
-    if result.outcome == "recovered":
-        return "recovered"
+    """`exact`, `approximate` (a formula, of candidates alone or partly numeric, with R^2 of at least 0.99 on the
+    check points), `failed`, or `wrong`: called exact, but not the truth.
+
+    What is called exact is decided without the truth, on noisy points by the truth itself.
+    """
+    assert result.certificate is not None or result.formula is None
+    if result.certificate is not None and (result.outcome == "exact" or result.certificate.recovered == "yes"):
+        return "wrong" if result.outcome == "exact" and not equals_truth(problem.check, result) else "exact"
     spread = float(np.std(problem.check.y))
     for formula in (result.formula, result.approximation):
         if formula is None:
@@ -160,8 +170,23 @@ def score_of(problem: InterpretationProblem, result: Interpretation) -> str:
         with np.errstate(all="ignore"):
             error = float(np.sqrt(np.mean((formula(problem.check.x) - problem.check.y) ** 2)))
         if error <= np.sqrt(1 - APPROXIMATED) * spread:
-            return "approximated"
+            return "approximate"
     return "failed"
+
+
+def equals_truth(check: Check, result: Interpretation) -> bool:
+    """Whether the formula is the truth where both are defined on fresh points of a domain twice as wide: symbolically,
+    or to EQUAL of the truth's size; True where there is no truth to ask."""
+    assert result.formula is not None
+    if check.truth is None or (result.certificate is not None and result.certificate.symbolically == "yes"):
+        return True
+    middle, half = check.domain.mean(1, keepdims=True), np.diff(check.domain, axis=1) / 2
+    x = fresh(np.concatenate([middle - 2 * half, middle + 2 * half], axis=1))
+    with np.errstate(all="ignore"):
+        truth, values = check.truth(x), result.formula(x)
+    both = np.isfinite(truth) & np.isfinite(values)
+    size = np.maximum(np.abs(truth[both]), float(np.std(check.y)))
+    return bool(np.all(np.abs(values[both] - truth[both]) <= EQUAL * size))
 
 
 def _numeric(result: Interpretation) -> int:

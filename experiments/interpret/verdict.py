@@ -36,6 +36,9 @@ from kanrun.engine.symbolic import (
 _FRESH = 1000
 #: Stages whose networks are numeric: the best of them is what a formula is measured by.
 _NUMERIC = ("train", "prune", "retrain")
+#: Error over all points, relative to their spread, up to which a formula is called exact: rounding, multiplied by
+#: what formulas of some depth make of it.
+EXACT_FORMULA = 1e-10
 #: Relative error of a network above which its share of the variance is said beside the formula.
 _POOR = 0.1
 
@@ -171,8 +174,11 @@ def _judged(
     outcome: _Outcome, formula_error: float, certificate: Certificate, data: SearchData, reference: float
 ) -> tuple[str, str]:
     choice = outcome.choice
-    if certificate.recovered == "yes":
-        return "recovered", f"the formula is the truth to {certificate.formula_rmse:.1e}"
+    if outcome.formula is not None and not outcome.formula.splines:
+        error = data.overall_error(outcome.formula)
+        if error <= EXACT_FORMULA:
+            known = " and the truth to the same" if certificate.recovered == "yes" else ""
+            return "exact", f"the formula gives all points to {error:.1e} of their spread{known}"
     poor = f"; the network itself explains {_explained(data, choice):.3g} of the variance"
     poor = poor if choice.network_error > _POOR else ""
     away = ""

@@ -57,9 +57,12 @@ class SpecialTarget:
 @target("kanrun.targets.functions:build_feynman")
 @dataclass
 class FeynmanTarget:
-    """One of the 27 dimensionless Feynman formulas by its equation, such as I.6.2."""
+    """One of the 27 dimensionless Feynman formulas by its equation, such as I.6.2, or a formula of a file."""
 
-    id: str = setting(MISSING, "equation in the lectures")
+    id: str = setting(MISSING, "equation in the lectures, or name in the file")
+    path: str | None = setting(
+        None, "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun", file=True
+    )
     domain: Any = setting(None, f"{_DOMAIN}; null is its own")
     kind: str = "feynman"
 
@@ -91,6 +94,16 @@ class TableTarget:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
         if self.task == "classification" and len(self.outputs) != 1:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
+
+
+@target("kanrun.targets.nist:build_nist")
+@dataclass
+class NistTarget:
+    """A nonlinear regression set of NIST's Statistical Reference Datasets, from a folder of its data files."""
+
+    path: str = setting(MISSING, "folder of the data files, such as Misra1a.dat", file=True)
+    name: str = setting(MISSING, "name of the set")
+    kind: str = "nist"
 
 
 @target("kanrun.targets.table_targets:build_bundled", table=True)

@@ -15,7 +15,7 @@ from scipy import special
 
 from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
 from kanrun.errors import UsageError
-from kanrun.formulas import constant, parse, to_numpy, variables_in
+from kanrun.formulas import constant, parse, to_numpy, variable, variables_in
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.domains import check_finite, read_domain
@@ -168,11 +168,52 @@ def feynman_formulas() -> dict[str, FeynmanFormula]:
 
 
 def build_feynman(config: FeynmanTarget) -> Target:
-    """A formula by its equation id; inputs are x0, x1, ... in the order of the CSV's variables."""
+    """A formula by its equation id; inputs are x0, x1, ... in the order of the CSV's variables, or v1, v2, ... of a
+    file's."""
+    if config.path is not None:
+        return formula_of_file(config.path, config.id, config.domain)
     _check_known("target.id", config.id, feynman_formulas(), "27 formulas")
     entry = feynman_formulas()[config.id]
     inputs = [f"x{i}" for i in range(len(entry.variables))]
     return formula_target(config.id, parse(entry.formula), inputs, config.domain, entry.domain)
+
+
+def formula_of_file(path: str, name: str, domain: Any) -> Target:
+    """The formula `name` of a YAML file in which each entry has the formula `raw`, and under `vars` the name and
+    sample_range of v1, v2, ...; its inputs are called x0, x1, ... in their order.
+
+    Raises UsageError for a file that is not like this.
+    """
+    entry = _formulas_of_file(path).get(name)
+    if entry is None:
+        _check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
+    try:
+        variables = [entry["vars"][f"v{i + 1}"] for i in range(int(entry["n_variables"]))]
+        names, ranges = [str(each["name"]) for each in variables], [list(each["sample_range"]) for each in variables]
+        expression = parse(str(entry["raw"]), names)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"target.path={path}: the entry {name} lacks raw, n_variables, or vars with ranges."
+        ) from error
+    inputs = [f"x{i}" for i in range(len(names))]
+    swap = {variable(old): variable(new) for old, new in zip(names, inputs, strict=True)}
+    expression = expression.xreplace(swap)  # 0/0 on part of a published range is no reason to refuse it
+    box = read_domain(domain, len(inputs), ranges)
+    return Target(name, tuple(inputs), ("y",), box, expression, _OneOutput(to_numpy(expression, inputs)))
+
+
+@cache
+def _formulas_of_file(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as stream:
+            entries = yaml.safe_load(stream)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError(f"target.path={path} cannot be read as YAML: {str(error).splitlines()[0]}.") from error
+    if not isinstance(entries, dict) or not entries:
+        raise UsageError(f"target.path={path} has no formulas by name.")
+    return {str(name): entry for name, entry in entries.items()}
 
 
 def _check_known(key: str, name: str, known: Iterable[str], what: str) -> None:

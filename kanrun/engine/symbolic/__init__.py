@@ -11,6 +11,7 @@ from kanrun.engine.symbolic.graph import Edge, Graph, depths
 from kanrun.engine.symbolic.graph_training import TrainedGraph
 from kanrun.engine.symbolic.invariances import variants
 from kanrun.engine.symbolic.pruning import edge_scores
+from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
 from kanrun.engine.symbolic.snapping import (
@@ -29,6 +30,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Certificate",
+    "ConstantsFitting",
     "Decision",
     "Edge",
     "EdgeMatch",
@@ -55,6 +57,7 @@ __all__ = [
     "depths",
     "edge_scores",
     "finished",
+    "fit_constants",
     "fixed_shape",
     "limited",
     "match_edge",

@@ -5,10 +5,12 @@ Loss = mean squared residual + penalty * var(y) * sum over splines of G^(2m - 1)
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import inf
 
 import numpy as np
+import sympy
 import torch
 from torch import Tensor
 
@@ -17,10 +19,16 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
+from kanrun.formulas import to_numpy, variable
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick steps, whose damping
 #: falls with every step that helps, far below that of trainings.
 POLICY = LMPolicy(thorough=False, smallest=1e-16, largest=1e8, raised=6.0, lowered=((-inf, 8.0),), refine_marks=())
+
+#: Constants alone, of any size and to the last digit: thorough steps.
+THOROUGH = LMPolicy(smallest=1e-18)
+#: Gauss-Newton steps at most after them.
+_POLISHING = 12
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,56 @@ class GraphFitting(Problem):
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
         rows = np.concatenate([jacobian * self._factor, self._rows])
         return Linearisation.of(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
+
+
+class ConstantsFitting(Problem):
+    """The fit of an expression's `constants` to y (N,) at x (N, inputs), from `start` (constants,)."""
+
+    def __init__(
+        self, expression: sympy.Expr, names: Sequence[str], constants: Sequence[str], data: tuple[Array, Array],
+        start: Array,
+    ) -> None:  # fmt: skip
+        self._x, self._y = data
+        every = [*names, *constants]
+        self._value = to_numpy(expression, every)
+        self._slopes = [to_numpy(sympy.diff(expression, variable(name)), every) for name in constants]
+        self.unknowns = torch.from_numpy(np.asarray(start, dtype=np.float64).copy())
+
+    def _points(self, unknowns: Tensor) -> Array:
+        return np.concatenate([self._x, np.broadcast_to(unknowns.numpy(), (len(self._x), len(unknowns)))], axis=1)
+
+    def residual(self, unknowns: Tensor) -> Tensor:
+        return torch.from_numpy(self._value(self._points(unknowns)) - self._y)
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        points = self._points(unknowns)
+        rows = np.stack([slope(points) for slope in self._slopes], axis=1)
+        return Linearisation.of(DenseRows(torch.from_numpy(rows)), self.residual(unknowns))
+
+
+def fit_constants(problem: ConstantsFitting, steps: int = 2000) -> tuple[Array, int]:
+    """The constants (constants,) that least squares gives from the problem's start, and the steps taken.
+
+    Sums of squares tell constants apart to half of float64's digits only; Gauss-Newton steps give the others, as long
+    as each is shorter than the one before.
+    """
+    with np.errstate(all="ignore"):
+        state, taken = minimise(problem, THOROUGH, Stopping(steps, 0.0, 1e-15, 12))
+        constants, last = state.unknowns.numpy(), inf
+        for _ in range(_POLISHING):
+            linear = problem.linearise(torch.from_numpy(constants))
+            assert isinstance(linear.rows, DenseRows)
+            assert linear.residual is not None
+            rows, residual = linear.rows.rows.numpy(), linear.residual.numpy()
+            sizes = np.linalg.norm(rows, axis=0)
+            if not (np.isfinite(rows).all() and np.isfinite(residual).all() and sizes.all()):
+                break
+            move = np.linalg.lstsq(rows / sizes, -residual, rcond=None)[0]
+            length = float(np.linalg.norm(move))
+            if not length < last:
+                break
+            constants, last = constants + move / sizes, length
+    return constants, taken
 
 
 def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSettings()) -> Fitted:

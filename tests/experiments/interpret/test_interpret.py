@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,24 +12,30 @@ import pandas as pd
 import pytest
 from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
+from kanrun.experiments.interpret.certified import certified_row
 from kanrun.experiments.interpret.diagram_edges import edge_tables
-from kanrun.experiments.interpret.findings import score_claims
+from kanrun.experiments.interpret.findings import certified_claims, score_claims
 from kanrun.experiments.interpret.plots import candidate_map
 from kanrun.experiments.interpret.problem import problems_of
+from kanrun.experiments.interpret.result import Check, Interpretation
+from kanrun.experiments.interpret.tables import equals_truth
 from kanrun.experiments.interpret.verdict import fresh
 from omegaconf import OmegaConf
+from scipy.optimize import curve_fit
 
 from kanrun.config import (
     ExpressionTarget,
+    FeynmanTarget,
     FitConfig,
     InterpretConfig,
     KANConfig,
     LMSolver,
     MLPConfig,
+    NistTarget,
     SamplingConfig,
     TableTarget,
 )
-from kanrun.engine.symbolic import TABLE, Edge, Graph, Identity, SearchData, SearchStage, Symbolic
+from kanrun.engine.symbolic import TABLE, Edge, Formula, Graph, Identity, SearchData, SearchStage, Symbolic
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
@@ -36,6 +43,7 @@ from kanrun.launch.composing import compose, opened
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.saved import load_run
+from kanrun.targets import build_target
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
 
@@ -272,13 +280,84 @@ def test_the_score_card_counts_seeds() -> None:
             "noise": 0.0,
             "recovered": ["yes", "no", "yes", "unknown"],
             "formula_rmse": [0.0, 1.0, 0.0, 1.0],
-            "seconds": [1.0, 2.0, 70.0, 1.0],
+            "score": ["exact", "wrong", "exact", "exact"],
+            "cpu_seconds": [1.0, 2.0, 70.0, 1.0],
         }
     )
-    first, second, slowest = score_claims(summary)
+    first, second, wrong, slowest = score_claims(summary)
     assert (first.measured, first.holds) == (0.5, False)
     assert (second.measured, second.holds) == (1.0, True)
+    assert (wrong.measured, wrong.holds) == (1, False)
+    assert "of 4 called exact" in wrong.sentence
     assert not slowest.holds
+
+
+def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong() -> None:
+    box = np.array([[-1.0, 1.0]])
+    x = np.linspace(-1, 1, 50)[:, None]
+    truth = lambda x: np.abs(x[:, 0] + 1.5)  # noqa: E731
+    check = Check(x, truth(x), box, truth)
+    scores = {}
+    for text in ("x0 + 1.5", "abs(x0 + 1.5)"):
+        formula = Formula(parse(text), ("x0",), Graph(1, ("sum",), ()))
+        scores[text] = equals_truth(check, Interpretation("exact", "", formula, None, None, "", 0.0))
+    assert scores == {"x0 + 1.5": False, "abs(x0 + 1.5)": True}
+
+
+NIST_FILE = """NIST/ITL StRD
+Dataset Name:  Line              (Line.dat)
+
+File Format:   ASCII
+               Starting Values   (lines 12 to 13)
+               Certified Values  (lines 12 to 18)
+               Data              (lines 21 to 26)
+Model:         Miscellaneous Class
+               y = b1 * exp[-b2*x]
+                   + 1  +  e
+
+  b1 =   5.0        2.5           {b1:.10E}  2.7070075241E+00
+  b2 =   9.0        0.6           {b2:.10E}  7.2668688436E-06
+
+Residual Sum of Squares:                    {rss:.10E}
+
+
+Number of Observations:                            6
+
+Data:   y               x
+"""
+
+
+def test_certified_sets_are_fitted_from_both_starts(tmp_path: Path) -> None:
+    x = np.linspace(0.5, 3, 6)
+    y = np.array([2.63, 2.2, 1.99, 1.81, 1.62, 1.5])
+    (b1, b2), _ = curve_fit(lambda x, b1, b2: b1 * np.exp(-b2 * x) + 1, x, y, (2.5, 0.6), xtol=1e-15, ftol=1e-15)
+    rss = float(np.sum((b1 * np.exp(-b2 * x) + 1 - y) ** 2))
+    rows = "".join(f"  {b:.4f}E0   {a:.2f}E0\n" for a, b in zip(x, y, strict=True))
+    (tmp_path / "Line.dat").write_text(NIST_FILE.format(b1=b1, b2=b2, rss=rss) + rows)
+    target = NistTarget(path=str(tmp_path), name="Line")
+    np.testing.assert_array_equal(build_target(target).points.y[:, 0], y)
+    formula = Formula(parse(f"{float(b1)!r}*exp(-{float(b2)!r}*x0) + 1"), ("x0",), Graph(1, ("sum",), ()))
+    row = certified_row(target, formula).values
+    assert row["start_2_digits"] > 6.5  # as far as scipy's own constants go
+    assert row["residual_ratio"] == pytest.approx(1, abs=1e-6)
+    second, first, forms = certified_claims(pd.DataFrame([row]))
+    assert (second.measured, first.measured, forms.measured) == (int(row["start_2_digits"] >= 8), first.measured, 1)
+    with pytest.raises(UsageError, match=r"no file Lime\.dat; did you mean Line"):
+        build_target(NistTarget(path=str(tmp_path), name="Lime"))
+
+
+def test_formulas_are_read_from_a_file_of_theirs(tmp_path: Path) -> None:
+    path = tmp_path / "formulas.yaml"
+    path.write_text(
+        "Area:\n  raw: pi*r**2/h\n  n_variables: 2\n  vars:\n"
+        "    v1: {name: r, sample_range: [1, 2]}\n    v2: {name: h, sample_range: [3.0, 5]}\n    v0: {name: A}\n"
+    )
+    target = build_target(FeynmanTarget(id="Area", path=str(path)))
+    assert target.inputs == ("x0", "x1")
+    np.testing.assert_array_equal(target.domain, [[1, 2], [3, 5]])
+    assert target.expression == parse("pi*x0^2/x1")
+    with pytest.raises(UsageError, match="'area' is not one of the formulas of"):
+        build_target(FeynmanTarget(id="area", path=str(path)))
 
 
 def test_the_map_of_candidates_shows_the_digits() -> None:
