@@ -184,9 +184,8 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
 
     Raises UsageError for a file that is not like this.
     """
-    entry = _formulas_of_file(path).get(name)
-    if entry is None:
-        _check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
+    _check_known("target.id", name, _formulas_of_file(path), f"formulas of {path}")
+    entry = _formulas_of_file(path)[name]
     try:
         variables = [entry["vars"][f"v{i + 1}"] for i in range(int(entry["n_variables"]))]
         names, ranges = [str(each["name"]) for each in variables], [list(each["sample_range"]) for each in variables]
@@ -204,7 +203,7 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
 
 @cache
 def _formulas_of_file(path: str) -> dict[str, Any]:
-    import yaml
+    import yaml  # type: ignore[import-untyped]
 
     try:
         with open(path, encoding="utf-8") as stream:
