@@ -1,10 +1,26 @@
-"""TAB completion of overrides by Hydra's own completion engine."""
+"""TAB completion: groups, choices, settings and values of overrides, columns of the table at hand, and runs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
+
+from kanrun.config import EXPERIMENTS
+from kanrun.config.rules import MISSING
+from kanrun.errors import KanrunError
+
+_COLUMNS = ("target.inputs", "target.outputs", "target.exclude", "target.categories", "target.columns")
+_RUNS = ("from_run",)
+_HYDRA = "hydra"
+
+
+def complete_run(ctx: Any, incomplete: str) -> list[str]:
+    """The names of runs, jobs and tags that begin with `incomplete`, the newest first."""
+    return runs_beginning(incomplete, _outputs(ctx))
 
 
 def complete_override(ctx: Any, incomplete: str) -> list[str]:
@@ -16,65 +32,186 @@ def complete_override(ctx: Any, incomplete: str) -> list[str]:
         *words, word = typed
         split = "=" in word
         words = [other for other in words if "=" in other]
-    completed = completions(ctx.info_name, words, word)
+    completed = completions(ctx.info_name, words, word, _outputs(ctx))
     cut = word.rindex("=") + 1 if split else 0
     return [whole[cut:] for whole in completed]
 
 
-def completions(command: str, words: Sequence[str], word: str) -> list[str]:
-    """All groups, choices, keys and values that begin with `word`, given the other overrides `words`.
+def completions(command: str, words: Sequence[str], word: str, outputs: Path = Path("outputs")) -> list[str]:
+    """All groups, choices, settings and values that begin with `word`, given the other overrides `words`.
 
     A single one that ends with `=`, `.` or `/` is followed by what may come after it, so that the shell
     does not end the word there.
     """
-    from kanrun.launch.composing import opened
+    if command not in EXPERIMENTS:
+        return []
+    sign = word[: len(word) - len(word.lstrip("+~"))]
+    found = _matching(command, words, word[len(sign) :], outputs)
+    while len(found) == 1 and found[0] != word[len(sign) :] and found[0].endswith(("=", ".", "/")):
+        following = [name for name in _matching(command, words, found[0], outputs) if name != found[0]]
+        if not following:
+            break
+        found = [found[0], *following]
+    return [sign + name for name in found]
+
+
+def runs_beginning(beginning: str, outputs: Path) -> list[str]:
+    """Names of runs, and, once a whole name or a tag is begun, of jobs and tags, the newest first."""
+    from kanrun.runs import find_runs
+
+    runs = find_runs(outputs)[::-1]
+    names = ["latest", *dict.fromkeys(f"{run.path.parent.name}/latest" for run in runs), *(run.name for run in runs)]
+    if beginning.count("/") == 2:
+        names = [job.name for run in runs if beginning.startswith(f"{run.name}/") for job in run.jobs]
+    elif "/" not in beginning:
+        names += list(dict.fromkeys(tag for run in runs for tag in run.labels.tags))
+    return [name for name in names if name.startswith(beginning)]
+
+
+def _matching(command: str, words: Sequence[str], beginning: str, outputs: Path) -> list[str]:
+    from kanrun.launch.composing import opened, readable
+    from kanrun.launch.quoting import hydra_words
     from kanrun.launch.request import Request
+    from kanrun.launch.sentences import CONFIGURATION_ERRORS
 
     request = Request(command)
+    key, equals, value = beginning.partition("=")
     with opened(request) as loader:
-        found = _query(loader, request, words, word)
-        while len(found) == 1 and found[0] != word and found[0].endswith(("=", ".", "/")):
-            following = [name for name in _query(loader, request, words, found[0]) if name != found[0]]
-            if not following:
-                break
-            found = [found[0], *following]
+        if equals and (choices := _choices(loader, key, request.module)):
+            return _begun(beginning, (f"{key}={choice}" for choice in choices))
+        groups = [] if equals else _groups(loader, beginning, request.module)
+        try:
+            before = readable(hydra_words(words, command, multirun=True))
+            settings = _composed(loader, request, before)
+            if equals:
+                values = _values(settings, key, value, outputs)
+                return _begun(beginning, (f"{key}={each}" for each in values))
+            return _begun(beginning, {*groups, *_keys(settings, beginning)})
+        except CONFIGURATION_ERRORS:
+            return _begun(beginning, groups)
+
+
+def _begun(beginning: str, names: Iterable[str]) -> list[str]:
+    return sorted(name for name in dict.fromkeys(names) if name.startswith(beginning))
+
+
+def _composed(loader: Any, request: Any, words: list[str]) -> Any:
+    from hydra.types import RunMode
+
+    return loader.load_configuration(request.primary, words, RunMode.MULTIRUN)
+
+
+def _choices(loader: Any, group: str, module: str) -> list[str]:
+    """The names that a group may be set to; `study` stands for the command's own."""
+    place = f"study/{module}" if group == "study" else group
+    return [name for name in loader.get_group_options(place) if not name.startswith("schema")]
+
+
+def _groups(loader: Any, beginning: str, module: str) -> list[str]:
+    """Groups, with = after them; those of Hydra only once they are begun."""
+    parent = beginning.rpartition("/")[0]
+    named = [f"{parent}/{name}" if parent else name for name in loader.list_groups(parent)]
+    own = [name for name in named if name.partition("/")[0] not in ("schema", _HYDRA) or beginning.startswith("h")]
+    return [f"{name}=" for name in own if name != "schema" and _choices(loader, name, module)]
+
+
+def _keys(settings: Any, beginning: str) -> list[str]:
+    """Settings at the path that is begun: `model.hidden=`, or `model.` where there is more beneath."""
+    from omegaconf import DictConfig, OmegaConf
+
+    parent = beginning.rpartition(".")[0]
+    node = OmegaConf.select(settings, parent, throw_on_missing=False) if parent else settings
+    found = []
+    for name in map(str, node) if isinstance(node, DictConfig) else ():
+        if name == "kind" or (name == _HYDRA and not beginning.startswith("h")):
+            continue
+        missing = OmegaConf.is_missing(node, name) or OmegaConf.is_interpolation(node, name)
+        deeper = not missing and isinstance(node[name], DictConfig)
+        found.append(f"{parent}.{name}" if parent else name)
+        found[-1] += "." if deeper else "="
     return found
 
 
-def _query(loader: Any, request: Any, words: Sequence[str], beginning: str) -> list[str]:
-    """What Hydra's completion engine knows to begin with `beginning`."""
-    from hydra.plugins.completion_plugin import DefaultCompletionPlugin as Engine
-    from hydra.types import RunMode
+def _values(settings: Any, key: str, value: str, outputs: Path) -> list[str]:
+    """What a setting may be: names that kanrun knows, choices of its rule, true and false, and its present value."""
+    from omegaconf import DictConfig, ListConfig, OmegaConf
 
-    from kanrun.launch.composing import readable
-    from kanrun.launch.quoting import hydra_words
-    from kanrun.launch.sentences import CONFIGURATION_ERRORS
-
-    if beginning.startswith("study="):
-        studies = loader.get_group_options(f"study/{request.module}")
-        return [f"study={name}" for name in studies if f"study={name}".startswith(beginning)]
-    key, file = Engine._get_filename(beginning)
-    if file is not None:
-        return [f"{key}{name}" for name in Engine.complete_files(file)]
-    before = readable(hydra_words(words, request.command, multirun=True))
-    try:
-        found, is_group = Engine(loader)._query_config_groups(beginning, request.module, before)
-        if not is_group:
-            found += Engine._get_matches(loader.load_configuration(request.module, before, RunMode.MULTIRUN), beginning)
-    except CONFIGURATION_ERRORS:
+    if key in _RUNS:
+        return runs_beginning(value, outputs)
+    if key.endswith("path"):
+        return _files(value)
+    if key in _COLUMNS:
+        return _columns(str(OmegaConf.select(settings, "target.path", throw_on_missing=False) or ""), value)
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(settings, parent, throw_on_missing=False) if parent else settings
+    if not isinstance(node, DictConfig) or name not in list(node):  # in which one without a value counts too
         return []
-    return sorted(_plain(name) for name in set(found) if not _hidden(name, beginning))
+    present = MISSING if OmegaConf.is_missing(node, name) else node[name]
+    names = _known_names(key, OmegaConf.get_type(node)) or _ruled(OmegaConf.get_type(node), name, present)
+    if isinstance(present, ListConfig):
+        choices = [f"[{one}" for one in names]
+        return [*choices, str(OmegaConf.to_container(present)).replace(" ", "").replace("'", "")]
+    own = [] if present is None or present == MISSING else [_word(present)]
+    return names or own
 
 
-def _hidden(name: str, word: str) -> bool:
-    """Schemas are no choices, and Hydra's own groups are in the way of those who do not ask for them."""
-    bare = name.lstrip("+~")
-    return bare.startswith("schema") or (bare.startswith("hydra") and not word.lstrip("+~").startswith("h"))
+def _known_names(key: str, schema: Any) -> list[str]:
+    """The names that `target.name` and `target.id` may be, by the kind of target."""
+    from kanrun import targets
+    from kanrun.config.targets import BundledTarget, FeynmanTarget, NamedTarget, SpecialTarget
+
+    if key not in ("target.name", "target.id", "function.name"):
+        return []
+    if schema is FeynmanTarget:
+        return list(targets.feynman_formulas())
+    if schema is BundledTarget:
+        from kanrun.targets.table_targets import BUNDLED
+
+        return list(BUNDLED)
+    tables: dict[Any, Any] = {NamedTarget: targets.NAMED, SpecialTarget: targets.SPECIAL}
+    return list(tables.get(schema, ()))
 
 
-def _plain(name: str) -> str:
-    """`study/` is written as `study=`: the command's own studies need no folder."""
-    return "study=" if name == "study/" else name
+def _ruled(schema: Any, name: str, present: Any) -> list[str]:
+    rules = {one.name: one.metadata.get("rule") for one in fields(schema)} if is_dataclass(schema) else {}
+    rule = rules.get(name)
+    if rule is not None and (rule.choices or rule.words):
+        return [*rule.choices, *rule.words]
+    return ["true", "false"] if isinstance(present, bool) else []
+
+
+def _columns(path: str, value: str) -> list[str]:
+    """The columns of a table, each after those that are written in the brackets already."""
+    from kanrun.targets.tables import column_names
+
+    bracket = "[" if value.startswith("[") else ""
+    written, comma, _ = value.rpartition(",")
+    before = f"{written}{comma}" if comma else bracket
+    with contextlib.suppress(KanrunError, OSError):
+        return [f"{before}{name}" for name in column_names(path) if name not in written.lstrip("[").split(",")]
+    return []
+
+
+def _files(beginning: str) -> list[str]:
+    """Files and folders that begin so, folders with a slash."""
+    folder, slash, name = beginning.rpartition("/")
+    place = Path(os.path.expanduser(folder + slash or "."))
+    with contextlib.suppress(OSError):
+        there = sorted(place.iterdir())
+        return [
+            f"{folder}{slash}{path.name}{'/' if path.is_dir() else ''}"
+            for path in there
+            if path.name.startswith(name) and (name.startswith(".") or not path.name.startswith("."))
+        ]
+    return []
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _outputs(ctx: Any) -> Path:
+    return Path(ctx.params.get("outputs") or os.environ.get("KANRUN_OUTPUTS") or "outputs")
 
 
 def _bash_words() -> list[str]:

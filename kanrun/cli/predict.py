@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from kanrun.cli.experiments import Outputs
+from kanrun.cli.runs import RunName
 from kanrun.errors import UsageError
 
 
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")],
+    run: RunName,
     input: Annotated[
         Path, typer.Option("--input", metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns.")
     ],

@@ -1,25 +1,33 @@
-"""`kanrun runs`: list, show and continue runs."""
+"""`kanrun runs`: list, show, compare, label, repeat, continue and remove runs."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kanrun.cli.completion import complete_override, complete_run
 from kanrun.cli.experiments import Outputs, Quiet, Strict
-from kanrun.errors import KanrunError
+from kanrun.errors import KanrunError, UsageError
 
 if TYPE_CHECKING:
     from kanrun.runs import Run
+    from kanrun.study.report import Columns
 
-app = typer.Typer(help="List, show and continue runs.", rich_markup_mode=None)
+app = typer.Typer(help="List, show, compare, label, repeat, continue and remove runs.", rich_markup_mode=None)
+
+_RUN = "A run: latest, fit/latest, fit/v0003, a path, a tag, or the beginning of a name."
+_MOST_LISTED = 20
+_ABOUT = ("command", "started", "ended", "seconds", "seeds", "device", "precision", "threads", "overrides")
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")]
-RunOrSweep = Annotated[str, typer.Argument(metavar="RUN", help="A run or sweep: latest, fit/v0003, or its folder.")]
+AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV, for programs.")]
+RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion=complete_run)]
+RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)]
 Force = Annotated[
     bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
 ]
@@ -32,51 +40,180 @@ Elsewhere = Annotated[
 
 
 @app.command("list")
-def list_runs(outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> None:
-    """List the runs, oldest first: name, status, when, how long, and its median test error."""
-    from kanrun.runs import find_runs
+def list_runs(  # noqa: PLR0913, PLR0917  (each is an option)
+    most: Annotated[
+        int | None,
+        typer.Option("-n", metavar="N", min=1, help=f"How many. Default: {_MOST_LISTED}; all as JSON or CSV."),
+    ] = None,
+    where: Annotated[
+        str | None, typer.Option("--where", metavar="CONDITION", help='Such as "test_rmse < 1e-4 and seeds > 1".')
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option("--sort", metavar="COLUMN", help="By a column; with - in front, from the largest.")
+    ] = None,
+    columns: Annotated[
+        str | None, typer.Option("--columns", metavar="A,B,...", help="These columns, such as name,model.hidden,r2.")
+    ] = None,
+    tag: Annotated[str | None, typer.Option("--tag", metavar="TAG", help="Those that bear it.")] = None,
+    status: Annotated[str | None, typer.Option("--status", metavar="WORD", help="Such as completed or killed.")] = None,
+    outputs: Outputs = Path("outputs"),
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """List the runs, newest first, with the settings in which they differ; a sweep with its best job.
 
-    entries = [_entry(run) for run in find_runs(outputs)]
-    if as_json:
-        print(json.dumps(entries, indent=2))
-    elif entries:
-        from kanrun.study import report
+    Conditions, order and columns go by results such as test_rmse, settings such as model.hidden, and name, command,
+    status, started, seconds, seeds, tags, note, jobs, best.
+    """
+    from kanrun.runs.index import RunIndex
+    from kanrun.runs.listing import Selection
 
-        columns = ("name", "status", "started", "seconds", "test_rmse", "overrides")
-        rows = [[_words(entry[column]) for column in columns] for entry in entries]
-        report.print_table(report.output_console(), columns, rows)
+    for_programs = as_json or as_csv
+    most = most if most is not None or for_programs else _MOST_LISTED
+    named = tuple(name.strip() for name in columns.split(",")) if columns else ()
+    index = RunIndex(outputs)
+    runs, total = Selection(most, where, sort, named, tag, status).runs(index)
+    chosen = Selection(columns=named).table(runs) if named or not as_json else {}
+    rows = [{"folder": str(run.run.path), **run.row()} for run in runs] if as_json and not named else None
+    index.save()
+    if rows is not None:
+        print(json.dumps(rows, indent=2, default=str))
+    elif for_programs or runs:
+        _print_columns(chosen, as_json, as_csv, total - len(runs), first=("name", "status", *chosen))
+    elif index.runs:
+        print(f"kanrun: none of the {len(index.runs)} runs in {outputs} is meant by that", file=sys.stderr)
     else:
         print(f"kanrun: no runs in {outputs} yet", file=sys.stderr)
 
 
+@app.command("query")
+def query_runs(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help='Such as "SELECT name, test_rmse FROM runs".')],
+    outputs: Outputs = Path("outputs"),
+    as_json: AsJson = False,
+    as_csv: AsCsv = False,
+) -> None:
+    """Ask SQL (SQLite's) of the table `runs`, one row per run and job, with the columns of `runs list`; read only.
+
+    Names with a dot stand in double quotes: "model.degree".
+    """
+    from kanrun.runs.index import RunIndex
+    from kanrun.runs.listing import query
+
+    index = RunIndex(outputs)
+    answer = query(index, sql)
+    index.save()
+    _print_columns(answer, as_json, as_csv)
+
+
 @app.command("show")
 def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> None:
-    """Show one run: what was asked, how it ended, its summary, claims and files."""
+    """Show one run or sweep: what was asked, how far it came, its results, claims and files, and how to continue it."""
     from kanrun.runs import find_run
+    from kanrun.runs.state import unfinished
 
     found = find_run(run, outputs)
     if as_json:
-        print(json.dumps({"folder": str(found.path), **found.manifest.to_dict()}, indent=2, default=str))
+        jobs = {"status": found.status, "jobs": [job.name for job in found.jobs]} if found.is_sweep else {}
+        content = jobs or found.manifest.to_dict()
+        labels = {"tags": list(found.labels.tags), "note": found.labels.note}
+        print(json.dumps({"folder": str(found.path), **content, **labels}, indent=2, default=str))
         return
     from kanrun.study import report
 
-    manifest, console = found.manifest, report.output_console()
-    lines = [f"{found.path}: {found.status}" + (f" ({manifest.reason})" if manifest.reason else "")]
-    for name in ("started", "seconds", "seeds", "device", "precision", "threads", "overrides"):
-        lines.append(f"  {name}: {report.shown(_words(getattr(manifest, name))) or 'none'}")
-    lines += [f"  note: {note}" for note in manifest.notes]
-    for line in lines:
+    console = report.output_console()
+    lines = []
+    if found.is_sweep:
+        report.print_line(console, f"{found.path}: {found.status}, a sweep of {len(found.jobs)} jobs")
+        _print_jobs(found)
+    else:
+        _print_about(found)
+    if found.labels.tags:
+        lines.append(f"  tags: {', '.join(found.labels.tags)}")
+    if found.labels.note:
+        lines.append(f"  note: {found.labels.note}")
+    lines += [f"  {sentence}" for sentence in unfinished(found)]
+    for line in [*lines, *(f"  {path}" for path in found.figures)]:
         report.print_line(console, line)
-    if "summary" in found.tables:
-        report.print_summary(console, found.table("summary"))
-    report.print_claims(console, manifest.claims)
-    for path in found.figures:
-        report.print_line(console, f"  {path}")
+
+
+@app.command("compare")
+def compare_runs(
+    runs: RunNames,
+    outputs: Outputs = Path("outputs"),
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", metavar="FILE", help="Where the figure goes. Default: in OUTPUTS/comparisons."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare runs: the settings that differ, results side by side, and a figure of learning curves and edges.
+
+    A sweep stands for its best job.
+    """
+    from kanrun.study.comparison import RunComparison, write_figure_of
+
+    comparison = RunComparison([_single(word, outputs) for word in runs])
+    if as_json:
+        print(json.dumps({"settings": comparison.settings, "results": comparison.results}, indent=2, default=str))
+        return
+    for title, part in (("settings", comparison.settings), ("results", comparison.results)):
+        rows = {title: list(part)} | {
+            name: [values[at] for values in part.values()] for at, name in enumerate(comparison.names)
+        }
+        if part:
+            _print_columns(rows, first=tuple(rows))
+        else:
+            print("no setting differs" if title == "settings" else "no run has results")
+    stem = figure or outputs / "comparisons" / "-".join(name.replace("/", "-") for name in comparison.names)
+    for path in write_figure_of(comparison, stem):
+        print(path)
+
+
+@app.command("diff")
+def diff_runs(
+    run: RunName,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help=_RUN, autocompletion=complete_run)],
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Show the settings, versions and commits in which two runs differ: of the first with -, of the other with +."""
+    from kanrun.study import report
+    from kanrun.study.comparison import RunComparison
+
+    comparison = RunComparison([_single(run, outputs), _single(other, outputs)])
+    console = report.output_console()
+    for mark, name in zip("-+", comparison.names, strict=True):
+        report.print_line(console, f"{mark * 3} {name}")
+    for name, (first, second) in {**comparison.settings, **comparison.origins}.items():
+        for mark, value in (("-", first), ("+", second)):
+            if value is not None:
+                report.print_line(console, f"{mark} {name}: {value}")
+
+
+@app.command("rerun")
+def rerun_run(
+    run: RunName,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override),
+    ] = None,
+    outputs: Outputs = Path("outputs"),
+    quiet: Quiet = False,
+    strict: Strict = False,
+) -> None:
+    """Run a run or sweep again from its own words; without further overrides its numbers are compared.
+
+    Exits with 1 if numbers differ that the same version on the same machine should have reproduced.
+    """
+    from kanrun.launch.rerunning import rerun
+    from kanrun.runs import find_run
+
+    raise typer.Exit(rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict))
 
 
 @app.command("resume")
 def resume_run(
-    run: RunOrSweep,
+    run: RunName,
     outputs: Outputs = Path("outputs"),
     quiet: Quiet = False,
     strict: Strict = False,
@@ -93,19 +230,185 @@ def resume_run(
     raise typer.Exit(resume_sweep(found.path, how) if found.is_sweep else resume(found.path, how))
 
 
-def _entry(run: Run) -> dict[str, Any]:
-    entry: dict[str, Any] = {"name": run.name, "folder": str(run.path), "status": run.status}
-    entry |= dict.fromkeys(("started", "seconds", "test_rmse", "overrides"))
+@app.command("tag")
+def tag_run(
+    run: RunName,
+    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take these tags away; without tags, all.")] = False,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Give a run tags, by which it is found and listed; without tags, say which it has."""
+    from kanrun.runs import find_run
+    from kanrun.runs.manifest import RunLabels, check_tags
+
+    check_tags(tags or ())
+    found = find_run(run, outputs)
+    before = found.labels.tags
+    if remove:
+        if missing := [tag for tag in tags or () if tag not in before]:
+            raise UsageError(f"{found.name} does not bear the tag {missing[0]}; it has {', '.join(before) or 'none'}.")
+        after = tuple(tag for tag in before if tags and tag not in tags)
+    else:
+        after = tuple(dict.fromkeys((*before, *(tags or ()))))
+    if after != before:
+        RunLabels(after, found.labels.note).store(found.path)
+    print(f"{found.name}: {', '.join(after) or 'no tags'}")
+
+
+@app.command("note")
+def note_run(
+    run: RunName,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")] = None,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Write a sentence about a run, which replaces the last one; without TEXT, say it."""
+    from kanrun.runs import find_run
+    from kanrun.runs.manifest import RunLabels
+
+    found = find_run(run, outputs)
+    if text is not None:
+        RunLabels(found.labels.tags, " ".join(text.split())).store(found.path)
+    print(f"{found.name}: {found.labels.note or 'no note'}")
+
+
+@app.command("remove")
+def remove_runs(
+    runs: RunNames,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Delete the folders of runs or sweeps, after asking; nothing outside OUTPUTS, and no run that goes on."""
+    from kanrun.runs import find_run
+    from kanrun.runs.locations import remove_run
+
+    found = list({run.path: run for run in (find_run(word, outputs) for word in runs)}.values())
+    for run in found:
+        remove_run(run, outputs, check_only=True)
+    if not yes:
+        names = ", ".join(run.name for run in found)
+        if not typer.confirm(f"Delete {names} with all {sum(_files(run) for run in found)} files?", err=True):
+            raise UsageError("nothing was deleted.")
+    for run in found:
+        remove_run(run, outputs)
+        print(f"deleted {run.path}")
+
+
+@app.command("figures")
+def redraw_figures(
+    run: RunName,
+    format: Annotated[
+        str | None, typer.Option("--format", metavar="FORMAT", help="A further format beside PNG and SVG: pdf.")
+    ] = None,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Draw the figures of a run again from its recorded tables."""
+    from kanrun.runs import find_run
+    from kanrun.study.comparison import redraw
+
+    for path in redraw(find_run(run, outputs, sweeps=False), format):
+        print(path)
+
+
+def _print_columns(
+    columns: Columns, as_json: bool = False, as_csv: bool = False, more: int = 0, first: Sequence[str] = ()
+) -> None:
+    """Columns as a table, or for programs; `more` rows are left out, which the table says."""
+    names = list(columns)
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if as_json:
+        print(json.dumps(rows, indent=2, default=str))
+        return
+    if as_csv:
+        import csv
+
+        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return
+    from rich.text import Text
+
+    from kanrun.study import report
+
+    console = report.output_console()
+    _, narrow = report.print_table(console, columns, first=first)
+    said = [f"{more} more runs (-n, --where)"] if more else []
+    said += [f"{len(narrow)} more columns (--columns, --csv): {', '.join(narrow)}"] if narrow else []
+    for line in said:
+        report.print_line(console, Text(line, style="dim"))
+
+
+def _print_about(run: Run) -> None:
+    """What was asked of a run and how it ended: settings of the record, notes, summary, claims."""
+    from kanrun.runs.listing import local_time
+    from kanrun.study import report
+
+    console = report.output_console()
     try:
         manifest = run.manifest
+    except KanrunError as error:
+        report.print_line(console, f"{run.path}: {run.status}")
+        if run.status == "UNREADABLE":
+            report.print_line(console, f"  {error}")
+        return
+    reason = f" ({manifest.reason})" if manifest.reason else ""
+    report.print_line(console, f"{run.path}: {run.status}{reason}")
+    times = {"started": manifest.started, "ended": manifest.ended}
+    for name in _ABOUT:
+        value = getattr(manifest, name)
+        if name in times:
+            value = local_time(value.isoformat()) if value else None
+        words = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
+    for note in manifest.notes:
+        report.print_line(console, f"  note: {note}")
+    if summary := _readable(lambda: run.columns("summary")):
+        report.print_summary(console, summary)
+    report.print_claims(console, manifest.claims)
+
+
+def _print_jobs(sweep: Run) -> None:
+    """The jobs of a sweep with the settings that differ, their results, and which is the best."""
+    from kanrun.runs.listing import RESULTS, differing
+    from kanrun.runs.state import swept
+    from kanrun.study import report
+
+    settings, best = swept(sweep), sweep.best_job
+    columns: dict[str, list[Any]] = {
+        "job": [job.name + (" *" if job is best else "") for job in sweep.jobs],
+        "status": [job.status for job in sweep.jobs],
+    }
+    for name in differing(settings):
+        columns[name] = [_plain(each.get(name)) for each in settings]
+    metrics = [(_readable(lambda job=job: job.manifest.metrics) or {}) for job in sweep.jobs]  # type: ignore[misc]
+    for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
+        if any(each.get(name) is not None for each in metrics):
+            columns[name] = [each.get(name) for each in metrics]
+    _print_columns(columns, first=tuple(columns))
+    if best is not None:
+        report.print_line(report.output_console(), f"  *: the best job, {best.name}")
+
+
+def _single(word: str, outputs: Path) -> Run:
+    """The run that `word` names, of a sweep its best job."""
+    from kanrun.runs import find_run
+
+    found = find_run(word, outputs)
+    if found.is_sweep:
+        return found.best_job or found.jobs[0]
+    return found
+
+
+def _files(run: Run) -> int:
+    return sum(path.is_file() for path in run.path.rglob("*"))
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, list) else value
+
+
+def _readable(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """What `read` returns; None of a file that is damaged."""
+    try:
+        return read()
     except KanrunError:
-        return entry
-    started = manifest.started.isoformat(timespec="milliseconds") if manifest.started else None
-    entry |= {"started": started, "seconds": manifest.seconds, "overrides": list(manifest.overrides)}
-    entry["test_rmse"] = manifest.metrics.get("test_rmse")
-    return entry
-
-
-def _words(value: Any) -> Any:
-    """A list as its words."""
-    return " ".join(str(item) for item in value) if isinstance(value, list | tuple) else value
+        return None

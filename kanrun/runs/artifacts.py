@@ -18,18 +18,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kanrun.errors import StorageFailed
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import JSON_LIMIT, file_name, json_as, plain, to_json, write_atomic
 from kanrun.runs.records import Checkpoint
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
 
 _KEY, _CHECKSUM = "kanrun", "sha256"  # of the description and of the checksum in the header
 _FORMAT = 2  # 1, of version 0.1.0, has neither its number nor a checksum
 DOTS_PER_INCH = 200
+FURTHER_FORMATS = ("pdf",)
+"""Formats of figures that are asked for, beside PNG and SVG."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     Raises ValueError for an array that holds no plain numbers or a description that JSON cannot hold,
     StorageFailed if it cannot be written.
     """
+    import numpy as np
     import safetensors.numpy
 
     arrays = {key: np.asarray(value, order="C") for key, value in checkpoint.arrays.items()}
@@ -116,6 +118,8 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     """SHA-256 of the arrays, by name, type, shape and bytes, and of the description."""
+    import numpy as np
+
     digest = hashlib.sha256(description.encode())
     for key in sorted(arrays):
         array = np.ascontiguousarray(arrays[key])
@@ -124,13 +128,17 @@ def _checksum(arrays: Mapping[str, np.ndarray], description: str) -> str:
     return digest.hexdigest()
 
 
-def write_figure(stem: Path, figure: Figure) -> None:
-    """Write `stem`.png and `stem`.svg, each atomically. Raises StorageFailed.
+def write_figure(stem: Path, figure: Figure, further: str | None = None) -> list[Path]:
+    """Write `stem`.png and `stem`.svg, each atomically, and `further`, such as pdf; return the files.
 
+    Raises StorageFailed, and UsageError for a format that is not in `FURTHER_FORMATS`.
     The bytes depend on what is drawn alone, not on the time or on the user's settings of matplotlib.
     """
     import matplotlib
 
+    if further not in (None, *FURTHER_FORMATS):
+        raise UsageError(f"figures are not written as {further}; beside PNG and SVG there is {FURTHER_FORMATS[0]}.")
+    written = []
     settings: Any = {
         "svg.hashsalt": "kanrun",
         "svg.fonttype": "path",
@@ -141,10 +149,13 @@ def write_figure(stem: Path, figure: Figure) -> None:
         matplotlib.rcdefaults()  # ticks are made, and their labels styled, while a figure is saved
         matplotlib.rcParams.update(settings)
         with _laid_out(figure):
-            for kind, metadata in (("png", {}), ("svg", {"Date": None})):
+            for kind in ("png", "svg", *([further] if further else [])):
+                metadata: Any = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, dpi=DOTS_PER_INCH, metadata=metadata)
-                write_atomic(stem.parent / f"{stem.name}.{kind}", buffer.getvalue())
+                written.append(stem.parent / f"{stem.name}.{kind}")
+                write_atomic(written[-1], buffer.getvalue())
+    return written
 
 
 @contextlib.contextmanager

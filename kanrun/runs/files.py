@@ -19,6 +19,10 @@ from kanrun.errors import StorageFailed
 
 T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
+_FLOAT = re.compile(
+    r"[-+]?\d[\d_]*\.[\d_]*([eE][-+]?\d+)?|[-+]?\d[\d_]*[eE][-+]?\d+|\.\d[\d_]*([eE][-+]\d+)?"
+    r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
+)
 
 
 @contextlib.contextmanager
@@ -121,11 +125,16 @@ def json_as(text: str | bytes, kind: type[T], path: Path) -> T:
 def _plain_yaml_loader() -> Any:
     """libyaml's safe loader with the numbers of OmegaConf, which takes 1e-5 for one and a date for text."""
     import yaml  # type: ignore[import-untyped]
-    from omegaconf._utils import get_yaml_loader
 
+    float_tag, time_tag = "tag:yaml.org,2002:float", "tag:yaml.org,2002:timestamp"
     base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    rules = {"yaml_implicit_resolvers": get_yaml_loader().yaml_implicit_resolvers}
-    return type("PlainLoader", (base,), rules)
+    rules = {
+        first: [(tag, rule) for tag, rule in known if tag not in (float_tag, time_tag)]
+        for first, known in base.yaml_implicit_resolvers.items()
+    }
+    loader: Any = type("PlainLoader", (base,), {"yaml_implicit_resolvers": rules})
+    loader.add_implicit_resolver(float_tag, _FLOAT, list("-+0123456789."))
+    return loader
 
 
 def yaml_as_plain(text: str, path: Path) -> Any:

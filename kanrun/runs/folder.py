@@ -148,10 +148,13 @@ class RunFolder:
             path.unlink(missing_ok=True)
             path.with_suffix(".json").unlink(missing_ok=True)
 
-    def figure(self, name: str, figure: Figure) -> None:
-        """Store `figure` as `figures/<name>.png` (200 dpi) and `.svg`, the same bytes for the same figure."""
+    def figure(self, name: str, figure: Figure, further: str | None = None) -> None:
+        """Store `figure` as `figures/<name>.png` (200 dpi) and `.svg`, the same bytes for the same figure.
+
+        `further` is another format, see `write_figure`.
+        """
         self._place("figures")
-        write_figure(self.path / "figures" / file_name(name), figure)
+        write_figure(self.path / "figures" / file_name(name), figure, further)
 
     def update(self, **changes: Any) -> None:
         """Change fields of the manifest (`metrics=...`, `claims=...`) and write `run.json`."""

@@ -36,6 +36,7 @@ FIELDS = (
 """Columns of a row that are neither metrics nor settings."""
 _FILE = ".index.msgpack"
 _FORMAT = 1  # of the index; another one is built anew
+_UNREAD = msgspec.Raw(msgspec.msgpack.encode(None))
 Record = dict[str, Any]
 Stamp = tuple[int, int, int]
 
@@ -49,7 +50,7 @@ class Entry(msgspec.Struct, array_like=True):
     error: float | None  # by which runs compare
     process: tuple[str | None, int | None, str | None]  # host, number and start of the process that runs it
     facts: msgspec.Raw
-    settings: msgspec.Raw | None = None  # read from the stored configuration when they are first asked for
+    settings: msgspec.Raw = _UNREAD  # from the stored configuration, when they are first asked for
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -87,10 +88,20 @@ class IndexedRun:
         known = [job for job in self.jobs if job.entry.error is not None]
         return min(known, key=lambda job: job.entry.error or 0.0, default=self.jobs[0] if self.jobs else self)
 
+    @property
+    def tags(self) -> list[str]:
+        found: list[str] = msgspec.msgpack.decode(self.entry.facts)["tags"]
+        return found
+
+    @property
+    def settings(self) -> Record:
+        """The settings by their path, such as `model.hidden`; of a sweep, those of its best job."""
+        return self.index.settings_of(self.best)
+
     def row(self, settings: bool = True) -> Record:
         """All that is known, by the name of its column; `settings` may be left out, which take longer to read."""
         best = self.best
-        row = self.index.settings_of(best) if settings else {}
+        row = self.settings if settings else {}
         row |= msgspec.msgpack.decode(best.entry.facts)
         row |= {"name": self.name, "status": self.status}
         if self.jobs:
@@ -123,14 +134,13 @@ class RunIndex:
 
     def settings_of(self, run: IndexedRun) -> Record:
         """The run's settings by their path, such as `model.hidden`; empty where they cannot be read."""
-        entry = run.entry
-        if entry.settings is None:
-            flat: Record = {}
+        found: Record | None = msgspec.msgpack.decode(run.entry.settings)
+        if found is None:
+            found = {}
             with contextlib.suppress(KanrunError):
-                flat = flattened(run.run.config)
-            entry.settings = msgspec.Raw(msgspec.msgpack.encode(flat, enc_hook=str))
+                found = flattened(run.run.config)
+            run.entry.settings = msgspec.Raw(msgspec.msgpack.encode(found, enc_hook=str))
             self._changed = True
-        found: Record = msgspec.msgpack.decode(entry.settings)
         return found
 
     def save(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.runs.files import storing
 from kanrun.runs.manifest import MANIFEST_FILE
 from kanrun.runs.reader import Run, subfolders
 from kanrun.suggestions import near_names
@@ -93,6 +94,27 @@ def _link_latest(parent: Path) -> None:
             number = highest
             temporary.symlink_to(f"v{number:04d}", target_is_directory=True)
             os.replace(temporary, link)
+
+
+def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
+    """Delete the folder of `run`, or only check that it may be deleted; its number is not used again.
+
+    Raises UsageError for a run outside `outputs`, a job of a sweep, a link, and a run that goes on; StorageFailed if
+    the folder cannot be deleted.
+    """
+    path, place = run.path.resolve(), outputs.resolve()
+    if run.path.is_symlink() or path.parent.parent != place or not _VERSION.fullmatch(path.name):
+        job = path.parent.parent.parent == place and _VERSION.fullmatch(path.parent.name)
+        why = (
+            f"is a job of the sweep {run.name.rpartition('/')[0]}; remove that" if job else f"is not a run in {outputs}"
+        )
+        raise UsageError(f"{run.name} {why}; nothing was deleted.")
+    for one in run.jobs or (run,):
+        with contextlib.suppress(StorageFailed):
+            one.check_ended(force=True)
+    if not check_only:
+        with storing(path):
+            shutil.rmtree(path)
 
 
 def find_runs(outputs: Path) -> list[Run]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -11,7 +13,7 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from kanrun.errors import StorageFailed
+from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs.files import plain, read_json, storing, write_json
 
 MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = "run.json", "progress.json", "sweep.json", "labels.json"
@@ -159,3 +161,12 @@ class RunLabels:
             return read_json(folder / LABELS_FILE, cls)
         except StorageFailed:
             return cls()
+
+
+def check_tags(tags: Iterable[str]) -> None:
+    """Raise UsageError for a tag that could not be typed as the name of a run, or would be taken for another one."""
+    for tag in tags:
+        if not re.fullmatch(r"[\w.+-]{1,40}", tag) or tag == "latest":
+            raise UsageError(
+                f"{tag!r} is no tag: it needs up to 40 letters, digits and . + - _, without blanks, and not `latest`."
+            )

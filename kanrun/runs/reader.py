@@ -17,7 +17,7 @@ from kanrun.runs.files import file_name, read_bytes, read_json, yaml_as_plain
 from kanrun.runs.lock import still_running
 from kanrun.runs.manifest import LABELS_FILE, MANIFEST_FILE, SWEEP_FILE, Manifest, RunLabels, Status, Sweep
 from kanrun.runs.records import Checkpoint
-from kanrun.runs.tables import read_table
+from kanrun.runs.tables import read_columns, read_table
 
 if TYPE_CHECKING:
     import pandas
@@ -160,6 +160,11 @@ class Run:
             raise KanrunError(f"run {self.name} has no table {name!r}; there are: {there}.")
         return read_table(path)
 
+    def columns(self, name: str) -> dict[str, list[Any]]:
+        """As `table`, as lists by column and without pandas; empty if there is none of that name."""
+        path = self.table_paths.get(file_name(name))
+        return {} if path is None else read_columns(path)
+
     @property
     def checkpoints(self) -> tuple[str, ...]:
         """Names of the checkpoints that are there."""
@@ -187,7 +192,7 @@ class Run:
     def figures(self) -> tuple[Path, ...]:
         """Files of the figures that are there."""
         there = (self.path / "figures").glob("*.*")
-        return tuple(sorted(path for path in there if path.suffix in {".png", ".svg"}))
+        return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
 
 
 def status_of_all(jobs: Sequence[str]) -> str:

@@ -140,7 +140,7 @@ class _Execution:
     def report(self, outcome: Outcome) -> None:
         """Print the summary, the claims and the failures."""
         if self._summary is not None:
-            report.print_summary(self._console, self._summary)
+            report.print_summary(self._console, {str(name): [*values] for name, values in self._summary.items()})
         report.print_claims(self._console, outcome.claims)
         if len(self._tasks) > 1:
             report.print_failures(self._console, outcome.failures)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +13,7 @@ from rich.text import Text
 
 from kanrun.runs.manifest import Claim
 
-if TYPE_CHECKING:
-    import pandas
-
+Columns = Mapping[str, Sequence[Any]]
 # Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
 _FIRST = (
     "cell", "seed", "test_rmse", "test_accuracy", "test_cross_entropy", "rmse", "worst_forgetting", "quartiles",
@@ -53,41 +52,65 @@ def print_line(console: Console, line: str | Text) -> None:
     console.print(text, soft_wrap=not console.is_terminal)
 
 
-def print_table(console: Console, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print all rows; the last column alone is wrapped where the terminal is too narrow."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        last = name == columns[-1]
-        table.add_column(Text(name), no_wrap=not last, overflow="fold" if last else "ignore")
-    for row in rows:
-        table.add_row(*(Text(shown(value) or "-") for value in row))
-    for column, values in zip(table.columns[:-1], zip(*rows, strict=True), strict=False):
-        column.min_width = max(len(shown(value)) for value in values)
+def print_table(
+    console: Console, columns: Columns, *, first: Sequence[str] = (), title: str | None = None, most: int | None = None
+) -> tuple[int, list[str]]:
+    """Print the columns that fit the console's width, in their order, and return how many rows and which columns not.
+
+    Where not all fit, those of `first` do before the others; the first column is always there, cut if need be.
+    """
+    names, rows = list(columns), len(next(iter(columns.values()), ()))
+    kept = rows if most is None else min(rows, most)
+    cells = {name: [shown(value) or "-" for value in columns[name][:kept]] for name in names}
+    chosen: list[str] = []
+    used = 0
+    for name in sorted(names, key=lambda name: first.index(name) if name in first else len(first)):
+        needs = max([len(printable(name)), *map(len, cells[name])]) + 2
+        if used + needs - 2 <= console.width or not chosen:
+            chosen.append(name)
+            used += needs
+    left_out = [name for name in names if name not in chosen]
+    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
+    for name in (name for name in names if name in chosen):
+        right = _is_numeric(columns[name])
+        table.add_column(Text(printable(name)), justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+    for number in range(kept):
+        table.add_row(*(Text(cells[name][number]) for name in names if name in chosen))
     console.print(table)
+    return rows - kept, left_out
 
 
-def print_summary(console: Console, summary: pandas.DataFrame) -> None:
-    """Print `summary.csv` so that it fits the width.
+def _is_numeric(values: Sequence[Any]) -> bool:
+    numbers = [value for value in values if value is not None]
+    return bool(numbers) and all(hasattr(value, "__float__") and not isinstance(value, bool) for value in numbers)
+
+
+def print_summary(console: Console, summary: Columns) -> None:
+    """Print the columns of `summary.csv` so that they fit the width.
 
     One row becomes names and values; the seeds of one cell a table with their median; several cells with
     several seeds a table of medians, one line per cell.
     """
-    if summary.empty:
+    rows = len(next(iter(summary.values()), ()))
+    if rows == 0:
         return
-    if len(summary) == 1:
-        _print_pairs(console, summary)
+    if rows == 1:
+        print_pairs(console, {name: values[0] for name, values in summary.items()})
         return
-    title, rows = None, summary
-    if "seed" in summary and summary["seed"].nunique() > 1:
-        if "cell" in summary:
-            title = f"medians over {summary['seed'].nunique()} seeds"
-            rows = _with_quartiles(_merged(summary.drop(columns="seed"), "cell"), summary)
-        elif len(summary) <= _MOST_ROWS:
-            import pandas
-
-            median = _merged(summary.assign(_one=0), "_one").assign(seed="median")[list(summary.columns)]
-            rows = pandas.concat([summary.astype({"seed": object}), median], ignore_index=True)
-    _print_rows(console, rows, title)
+    title: str | None = None
+    table: dict[str, Sequence[Any]] = dict(summary)
+    seeds = len(set(summary.get("seed", ())))
+    if seeds > 1 and "cell" in summary:
+        title = f"medians over {seeds} seeds"
+        table = dict(_medians_of_cells(summary))
+    elif seeds > 1 and rows <= _MOST_ROWS:
+        table = {name: [*values, _agreed(values)] for name, values in summary.items()}
+        table["seed"] = [*map(str, summary["seed"]), "median"]
+    there = {name: values for name, values in table.items() if any(shown(value) for value in values)} or table
+    more, left_out = print_table(console, there, first=_order(there), title=title, most=_MOST_ROWS)
+    missing = {"rows": more, "columns": len(left_out) + len(table) - len(there)}
+    if said := " and ".join(f"{number} more {what}" for what, number in missing.items() if number):
+        console.print(Text(f"{said} in summary.csv", style="dim"))
 
 
 def print_claims(console: Console, claims: Sequence[Claim]) -> None:
@@ -127,69 +150,50 @@ def shown(value: Any) -> str:
     return f"{number:.2e}" if abs(number) < 1e-2 or abs(number) >= 1e5 else f"{number:.4g}"
 
 
-def _print_pairs(console: Console, summary: pandas.DataFrame) -> None:
+def print_pairs(console: Console, pairs: Mapping[str, Any]) -> None:
+    """Print names and values, one a line."""
     table = Table(show_header=False, box=None, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in summary.iloc[0].items():
+    for name, value in pairs.items():
         if shown(value):
             table.add_row(Text(printable(str(name))), Text(shown(value)))
     console.print(table)
 
 
-def _print_rows(console: Console, frame: pandas.DataFrame, title: str | None) -> None:
-    rows = frame.head(_MOST_ROWS)
-    names = _fitting(rows, console.width)
-    table = Table(box=None, pad_edge=False, header_style="bold", title=title, title_justify="left")
-    for name in names:
-        number = name == "seed" or rows[name].dtype.kind in "fiu"
-        table.add_column(
-            Text(printable(name)), justify="right" if number else "left", overflow="ellipsis", no_wrap=True
-        )
-    for row in rows[names].itertuples(index=False):
-        table.add_row(*(Text(shown(value)) for value in row))
-    console.print(table)
-    more = {"rows": len(frame) - len(rows), "columns": len(frame.columns) - len(names)}
-    left_out = " and ".join(f"{number} more {what}" for what, number in more.items() if number)
-    if left_out:
-        console.print(Text(f"{left_out} in summary.csv", style="dim"))
+def _medians_of_cells(summary: Columns) -> dict[str, list[Any]]:
+    """One row per cell: medians of numbers, with quartiles after the error, and text where all rows agree on it."""
+    groups: dict[Any, list[int]] = {}
+    for row, cell in enumerate(summary["cell"]):
+        groups.setdefault(cell, []).append(row)
+    error = next((name for name in _ERRORS if name in summary), None)
+    merged: dict[str, list[Any]] = {"cell": list(groups)}
+    for name, values in summary.items():
+        if name not in {"cell", "seed"}:
+            merged[name] = [_agreed([values[row] for row in rows]) for rows in groups.values()]
+        if name == error:
+            merged["quartiles"] = [_quartiles([values[row] for row in rows]) for rows in groups.values()]
+    return merged
 
 
-def _merged(frame: pandas.DataFrame, group: str) -> pandas.DataFrame:
-    """Return one row per group: medians of numbers, text where all rows agree on it."""
-    numbers = set(frame.select_dtypes("number"))
-    grouped = frame.groupby(group, sort=False)
-    rules = {name: "median" if name in numbers else _agreed for name in frame.columns if name not in {group, "seed"}}
-    merged: pandas.DataFrame = grouped.agg(rules).reset_index()
-    return merged.drop(columns="_one", errors="ignore")
+def _agreed(values: Sequence[Any]) -> Any:
+    """The median of numbers without the missing ones; of other values the one that all are."""
+    if _is_numeric(values):
+        numbers = [float(value) for value in values if shown(value)]
+        return statistics.median(numbers) if numbers else None
+    return values[0] if all(value == values[0] for value in values) else None
 
 
-def _with_quartiles(rows: pandas.DataFrame, summary: pandas.DataFrame) -> pandas.DataFrame:
-    """Return the medians with the quartiles over seeds after the error."""
-    error = next((name for name in _ERRORS if name in rows), None)
-    if error is None:
-        return rows
-    values = summary.groupby("cell", sort=False)[error]
-    low, high = (values.quantile(share).reindex(rows["cell"]) for share in (0.25, 0.75))
-    words = [f"{shown(a)} .. {shown(b)}" if shown(a) else "" for a, b in zip(low, high, strict=True)]
-    rows.insert(list(rows.columns).index(error) + 1, "quartiles", words)
-    return rows
+def _quartiles(values: Sequence[Any]) -> str:
+    numbers = [float(value) for value in values if shown(value)]
+    if len(numbers) < 2:
+        return " .. ".join(shown(number) for number in numbers * 2)
+    low, _, high = statistics.quantiles(numbers, n=4, method="inclusive")
+    return f"{shown(low)} .. {shown(high)}"
 
 
-def _agreed(values: pandas.Series[Any]) -> Any:
-    return values.iloc[0] if values.nunique(dropna=False) == 1 else None
-
-
-def _fitting(rows: pandas.DataFrame, width: int) -> list[str]:
-    """Return the columns that fit into `width` characters, in their order, those in which rows differ first."""
-    there = [name for name in rows.columns if rows[name].map(shown).any()] or list(rows.columns)
-    alike = {name: name not in _ERRORS and rows[name].map(shown).nunique() == 1 for name in there}
-    wanted = sorted(there, key=lambda name: (alike[name], _FIRST.index(name) if name in _FIRST else len(_FIRST)))
-    chosen: list[Any] = []
-    used = 0
-    for name in wanted:
-        needs = max([len(str(name)), *(len(shown(value)) for value in rows[name])]) + 2
-        if used + needs <= width or not chosen:
-            chosen.append(name)
-            used += needs
-    return [str(name) for name in rows.columns if name in chosen]
+def _order(columns: Columns) -> list[str]:
+    """The columns in the order of their weight, those in which rows differ first."""
+    alike = {name: name not in _ERRORS and len({shown(value) for value in columns[name]}) == 1 for name in columns}
+    weight = {name: _FIRST.index(name) if name in _FIRST else len(_FIRST) for name in columns}
+    return sorted(columns, key=lambda name: (alike[name], weight[name]))

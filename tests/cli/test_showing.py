@@ -132,11 +132,12 @@ def test_names_in_a_narrow_terminal_are_not_wrapped(capsys: pytest.CaptureFixtur
 
     from kanrun.study import report
 
-    rows = [["extend-grid/v0001", "COMPLETED", 1.5, None, "a=1 " * 30]]
-    report.print_table(Console(width=50), ["name", "status", "seconds", "test_rmse", "overrides"], rows)
+    columns = {"name": ["extend-grid/v0001"], "status": ["COMPLETED"], "test_rmse": [None], "overrides": ["a=1 " * 30]}
+    _, left_out = report.print_table(Console(width=50), columns, first=("name", "status"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[:4] == ["extend-grid/v0001", "COMPLETED", "1.5", "-"]
-    report.print_table(report.output_console(), ["name", "overrides"], [["fit/v0001", "a=1 " * 300]])
+    assert lines[1].split() == ["extend-grid/v0001", "COMPLETED", "-"]
+    assert left_out == ["overrides"]
+    report.print_table(report.output_console(), {"name": ["fit/v0001"], "overrides": ["a=1 " * 300]})
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
@@ -148,15 +149,21 @@ def test_runs_list_and_show(kanrun: Command) -> None:
     kanrun("fit", "-q", "model.degree=7")
     kanrun("fit", "-q", "-m", "seed=0,1")
     names = [entry["name"] for entry in json.loads(kanrun("runs", "list", "--json").out)]
-    assert names == ["fit/v0001", "fit/v0002", "fit/v0003/0", "fit/v0003/1"]
+    assert names == ["fit/v0003", "fit/v0002", "fit/v0001"]  # a sweep is one run
     listed = kanrun("runs", "list").out.splitlines()
-    assert [line.split()[:2] for line in listed[1:3]] == [["fit/v0001", "COMPLETED"], ["fit/v0002", "FAILED"]]
+    assert [line.split()[:2] for line in listed[2:]] == [["fit/v0002", "FAILED"], ["fit/v0001", "COMPLETED"]]
     shown = kanrun("runs", "show", "fit/v0001")
     assert (shown.code, shown.err) == (0, "")
     assert "model.degree=2" in shown.out
     assert "DOES NOT HOLD  the error is small: measured 0.5, bound <= 0.1" in shown.out
     assert json.loads(kanrun("runs", "show", "fit/v0002", "--json").out)["status"] == "FAILED"
-    assert json.loads(kanrun("runs", "show", "--json").out)["overrides"] == ["seed=1"]
+    assert json.loads(kanrun("runs", "show", "--json").out)["jobs"] == ["fit/v0003/0", "fit/v0003/1"]
+    sweep = kanrun("runs", "show").out
+    assert "a sweep of 2 jobs" in sweep
+    assert [line.split()[0] for line in sweep.splitlines() if line.startswith("fit/v0003/")] == [
+        "fit/v0003/0",
+        "fit/v0003/1",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +172,12 @@ def test_runs_list_and_show(kanrun: Command) -> None:
         ([], "tar", ["target.", "target="]),
         ([], "target=be", ["target=bessel_j0"]),
         ([], "model.deg", ["model.degree=", "model.degree=3"]),
-        (["model=mlp"], "model.act", ["model.activation=", "model.activation=silu"]),
+        ([], "model.hid", ["model.hidden=", "model.hidden=[5]"]),
+        ([], "+model.hid", ["+model.hidden=", "+model.hidden=[5]"]),
+        ([], "precision=", ["precision=float32", "precision=float64"]),
+        (["model=mlp"], "model.activation=re", ["model.activation=relu"]),
+        (["target=feynman"], "target.id=I.6", ["target.id=I.6.2", "target.id=I.6.2b"]),
+        (["target=special"], "target.name=ellipj", ["target.name=ellipj"]),
         (["target.formula=exp(x0)*(", "target=expression"], "target.form", ["target.formula="]),
         ([], "study=", ["study=toy_suite"]),
         ([], "st", ["study=", "study=toy_suite"]),

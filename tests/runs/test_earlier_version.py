@@ -44,7 +44,7 @@ def test_the_list_has_every_run(
 ) -> None:
     shutil.copytree(RUNS, tmp_path / "outputs")
     monkeypatch.chdir(tmp_path)
-    assert main(["runs", "list"]) == 0
+    assert main(["runs", "list", "-n", "100"]) == 0
     shown = capsys.readouterr().out
     assert all("/".join(folder.split("/")[:2]) in shown for folder in FOLDERS)
 

@@ -104,9 +104,8 @@ def test_tables_and_claims_fit_the_width(width: int) -> None:
     summary = pandas.DataFrame({**seeds, "r2": 0.9999999, "a_column_with_a_long_name": 1.5, "seconds": 1.234})
     stream = io.StringIO()
     console = Console(file=stream, width=width, force_terminal=True, color_system=None)
-    report.print_summary(console, summary)
-    report.print_summary(console, summary.head(1))
-    report.print_summary(console, pandas.concat([summary.assign(cell=cell) for cell in (0, 1)]))
+    for table in (summary, summary.head(1), pandas.concat([summary.assign(cell=cell) for cell in (0, 1)])):
+        report.print_summary(console, table.to_dict("list"))
     report.print_claims(console, [Claim("the [error] is small", 1e-7, "<= 1e-5", True, "1e-7 .. 3e-7")])
     report.print_claims(console, [Claim("it is small", float("nan"), "<= 1", holds=False)])
     report.print_failures(console, [{"cell": 0, "seed": 1, "reason": "it diverged"}])
@@ -127,7 +126,7 @@ def test_what_tells_rows_apart_and_quartiles_stand_in_a_table_of_many_columns() 
     many = {f"another_column_{number}": number for number in range(20)}
     cells = [pandas.DataFrame({"cell": cell, "seed": range(5), **many, **names, **errors}) for cell in (0, 1)]
     stream = io.StringIO()
-    report.print_summary(Console(file=stream, width=120), pandas.concat(cells))
+    report.print_summary(Console(file=stream, width=120), pandas.concat(cells).to_dict("list"))
     assert re.search(r"0 .*mlp +tanh +product +2-5-1 +21 +3 +2 \.\. 4 +1", stream.getvalue())
 
 

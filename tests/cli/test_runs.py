@@ -1,0 +1,125 @@
+"""`kanrun runs` as typed: labels, comparison, repeating, removing."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanrun.cli.completion import runs_beginning
+
+Command = Callable[..., Any]
+
+
+@pytest.fixture
+def two(kanrun: Command) -> Path:
+    kanrun("fit", "-q", "model.degree=2")
+    kanrun("fit", "-q", "model.degree=4", "seeds=2")
+    return Path("outputs")
+
+
+def test_tags_and_notes_are_set_found_listed_and_taken_away(kanrun: Command, two: Path) -> None:
+    assert kanrun("runs", "tag", "fit/1", "good", "final").out == "fit/v0001: good, final\n"
+    assert kanrun("runs", "note", "good", "the  best one").out == "fit/v0001: the best one\n"
+    assert json.loads(kanrun("runs", "show", "final", "--json").out)["note"] == "the best one"
+    assert [row["name"] for row in json.loads(kanrun("runs", "list", "--tag", "good", "--json").out)] == ["fit/v0001"]
+    assert runs_beginning("go", two) == ["good"]
+    assert kanrun("runs", "tag", "fit/1", "--remove", "good").out == "fit/v0001: final\n"
+    assert kanrun("runs", "tag", "fit/1", "--remove", "good").code == 2
+    assert kanrun("runs", "tag", "fit/1", "two words").code == 2
+    kanrun("runs", "note", "fit/1", "")
+    kanrun("runs", "tag", "fit/1", "--remove")
+    assert not (two / "fit/v0001/labels.json").exists()
+
+
+def test_tab_knows_runs_and_jobs(kanrun: Command, two: Path) -> None:
+    kanrun("fit", "-q", "-m", "seed=0,1")
+    assert runs_beginning("fi", two) == ["fit/latest", "fit/v0003", "fit/v0002", "fit/v0001"]
+    assert runs_beginning("fit/v0003/", two) == ["fit/v0003/0", "fit/v0003/1"]
+    assert runs_beginning("la", two) == ["latest"]
+
+
+def test_runs_are_compared_and_their_settings_told_apart(kanrun: Command, two: Path) -> None:
+    found = json.loads(kanrun("runs", "compare", "fit/1", "fit/2", "--json").out)
+    assert found["settings"] == {"seeds": [1, 2], "model.degree": [2, 4]}
+    assert found["results"]["degree"] == [2.0, 4.0]
+    shown = kanrun("runs", "compare", "fit/1", "fit/2").out.splitlines()
+    written = Path(shown[-2])
+    assert written == two / "comparisons/fit-v0001-fit-v0002.png"
+    assert written.read_bytes().startswith(b"\x89PNG")
+    different = kanrun("runs", "diff", "fit/1", "fit/2").out.splitlines()
+    assert different[:2] == ["--- fit/v0001", "+++ fit/v0002"]
+    assert {"- model.degree: 2", "+ model.degree: 4"} <= set(different)
+    assert kanrun("runs", "compare", "fit/1").code == 2
+
+
+def test_a_run_is_repeated_and_its_numbers_checked(kanrun: Command, two: Path, fit: Any) -> None:
+    again = kanrun("runs", "rerun", "fit/1", "-q")
+    assert (again.code, again.out) == (0, "outputs/fit/v0003\n")
+    assert "the same numbers as fit/v0001: all 3 columns" in again.err
+    assert fit.configs[-1].model.degree == 2
+    changed = kanrun("runs", "rerun", "fit/1", "model.degree=5", "-q")
+    assert changed.code == 0
+    assert fit.configs[-1].model.degree == 5
+    assert "same numbers" not in changed.err
+    (two / "fit/v0001/summary.csv").write_text("seed,degree,test_rmse\n0,2,0.25\n")
+    differs = kanrun("runs", "rerun", "fit/1", "-q")
+    assert differs.code == 1
+    assert "test_rmse differs from fit/v0001: 0.25 then, 0.5 now" in differs.err
+
+
+def test_a_sweep_is_repeated_with_all_its_jobs(kanrun: Command, two: Path) -> None:
+    kanrun("fit", "-q", "-m", "seed=0,1", "model.degree=2,3")
+    again = kanrun("runs", "rerun", "fit/3", "-q")
+    assert again.out == "outputs/fit/v0004\n"
+    assert "the same numbers as fit/v0003: all 12 columns" in again.err
+
+
+def test_removing_asks_and_stays_inside_outputs(kanrun: Command, two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("typer.confirm", lambda *_, **__: False)
+    assert kanrun("runs", "remove", "fit/1").code == 2
+    outside = Path("elsewhere/fit/v0001")
+    outside.parent.mkdir(parents=True)
+    os.rename(two / "fit/v0002", outside)
+    assert kanrun("runs", "remove", str(outside), "--yes").code == 2
+    (two / "fit/v0009").symlink_to(outside.absolute())
+    assert kanrun("runs", "remove", str(two / "fit/v0009"), "--yes").code == 2
+    assert (outside / "run.json").exists()
+    (two / "fit/v0009").unlink()
+    assert kanrun("runs", "remove", "fit/1", "fit/v0001", "--yes").out == "deleted outputs/fit/v0001\n"
+    assert kanrun("fit", "-q").folder.name == "v0003"  # no number is used again
+
+
+def test_a_job_of_a_sweep_is_not_removed_alone(kanrun: Command, two: Path) -> None:
+    folder = kanrun("fit", "-q", "-m", "seed=0,1").folder
+    refused = kanrun("runs", "remove", "fit/3/1", "--yes")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "is a job of the sweep fit/v0003; remove that" in refused.err
+    assert kanrun("runs", "remove", "fit/3", "--yes").code == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_list_fits_the_width(kanrun: Command, two: Path, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    kanrun("runs", "note", "fit/1", "a sentence that is longer than any table can hold in one of its columns")
+    from rich.console import Console
+
+    monkeypatch.setattr("kanrun.study.report.output_console", lambda: Console(width=width, color_system=None))
+    lines = kanrun("runs", "list").out.splitlines()
+    assert max(map(len, lines)) <= width
+    assert lines[0].split()[:2] == ["name", "status"]
+    assert [line.split()[0] for line in lines[1:3]] == ["fit/v0002", "fit/v0001"]
+
+
+def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
+    found = kanrun("runs", "list", "--where", "model.degree == 4", "--columns", "name,model.degree", "--csv").out
+    assert found == "name,model.degree\nfit/v0002,4\n"
+    refused = kanrun("runs", "list", "--where", "model.degree ==")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    answer = kanrun("runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json")
+    assert json.loads(answer.out) == [{"n": 2, "d": 4}]
+    assert kanrun("runs", "query", "DROP TABLE runs").code == 2
