@@ -69,6 +69,7 @@ def run(
             yield Note(
                 f"learned by model={fit.cfg.model.kind}, as its settings ask; model=auto is the default of tables"
             )
+        yield Note(fit.words)
     events = train(fit.create, fit.problem.data, fit.plan, generator(seed, "training"), done)
     trained = yield from follow(events, Progress(done, resume, fit.why))
     yield from results(fit, cell, seed, trained)

@@ -9,12 +9,12 @@ from typing import Any
 from kanrun.config import FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
-from kanrun.study.build import Create, factory, make_plan
+from kanrun.study.build import Create, factory, in_words, make_plan
 from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.training_records import stage_row, state_to_checkpoint, step_row
+from kanrun.study.training_records import stage_row, stages_checkpoint, state_to_checkpoint, step_row
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,11 @@ class Fit:
     plan: Plan
     why: str
     create: Create
+
+    @property
+    def words(self) -> str:
+        """What begins, in a few words."""
+        return in_words(self.cfg.model, self.plan, self.problem)
 
 
 def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
@@ -48,7 +53,7 @@ class Progress:
     def __call__(self, event: Event) -> Iterator[Record]:
         if isinstance(event, Step):
             if self._why:
-                yield Note(f"solver {self._why}")
+                yield Note(f"solver {self._why}", detail=True)
                 self._why = ""
             best = self._lowest is None or event.errors.selected < self._lowest
             self._lowest = event.errors.selected if best else self._lowest
@@ -92,3 +97,5 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     if (table := edge_table(network, problem)) is not None:
         yield table
     yield model_checkpoint(network, problem, summary, seed)
+    if not cell and (stages := stages_checkpoint(trained.stages, seed)) is not None:
+        yield stages

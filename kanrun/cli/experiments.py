@@ -50,6 +50,7 @@ Outputs = Annotated[
     Path, typer.Option("--outputs", metavar="DIR", envvar="KANRUN_OUTPUTS", help="Where run folders are made.")
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also how choices were made, such as the solver.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
 Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
 Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
@@ -76,6 +77,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         multirun: Multirun = False,
         outputs: Outputs = Path("outputs"),
         quiet: Quiet = False,
+        verbose: Verbose = False,
         strict: Strict = False,
         cfg: Cfg = None,
         resolve: Resolve = False,
@@ -98,8 +100,8 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         words = hydra_words(located, experiment.name, multirun)
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
-            multirun=multirun, quiet=quiet, strict=strict, cfg=cfg, resolve=resolve, package=package, info=info,
-            config_dir=config_dir, config_name=config_name, config_path=config_path,
+            multirun=multirun, quiet=quiet, verbose=verbose, strict=strict, cfg=cfg, resolve=resolve,
+            package=package, info=info, config_dir=config_dir, config_name=config_name, config_path=config_path,
         )  # fmt: skip
         raise typer.Exit(launch(request))
 

@@ -120,12 +120,13 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
         print(json.dumps({"folder": str(found.path), **content, **labels}, indent=2, default=str))
         return
     from kanrun.study import report
+    from kanrun.study.sweeps import print_jobs
 
     console = report.output_console()
     lines = []
     if found.is_sweep:
         report.print_line(console, f"{found.path}: {found.status}, a sweep of {len(found.jobs)} jobs")
-        _print_jobs(found)
+        print_jobs(console, found)
     else:
         _print_about(found)
     if found.labels.tags:
@@ -168,6 +169,25 @@ def compare_runs(
     stem = figure or outputs / "comparisons" / "-".join(name.replace("/", "-") for name in comparison.names)
     for path in write_figure_of(comparison, stem):
         print(path)
+
+
+@app.command("report")
+def report_runs(
+    runs: RunNames,
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where the page goes.")] = Path(
+        "report.html"
+    ),
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Write one HTML page of runs: settings, claims, tables, figures, and the networks themselves to touch and drag.
+
+    It needs no connection and no other file. A sweep is shown by its jobs and its best one.
+    """
+    from kanrun.runs import find_run
+    from kanrun.study.page import write_report
+
+    write_report([find_run(word, outputs) for word in runs], output)
+    print(output)
 
 
 @app.command("diff")
@@ -366,28 +386,6 @@ def _print_about(run: Run) -> None:
     report.print_claims(console, manifest.claims)
 
 
-def _print_jobs(sweep: Run) -> None:
-    """The jobs of a sweep with the settings that differ, their results, and which is the best."""
-    from kanrun.runs.listing import RESULTS, differing
-    from kanrun.runs.state import swept
-    from kanrun.study import report
-
-    settings, best = swept(sweep), sweep.best_job
-    columns: dict[str, list[Any]] = {
-        "job": [job.name + (" *" if job is best else "") for job in sweep.jobs],
-        "status": [job.status for job in sweep.jobs],
-    }
-    for name in differing(settings):
-        columns[name] = [_plain(each.get(name)) for each in settings]
-    metrics = [(_readable(lambda job=job: job.manifest.metrics) or {}) for job in sweep.jobs]  # type: ignore[misc]
-    for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
-        if any(each.get(name) is not None for each in metrics):
-            columns[name] = [each.get(name) for each in metrics]
-    _print_columns(columns, first=tuple(columns))
-    if best is not None:
-        report.print_line(report.output_console(), f"  *: the best job, {best.name}")
-
-
 def _single(word: str, outputs: Path) -> Run:
     """The run that `word` names, of a sweep its best job."""
     from kanrun.runs import find_run
@@ -400,10 +398,6 @@ def _single(word: str, outputs: Path) -> Run:
 
 def _files(run: Run) -> int:
     return sum(path.is_file() for path in run.path.rglob("*"))
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, list) else value
 
 
 def _readable(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -45,9 +45,17 @@ class ExperimentConfig:
     device: str = setting("auto", "auto, cpu, cuda, cuda:N or mps")
     threads: int | None = setting(None, "threads of one training; null is 1: small matrices gain little", minimum=1)
     executor: ExecutorConfig = setting(ExecutorConfig(), "where cells run")
+    max_seconds: float | None = setting(
+        None, "CPU seconds after which the run ends in order with the best it has; null is no limit", above=0
+    )
+    format: str | None = setting(None, "a format of figures beside PNG and SVG", choices=("pdf",))
+    tags: list[str] = setting([], "words by which the run is found and listed", distinct=True)
+    note: str | None = setting(None, "a sentence about the run")
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """Seeds have 32 bits; mps has no float64."""
+        """Seeds have 32 bits; mps has no float64; the CPU seconds of a cluster are not seen from here."""
+        if self.max_seconds is not None and self.executor.kind == "dask":
+            yield f"max_seconds={self.max_seconds:g} is not for executor=dask, whose workers are not this machine's."
         if self.seed + self.seeds > 2**32:
             yield f"seed={self.seed} with seeds={self.seeds} goes beyond {2**32 - 1}, the largest seed."
         if not _DEVICE.fullmatch(self.device):

@@ -81,6 +81,7 @@ class SolverKind(Kind):
     """
 
     steps: int = 200  # on each grid, where the settings give none
+    label: str = ""  # in sentences
 
 
 @dataclass(frozen=True)

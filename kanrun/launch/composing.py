@@ -146,6 +146,7 @@ def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
 
 
 def _check(module: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
+    refusals.check_added(composed, parsed)
     refusals.check_hydra(module, composed.hydra, parsed)
     refusals.check_cluster(composed, parsed)
 

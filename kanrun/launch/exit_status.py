@@ -37,6 +37,7 @@ def is_complete(manifest: Manifest) -> bool:
 def sweep_verdict(folder: Path, overrides: Sequence[Sequence[str]], request: Request) -> int:
     """Gathers the summaries of a sweep that is over, says which jobs failed, and returns the exit code."""
     gather_summaries(folder, overrides)
+    _show_jobs(folder, request.quiet)
     good = 0
     for number, job in enumerate(overrides):
         name = f"job {number} ({' '.join(job)}): "
@@ -47,6 +48,20 @@ def sweep_verdict(folder: Path, overrides: Sequence[Sequence[str]], request: Req
     if good < len(overrides):
         print(f"kanrun: {len(overrides) - good} of {len(overrides)} jobs failed", file=sys.stderr)
     return 0 if good == len(overrides) else 1
+
+
+def _show_jobs(folder: Path, quiet: bool) -> None:
+    """Prints the table of a sweep's jobs, and draws their results over the swept settings."""
+    from kanrun.study import report
+    from kanrun.study.sweeps import draw_sweep, print_jobs
+
+    sweep = Run(folder, f"{folder.parent.name}/{folder.name}")
+    if not quiet:
+        print_jobs(report.error_console(), sweep)
+    try:
+        draw_sweep(sweep)
+    except Exception as error:  # the jobs are recorded, and nothing of them is lost
+        print(f"kanrun: the sweep's figure was not drawn: {type(error).__name__}: {error}", file=sys.stderr)
 
 
 def say_how_to_go_on(folder: Path, executor: str | None, address: str | None) -> None:

@@ -39,7 +39,9 @@ class Job:
     command: str
     argv: tuple[str, ...] = ()
     quiet: bool = False
+    verbose: bool = False
     sweep: bool = False
+    began: float | None = None  # CPU seconds of this process when a single run was asked for
     settings: ExperimentConfig | None = None  # of a single run, checked already
     refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
     prepared: Prepared = field(default_factory=dict)  # of a single run, while it was checked
@@ -62,7 +64,8 @@ class Job:
                 configuration(),
                 folder,
                 quiet=self.quiet,
-                origin=study.Origin(self.argv, tuple(overrides)),
+                verbose=self.verbose,
+                origin=study.Origin(self.argv, tuple(overrides), self.began),
                 prepared=self.prepared,
             )
         except KeyboardInterrupt:

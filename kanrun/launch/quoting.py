@@ -2,7 +2,8 @@
 
 The shell takes quotes away, and Hydra's grammar has its own meaning for the brackets, commas, spaces and signs
 that formulas, file names and column names are full of. The values of `*.formula`, `*.path`, `*.inputs`,
-`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates` and `from_run` are therefore quoted here.
+`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates`, `from_run`, `note` and `tags` are therefore
+quoted here.
 Values that are quoted already stay as they are, and so do null and interpolations `${...}`. With -m, commas at
 the top level separate the values of a sweep, as for any other key.
 """
@@ -104,7 +105,9 @@ _QUOTERS: dict[str, Callable[[str], str]] = {
     "domain": _domain,
 }
 
-_TOP: dict[str, Callable[[str], str]] = {"candidates": _columns, "from_run": _string}
+_TOP: dict[str, Callable[[str], str]] = {
+    "candidates": _columns, "from_run": _string, "note": _string, "tags": _columns
+}  # fmt: skip
 _OWN = "own_candidates."
 
 

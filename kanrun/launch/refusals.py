@@ -24,6 +24,7 @@ from kanrun.config import ExecutorConfig
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
 from kanrun.launch.yaml_limits import check_expansion
+from kanrun.suggestions import one_letter_off
 
 _OWN = "hydra._internal.core_plugins"  # as Hydra writes them into a configuration
 LAUNCHERS = {
@@ -56,6 +57,22 @@ def check_overrides(parsed: Sequence[Override]) -> None:
             raise UsageError(
                 f"{override.input_line} is refused, since kanrun numbers its run folders itself; "
                 "choose where they lie with --outputs DIR."
+            )
+
+
+def check_added(composed: DictConfig, parsed: Sequence[Override]) -> None:
+    """Raises UsageError for a key added with + that is one letter off one that exists: a mistyped setting that would
+    change nothing."""
+    added = [override.key_or_group for override in parsed if override.is_add() or override.is_force_add()]
+    for key in added:
+        parent, _, last = key.rpartition(".")
+        node = OmegaConf.select(composed, parent, throw_on_missing=False) if parent else composed
+        names = [str(name) for name in node] if isinstance(node, DictConfig) else []
+        there = [name for name in names if (f"{parent}.{name}" if parent else name) not in added]
+        if last not in there and (close := [name for name in there if one_letter_off(last, name)]):
+            meant = f"{parent}.{close[0]}" if parent else close[0]
+            raise UsageError(
+                f"there is no key {key}; did you mean {meant}? Words of your own go into tags=[...] and note=...."
             )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from time import process_time
 
 from kanrun.config.registry import module_of
 
@@ -18,6 +19,7 @@ class Request:
     outputs: Path = Path("outputs")
     multirun: bool = False
     quiet: bool = False
+    verbose: bool = False  # how choices were made is shown too
     strict: bool = False  # a claim that does not hold ends with exit code 1
     cfg: str | None = None
     resolve: bool = False
@@ -26,6 +28,7 @@ class Request:
     config_dir: str | None = None
     config_name: str | None = None
     config_path: str | None = None
+    began: float = field(default_factory=process_time)  # CPU seconds of this process when the command was given
 
     @property
     def module(self) -> str:

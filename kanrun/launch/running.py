@@ -66,9 +66,9 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
         prepared = study.check(experiment, one)
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
-    job = Job(request.command, request.argv, request.quiet, plan.sweep)
+    job = Job(request.command, request.argv, request.quiet, request.verbose, plan.sweep)
     if not plan.sweep:
-        job = replace(job, settings=settings[0], prepared=prepared)
+        job = replace(job, settings=settings[0], prepared=prepared, began=request.began)
     with signals_raise() as signals:
         folder = RunFolder.create(request.outputs, request.command, lambda new: _store(request, plan, new)).path
         try:

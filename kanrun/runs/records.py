@@ -38,10 +38,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence for the user and the log: a choice with its reason, or a warning."""
+    """A sentence for the user and the log: a choice with its reason, or a warning.
+
+    One in `detail` is shown to those who ask for it with -v.
+    """
 
     text: str
     warning: bool = False
+    detail: bool = False
 
 
 Record = Row | Table | Checkpoint | Note

@@ -12,6 +12,7 @@ from torch import Generator
 
 from kanrun.config import (
     MODELS,
+    SOLVERS,
     AdamSolver,
     AutoSolver,
     BezierConfig,
@@ -201,6 +202,25 @@ def make_plan(
         "adam": _adam(solver, policy),
         "policy": _training_policy(solver),
     }), why  # fmt: skip
+
+
+def in_words(model: Any, plan: Plan, problem: LearningProblem) -> str:
+    """A training in a few words, such as "Levenberg-Marquardt, 495 parameters, 4 grids", those of the last grid."""
+    kind, up_to = SOLVERS[plan.solver], "up to " if plan.stop_early else ""
+    solver = "Least squares" if MODELS[model.kind].closed_form else kind.label or plan.solver
+    shape = network_shape(model, problem.inputs, problem.outputs)
+    parameters = _parameters(model, plan, shape, problem)
+    grids = f", {up_to}{len(plan.intervals)} grids" if len(plan.intervals) > 1 else ""
+    starts = f", {plan.starts} starts" if plan.starts > 1 else ""
+    return f"{solver}, {up_to}{parameters} parameters{grids}{starts}"
+
+
+def _parameters(model: Any, plan: Plan, shape: tuple[int, ...], problem: LearningProblem) -> int:
+    if not isinstance(model, KANConfig):
+        return factory(model, problem, plan.solver)(Generator()).count()
+    size = Size(shape, plan.intervals[-1], model.degree, tuple(model.products))
+    most = kan_parameters(size, edge_spec(model, plan.solver))
+    return most if plan.most_unknowns is None else min(most, plan.most_unknowns)
 
 
 def _check_solver(model: Any, solver: Any, problem: LearningProblem) -> None:

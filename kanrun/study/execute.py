@@ -5,6 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -13,7 +14,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.config import rules as settings
 from kanrun.errors import StorageFailed
 from kanrun.runs.folder import RunFolder
-from kanrun.runs.manifest import Claim, Manifest, Status
+from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, check_tags
 from kanrun.runs.reader import Run
 from kanrun.runs.records import Note
 from kanrun.study import report
@@ -22,6 +23,7 @@ from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRun
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import cores, device_of, threads_of
+from kanrun.watch import time_is_up, watching
 
 if TYPE_CHECKING:
     import pandas
@@ -44,6 +46,7 @@ class Origin:
 
     argv: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    began: float | None = None  # CPU seconds of this process when the command was given
 
 
 def check(experiment: Experiment, cfg: ExperimentConfig) -> Prepared:
@@ -53,6 +56,7 @@ def check(experiment: Experiment, cfg: ExperimentConfig) -> Prepared:
     `execute` takes. Raises UsageError; writes nothing.
     """
     settings.check(cfg)
+    check_tags(cfg.tags)
     if cfg.device not in {"auto", "cpu"}:
         device_of(cfg)
     own_check = getattr(experiment, "check", None)
@@ -66,7 +70,7 @@ def check(experiment: Experiment, cfg: ExperimentConfig) -> Prepared:
     return prepared
 
 
-def execute(
+def execute(  # noqa: PLR0913  (each is an option)
     experiment: Experiment,
     cfg: ExperimentConfig,
     folder: RunFolder,
@@ -74,6 +78,7 @@ def execute(
     prepared: Prepared | None = None,
     resume: bool = False,
     quiet: bool = False,
+    verbose: bool = False,
     origin: Origin = Origin(),
 ) -> Outcome:
     """Run all cells and seeds of `experiment` into `folder` and return how that ended.
@@ -82,15 +87,20 @@ def execute(
     again, from their last checkpoint where the experiment can. A training that fails is recorded with its
     cause and the others continue; the status is then FAILED. KeyboardInterrupt (also `Terminated`) is recorded
     as INTERRUPTED and raised again, with all rows kept. StorageFailed is raised when nothing can be written.
-    Progress and results go to standard error. `prepared` is what `check` returned for these settings.
+    With `max_seconds`, trainings end in order with the best that they have, others do not begin, and the run is
+    COMPLETED with that as its reason. Progress and results go to standard error. `prepared` is what `check` returned
+    for these settings.
     """
-    tasks = tasks_of(experiment, cfg)
+    tasks, began = tasks_of(experiment, cfg), origin.began
     if resume:
         folder.update(executor=asdict(cfg.executor))
     else:
         folder.start(_manifest(experiment, cfg, folder, tasks, origin))
+    if cfg.tags or cfg.note:
+        RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
-    execution = _Execution(runner, folder, tasks, report.error_console(), quiet)
+    limit = None if cfg.max_seconds is None else TimeLimit(cfg.max_seconds, process_time() if began is None else began)
+    execution = _Execution(runner, folder, tasks, report.error_console(), quiet, verbose, limit)
     try:
         outcome, metrics = execution.run(resume)
         folder.finish(
@@ -112,14 +122,32 @@ def execute(
     return outcome
 
 
+@dataclass(frozen=True)
+class TimeLimit:
+    """CPU seconds of a run, `began` being those of the process at its beginning."""
+
+    seconds: float
+    began: float
+    share: float = 0.9
+    """Of the seconds, for trainings; the rest is for figures, claims and the step that a training ends with. Chosen so
+    that runs of 10 seconds and more end within a tenth of their limit."""
+
+    @property
+    def end(self) -> float:
+        """CPU seconds of the process at which trainings end."""
+        return self.began + self.share * self.seconds
+
+
 class _Execution:
     """One execution of a study."""
 
     def __init__(
-        self, runner: TaskRunner, folder: RunFolder, tasks: Sequence[Task], console: Console, quiet: bool
-    ) -> None:
-        self._runner, self._folder, self._tasks = runner, folder, tasks
-        self._console, self._quiet = console, quiet
+        self, runner: TaskRunner, folder: RunFolder, tasks: Sequence[Task], console: Console, quiet: bool,
+        verbose: bool = False, limit: TimeLimit | None = None,
+    ) -> None:  # fmt: skip
+        self._runner, self._folder, self._tasks, self._limit = runner, folder, tasks, limit
+        self._ended_early = False
+        self._console, self._quiet, self._verbose = console, quiet, verbose
         self._recorder = Recorder(folder, tasks)
         self._summary: pandas.DataFrame | None = None
 
@@ -133,7 +161,7 @@ class _Execution:
         claims, broken = self._evaluate(tables) if self._recorder.finished else ((), None)
         failed = self._failure(broken)
         status = Status.FAILED if failed else Status.COMPLETED
-        reason, trace = (failed.reason, failed.trace) if failed else (None, None)
+        reason, trace = (failed.reason, failed.trace) if failed else (self._time_was_up(), None)
         outcome = Outcome(status, self._recorder.failure_entries(), claims, reason, trace)
         return outcome, _medians(self._summary)
 
@@ -148,25 +176,41 @@ class _Execution:
     def _train(self, resume: bool) -> None:
         checkpoints = self._recorder.restore(takes_resume(self._runner.experiment)) if resume else {}
         left = [task for task in self._tasks if task.pair not in self._recorder.finished]
-        with Reporter(self._console, len(self._tasks), self._quiet) as reporter:
+        with Reporter(self._console, len(self._tasks), self._quiet, self._verbose) as reporter:
             reporter.skip(len(self._tasks) - len(left))
             if self._recorder.lost:
                 text = f"{self._recorder.lost} trainings had finished, but rows of them are gone: they start again"
                 self._recorder.handle(Warned(text))
                 reporter.handle(Warned(text))
             events = self._events(left, lambda task: checkpoints.get(task.pair))
-            try:
-                for event in events:
-                    self._recorder.handle(event)
-                    reporter.handle(event)
-            finally:
-                events.close()
+            with watching(reporter.show_advance, self._limit.end if self._limit else None):
+                try:
+                    for event in events:
+                        self._recorder.handle(event)
+                        reporter.handle(event)
+                finally:
+                    events.close()
+                self._ended_early = time_is_up() or self._begun_but_few(left)
+
+    def _begun_but_few(self, tasks: Sequence[Task]) -> bool:
+        """Whether trainings were left out, which only the end of the time does."""
+        ended = {*self._recorder.finished, *(task.pair for task, _ in self._recorder.failures)}
+        return any(task.pair not in ended for task in tasks)
+
+    def _time_was_up(self) -> str | None:
+        """The reason of a run that ended at its limit of seconds."""
+        if self._limit is None or not self._ended_early:
+            return None
+        missing = len(self._tasks) - len(self._recorder.finished)
+        what = f"; {missing} of {len(self._tasks)} trainings were not begun" if missing else ""
+        return f"ended by max_seconds={self._limit.seconds:g} with the best so far{what}"
 
     def _events(self, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
         executor = self._runner.cfg.executor
         if executor.kind == "local" and tasks:
             workers = executor.workers or max(1, cores() // self._runner.threads)
-            return run_local(self._runner, tasks, resume, workers)
+            seconds = None if self._limit is None else max(0.0, self._limit.end - process_time())
+            return run_local(self._runner, tasks, resume, min(workers, len(tasks)), seconds)
         if executor.kind == "dask" and tasks:
             from kanrun.study.dask import run_dask
 
@@ -180,7 +224,7 @@ class _Execution:
         claims: tuple[Claim, ...] = ()
         try:
             for name, figure in experiment.figures(tables):
-                self._folder.figure(name, figure)
+                self._folder.figure(name, figure, self._runner.cfg.format)
         except StorageFailed:
             raise
         except Exception as error:  # the trainings are recorded and stay
@@ -192,10 +236,12 @@ class _Execution:
         return claims, broken
 
     def _supported(self, claim: Claim) -> Claim:
-        """The claim, which does not hold where trainings failed: those that did not may be the good ones."""
-        if not self._recorder.failures:
+        """The claim, which does not hold where trainings failed or were cut short: the others may be the good ones."""
+        missing = len(self._recorder.finished) < len(self._tasks)
+        if not missing and not self._ended_early:
             return claim
-        came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, the others failed"
+        why = "the others failed" if self._recorder.failures else "ended by max_seconds"
+        came = f"from {len(self._recorder.finished)} of {len(self._tasks)} trainings, {why}"
         return replace(claim, holds=False, spread=f"{claim.spread}; {came}" if claim.spread else came)
 
     def _failure(self, broken: Failure | None) -> Failure | None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from kanrun.runs.records import Checkpoint, Record
 from kanrun.study.experiment import Failure, Task, TaskRunner
+from kanrun.watch import Advance, time_is_up, watching
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,14 @@ class Started:
 class Recorded:
     task: Task
     record: Record
+
+
+@dataclass(frozen=True)
+class Progressed:
+    """How far a part of the task is, as its computation says; nothing of it is recorded."""
+
+    task: Task
+    advance: Advance
 
 
 @dataclass(frozen=True)
@@ -66,16 +75,22 @@ class Warned:
     text: str
 
 
-TaskEvent = Started | Recorded | Finished | Retried | Failed | Warned
+TaskEvent = Started | Recorded | Progressed | Finished | Retried | Failed | Warned
 TaskEvents = Generator[TaskEvent, None, None]
 Resume = Callable[[Task], Checkpoint | None]
 ATTEMPTS = 2  # of a task in other processes; in this process the same error would come again
+TOLD_EVERY = 0.5  # seconds between two words of a worker on how far it is
 PATIENCE = 5.0  # seconds that a worker process gets to end before it is killed
 
 
 def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> TaskEvents:
-    """Run the tasks one after the other in this process; records come as the experiment yields them."""
-    for task in tasks:
+    """Run the tasks one after the other in this process; records come as the experiment yields them.
+
+    None but the first begins once the time of this thread's watch is up, which also hears how far they are.
+    """
+    for number, task in enumerate(tasks):
+        if number and time_is_up():
+            return
         yield Started(task)
         clock = time.monotonic()
         with contextlib.closing(runner.run(task, resume(task))) as records:
@@ -91,19 +106,24 @@ def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> Tas
                 yield Recorded(task, record)
 
 
-def run_local(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers: int) -> TaskEvents:
+def run_local(
+    runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers: int, seconds: float | None = None
+) -> TaskEvents:
     """Run the tasks in `workers` processes; records come as the experiments yield them.
 
+    With `seconds`, each worker's time is up after its share of these CPU seconds; no task begins after that.
     A task that fails, or whose process dies, is run once more in a fresh process, then given up.
     """
     waiting = deque(tasks)
     attempts = dict.fromkeys((task.pair for task in tasks), 0)
     busy: dict[Any, _Worker] = {}  # by connection
     idle: list[_Worker] = []
+    share = None if seconds is None else seconds / workers
     try:
         while waiting or busy:
             while waiting and len(busy) < workers:
-                worker, task = idle.pop() if idle else _Worker(runner), waiting.popleft()
+                worker = idle.pop() if idle else _Worker(runner, share)
+                task = waiting.popleft()
                 busy[worker.connection] = worker
                 # A task runs again from its start, not from a checkpoint of the attempt that failed.
                 worker.give(task, resume(task) if attempts[task.pair] == 0 else None)
@@ -112,11 +132,13 @@ def run_local(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers
             for connection in wait(list(busy)):
                 worker = busy[connection]
                 event = worker.next_event()
-                if isinstance(event, Recorded):
+                if isinstance(event, Recorded | Progressed):
                     yield event
                     continue
                 del busy[connection]
                 if isinstance(event, Finished):
+                    if worker.time_is_up:
+                        waiting.clear()
                     idle.append(worker)
                     yield event
                     continue
@@ -133,10 +155,12 @@ def run_local(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, workers
 class _Worker:
     """A worker process, seen from the parent."""
 
-    def __init__(self, runner: TaskRunner) -> None:
+    def __init__(self, runner: TaskRunner, seconds: float | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, runner), daemon=True, name="kanrun-worker")
+        self.time_is_up = False
+        arguments = (theirs, runner, seconds)
+        self._process = context.Process(target=_serve, args=arguments, daemon=True, name="kanrun-worker")
         self._process.start()
         theirs.close()
         self._task: Task | None = None
@@ -146,7 +170,7 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # it died idle, which `next_event` reports
             self.connection.send((task, resume))
 
-    def next_event(self) -> Recorded | Finished | Failed:
+    def next_event(self) -> Recorded | Progressed | Finished | Failed:
         """Wait for the next event of the worker; Failed if it is gone."""
         task = self._task
         if task is None:
@@ -157,7 +181,12 @@ class _Worker:
             return Failed(task, Failure(self._epitaph()))
         if kind == "record":
             return Recorded(task, value)
-        return Finished(task, value) if kind == "finished" else Failed(task, value)
+        if kind == "progress":
+            return Progressed(task, value)
+        if kind == "finished":
+            seconds, self.time_is_up = value
+            return Finished(task, seconds)
+        return Failed(task, value)
 
     def end(self) -> None:
         """End the process, whatever it does at the moment."""
@@ -178,8 +207,8 @@ class _Worker:
         return f"its worker process ended with exit code {code}"
 
 
-def _serve(connection: Connection, runner: TaskRunner) -> None:
-    """Run in a worker process: take tasks, send back their records."""
+def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) -> None:
+    """Run in a worker process, which may use so many CPU seconds: take tasks, send back their records."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
@@ -190,12 +219,26 @@ def _serve(connection: Connection, runner: TaskRunner) -> None:
         clock = time.monotonic()
         message: tuple[str, Any]
         try:
-            for record in runner.run(task, resume):
-                connection.send(("record", record))
-            message = ("finished", time.monotonic() - clock)
+            with watching(_sender(connection), seconds):
+                for record in runner.run(task, resume):
+                    connection.send(("record", record))
+                message = ("finished", (time.monotonic() - clock, time_is_up()))
         except Exception as error:  # any error of an experiment is a failure of its task
             message = ("failed", Failure.of(error))
         connection.send(message)
+
+
+def _sender(connection: Connection) -> Callable[[Advance], None]:
+    """A listener that sends what it hears to the parent, no more often than that can show it."""
+    last = -TOLD_EVERY
+
+    def send(advance: Advance) -> None:
+        nonlocal last
+        if time.monotonic() - last >= TOLD_EVERY:
+            last = time.monotonic()
+            connection.send(("progress", advance))
+
+    return send
 
 
 def _end_with_parent() -> None:

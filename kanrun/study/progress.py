@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -12,17 +14,19 @@ from rich.table import Column
 from rich.text import Text
 
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.executors import Failed, Finished, Recorded, Retried, Started, TaskEvent, Warned
+from kanrun.study.executors import Failed, Finished, Progressed, Recorded, Retried, Started, TaskEvent, Warned
 from kanrun.study.experiment import Task
+from kanrun.watch import Advance
 
+SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
 _ERRORS = ("validation_rmse", "test_rmse", "train_rmse", "rmse")  # trainings are compared by the first that is there
 
 
 class Reporter:
-    """Shows events: only warnings when quiet, one line per stage or task unless on a terminal."""
+    """Shows events: only warnings when quiet, details when verbose, one line per stage or task unless on a terminal."""
 
-    def __init__(self, console: Console, total: int, quiet: bool = False) -> None:
-        self._console, self._total, self._quiet = console, total, quiet
+    def __init__(self, console: Console, total: int, quiet: bool = False, verbose: bool = False) -> None:
+        self._console, self._total, self._quiet, self._verbose = console, total, quiet, verbose
         self._done = 0
         self._stage: tuple[Any, ...] = ()
         self._last = ""  # the best step of the stage
@@ -30,6 +34,7 @@ class Reporter:
         self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
         self._best: dict[Any, tuple[float, str]] = {}  # error and training by target: only these errors compare
         self._target: Any = None  # of the training that finished last
+        self._clock, self._part = time.monotonic(), _Part()
         self._bar: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             self._bar = _make_bar(console, total)
@@ -53,7 +58,9 @@ class Reporter:
     def handle(self, event: TaskEvent) -> None:
         """Show `event`."""
         several = self._total > 1
-        if isinstance(event, Recorded):
+        if isinstance(event, Progressed):
+            self.show_advance(event.advance)
+        elif isinstance(event, Recorded):
             self._recorded(event.task, event.record)
         elif isinstance(event, Warned):
             self._say(f"warning: {event.text}", "yellow")
@@ -74,8 +81,22 @@ class Reporter:
             self._say(f"{event.task} failed: {event.failure.reason}", "red")
             self._advance("")
 
+    def show_advance(self, advance: Advance) -> None:
+        """Show how far a part of a training is: on the bar, elsewhere as one line every few seconds."""
+        if self._quiet:
+            return
+        now = time.monotonic()
+        if (self._part.name, self._part.total) != (advance.part, advance.total) or advance.done < self._part.done:
+            self._part = _Part(advance.part, advance.total, began=now)
+        self._part.done = advance.done
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], text=self._part.line(advance, now))
+        elif now - self._clock >= SECONDS_BETWEEN_LINES:
+            self._clock = now
+            self._say(self._part.line(advance, now))
+
     def _recorded(self, task: Task, record: Record) -> None:
-        if isinstance(record, Note) and (record.warning or not self._quiet) and record.text not in self._shown:
+        if isinstance(record, Note) and self._shows(record) and record.text not in self._shown:
             self._shown.add(record.text)
             self._end_stage()
             self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
@@ -84,6 +105,9 @@ class Reporter:
                 self._step(record.values)
             elif record.table == "summary" and self._total > 1:
                 self._results[task.pair] = record.values
+
+    def _shows(self, note: Note) -> bool:
+        return note.warning or (not self._quiet and (self._verbose or not note.detail))
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)
@@ -133,6 +157,26 @@ class Reporter:
     def _say(self, text: str, style: str = "") -> None:
         # Paths and formulas may hold brackets, which are no markup here; long lines wrap only on terminals.
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
+
+
+@dataclass
+class _Part:
+    """A part of a training, such as its starts or the steps on one grid, and when it began."""
+
+    name: str = ""
+    total: int | None = None
+    done: int = 0
+    began: float = 0.0
+
+    def line(self, advance: Advance, now: float) -> str:
+        """What is shown: how far the part is, the lowest error so far, and the time left if all of it is done."""
+        words = [f"{self.name}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
+        if advance.error is not None and math.isfinite(advance.error):
+            words.append(f"best {advance.error:.2e}")
+        if advance.total and advance.done and (seconds := now - self.began) > 0:
+            left = seconds * (advance.total - advance.done) / advance.done
+            words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
+        return ", ".join(word for word in words if word)
 
 
 def status_line(values: Mapping[str, Any]) -> str:

@@ -123,3 +123,22 @@ def test_the_list_as_csv_and_by_condition(kanrun: Command, two: Path) -> None:
     answer = kanrun("runs", "query", 'SELECT count(*) AS n, max("model.degree") AS d FROM runs', "--json")
     assert json.loads(answer.out) == [{"n": 2, "d": 4}]
     assert kanrun("runs", "query", "DROP TABLE runs").code == 2
+
+
+def test_a_sweep_ends_with_its_jobs_and_a_figure_over_its_settings(kanrun: Command) -> None:
+    done = kanrun("fit", "-m", "model.degree=2,3", "seed=0,1")
+    assert "the best job, fit/v0001/0" in done.err
+    header = next(line for line in done.err.splitlines() if line.startswith("job "))
+    assert header.split()[:4] == ["job", "status", "seed", "model.degree"]
+    assert sorted(path.name for path in (done.folder / "figures").iterdir()) == ["sweep.png", "sweep.svg"]
+
+
+def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun: Command) -> None:
+    for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1"):
+        refused = kanrun("fit", word)
+        assert refused.code == 2
+        assert "did you mean" in refused.err
+    folder = kanrun("fit", "-q", "tags=final", "note=a, b and (c)", "+mine.colour=red").folder
+    shown = kanrun("runs", "show", "final").out
+    assert f"{folder}: COMPLETED" in shown
+    assert "note: a, b and (c)" in shown

@@ -250,3 +250,24 @@ def test_the_device_is_resolved() -> None:
 def test_mps_has_no_double_precision() -> None:
     with pytest.raises(UsageError, match="precision=float32"):
         device_of(ToyConfig(device="mps", precision="float64"))
+
+
+@pytest.mark.parametrize("executor", [("serial",), ("local", 1)])
+def test_a_run_whose_seconds_are_used_up_is_complete_and_says_so(run_toy: RunToy, executor: tuple[object, ...]) -> None:
+    outcome, run = run_toy(executor, sizes=[2, 3, 4], max_seconds=1e-9)
+    assert outcome.status == run.manifest.status == Status.COMPLETED
+    assert run.manifest.reason == "ended by max_seconds=1e-09 with the best so far; 2 of 3 trainings were not begun"
+    assert len(run.table("summary")) == 1
+    assert [claim.holds for claim in outcome.claims] == [False, False]
+    assert outcome.claims[0].spread == "from 1 of 3 trainings, ended by max_seconds"
+
+
+def test_tags_a_note_and_a_further_format_are_settings(run_toy: RunToy) -> None:
+    _, run = run_toy(tags=["good", "final"], note="for the talk", format="pdf", max_seconds=1000.0)
+    assert (run.labels.tags, run.labels.note) == (("good", "final"), "for the talk")
+    assert [path.suffix for path in run.figures] == [".pdf", ".png", ".svg"]
+    assert run.manifest.reason is None
+    with pytest.raises(UsageError, match="'two words' is no tag"):
+        run_toy(tags=["two words"])
+    with pytest.raises(UsageError, match="max_seconds=5 is not for executor=dask"):
+        run_toy(("dask", None, "tcp://127.0.0.1:1"), max_seconds=5.0)

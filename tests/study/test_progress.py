@@ -14,6 +14,7 @@ from kanrun.study import report
 from kanrun.study.executors import Failed, Finished, Recorded, Started
 from kanrun.study.experiment import Failure, Task
 from kanrun.study.progress import Reporter
+from kanrun.watch import Advance
 
 
 def show(width: int, total: int, terminal: bool, quiet: bool = False) -> str:
@@ -134,3 +135,24 @@ def test_numbers_are_shown_with_the_digits_that_count() -> None:
     cases = {0.5: "0.5", 3.0: "3", 1.23456e-7: "1.23e-07", 123456.7: "1.23e+05", 0.99999991: "0.99999991"}
     assert {value: report.shown(value) for value in cases} == cases
     assert [report.shown(value) for value in (None, float("nan"), True, "x")] == ["", "", "True", "x"]
+
+
+def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.0, 1.0, 6.0, 7.0, 16.0])
+    monkeypatch.setattr("kanrun.study.progress.time.monotonic", lambda: next(seconds))
+    stream = io.StringIO()
+    reporter = Reporter(Console(file=stream, width=100), 1)
+    for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
+        reporter.show_advance(Advance("grid of 8", done, 21, error))
+    assert stream.getvalue().splitlines() == [
+        "grid of 8: 6 of 21, best 2.50e-01, at most 12 s left here",
+        "grid of 8: 16 of 21, best 1.25e-01, at most 5 s left here",
+    ]
+
+
+def test_details_are_shown_to_those_who_ask() -> None:
+    for verbose in (False, True):
+        stream = io.StringIO()
+        reporter = Reporter(Console(file=stream, width=100), 1, verbose=verbose)
+        reporter.handle(Recorded(Task(0, {}, 0), Note("solver lm: asked for", detail=True)))
+        assert ("asked for" in stream.getvalue()) == verbose

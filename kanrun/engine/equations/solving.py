@@ -25,6 +25,7 @@ from kanrun.engine.least_squares import LMPolicy, State, Stopping, minimise
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.errors import TrainingFailed
+from kanrun.watch import advanced, time_is_up
 
 #: Makes a fresh network with the inputs of the box on [-1, 1] and as many outputs as asked for.
 Create = Callable[[int, Generator], Network]
@@ -139,12 +140,15 @@ class BoxSolver:
             solution, constants = self._started()
         previous: Field | None = None
         for number, intervals in enumerate(schedule):
+            if number and time_is_up():
+                return
             if number:
                 solution = self._refined(solution, intervals)
             blocks = self._blocks(*self._collocation(intervals), weight)
             problem = ResidualProblem(solution, blocks, constants)
             state, steps = minimise(problem, self.policy.lm, self.policy.stage)
             solution, constants = problem.solution(state.unknowns)
+            advanced(f"grids of window {self.window + 1}", number + 1, len(schedule), state.loss[0] ** 0.5)
             yield self._stage(problem, solution, constants, state, steps, previous)
             self._add_points(solution, constants)
             previous, weight = solution, min(weight * self.policy.growth, self.policy.largest_weight)

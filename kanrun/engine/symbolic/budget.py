@@ -15,6 +15,8 @@ from typing import TypeVar
 
 Event = TypeVar("Event")
 
+from kanrun.watch import time_is_up
+
 
 @dataclass(frozen=True)
 class WorkCosts:
@@ -98,4 +100,4 @@ class Budget:
 
     @property
     def over(self) -> bool:
-        return self.left <= 0
+        return self.left <= 0 or time_is_up()

@@ -25,6 +25,7 @@ from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solver_run import Clock, Step, spent
 from kanrun.engine.training.solvers import make_solver
+from kanrun.watch import time_is_up
 
 Event = Step | Stage | Snapshot
 
@@ -81,6 +82,8 @@ class _Training:
             snapshot = None
         penalty = self.plan.policy.penalty
         while len(training.stages) < len(self.schedule) and not self._finished(training):
+            if training.stages and time_is_up():
+                break
             position = len(training.stages)
             tries = penalty.last_tries if position == len(self.schedule) - 1 else penalty.tries
             stage = yield from training.advance(self.schedule[position], tries=tries, snapshot=snapshot)
@@ -113,9 +116,11 @@ class _Training:
 
     def _started(self, network: Network, smoothing: Smoothing) -> list[GridTraining]:
         """Trainings from the best of several starts, one for each width that may win."""
-        candidates, policy = [], self.plan.policy.widths
+        policy, candidates = self.plan.policy.widths, list[tuple[float, GridTraining]]()
         shapes = network.subnetworks() if self.plan.select_width and self.plan.starts > 1 else [network.shape]
         for shape in shapes:
+            if candidates and time_is_up():
+                break
             start = best_start(partial(self._narrow, shape), self.data, self.plan, smoothing.weight, self.generator)
             candidates.append((start.loss**0.5, self._training(start.network, smoothing)))
         best = min(loss for loss, _ in candidates)
@@ -145,7 +150,7 @@ class _Training:
             events: list[Event] = []
             for intervals in grids:
                 large = limit is not None and training.network.unknowns_at(intervals) > limit
-                if (training.stages and large) or self._finished(training):
+                if (training.stages and (large or time_is_up())) or self._finished(training):
                     break
                 steps = training.advance(intervals, tries=0)
                 while True:
@@ -200,7 +205,7 @@ class _Training:
             for _ in range(policy.final_steps):
                 before = solver.loss
                 solver.step()
-                if spent(solver, before, policy.grids):
+                if spent(solver, before, policy.grids) or time_is_up():
                     break
         return network
 

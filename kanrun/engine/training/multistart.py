@@ -22,6 +22,7 @@ from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.policy import MultistartPolicy
 from kanrun.errors import TrainingFailed
+from kanrun.watch import advanced, time_is_up
 
 Create = Callable[[Generator], Network]
 
@@ -49,7 +50,10 @@ def best_start(create: Create, data: TrainingData, plan: Plan, weight: float, ge
         batch = rounds.run(batch, policy.rounds_before)[: max(2, starts // 3)]
         best = min(best, *rounds.run(batch, policy.rounds_after), key=lambda start: start.loss)
         error = best.loss**0.5
+        advanced("starts", tried * starts, policy.batches * starts, error)
         if error < policy.good or starts == 1 or (tried >= policy.enough and error > policy.poor):
+            break
+        if best.loss < inf and time_is_up():
             break
     if best.loss == inf:
         raise TrainingFailed(f"None of {starts} starts stayed finite; look at the scale of the data.")
@@ -67,6 +71,8 @@ class _Rounds:
         """The starts after `count` rounds, the best first."""
         policy = self.plan.policy.multistart
         for _ in range(count):
+            if time_is_up() and min(start.loss for start in batch) < inf:
+                break
             for start in batch:
                 start.network = self._placed(start.network)
             kans = [start.network for start in batch if isinstance(start.network, KAN)]

@@ -16,6 +16,7 @@ from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.policy import PenaltyPolicy
 from kanrun.engine.training.solver_run import Best, SolverRun, Step, StepLog
 from kanrun.engine.training.solvers import make_solver
+from kanrun.watch import time_is_up
 
 
 @dataclass
@@ -55,6 +56,8 @@ class PenaltySearch:
         """
         policy, moved, missed, tried = self.policy, False, 0, self.smoothing.weight
         patience = policy.plateau if self._rough else 0
+        if time_is_up():
+            return
         for _ in range(tries if self._penalty_matters() else 0):
             tried /= policy.factor
             if tried < policy.smallest * 0.9 or missed > patience:

@@ -16,6 +16,7 @@ from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.policy import GridPolicy
 from kanrun.engine.training.solvers import Solver
 from kanrun.errors import TrainingFailed
+from kanrun.watch import advanced, time_is_up
 
 
 class Clock:
@@ -106,7 +107,7 @@ class SolverRun:
         Raises TrainingFailed where the error on training points is not finite.
         """
         solver, grids, patience = self.solver, self._plan.policy.grids, self._plan.patience
-        while self.taken < self._limit and not self.settled:
+        while self.taken < self._limit and not self.settled and not time_is_up():
             before, loss = solver.loss, solver.step()
             self.taken += 1
             log.steps += 1
@@ -119,6 +120,8 @@ class SolverRun:
             self.stalled = self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
             impatient = patience is not None and self.unimproved >= patience
             self.settled = spent(solver, before, grids) or self.stalled >= 2 or impatient
+            part = f"grid of {solver.network.intervals}" if solver.network.intervals else "steps"
+            advanced(part, self.taken, self._limit, best.error)
             yield from log.show(solver.network, errors)
         return self.settled
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from time import process_time
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
+from kanrun.watch import Advance, time_is_up, watching
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -152,3 +154,20 @@ def test_the_best_of_several_starts_goes_on(solver: str) -> None:
             ends.append(stages[0].errors.selected)
     assert all(best <= first for best, first in zip(four, one, strict=True))
     assert min(best / first for best, first in zip(four, one, strict=True)) < 0.9
+
+
+def test_a_training_whose_time_is_up_ends_in_order_with_what_it_has() -> None:
+    heard: list[Advance] = []
+    with watching(heard.append, end=process_time()):
+        steps, stages, trained = drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
+    assert trained is not None
+    assert [stage.intervals for stage in stages] == [4]
+    assert not steps
+    assert trained.errors.train < 1  # of outputs whose deviation is above 1: the best start
+    assert {advance.part for advance in heard} == {"starts"}
+    assert not time_is_up()
+    with watching(heard.append):
+        drained(train(create, DATA, PLAN, Generator().manual_seed(0)))
+    told = [advance for advance in heard if advance.part == "grid of 8"]
+    assert [advance.done for advance in told][:2] == [1, 2]
+    assert told[-1].error == pytest.approx(min(float(advance.error or 9) for advance in told))

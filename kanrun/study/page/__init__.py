@@ -1,0 +1,222 @@
+"""One HTML page of one or more runs, which needs nothing else: settings, claims, tables, figures, and what moves.
+
+Whatever a run folder holds, its text reaches the page escaped, its figures as images (in which no script runs), its
+numbers as JSON; a content security policy allows the page's own two scripts, by their hashes, and no connection.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from kanrun.errors import KanrunError, UsageError
+from kanrun.runs import Run
+from kanrun.runs.files import write_atomic
+from kanrun.runs.index import flattened
+from kanrun.runs.listing import local_time
+from kanrun.study.comparison import RunComparison
+from kanrun.study.page.living import PageLimits, living_of, network_values
+from kanrun.study.report import shown
+
+__all__ = ["PageLimits", "network_values", "write_report"]
+
+LARGEST = 5 * 10**6  # bytes of a page
+_LARGEST_SVG = 400_000  # of a figure; a larger one is embedded as PNG
+_MOST_ROWS = 200
+_TABLES = ("summary", "stages", "decisions", "importance", "matrix", "candidates", "orders", "formulas")
+
+
+def write_report(runs: Sequence[Run], output: Path) -> None:
+    """Write the page of `runs` to `output`, atomically. Raises UsageError for a place that cannot be written."""
+    if output.is_dir() or not output.parent.is_dir():
+        raise UsageError(f"cannot write {output}: it is a folder, or its folder is not there; choose another --output.")
+    write_atomic(output, _page(runs).encode())
+
+
+def _page(runs: Sequence[Run]) -> str:
+    asset = {
+        name: (resources.files(__name__) / name).read_text("utf-8") for name in ("page.css", "network.js", "page.js")
+    }
+    body, room = [], LARGEST - sum(map(len, asset.values())) - 100_000
+    names = ", ".join(run.name for run in runs)
+    body.append(_tag("h1", names))
+    if len(runs) > 1:
+        body.append(_compared(runs))
+    sources: list[str] = []
+    for run in runs:
+        parts = _section(run, sources, room // len(runs))
+        body.append(f"<section>{parts}</section>")
+    scripts = asset["network.js"], asset["page.js"]
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return "\n".join([
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        '<meta name="referrer" content="no-referrer">',
+        f"{_tag('title', f'kanrun: {names}')}<style>{asset['page.css']}</style></head><body>",
+        *body, *sources, *(f"<script>{text}</script>" for text in scripts), "</body></html>",
+    ])  # fmt: skip
+
+
+def _section(run: Run, sources: list[str], room: int) -> str:
+    """All of one run; figures are left out once they would need more than `room` bytes."""
+    single = (run.best_job or run.jobs[0]) if run.is_sweep else run
+    parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
+    if run.is_sweep:
+        parts.append(_tag("p", f"A sweep of {len(run.jobs)} jobs; below is its best, {single.name}."))
+        parts.append(_jobs(run))
+    parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
+    parts.append(_record(single))
+    for living in living_of(single):
+        source = f"living-{len(sources)}"
+        sources.append(f'<script type="application/json" id="{source}">{_json(living)}</script>')
+        parts.append(_tag("h3", living["title"]))
+        parts.append(f'<div class="living" data-source="{source}"></div>')
+        room -= len(sources[-1])
+    for path in _figures(single, run):
+        image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
+        room -= len(image) * 4 // 3
+        if room < 0:
+            parts.append(_tag("p", f"Further figures are in {run.name}/figures: the page would be too large."))
+            break
+        data = base64.b64encode(image).decode()
+        name = escape(path.stem, quote=True)
+        image_tag = f'<img alt="figure {name}" src="data:image/{kind};base64,{data}">'
+        parts.append(f"<figure>{image_tag}<figcaption>{name}</figcaption></figure>")
+    parts.append(_settings(single))
+    return "\n".join(parts)
+
+
+def _record(run: Run) -> str:
+    """What `run.json` and the tables say: how to rerun, claims, results, environment."""
+    try:
+        manifest = run.manifest
+    except KanrunError as error:
+        return _tag("p", str(error))
+    words = shlex.join(manifest.argv) or f"kanrun {manifest.command} {shlex.join(manifest.overrides)}"
+    parts = [f"<p>Asked for by <code>{escape(words)}</code></p>"]
+    parts.append(f"<p>Run it again by <code>kanrun runs rerun {escape(run.name)}</code></p>")
+    if manifest.reason:
+        parts.append(_tag("p", manifest.reason))
+    if manifest.claims:
+        rows = [
+            {"": "holds" if claim.holds else "does not hold", "claim": claim.sentence,
+             "measured": shown(claim.measured), "bound": claim.bound, "spread": claim.spread or ""}
+            for claim in manifest.claims
+        ]  # fmt: skip
+        parts += [_tag("h3", "Claims"), _table({name: [row[name] for row in rows] for name in rows[0]})]
+    parts += [_tag("p", f"Note: {note}") for note in manifest.notes]
+    for name in _TABLES:
+        try:
+            columns = run.columns(name)
+        except KanrunError:
+            continue
+        if columns and len(next(iter(columns.values()))):
+            parts += [_tag("h3", name), _table(columns)]
+    started = local_time(manifest.started.isoformat()) if manifest.started else ""
+    facts = {
+        "started": started, "seconds": manifest.seconds, "host": manifest.host, "device": manifest.device,
+        "precision": manifest.precision, "threads": manifest.threads, **flattened(manifest.git or {}, "git."),
+        **manifest.versions,
+    }  # fmt: skip
+    parts += ["<details><summary>Environment</summary>", _pairs(facts), "</details>"]
+    return "\n".join(parts)
+
+
+def _settings(run: Run) -> str:
+    try:
+        settings = flattened(run.config)
+    except KanrunError:
+        return ""
+    return f"<details><summary>Settings</summary>{_pairs(settings)}</details>"
+
+
+def _jobs(sweep: Run) -> str:
+    metrics: list[dict[str, Any]] = []
+    for job in sweep.jobs:
+        row: dict[str, Any] = {"job": job.name, "status": job.status}
+        with contextlib.suppress(KanrunError):
+            row |= {"overrides": " ".join(job.manifest.overrides), **job.manifest.metrics}
+        metrics.append(row)
+    names = dict.fromkeys(name for row in metrics for name in row)
+    return _table({name: [row.get(name) for row in metrics] for name in names})
+
+
+def _compared(runs: Sequence[Run]) -> str:
+    comparison = RunComparison([(run.best_job or run.jobs[0]) if run.is_sweep else run for run in runs])
+    parts = []
+    for title, side in (("Settings that differ", comparison.settings), ("Results", comparison.results)):
+        if side:
+            columns: dict[str, Sequence[Any]] = {"": list(side)}
+            columns |= {name: [values[at] for values in side.values()] for at, name in enumerate(comparison.names)}
+            parts += [_tag("h3", title), _table(columns)]
+    return "\n".join(parts)
+
+
+def _figures(single: Run, run: Run) -> Iterable[Path]:
+    """One file per figure of a run and of the sweep that it is of: SVG, or PNG where that is much smaller."""
+    folders = dict.fromkeys([run.path, single.path])
+    for svg in (path for folder in folders for path in sorted((folder / "figures").glob("*.svg"))):
+        png = svg.with_suffix(".png")
+        if svg.is_symlink() or not svg.is_file():
+            continue
+        too_large = svg.stat().st_size > _LARGEST_SVG and png.is_file() and not png.is_symlink()
+        yield png if too_large else svg
+
+
+def _table(columns: Mapping[str, Sequence[Any]]) -> str:
+    heads = "".join(f'<th scope="col"><button type="button">{escape(str(name))}</button></th>' for name in columns)
+    rows = []
+    for values in list(zip(*columns.values(), strict=True))[:_MOST_ROWS]:
+        rows.append("<tr>" + "".join(_cell(value) for value in values) + "</tr>")
+    more = len(next(iter(columns.values()), ())) - _MOST_ROWS
+    rest = _tag("p", f"{more} more rows in the run's folder") if more > 0 else ""
+    head, body = f"<thead><tr>{heads}</tr></thead>", f"<tbody>{''.join(rows)}</tbody>"
+    return f'<div class="wide"><table class="sorts">{head}{body}</table></div>{rest}'
+
+
+def _cell(value: Any) -> str:
+    text = shown(value)
+    marks = {"holds": ' class="holds"', "does not hold": ' class="fails"'}
+    number = ' class="n"' if isinstance(value, int | float) and not isinstance(value, bool) else marks.get(text, "")
+    return f"<td{number}>{escape(text)}</td>"
+
+
+def _pairs(pairs: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr><th>{escape(str(name))}</th><td>{escape(shown(value))}</td></tr>" for name, value in pairs.items()
+    )
+    return f'<div class="wide"><table><tbody>{rows}</tbody></table></div>'
+
+
+def _tag(name: str, text: str) -> str:
+    return f"<{name}>{escape(text)}</{name}>"
+
+
+def _json(value: Any) -> str:
+    """JSON that cannot end its script element or hold a number that JSON does not have."""
+    text = json.dumps(_finite(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,225 @@
+"""What moves on a report's page: networks, recorded frames and curves as plain values for its scripts."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanrun.errors import KanrunError
+from kanrun.runs import Checkpoint, Run
+
+Columns = Mapping[str, Sequence[Any]]
+Living = dict[str, Any]
+STAGES = "stages"
+"""The checkpoint `stages-seed0` holds the networks of all grids of a training, each under the number of its stage."""
+_STAGES_NAME = re.compile(rf"{STAGES}-seed\d+")
+_RESUME_NAME = re.compile(r"resume-\d+-\d+")
+
+
+@dataclass(frozen=True)
+class PageLimits:
+    """What keeps a page small: numbers of a network that it holds, test points, points of a line, panels, frames."""
+
+    numbers: int = 60_000
+    points: int = 300
+    line: int = 400
+    panels: int = 12
+    frames: int = 60
+
+
+def living_of(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
+    """Everything of `run` that can move: what cannot be read is left out."""
+    for make in (_networks, _curves, _phases, _staircase, _snapping):
+        with contextlib.suppress(KanrunError, KeyError, ValueError, TypeError, IndexError):
+            yield from make(run, limits)
+
+
+def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = "") -> Living:
+    """A stored KAN as network.js evaluates it.
+
+    Raises KeyError for a network of another kind, ValueError for shapes that do not fit each other.
+    """
+    layers = []
+    for number, each in enumerate(description["layers"]):
+        spec, at = each["edges"], f"{prefix}layers.{number}."
+        mask, coefficients, knots = (arrays[at + name] for name in ("mask", "coefficients", "knots"))
+        if spec["scale"] == "single":
+            base = spline = arrays[at + "weight"] * mask
+        else:
+            base, spline = arrays[at + "base_weight"] * mask, arrays[at + "spline_weight"] * mask
+        degree = int(spec["degree"])
+        if coefficients.shape != (*mask.shape, knots.shape[1] - degree - 1) or knots.shape[0] != mask.shape[1]:
+            raise ValueError("the arrays of the network do not fit each other")
+        layers.append({
+            "degree": degree, "base": str(spec["base"]),
+            "extrapolation": str(spec.get("extrapolation", spec.get("outside", "linear"))),
+            "baseGoesOn": bool(spec.get("base_goes_on", "outside" in spec)),
+            "knots": knots.tolist(), "coefficients": coefficients.tolist(),
+            "baseWeight": base.tolist(), "splineWeight": spline.tolist(),
+        })  # fmt: skip
+    products = [int(count) for count in description.get("products", ())]
+    return {"layers": layers, "products": products + [0] * (len(layers) - len(products))}
+
+
+def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
+    """The network of the first seed, with those of its earlier grids where the run keeps them."""
+    names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
+    models = [name for name in names if not _STAGES_NAME.fullmatch(name)]
+    if not models:
+        return
+    stored = run.checkpoint(models[0])
+    if stored.meta["network"].get("kind") != "kan" or _size(stored) > limits.numbers:
+        return
+    meta = stored.meta
+    common = {
+        "classes": [str(name) for name in meta["classes"]] if meta["classes"] else None,
+        "inputScaling": meta["input_scaling"],
+        "outputScaling": meta["output_scaling"],
+    }
+    final = network_values(meta["network"], stored.arrays) | common
+    stages = []
+    earlier = f"{STAGES}-seed{meta['seed']}"
+    if earlier in names:
+        kept = run.checkpoint(earlier)
+        for entry in kept.meta["stages"] if _size(kept) <= limits.numbers else ():
+            model = network_values(entry["network"], kept.arrays, f"{entry['stage']}/") | common
+            stages.append({"label": f"{entry['intervals']} intervals", "model": model})
+    stages.append({"label": "the chosen one" if stages else "", "model": final})
+    inputs, outputs = [str(name) for name in meta["inputs"]], [str(name) for name in meta["outputs"]]
+    yield {
+        "kind": "network", "title": f"The network {models[0]}", "stages": stages, "inputs": inputs, "outputs": outputs,
+        "domain": meta["domain"], "classes": common["classes"], "coded": bool(meta.get("code")),
+        "points": _test_points(run, inputs, outputs, limits),
+    }  # fmt: skip
+
+
+def _size(stored: Checkpoint) -> int:
+    return sum(array.size for array in stored.arrays.values())
+
+
+def _test_points(run: Run, inputs: Sequence[str], outputs: Sequence[str], limits: PageLimits) -> Living:
+    table = run.columns("predictions")
+    rows = [i for i, split in enumerate(table.get("split", ())) if split == "test"]
+    rows = rows[:: max(1, -(-len(rows) // limits.points))]
+    columns = [[table[f"input:{name}"][i] for i in rows] for name in inputs]
+    truths = [[table[f"truth:{name}"][i] for i in rows] for name in outputs]
+    x, y = ([list(row) for row in zip(*part, strict=True)] for part in (columns, truths))
+    whole = [i for i in range(len(x)) if None not in x[i] and None not in y[i]]
+    return {"x": [x[i] for i in whole], "y": [y[i] for i in whole]}
+
+
+def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
+    """The Bézier curve and the B-spline of `kanrun curves`, by their control points."""
+    if table := run.columns("de_casteljau"):
+        rows = [i for i, level in enumerate(table["level"]) if level == 0]
+        control = [[table["x"][i], table["y"][i]] for i in rows]
+        title = f"A Bézier curve of degree {len(control) - 1}: every control point moves all of it"
+        yield {"kind": "curve", "title": title, "control": control, "knots": None, "degree": len(control) - 1}
+    control_table, knot_table = run.columns("bspline_control"), run.columns("bspline_knots")
+    if control_table and knot_table:
+        control = [list(point) for point in zip(control_table["x"], control_table["y"], strict=True)]
+        counts = zip(knot_table["knot"], knot_table["multiplicity"], strict=True)
+        knots = [knot for knot, times in counts for _ in range(int(times))]
+        degree = len(knots) - len(control) - 1
+        title = (
+            f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
+        )
+        yield {"kind": "curve", "title": title, "control": control, "knots": knots, "degree": degree}
+
+
+def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
+    """The tasks of `kanrun continual`, phase by phase: what each learner says after each."""
+    table = _first_seed(run.columns("functions"))
+    if not table or "after" not in table:
+        return
+    learners, phases = _distinct(table["learner"]), sorted(_distinct(table["after"]))[: limits.frames]
+    frames = []
+    for phase in phases:
+        panels = []
+        for learner in learners[: limits.panels]:
+            rows = _where(table, learner=learner, after=phase)
+            x, truth, output = (_thin(rows[name], limits.line) for name in ("x0", "truth", "output"))
+            panels.append({"title": str(learner), "lines": [_line(x, truth, "truth"), _line(x, output, "curve")]})
+        frames.append({"label": f"after phase {phase}", "panels": panels})
+    title = "Task after task: the target (dashed) and what each learner remembers"
+    yield {"kind": "frames", "title": title, "slider": "phase", "frames": frames, "common": True}
+
+
+def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
+    """The errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
+    table = _first_seed(run.columns("metrics"))
+    if not table or "schedule" not in table or "stage" not in table:
+        return
+    import math
+
+    errors = next(name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
+    stages = sorted(_distinct(table["stage"]))[: limits.frames]
+    frames = []
+    for stage in stages:
+        panels, grids = [], []
+        for schedule in _distinct(table["schedule"])[: limits.panels]:
+            rows = _where(table, schedule=schedule)
+            values = [math.log10(value) if value else float("nan") for value in rows[errors]]
+            steps = list(range(len(values)))
+            done = [i for i in steps if rows["stage"][i] <= stage]
+            grids += [str(rows["intervals"][i]) for i in done[-1:]]
+            x, y = _thin(steps, limits.line), _thin(values, limits.line)
+            upto = done[:: max(1, -(-len(done) // limits.line))]
+            lines = [_line(x, y, "unseen"), _line(upto, [values[i] for i in upto], "curve")]
+            panels.append({"title": f"log10 {errors} over steps, {schedule}", "lines": lines})
+        said = f"intervals: {', '.join(_distinct(grids))}"
+        frames.append({"label": f"stage {stage}", "panels": panels, "said": said})
+    title = "The staircase: each finer grid starts where the coarser one ended"
+    yield {"kind": "frames", "title": title, "slider": "grid", "frames": frames, "common": True}
+
+
+def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
+    """The edges of `kanrun interpret`, stage by stage, until they are symbols."""
+    table = _first_seed(run.columns("edges"))
+    if not table or "stage" not in table or "symbolic" not in table:
+        return
+    frames = []
+    for stage in _distinct(table["stage"])[: limits.frames]:
+        rows = _where(table, stage=stage)
+        keys = list(dict.fromkeys(zip(rows["layer"], rows["out"], rows["in"], strict=True)))
+        panels = []
+        for layer, out, source in keys:
+            edge = _where(rows, layer=layer, out=out, **{"in": source})
+            if edge["symbolic"][0] == "=" or str(edge["pruned"][0]) == "True":
+                continue
+            names = edge["input_name"][0] or f"h{layer}.{source}", edge["output_name"][0] or f"h{layer + 1}.{out}"
+            symbol = str(edge["symbolic"][0] or "")
+            title = f"{names[0]} → {names[1]}" + (f": {symbol}" if symbol else "")
+            line = _line(_thin(edge["x"], limits.line), _thin(edge["y"], limits.line), "other" if symbol else "curve")
+            panels.append((-float(edge["score"][0] or 0), {"title": title, "lines": [line]}))
+        panels.sort(key=lambda pair: pair[0])
+        frames.append({"label": str(stage), "panels": [panel for _, panel in panels[: limits.panels]]})
+    title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
+    yield {"kind": "frames", "title": title, "slider": "stage", "frames": frames, "common": False}
+
+
+def _line(x: Sequence[Any], y: Sequence[Any], style: str) -> Living:
+    return {"x": list(x), "y": list(y), "style": style}
+
+
+def _thin(values: Sequence[Any], most: int) -> list[Any]:
+    return list(values[:: max(1, -(-len(values) // most))])
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def _where(table: Columns, **wanted: Any) -> dict[str, list[Any]]:
+    kept = range(len(next(iter(table.values()), ())))
+    for name, value in wanted.items():
+        column = table[name]
+        kept = [i for i in kept if column[i] == value]  # type: ignore[assignment]
+    return {name: [column[i] for i in kept] for name, column in table.items()}
+
+
+def _first_seed(table: Columns) -> Columns:
+    return _where(table, seed=min(table["seed"])) if table.get("seed") else table

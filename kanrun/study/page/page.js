@@ -1,0 +1,272 @@
+"use strict";
+// What moves on the page. All text comes in as text nodes; nothing is built from strings of HTML.
+(() => {
+  const SVG = "http://www.w3.org/2000/svg";
+  function make(name, attributes = {}, parent = null, text = null) {
+    const node = name.startsWith("svg:") ? document.createElementNS(SVG, name.slice(4)) : document.createElement(name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    if (text !== null) node.textContent = text;
+    if (parent) parent.append(node);
+    return node;
+  }
+  const shown = v => v === 0 ? "0" : !Number.isFinite(v) ? String(v)
+    : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? String(Number(v.toPrecision(4))) : v.toExponential(2);
+  const rmse = differences => Math.sqrt(differences.reduce((s, d) => s + d * d, 0) / Math.max(1, differences.length));
+  const range = (low, high, count) => Array.from({length: count}, (_, i) => low + (high - low) * i / (count - 1));
+
+  // ------------------------------------------------------------------ tables that sort
+  for (const table of document.querySelectorAll("table.sorts")) {
+    const heads = [...table.tHead.rows[0].cells];
+    heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+      const up = head.getAttribute("aria-sort") !== "ascending";
+      heads.forEach(other => other.removeAttribute("aria-sort"));
+      head.setAttribute("aria-sort", up ? "ascending" : "descending");
+      const value = row => row.cells[column].textContent.trim();
+      const rows = [...table.tBodies[0].rows].sort((a, b) => {
+        const x = value(a), y = value(b), n = Number(x) - Number(y);
+        if (x === "" || y === "") return (x === "") - (y === "");
+        return (up ? 1 : -1) * (Number.isNaN(n) ? x.localeCompare(y) : n);
+      });
+      table.tBodies[0].append(...rows);
+    }));
+  }
+
+  // ------------------------------------------------------------------ a plot
+  class Plot {
+    constructor(parent, title, width = 460, height = 300) {
+      this.width = width; this.height = height; this.left = 54; this.bottom = 34; this.top = 24; this.right = 12;
+      this.svg = make("svg:svg", {viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title}, parent);
+      this.title = title;
+    }
+    begin(xs, ys, title = this.title) {
+      this.svg.replaceChildren();
+      const span = values => {
+        const finite = values.filter(Number.isFinite);
+        let low = Math.min(...finite), high = Math.max(...finite);
+        if (!finite.length) [low, high] = [0, 1];
+        const room = high > low ? 0.05 * (high - low) : Math.abs(high) * 0.1 || 1;
+        return [low - room, high + room];
+      };
+      [this.x0, this.x1] = span(xs); [this.y0, this.y1] = span(ys);
+      const {left, bottom, top, right, width, height} = this;
+      make("svg:path", {class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}`}, this.svg);
+      for (const share of [0.05, 0.5, 0.95]) {
+        const x = this.x0 + share * (this.x1 - this.x0), y = this.y0 + share * (this.y1 - this.y0);
+        make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, shown(x));
+        make("svg:text", {x: left - 5, y: this.py(y) + 4, "text-anchor": "end"}, this.svg, shown(y));
+      }
+      make("svg:text", {x: width / 2, y: 15, "text-anchor": "middle"}, this.svg, title);
+    }
+    px(x) { return this.left + (x - this.x0) / (this.x1 - this.x0) * (this.width - this.left - this.right); }
+    py(y) { return this.height - this.bottom - (y - this.y0) / (this.y1 - this.y0) * (this.height - this.bottom - this.top); }
+    fromPixels(event) {
+      const at = new DOMPoint(event.clientX, event.clientY).matrixTransform(this.svg.getScreenCTM().inverse());
+      return [this.x0 + (at.x - this.left) / (this.width - this.left - this.right) * (this.x1 - this.x0),
+              this.y0 + (this.height - this.bottom - at.y) / (this.height - this.bottom - this.top) * (this.y1 - this.y0)];
+    }
+    line(xs, ys, style = "curve") {
+      const d = xs.map((x, i) => `${i ? "L" : "M"}${this.px(x).toFixed(2)} ${this.py(ys[i]).toFixed(2)}`).join("");
+      if (d && !d.includes("NaN")) make("svg:path", {class: style, d}, this.svg);
+    }
+    dots(xs, ys, style = "dot", r = 2.5) {
+      xs.forEach((x, i) => Number.isFinite(x) && Number.isFinite(ys[i]) &&
+        make("svg:circle", {class: style, cx: this.px(x), cy: this.py(ys[i]), r}, this.svg));
+    }
+    // Points that are dragged, or moved by the arrow keys; `moved(i, x, y)` is told where to.
+    handles(points, name, moved) {
+      points.forEach(([x, y], i) => {
+        const dot = make("svg:circle", {class: "handle", cx: this.px(x), cy: this.py(y), r: 6, tabindex: 0, role: "slider",
+          "aria-label": `${name} ${i + 1}`, "aria-valuenow": y, "data-handle": i}, this.svg);
+        dot.addEventListener("pointerdown", event => {
+          event.preventDefault();
+          const follow = e => moved(i, ...this.fromPixels(e));
+          const end = () => { window.removeEventListener("pointermove", follow); window.removeEventListener("pointerup", end); };
+          window.addEventListener("pointermove", follow); window.addEventListener("pointerup", end);
+        });
+        dot.addEventListener("keydown", event => {
+          const step = {ArrowUp: [0, 1], ArrowDown: [0, -1], ArrowLeft: [-1, 0], ArrowRight: [1, 0]}[event.key];
+          if (!step) return;
+          event.preventDefault();
+          moved(i, x + step[0] * (this.x1 - this.x0) / 100, y + step[1] * (this.y1 - this.y0) / 100);
+          this.svg.querySelector(`[data-handle="${i}"]`)?.focus();
+        });
+      });
+    }
+  }
+  function slider(bar, name, count, changed, label = i => String(i + 1)) {
+    const box = make("label", {}, bar, `${name} `);
+    const input = make("input", {type: "range", min: 0, max: count - 1, value: count - 1, "aria-label": name}, box);
+    const output = make("output", {}, box, label(count - 1));
+    input.addEventListener("input", () => { output.textContent = label(Number(input.value)); changed(Number(input.value)); });
+    return input;
+  }
+
+  // ------------------------------------------------------------------ a network
+  function network(parent, data) {
+    let stage = data.stages.length - 1, chosen = [0, 0, 0], model;
+    const bar = make("div", {class: "bar"}, parent);
+    const stageSlider = data.stages.length > 1 ? slider(bar, "grid", data.stages.length,
+      i => { stage = i; reset(); }, i => data.stages[i].label) : null;
+    const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
+    const error = make("span", {class: "number", role: "status"}, bar);
+    const two = make("div", {class: "two"}, parent);
+    const diagram = make("svg:svg", {viewBox: "0 0 460 300", role: "group", "aria-label": "the network; each edge shows its function"}, two);
+    const edgePlot = new Plot(two, "edge"), resultPlot = new Plot(two, "prediction");
+    const own = make("div", {}, two);
+    const inputs = ownInputs();
+    const points = data.points;
+
+    function reset() { model = structuredClone(data.stages[stage].model); draw(); }
+    function size(l, o, i) {
+      const layer = model.layers[l], [low, high] = kan.ends(layer, i), values = range(low, high, 21).map(x => kan.edge(layer, o, i, x));
+      const mean = values.reduce((a, b) => a + b) / values.length;
+      return Math.sqrt(values.reduce((s, v) => s + (v - mean) ** 2, 0) / values.length);
+    }
+    function draw() { drawDiagram(); drawEdge(); drawResult(); }
+    function drawDiagram() {
+      diagram.replaceChildren();
+      const widths = [model.layers[0].knots.length, ...model.layers.map(layer => layer.coefficients.length)];
+      const at = (l, n) => [460 * (n + 0.5) / widths[l], 270 - 240 * l / model.layers.length];
+      model.layers.forEach((layer, l) => {
+        const all = layer.coefficients.flatMap((row, o) => row.map((_, i) => [size(l, o, i), o, i])).sort((a, b) => b[0] - a[0]);
+        const most = all[0][0] || 1;
+        for (const [strength, o, i] of all.slice(0, 60)) {
+          const [x0, y0] = at(l, i), [x1, y1] = at(l + 1, o), here = chosen.join() === [l, o, i].join();
+          const line = make("svg:path", {class: here ? "edge chosen" : "edge", d: `M${x0} ${y0}L${x1} ${y1}`, tabindex: 0, role: "button",
+            "aria-label": `edge from ${i + 1} to ${o + 1} of layer ${l + 1}`, "stroke-width": 1 + 4 * strength / most,
+            "stroke-opacity": 0.2 + 0.8 * Math.sqrt(strength / most), "data-edge": `${l},${o},${i}`}, diagram);
+          const choose = () => {
+            if (chosen.join() === [l, o, i].join()) return;
+            chosen = [l, o, i];
+            diagram.querySelectorAll(".edge").forEach(e => e.setAttribute("class", e === line ? "edge chosen" : "edge"));
+            drawEdge();
+          };
+          for (const event of ["pointerenter", "focus", "click"]) line.addEventListener(event, choose);
+        }
+      });
+      widths.forEach((count, l) => { for (let n = 0; n < count; n++) {
+        const [x, y] = at(l, n);
+        make("svg:circle", {class: "node", cx: x, cy: y, r: 4}, diagram);
+        const name = l === 0 ? data.inputs[n] : l === widths.length - 1 ? data.outputs[n] : null;
+        if (name) make("svg:text", {x, y: l ? y - 9 : y + 18, "text-anchor": "middle"}, diagram, name);
+      } });
+    }
+    function seen(l, i) {
+      const values = points.x.map(x => kan.activations(model, x)[l][i]).filter(Number.isFinite);
+      return values.length ? [Math.min(...values), Math.max(...values)] : [-Infinity, Infinity];
+    }
+    function drawEdge() {
+      const [l, o, i] = chosen, layer = model.layers[l], knots = layer.knots[i], c = layer.coefficients[o][i], degree = layer.degree;
+      const [low, high] = kan.ends(layer, i), xs = range(low, high, 201), ys = xs.map(x => kan.edge(layer, o, i, x));
+      const weight = layer.splineWeight[o][i];
+      const places = c.map((_, k) => { let s = 0; for (let j = 1; j <= degree; j++) s += knots[k + j]; return degree ? s / degree : (knots[k] + knots[k + 1]) / 2; });
+      const few = c.length <= 40;
+      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, to = l === model.layers.length - 1 ? data.outputs[o] : `h${l + 1}.${o + 1}`;
+      edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
+      for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
+        y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
+      const [first, last] = seen(l, i), inside = xs.map(x => x >= first && x <= last);
+      edgePlot.line(xs, ys, "unseen");
+      edgePlot.line(xs.filter((_, k) => inside[k]), ys.filter((_, k) => inside[k]), "curve");
+      if (!few || weight === 0) return;
+      edgePlot.line(places, c.map(v => weight * v), "polygon");
+      edgePlot.handles(places.map((x, k) => [x, weight * c[k]]), "control point", (k, _, y) => { c[k] = y / weight; drawEdge(); drawResult(); });
+    }
+    function drawResult() {
+      const values = points.x.map(x => kan.predict(model, x)), truth = points.y;
+      inputs.update();
+      if (data.classes) {
+        const right = values.filter((v, k) => data.classes[v.indexOf(Math.max(...v))] === String(truth[k][0])).length;
+        error.textContent = `accuracy on ${values.length} test points: ${shown(right / values.length)}`;
+        resultPlot.begin(values.map(v => v[0]), values.map(v => v[v.length - 1]), "probabilities of the first and the last class");
+        resultPlot.dots(values.map(v => v[0]), values.map(v => v[v.length - 1]));
+        return;
+      }
+      error.textContent = `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
+      if (data.inputs.length === 1) {
+        const [low, high] = data.domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
+        resultPlot.begin(xs, [...ys, ...truth.map(y => y[0])], `${data.outputs[0]} over ${data.inputs[0]}; dots: truth`);
+        resultPlot.dots(points.x.map(x => x[0]), truth.map(y => y[0]), "data", 2);
+        resultPlot.line(xs, ys);
+        return;
+      }
+      const t = truth.map(y => y[0]), p = values.map(v => v[0]);
+      resultPlot.begin(t, p, "prediction over truth");
+      resultPlot.line([Math.min(...t), Math.max(...t)], [Math.min(...t), Math.max(...t)], "truth");
+      resultPlot.dots(t, p);
+    }
+    function ownInputs() {
+      if (data.coded) { make("p", {}, own, "Own inputs need the encoding of the table: kanrun predict takes them."); return {update() {}}; }
+      make("h3", {}, own, "Own inputs");
+      const fields = data.inputs.map((name, j) => {
+        const [low, high] = data.domain[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
+        const number = make("input", {type: "number", step: "any", value: Number(((low + high) / 2).toPrecision(4)), "aria-label": name}, label);
+        number.addEventListener("input", update);
+        return number;
+      });
+      const output = make("p", {class: "number", role: "status"}, own);
+      function update() {
+        const x = fields.map(field => Number(field.value)), y = kan.predict(model, x), names = data.classes || data.outputs;
+        const outside = x.some((v, j) => v < data.domain[j][0] || v > data.domain[j][1]);
+        output.textContent = names.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? " (outside the trained range)" : "");
+      }
+      return {update};
+    }
+    back.addEventListener("click", reset);
+    const scores = data.stages[stage].model.layers[0].coefficients.flatMap((row, o) => row.map((_, i) => [o, i]));
+    chosen = [0, ...(scores[0] || [0, 0])];
+    reset();
+    return stageSlider;
+  }
+
+  // ------------------------------------------------------------------ recorded frames: phases, grids, stages
+  function frames(parent, data) {
+    const bar = make("div", {class: "bar"}, parent), said = make("span", {class: "number", role: "status"}), box = make("div", {class: "two"}, parent);
+    let plots = [];
+    function draw(number) {
+      const frame = data.frames[number];
+      if (plots.length !== frame.panels.length) { box.replaceChildren(); plots = frame.panels.map(panel => new Plot(box, panel.title, 460, frame.panels.length > 2 ? 220 : 300)); }
+      said.textContent = frame.said || "";
+      frame.panels.forEach((panel, k) => {
+        const same = data.common ? data.frames.flatMap(f => f.panels[k] ? f.panels[k].lines : []) : panel.lines;
+        plots[k].begin(same.flatMap(l => l.x), same.flatMap(l => l.y), panel.title);
+        for (const line of panel.lines) (line.dots ? plots[k].dots(line.x, line.y, line.style, 3) : plots[k].line(line.x, line.y, line.style));
+      });
+    }
+    if (data.frames.length > 1) slider(bar, data.slider, data.frames.length, draw, i => data.frames[i].label);
+    bar.append(said);
+    draw(data.frames.length - 1);
+  }
+
+  // ------------------------------------------------------------------ curves drawn by control points
+  function curve(parent, data) {
+    let control = structuredClone(data.control);
+    const bar = make("div", {class: "bar"}, parent), back = make("button", {class: "plain", type: "button"}, bar, "as it was");
+    const said = make("span", {role: "status"}, bar), plot = new Plot(parent, data.title, 640, 400);
+    const curveAt = u => data.knots ? [0, 1].map(d => kan.deBoor(data.knots, data.degree, control.map(p => p[d]), u)) : kan.deCasteljau(control, u);
+    const [low, high] = data.knots ? [data.knots[data.degree], data.knots[data.knots.length - 1 - data.degree]] : [0, 1];
+    const shares = range(low, high, 401), before = shares.map(curveAt);
+    const xs = [...data.control, ...before].map(p => p[0]), ys = [...data.control, ...before].map(p => p[1]);
+    function draw() {
+      plot.begin(xs, ys);
+      const now = shares.map(curveAt), changed = shares.map((_, k) => Math.hypot(now[k][0] - before[k][0], now[k][1] - before[k][1]) > 1e-12);
+      plot.line(control.map(p => p[0]), control.map(p => p[1]), "polygon");
+      plot.line(before.map(p => p[0]), before.map(p => p[1]), "truth");
+      plot.line(now.map(p => p[0]), now.map(p => p[1]));
+      const moved = now.filter((_, k) => changed[k]);
+      plot.dots(moved.map(p => p[0]), moved.map(p => p[1]), "dot", 1.6);
+      if (data.knots) plot.dots(...[0, 1].map(d => [...new Set(data.knots)].filter(t => t >= low && t <= high).map(t => curveAt(t)[d])), "data", 4);
+      said.textContent = `${Math.round(100 * moved.length / now.length)} % of the curve moved`;
+      plot.handles(control, "control point", (i, x, y) => { control[i] = [x, y]; draw(); });
+    }
+    back.addEventListener("click", () => { control = structuredClone(data.control); draw(); });
+    draw();
+  }
+
+  const kinds = {network, frames, curve};
+  for (const section of document.querySelectorAll(".living")) {
+    const data = JSON.parse(document.getElementById(section.dataset.source).textContent);
+    kinds[data.kind](section, data);
+  }
+  document.documentElement.dataset.ready = "yes";
+})();

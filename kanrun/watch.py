@@ -1,0 +1,59 @@
+"""What watches a long computation: who is told how far it is, and when its CPU seconds are used up.
+
+Loops call `advanced` and ask `time_is_up`; both do nothing until `watching` asks for them. A limit on seconds is the
+only thing in kanrun after which numbers may depend on the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import inf
+from time import process_time
+
+
+@dataclass(frozen=True)
+class Advance:
+    """How far a part of a computation is: `done` of `total` (None: unknown), and the lowest error so far."""
+
+    part: str
+    done: int
+    total: int | None = None
+    error: float | None = None
+
+
+Listener = Callable[[Advance], None]
+
+
+class _Watched(threading.local):
+    listener: Listener | None = None
+    end: float = inf  # in CPU seconds of this process
+
+
+_watched = _Watched()
+
+
+def advanced(part: str, done: int, total: int | None = None, error: float | None = None) -> None:
+    """Tell whoever watches."""
+    if _watched.listener is not None:
+        _watched.listener(Advance(part, done, total, error))
+
+
+def time_is_up() -> bool:
+    """Whether the CPU seconds of this thread's watch are used up; False without one."""
+    return _watched.end < inf and process_time() >= _watched.end
+
+
+@contextlib.contextmanager
+def watching(listener: Listener | None = None, end: float | None = None) -> Iterator[None]:
+    """Tell `listener` in the body, and let time be up when this process has used `end` CPU seconds; None changes
+    neither."""
+    before = _watched.listener, _watched.end
+    _watched.listener = listener if listener is not None else before[0]
+    _watched.end = before[1] if end is None else min(before[1], end)
+    try:
+        yield
+    finally:
+        _watched.listener, _watched.end = before

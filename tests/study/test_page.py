@@ -1,0 +1,175 @@
+"""The page of a run: whole, safe, small; and its script computes what the engine computes."""
+
+from __future__ import annotations
+
+import hashlib
+import html
+import json
+import re
+import shutil
+import subprocess
+from base64 import b64encode
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.layers.bases import BASES
+from kanrun.engine.networks import KAN
+from kanrun.errors import UsageError
+from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
+from kanrun.study.page import network_values, write_report
+from kanrun.study.saved import pack
+
+HOSTILE = "</script><img src=x onerror=alert(1)><!--"
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and the content of its scripts."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[tuple[dict[str, str | None], str]] = []
+        self.inside = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        self.inside = tag
+
+    def handle_endtag(self, tag: str) -> None:
+        self.inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self.inside == "script":
+            self.scripts.append((self.tags[-1][1], data))
+
+
+def trained(spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[int, ...] = ()) -> KAN:
+    """A network with uneven knots, a pruned edge and weights of every kind."""
+    generator = torch.Generator().manual_seed(3)
+    domain = torch.tensor([[-1.0, 1.5]], dtype=torch.float64).expand(shape[0], 2)
+    network = KAN.create(shape, 5, spec, domain=domain, initialisation="spline", generator=generator, products=products)
+    points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
+    network = network.regrid(points, intervals=6, grid_eps=0.3, margin=0.05, inputs=True).network
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))
+        network.layer(0).mask[0, 1] = False
+    return network
+
+
+def make_run(outputs: Path, text: str = "plain") -> Run:
+    folder = RunFolder.create(outputs, "fit")
+    folder.start(Manifest("fit", argv=("kanrun", "fit", f"target={text}"), overrides=(f"a={text}",), notes=(text,)))
+    network = trained(EdgeSpec())
+    meta = {
+        "network": network.describe(), "inputs": ["length", text], "outputs": ["y"], "domain": [[-1, 1], [-1, 1]],
+        "classes": None, "seed": 0, "code": None,
+        "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]}, "output_scaling": {"shift": [3.0], "scale": [0.5]},
+    }  # fmt: skip
+    folder.record(Checkpoint(f"model-seed0-{text}", pack(network), meta))
+    x = np.linspace(-1, 1, 20)
+    columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
+    folder.record(Table("predictions", {"split": np.full(20, "test"), **columns}))
+    folder.record(Row("summary", {"seed": 0, "target": text, "test_rmse": 0.25}))
+    (folder.path / "figures").mkdir()
+    (folder.path / "figures" / "loss.svg").write_text(f"<svg xmlns='http://www.w3.org/2000/svg'>{text}</svg>")
+    (folder.path / ".hydra").mkdir()
+    (folder.path / ".hydra/config.yaml").write_text(json.dumps({"seed": 0, "model": {"name": text}}))
+    RunLabels((), text).store(folder.path)
+    folder.finish(Status.COMPLETED, claims=(Claim(text, 0.1, text, True),), metrics={"test_rmse": 0.25})
+    return Run(folder.path, f"fit/{folder.path.name}")
+
+
+def page_of(tmp_path: Path, *runs: Run) -> str:
+    write_report(runs, tmp_path / "report.html")
+    return (tmp_path / "report.html").read_text()
+
+
+def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
+    text = page_of(tmp_path, make_run(tmp_path), make_run(tmp_path))
+    page = Elements(text)
+    assert len(text) < 5e6
+    assert not [tag for tag, attributes in page.tags if tag in ("link", "iframe", "object", "embed", "base")]
+    sources = [a[key] for _, a in page.tags for key in ("src", "href", "action") if key in a]
+    assert sources
+    assert all(str(source).startswith("data:image/") for source in sources)
+    for word in ("model.name", "kanrun runs rerun fit/v0001", "Settings that differ", "Results"):
+        assert html.escape(word) in text or word == "Settings that differ"
+    data = [json.loads(body) for attributes, body in page.scripts if attributes.get("type") == "application/json"]
+    assert [one["kind"] for one in data] == ["network", "network"]
+    assert len(data[0]["points"]["x"]) == 20
+    living = [a["data-source"] for _, a in page.tags if a.get("class") == "living"]
+    assert living == ["living-0", "living-1"]
+
+
+def test_the_policy_allows_the_two_scripts_of_the_page_alone(tmp_path: Path) -> None:
+    page = Elements(page_of(tmp_path, make_run(tmp_path)))
+    (policy,) = [a["content"] for _, a in page.tags if a.get("http-equiv") == "Content-Security-Policy"]
+    code = [body for attributes, body in page.scripts if "type" not in attributes]
+    hashes = [b64encode(hashlib.sha256(body.encode()).digest()).decode() for body in code]
+    assert re.findall(r"'sha256-([^']+)'", str(policy)) == hashes
+    assert len(hashes) == 2
+    assert "default-src 'none'" in str(policy)
+    assert "unsafe-inline" not in str(policy).partition("script-src")[2]
+
+
+def test_a_hostile_run_folder_injects_nothing(tmp_path: Path) -> None:
+    honest, hostile = (Elements(page_of(tmp_path, make_run(tmp_path, text))) for text in ("plain", HOSTILE))
+    assert [tag for tag, _ in hostile.tags] == [tag for tag, _ in honest.tags]
+    assert not [a for _, a in hostile.tags if any(key.startswith("on") for key in a)]
+
+
+def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    for path in run.path.rglob("*.safetensors"):
+        path.write_bytes(b"damaged")
+    (run.path / "summary.csv").write_text('"')
+    assert "Status: COMPLETED" in page_of(tmp_path, run)
+    (run.path / "run.json").write_text("{")
+    assert "Status: UNREADABLE" in page_of(tmp_path, Run(run.path, run.name))
+    with pytest.raises(UsageError, match="cannot write"):
+        write_report([run], tmp_path / "no" / "where.html")
+
+
+SPECS = [
+    *(EdgeSpec(degree=2, base=base) for base in BASES),
+    *(EdgeSpec(degree=degree) for degree in (0, 1, 3, 5)),
+    *(EdgeSpec(extrapolation=how, scale=scale)  # type: ignore[arg-type]
+      for how in ("linear", "constant", "zero") for scale in ("separate", "single")),
+    EdgeSpec(base_goes_on=True),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("products", [(), (1,)])
+def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...], tmp_path: Path) -> None:
+    node = shutil.which("node")
+    assert node is not None, "this test runs the page's script in Node: install nodejs (Debian: apt install nodejs)"
+    cases: list[dict[str, Any]] = []
+    expected: list[Any] = []
+    x = torch.rand(40, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 4 - 2
+    identity = {"shift": [0.0, 0.0], "scale": [1.0, 1.0]}
+    for spec in SPECS:
+        network = trained(spec, products=products)
+        model = network_values(network.describe(), pack(network))
+        model |= {"inputScaling": identity, "outputScaling": {"shift": [1.0], "scale": [2.0]}, "classes": None}
+        cases.append({"model": model, "x": x.tolist()})
+        with torch.no_grad():
+            expected.append((network(x) * 2 + 1).tolist())
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "network.js").write_text((resources.files("kanrun.study.page") / "network.js").read_text())
+    code = (
+        "const kan = require('./network.js'), cases = require('./cases.json');"
+        "console.log(JSON.stringify(cases.map(c => c.x.map(x => kan.predict(c.model, x)))))"
+    )
+    done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    for spec, found, wanted in zip(SPECS, json.loads(done.stdout), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(spec))
