@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from kanrun.cli.experiments import Outputs
+from kanrun.cli.runs import RunName
 
 
 class ExportFormat(StrEnum):
@@ -24,7 +25,7 @@ class ExportFormat(StrEnum):
 
 
 def export(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A run: latest, fit/v0003, or its folder.")],
+    run: RunName,
     form: Annotated[
         ExportFormat,
         typer.Option(

@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-Event = TypeVar("Event")
-
 from kanrun.watch import time_is_up
+
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
