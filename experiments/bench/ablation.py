@@ -131,7 +131,6 @@ RULES: dict[str, TrainingRule] = {
     "conjugate-gradient refinement": TrainingRule(_policy("lm", refine_marks=())),
     "search of the damping": TrainingRule(_policy("lm", thorough=False)),
     "largest column norms": TrainingRule(_policy("lm", largest_columns=False), of="MLP"),
-    "null space": TrainingRule(_policy("fitting", fixes_nullspace=False)),
     "faint coefficients held": TrainingRule(_policy("fitting", farthest=0.0)),
     "several starts": TrainingRule(lambda plan: replace(plan, starts=1), starts=True),
     "further batches of starts": TrainingRule(_policy("multistart", batches=1), starts=True),

@@ -28,9 +28,6 @@ from kanrun.engine.layers.spline_layer import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import (
-    FEW_STARTS,
-    STARTS,
-    WIDE,
     AdamOptions,
     Plan,
     Task,
@@ -59,6 +56,10 @@ class PlanningPolicy:
     classification_weight: float = 1e-3
     cubic_weight: float = 1e-21
     """Weight of LBFGS's smoothness penalty in regression, at degree 3; `lbfgs_weight` is that of other degrees."""
+    starts: int = 6
+    """Starts of Levenberg-Marquardt for networks of at most `wide` edges, and of wider ones."""
+    few_starts: int = 3
+    wide: int = 50
     adam_batch: int = 1024
     """Samples of one step of Adam where `solver=auto` chooses it."""
 
@@ -193,7 +194,7 @@ def make_plan(
         "solver": name,
         "settings": solver,
         "intervals": intervals,
-        "starts": solver.starts or _starts(intervals, shape, name),
+        "starts": solver.starts or _starts(intervals, shape, name, policy),
         "weight": _weight(settings, name, problem.data.task, policy),
         "order": policy.classification_order if classifies else None,
         "patience": settings.get("patience") or (policy.patience if name == "lm" and unsmoothed else None),
@@ -234,11 +235,11 @@ def _check_solver(model: Any, solver: Any, problem: LearningProblem) -> None:
         )
 
 
-def _starts(intervals: tuple[int, ...], shape: tuple[int, ...], solver: str) -> int:
+def _starts(intervals: tuple[int, ...], shape: tuple[int, ...], solver: str, policy: PlanningPolicy) -> int:
     """How many starts are worth their time: one where the model is linear in its unknowns, few for wide networks."""
     if solver != "lm" or (len(shape) == 2 and intervals):
         return 1
-    return FEW_STARTS if _edges(shape) > WIDE else STARTS
+    return policy.few_starts if _edges(shape) > policy.wide else policy.starts
 
 
 def _edges(shape: tuple[int, ...]) -> int:

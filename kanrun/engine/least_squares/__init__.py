@@ -2,7 +2,7 @@
 
 from kanrun.engine.least_squares.levenberg_marquardt import State, begin, minimise, step
 from kanrun.engine.least_squares.lm_policy import LMPolicy, Stopping
-from kanrun.engine.least_squares.problem import Linearisation, Problem, unchanged
+from kanrun.engine.least_squares.problem import Linearisation, Problem
 from kanrun.engine.least_squares.rows import DenseRows, LocalRows, Rows, StackedRows, StreamedRows
 
 __all__ = [
@@ -19,5 +19,4 @@ __all__ = [
     "begin",
     "minimise",
     "step",
-    "unchanged",
 ]

@@ -96,7 +96,7 @@ def _quick(problem: Problem, equations: NormalEquations, state: State) -> State:
     problems, found, tried = range(len(loss)), [False] * len(loss), 0
     while tried < policy.tries and not all(found):
         move = _solution(equations, damping, loss)
-        moved = unknowns + equations.linear.project(move)
+        moved = unknowns + move
         values = problem.objective(moved)
         lower = [not found[i] and values[i] < loss[i] for i in problems]
         last = all(found[i] or lower[i] or damping[i] >= policy.largest for i in problems)
@@ -208,6 +208,5 @@ class _Search:
 
     def _trial(self, move: Tensor) -> _Trial:
         self.tried += 1
-        move = self.equations.linear.project(move)
         loss = self.problem.objective(self.state.unknowns + move)[0]
         return _Trial(loss if isfinite(loss) else inf, move)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
@@ -12,18 +11,12 @@ from torch import Tensor
 from kanrun.engine.least_squares.rows import Rows
 
 
-def unchanged(step: Tensor) -> Tensor:
-    """`step` as it is."""
-    return step
-
-
 @dataclass(frozen=True)
 class Linearisation:
     """|r + J d|^2 as a function of the step d from one point.
 
     A single problem has `rows` (J) and `residual` (r); a batch has `gram` = J^T J and `gradient` = J^T r instead, which
-    are otherwise derived from the rows. `held` marks unknowns that must not move; `project` maps a step to a shorter
-    one that changes the residuals alike, where a problem has directions that change none.
+    are otherwise derived from the rows. `held` marks unknowns that must not move.
     """
 
     gradient: Float[Tensor, "... unknowns"]
@@ -31,14 +24,11 @@ class Linearisation:
     rows: Rows | None = None
     residual: Float[Tensor, " rows"] | None = None
     held: Bool[Tensor, " unknowns"] | None = None
-    project: Callable[[Tensor], Tensor] = unchanged
 
     @classmethod
-    def of(
-        cls, rows: Rows, residual: Tensor, held: Tensor | None = None, project: Callable[[Tensor], Tensor] = unchanged
-    ) -> Linearisation:
+    def of(cls, rows: Rows, residual: Tensor, held: Tensor | None = None) -> Linearisation:
         """The linearisation with these rows."""
-        return cls(rows.transposed(residual), None, rows, residual, held, project)
+        return cls(rows.transposed(residual), None, rows, residual, held)
 
     def squares(self) -> Tensor:
         """Squared norms of J's columns (..., unknowns)."""

@@ -5,22 +5,26 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-#: A Gram matrix is built from non-zeros where that costs this many times fewer multiplications than densely.
-SPARSE_GAIN = 300
-#: Numbers of a dense piece held at once.
-PIECE = 1 << 24
-#: Columns of a block of the symmetric product.
-BLOCK = 192
+
+@dataclass(frozen=True)
+class RowsPolicy:
+    """How Gram matrices of rows are worked out."""
+
+    sparse_gain: float = 300.0  #: from non-zeros where that costs so many times fewer multiplications than densely
+    piece: int = 1 << 24  #: numbers of a dense piece held at once
+    block: int = 192  #: columns of a block of the symmetric product
 
 
 class LocalRows:
     """Rows of J by columns and values, (rows, terms) each."""
+
+    policy = RowsPolicy()
 
     def __init__(self, index: Int[Tensor, "rows terms"], values: Float[Tensor, "rows terms"], unknowns: int) -> None:
         self.index, self.values, self.unknowns = index, values, unknowns
@@ -56,29 +60,26 @@ class LocalRows:
 
     def gram(self) -> Tensor:
         terms = self.index.shape[1]
-        if SPARSE_GAIN * terms**2 < self.unknowns**2 / 2:
-            return self._gram_of_nonzeros()
         total = self.values.new_zeros(self.unknowns, self.unknowns)
-        for index, values in zip(self._pieces(self.index), self._pieces(self.values), strict=True):
+        if self.policy.sparse_gain * terms**2 < self.unknowns**2 / 2:
+            self.add_gram(total)
+            return total
+        for index, values in self._pieces(self.unknowns):
             dense = values.new_zeros(len(values), self.unknowns).scatter_add_(1, index, values)
-            total += _square(dense)
+            total += _square(dense, self.policy.block)
         return total
 
-    def _gram_of_nonzeros(self) -> Tensor:
-        total = self.values.new_zeros(self.unknowns, self.unknowns)
-        self.add_gram(total, 1.0)
-        return total
-
-    def add_gram(self, matrix: Float[Tensor, "unknowns unknowns"], weight: float) -> None:
-        """Add weight rows^T rows to the contiguous `matrix`, in place, from the non-zeros."""
-        size = max(1, PIECE // max(self.index.shape[1] ** 2, 1))
-        for index, values in zip(self.index.split(size), self.values.split(size), strict=True):
+    def add_gram(self, matrix: Float[Tensor, "unknowns unknowns"]) -> None:
+        """Add rows^T rows to the contiguous `matrix`, in place, from the non-zeros."""
+        for index, values in self._pieces(self.index.shape[1] ** 2):
             pairs = index[:, :, None] * self.unknowns + index[:, None]
-            products = values[:, :, None] * (weight * values[:, None])
+            products = values[:, :, None] * values[:, None]
             matrix.view(-1).index_add_(0, pairs.view(-1), products.view(-1))
 
-    def _pieces(self, rows: Tensor) -> Iterator[Tensor]:
-        yield from rows.split(max(1, PIECE // self.unknowns))
+    def _pieces(self, numbers: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Index and values, as many rows at a time as may be held with `numbers` each."""
+        size = max(1, self.policy.piece // max(numbers, 1))
+        yield from zip(self.index.split(size), self.values.split(size), strict=True)
 
 
 class DenseRows:
@@ -104,7 +105,7 @@ class DenseRows:
         return self
 
     def gram(self) -> Tensor:
-        return _square(self.rows)
+        return _square(self.rows, LocalRows.policy.block)
 
 
 class StreamedRows:
@@ -128,11 +129,7 @@ class StreamedRows:
         return torch.stack([piece.squares() for piece in self._pieces()]).sum(0)
 
     def gram(self) -> Tensor:
-        grams = (piece.gram() for piece in self._pieces())
-        total = next(grams)
-        for gram in grams:
-            total += gram
-        return total
+        return reduce(Tensor.add_, (piece.gram() for piece in self._pieces()))
 
 
 @dataclass(frozen=True)
@@ -158,21 +155,21 @@ class StackedRows:
 
     def gram(self) -> Tensor:
         gram = self.first.gram()
-        self.penalty.add_gram(gram, 1.0)
+        self.penalty.add_gram(gram)
         return gram
 
 
 Rows = LocalRows | DenseRows | StreamedRows | StackedRows
 
 
-def _square(rows: Tensor) -> Tensor:
+def _square(rows: Tensor, block: int) -> Tensor:
     """rows^T rows, computing one half of the symmetric product where that is worth the pieces."""
     unknowns = rows.shape[1]
-    if unknowns <= 2 * BLOCK:
+    if unknowns <= 2 * block:
         return rows.T @ rows
     result = rows.new_empty(unknowns, unknowns)
-    for start in range(0, unknowns, BLOCK):
-        part = rows[:, start:].T @ rows[:, start : start + BLOCK]
-        result[start:, start : start + BLOCK] = part
-        result[start : start + BLOCK, start:] = part.T
+    for start in range(0, unknowns, block):
+        part = rows[:, start:].T @ rows[:, start : start + block]
+        result[start:, start : start + block] = part
+        result[start : start + block, start:] = part.T
     return result

@@ -228,19 +228,6 @@ class KAN(Network):
                 parts.append((~seen.all(1)).expand_as(layer.mask).reshape(-1))
         return torch.cat(parts)
 
-    def without_exchange(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Tensor:
-        """The constants that edges can exchange are taken out.
-
-        The basis functions of an edge sum to one, so a constant added to all coefficients of one edge into a node and
-        taken from another's changes nothing. An edge's constant is the mean of its coefficients, each counted by how
-        much of it is `seen`; the node's, their sum times w_s, is shared among its edges by w_s^2.
-        """
-        sizes, parts = [_unknowns_of(layer) for layer in self], []
-        for layer, part, counted in zip(self, move.split(sizes), seen.split(sizes), strict=True):
-            count = layer.coefficients.numel()
-            parts += [_without_exchange(layer, part[:count], counted[:count]).reshape(-1), part[count:]]
-        return torch.cat(parts)
-
     # ---------------------------------------------------------------------------------------- grids
 
     @property
@@ -408,19 +395,6 @@ def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
     for part, at in zip(basis.split(4096), interval.split(4096), strict=True):
         touched = touched | (dense_rows(part, at, grid.functions).abs() > SEEN).any(0)
     return touched
-
-
-def _without_exchange(layer: SplineLayer, move: Tensor, seen: Tensor) -> Tensor:
-    zero = layer.spec.extrapolation == "zero"  # then the basis does not sum to one everywhere
-    if zero or (layer.spec.scale == "single" and layer.trained_base is not None):  # there the scale moves too
-        return move
-    scales = layer.scales()[1].detach()
-    part, counted = (vector.view(layer.coefficients.shape) for vector in (move, seen))
-    means = (part * counted).sum(-1) / counted.sum(-1).clamp(min=1e-300)
-    squares = scales.square()
-    total = (means * scales).sum(1, keepdim=True) / squares.sum(1, keepdim=True).clamp(min=1e-300)
-    shift = torch.where((squares > 0) & (counted.sum(-1) > 0), total * scales - means, 0)
-    return part + shift[..., None]
 
 
 def _largest(values: Float[Tensor, "samples out"]) -> float:

@@ -7,8 +7,7 @@ numbers:
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
   differentiated by `torch.func`);
-- penalties, freezing, the null space: `penalty_rows`, `support`, `unseen`, `without_exchange`, `edge_layers` (no
-  splines);
+- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers` (no splines);
 - grid schedules: `intervals`, `unknowns_at`, `refine`, `regrid`, `follow`, `covers` (no grids: the network itself);
 - the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (the one shape that it has);
 - models with a closed form: `fit_linear` (none).
@@ -149,13 +148,6 @@ class Network(nn.Module):
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"] | None:
         """Which unknowns belong to functions that no sample of `x` touches; None where every sample touches all."""
         return None
-
-    def without_exchange(self, move: Float[Tensor, " unknowns"], seen: Float[Tensor, " unknowns"]) -> Tensor:
-        """A move of the unknowns that changes the function as `move` does, without what cancels within the network.
-
-        `seen` are the squared norms of the Jacobian's columns.
-        """
-        return move
 
     @property
     def edge_layers(self) -> Sequence[SplineLayer]:

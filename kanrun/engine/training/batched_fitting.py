@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.layers import Base, SplineLayer
+from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares import Linearisation, Problem
 from kanrun.engine.networks import KAN
@@ -26,13 +26,18 @@ from kanrun.engine.training.penalty import Smoothing
 
 @dataclass(frozen=True)
 class _Layer:
-    """Layer i of every network: knots (networks, inputs, knots), scales (networks, out, inputs)."""
+    """Layer i of every network: knots (networks, inputs, knots), scales (networks, out, inputs).
+
+    With numbers, `at`, it has coefficients and `table` = coefficients * w_s, (networks, out, inputs, functions).
+    """
 
     knots: Tensor
     base_weight: Tensor
     spline_weight: Tensor
     like: SplineLayer
     products: int
+    coefficients: Tensor
+    table: Tensor
 
     @property
     def size(self) -> int:
@@ -42,22 +47,22 @@ class _Layer:
     @property
     def grid(self) -> Grid:
         """The networks' inputs, side by side, as one grid's inputs."""
-        like = self.like.grid
-        return Grid(self.knots.flatten(0, 1), like.degree, like.uniform, like.extrapolation)
+        return replace(self.like.grid, knots=self.knots.flatten(0, 1))
 
     def part(self, at: list[int]) -> _Layer:
-        return _Layer(self.knots[at], self.base_weight[at], self.spline_weight[at], self.like, self.products)
+        numbers = {key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **numbers)
 
-    def at(self, unknowns: Float[Tensor, "networks size"]) -> _Edges:
+    def at(self, unknowns: Float[Tensor, "networks size"]) -> _Layer:
         """The layer with these unknowns."""
-        edges = self.spline_weight[0].numel()
-        free, weights = unknowns[:, : edges * self.like.grid.functions], unknowns[:, edges * self.like.grid.functions :]
         base, spline = self.base_weight, self.spline_weight
+        free, weights = unknowns.tensor_split([spline[0].numel() * self.like.grid.functions], 1)
         if self.like.trained_base is not None:
             base = weights.view_as(base)
             spline = base if self.like.spec.scale == "single" else spline
         coefficients = free.view(*spline.shape, self.like.grid.functions)
-        return _Edges(self, coefficients, coefficients * spline[..., None], base, spline)
+        table = coefficients * spline[..., None]
+        return replace(self, base_weight=base, spline_weight=spline, coefficients=coefficients, table=table)
 
     def basis(
         self, x: Float[Tensor, "networks samples inputs"], derivative: int
@@ -69,28 +74,16 @@ class _Layer:
 
     def base(self, x: Tensor, derivative: int) -> Float[Tensor, "networks samples inputs"]:
         """The base of every network at its own x, or its slope."""
-        base = Base(self.like.spec.base, self.grid, self.like.spec.base_goes_on)
-        flat = _side_by_side(x)
-        return _apart(base.slope(flat) if derivative else base(flat), len(x))
-
-
-@dataclass(frozen=True)
-class _Edges:
-    """A layer with numbers: `table` is coefficients * w_s, both (networks, out, inputs, functions)."""
-
-    layer: _Layer
-    coefficients: Tensor
-    table: Tensor
-    base_weight: Tensor
-    spline_weight: Tensor
+        base = replace(self.like.base, grid=self.grid)
+        return _apart((base.slope if derivative else base)(_side_by_side(x)), len(x))
 
     def forward(self, basis: Tensor, base: Tensor) -> Float[Tensor, "networks samples out"]:
         return basis.flatten(2) @ self.table.flatten(2).mT + base @ self.base_weight.mT
 
     def slopes(self, x: Tensor) -> Float[Tensor, "networks samples out inputs"]:
         """d y_o / d x_i."""
-        slopes = torch.einsum("bnif,boif->bnoi", self.layer.basis(x, 1), self.table)
-        return slopes + self.layer.base(x, 1)[:, :, None] * self.base_weight[:, None]
+        slopes = torch.einsum("bnif,boif->bnoi", self.basis(x, 1), self.table)
+        return slopes + self.base(x, 1)[:, :, None] * self.base_weight[:, None]
 
     def rows(self, block: Tensor, upstream: Tensor, basis: Tensor, base: Tensor) -> None:
         """Write the layer's columns of the Jacobian (networks, samples, outputs, size) into `block`."""
@@ -98,9 +91,9 @@ class _Edges:
         factors = upstream[..., None] * self.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
         edges = block[..., :count].unflatten(-1, (*factors.shape[-2:], -1))
         torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
-        if self.layer.like.trained_base is not None:
+        if self.like.trained_base is not None:
             each = base[:, :, None]
-            if self.layer.like.spec.scale == "single":
+            if self.like.spec.scale == "single":
                 each = each + torch.einsum("bnif,boif->bnoi", basis, self.coefficients)
             block[..., count:] = (upstream[..., None] * each[:, :, None]).flatten(-2)
 
@@ -179,36 +172,37 @@ class BatchedFitting(Problem):
 
 def _stacked(layers: Sequence[SplineLayer], products: int) -> _Layer:
     """One layer of each network, side by side."""
-    knots, scales = [layer.knots for layer in layers], [layer.scales() for layer in layers]
-    base, spline = (torch.stack([pair[i].detach() for pair in scales]) for i in (0, 1))
-    return _Layer(torch.stack(knots), base, spline, layers[0], products)
+    knots = torch.stack([layer.knots for layer in layers])
+    coefficients = torch.stack([layer.coefficients.detach() for layer in layers])
+    base, spline = (torch.stack(each).detach() for each in zip(*(layer.scales() for layer in layers), strict=True))
+    return _Layer(knots, base, spline, layers[0], products, coefficients, coefficients * spline[..., None])
 
 
 def _values(
     layers: list[_Layer], unknowns: Tensor, piece: _Piece
-) -> tuple[list[Tensor], list[tuple[_Edges, Tensor, Tensor]]]:
+) -> tuple[list[Tensor], list[tuple[_Layer, Tensor, Tensor]]]:
     """What reaches each layer (networks, samples, inputs), and the output last; each layer, its basis and its base."""
     values, made = [piece.x.expand(len(unknowns), -1, -1)], []
-    for layer, part in zip(layers, unknowns.split([layer.size for layer in layers], 1), strict=True):
-        edges, basis, base = layer.at(part), piece.basis, piece.base
-        if layer is not layers[0]:
+    for number, part in enumerate(unknowns.split([layer.size for layer in layers], 1)):
+        layer, basis, base = layers[number].at(part), piece.basis, piece.base
+        if number:
             basis, base = layer.basis(values[-1], 0), layer.base(values[-1], 0)
-        made.append((edges, basis, base))
-        values.append(nodes_of(edges.forward(basis, base), layer.products))
+        made.append((layer, basis, base))
+        values.append(nodes_of(layer.forward(basis, base), layer.products))
     return values, made
 
 
 def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
     """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
     (*reaching, output), made = _values(layers, unknowns, piece)
-    sizes, outputs = [layer.size for layer in layers], output.shape[-1]
     jacobian = output.new_empty(*output.shape, unknowns.shape[1])
-    upstream = torch.eye(outputs, dtype=output.dtype, device=output.device).expand(*output.shape, -1)
-    parts = zip(jacobian.split(sizes, -1), reaching, made, strict=True)
-    for block, values, (edges, basis, base) in reversed(list(parts)):
-        if edges.layer.products:
-            upstream = by_sums(upstream, edges.forward(basis, base)[:, :, None], edges.layer.products)
-        edges.rows(block, upstream, basis, base)
-        if edges.layer is not layers[0]:
-            upstream = upstream @ edges.slopes(values)
+    upstream = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device).expand(*output.shape, -1)
+    blocks = jacobian.split([layer.size for layer in layers], -1)
+    for number in range(len(layers) - 1, -1, -1):
+        layer, basis, base = made[number]
+        if layer.products:
+            upstream = by_sums(upstream, layer.forward(basis, base)[:, :, None], layer.products)
+        layer.rows(blocks[number], upstream, basis, base)
+        if number:
+            upstream = upstream @ layer.slopes(reaching[number])
     return (output - piece.y).flatten(1), jacobian.flatten(1, 2)

@@ -12,9 +12,6 @@ from torch.nn import functional
 
 Task = Literal["regression", "classification"]
 
-#: Rows of a forward pass that only measures; keeps memory bounded on large tables.
-CHUNK = 16384
-
 
 @dataclass(frozen=True)
 class Samples:
@@ -74,10 +71,10 @@ class Errors:
         return error if error < float("inf") else float("inf")
 
 
-def predict(network: nn.Module, x: Float[Tensor, "samples inputs"]) -> Float[Tensor, "samples out"]:
-    """f(x) without gradients, in pieces."""
+def predict(network: nn.Module, x: Float[Tensor, "samples inputs"], rows: int = 16384) -> Float[Tensor, "samples out"]:
+    """f(x) without gradients, `rows` at a time, so that large tables need little memory."""
     with torch.no_grad():
-        return torch.cat([network(part) for part in x.split(CHUNK)])
+        return torch.cat([network(part) for part in x.split(rows)])
 
 
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:

@@ -27,10 +27,9 @@ from kanrun.engine.least_squares import (
     StreamedRows,
     begin,
     step,
-    unchanged,
 )
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import CHUNK, Samples
+from kanrun.engine.training.data import Samples, predict
 from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.policy import FittingPolicy
 from kanrun.errors import TrainingFailed
@@ -55,19 +54,11 @@ class DataFitting(Problem):
         self._factor = 1 / (scale * samples.y.numel() ** 0.5)
 
     def objective(self, unknowns: Tensor) -> list[float]:
-        self.network.set_unknowns(unknowns)
-        total = 0.0
-        with torch.no_grad():
-            for x, y in zip(self.samples.x.split(CHUNK), self.samples.y.split(CHUNK), strict=True):
-                total += float(((self.network(x) - y) * self._factor).square().sum())
-        if len(self.smoothness):
-            total += float(self.smoothness.times(unknowns).square().sum())
-        return [total]
+        return [float(self.residual(unknowns).square().sum())]
 
     def residual(self, unknowns: Tensor) -> Tensor:
         self.network.set_unknowns(unknowns)
-        with torch.no_grad():
-            return self._stacked((self.network(self.samples.x) - self.samples.y) * self._factor, unknowns)
+        return self._stacked((predict(self.network, self.samples.x) - self.samples.y) * self._factor, unknowns)
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
         self.network.set_unknowns(unknowns)
@@ -84,21 +75,18 @@ class DataFitting(Problem):
             data = StreamedRows(partial(_made, there, parts, self._factor), unknowns.numel())
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
-        if self.frozen is not None:  # what is frozen must not move for the null space either
-            return Linearisation.of(rows, residual, self.frozen)
-        seen = data.squares()
-        project = partial(self.network.without_exchange, seen=seen) if self.policy.fixes_nullspace else unchanged
-        return Linearisation.of(rows, residual, self._faint(seen, residual), project)
+        held = self._faint(data, residual) if self.frozen is None else self.frozen
+        return Linearisation.of(rows, residual, held)
 
     def _stacked(self, difference: Tensor, unknowns: Tensor) -> Tensor:
         flat = difference.reshape(-1)
         return torch.cat([flat, self.smoothness.times(unknowns)]) if len(self.smoothness) else flat
 
-    def _faint(self, seen: Tensor, residual: Tensor) -> Tensor | None:
+    def _faint(self, data: LocalRows | DenseRows | StreamedRows, residual: Tensor) -> Tensor | None:
         """Coefficients that data see too faintly to move yet, where no penalty holds them."""
         if len(self.smoothness) or self.network.intervals is None or not self.policy.farthest:
             return None
-        faint: Tensor = self.policy.farthest * seen.clamp(min=0).sqrt() < residual.norm()
+        faint: Tensor = self.policy.farthest * data.squares().sqrt() < residual.norm()
         return faint
 
 

@@ -103,7 +103,9 @@ class LBFGS:
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
-        self._remember(found.t * direction, found.gradient - start.gradient)
+        pair = (found.t * direction, found.gradient - start.gradient)
+        if self._counts(*pair):
+            self._pairs = [*self._pairs, pair][-self._history :]
         self._here, self.loss = found, found.value
         return True
 
@@ -140,10 +142,6 @@ class LBFGS:
 
     # ------------------------------------------------------------------------------- history and curvature
 
-    def _remember(self, move: Tensor, change: Tensor) -> None:
-        if self._counts(move, change):
-            self._pairs = [*self._pairs, (move, change)][-self._history :]
-
     def _counts(self, move: Tensor, change: Tensor) -> bool:
         return float(move @ change) > self.policy.curved * float(move.norm() * change.norm())
 
@@ -174,9 +172,7 @@ class LBFGS:
         pairs = zip(torch.cat(moves, 1), torch.cat(changes, 1), strict=True)
         # Copies of their own: where a vector lies in memory decides the last bit of its products.
         muted = [(self._muted(move).clone(), self._muted(change).clone()) for move, change in pairs]
-        return [(s, y) for s, y in muted if float(s @ y) > self.policy.curved * float(s.norm() * y.norm())][
-            -self._history :
-        ]
+        return [pair for pair in muted if self._counts(*pair)][-self._history :]
 
     # ---------------------------------------------------------------------------------------- parameters
 

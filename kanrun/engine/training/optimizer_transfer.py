@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
+from numpy.polynomial.legendre import leggauss
 from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer, carry_coefficients
@@ -79,18 +80,10 @@ def _quadrature(old: Grid, new: Grid) -> tuple[Float[Tensor, "points 1"], Float[
     """Points and weights that integrate products of the two grids' splines exactly over the new domain (one input)."""
     cuts = torch.cat([breakpoints_of(grid.knots, grid.degree)[0] for grid in (old, new)])
     cuts = cuts.clamp(new.low, new.high).sort().values
-    nodes, weights = _gauss_legendre(old.degree + 1, cuts)
+    nodes, weights = (cuts.new_tensor(each) for each in leggauss(old.degree + 1))
     half = cuts.diff() / 2
     points = (cuts[:-1] + half)[:, None] + half[:, None] * nodes
     return points.reshape(-1, 1), (half[:, None] * weights).reshape(-1)
-
-
-def _gauss_legendre(count: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights on [-1, 1], by the eigenvalues of the Jacobi matrix (Golub and Welsch, 1969)."""
-    at = torch.arange(1, count, dtype=like.dtype, device=like.device)
-    off = at / (4 * at.square() - 1).sqrt()
-    nodes, vectors = torch.linalg.eigh(torch.diag(off, 1) + torch.diag(off, -1))
-    return nodes, 2 * vectors[0].square()
 
 
 def _same(old: Grid, new: Grid) -> bool:

@@ -21,11 +21,6 @@ from kanrun.engine.networks import Network
 from kanrun.engine.splines.differences import difference_bands, penalty_order
 
 
-def smoothness_rows(network: Network, order: int | None = None) -> LocalRows:
-    """The penalty's root D over the unknowns, |D u|^2 = P; `order` is m, by default `penalty_order` of each layer."""
-    return network.penalty_rows(order)
-
-
 @dataclass(frozen=True)
 class Smoothing:
     """The smoothness penalty of a solver: its weight, and its order where that is not degree + 2."""
@@ -41,15 +36,11 @@ class Smoothing:
         return LocalRows(rows.index[:0], rows.values[:0], rows.unknowns)
 
 
-def penalty(network: Network, order: int | None = None) -> Tensor:
-    """The penalty as a differentiable scalar; zero for networks without splines."""
-    return Roughness(network, 1.0, order)(network)
-
-
 class Roughness:
-    """`weight` times the penalty on the grids that a network has, worked out once: m + 1 numbers a difference.
+    """`weight` times the penalty as a differentiable scalar, zero for networks without splines; w_s counts as trained.
 
-    Weights are small and differences large, on fine grids beyond single precision: they meet in float64.
+    The m + 1 numbers of a difference are worked out once, on the grids that the network has. Weights are small and
+    differences large, on fine grids beyond single precision: they meet in float64.
     """
 
     def __init__(self, network: Network, weight: float, order: int | None = None) -> None:

@@ -6,12 +6,11 @@ from collections.abc import Generator as Events
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Generator
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import TrainingData, baseline_error, measure
-from kanrun.engine.training.penalty import Smoothing, penalty
+from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.policy import PenaltyPolicy
 from kanrun.engine.training.solver_run import Best, SolverRun, Step, StepLog
@@ -91,8 +90,7 @@ class PenaltySearch:
         if self._rough:
             return True
         network = self.best.network
-        with torch.no_grad():
-            rough = self.smoothing.weight * float(penalty(network, self.smoothing.order))
+        rough = float(self.smoothing.rows(network).times(network.get_unknowns()).square().sum())
         train = measure(network, replace(self.data, validation=None, test=None)).train
         return rough > self.policy.negligible * (rough + (train / baseline_error(self.data)) ** 2)
 

@@ -8,15 +8,7 @@ from typing import Any
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.training.data import Task
 from kanrun.engine.training.first_order import AdamOptions
-from kanrun.engine.training.policy import TrainingPolicy
-
-#: Multiplications that one Levenberg-Marquardt step may cost: about a second on two cores.
-LM_WORK = 1e11
-#: A start looks at a few samples for each unknown of the first grid and takes many steps: they are counted as this many
-#: times the cube of its unknowns.
-START_SHARE = 40
-#: Numbers that one gradient may touch (samples x active terms) before whole batches are too slow for LBFGS.
-LBFGS_WORK = 1e7
+from kanrun.engine.training.policy import SizePolicy, TrainingPolicy
 
 
 @dataclass(frozen=True)
@@ -76,24 +68,21 @@ def second_order_work(rows: int, parameters: int) -> int:
     return 2 * rows * parameters**2 + parameters**3
 
 
-def choose_solver(work: Work, task: Task) -> tuple[str, str]:
+def choose_solver(work: Work, task: Task, policy: SizePolicy = SizePolicy()) -> tuple[str, str]:
     """The solver for this size, and a sentence that says why."""
-    lm = max(second_order_work(work.rows, work.parameters), START_SHARE * work.first**3)
+    lm = max(second_order_work(work.rows, work.parameters), policy.start_share * work.first**3)
+    affordable = work.rows * work.active <= policy.lbfgs_work
     if task == "classification":
-        name = "lbfgs" if work.rows * work.active <= LBFGS_WORK else "adam"
+        name = "lbfgs" if affordable else "adam"
         return name, f"{name}: classification minimises cross-entropy, not squares."
-    if lm <= LM_WORK:
+    if lm <= policy.lm_work:
         return "lm", (
             f"lm: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a second-order "
-            f"step, starts considered, within {LM_WORK:.0e}."
+            f"step, starts considered, within {policy.lm_work:.0e}."
         )
-    if work.rows * work.active <= LBFGS_WORK:
+    if affordable:
         return "lbfgs", (
             f"lbfgs: {work.parameters} parameters on {work.rows} values cost {lm:.1e} multiplications a "
-            f"second-order step, starts considered, over {LM_WORK:.0e}; whole-batch gradients are affordable."
+            f"second-order step, starts considered, over {policy.lm_work:.0e}; whole-batch gradients are affordable."
         )
     return "adam", f"adam: {work.rows} values with {work.active} active terms each; mini-batches are the cheaper way."
-
-
-#: Default starts of Levenberg-Marquardt: of networks with at most WIDE edges, and of wider ones.
-STARTS, FEW_STARTS, WIDE = 6, 3, 50

@@ -15,7 +15,6 @@ from kanrun.engine.training.lbfgs import LBFGSPolicy
 class FittingPolicy:
     """What the fit of a network adds to a step of Levenberg-Marquardt."""
 
-    fixes_nullspace: bool = True  #: remove from steps what changes no function, see `Network.without_exchange`
     #: Without a penalty a coefficient is held while it would have to move this far to account for the residual, in
     #: units of the outputs' standard deviation; 0 holds none.
     farthest: float = 1e4
@@ -107,6 +106,17 @@ class PenaltyPolicy:
     rough_weights: tuple[float, ...] = tuple(10.0**-e for e in range(-1, 7))
     rough_steps: int = 8
     plateau: int = 2
+
+
+@dataclass(frozen=True)
+class SizePolicy:
+    """How much work a solver is chosen for, see `choose_solver`."""
+
+    lm_work: float = 1e11  #: multiplications of one Levenberg-Marquardt step: about a second on two cores
+    #: A start looks at a few samples for each unknown of the first grid and takes many steps: they are counted as so
+    #: many times the cube of its unknowns.
+    start_share: int = 40
+    lbfgs_work: float = 1e7  #: numbers that a gradient touches (samples x active terms) before batches are better
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.least_squares import DenseRows, LocalRows
+from kanrun.engine.least_squares.rows import RowsPolicy
 
 
 def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[LocalRows, Tensor]:
@@ -20,19 +21,18 @@ def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[Loc
 @pytest.mark.parametrize("sparse_gain", [0.01, 1e9])
 @pytest.mark.parametrize("piece", [1, 60, 1 << 24])
 def test_local_rows_are_the_dense_matrix(monkeypatch: pytest.MonkeyPatch, sparse_gain: float, piece: int) -> None:
-    monkeypatch.setattr("kanrun.engine.least_squares.rows.SPARSE_GAIN", sparse_gain)
-    monkeypatch.setattr("kanrun.engine.least_squares.rows.PIECE", piece)
+    monkeypatch.setattr(LocalRows, "policy", RowsPolicy(sparse_gain=sparse_gain, piece=piece))
     local, dense = random_rows()
     d, r = torch.linspace(-1, 2, 25, dtype=torch.float64), torch.linspace(1, 3, 40, dtype=torch.float64)
     torch.testing.assert_close(local.times(d), dense @ d)
     torch.testing.assert_close(local.transposed(r), dense.T @ r)
     torch.testing.assert_close(local.gram(), dense.T @ dense)
     start = torch.eye(25, dtype=torch.float64)
-    local.add_gram(start, 0.5)
-    torch.testing.assert_close(start, torch.eye(25, dtype=torch.float64) + 0.5 * dense.T @ dense)
+    local.add_gram(start)
+    torch.testing.assert_close(start, torch.eye(25, dtype=torch.float64) + dense.T @ dense)
 
 
 def test_blocks_of_a_large_gram(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kanrun.engine.least_squares.rows.BLOCK", 3)
+    monkeypatch.setattr(LocalRows, "policy", RowsPolicy(block=3))
     _, dense = random_rows()
     torch.testing.assert_close(DenseRows(dense).gram(), dense.T @ dense)

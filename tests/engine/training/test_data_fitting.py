@@ -10,7 +10,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, StackedRows, StreamedRows
 from kanrun.engine.least_squares.normal_equations import NormalEquations
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import DataFitting, FittingPolicy, Samples, Smoothing, smoothness_rows
+from kanrun.engine.training import DataFitting, FittingPolicy, LevenbergMarquardt, Samples, Smoothing
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -25,7 +25,7 @@ def problem(weight: float, freeze_unseen: bool = False) -> tuple[DataFitting, Te
     y = torch.sin(3 * x[:, :1]) + x[:, 1:]
     fitting = DataFitting(kan, Samples(x, y), 0.7, Smoothing(weight), freeze_unseen=freeze_unseen)
     output, jacobian = kan.linearise(x)
-    penalty = smoothness_rows(kan)
+    penalty = kan.penalty_rows()
     dense = [rows.values.new_zeros(len(rows), rows.unknowns).scatter_add_(1, rows.index, rows.values)
              for rows in (jacobian, penalty)]  # fmt: skip
     factor = 1 / (0.7 * 300**0.5)
@@ -97,7 +97,7 @@ def test_other_networks_have_dense_rows() -> None:
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).view(10, 2)
     _, rows = mlp.linearise(x)
     assert isinstance(rows, DenseRows)
-    assert smoothness_rows(mlp).values.shape[0] == 0
+    assert mlp.penalty_rows().values.shape[0] == 0
 
 
 @pytest.mark.parametrize("kind", ["kan", "mlp"])
@@ -126,3 +126,19 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, w
         torch.testing.assert_close(step, found[0][0], rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(sizes, found[0][1])
         torch.testing.assert_close(gradient, found[0][2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact(seed: int) -> None:
+    """Edges into a node can exchange constants, which changes no function: steps must not drift that way."""
+    x = torch.rand(300, 2, dtype=torch.float64, generator=Generator().manual_seed(2)) * 2 - 1
+    data = Samples(x, torch.sin(torch.pi * x[:, :1]) + x[:, 1:] ** 2)
+    start = Generator().manual_seed(seed)
+    network = KAN.create((2, 2, 1), 4, EdgeSpec(), domain=DOMAIN, initialisation="spline", generator=start)
+    solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
+    for _ in range(30):
+        solver.step()
+    finer = network.refine(8, x)
+    assert float(network.get_unknowns().abs().max()) < 1e5
+    assert finer.how == "insertion"
+    assert finer.change < 1e-12

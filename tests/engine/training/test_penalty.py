@@ -10,8 +10,7 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
-from kanrun.engine.splines.differences import difference_bands, difference_operator
-from kanrun.engine.training import penalty, penalty_order, smoothness_rows
+from kanrun.engine.splines.differences import difference_bands, difference_operator, penalty_order
 from kanrun.engine.training.penalty import Roughness
 
 
@@ -55,8 +54,8 @@ def by_loops(kan: KAN) -> float:
 def test_penalty_is_its_definition(degree: int, scale: str) -> None:
     kan = network(degree, 7, scale)
     expected = by_loops(kan)
-    assert float(penalty(kan).detach()) == pytest.approx(expected, rel=1e-9)
-    rows = smoothness_rows(kan)
+    assert float(Roughness(kan, 1.0)(kan).detach()) == pytest.approx(expected, rel=1e-9)
+    rows = kan.penalty_rows()
     assert float(rows.times(kan.get_unknowns()).square().sum()) == pytest.approx(expected, rel=1e-9)
 
 
@@ -88,7 +87,7 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
         identity = layer.knots.unfold(1, 3, 1)[:, 1:-1].mean(-1)  # Greville abscissae as coefficients: x itself
         layer.coefficients.copy_(identity.expand_as(layer.coefficients))
         layer.mask[1, 0] = False
-    rows = smoothness_rows(kan)
+    rows = kan.penalty_rows()
     of_first_layer = rows.index.amax(1) < layer.coefficients.numel()
     assert float(rows.times(kan.get_unknowns())[of_first_layer].square().sum()) < 1e-8
     pruned = 2 * layer.coefficients.shape[2]
@@ -99,17 +98,17 @@ def test_polynomials_of_degree_k_cost_nothing_and_pruned_edges_neither() -> None
 
 def test_grid_too_coarse_for_differences_has_rows_for_the_base_alone() -> None:
     kan = network(3, 2)
-    assert len(smoothness_rows(kan)) == sum(layer.mask.numel() for layer in kan)
+    assert len(kan.penalty_rows()) == sum(layer.mask.numel() for layer in kan)
     weights = torch.cat([layer.base_weight.flatten() for layer in kan]).detach()
-    assert float(penalty(kan).detach()) == pytest.approx(float(weights.square().sum()))
-    of_weights = smoothness_rows(kan).times(kan.get_unknowns())
+    assert float(Roughness(kan, 1.0)(kan).detach()) == pytest.approx(float(weights.square().sum()))
+    of_weights = kan.penalty_rows().times(kan.get_unknowns())
     torch.testing.assert_close(of_weights, weights)
 
 
 def test_weights_and_differences_beyond_single_precision_meet_before_it() -> None:
     fine = network(7, 400)
     weight = 400.0**-17
-    expected = weight * float(penalty(fine).detach())
+    expected = weight * float(Roughness(fine, 1.0)(fine).detach())
     found = float(Roughness(fine.float(), weight)(fine).detach())
     assert found == pytest.approx(expected, rel=1e-4)
 
