@@ -7,6 +7,7 @@ taken, else the nearest.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -38,20 +39,19 @@ class Match:
 
 def by_parameters(inputs: int, outputs: int, depth: int, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose parameters come nearest to `wanted`."""
-    return nearest(_with_ends(inputs, outputs, lambda shape: float(mlp_parameters(shape))), depth, wanted, "parameters")
+    return nearest(lambda hidden: float(mlp_parameters((inputs, *hidden, outputs))), depth, wanted, "parameters")
 
 
 def by_flops(inputs: int, outputs: int, depth: int, activation: str, wanted: int | float) -> Match:
     """The MLP with `depth` hidden layers whose FLOPs a sample, as executed, come nearest to `wanted`."""
-    return nearest(_with_ends(inputs, outputs, lambda shape: mlp_flops(shape, activation)), depth, wanted, "flops")
+    return nearest(lambda hidden: mlp_flops((inputs, *hidden, outputs), activation), depth, wanted, "flops")
 
 
 def by_time(seconds: Measure, depth: int, wanted: int | float, widest: int = WIDEST) -> Match:
     """The MLP of one width up to `widest` whose measured `seconds(hidden)` come nearest to `wanted`.
 
-    The width is found by doubling, then bisection.
-
-    Each width is measured once; a clock is no monotonic function of width, so the nearest of all that was seen counts.
+    By doubling, then bisection. Each width is measured once; a clock is no monotonic function of width, so the nearest
+    of all that was seen counts.
     """
     _check(depth, wanted)
     seen: dict[int, float] = {}
@@ -92,19 +92,8 @@ def _best(candidates: Iterable[tuple[int, ...]], measure: Measure, wanted: int |
 
 
 def _largest(fits: Callable[[int], bool]) -> int:
-    """The largest width in 1 .. WIDEST that fits (1 where none does), by doubling and bisection."""
-    low, high = 1, 2
-    while high <= WIDEST and fits(high):
-        low, high = high, 2 * high
-    high = min(high, WIDEST + 1)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low
-
-
-def _with_ends(inputs: int, outputs: int, measure: Measure) -> Measure:
-    return lambda hidden: measure((inputs, *hidden, outputs))
+    """The largest width in 1 .. WIDEST that fits, where all up to it do; 1 where none does."""
+    return max(1, bisect_left(range(1, WIDEST + 1), True, key=lambda width: not fits(width)))
 
 
 def _check(depth: int, wanted: int | float) -> None:

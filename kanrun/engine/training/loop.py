@@ -8,11 +8,13 @@ nothing looks at them.
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Generator as Events
-from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -28,6 +30,7 @@ from kanrun.engine.training.solvers import make_solver
 from kanrun.watch import time_is_up
 
 Event = Step | Stage | Snapshot
+Y, R = TypeVar("Y"), TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -54,13 +57,14 @@ def train(
 
 def fit(create: Create, data: TrainingData, plan: Plan, generator: Generator) -> Trained:
     """`train` to its end, for callers that watch nothing."""
-    events = train(create, data, plan, generator)
-    while True:
-        try:
-            next(events)
-        except StopIteration as end:
-            trained: Trained = end.value
-            return trained
+    found: list[Trained] = []
+    deque(_ended(train(create, data, plan, generator), found.append), maxlen=0)
+    return found[0]
+
+
+def _ended(events: Events[Y, None, R], tell: Callable[[R], None]) -> Iterator[Y]:
+    """The events, and `tell` called with what their generator returns."""
+    tell((yield from events))
 
 
 class _Training:
@@ -152,13 +156,7 @@ class _Training:
                 large = limit is not None and training.network.unknowns_at(intervals) > limit
                 if (training.stages and (large or time_is_up())) or self._finished(training):
                     break
-                steps = training.advance(intervals, tries=0)
-                while True:
-                    try:
-                        event = next(steps)
-                    except StopIteration as end:
-                        events.append(end.value)
-                        break
+                for event in _ended(training.advance(intervals, tries=0), events.append):
                     if isinstance(event, Step):  # nothing resumes in the middle of a comparison
                         events.append(event)
             recorded.append(events)

@@ -66,9 +66,8 @@ def create_lm(
 def create_lbfgs(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
-    return LBFGS(
-        network, _objective(data, plan, smoothing), history=plan.history, memory=memory, policy=plan.policy.lbfgs
-    )
+    objective = _objective(data, plan, smoothing)
+    return LBFGS(network, objective, history=plan.history, memory=memory, policy=plan.policy.lbfgs)
 
 
 def create_adam(
@@ -79,17 +78,10 @@ def create_adam(
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
-    size = output_scale(data.train, data.task)
     return Objective(
-        data.train,
-        size,
-        data.task,
-        smoothing.weight,
-        plan.freeze_unseen,
-        smoothing.order,
-        plan.sparsity,
-        plan.magnitude,
-    )
+        data.train, output_scale(data.train, data.task), data.task, weight=smoothing.weight, order=smoothing.order,
+        freeze_unseen=plan.freeze_unseen, sparsity=plan.sparsity, magnitude=plan.magnitude,
+    )  # fmt: skip
 
 
 def make_solver(
