@@ -22,8 +22,8 @@ from kanrun.engine.training import (
     Smoothing,
     TrainingData,
     make_solver,
-    measure,
 )
+from kanrun.engine.training.data import measure
 from kanrun.errors import TrainingFailed, UsageError
 
 NAMES = [name for name, kind in SOLVERS.items() if kind.builder]  # auto picks one of the others
