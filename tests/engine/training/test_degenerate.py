@@ -33,8 +33,11 @@ def samples(name: str, count: int) -> Samples:
     return Samples(x, FUNCTIONS[name](x))
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-@pytest.mark.parametrize("count", [1, 2, 200])
+@pytest.mark.parametrize(
+    ("function", "count"),
+    [*((name, count) for name in FUNCTIONS for count in (1, 200)), ("constant", 2)]
+    + [pytest.param(name, 2, marks=pytest.mark.slow) for name in FUNCTIONS if name != "constant"],
+)
 @pytest.mark.parametrize("solver", ["lm", "lbfgs"])
 def test_easy_functions_are_fitted(function: str, count: int, solver: str) -> None:
     data = TrainingData(samples(function, count))
