@@ -12,10 +12,13 @@ from typing import Annotated, Any
 import typer
 
 from kanrun.cli import runs
-from kanrun.cli.experiments import add_experiment, with_info_value
+from kanrun.cli.experiments import Plugins, add_experiment, with_info_value
 from kanrun.cli.export import export
+from kanrun.cli.init import init
+from kanrun.cli.keys import keys
 from kanrun.cli.predict import predict
 from kanrun.config import EXPERIMENTS
+from kanrun.config.plugins import add_plugins, named_in
 from kanrun.errors import KanrunError
 
 app = typer.Typer(
@@ -40,14 +43,24 @@ def _kanrun(
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    plugin: Plugins = None,
 ) -> None:
     """Experiments with Kolmogorov-Arnold Networks: each command leaves a folder with tables and figures."""
 
 
-for experiment in EXPERIMENTS.values():
-    add_experiment(app, experiment)
+def _add_experiments() -> None:
+    """The commands of experiments; those of plug-ins may come later."""
+    there = {command.name for command in app.registered_commands}
+    for experiment in EXPERIMENTS.values():
+        if experiment.name not in there:
+            add_experiment(app, experiment)
+
+
+_add_experiments()
 app.command("predict")(predict)
 app.command("export")(export)
+app.command("init")(init)
+app.command("keys")(keys)
 app.add_typer(runs.app, name="runs")
 
 
@@ -61,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     try:
+        _load_plugins(words)
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             code = app(with_info_value(words), prog_name="kanrun", standalone_mode=False)
@@ -82,6 +96,18 @@ def _show_warning(
     """Warnings for the user as one line like all else; those of libraries to developers are not for a terminal."""
     if category is UserWarning:
         print(f"kanrun: {_printable(str(message))}", file=sys.stderr)
+
+
+def _load_plugins(words: Sequence[str]) -> None:
+    """Before anything is parsed: they add commands and choices. While TAB is answered, the words are elsewhere."""
+    completing = "_KANRUN_COMPLETE" in os.environ
+    typed = " ".join(os.environ.get(name, "") for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS")).split()
+    try:
+        add_plugins(named_in(typed if completing else words))
+    except KanrunError:
+        if not completing:
+            raise
+    _add_experiments()
 
 
 def _usage(message: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kanrun.config import EXPERIMENTS
+from kanrun.config.keys import listed_values
 from kanrun.config.rules import MISSING
 from kanrun.errors import KanrunError
 
@@ -173,11 +174,8 @@ def _known_names(key: str, schema: Any) -> list[str]:
 
 
 def _ruled(schema: Any, name: str, present: Any) -> list[str]:
-    rules = {one.name: one.metadata.get("rule") for one in fields(schema)} if is_dataclass(schema) else {}
-    rule = rules.get(name)
-    if rule is not None and (rule.choices or rule.words):
-        return [*rule.choices, *rule.words]
-    return ["true", "false"] if isinstance(present, bool) else []
+    found = (listed_values(one) for one in fields(schema) if one.name == name) if is_dataclass(schema) else ()
+    return list(next(iter(found), ())) or (["true", "false"] if isinstance(present, bool) else [])
 
 
 def _columns(path: str, value: str) -> list[str]:

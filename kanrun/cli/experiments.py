@@ -51,6 +51,13 @@ Outputs = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no tables; warnings and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Also how choices were made, such as the solver.")]
+Plugins = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--plugin", metavar="MODULE", show_default=False,
+        help="Load a module of your own that declares models, targets, ...; may be repeated (or KANRUN_PLUGINS).",
+    ),
+]  # fmt: skip
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
 Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
 Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
@@ -86,6 +93,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         config_dir: ConfigDir = None,
         config_name: ConfigName = None,
         config_path: ConfigPath = None,
+        plugin: Plugins = None,
     ) -> None:
         from kanrun.cli.earlier_runs import with_run_folders
         from kanrun.launch import Request, launch

@@ -14,24 +14,19 @@ Its name is the default of `kind`, its summary the first line of the docstring, 
 "module:name" and imported on first use, so that help, refusals and completion load no torch. The tables `TARGETS`,
 `MODELS`, `SOLVERS`, `CANDIDATES` and `EXPERIMENTS` hold what is declared, by name.
 
-Another package adds to them by an entry point of the group `kanrun.plugins`, which names a module that declares. It is
-imported when a table is first read.
+Another package adds to them by a module that declares, see `kanrun.config.plugins`.
 """
 
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
+from kanrun.config.plugins import load_plugins
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
-
-PLUGINS = "kanrun.plugins"
-"""The group of entry points by which other packages declare kinds."""
 
 
 @dataclass(frozen=True)
@@ -219,15 +214,3 @@ def _declares(table: Kinds[Any], kind: type[Kind], builder: str, more: Mapping[s
         return settings
 
     return declare
-
-
-_unread = [PLUGINS]  # groups of entry points that are still to be read
-
-
-def load_plugins() -> None:
-    """Import what other packages declare; one that cannot be imported is left out, with a warning."""
-    for point in entry_points(group=_unread.pop()) if _unread else ():
-        try:
-            point.load()
-        except Exception as error:  # whatever a package of others raises, kanrun itself goes on
-            warnings.warn(f"the plug-in {point.value} is left out: {type(error).__name__}: {error}", stacklevel=2)

@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from kanrun.config import ExecutorConfig, ExperimentConfig
+from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.exit_status import ended_well, gather_summaries, is_complete, say_how_to_go_on, sweep_verdict
@@ -50,6 +51,7 @@ def resume(folder: Path, how: GoingOn) -> int:
         raise UsageError(
             f"{folder} never began; `kanrun runs resume {folder.parent}` runs it with the rest of its sweep."
         )
+    require_plugins(run.manifest.versions)
     command = run.manifest.command
     request = Request(command, quiet=how.quiet, strict=how.strict)
     if is_complete(run.manifest):

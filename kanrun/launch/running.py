@@ -21,6 +21,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.plugins import loaded_plugins
 from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Composition, compose, opened
@@ -158,6 +159,9 @@ def _show(request: Request) -> None:
     except SystemExit as error:
         raise UsageError(" ".join(said.getvalue().split()) or "Hydra refused the call") from error
     sys.stderr.write(said.getvalue())
+    if request.info in ("all", "plugins"):
+        for plugin in loaded_plugins():
+            print(f"kanrun plug-in: {plugin.module} ({plugin.origin})")
 
 
 def _discard_unused(folder: Path) -> None:

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from kanrun.config.plugins import RECORDED, loaded_plugins
+
 _PACKAGES = (
     "kanrun",
     "torch",
@@ -38,14 +40,14 @@ def now() -> datetime:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of python, the platform, and the packages that numbers depend on."""
+    """Return the versions of python, the platform, the packages that numbers depend on, and of plug-ins."""
     found = {"python": platform.python_version(), "platform": platform.platform()}
     for package in _PACKAGES:
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return found | {f"{RECORDED}{plugin.module}": plugin.origin for plugin in loaded_plugins()}
 
 
 def repository(source: Path = _SOURCE, working: Path | None = None) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from kanrun.config import ExperimentConfig
+from kanrun.config.plugins import add_plugins, typed_plugins
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs.manifest import Claim
 from kanrun.runs.records import Checkpoint, Record
@@ -113,10 +114,11 @@ class TaskRunner:
 
     def __reduce__(self) -> tuple[Any, ...]:
         place = self.experiment.__name__ if isinstance(self.experiment, ModuleType) else self.experiment
-        return _runner, (place, self.cfg, self.threads)
+        return _runner, (typed_plugins(), place, self.cfg, self.threads)
 
 
-def _runner(place: Any, cfg: ExperimentConfig, threads: int) -> TaskRunner:
+def _runner(plugins: tuple[str, ...], place: Any, cfg: ExperimentConfig, threads: int) -> TaskRunner:
+    add_plugins(plugins)
     experiment: Any = importlib.import_module(place) if isinstance(place, str) else place
     return TaskRunner(experiment, cfg, threads)
 

@@ -1,13 +1,13 @@
 """What another package adds with one file (an experiment: one folder) works like what kanrun brings.
 
-The package is installed without its dependencies into a folder of its own, which a child process has on its path.
+The package is what `kanrun init` writes, installed without its dependencies into a folder of its own, which a child
+process has on its path.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-PACKAGE = Path(__file__).parent / "outside_package"
+from kanrun.cli.app import main
+
 #: Runs `kanrun` on its arguments, and says in the last line of stderr whether torch was loaded.
 COMMAND = """
 import sys
@@ -31,7 +32,7 @@ QUICK = ["sampling.train=300", "sampling.test=200", "-q"]
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("outside")
-    shutil.copytree(PACKAGE, place / "source", ignore=shutil.ignore_patterns("__pycache__"))
+    assert main(["init", str(place / "source"), "--name", "kanrun-outside"]) == 0
     install = ["-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target", str(place / "site")]
     done = subprocess.run(
         [sys.executable, *install, str(place / "source")], capture_output=True, text=True, check=False

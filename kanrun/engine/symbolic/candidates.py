@@ -16,6 +16,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
+from kanrun.config import CANDIDATES
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy, variable
 
@@ -136,22 +137,25 @@ def power(exponent: int | Fraction) -> Candidate:
 
 
 def choose(names: Sequence[str] | None, own: Mapping[str, str] | None = None) -> tuple[Candidate, ...]:
-    """The candidates called `names` (None: all of the table) and the user's `own`, name to formula in x0.
+    """The candidates called `names` (None: all of table and plug-ins) and the user's `own`, name to formula in x0.
 
-    Raises UsageError for a name that is not in the table or an own one that is, a formula that is no function of x0
-    alone, and when no candidate is left.
+    Raises UsageError for a name that is not there or an own one that is, a formula that is no function of x0 alone, and
+    when no candidate is left.
     """
-    chosen = list(TABLE) if names is None else list(names)
+    declared = {name: kind.formula for name, kind in CANDIDATES.items()}
+    chosen = [*TABLE, *declared] if names is None else list(names)
     for name in chosen:
-        if name not in TABLE:
-            raise UsageError(f"candidates: {name!r} is not in the table; known are {', '.join(TABLE)}.")
-    result = [TABLE[name] for name in dict.fromkeys(chosen)]
-    for name, formula in (own or {}).items():
-        if name in TABLE:
-            raise UsageError(f"own_candidates.{name} would replace a candidate of the table; choose another name.")
+        if name not in TABLE and name not in declared:
+            raise UsageError(f"candidates: {name!r} is not in the table; known are {', '.join([*TABLE, *declared])}.")
+    result = [TABLE[name] for name in dict.fromkeys(chosen) if name in TABLE]
+    added = {f"the plug-in's candidate {name}": (name, declared[name]) for name in chosen if name in declared}
+    added |= {f"own_candidates.{name}": (name, formula) for name, formula in (own or {}).items()}
+    for what, (name, formula) in added.items():
+        if name in TABLE or (what.startswith("own") and name in declared):
+            raise UsageError(f"{what} would replace a candidate of the table; choose another name.")
         expression = parse(formula, ["x0"])
         if expression.free_symbols != {X}:
-            raise UsageError(f"own_candidates.{name}={formula} must be a function of x0.")
+            raise UsageError(f"{what}={formula} must be a function of x0.")
         result.append(Candidate(name, expression, 1.0 + float(sympy.count_ops(expression)), domain=_found(expression)))
     if not any(candidate is not CONSTANT for candidate in result):
         raise UsageError("No candidate is left: name at least one function under candidates or own_candidates.")

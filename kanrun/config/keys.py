@@ -1,0 +1,138 @@
+"""Every configuration key with its type, default, allowed values and sentence, as the dataclasses declare them.
+
+`kanrun keys`, the documentation's page of keys and TAB read it from here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING as NO_DEFAULT
+from dataclasses import Field, dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import kanrun.conf
+from kanrun.config.registry import EXPERIMENTS, GROUPS, ExperimentKind
+from kanrun.config.rules import MISSING, Rule
+
+
+@dataclass(frozen=True)
+class Key:
+    """`path` as it is typed; `where` it is one: commands, or a choice of a group such as model=kan.
+
+    `choices` are the values that TAB offers, where they can be listed.
+    """
+
+    path: str
+    type: str
+    default: str
+    allowed: str
+    about: str
+    where: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+
+
+def keys_of(command: str | None = None) -> list[Key]:
+    """All keys of a command (None: of all), groups after their first key, in the order in which they are declared."""
+    experiments = [EXPERIMENTS[command]] if command else list(EXPERIMENTS.values())
+    found: dict[tuple[str, ...], Key] = {}
+    for experiment in experiments:
+        for key in _of_experiment(experiment):
+            mark = (key.path, key.default, key.about, *(key.where if "=" in key.where[0] else ()))
+            there = found.get(mark)
+            shared = there is not None and "=" not in key.where[0]
+            found[mark] = replace(key, where=(*there.where, *key.where)) if there and shared else there or key
+    order = {path: number for number, path in enumerate(dict.fromkeys(key.path for key in found.values()))}
+    return sorted(found.values(), key=lambda key: order[key.path])
+
+
+def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
+    chosen = _choices(experiment)
+    for one in fields(experiment.settings):
+        if one.name in GROUPS and one.type == "Any":
+            kinds = [kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")]
+            names = tuple(chosen.get(one.name, ())) or tuple(kind.name for kind in kinds)
+            about = _rule(one).about if _rule(one) else ""
+            yield Key(one.name, "group", "", "", about, (experiment.name,), names)
+            for kind in kinds:
+                yield from _of_settings(kind.settings, f"{one.name}.", f"{one.name}={kind.name}")
+        else:
+            settings = get_type_hints(experiment.settings)[one.name]
+            if is_dataclass(settings) and one.default == MISSING:  # a group with one kind of settings
+                yield from _of_settings(settings, f"{one.name}.", experiment.name)
+            else:
+                yield from _of_field(one, "", experiment.name)
+
+
+def _choices(experiment: ExperimentKind) -> dict[str, list[str]]:
+    """The files of each group."""
+    folder = Path(kanrun.conf.__path__[0])
+    return {
+        group: sorted([*(path.stem for path in (folder / group).glob("*.yaml")),
+                       *(name for name, kind in kinds.items() if kind.is_plugin)])
+        for group, kinds in GROUPS.items()
+    }  # fmt: skip
+
+
+def _of_settings(settings: Any, at: str, where: str) -> Iterator[Key]:
+    for one in fields(settings):
+        if one.name != "kind":
+            yield from _of_field(one, at, where)
+
+
+def _of_field(one: Field[Any], at: str, where: str) -> Iterator[Key]:
+    default = one.default_factory() if one.default_factory is not NO_DEFAULT else one.default
+    if is_dataclass(default):
+        for inner in fields(default):
+            if inner.name == "kind" and _rule(inner) is None:
+                continue
+            path = f"{at}{one.name}.".removesuffix(".") if inner.name == "kind" else f"{at}{one.name}."
+            yield from _of_field(inner, path, where)
+        return
+    rule = _rule(one)
+    path = at if one.name == "kind" else f"{at}{one.name}"
+    yield Key(
+        path, _type(one), _shown(default), _allowed(rule), rule.about if rule else "", (where,), listed_values(one)
+    )
+
+
+def _rule(one: Field[Any]) -> Rule | None:
+    return one.metadata.get("rule")
+
+
+def _type(one: Field[Any]) -> str:
+    text = re.sub(r"\bdict\b", "mapping", str(one.type)).replace("float", "number").replace("str", "text")
+    text = re.sub(r"\bint\b", "whole number", text).replace("bool", "true or false").replace(" | None", " or null")
+    return re.sub(r"list\[(.+)\]", r"list of \1", text).replace("Any", "any")
+
+
+def _shown(value: Any) -> str:
+    """As it would be typed."""
+    if value is NO_DEFAULT or value == MISSING:
+        return "must be given"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed_values(one: Field[Any]) -> tuple[str, ...]:
+    """What a field may be set to, where that can be listed: choices and words of its rule, true and false, null."""
+    rule = _rule(one)
+    listed: Sequence[str] = (*rule.choices, *rule.words) if rule else ()
+    null = ("null",) if "None" in str(one.type) and (listed or "bool" in str(one.type)) else ()
+    return (*listed, *(("true", "false") if "bool" in str(one.type) else ()), *null)
+
+
+def _allowed(rule: Rule | None) -> str:
+    if rule is None:
+        return ""
+    if rule.choices:
+        return ", ".join((*rule.choices, *rule.words))
+    parts = [rule.phrase.strip().removesuffix(",")] if rule.phrase else []
+    flags = {"increasing": rule.increasing, "each once": rule.distinct, "a file": rule.file}
+    parts += [words for words, holds in flags.items() if holds]
+    parts += [f"{rule.length} entries"] if rule.length else []
+    return "; ".join(parts)

@@ -1,0 +1,140 @@
+"""Modules of other packages that declare kinds, imported when a table of `kanrun.config.registry` is first read.
+
+They are named by entry points of the group `kanrun.plugins`, and by `--plugin MODULE` on the command line or the
+variable KANRUN_PLUGINS (names apart by commas). `--plugin` adds to the variable, so that the processes of this machine,
+which inherit it, load the same modules; a Dask worker is told their names. A configuration file cannot name one: to
+read a file must not run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, packages_distributions, version
+
+from kanrun.errors import UsageError
+
+GROUP, VARIABLE, OPTION = "kanrun.plugins", "KANRUN_PLUGINS", "--plugin"
+RECORDED = "plug-in "  # before a module's name, among the versions of a run
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A module that was loaded, and its package with its version (without a package: a digest of its file)."""
+
+    module: str
+    origin: str
+
+
+_loaded: dict[str, Plugin] = {}
+_left_out: dict[str, str] = {}  # typed modules, and why
+_seen: list[str | None] = [None]  # the variable when it was last read; None before the entry points were
+
+
+def load_plugins() -> None:
+    """Import what other packages declare, what is new in the variable too.
+
+    An entry point that cannot be imported is left out with a warning; of a typed one `add_plugins` says so.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if _seen[0] == text:
+        return
+    first, _seen[0] = _seen[0] is None, text
+    if first:
+        for point in entry_points(group=GROUP):
+            _load_point(point)
+    names = [name for name in _names(text) if name not in _loaded and name not in _left_out]
+    if names and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last: a module that lies here hides no other
+    for name in names:
+        _load_typed(name)
+
+
+def _load_point(point: EntryPoint) -> None:
+    try:
+        point.load()
+    except Exception as error:  # whatever a package of others raises, kanrun itself goes on
+        warnings.warn(f"the plug-in {point.value} is left out: {_why(error)}", stacklevel=2)
+        return
+    module = point.value.partition(":")[0]
+    origin = f"{point.dist.name} {point.dist.version}" if point.dist is not None else _origin(module)
+    _loaded[module] = Plugin(module, origin)
+
+
+def _load_typed(name: str) -> None:
+    if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
+        _left_out[name] = "it is not the name of a module, such as my_package.models"
+        return
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        _left_out[name] = _why(error)
+        return
+    _loaded[name] = Plugin(name, _origin(name))
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _origin(module: str) -> str:
+    top = module.partition(".")[0]
+    for package in packages_distributions().get(top, ()):
+        try:
+            return f"{package} {version(package)}"
+        except PackageNotFoundError:
+            continue
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None:
+        return "no file"
+    with open(file, "rb") as source:
+        return f"sha256 {hashlib.file_digest(source, 'sha256').hexdigest()[:16]}"
+
+
+def _names(text: str) -> list[str]:
+    return [name for part in text.split(",") if (name := part.strip())]
+
+
+def typed_plugins() -> tuple[str, ...]:
+    """The modules that the variable names."""
+    return tuple(_names(os.environ.get(VARIABLE, "")))
+
+
+def add_plugins(modules: Iterable[str]) -> None:
+    """Name further modules in the variable, and import them. Raises UsageError for one that cannot be."""
+    names = dict.fromkeys([*typed_plugins(), *modules])
+    if names:
+        os.environ[VARIABLE] = ",".join(names)
+    load_plugins()
+    for name in names:
+        if name in _left_out:
+            raise UsageError(f"the plug-in {name} cannot be loaded: {_left_out[name].rstrip('.')}.")
+
+
+def loaded_plugins() -> tuple[Plugin, ...]:
+    """All that are loaded, entry points first."""
+    load_plugins()
+    return tuple(_loaded.values())
+
+
+def require_plugins(versions: Iterable[str]) -> None:
+    """Raise UsageError where a run whose recorded `versions` name plug-ins is read without them."""
+    there = {f"{RECORDED}{plugin.module}" for plugin in loaded_plugins()}
+    missing = [name.removeprefix(RECORDED) for name in versions if name.startswith(RECORDED) and name not in there]
+    if missing:
+        words = " ".join(f"{OPTION} {name}" for name in missing)
+        raise UsageError(f"the run used the plug-in {missing[0]}, which is not loaded; if you trust it, add {words}.")
+
+
+def named_in(words: Sequence[str]) -> list[str]:
+    """The modules that `--plugin MODULE` and `--plugin=MODULE` name in a command line."""
+    pairs = zip(words, [*words[1:], ""], strict=True)
+    apart = [following for word, following in pairs if word == OPTION and following]
+    return apart + [word.partition("=")[2] for word in words if word.startswith(f"{OPTION}=")]

@@ -1,0 +1,52 @@
+"""`kanrun keys` shows what the dataclasses declare, and TAB the values of enumerated keys."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.cli.completion import completions
+from kanrun.config import EXPERIMENTS
+from kanrun.config.keys import keys_of
+
+
+def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
+    keys = keys_of()
+    assert [key.path for key in keys if not key.about or not key.type] == []
+    assert {key.path for key in keys} >= {
+        "seed",
+        "executor.workers",
+        "model.base",
+        "sampling.train",
+        "equation.formula",
+    }
+
+
+@pytest.mark.parametrize("command", EXPERIMENTS)
+def test_a_key_is_there_once_for_each_place(command: str) -> None:
+    places = [(key.path, where) for key in keys_of(command) for where in key.where]
+    assert len(places) == len(set(places))
+
+
+def test_defaults_and_rules_are_shown_as_they_are_typed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "model.intervals", "--json"]) == 0
+    (one,) = json.loads(capsys.readouterr().out)
+    assert one["default"] == "[5,10,20,50]"
+    assert one["where"] == ["model=kan"]
+    assert one["allowed"] == "a whole number of at least 1, or auto; increasing"
+    assert main(["keys", "solver.learning_rate"]) == 0
+    assert "number; default 0.01; above 0" in capsys.readouterr().out
+
+
+def test_unknown_prefixes_and_commands_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["keys", "modle"]) == 2
+    assert main(["keys", "--command", "fti"]) == 2
+    assert "did you mean fit" in capsys.readouterr().err
+
+
+def test_tab_offers_the_values_of_a_key() -> None:
+    values = next(key.choices for key in keys_of("fit") if (key.path, key.where[0]) == ("model.base", "model=kan"))
+    assert completions("fit", [], "model.base=") == [f"model.base={value}" for value in sorted(values)]
+    assert completions("fit", [], "model.frozen_scales=t") == ["model.frozen_scales=true"]

@@ -1,0 +1,138 @@
+"""Modules that `--plugin` and KANRUN_PLUGINS name, and the package that `kanrun init` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.config.plugins import named_in
+
+CALL = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+QUICK = ["sampling.train=60", "sampling.test=30", "solver.steps=3", "-q"]
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("typed") / "waves"
+    assert main(["init", str(place)]) == 0
+    return place
+
+
+def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **variables}
+    return subprocess.run(
+        [sys.executable, "-c", CALL, *words], cwd=place, env=environment, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_typed_module_is_used_by_workers_and_recorded(package: Path, tmp_path: Path) -> None:
+    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", "seeds=2", "executor=local", *QUICK]
+    done = kanrun(package, "fit", "--plugin", "waves.rings", *words, "--outputs", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "fit" / "v0001"
+    assert list(pd.read_csv(run / "summary.csv")["target"]) == ["rings", "rings"]
+    recorded = json.loads((run / "run.json").read_text())["versions"]["plug-in waves.rings"]
+    assert recorded.startswith("sha256 ")
+
+
+def test_the_variable_names_several_and_info_shows_them(package: Path) -> None:
+    shown = kanrun(package, "fit", "--info", "plugins", KANRUN_PLUGINS="waves.rings, waves.momentum")
+    assert "kanrun plug-in: waves.rings (sha256 " in shown.stdout
+    assert "kanrun plug-in: waves.momentum (sha256 " in shown.stdout
+    helped = kanrun(package, "noise-levels", "--plugin", "waves.noise_levels.settings", "--help")
+    assert "Train on points with more and more noise." in helped.stdout
+
+
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [("waves.nothing", "ModuleNotFoundError"), ("no module", "not the name of a module"), ("../x", "not the name")],
+)
+def test_what_cannot_be_loaded_is_refused(package: Path, module: str, sentence: str) -> None:
+    done = kanrun(package, "fit", "--plugin", module)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"kanrun: the plug-in {module} cannot be loaded: ")
+    assert sentence in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_configuration_cannot_name_a_module(package: Path) -> None:
+    done = kanrun(package, "fit", "+plugin=waves.rings", "target=rings")
+    assert done.returncode == 2
+    assert "rings" in done.stderr
+
+
+def test_tab_knows_the_kinds_of_a_typed_module(package: Path) -> None:
+    words = "kanrun fit --plugin waves.rings target=ri"
+    typed = {"_KANRUN_COMPLETE": "complete_zsh", "_TYPER_COMPLETE_ARGS": words}
+    assert "rings" in kanrun(package, **typed).stdout
+
+
+def test_an_interrupted_run_asks_for_its_plugins(package: Path, tmp_path: Path) -> None:
+    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", *QUICK, "--outputs", str(tmp_path)]
+    assert kanrun(package, "fit", "--plugin", "waves.rings", *words).returncode == 0
+    file = tmp_path / "fit" / "v0001" / "run.json"
+    told = json.loads(file.read_text())
+    file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
+    done = kanrun(package, "runs", "resume", "fit/v0001", "--outputs", str(tmp_path))
+    assert done.returncode == 2
+    assert "if you trust it, add --plugin waves.rings" in done.stderr
+
+
+def test_a_task_tells_its_worker_the_modules(package: Path) -> None:
+    code = (
+        "import pickle, sys; from kanrun.config.plugins import add_plugins; add_plugins(['waves.candidates']);"
+        "from kanrun.config import FitConfig; from kanrun.study.experiment import TaskRunner;"
+        "sys.stdout.buffer.write(pickle.dumps(TaskRunner('kanrun.experiments.fit', FitConfig(), 1)))"
+    )
+    made = subprocess.run([sys.executable, "-c", code], cwd=package, capture_output=True, check=True).stdout
+    assert b"waves.candidates" in made
+    read = (
+        "import pickle, sys; sys.path.append('.'); pickle.loads(sys.stdin.buffer.read());"
+        "from kanrun.engine.symbolic.candidates import choose; print([c.name for c in choose(None)][-1])"
+    )
+    said = subprocess.run([sys.executable, "-c", read], cwd=package, input=made, capture_output=True, check=True)
+    assert said.stdout.decode().strip() == "logistic_slope"
+
+
+def test_options_are_found_in_both_spellings() -> None:
+    assert named_in(["fit", "--plugin", "a.b", "--plugin=c", "x=1", "--plugin"]) == ["a.b", "c"]
+
+
+@pytest.mark.parametrize("name", ["kanrun", "json", "class", "3d", "---"])
+def test_init_refuses_names_that_are_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    assert main(["init", str(tmp_path / "new"), f"--name={name}"]) == 2
+    assert "cannot be the name of a package" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_init_refuses_a_folder_with_files(package: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", str(package)]) == 2
+    assert "not an empty folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_written_package_installs_and_passes_its_own_test(package: Path, tmp_path: Path) -> None:
+    """In an environment that has nothing but the dependencies of kanrun, by their path."""
+    place, root = tmp_path / "env", Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(place)], check=True)
+    (site,) = place.glob("lib/python*/site-packages")
+    dependencies = [path for path in sys.path if path.endswith("site-packages")]
+    (site / "dependencies.pth").write_text("\n".join(dependencies))
+    install = ["-m", "pip", "--python", str(place / "bin" / "python"), "install", "-q", "--no-deps"]
+    sources = [str(root), str(package)]
+    done = subprocess.run(
+        [sys.executable, *install, "--no-build-isolation", *sources], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    tested = subprocess.run(
+        [str(place / "bin" / "python"), "-m", "pytest", "-q", str(package / "tests")],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert tested.returncode == 0, tested.stdout + tested.stderr
