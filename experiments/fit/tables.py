@@ -21,11 +21,10 @@ from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.table_model import TableModel, TablePolicy, fit_table, member_weights
-from kanrun.targets import PiecewiseScaling
+from kanrun.study.table_model import TableModel, TablePolicy, error_quantiles, fit_table, member_weights
+from kanrun.targets import gaps_of
 
 FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
-LEVELS = np.linspace(0.005, 0.995, 199)  # of the errors of left-out rows, which make prediction intervals
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,9 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> TableFi
             f"model=auto needs at least {FEWEST_ROWS} training rows, and {problem.dataset.target.name} has {rows}; "
             "take model=kan."
         )
-    return TableFitting(cfg, problem, TablePolicy(pairs=model.pairs, clip=model.extrapolation == "clip"))
+    return TableFitting(
+        cfg, problem, TablePolicy(pairs=model.pairs, extrapolation=model.extrapolation, folds=model.folds)
+    )
 
 
 def all_rows(sampling: SamplingConfig) -> SamplingConfig:
@@ -68,14 +69,12 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     dataset, model_cfg = problem.dataset, fitting.cfg.model
     classes = len(dataset.classes) if dataset.classes else None
     yield from (Note(text, warning=True) for text in dataset.notes)
-    before, checked = time.process_time(), None
     with threadpool_limits(limits=threads_of(fitting.cfg)):  # the matrices are too small for more
-        fitted = fit_table(dataset.train, classes, fitting.policy)
-        fit_seconds = time.process_time() - before
-        if model_cfg.folds > 1:
-            checked = cross_validate(
-                dataset.train, classes, fitting.policy, model_cfg.folds, seed, baselines=model_cfg.baselines
-            )
+        before = time.process_time()
+        fitted = fit_table(dataset.train, classes, fitting.policy, seed)
+        fit_seconds, checked = time.process_time() - before, None
+        if fitted.folds is not None:
+            checked = cross_validate(dataset.train, classes, fitted.folds, baselines=model_cfg.baselines)
     yield from _said(fitted, checked, classes)
     if checked is not None:
         yield from _fold_rows(checked, classes)
@@ -93,7 +92,8 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     yield prediction_table(fitted.network, known)
     if (edges := edge_table(fitted.network, known)) is not None:
         yield edges
-    yield model_checkpoint(fitted.network, known, summary, seed, _errors(fitted, checked, problem))
+    errors = error_quantiles(fitted, dataset.train.y)
+    yield model_checkpoint(fitted.network, known, summary, seed, errors, gaps_of(dataset.train.x))
 
 
 def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | None) -> Iterator[Note]:
@@ -149,14 +149,15 @@ def _summary(
     }
     loss = "cross_entropy" if classes else "rmse"
     summary[f"train_{loss}"] = loss_of(values, train.y, classes)
-    if checked is not None:
-        inside = ~np.isnan(checked.values[:, 0])
+    if checked is not None and fitted.folds is not None:
+        held = fitted.folds.values
+        inside = ~np.isnan(held[:, 0])
         summary[f"cv_{loss}"] = checked.mean()
         summary[f"cv_{loss}_spread"] = checked.spread()
         if classes:
-            summary["cv_accuracy"] = float((checked.values[inside].argmax(1) == train.y[inside, 0]).mean())
+            summary["cv_accuracy"] = float((held[inside].argmax(1) == train.y[inside, 0]).mean())
         else:
-            left, y = checked.values[inside], train.y[inside]
+            left, y = held[inside], train.y[inside]
             summary["cv_r2"] = float(np.mean(1 - ((left - y) ** 2).mean(0) / np.maximum(y.var(0), 1e-300)))
     if dataset.test is not None and len(dataset.test):
         there = fitted.values(dataset.test.x)
@@ -181,16 +182,3 @@ def _numbers(network: KAN) -> int:
 def _members(fitted: TableModel) -> Table:
     names, weights = zip(*member_weights(fitted), strict=True)
     return Table("members", {"member": np.array(names), "weight": np.array(weights)})
-
-
-def _errors(fitted: TableModel, checked: CrossValidation | None, problem: LearningProblem) -> list[list[float]] | None:
-    """Quantiles (`LEVELS`) of truth - prediction for left-out rows, one list per output, in the network's units."""
-    if fitted.outputs is None or not isinstance(fitted.outputs, PiecewiseScaling):
-        return None
-    y = problem.dataset.train.y
-    left_out = fitted.left_out if checked is None else checked.values
-    inside = ~np.isnan(left_out[:, 0])
-    error = fitted.outputs.apply(y[inside]) - fitted.outputs.apply(left_out[inside])
-    count = inside.sum()
-    wide = np.clip(0.5 + (LEVELS - 0.5) * (count + 1) / count, 0, 1)  # as many rows as left out, and one more
-    return [list(map(float, np.quantile(column, wide))) for column in error.T]

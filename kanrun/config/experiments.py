@@ -314,7 +314,9 @@ class BenchConfig(ExperimentConfig):
         choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables", "ablation"),
     )  # fmt: skip
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
-    tables: list[str] = setting([], "tables of the part tables by name; none named are all", distinct=True)
+    tables: list[str] = setting(
+        [], "tables of the part tables by name, or the sets develop and held; none named are all", distinct=True
+    )
     rules: list[str] = setting(
         [], "rules of training that the part ablation leaves out; none named are all", distinct=True
     )

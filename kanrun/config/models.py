@@ -112,9 +112,20 @@ class AutoConfig:
     pairs: bool = setting(True, "whether pairs of inputs may act together")
     extrapolation: str = setting(
         "clip",
-        "clip: predictions stay within the training outputs' range, widened by a tenth; linear: they may leave it",
-        choices=("clip", "linear"),
+        "clip: predictions stay near the training outputs' range; linear: they may leave it; constant: inputs are held "
+        "at their range's ends; zero: an input beyond its range adds nothing",
+        choices=("clip", "linear", "constant", "zero"),
     )
+    monotone: dict[str, str] = setting(
+        {}, "inputs whose effect only goes up or down, such as {age: up}", choices=("up", "down")
+    )
+    curvature: dict[str, str] = setting({}, "inputs whose effect is convex or concave", choices=("convex", "concave"))
     folds: int = setting(5, "folds of the cross-validation; 0 leaves it out", minimum=0)
     baselines: bool = setting(True, "whether mean, ridge and boosting are cross-validated on the same folds")
     kind: str = "auto"
+
+    def conflicts(self, at: str) -> Iterator[str]:
+        """An input keeps one shape."""
+        for name in self.monotone:
+            if name in self.curvature:
+                yield f"the input {name!r} is both in {at}monotone and in {at}curvature; keep one of them."

@@ -82,7 +82,17 @@ class TableTarget:
         "indicator", "missing inputs: median and an indicator, rows dropped, or refused",
         choices=("indicator", "drop", "refuse"),
     )  # fmt: skip
+    weights: str | None = setting(None, "column of the rows' weights, for model=auto; null: all count the same")
+    split: str = setting(
+        "random", "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)"
+    )
+    test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
     kind: str = "table"
+
+    @property
+    def split_column(self) -> str | None:
+        """The column of groups or of times."""
+        return self.split.partition(":")[2] or None
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Columns are lists; a column is an input or an output; a classifier has one output."""
@@ -92,6 +102,12 @@ class TableTarget:
         both = [name for name in self.inputs if name in self.outputs]
         if both:
             yield f"the column {both[0]!r} is both in {at}inputs and in {at}outputs."
+        way, _, column = self.split.partition(":")
+        if (way, bool(column)) not in (("random", False), ("group", True), ("time", True)):
+            yield f"{at}split={self.split} must be random, group:COLUMN or time:COLUMN."
+        for key, name in (("weights", self.weights), (f"split={way}:", column)):
+            if name and name in (*self.outputs, *(self.inputs if way != "time" or key == "weights" else ())):
+                yield f"the column {name!r} of {at}{key} is an input or an output too."
         if self.task == "classification" and len(self.outputs) != 1:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 

@@ -19,22 +19,17 @@ from numpy.typing import NDArray
 from kanrun.config.former import translate
 from kanrun.engine.networks import Network, from_description
 from kanrun.engine.training import predict
-from kanrun.errors import KanrunError, StorageFailed, UsageError
+from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run, find_run
-from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
 from kanrun.targets import (
     Data,
     PiecewiseScaling,
     Scaling,
     TableCode,
-    check_output,
     input_rows,
-    is_parquet,
-    lenient_numbers,
     read_inputs,
     read_values,
-    table_bytes,
 )
 
 if TYPE_CHECKING:
@@ -42,6 +37,21 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """How many of `samples` lie `outside` the trained range and in `gaps`, by input, and how many are `held`."""
+
+    samples: int
+    outside: Array
+    gaps: Array
+    held: int
+
+    def __add__(self, other: SampleCounts) -> SampleCounts:
+        return SampleCounts(
+            self.samples + other.samples, self.outside + other.outside, self.gaps + other.gaps, self.held + other.held
+        )
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,7 @@ class Model:
     seed: int = 0  # of its training, whose split and scaling come from it
     code: TableCode | None = None  # how its inputs are made of a table's columns, where these are not plain numbers
     errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
+    gaps: tuple[Array, ...] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
 
     def __call__(self, x: Data) -> Array:
         """f(x) (samples, outputs) for samples x; class probabilities (samples, classes) for a classifier.
@@ -115,7 +126,7 @@ class Model:
             raise UsageError("prediction intervals need a regression with model=auto; this model has none.")
         if not 0 < level < 1:
             raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
-        raw, levels = self._raw(x), np.linspace(0.005, 0.995, self.errors.shape[1])
+        raw, levels = self._raw(x), error_levels(self.errors.shape[1])
         low, high = (
             np.array([np.interp(share, levels, each) for each in self.errors])
             for share in ((1 - level) / 2, (1 + level) / 2)
@@ -130,20 +141,43 @@ class Model:
 
     def outside(self, x: Array) -> Array:
         """Share of the samples outside the trained range, one number an input."""
+        return self.counts(x).outside / max(len(x), 1)
+
+    def counts(self, x: Array) -> SampleCounts:
+        """How many of encoded samples x (samples, inputs) lie where nothing was learned."""
         at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
-        if not len(at):
-            return np.zeros(len(low))
-        return np.asarray(((at < low) | (at > high)).mean(0), dtype=np.float64)
+        gaps = np.zeros(len(low))
+        for j, inside in enumerate(self.gaps):
+            gaps[j] = sum(int(((at[:, j] > first) & (at[:, j] < last)).sum()) for first, last in inside)
+        held = 0
+        if self.classes is None and isinstance(self.output_scaling, PiecewiseScaling) and len(at):
+            ends = np.array([(values[0], values[-1]) for values in self.output_scaling.values])
+            raw = self._raw(at)
+            held = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
+        return SampleCounts(len(at), ((at < low) | (at > high)).sum(0).astype(np.float64), gaps, held)
 
     def cautions(self, x: Array) -> list[str]:
-        """A sentence an input that leaves the trained range: in how many samples, and what the model does there."""
-        shares = zip(self.inputs, self.outside(x), self.domain, strict=True)
-        return [
-            f"{share:.1%} of the samples have {name} outside the trained range [{low:.6g}, {high:.6g}], where "
-            f"{self.beyond}: nothing was learned there"
-            for name, share, (low, high) in shares
-            if share > 0
-        ]
+        """A sentence an input that leaves the trained rows: in how many samples, and what the model does there."""
+        return self.sentences(self.counts(x))
+
+    def sentences(self, counts: SampleCounts) -> list[str]:
+        """As `cautions`, of samples that were counted."""
+        rows, said = max(counts.samples, 1), []
+        for name, share, (low, high) in zip(self.inputs, counts.outside / rows, self.domain, strict=True):
+            if share > 0:
+                said.append(
+                    f"{share:.1%} of the samples have {name} outside the trained range [{low:.6g}, {high:.6g}], where "
+                    f"{self.beyond}: nothing was learned there"
+                )
+        for name, share, inside in zip(self.inputs, counts.gaps / rows, self.gaps, strict=False):
+            if share > 0:
+                said.append(
+                    f"{share:.1%} of the samples have {name} in a gap of the training rows, such as "
+                    f"({inside[0][0]:.6g}, {inside[0][1]:.6g}): nothing was learned there"
+                )
+        if counts.held:
+            said.append(f"{counts.held / rows:.1%} of the predictions are held at an end of the allowed range")
+        return said
 
     @property
     def beyond(self) -> str:
@@ -151,29 +185,44 @@ class Model:
         return self.network.beyond
 
 
+def error_levels(count: int = 199) -> Array:
+    """The probabilities of the quantiles of errors that a model stores."""
+    return np.linspace(0.005, 0.995, count)
+
+
 def model_checkpoint(
     network: Network,
     problem: LearningProblem,
     summary: dict[str, Any],
     seed: int,
-    errors: list[list[float]] | None = None,
+    errors: Array | None = None,
+    gaps: tuple[Array, ...] = (),
 ) -> Checkpoint:
     """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
-    dataset = problem.dataset
-    name = f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}"
+    dataset, target = problem.dataset, problem.dataset.target
+    model = Model(
+        network, target.inputs, target.outputs, target.domain, dataset.input_scaling, dataset.output_scaling,
+        dataset.classes, seed, target.code, errors, gaps,
+    )  # fmt: skip
+    return checkpoint_of(model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}")
+
+
+def checkpoint_of(model: Model, name: str) -> Checkpoint:
+    """The model as arrays and JSON, for `model_from_checkpoint`."""
     meta = {
-        "network": network.describe(),
-        "inputs": list(dataset.target.inputs),
-        "outputs": list(dataset.target.outputs),
-        "domain": dataset.target.domain.tolist(),
-        "classes": list(dataset.classes) if dataset.classes else None,
-        "input_scaling": _plain(dataset.input_scaling),
-        "output_scaling": _plain(dataset.output_scaling),
-        "seed": seed,
-        "errors": errors,
-        "code": dataset.target.code.plain() if dataset.target.code else None,
+        "network": model.network.describe(),
+        "inputs": list(model.inputs),
+        "outputs": list(model.outputs),
+        "domain": model.domain.tolist(),
+        "classes": list(model.classes) if model.classes else None,
+        "input_scaling": _plain(model.input_scaling),
+        "output_scaling": _plain(model.output_scaling),
+        "seed": model.seed,
+        "errors": None if model.errors is None else model.errors.tolist(),
+        "code": model.code.plain() if model.code else None,
+        "gaps": [inside.tolist() for inside in model.gaps],
     }
-    return Checkpoint(name, pack(network), meta)
+    return Checkpoint(name, pack(model.network), meta)
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
@@ -191,6 +240,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             int(meta["seed"]),
             TableCode.from_plain(meta["code"]) if meta.get("code") else None,
             np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
+            tuple(np.array(inside, dtype=np.float64).reshape(-1, 2) for inside in meta.get("gaps") or ()),
         )
         _check_sizes(model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -369,55 +419,3 @@ def _described(description: dict[str, Any]) -> int:
     if "shape" in description:
         return sum(inputs * outputs for inputs, outputs in pairwise(description["shape"]))
     return int(description.get("functions", 0) * description.get("outputs", 0))
-
-
-def predict_table(
-    run: Path, source: Path, output: Path, model: str | None = None, level: float | None = None
-) -> list[str]:
-    """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
-
-    The file keeps all columns as they are and adds one per output, in the units of training; a classifier adds the
-    label and one column of probabilities per class. An added column whose name is taken is called `prediction:NAME`.
-    With `level` there are columns `lower:NAME` and `upper:NAME`, between which the output lies with that probability.
-    Rows outside the trained range are predicted and counted in a warning. Raises UsageError for missing columns, text
-    or missing values where the model has none, and for an output that cannot be written or is not a kind of table that
-    kanrun writes.
-    """
-    if output.is_dir():
-        raise UsageError(f"cannot write {output}: it is a directory; choose another --output.")
-    check_output(output)
-    trained = load_run(run).model(model)
-    kept = read_values(source)
-    x, notes = trained.inputs_of(source)
-    for i, name in enumerate(trained.inputs if trained.code is None else ()):
-        kept[name] = list(x[:, i])
-    table = pd.DataFrame(kept)
-    if is_parquet(output):  # which has types; in a text table a value stays the text that it was
-        for text in table.select_dtypes(exclude="number"):
-            if lenient_numbers(kept[str(text)])[1] is None:
-                table[text] = pd.to_numeric(table[text].replace("", None))
-    values = trained.values(x)
-    if not np.isfinite(values).all():
-        bad = np.flatnonzero((~np.isfinite(values)).any(1))
-        raise UsageError(
-            f"{len(bad)} of {len(x)} predictions are not finite; the first is that of data row {bad[0] + 1}."
-        )
-    added = _columns(trained, values)
-    if level is not None:
-        low, high = trained.ends(x, level)
-        added += [(f"{end}:{name}", part[:, o]) for o, name in enumerate(trained.outputs)
-                  for end, part in (("lower", low), ("upper", high))]  # fmt: skip
-    for name, column in added:
-        table[f"prediction:{name}" if name in kept else name] = column
-    try:
-        write_atomic(output, table_bytes(table, output))
-    except StorageFailed as error:
-        raise UsageError(f"{str(error).rstrip('.')}; choose another --output.") from error
-    return [*notes, *trained.cautions(x)]
-
-
-def _columns(model: Model, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    if model.classes:
-        labels = np.array(model.classes)[values.argmax(1)]
-        return [(model.outputs[0], labels)] + [(f"probability:{c}", values[:, i]) for i, c in enumerate(model.classes)]
-    return [(name, values[:, o]) for o, name in enumerate(model.outputs)]

@@ -1,39 +1,89 @@
 """The model of a table that `model=auto` gives: candidates fitted by evidence, stacked, and made one KAN.
 
-Beside the stack of straight lines, effects and pairs over scores of the inputs stands the linear model in the user's
-own units, and where the output is one number, the stack for the transformed output. What predicts left-out rows best
-is taken, so that the answer is not worse than the linear model by more than chance.
+Beside the stack of straight lines, effects, steps and pairs over scores of the inputs stands the linear model in the
+user's own units, and where the output is one number, the stack for the transformed output. Which of them is taken
+follows from folds: each leaves rows out, fits everything anew without them - scores, evidence, stack, transform - and
+predicts them. The linear model is taken unless another predicts left-out rows better by more than chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.special import log_softmax, softmax
+from scipy.special import softmax
 
 from kanrun.engine.evidence import EvidencePolicy, TableFit, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
+from kanrun.study.saved import error_levels
 from kanrun.targets import PiecewiseScaling, Points, PowerTransform, ScorePolicy, input_scores, output_map
 
 
 @dataclass(frozen=True)
 class TablePolicy:
-    """Constants of the automatic model; `pairs` and `clip` are settings of `model=auto`."""
+    """Constants of the automatic model; `pairs`, `extrapolation`, `shapes` and `folds` are settings of `model=auto`.
+
+    `extrapolation`: with `clip` predictions are held near the range of the training outputs, and inputs go on to a
+    little beyond theirs; with `linear` neither is held; with `constant` inputs are held at the ends of their range, and
+    with `zero` an input beyond it adds nothing. `shapes` are (index of the input, up, down, convex or concave); with a
+    convex or concave one the output is not transformed.
+
+    Without `lottery` the stack alone is fitted: neither the linear model in the user's units nor a transformed output.
+    The linear model is taken where the mean of the squared errors (log losses) of left-out rows is lower for another
+    candidate by less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a
+    table of more than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out
+    alone; `folds` below 2 compare fits that leave out single rows with the variances held instead.
+    """
 
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
     scores: ScorePolicy = field(default_factory=ScorePolicy)
     pairs: bool = True
-    clip: bool = True
+    extrapolation: str = "clip"
+    shapes: tuple[tuple[int, str], ...] = ()
+    lottery: bool = True
+    folds: int = 5
+    simpler: float = 0.5
+    negligible: float = 0.02
+    most_rows: int = 10_000
+    fold_work: float = 2e7
 
     def of_candidates(self, *names: str) -> TablePolicy:
         """The policy with these candidates alone."""
         return replace(self, evidence=replace(self.evidence, candidates=names))
+
+    @staticmethod
+    def additive() -> TablePolicy:
+        """One smooth effect per input and nothing to choose: no pairs, no steps, no folds, predictions not held.
+
+        The work does not grow with rows times functions squared more than once, and weights are repeated rows exactly.
+        """
+        evidence = EvidencePolicy(candidates=("additive",), step_functions=0, most_functions=10**9)
+        return TablePolicy(evidence, extrapolation="linear", lottery=False, folds=0)
+
+
+DEFAULT_POLICY = TablePolicy()
+PLAIN_POWER = 0.15  # so near to 1 a transform changes nothing
+CLASS_NOISE = 0.3  # in logits, beside which a hidden node of a classifier is small
+LEAST_LIKELY = 1e-12  # probability, so that the logarithm of a class that a model excludes stays finite
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Predictions of left-out rows by everything fitted without them: `values` (rows, outputs), NaN where none.
+
+    `number` (rows,) is the fold that a row was left out of, -1 for none; `seconds` the CPU time of each fold's fit. The
+    candidate that predicts the rows of one fold is chosen on the other folds, so that the errors are those of new rows.
+    """
+
+    values: ndarray
+    number: ndarray
+    seconds: ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +91,7 @@ class TableModel:
     """A fitted table: the network over scores, the maps to and from the user's units, and where it comes from.
 
     `chosen` names what was taken: `stack`, `linear` or `transformed`. `left_out` (rows, outputs) are predictions of the
-    training rows in the user's units (logits for classes), each without the row itself but with the same variances.
+    training rows without the row itself, in the user's units, probabilities for classes; from `folds` where there are.
     """
 
     network: KAN
@@ -50,6 +100,7 @@ class TableModel:
     fit: TableFit
     chosen: str
     left_out: ndarray
+    folds: Folds | None
 
     def raw(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
         """The network's outputs: logits, or outputs before the way back to the user's units."""
@@ -75,73 +126,168 @@ class _Candidate:
     outputs: PiecewiseScaling | None
     fit: TableFit
     left_out: ndarray
-    loss: float
+
+    def values(self, x: ndarray) -> ndarray:
+        """As `TableModel.values`, without building a network."""
+        h = self.fit.design.functions(self.inputs.apply(x))
+        raw = np.stack([one.values(h) for one in self.fit.terms], 1)
+        return np.asarray(softmax(all_logits(raw), 1)) if self.outputs is None else self.outputs.invert(raw)
 
 
-def fit_table(points: Points, classes: int | None, policy: TablePolicy) -> TableModel:
+def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0) -> TableModel:
     """The model of these training rows; `classes` is how many classes y numbers, None for numbers."""
-    candidates = _of_classes(points, classes, policy) if classes else _of_numbers(points, policy)
-    best = min(candidates, key=lambda one: one.loss)
-    fit = best.fit
+    every = {one.name: one for one in _candidates(points, classes, policy)}
+    names = list(every)
+    losses = np.stack([row_losses(one.left_out, points.y, classes) for one in every.values()])
+    folds, left_out = None, {name: one.left_out for name, one in every.items()}
+    if policy.folds > 1 and len(points) >= 2 * policy.folds:
+        if len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
+            policy = replace(policy, most_rows=0)
+        found, number, seconds = _without_folds(points, classes, policy, seed, every)
+        inside, left_out = number >= 0, found
+        losses = np.stack([row_losses(found[name][inside], points.y[inside], classes) for name in names])
+        values = np.full_like(found[names[0]], np.nan)
+        for k in range(len(seconds)):
+            others = number[inside] != k
+            best = names[_best(losses[:, others] if others.any() else losses, policy)]
+            values[number == k] = found[best][number == k]
+        folds = Folds(values, number, seconds)
+    best_one = every[names[_best(losses, policy)]]
+    fit = best_one.fit
     network = network_of(
-        fit.terms, fit.design, fit.functions, fit.noise if not classes else CLASS_NOISE, policy.evidence,
-        split=classes == 2,
+        fit.terms, fit.design, fit.functions, fit.noise if not classes else CLASS_NOISE,
+        replace(policy.evidence, shapes=policy.shapes), split=classes == 2,
+        extrapolation="zero" if policy.extrapolation == "zero" else "linear",
     )  # fmt: skip
-    return TableModel(network, best.inputs, best.outputs, fit, best.name, best.left_out)
+    return TableModel(
+        network, best_one.inputs, best_one.outputs, fit, best_one.name, left_out[best_one.name], folds
+    )  # fmt: skip
 
 
-CLASS_NOISE = 0.3  # in logits, beside which a hidden node of a classifier is small
+def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None) -> ndarray:
+    """The fold that each row is left out of, stratified by label; -1 for rows of a long table that never are.
+
+    Groups stay together. Where rows are in time, folds are parts of it, each left out by the rows before it, and the
+    first part never is.
+    """
+    rng, rows = np.random.default_rng([seed, 20_404]), len(points)
+    if points.groups is not None:
+        place = np.unique(points.groups, return_inverse=True)[1]
+        if not points.forward:
+            place = rng.permutation(place.max() + 1)[place]
+        parts = min(policy.folds, int(place.max()) + 1 - points.forward)
+        share = (np.searchsorted(np.sort(place), place) / rows) if points.forward else place / (place.max() + 1)
+        number = np.floor(share * (parts + points.forward)).astype(int) - points.forward
+        return np.where(number < parts - 1, -1, 0) if points.forward and rows > policy.most_rows else number
+    order = rng.permutation(rows)
+    if labels is not None:
+        order = order[np.argsort(labels[order], kind="stable")]
+    number = np.empty(rows, dtype=int)
+    number[order] = np.arange(rows) % min(policy.folds, rows)
+    return np.where(number > 0, -1, number) if rows > policy.most_rows else number
 
 
-def _stack(policy: TablePolicy) -> TablePolicy:
-    return policy if policy.pairs else policy.of_candidates("linear", "additive")
+def training_rows(points: Points, number: ndarray, fold: int) -> ndarray:
+    """The rows that are fitted without a fold: all others, those before it where rows are in time."""
+    if not points.forward or points.groups is None:
+        return np.flatnonzero(number != fold)
+    return np.flatnonzero(points.groups < points.groups[number == fold].min())
 
 
-def _of_numbers(points: Points, policy: TablePolicy) -> list[_Candidate]:
-    x, y = points.x, points.y
-    scores, straight = input_scores(x, policy.scores), input_scores(x, policy.scores, straight=True)
-    candidates = []
-    for name, inputs, kinds in (
-        ("stack", scores, _stack(policy)),
-        ("linear", straight, policy.of_candidates("linear")),
-    ):
-        fit = fit_numbers(inputs.apply(x), y, kinds.evidence)
-        outputs = output_map(y, None, fit.left_out - y, policy.scores, clip=policy.clip)
-        left_out = outputs.invert(fit.left_out)
-        candidates.append(_Candidate(name, inputs, outputs, fit, left_out, _loss(left_out, y)))
-    transform = PowerTransform.of(y[:, 0]) if y.shape[1] == 1 else None
-    if transform is not None and abs(transform.power - 1) > _PLAIN_POWER:
-        t = transform.apply(y)
-        fit = fit_numbers(scores.apply(x), t, _stack(policy).evidence)
-        outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, clip=policy.clip)
-        left_out = outputs.invert(fit.left_out)
-        candidates.append(_Candidate("transformed", scores, outputs, fit, left_out, _loss(left_out, y)))
-    return candidates
-
-
-_PLAIN_POWER = 0.15  # so near to 1 the transform changes nothing
-
-
-def _loss(predicted: ndarray, y: ndarray) -> float:
+def row_losses(predicted: Float[ndarray, "rows outputs"], y: ndarray, classes: int | None) -> Float[ndarray, " rows"]:
+    """Of each row: the mean over outputs of squared errors in units of the output's variance, or log loss."""
+    if classes:
+        likely = predicted[np.arange(len(y)), y[:, 0].astype(int)]
+        return np.asarray(-np.log(np.clip(likely, LEAST_LIKELY, 1)))
     spread = y.var(0)
-    return float((((predicted - y) ** 2).mean(0) / np.where(spread > 0, spread, 1.0)).mean())
+    return np.asarray(((predicted - y) ** 2 / np.where(spread > 0, spread, 1.0)).mean(1))
 
 
-def _of_classes(points: Points, classes: int, policy: TablePolicy) -> list[_Candidate]:
-    x, labels = points.x, points.y[:, 0].astype(np.intp)
-    candidates = []
-    for name, straight, kinds in (("stack", False, _stack(policy)), ("linear", True, policy.of_candidates("linear"))):
-        inputs = input_scores(x, policy.scores, straight=straight)
-        fit = fit_classes(inputs.apply(x), labels, classes, kinds.evidence)
-        logits = all_logits(fit.left_out)
-        loss = float(-log_softmax(logits, 1)[np.arange(len(labels)), labels].mean())
-        candidates.append(_Candidate(name, inputs, None, fit, logits, loss))
-    return candidates
+def _best(losses: Float[ndarray, "candidates rows"], policy: TablePolicy) -> int:
+    """The candidate with the lowest loss, or the last, the linear one, where no other is better by more than chance."""
+    means = losses.mean(1)
+    best = int(means.argmin())
+    apart = losses[-1] - losses[best]
+    chance = policy.simpler * float(apart.std()) / np.sqrt(len(apart))
+    return len(losses) - 1 if float(apart.mean()) <= min(chance, policy.negligible * means[best]) else best
+
+
+def _without_folds(
+    points: Points, classes: int | None, policy: TablePolicy, seed: int, start: Mapping[str, _Candidate]
+) -> tuple[dict[str, ndarray], ndarray, ndarray]:
+    """Each candidate's predictions of left-out rows (NaN where none), the fold of each row, and seconds per fold."""
+    labels = points.y[:, 0].astype(int) if classes else None
+    number = folds_of(points, policy, seed, labels)
+    found = {name: np.full((len(points), classes or points.y.shape[1]), np.nan) for name in start}
+    seconds = []
+    for k in range(number.max() + 1):
+        held, before = np.flatnonzero(number == k), time.process_time()
+        train = points.take(training_rows(points, number, k))
+        for one in _candidates(train, classes, policy, start):
+            found[one.name][held] = one.values(points.x[held])
+        seconds.append(time.process_time() - before)
+    return found, number, np.array(seconds)
+
+
+def _candidates(
+    points: Points, classes: int | None, policy: TablePolicy, start: Mapping[str, _Candidate] | None = None
+) -> Iterator[_Candidate]:
+    """The stack, where it may be chosen the stack for the transformed output, and last the linear model."""
+    x, y, weights = points.x, points.y, points.weights
+    kept = tuple(name for name in policy.evidence.candidates if policy.pairs or name != "pairs")
+    bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
+    rooms = {"linear": policy.scores.straight_room, "constant": 0.0}
+    scoring = replace(policy.scores, room=rooms.get(policy.extrapolation, policy.scores.room))
+    base = replace(policy.evidence, shapes=policy.shapes)
+    scores, stack = input_scores(x, scoring, weights, straight=bent), replace(base, candidates=kept)
+
+    def known(name: str) -> TableFit | None:
+        return start[name].fit if start else None
+
+    def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> _Candidate:
+        linear = name == "linear"
+        evidence = replace(base, candidates=("linear",)) if linear else stack
+        fit = fit_numbers(inputs.apply(x), t, evidence, weights, known(name))
+        clip = policy.extrapolation != "linear"  # the ends of the outputs
+        margin = policy.scores.linear_margin if linear else policy.scores.margin
+        outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf)
+        return _Candidate(name, inputs, outputs, fit, outputs.invert(fit.left_out))
+
+    def labels(name: str, inputs: PiecewiseScaling) -> _Candidate:
+        evidence = replace(base, candidates=("linear",)) if name == "linear" else stack
+        fit = fit_classes(inputs.apply(x), y[:, 0].astype(np.intp), classes or 0, evidence, weights, known(name))
+        return _Candidate(name, inputs, None, fit, np.asarray(softmax(all_logits(fit.left_out), 1)))
+
+    yield labels("stack", scores) if classes else numbers("stack", scores, y, None)
+    if not policy.lottery:
+        return
+    if start is None or "transformed" in start:
+        transform = PowerTransform.of(y[:, 0]) if y.shape[1] == 1 and not (classes or bent) else None
+        if transform is not None and (start is not None or abs(transform.power - 1) > PLAIN_POWER):
+            yield numbers("transformed", scores, transform.apply(y), transform)
+    scoring = replace(policy.scores, straight_room=0.0) if policy.extrapolation == "constant" else policy.scores
+    straight = input_scores(x, scoring, weights, straight=range(x.shape[1]))
+    yield labels("linear", straight) if classes else numbers("linear", straight, y, None)
 
 
 def all_logits(logits: ndarray) -> ndarray:
     """One logit for each class: the one of two classes is split."""
     return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
+
+
+def error_quantiles(model: TableModel, y: ndarray) -> Float[ndarray, "outputs levels"] | None:
+    """Quantiles of truth - prediction over rows that were left out, in the network's units; None for classes.
+
+    The levels are stretched for as many rows as there are, and one more.
+    """
+    if model.outputs is None:
+        return None
+    left_out = model.left_out if model.folds is None else model.folds.values
+    inside = ~np.isnan(left_out[:, 0])
+    error = model.outputs.apply(y[inside]) - model.outputs.apply(left_out[inside])
+    count = max(int(inside.sum()), 1)
+    levels = np.clip(0.5 + (error_levels() - 0.5) * (count + 1) / count, 0, 1)
+    return np.quantile(error, levels, axis=0).T
 
 
 def member_weights(model: TableModel) -> Sequence[tuple[str, float]]:

@@ -12,24 +12,24 @@ if TYPE_CHECKING:
     from kanrun.targets.arrays import Data, as_numbers, frame_columns, frame_names, input_rows, is_frame
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
-    from kanrun.targets.encoding import TableCode
+    from kanrun.targets.encoding import TableCode, code_of
     from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
     from kanrun.targets.sampling import generator
-    from kanrun.targets.scores import PowerTransform, ScorePolicy, input_scores, output_map
-    from kanrun.targets.table_file import TableLimits, check_output, is_parquet, table_bytes
-    from kanrun.targets.table_targets import planar_points
+    from kanrun.targets.scores import PowerTransform, ScorePolicy, gaps_of, input_scores, output_map
+    from kanrun.targets.table_file import TableLimits, check_output, is_parquet
+    from kanrun.targets.table_targets import classes_of, planar_points
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
     "arrays": "Data as_numbers frame_columns frame_names input_rows is_frame",
     "data": "Dataset PiecewiseScaling Points Scaling Target",
     "datasets": "SplitPolicy build_target make_dataset",
-    "encoding": "TableCode",
+    "encoding": "TableCode code_of",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target peaks_formula",
     "sampling": "generator",
-    "scores": "PowerTransform ScorePolicy input_scores output_map",
-    "table_file": "TableLimits check_output is_parquet table_bytes",
-    "table_targets": "planar_points",
+    "scores": "PowerTransform ScorePolicy gaps_of input_scores output_map",
+    "table_file": "TableLimits check_output is_parquet",
+    "table_targets": "classes_of planar_points",
     "tables": "lenient_numbers read_inputs read_values",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -52,10 +52,13 @@ __all__ = [
     "as_numbers",
     "build_target",
     "check_output",
+    "classes_of",
+    "code_of",
     "feynman_formulas",
     "formula_target",
     "frame_columns",
     "frame_names",
+    "gaps_of",
     "generator",
     "input_rows",
     "input_scores",
@@ -68,7 +71,6 @@ __all__ = [
     "planar_points",
     "read_inputs",
     "read_values",
-    "table_bytes",
 ]
 
 

@@ -20,10 +20,17 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Inputs x (N, d) with outputs y (N, m)."""
+    """Inputs x (N, d) with outputs y (N, m); `weights` (N,) say how many rows each stands for, None: one.
+
+    Rows with the same number in `groups` (N,) are left out together; with `forward` these numbers are times, and rows
+    are left out by those before them.
+    """
 
     x: Array
     y: Array
+    weights: Array | None = None
+    groups: Array | None = None
+    forward: bool = False
 
     def __post_init__(self) -> None:
         if self.x.ndim != 2 or self.y.ndim != 2 or len(self.x) != len(self.y):
@@ -34,7 +41,8 @@ class Points:
 
     def take(self, rows: NDArray[np.intp]) -> Points:
         """The points of these rows, in their order."""
-        return Points(self.x[rows], self.y[rows])
+        weights, groups = (None if a is None else a[rows] for a in (self.weights, self.groups))
+        return Points(self.x[rows], self.y[rows], weights, groups, self.forward)
 
     @property
     def box(self) -> Array:
@@ -59,6 +67,7 @@ class Target:
     expression: sympy.Expr | None = None
     function: Callable[[Array], Array] | None = None
     points: Points | None = None
+    test: Points | None = None  # of a table whose test rows have a file of their own
     is_table: bool = False
     classes: tuple[str, ...] | None = None
     code: TableCode | None = None  # how the inputs are made of a table's columns, where these are not plain numbers

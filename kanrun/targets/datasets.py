@@ -78,10 +78,33 @@ def _drawn(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPol
         return target.points, None
     if target.classes is not None and sampling.noise:
         raise UsageError(f"sampling.noise={sampling.noise} does not apply to class labels; set it to 0.")
+    if target.test is not None:
+        if sampling.test or sampling.train is not None:
+            raise UsageError("the test rows come from target.test_path; leave sampling.train and sampling.test out.")
+        return target.points, target.test
     train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
-    order = split_order(len(target.points), generator(seed, "rows"), _labels(target, target.points))
+    order = _row_order(target, generator(seed, "rows"))
+    groups = target.points.groups
+    if groups is not None and not target.points.forward and test_count:  # no group is torn
+        same = groups[order[train_count:]] == groups[order[train_count - 1]]
+        train_count += int(same.sum())
+        test_count = max(min(test_count, len(order) - train_count), 0)
+        if not test_count:
+            raise UsageError(f"{target.name} has too few groups for test rows; ask for less with sampling.test.")
     chosen, others = np.sort(order[:train_count]), np.sort(order[train_count : train_count + test_count])
     return target.points.take(chosen), target.points.take(others) if test_count else None
+
+
+def _row_order(target: Target, rng: np.random.Generator) -> NDArray[np.intp]:
+    """The rows of a table, of which the first train: in time, or whole groups after each other, or a fair sample."""
+    assert target.points is not None
+    points = target.points
+    if points.groups is None:
+        return split_order(len(points), rng, _labels(target, points))
+    if points.forward:
+        return np.argsort(points.groups, kind="stable")
+    place = rng.permutation(int(points.groups.max()) + 1)[points.groups.astype(np.intp)]
+    return np.argsort(place, kind="stable")
 
 
 def _labels(target: Target, points: Points) -> NDArray[np.intp] | None:

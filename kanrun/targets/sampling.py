@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,7 +43,7 @@ def with_noise(points: Points, noise: float, rng: np.random.Generator) -> Points
     """Normal noise on y; its standard deviation is `noise` times that of each output over these points."""
     if not noise:
         return points
-    return Points(points.x, points.y + noise * points.y.std(axis=0) * rng.standard_normal(points.y.shape))
+    return replace(points, y=points.y + noise * points.y.std(axis=0) * rng.standard_normal(points.y.shape))
 
 
 def split_order(count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None) -> NDArray[np.intp]:

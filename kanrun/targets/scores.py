@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,45 +17,74 @@ class ScorePolicy:
 
     An input with more than `few` distinct values becomes the mean of its standardised value and its normal score, as
     the piecewise linear map through `knots` quantiles of the distinct values; others are standardised. The map is
-    continued to `room` of the range of scores on either side and constant beyond. Predictions are held within the range
-    of the training outputs, widened by `margin` of it on either side.
+    continued to `room` of the range of scores on either side and constant beyond (`straight_room` for straight scores,
+    which only the linear model has). Predictions are held within the range of the training outputs, widened by `margin`
+    of it on either side, those of the linear model by `linear_margin`: on long tails a line goes on as far as the rows.
+    Between neighbouring values further apart than `gap` of an input's range nothing was learned.
     """
 
     few: int = 8
     knots: int = 33
     blend: float = 0.5
     room: float = 0.25
+    straight_room: float = 1e3
     margin: float = 0.1
+    linear_margin: float = 2.0
     output_knots: int = 129
+    gap: float = 0.1
 
 
-def input_scores(x: Array, policy: ScorePolicy = ScorePolicy(), *, straight: bool = False) -> PiecewiseScaling:
-    """The map of each column of the training rows x (rows, inputs); `straight` standardises all of them."""
-    maps = [_scores(column, policy, straight) for column in x.T]
+def input_scores(
+    x: Array, policy: ScorePolicy = ScorePolicy(), weights: Array | None = None, *, straight: Sequence[int] = ()
+) -> PiecewiseScaling:
+    """The map of each column of the training rows x (rows, inputs), those of `straight` only standardised.
+
+    A row of weight w (rows,) counts as w rows.
+    """
+    weights = np.ones(len(x)) if weights is None else weights
+    maps = [_scores(column, weights, policy, j in straight) for j, column in enumerate(x.T)]
     return PiecewiseScaling(tuple(points for points, _ in maps), tuple(values for _, values in maps))
 
 
-def _scores(x: Array, policy: ScorePolicy, straight: bool) -> tuple[Array, Array]:
+def _scores(x: Array, weights: Array, policy: ScorePolicy, straight: bool) -> tuple[Array, Array]:
     distinct = np.unique(x)
-    low, high, deviation = distinct[0], distinct[-1], float(x.std())
+    count = float(weights.sum())
+    mean = float(weights @ x) / count
+    low, high, deviation = distinct[0], distinct[-1], float(np.sqrt(weights @ (x - mean) ** 2 / count))
     if deviation <= 1e-12 * max(abs(low), abs(high)):
         size = max(abs(low), 1.0)
         return np.array([low - size, low + size]), np.array([-1.0, 1.0])
     points = np.array([low, high])
-    values = (points - x.mean()) / deviation
+    values = (points - mean) / deviation
     if len(distinct) > policy.few and not straight:
         points = np.unique(np.quantile(distinct, np.linspace(0, 1, policy.knots)))
-        order = np.sort(x)
-        rank = (np.searchsorted(order, points, "left") + np.searchsorted(order, points, "right")) / (2 * len(x))
-        normal = special.ndtri(np.clip(rank, 1 / (2 * len(x)), 1 - 1 / (2 * len(x))))
-        values = (1 - policy.blend) * (points - x.mean()) / deviation + policy.blend * normal
-    room = policy.room * (values[-1] - values[0])
+        order = np.argsort(x, kind="stable")
+        below = np.concatenate([[0.0], np.cumsum(weights[order])])  # the weight of the first k rows in order
+        ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))
+        rank = sum(ends) / (2 * count)
+        normal = special.ndtri(np.clip(rank, 1 / (2 * count), 1 - 1 / (2 * count)))
+        values = (1 - policy.blend) * (points - mean) / deviation + policy.blend * normal
+    room = (policy.straight_room if straight else policy.room) * (values[-1] - values[0])
     first = room * (points[1] - points[0]) / (values[1] - values[0])
     last = room * (points[-1] - points[-2]) / (values[-1] - values[-2])
+    if room == 0:
+        return points, values
     return (
         np.concatenate([[points[0] - first], points, [points[-1] + last]]),
         np.concatenate([[values[0] - room], values, [values[-1] + room]]),
     )
+
+
+def gaps_of(x: Array, policy: ScorePolicy = ScorePolicy()) -> tuple[Array, ...]:
+    """Of each column of x (rows, inputs) the gaps (gaps, 2) between neighbouring values that are wider than
+    `policy.gap` of the column's range; none of a column with `policy.few` values or less."""
+    found = []
+    for column in x.T:
+        distinct = np.unique(column)
+        wide = np.flatnonzero(np.diff(distinct) > policy.gap * (distinct[-1] - distinct[0]))
+        wide = wide if len(distinct) > policy.few else wide[:0]
+        found.append(np.stack([distinct[wide], distinct[wide + 1]], 1) if len(wide) else np.zeros((0, 2)))
+    return tuple(found)
 
 
 @dataclass(frozen=True)
@@ -111,16 +141,16 @@ def output_map(
     residuals: Array,
     policy: ScorePolicy = ScorePolicy(),
     *,
-    clip: bool = True,
+    margin: float = 0.1,
 ) -> PiecewiseScaling:
     """The way between the model's output and the user's units, for each column of the training outputs y.
 
     Without a transform the units are the user's. With one (a single output) the map gives the mean of the output over
-    the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610). With `clip` it is
-    constant beyond the training range widened by `policy.margin`.
+    the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610). It is constant
+    beyond the training range widened by `margin` of it.
     """
     low, high = y.min(0), y.max(0)
-    room = policy.margin * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0)) * (1 if clip else 1e6)
+    room = min(margin, _UNHELD) * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
     if transform is None:
         ends = tuple(np.array(pair) for pair in zip(low - room, high + room, strict=True))
         return PiecewiseScaling(ends, ends)
@@ -133,3 +163,6 @@ def output_map(
     means = np.clip(transform.invert(t[:, None] + errors), *ends).mean(1)
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(means)) > 1e-12 * (ends[1] - ends[0])])
     return PiecewiseScaling((means[rising],), (t[rising],))
+
+
+_UNHELD = 1e6  # ranges of the output, beyond which predictions that may leave it are held nevertheless

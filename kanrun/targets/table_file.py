@@ -1,4 +1,4 @@
-"""Files of tables: their kinds and limits, the rows of text files with their numbers, Parquet files, and writing.
+"""Files of tables: their kinds and limits, the rows of text files with their numbers, and Parquet files.
 
 The rows of text files go through Python's `csv`. It takes no longer than pandas in text mode (0.6 s of CPU beside 0.8 s
 for four million cells), refuses broken quotes, and tells a blank line from a row of empty fields, so that a refusal can
@@ -20,18 +20,15 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
+SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET = (".parquet", ".pq")
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
-_KINDS = f"{', '.join(_SEPARATORS)} (also with {', '.join(_COMPRESSIONS)}) and {_PARQUET[0]}"
+COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
+_KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}) and {_PARQUET[0]}"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -68,7 +65,7 @@ def check_path(path: str | Path) -> Path:
             raise UsageError(f"{str(path)!r} is empty.")
     except (OSError, ValueError) as error:
         raise UsageError(f"{str(path)!r} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
-    if not is_parquet(file) and _ending_of(file) not in (*_SEPARATORS, ".zip"):
+    if not is_parquet(file) and ending_of(file) not in (*SEPARATORS, ".zip"):
         raise UsageError(f"{str(path)!r} is not a kind of table that kanrun reads; it reads {_KINDS}.")
     return file
 
@@ -77,10 +74,10 @@ def is_parquet(file: Path) -> bool:
     return file.suffix.lower() in _PARQUET
 
 
-def _ending_of(file: Path) -> str:
+def ending_of(file: Path) -> str:
     """.csv of data.csv and of data.csv.gz; .zip where an archive does not say what it holds."""
     suffixes = [suffix.lower() for suffix in file.suffixes]
-    if len(suffixes) > 1 and suffixes[-1] in _COMPRESSIONS and suffixes[-2] in _SEPARATORS:
+    if len(suffixes) > 1 and suffixes[-1] in COMPRESSIONS and suffixes[-2] in SEPARATORS:
         return suffixes[-2]
     return suffixes[-1] if suffixes else ""
 
@@ -158,7 +155,7 @@ def _separator(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> str
     """Of a CSV: a semicolon or tab where its first line has one and no comma. The stream goes back to its start."""
     first = next((line for line in _lines(file, stream, limits) if line.strip()), "")
     stream.seek(0)
-    separator = _SEPARATORS.get(_ending_of(file), ",")
+    separator = SEPARATORS.get(ending_of(file), ",")
     return separator if separator != "," else next((other for other in ",;\t" if other in first), ",")
 
 
@@ -228,20 +225,5 @@ def check_output(file: Path) -> None:
             importlib.import_module("pyarrow")
         except ImportError:
             raise UsageError(_without_pyarrow("writing", file)) from None
-    elif _ending_of(file) not in _SEPARATORS:
+    elif ending_of(file) not in SEPARATORS:
         raise UsageError(f"{str(file)!r} is not a kind of table that kanrun writes; it writes {_KINDS}.")
-
-
-def table_bytes(table: pd.DataFrame, file: Path) -> bytes:
-    """The content of `file`, checked by `check_output`, that holds `table` without its index."""
-    stream = io.BytesIO()
-    if is_parquet(file):
-        table.to_parquet(stream, index=False)
-        return stream.getvalue()
-    compression: dict[str, Any] = {"method": _COMPRESSIONS.get(file.suffix.lower())}
-    if compression["method"] == "gzip":
-        compression["mtime"] = 0  # the same bytes whenever it is written
-    if compression["method"] == "zip":
-        compression["archive_name"] = file.stem
-    table.to_csv(stream, index=False, sep=_SEPARATORS[_ending_of(file)], compression=compression)
-    return stream.getvalue()

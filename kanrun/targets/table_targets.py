@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from kanrun.config import BundledTarget, PointsTarget, TableTarget, check
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
-from kanrun.targets.encoding import TableCode, code_of
+from kanrun.targets.encoding import TableCode, code_of, days_of
 from kanrun.targets.table_file import check_path, positions
 from kanrun.targets.tables import (
     column_names,
@@ -45,48 +45,108 @@ def build_table(config: TableTarget) -> Target:
     gets the same target, so that a run reads and parses its table once.
     """
     file = check_path(config.path)
-    state = file.stat()
-    stamp = (state.st_ino, state.st_size, state.st_mtime_ns)
-    inputs = _inputs(config, file)
-    return _read_table(
-        file.absolute(), stamp, inputs, tuple(config.outputs), config.task, tuple(config.categories), config.missing
-    )
+    files = (file, check_path(config.test_path)) if config.test_path else (file,)
+    asked = _Asked(
+        tuple(one.absolute() for one in files), _inputs(config, file), tuple(config.outputs), config.task,
+        tuple(config.categories), config.missing, config.weights, config.split,
+    )  # fmt: skip
+    states = (one.stat() for one in files)
+    return _read_table(asked, tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What of which files: the table, and where it is given that of the test rows."""
+
+    files: tuple[Path, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    task: str
+    categories: tuple[str, ...]
+    missing: str
+    weights: str | None
+    split: str
 
 
 def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
     """The columns that are inputs. Raises UsageError for an excluded one that is not there, and where none is left."""
     names = [name for name in column_names(file) if name]
-    positions(list(config.exclude), names, file)
+    positions([*config.exclude, *(name for name in (config.weights, config.split_column) if name)], names, file)
     if list(config.inputs) != ["all"] or "all" in names:
         return tuple(config.inputs)
-    kept = tuple(name for name in names if name not in config.outputs and name not in config.exclude)
+    taken = {*config.outputs, *config.exclude, config.weights}
+    if config.split.startswith("group:"):
+        taken.add(config.split_column)
+    kept = tuple(name for name in names if name not in taken)
     if not kept:
         raise UsageError(f"{file.name} has no column left to predict from; name some in target.inputs.")
     return kept
 
 
 @lru_cache(maxsize=4)
-def _read_table(
-    file: Path,
-    stamp: tuple[int, ...],
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    task: str,
-    categories: tuple[str, ...],
-    missing: str,
-) -> Target:
-    if task == "regression":
-        advice = dict.fromkeys(outputs, "text labels need target.task=classification")
-        y, _ = read_columns(file, outputs, advice=advice)
-        labels: list[str] | None = None
-    else:
-        y, (labels,) = read_columns(file, (), outputs)
-    code, x, kept, notes = _encoded(file, inputs, categories, missing)
-    names = code.features if code else inputs
+def _read_table(asked: _Asked, _stamps: tuple[tuple[int, ...], ...]) -> Target:
+    file, outputs = asked.files[0], asked.outputs
+    y, labels = _outputs(file, asked)
+    code, x, kept, notes = _encoded(file, asked.inputs, asked.categories, asked.missing)
+    weights, groups = _roles(file, asked)
+    keep = np.flatnonzero(kept)
+    if weights is not None and (weights < 0).any():
+        raise UsageError(f"the column {asked.weights!r} of {file.name} has a negative weight.")
+    if weights is not None:
+        keep = keep[weights[keep] > 0]
+        x = x[weights[kept] > 0]
+        if len(keep) < 2:
+            raise UsageError(f"the column {asked.weights!r} of {file.name} leaves {len(keep)} rows with a weight.")
+        weights = weights[keep] * len(keep) / weights[keep].sum()  # of mean 1: they say how rows compare
+    classes = None
     if labels is not None:
-        labels = [label for label, keep in zip(labels, kept, strict=True) if keep]
-        return replace(_classes(file.name, names, outputs, x, labels), code=code, notes=notes)
-    return replace(_table(file.name, names, outputs, x, y[kept]), code=code, notes=notes)
+        classes, index = classes_of([labels[i] for i in keep], outputs[0])
+        y = index[:, None].astype(np.float64)
+    else:
+        y = y[keep]
+    forward = asked.split.startswith("time:")
+    points = Points(x, y, weights, None if groups is None else groups[keep], forward)
+    names = code.features if code else asked.inputs
+    test = _test_points(asked, code, classes) if len(asked.files) > 1 else None
+    return Target(
+        file.name, names, outputs, points.box, points=points, test=test, is_table=True, classes=classes, code=code,
+        notes=notes,
+    )  # fmt: skip
+
+
+def _outputs(file: Path, asked: _Asked) -> tuple[Array, list[str] | None]:
+    if asked.task == "regression":
+        advice = dict.fromkeys(asked.outputs, "text labels need target.task=classification")
+        return read_columns(file, asked.outputs, advice=advice)[0], None
+    y, (labels,) = read_columns(file, (), asked.outputs)
+    return y, labels
+
+
+def _roles(file: Path, asked: _Asked) -> tuple[Array | None, Array | None]:
+    """The weights of the rows, and the numbers of their groups or their times."""
+    weights = read_columns(file, (asked.weights,))[0][:, 0] if asked.weights else None
+    way, _, column = asked.split.partition(":")
+    if not column:
+        return weights, None
+    values = read_values(file, (column,))[column]
+    if way == "group":
+        return weights, np.unique([str(value) for value in values], return_inverse=True)[1].astype(np.float64)
+    times = days_of(values)
+    return weights, read_columns(file, (column,))[0][:, 0] if times is None else times
+
+
+def _test_points(asked: _Asked, code: TableCode | None, classes: tuple[str, ...] | None) -> Points:
+    """The rows of the file of test rows. Raises UsageError for a class that is in no training row."""
+    file = asked.files[1]
+    y, labels = _outputs(file, asked)
+    x = read_columns(file, asked.inputs)[0] if code is None else code.encode(read_values(file, asked.inputs))[0]
+    if labels is None or classes is None:
+        return Points(x, y)
+    names = classes_of([*labels, *classes], asked.outputs[0])[0]
+    if unknown := [name for name in names if name not in classes]:
+        raise UsageError(f"{file.name} has the class {unknown[0]!r}, which is in no row of {asked.files[0].name}.")
+    index = classes_of([*labels, *classes], asked.outputs[0])[1][: len(labels)]
+    return Points(x, index[:, None].astype(np.float64))
 
 
 def _encoded(

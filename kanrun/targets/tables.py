@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -67,13 +68,44 @@ def read_values(
 
     Raises UsageError for a file that is not a table and for columns that are not there.
     """
+    values: dict[str, list[Any]] = {}
+    for block in value_blocks(path, names, limits):
+        for name, part in block.items():
+            values.setdefault(name, []).extend(part)
+    return values
+
+
+def value_blocks(
+    path: str | Path, names: Sequence[str] | None = None, limits: TableLimits = TableLimits()
+) -> Iterator[dict[str, list[Any]]]:
+    """As `read_values`, some thousand rows at a time."""
     file = check_path(path)
     wanted = [*(names if names is not None else (name for name in column_names(file, limits) if name))]
-    values: dict[str, list[Any]] = {name: [] for name in wanted}
     for _, block in _parquet_blocks(file, wanted, limits) if is_parquet(file) else _text_blocks(file, wanted, limits):
-        for name, part in zip(wanted, block, strict=True):
-            values[name].extend(part)
-    return values
+        yield dict(zip(wanted, block, strict=True))
+
+
+def column_kinds(path: str | Path, limits: TableLimits = TableLimits()) -> dict[str, Any]:
+    """What each column with a name holds in all rows: `whole` numbers, `numbers` (some may be missing) or `text`.
+
+    Of a Parquet file its types.
+    """
+    if is_parquet(file := check_path(path)):
+        with opened_parquet(file, limits) as stored:
+            return {field.name: field.type for field in stored.schema_arrow}
+    whole: dict[str, bool] = {}
+    numbers: dict[str, bool] = {}
+    for block in value_blocks(path, None, limits):
+        for name, values in block.items():
+            texts = [str(value) for value in values]
+            whole[name] = whole.get(name, True) and all(_WHOLE.match(text) for text in texts)
+            numbers[name] = numbers.get(name, True) and (
+                whole[name] or all(text.casefold() in MISSING_WORDS or is_number(text) for text in texts)
+            )
+    return {name: "whole" if whole[name] else "numbers" if numbers[name] else "text" for name in whole}
+
+
+_WHOLE = re.compile(r"[+-]?\d{1,18}$", re.ASCII)
 
 
 def column_names(path: str | Path, limits: TableLimits = TableLimits()) -> list[str]:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kanrun.config import TableTarget
+from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.targets import TableCode, build_target
+from kanrun.targets import TableCode, build_target, make_dataset
 
 TEXT = """id,age,sex,city,income,note,price
 a1,30,m,Bern,5.5,x,1
@@ -82,3 +82,67 @@ def test_the_code_comes_back_from_json_and_counts_unknown_levels(file: Path) -> 
 def test_an_excluded_column_must_be_there(file: Path) -> None:
     with pytest.raises(UsageError, match="no column 'nope'"):
         build_target(TableTarget(path=str(file), outputs=["price"], exclude=["nope"]))
+
+
+def dated(tmp_path: Path, rows: int = 60) -> Path:
+    days = np.datetime64("2023-01-01T00:00") + np.arange(rows) * np.timedelta64(25 * 60 * 12, "m")
+    lines = [f"{day},{'abc'[i % 3]},{i % 4},{i},{i / 7}" for i, day in enumerate(days)]
+    path = tmp_path / "dated.csv"
+    path.write_text("when,plant,weight,a,y\n" + "\n".join(lines) + "\n")
+    return path
+
+
+def test_dates_are_days_and_places_in_year_week_and_day(tmp_path: Path) -> None:
+    target = build_target(TableTarget(path=str(dated(tmp_path)), outputs=["y"], exclude=["plant", "weight"]))
+    assert target.inputs == ("when", "day of year of when", "weekday of when", "hour of when", "a")
+    assert target.points is not None
+    np.testing.assert_allclose(target.points.x[:2, :4], [[19358, 1, 6, 0], [19370.5, 13, 4, 12]])
+    assert target.code is not None
+    again = TableCode.from_plain(json.loads(json.dumps(target.code.plain())))
+    np.testing.assert_allclose(again.encode({"when": ["2023-01-02"], "a": ["1"]})[0], [[19359, 2, 0, 0, 1]])
+    with pytest.raises(UsageError, match="'yesterday', where the model was trained on dates"):
+        again.encode({"when": ["yesterday"], "a": ["1"]})
+
+
+def test_weights_groups_and_times_of_rows(tmp_path: Path) -> None:
+    file = str(dated(tmp_path))
+    target = build_target(TableTarget(path=file, outputs=["y"], weights="weight", split="group:plant"))
+    assert target.points is not None
+    assert target.points.weights is not None
+    assert "plant" not in target.inputs[0]
+    assert "weight" not in target.inputs
+    assert len(target.points) == 45  # rows without weight are no rows
+    assert target.points.weights.mean() == pytest.approx(1)
+    data = make_dataset(target, SamplingConfig(train=None, test=10, validation=0.0), 0)
+    assert data.test is not None
+    assert data.train.groups is not None
+    assert data.test.groups is not None
+    assert not set(data.train.groups) & set(data.test.groups)
+    later = build_target(TableTarget(path=file, outputs=["y"], split="time:when"))
+    data = make_dataset(later, SamplingConfig(train=None, test=10, validation=0.0), 0)
+    assert data.test is not None
+    assert data.train.x[:, 0].max() < data.test.x[:, 0].min()
+
+
+def test_test_rows_from_a_file_of_their_own(tmp_path: Path) -> None:
+    file, other = dated(tmp_path), tmp_path / "test.csv"
+    other.write_text("when,plant,weight,a,y\n2023-02-01,b,1,3,0.5\n2023-02-02,z,1,4,0.7\n")
+    target = build_target(TableTarget(path=str(file), outputs=["y"], test_path=str(other)))
+    data = make_dataset(target, SamplingConfig(train=None, test=0, validation=0.0), 0)
+    assert data.test is not None
+    assert len(data.test) == 2
+    assert data.test.x.shape[1] == data.train.x.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"split": "groups"}, "must be random, group:COLUMN or time:COLUMN"),
+        ({"split": "group:y"}, "'y' of target.split=group: is an input or an output too"),
+        ({"weights": "y"}, "'y' of target.weights is an input or an output too"),
+        ({"split": "time:nope"}, "no column 'nope'"),
+    ],
+)
+def test_what_rows_cannot_be_told_by_is_refused(tmp_path: Path, settings: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        build_target(TableTarget(path=str(dated(tmp_path)), outputs=["y"], **settings))  # type: ignore[arg-type]

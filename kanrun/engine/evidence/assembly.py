@@ -9,7 +9,7 @@ parabola continues in a straight line, so that combinations of values that no ro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from kanrun.engine.evidence.basis import DEGREE
-from kanrun.engine.evidence.design import Design, Terms
+from kanrun.engine.evidence.design import SHAPES, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
@@ -35,14 +35,23 @@ class _Nodes:
 
 
 def network_of(
-    fit_terms: Sequence[Terms], design: Design, h: ndarray, noise: float, policy: EvidencePolicy, split: bool = False
+    fit_terms: Sequence[Terms],
+    design: Design,
+    h: ndarray,
+    noise: float,
+    policy: EvidencePolicy,
+    *,
+    split: bool = False,
+    extrapolation: Extrapolation = "linear",
 ) -> KAN:
     """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
 
     `h` are the scaled functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
-    The network equals the terms but for the nodes left out, where no node leaves the range of its training rows.
+    `extrapolation` is that of the edges of the inputs. The network equals the terms but for the nodes left out, where
+    no node leaves the range of its training rows.
     """
-    spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
+    outer_spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
+    spec = replace(outer_spec, extrapolation=extrapolation)
     mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(fit_terms))
     nodes = [_nodes(one, h, noise, policy) for one in fit_terms]
     offsets = np.array([one.offset for one in fit_terms])
@@ -50,18 +59,18 @@ def network_of(
     breakpoints = torch.as_tensor(design.basis.breakpoints)
     if not any(len(one.factors) for one in nodes):
         layer = SplineLayer(breakpoints, len(mixing), spec, uniform=False)
-        edges = _edges(design, mixing @ main)
+        edges = _shaped(_edges(design, mixing @ main), policy)
         edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
         _write(layer, edges, None)
         return KAN([layer])
     directions = np.concatenate([main, *(one.directions for one in nodes)])
     inner = SplineLayer(breakpoints, len(directions), spec, uniform=False)
-    _write(inner, _edges(design, directions), None)
+    _write(inner, _shaped(_edges(design, directions), policy, len(main)), None)
     reach = h @ directions.T
     low, high = reach.min(0), reach.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
     cuts = np.linspace(low - room, high + room, OUTER_INTERVALS + 1, axis=1)
-    outer = SplineLayer(torch.as_tensor(cuts), len(mixing), spec, uniform=True)
+    outer = SplineLayer(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)
     coefficients = _outer(outer.knots.numpy(), nodes, offsets)
     _write(outer, np.tensordot(mixing, coefficients, 1), mixing @ np.any(coefficients, axis=2) != 0)
     return KAN([inner, outer])
@@ -92,6 +101,19 @@ def _edges(design: Design, weights: ndarray) -> ndarray:
     for j, coefficients in enumerate(basis.coefficients):
         out[:, j] = scaled[:, basis.column == j] @ coefficients.T
     return out
+
+
+def _shaped(edges: ndarray, policy: EvidencePolicy, main: int | None = None) -> ndarray:
+    """The edges of main effects, whose differences of the wrong sign by rounding become zero."""
+    for j, shape in policy.shapes:
+        if shape in ("up", "down"):
+            sign = SHAPES[shape]
+            for edge in edges[:main]:
+                turn = (
+                    sign if edge[j, -1] * sign >= edge[j, 0] * sign else -sign
+                )  # the logit of the first of two classes
+                edge[j] = turn * np.maximum.accumulate(turn * edge[j])
+    return edges
 
 
 def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> None:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
-from scipy import linalg
+from scipy import linalg, optimize
 
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.errors import KanrunError
@@ -55,11 +55,11 @@ def weights_of(kernels: Sequence[ndarray], variances: ndarray, noise: Float[ndar
 
 
 def slope(
-    kernels: Sequence[ndarray], variances: ndarray, posterior: Posterior, noise: float | None, y: ndarray
+    kernels: Sequence[ndarray], variances: ndarray, posterior: Posterior, noise: ndarray | None, y: ndarray
 ) -> tuple[ndarray, ndarray]:
     """Slope of the log likelihood in the logarithms of the positive variances, and its average information.
 
-    The noise comes last unless it is None (known).
+    The noise (rows,) comes last, by a common factor, unless it is None (known).
     """
     p, a = posterior.projection, posterior.weights
     active = [g for g in range(len(kernels)) if variances[g] > 0]
@@ -67,7 +67,7 @@ def slope(
     first = [(a @ f - variances[g] * float(np.vdot(p, kernels[g]))) / 2 for g, f in zip(active, shifted, strict=True)]
     if noise is not None:
         shifted.append(noise * a)
-        first.append((noise * float(a @ a) - noise * float(np.trace(p))) / 2)
+        first.append((float(noise @ a**2) - float(noise @ np.diag(p))) / 2)
     columns = np.stack(shifted, 1) if shifted else np.zeros((len(y), 0))
     return np.array(first), columns.T @ (p @ columns) / 2
 
@@ -81,75 +81,194 @@ def move(first: ndarray, information: ndarray) -> ndarray:
 
 
 @dataclass(frozen=True, eq=False)
-class WidePosterior:
-    """The same over functions instead of rows: `offset`, `coefficients` and their covariance, and what rows get.
+class Moments:
+    """What least squares needs of weighted rows: about their means, so that the offset needs no column of its own.
 
-    `left_out` (rows,) is predicted without row i.
+    `gram` X'WX, `right` X'Wy, `square` y'Wy, and `count`, the sum of the weights: a row of weight 2 counts as two equal
+    rows. The same rows in another order, or repeated instead of weighted, give the same moments up to rounding.
     """
+
+    gram: Float[ndarray, "functions functions"]
+    right: Float[ndarray, " functions"]
+    square: float
+    count: float
+    mean: Float[ndarray, " functions"]
+    level: float
+
+    @staticmethod
+    def of(columns: Callable[[slice], ndarray], weights: Float[ndarray, " rows"], y: ndarray) -> Moments:
+        """From the functions of a slice of rows, block after block."""
+        gram: ndarray | float = 0.0
+        right: ndarray | float = 0.0
+        total: ndarray | float = 0.0
+        for part in _blocks(len(y)):
+            x = columns(part)
+            weighted = x * weights[part, None]
+            gram, right, total = gram + weighted.T @ x, right + weighted.T @ y[part], total + weighted.sum(0)
+        count = float(weights.sum())
+        mean, level = np.asarray(total) / count, float(weights @ y) / count
+        centred = np.asarray(gram) - count * np.outer(mean, mean)
+        return Moments(
+            centred, np.asarray(right) - count * level * mean, float(weights @ (y - level) ** 2), count, mean, level
+        )
+
+    def posterior(
+        self,
+        prior: Float[ndarray, " functions"],
+        noise: float,
+        constraints: Float[ndarray, "conditions functions"] | None = None,
+    ) -> FunctionPosterior:
+        """For prior variances of the coefficients; those without variance are 0.
+
+        With `constraints` A the coefficients b are the most probable ones with A b >= 0; their covariance stays that
+        without.
+        """
+        kept = np.flatnonzero(prior > 0)
+        hessian = self.gram[np.ix_(kept, kept)] / noise
+        hessian[np.diag_indices(len(kept))] += 1 / prior[kept]
+        if constraints is None:
+            inverse = _inverse(hessian)
+            solution = inverse @ self.right[kept] / noise
+        else:
+            solution = _constrained(hessian, self.right[kept] / noise, constraints[:, kept])
+            inverse = _inverse(hessian)
+        coefficients, covariance = np.zeros(len(prior)), np.zeros((len(prior), len(prior)))
+        coefficients[kept], covariance[np.ix_(kept, kept)] = solution, inverse
+        return FunctionPosterior(self.level - float(self.mean @ coefficients), coefficients, covariance, noise, self)
+
+
+@dataclass(frozen=True, eq=False)
+class FunctionPosterior:
+    """`offset`, `coefficients` (functions,) and their `covariance`, for one variance of the noise."""
 
     offset: float
     coefficients: ndarray
     covariance: ndarray
-    fitted: ndarray
-    left_out: ndarray
+    noise: float
+    moments: Moments
+
+    def effective(self, main: ndarray) -> float:
+        """How many of the coefficients `main` the data determine rather than their prior: tr (X'WX H^-1) of them."""
+        return float(np.einsum("ij,ji->i", self.moments.gram[main], self.covariance[:, main]).sum() / self.noise)
+
+    def fitted(self, columns: Callable[[slice], ndarray], rows: int) -> ndarray:
+        """What rows get."""
+        return np.concatenate([self.offset + columns(part) @ self.coefficients for part in _blocks(rows)])
+
+    def rows(self, columns: Callable[[slice], ndarray], weights: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+        """What rows get, and what each gets from the fit without it."""
+        fitted, leverage = np.empty(len(y)), np.empty(len(y))
+        for part in _blocks(len(y)):
+            x = columns(part)
+            fitted[part] = self.offset + x @ self.coefficients
+            x = x - self.moments.mean
+            leverage[part] = ((x @ self.covariance) * x).sum(1) / self.noise + 1 / self.moments.count
+        return fitted, y - (y - fitted) / np.maximum(1 - weights * leverage, 1e-6)
 
 
-def solve_wide(
-    columns: Callable[[slice], ndarray], prior: Float[ndarray, " functions"], noise: ndarray, y: ndarray
-) -> WidePosterior:
-    """The posterior over functions with prior variances `prior`; `columns` gives the functions of a slice of rows.
+def slope_of_moments(
+    moments: Moments, groups: Int[ndarray, " functions"], variances: ndarray, noise: float, known: bool
+) -> tuple[ndarray, ndarray]:
+    """As `slope`, with component `groups` of each function; the noise comes last unless it is `known`."""
+    posterior = moments.posterior(variances[groups], noise)
+    beta, gram = posterior.coefficients, moments.gram
+    shrunk = gram @ posterior.covariance / noise  # X'W X H^-1, in units of the noise
+    q = (moments.right - gram @ beta) / noise
+    inner = (gram - shrunk @ gram) / noise  # X'PX
+    active = np.flatnonzero(variances > 0)
+    first, vectors = [], []
+    for g in active:
+        mine = groups == g
+        first.append(variances[g] * (q[mine] @ q[mine] - np.trace(inner[np.ix_(mine, mine)])) / 2)
+        vectors.append(np.where(mine, variances[g] * q, 0.0))
+    columns = np.stack(vectors, 1) if vectors else np.zeros((len(q), 0))
+    information = columns.T @ inner @ columns / 2
+    if known:
+        return np.array(first), information
+    residual = moments.square - 2 * beta @ moments.right + beta @ gram @ beta
+    first.append((residual / noise - (moments.count - 1 - np.trace(shrunk))) / 2)
+    cross = columns.T @ (q - shrunk @ q) / 2
+    last = (residual / noise - q @ posterior.covariance @ q) / 2
+    return np.array(first), np.block([[information, cross[:, None]], [cross[None], np.array([[last]])]])
 
-    Functions without variance keep the coefficient 0.
-    """
-    kept = np.flatnonzero(prior > 0)
-    gram, right = np.zeros((len(kept) + 1, len(kept) + 1)), np.zeros(len(kept) + 1)
-    slices = [slice(start, start + _BLOCK) for start in range(0, len(y), _BLOCK)]
 
-    def with_one(part: slice) -> ndarray:
-        x = columns(part)[:, kept]
-        return np.concatenate([np.ones((len(x), 1)), x], 1)
+def estimate_of_moments(
+    moments: Moments,
+    groups: Int[ndarray, " functions"],
+    components: int,
+    policy: EvidencePolicy,
+    start: tuple[ndarray, float] | None = None,
+) -> tuple[ndarray, float]:
+    """(v, s2) as `estimate` gives them, from moments; the work does not depend on the number of rows."""
+    spread, diagonal = moments.square / moments.count, np.diag(moments.gram) / moments.count
+    sizes = np.array([diagonal[groups == g].sum() for g in range(components)])
 
-    for part in slices:
-        x = with_one(part)
-        weighted = x / noise[part, None]
-        gram += weighted.T @ x
-        right += weighted.T @ y[part]
-    gram[np.diag_indices(len(gram))] += np.concatenate([[0.0], 1 / prior[kept]])
-    covariance = _inverse(gram)
-    solution = covariance @ right
-    fitted, leverage = np.empty(len(y)), np.empty(len(y))
-    for part in slices:
-        x = with_one(part)
-        fitted[part] = x @ solution
-        leverage[part] = ((x @ covariance) * x).sum(1) / noise[part]
-    coefficients, whole = np.zeros(len(prior)), np.zeros((len(prior), len(prior)))
-    coefficients[kept] = solution[1:]
-    whole[np.ix_(kept, kept)] = covariance[1:, 1:]
-    left_out = y - (y - fitted) / np.maximum(1 - leverage, 1e-6)
-    return WidePosterior(float(solution[0]), coefficients, whole, fitted, left_out)
+    def parts(variances: ndarray, noise: float) -> tuple[ndarray, ndarray]:
+        return slope_of_moments(moments, groups, variances, noise, known=False)
+
+    return _climb(parts, sizes, spread, policy, start)
+
+
+def _blocks(rows: int) -> list[slice]:
+    return [slice(start, start + _BLOCK) for start in range(0, rows, _BLOCK)]
 
 
 _BLOCK = 4096  # rows whose functions are held at once
 
 
 def estimate(
-    kernels: Sequence[ndarray], y: Float[ndarray, " rows"], policy: EvidencePolicy
+    kernels: Sequence[ndarray],
+    y: Float[ndarray, " rows"],
+    weights: Float[ndarray, " rows"],
+    policy: EvidencePolicy,
+    start: tuple[ndarray, float] | None = None,
 ) -> tuple[Float[ndarray, " components"], float]:
     """(v, s2) for an output of numbers; a component that explains next to nothing gets v = 0."""
     spread, sizes = float(y.var()), np.array([np.trace(kernel) / len(y) for kernel in kernels])
+
+    def parts(variances: ndarray, noise: float) -> tuple[ndarray, ndarray]:
+        return slope(kernels, variances, solve(kernels, variances, noise / weights, y), noise / weights, y)
+
+    return _climb(parts, sizes, spread, policy, start)
+
+
+def _climb(
+    parts: Callable[[ndarray, float], tuple[ndarray, ndarray]],
+    sizes: ndarray,
+    spread: float,
+    policy: EvidencePolicy,
+    start: tuple[ndarray, float] | None,
+) -> tuple[ndarray, float]:
+    """The variances where the slope vanishes; `sizes` are the mean squares of the components for variance 1."""
     if spread <= 0:
-        return np.zeros(len(kernels)), 1.0
-    variances = np.where(sizes > 1e-12, spread / 2 / len(kernels) / np.maximum(sizes, 1e-12), 0.0)
+        return np.zeros(len(sizes)), 1.0
+    there = sizes > 1e-12
+    variances = np.where(there, spread / 2 / len(sizes) / np.where(there, sizes, 1.0), 0.0)
     noise = spread / 2
+    if start is not None:
+        variances, noise = start[0].copy(), start[1]
     for _ in range(policy.rounds):
-        posterior = solve(kernels, variances, np.full(len(y), noise), y)
-        change = move(*slope(kernels, variances, posterior, noise, y))
+        change = move(*parts(variances, noise))
         variances[variances > 0] *= np.exp(change[:-1])
         noise = max(noise * float(np.exp(change[-1])), 1e-10 * spread)
         variances[variances * sizes < policy.negligible * spread] = 0.0
         if np.abs(change).max() < policy.settled:
             break
     return variances, noise
+
+
+def _constrained(hessian: ndarray, right: ndarray, constraints: ndarray) -> Float[ndarray, " functions"]:
+    """The b with A b >= 0 that minimises b'H b / 2 - b'r, by non-negative least squares for the multipliers.
+
+    Source: C. Lawson and R. Hanson, Solving Least Squares Problems (1974), chapter 23 (least distance programming).
+    """
+    factor = linalg.cholesky(hessian, lower=True)
+    free = linalg.solve_triangular(factor, right, lower=True)
+    turned = linalg.solve_triangular(factor, constraints.T, lower=True)
+    sizes = np.sqrt((turned**2).sum(0))
+    turned = turned / np.where(sizes > 0, sizes, 1.0)
+    multipliers, _ = optimize.nnls(turned, -free, maxiter=100 * (turned.shape[1] + 1))
+    return np.asarray(linalg.solve_triangular(factor, free + turned @ multipliers, lower=True, trans="T"))
 
 
 def _weighted(kernels: Sequence[ndarray], variances: ndarray, rows: int) -> ndarray:
@@ -162,6 +281,8 @@ def _weighted(kernels: Sequence[ndarray], variances: ndarray, rows: int) -> ndar
 
 def _inverse(matrix: ndarray) -> ndarray:
     """Of a positive definite matrix, which is overwritten."""
+    if not len(matrix):
+        return matrix
     factor, info = linalg.lapack.dpotrf(matrix, lower=1, overwrite_a=1)
     if info == 0:
         factor, info = linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)

@@ -1,25 +1,26 @@
 """The terms of a model of a table and the kernels that they make of rows: effects of inputs and of pairs of inputs.
 
-Scaled functions h = z / sqrt(d) (d the roughness) have prior variance v of their kind. Main effects are `lines` and
-`wiggles`; pairs are products h_a h_b of functions of different inputs: line x line, line x wiggle, wiggle x wiggle. The
-whole is f(x) = b + h'c + h'W h / 2 with W symmetric and zero between functions of one input.
+Scaled functions h = z / sqrt(d) (d the roughness) have prior variance v of their kind. Main effects are `lines`,
+`wiggles` and `steps`; pairs are products h_a h_b of functions of different inputs: line x line, line x wiggle, wiggle x
+wiggle. The whole is f(x) = b + h'c + h'W h / 2 with W symmetric and zero between functions of one input.
 Source of second-order kernels by sums of squares: D. Duvenaud, H. Nickisch, C. Rasmussen, NIPS 2011 (Newton-Girard).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 
 #: The components of variance in their order.
-KINDS = ("lines", "wiggles", "line pairs", "line-wiggle pairs", "wiggle pairs")
-MAIN = 2
+KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs")
+MAIN = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,30 @@ class Terms:
         )
 
 
+#: The sign of the differences of B-spline coefficients (up, down) or of those of the slope (convex, concave).
+SHAPES = {"up": 1, "down": -1, "convex": 1, "concave": -1}
+
+
+def _constraints(
+    basis: ReducedBasis, shapes: Sequence[tuple[int, str]]
+) -> Float[ndarray, "conditions functions"] | None:
+    """Conditions on the scaled functions under which effects keep their shape, the straight ends outside included.
+
+    A spline whose coefficients rise is rising, one whose slope's coefficients rise is convex.
+    """
+    rows = []
+    for j, shape in shapes:
+        mine = basis.column == j
+        coefficients = basis.coefficients[j] / np.sqrt(basis.roughness[mine])
+        changes = np.diff(coefficients, axis=0)
+        if shape in ("convex", "concave"):
+            changes = np.diff(changes / basis.spans(j)[:, None], axis=0)
+        row = np.zeros((len(changes), len(mine)))
+        row[:, mine] = SHAPES[shape] * changes
+        rows.append(row)
+    return np.concatenate(rows) if rows else None
+
+
 @dataclass(frozen=True, eq=False)
 class Design:
     """A reduced basis with the weights of inputs in pairs; everything about rows is computed from their `h`."""
@@ -53,11 +78,15 @@ class Design:
     lines: ndarray  # (functions,) which functions are straight lines
     paired: ndarray  # (functions,) which take part in pairs
     relevance: ndarray  # (inputs,) weight of an input in pairs
+    constraints: ndarray | None = None  # (conditions, functions) A: of coefficients c of main effects, A c >= 0
 
     @staticmethod
     def of(basis: ReducedBasis, policy: EvidencePolicy) -> Design:
-        """All inputs equally relevant."""
-        return Design(basis, basis.order == 0, basis.order < policy.pair_functions, np.ones(basis.inputs))
+        """All inputs equally relevant; those with a shape to keep take no part in pairs."""
+        lines = (basis.order == 0) & ~basis.steps
+        paired = (basis.order < policy.pair_functions) & ~basis.steps
+        paired &= ~np.isin(basis.column, [j for j, _ in policy.shapes])
+        return Design(basis, lines, paired, np.ones(basis.inputs), _constraints(basis, policy.shapes))
 
     def with_relevance(self, relevance: Float[ndarray, " inputs"]) -> Design:
         return replace(self, relevance=relevance)
@@ -67,9 +96,13 @@ class Design:
         return np.asarray(self.basis.values(u) / np.sqrt(self.basis.roughness))
 
     def main_kernels(self, h: ndarray) -> list[ndarray]:
-        """Kernels of the lines and of the wiggles."""
-        line, wiggle = h[:, self.lines], h[:, ~self.lines]
-        return [line @ line.T, wiggle @ wiggle.T]
+        """Kernels of the lines, of the wiggles and of the steps."""
+        return [part @ part.T for part in (h[:, self.main == kind] for kind in range(MAIN))]
+
+    @property
+    def main(self) -> Int[ndarray, " functions"]:
+        """The component of each main effect."""
+        return np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
 
     def pair_kernels(self, h: ndarray) -> list[ndarray]:
         """Kernels of the three kinds of pairs, over all pairs of inputs: half of (sum)^2 - sum of squares."""
@@ -93,7 +126,7 @@ class Design:
 
     def terms(self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray) -> Terms:
         """What the weights of rows (P y) say about the coefficients."""
-        main = np.where(self.lines, variances[0], variances[1]) * (h.T @ weights)
+        main = variances[self.main] * (h.T @ weights)
         if not np.any(variances[MAIN:]):
             return Terms(offset, main)
         scale = np.where(self.paired, np.sqrt(self.relevance)[self.basis.column], 0.0)
@@ -102,8 +135,8 @@ class Design:
 
     def _kinds(self, variances: ndarray) -> Float[ndarray, "functions functions"]:
         """The variance of every product of two functions, 0 for two of one input."""
-        kind = np.where(self.lines[:, None], np.where(self.lines, variances[2], variances[3]),
-                        np.where(self.lines, variances[3], variances[4]))  # fmt: skip
+        line, mixed, rough = variances[MAIN:]
+        kind = np.where(self.lines[:, None], np.where(self.lines, line, mixed), np.where(self.lines, mixed, rough))
         return np.where(self.basis.column[:, None] == self.basis.column, 0.0, kind)
 
     def strongest_pairs(self, energy: Float[ndarray, "functions functions"], most: int) -> list[tuple[int, int]]:
@@ -126,8 +159,14 @@ class Design:
             return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
         return np.concatenate(left), np.concatenate(right)
 
-    def prior(self, variances: ndarray, a: ndarray, b: ndarray) -> ndarray:
-        """Prior variances of the main effects, followed by the products h_a h_b."""
-        main = np.where(self.lines, variances[0], variances[1])
-        weight = self.relevance[self.basis.column]
-        return np.concatenate([main, self._kinds(variances)[a, b] * weight[a] * weight[b]])
+    def all_pairs(self) -> list[tuple[int, int]]:
+        """Every pair of inputs that have functions."""
+        there = np.unique(self.basis.column[self.paired])
+        return [(int(i), int(j)) for n, i in enumerate(there) for j in there[n + 1 :]]
+
+    def kinds(self, a: ndarray, b: ndarray) -> tuple[Int[ndarray, " functions"], Float[ndarray, " functions"]]:
+        """The component (index of `KINDS`) and the scale of the main effects, followed by those of the h_a h_b."""
+        main = self.main
+        pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
+        weight = np.sqrt(self.relevance[self.basis.column])
+        return np.concatenate([main, pairs]), np.concatenate([np.ones(len(main)), weight[a] * weight[b]])

@@ -9,32 +9,43 @@ from dataclasses import dataclass
 class EvidencePolicy:
     """What a caller may change; the defaults were chosen on the whole set of tables of `kanrun bench part=tables`.
 
-    `candidates` are stacked: straight lines, additive, with pairs.
+    `candidates` are stacked: straight lines, additive, with steps, with pairs.
 
     Basis: `intervals` of every input's cubic grid, half of whose spacing follows the quantiles (`grid_eps`), no
     interval narrower than `narrowest` of the uniform one; `functions` kept of each input, of which `pair_functions`
-    take part in pairs (the straight line and the smoothest wiggles).
+    take part in pairs (the straight line and the smoothest wiggles); beside them `step_functions`, where the data tell
+    `fewest_steps` or more apart. In intervals without rows curvature counts `stiffness` times.
 
-    Evidence: estimated on at most `evidence_rows` rows by at most `rounds` steps, until no logarithm of a variance
-    moves by `settled`; a component that explains less than `negligible` of the output's variance is left out.
+    Evidence: estimated on at most `most_rows` rows (`evidence_rows` where all pairs are solved over rows) by at most
+    `rounds` steps, until no logarithm of a variance moves by `settled`; a component that explains less than
+    `negligible` of the output's variance is left out.
     `relevance` is the least weight of an input in pairs, where the input with the largest effect has 1 + `relevance`.
 
-    Size: tables of at most `dense_rows` rows are solved over their rows with all pairs; larger ones over their
-    functions with the `most_pairs` pairs that are strongest in a sample of `screening_rows` rows.
+    Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
+    functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
+    pairs that are strongest in a sample of `screening_rows` rows.
 
     Classes: at most `newton_steps` steps until no logit moves by `newton_settled`; pairs are no candidate where classes
     x rows^3 is more than `most_work`.
+
+    `shapes`: of inputs by their index, `up`, `down`, `convex` or `concave`; their effects keep it, and they take no
+    part in pairs.
 
     Assembly: hidden nodes are left out as long as what they add to the training rows stays below `remainder` of the
     noise (`most_nodes` for each output at most).
     """
 
-    candidates: tuple[str, ...] = ("linear", "additive", "pairs")
-    intervals: int = 12
+    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs")
+    intervals: int = 32
     grid_eps: float = 0.5
     narrowest: float = 1e-2
     functions: int = 10
     pair_functions: int = 4
+    stiffness: float = 100.0
+    step_functions: int = 24
+    fewest_steps: int = 3
+    most_functions: int = 600
+    most_rows: int = 4000
     evidence_rows: int = 400
     rounds: int = 25
     settled: float = 0.02
@@ -46,5 +57,6 @@ class EvidencePolicy:
     most_work: float = 1e10
     newton_steps: int = 25
     newton_settled: float = 1e-2
+    shapes: tuple[tuple[int, str], ...] = ()
     remainder: float = 0.02
     most_nodes: int = 40

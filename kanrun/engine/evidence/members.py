@@ -18,14 +18,25 @@ from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
 from kanrun.engine.evidence.basis import ReducedBasis
-from kanrun.engine.evidence.components import estimate, move, slope, solve, solve_wide, weights_of
+from kanrun.engine.evidence.components import (
+    FunctionPosterior,
+    Moments,
+    estimate,
+    estimate_of_moments,
+    move,
+    slope,
+    slope_of_moments,
+    solve,
+    weights_of,
+)
 from kanrun.engine.evidence.design import KINDS, MAIN, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 
 #: The candidates, and of how many components each is.
-COMPONENTS = {"linear": 1, "additive": MAIN, "pairs": len(KINDS)}
+COMPONENTS = {"linear": 1, "additive": 2, "steps": MAIN, "pairs": len(KINDS)}
 _LEAST_WEIGHT = 1e-3  # of p (1 - p), so that no row has endless noise
 _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
+_SIZED = 4096  # rows by which the size of a component is judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +67,7 @@ class TableFit:
     noise: float
     covariance: ndarray
     effective: float
+    variances: dict[str, list[Start]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +80,74 @@ class _Solution:
 
 
 class _Rows:
-    """What the fits of one table share: scaled functions, kernels, and the sample of rows for the evidence."""
+    """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
 
-    def __init__(self, u: ndarray, policy: EvidencePolicy) -> None:
-        self.policy = policy
-        self.design = Design.of(ReducedBasis.of(u, policy), policy)
+    def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy) -> None:
+        self.policy, self.weights = policy, weights
+        self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
         self.h = self.design.functions(u)
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
         self.screened = np.sort(order[: policy.screening_rows])
-        self.dense = len(u) <= policy.dense_rows
-        self.pairs: list[tuple[int, int]] = []
+        self.longer = np.sort(order[: policy.most_rows])
+        every = self.design.all_pairs()
+        few = self.h.shape[1] + len(self.design.pair_columns(every)[0]) <= min(policy.most_functions, len(u))
+        self.pairs = every if few else []
+        self.screened_already = False
         self._kernels: list[ndarray] = []
 
-    def kernels(self, name: str, rows: ndarray | None = None) -> list[ndarray]:
-        """Those of a candidate, for some of the rows or for all."""
-        if rows is not None:
-            h = self.h[rows]
-            return (self.design.main_kernels(h) + (self.design.pair_kernels(h) if name == "pairs" else []))[
-                : COMPONENTS[name]
-            ]
-        if not self._kernels:
-            self._kernels = self.design.main_kernels(self.h)
-        if name == "pairs" and len(self._kernels) == MAIN:
-            self._kernels += self.design.pair_kernels(self.h)
-        return self._kernels[: COMPONENTS[name]]
+    def screens(self, name: str) -> bool:
+        """Whether the pairs have to be chosen first: there are too many of them, and too many rows for kernels."""
+        too_long = len(self.h) > self.policy.dense_rows or bool(self.policy.shapes)
+        return name == "pairs" and not self.pairs and too_long and not self.screened_already
+
+    def functions(self, name: str) -> int:
+        """How many functions of single inputs a candidate has."""
+        return int((self.design.main < COMPONENTS[name]).sum())
+
+    def over_rows(self, name: str, rows: int) -> bool:
+        """Whether a candidate is solved over so many rows: with all pairs of many inputs, or with more functions."""
+        if name == "pairs":
+            return not self.pairs and not self.screened_already
+        return (
+            not self.policy.shapes
+            and self.functions(name) > max(self.policy.most_functions // 4, rows)
+            and rows <= self.policy.dense_rows
+        )
+
+    def sampled(self, name: str, outputs: int = 1) -> ndarray:
+        """The rows from which the variances of a candidate are estimated."""
+        functions = self.functions(name)
+        work = functions**2 * (functions + len(self.h)) * (outputs - 1)  # of one step for all classes
+        if self.over_rows(name, len(self.h)) or work > self.policy.most_work / 10:
+            return self.sample
+        return np.arange(len(self.h)) if len(self.h) <= self.policy.most_rows else self.longer
+
+    def of(self, name: str, rows: ndarray | None = None) -> _Form:
+        """A candidate over its functions or over these rows."""
+        whole = rows is None or len(rows) == len(self.h)
+        h = self.h if rows is None or whole else self.h[rows]
+        if self.over_rows(name, len(h)):
+            return _Kernels(self._kernels_of(name, h, whole))
+        a, b = self.design.pair_columns(self.pairs if name == "pairs" else [])
+        kinds, scale = self.design.kinds(a, b)
+        kept = np.flatnonzero(kinds < COMPONENTS[name])
+        conditions = self.design.constraints
+        if conditions is not None:
+            padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
+            conditions = padded[:, kept] * scale[kept]
+        return _Columns(h, a, b, kinds[kept], scale[kept], kept, conditions)
+
+    def _kernels_of(self, name: str, h: ndarray, whole: bool) -> list[ndarray]:
+        """Those of a candidate; those of all rows are kept."""
+        main = self._kernels[:MAIN] if whole else []
+        pairs = self._kernels[MAIN:] if whole else []
+        main = main or self.design.main_kernels(h)
+        if name == "pairs":
+            pairs = pairs or self.design.pair_kernels(h)
+        if whole:
+            self._kernels = main + pairs
+        return (main + pairs)[: COMPONENTS[name]]
 
     def relevant(self, terms: Sequence[Terms]) -> None:
         """Inputs with large effects are more likely to take part in pairs."""
@@ -105,48 +160,121 @@ class _Rows:
         self.design = self.design.with_relevance(share + self.policy.relevance)
         self._kernels = self._kernels[:MAIN]
 
-    def solve(self, name: str, variances: ndarray, noise: ndarray, y: ndarray, covariance: bool = False) -> _Solution:
+    def solve(self, name: str, variances: ndarray, noise: ndarray, y: ndarray) -> _Solution:
         """The candidate's terms for given variances of its components and of each row's noise."""
+        form = self.of(name)
+        if isinstance(form, _Columns):
+            return form.solution(form.posterior(variances, noise, y), 1 / noise, y)
+        found = solve(form.kernels, variances, noise, y)
         whole = np.zeros(len(KINDS))
         whole[: len(variances)] = variances
-        if not self.dense:
-            return self._solve_wide(whole, noise, y)
-        found = solve(self.kernels(name), variances, noise, y)
         terms = self.design.terms(self.h, found.offset, found.weights, whole)
-        fitted, left_out = y - noise * found.weights, found.left_out(y)
-        if not covariance:
-            return _Solution(terms, fitted, left_out)
-        prior = np.where(self.design.lines, whole[0], whole[1])
+        prior = whole[self.design.main]
         scaled = self.h * prior
         spread = np.diag(prior) - scaled.T @ (found.projection @ scaled)
-        return _Solution(terms, fitted, left_out, spread, _effective(spread, prior))
+        return _Solution(terms, y - noise * found.weights, found.left_out(y), spread, _effective(spread, prior))
 
-    def _solve_wide(self, variances: ndarray, noise: ndarray, y: ndarray) -> _Solution:
-        a, b = self.design.pair_columns(self.pairs if np.any(variances[MAIN:]) else [])
-
-        def columns(part: slice) -> ndarray:
-            h = self.h[part]
-            return np.concatenate([h, h[:, a] * h[:, b]], 1)
-
-        found = solve_wide(columns, self.design.prior(variances, a, b), noise, y)
-        count = self.h.shape[1]
-        pairs = None
-        if len(a):
-            pairs = np.zeros((count, count))
-            pairs[a, b] = pairs[b, a] = found.coefficients[count:]
-        terms = Terms(found.offset, found.coefficients[:count], pairs)
-        spread, prior = found.covariance[:count, :count], self.design.prior(variances, a, b)[:count]
-        return _Solution(terms, found.fitted, found.left_out, spread, _effective(spread, prior))
-
-    def screen(self, kernels: list[ndarray], variances: ndarray, problems: Sequence[tuple[ndarray, ndarray]]) -> None:
+    def screen(self, problems: Sequence[tuple[ndarray, ndarray]], variances: ndarray) -> None:
         """Choose the pairs of a table too long for kernels by fits to `screened` rows: (noise, y) of each output."""
-        h = self.h[self.screened]
+        h, form = self.h[self.screened], self.of("pairs", self.screened)
+        assert isinstance(form, _Kernels)
         energy = np.zeros((h.shape[1],) * 2)
         for noise, y in problems:
-            found = solve(kernels, variances, noise, y)
+            found = solve(form.kernels, variances, noise[self.screened], y[self.screened])
             terms = self.design.terms(h, found.offset, found.weights, variances)
             energy += 0 if terms.pairs is None else terms.pairs**2
-        self.pairs = self.design.strongest_pairs(energy, self.policy.most_pairs)
+        self.pairs, self.screened_already = self.design.strongest_pairs(energy, self.policy.most_pairs), True
+
+    def numbers(self, name: str, y: ndarray, start: Start | None) -> tuple[_Solution, Start]:
+        """The variances of a candidate and its terms for an output of numbers."""
+        screening, some = self.screens(name), self.sampled(name)
+        form = self.of(name, some)
+        variances, noise = form.estimate(y[some], self.weights[some], COMPONENTS[name], self.policy, start)
+        if screening:
+            self.screen([(noise / self.weights, y)], variances)
+            form = self.of(name)
+            variances, noise = form.estimate(y, self.weights, COMPONENTS[name], self.policy, (variances, noise))
+        return self.solve(name, variances, noise / self.weights, y), (variances, noise)
+
+
+Start = tuple[ndarray, float]  # variances of components and of the noise
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernels:
+    """A candidate over rows: a kernel per component."""
+
+    kernels: list[ndarray]
+
+    def sizes(self, components: int, weights: ndarray) -> ndarray:
+        return np.array([np.average(np.diag(kernel), weights=weights) for kernel in self.kernels[:components]])
+
+    def estimate(
+        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+    ) -> Start:
+        return estimate(self.kernels[:components], y, weights, policy, start)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        return np.asarray(y - noise * weights_of(self.kernels, variances, noise, y))
+
+    def slope(self, variances: ndarray, noise: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+        return slope(self.kernels, variances, solve(self.kernels, variances, noise, y), None, y)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """A candidate over functions: of single inputs, then products h_a h_b; each with its kind and its scale."""
+
+    h: ndarray
+    a: ndarray
+    b: ndarray
+    kinds: ndarray
+    scale: ndarray
+    kept: ndarray
+    constraints: ndarray | None = None
+
+    def __call__(self, part: slice) -> ndarray:
+        h = self.h[part]
+        whole = np.concatenate([h, h[:, self.a] * h[:, self.b]], 1) if len(self.a) else h
+        return np.asarray(whole[:, self.kept] * self.scale)
+
+    def sizes(self, components: int, weights: ndarray) -> ndarray:
+        squares = np.average(self(slice(0, _SIZED)) ** 2, 0, weights[:_SIZED])
+        return np.array([squares[self.kinds == g].sum() for g in range(components)])
+
+    def estimate(
+        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+    ) -> Start:
+        return estimate_of_moments(Moments.of(self, weights, y), self.kinds, components, policy, start)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        return self.posterior(variances, noise, y).fitted(self, len(y))
+
+    def posterior(self, variances: ndarray, noise: ndarray, y: ndarray) -> FunctionPosterior:
+        return Moments.of(self, 1 / noise, y).posterior(variances[self.kinds], 1.0, self.constraints)
+
+    def slope(self, variances: ndarray, noise: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+        return slope_of_moments(Moments.of(self, 1 / noise, y), self.kinds, variances, 1.0, known=True)
+
+    def solution(self, posterior: FunctionPosterior, weights: ndarray, y: ndarray) -> _Solution:
+        """The terms of a posterior over these functions."""
+        fitted, left_out = posterior.rows(self, weights, y)
+        count = self.h.shape[1]
+        every, spread = np.zeros(count + len(self.a)), np.zeros((count, count))
+        every[self.kept] = posterior.coefficients * self.scale
+        pairs = None
+        if len(self.a):
+            pairs = np.zeros((count, count))
+            pairs[self.a, self.b] = pairs[self.b, self.a] = every[count:]
+        main = self.kept < count
+        inside = posterior.covariance[np.ix_(main, main)]
+        spread[np.ix_(self.kept[main], self.kept[main])] = inside
+        return _Solution(
+            Terms(posterior.offset, every[:count], pairs), fitted, left_out, spread, posterior.effective(main)
+        )
+
+
+_Form = _Kernels | _Columns
 
 
 def _effective(covariance: ndarray, prior: ndarray) -> float:
@@ -156,28 +284,34 @@ def _effective(covariance: ndarray, prior: ndarray) -> float:
 
 
 def fit_numbers(
-    u: Float[ndarray, "rows inputs"], y: Float[ndarray, "rows outputs"], policy: EvidencePolicy
+    u: Float[ndarray, "rows inputs"],
+    y: Float[ndarray, "rows outputs"],
+    policy: EvidencePolicy,
+    weights: Float[ndarray, " rows"] | None = None,
+    start: TableFit | None = None,
 ) -> TableFit:
-    """Fit outputs that are numbers, each by itself; the terms are in the units of y."""
-    rows = _Rows(u, policy)
-    shift, scale = y.mean(0), y.std(0)
+    """Fit outputs that are numbers, each by itself; the terms are in the units of y.
+
+    A row of weight w is w rows; the pairs alone, where they are solved over the rows, take it for a noise of variance
+    1/w. `start`, a fit to similar rows, is where the variances start.
+    """
+    weights = np.ones(len(y)) if weights is None else weights
+    rows = _Rows(u, weights, policy)
+    shift = weights @ y / weights.sum()
+    scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
     scale = np.where(scale > 0, scale, 1.0)
     t = (y - shift) / scale
     solutions: dict[str, list[_Solution]] = {name: [] for name in policy.candidates}
-    noises = []
-    for column in t.T:
+    starts: dict[str, list[Start]] = {name: [] for name in policy.candidates}
+    for o, column in enumerate(t.T):
         for name in policy.candidates:
-            variances, noise = estimate(rows.kernels(name, rows.sample), column[rows.sample], policy)
-            if name == "pairs" and not rows.dense:
-                known = np.full(len(rows.screened), noise)
-                rows.screen(rows.kernels(name, rows.screened), variances, [(known, column[rows.screened])])
-            found = rows.solve(name, variances, np.full(len(column), noise), column, covariance=True)
+            found, variances = rows.numbers(name, column, start.variances[name][o] if start else None)
             solutions[name].append(found)
+            starts[name].append(variances)
             if name == "additive":
                 rows.relevant([found.terms])
-        noises.append(noise)
     left_out = {name: np.stack([one.left_out for one in found], 1) for name, found in solutions.items()}
-    weights = _stack_numbers(list(left_out.values()), t)
+    stack = _stack_numbers(list(left_out.values()), t, weights)
     members = tuple(
         Member(
             name,
@@ -187,12 +321,18 @@ def fit_numbers(
         )
         for name in policy.candidates
     )  # fmt: skip
-    noise = float(np.mean(np.sqrt(noises) * scale))
-    return _whole(rows, members, weights, noise, _of_effects(solutions), float(scale[0]))
+    noise = float(np.mean(np.sqrt([one[-1][1] for one in zip(*starts.values(), strict=True)]) * scale))
+    return _whole(rows, members, stack, noise, _of_effects(solutions), float(scale[0]), starts)
 
 
-def fit_classes(u: Float[ndarray, "rows inputs"], labels: Int[ndarray, " rows"], classes: int,
-                policy: EvidencePolicy) -> TableFit:  # fmt: skip
+def fit_classes(
+    u: Float[ndarray, "rows inputs"],
+    labels: Int[ndarray, " rows"],
+    classes: int,
+    policy: EvidencePolicy,
+    weights: Float[ndarray, " rows"] | None = None,
+    start: TableFit | None = None,
+) -> TableFit:
     """Fit the logits of classes 0 ... classes - 1 (one logit, of class 1, for two of them) by penalised likelihood.
 
     The noise of a row follows from its probabilities (iteratively reweighted least squares); with more than two classes
@@ -200,28 +340,32 @@ def fit_classes(u: Float[ndarray, "rows inputs"], labels: Int[ndarray, " rows"],
     """
     if classes * len(u) ** 3 > policy.most_work:
         policy = replace(policy, candidates=tuple(name for name in policy.candidates if name != "pairs"))
-    rows = _Rows(u, policy)
+    rows = _Rows(u, np.ones(len(u)) if weights is None else weights, policy)
     hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
     solutions: dict[str, list[_Solution]] = {}
+    starts: dict[str, list[Start]] = {}
     for name in policy.candidates:
-        variances = _class_variances(rows, name, hot)
-        if name == "pairs" and not rows.dense:
-            kernels = rows.kernels(name, rows.screened)
-            inside = hot[rows.screened]
-            logits = _kernel_logits(kernels, variances, inside, policy)
-            rows.screen(kernels, variances, [_working(logits, inside, c) for c in range(inside.shape[1])])
-        solutions[name] = _logits(rows, name, variances, hot)
+        variances = _class_variances(rows, name, hot, start.variances[name][0][0] if start else None)
+        if rows.screens(name):
+            some = rows.screened
+            known = _start(hot, rows.weights)
+            known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
+            rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
+        logits = _logits(rows.of(name), variances, hot, rows.weights, policy)
+        problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
+        solutions[name] = [rows.solve(name, variances, *one) for one in problems]
+        starts[name] = [(variances, 1.0)]
         if name == "additive":
             rows.relevant([one.terms for one in solutions[name]])
     left_out = {
         name: np.clip(np.stack([one.left_out for one in found], 1), -_LARGEST_LOGIT, _LARGEST_LOGIT)
         for name, found in solutions.items()
     }
-    weights = _stack_classes(list(left_out.values()), labels)
+    stack = _stack_classes(list(left_out.values()), labels, rows.weights)
     members = tuple(
         Member(name, tuple(one.terms for one in solutions[name]), left_out[name]) for name in policy.candidates
     )
-    return _whole(rows, members, weights, 1.0, _of_effects(solutions), 1.0)
+    return _whole(rows, members, stack, 1.0, _of_effects(solutions), 1.0, starts)
 
 
 def _of_effects(solutions: dict[str, list[_Solution]]) -> _Solution:
@@ -230,7 +374,7 @@ def _of_effects(solutions: dict[str, list[_Solution]]) -> _Solution:
 
 
 def _whole(rows: _Rows, members: Sequence[Member], weights: ndarray, noise: float, additive: _Solution,
-           scale: float) -> TableFit:  # fmt: skip
+           scale: float, starts: dict[str, list[Start]]) -> TableFit:  # fmt: skip
     terms = []
     for o in range(len(members[0].terms)):
         whole = Terms(0.0, np.zeros_like(members[0].terms[o].main))
@@ -241,7 +385,7 @@ def _whole(rows: _Rows, members: Sequence[Member], weights: ndarray, noise: floa
     spread = additive.covariance if additive.covariance is not None else np.zeros((rows.h.shape[1],) * 2)
     return TableFit(
         rows.design, rows.h, tuple(members), weights, tuple(terms), np.asarray(left_out), noise, spread * scale**2,
-        additive.effective,
+        additive.effective, starts,
     )  # fmt: skip
 
 
@@ -249,29 +393,32 @@ def _times(matrix: ndarray | None, factor: float) -> ndarray | None:
     return None if matrix is None else matrix * factor
 
 
-def _stack_numbers(left_out: Sequence[ndarray], t: ndarray) -> Float[ndarray, " members"]:
+def _stack_numbers(left_out: Sequence[ndarray], t: ndarray, weights: ndarray) -> Float[ndarray, " members"]:
     """Weights by non-negative least squares, their sum held at one by a heavy row."""
-    columns = np.stack([part.ravel() for part in left_out], 1)
-    heavy = 1e3 * np.sqrt(len(columns))
-    weights, _ = optimize.nnls(np.vstack([columns, np.full((1, len(left_out)), heavy)]), np.append(t.ravel(), heavy))
-    return np.asarray(weights / weights.sum())
+    root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
+    columns = np.stack([part.ravel() * root for part in left_out], 1)
+    heavy = 1e3 * np.sqrt(weights.sum())
+    rows = np.vstack([columns, np.full((1, len(left_out)), heavy)])
+    found, _ = optimize.nnls(rows, np.append(t.ravel() * root, heavy))
+    return np.asarray(found / found.sum())
 
 
-def _stack_classes(left_out: Sequence[ndarray], labels: ndarray) -> Float[ndarray, " members"]:
+def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarray) -> Float[ndarray, " members"]:
     """Weights with the largest likelihood of the left-out labels."""
     logits = np.stack([_all_logits(part) for part in left_out])
     start = np.full(len(left_out), 1 / len(left_out))
 
-    def loss(weights: ndarray) -> float:
-        return float(-log_softmax(np.tensordot(weights, logits, 1), 1)[np.arange(len(labels)), labels].mean())
+    def loss(mixture: ndarray) -> float:
+        likely = log_softmax(np.tensordot(mixture, logits, 1), 1)[np.arange(len(labels)), labels]
+        return float(-np.average(likely, weights=weights))
 
     found: Any = optimize.minimize(
         loss, start, method="SLSQP", bounds=[(0, 1)] * len(start),
         constraints=optimize.LinearConstraint(np.ones((1, len(start))), 1, 1),
     )  # fmt: skip
-    weights = np.maximum(found.x, 0)
-    weights[weights < 1e-6] = 0
-    return np.asarray(weights / weights.sum())
+    mixture = np.maximum(found.x, 0)
+    mixture[mixture < 1e-6] = 0
+    return np.asarray(mixture / mixture.sum())
 
 
 def _all_logits(logits: ndarray) -> ndarray:
@@ -283,49 +430,48 @@ def _probabilities(logits: ndarray) -> ndarray:
     return expit(logits) if logits.shape[1] == 1 else softmax(logits, 1)
 
 
-def _working(logits: ndarray, hot: ndarray, c: int) -> tuple[ndarray, ndarray]:
+def _working(logits: ndarray, hot: ndarray, c: int, weights: ndarray) -> tuple[ndarray, ndarray]:
     """(noise, response) of the least squares problem that is one Newton step of class c."""
     p = _probabilities(logits)[:, c]
     weight = np.maximum(p * (1 - p), _LEAST_WEIGHT)
-    return 1 / weight, logits[:, c] + (hot[:, c] - p) / weight
+    return 1 / (weights * weight), logits[:, c] + (hot[:, c] - p) / weight
 
 
-def _start(hot: ndarray) -> ndarray:
-    share = np.clip(hot.mean(0), 1e-3, 1 - 1e-3)
+def _start(hot: ndarray, weights: ndarray) -> ndarray:
+    share = np.clip(np.average(hot, 0, weights), 1e-3, 1 - 1e-3)
     base = np.log(share / (1 - share)) if hot.shape[1] == 1 else np.log(share)
     return np.tile(base, (len(hot), 1))
 
 
-def _kernel_logits(
-    kernels: list[ndarray], variances: ndarray, hot: ndarray, policy: EvidencePolicy, start: ndarray | None = None
-) -> ndarray:
+def _logits(form: _Form, variances: ndarray, hot: ndarray, weights: ndarray, policy: EvidencePolicy,
+            start: ndarray | None = None) -> ndarray:  # fmt: skip
     """The most probable logits of rows, for given variances."""
-    logits = _start(hot) if start is None else start.copy()
+    logits = _start(hot, weights) if start is None else start.copy()
     for _ in range(policy.newton_steps):
         before = logits.copy()
         for c in range(hot.shape[1]):
-            noise, response = _working(logits, hot, c)
-            fitted = response - noise * weights_of(kernels, variances, noise, response)
+            fitted = form.fitted(variances, *_working(logits, hot, c, weights))
             logits[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_LARGEST_MOVE, _LARGEST_MOVE)
         if np.abs(logits - before).max() < policy.newton_settled:
             break
     return logits
 
 
-def _class_variances(rows: _Rows, name: str, hot: ndarray) -> ndarray:
-    """The variances of a candidate's components for classes, from the sample of rows."""
-    policy, kernels, inside = rows.policy, rows.kernels(name, rows.sample), hot[rows.sample]
-    sizes = np.array([np.trace(kernel) / len(inside) for kernel in kernels])
-    variances = np.where(sizes > 1e-12, 1 / len(kernels) / np.maximum(sizes, 1e-12), 0.0)
-    logits = _start(inside)
+def _class_variances(rows: _Rows, name: str, hot: ndarray, start: ndarray | None) -> ndarray:
+    """The variances of a candidate's components for classes, from a sample of rows."""
+    policy = rows.policy
+    some = rows.sampled(name, hot.shape[1])
+    form, inside, weights = rows.of(name, some), hot[some], rows.weights[some]
+    sizes = form.sizes(COMPONENTS[name], weights)
+    there = sizes > 1e-12
+    variances = np.where(there, 1 / len(sizes) / np.where(there, sizes, 1.0), 0.0) if start is None else start.copy()
+    logits = _start(inside, weights)
     for _ in range(policy.rounds):
-        logits = _kernel_logits(kernels, variances, inside, policy, logits)
+        logits = _logits(form, variances, inside, weights, policy, logits)
         first: ndarray | float = 0.0
         information: ndarray | float = 0.0
         for c in range(inside.shape[1]):
-            noise, response = _working(logits, inside, c)
-            found = solve(kernels, variances, noise, response)
-            parts = slope(kernels, variances, found, None, response)
+            parts = form.slope(variances, *_working(logits, inside, c, weights))
             first, information = first + parts[0], information + parts[1]
         change = move(np.asarray(first), np.asarray(information))
         variances[variances > 0] *= np.exp(change)
@@ -333,25 +479,3 @@ def _class_variances(rows: _Rows, name: str, hot: ndarray) -> ndarray:
         if not len(change) or np.abs(change).max() < 3 * policy.settled:
             break
     return variances
-
-
-def _logits(rows: _Rows, name: str, variances: ndarray, hot: ndarray) -> list[_Solution]:
-    """The most probable terms of each logit, on all rows."""
-    if rows.dense:
-        logits = _kernel_logits(rows.kernels(name), variances, hot, rows.policy)
-    else:
-        logits = _wide_logits(rows, name, variances, hot)
-    problems = [_working(logits, hot, c) for c in range(hot.shape[1])]
-    return [rows.solve(name, variances, *one, covariance=c == 0) for c, one in enumerate(problems)]
-
-
-def _wide_logits(rows: _Rows, name: str, variances: ndarray, hot: ndarray) -> ndarray:
-    logits = _start(hot)
-    for _ in range(rows.policy.newton_steps):
-        before = logits.copy()
-        for c in range(hot.shape[1]):
-            fitted = rows.solve(name, variances, *_working(logits, hot, c)).fitted
-            logits[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_LARGEST_MOVE, _LARGEST_MOVE)
-        if np.abs(logits - before).max() < rows.policy.newton_settled:
-            break
-    return logits

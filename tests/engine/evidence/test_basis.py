@@ -25,17 +25,17 @@ def test_functions_of_an_input_are_uncorrelated_on_the_rows() -> None:
     z = basis.values(u)
     np.testing.assert_allclose(z.mean(0), 0, atol=1e-9)
     for j in range(3):
-        own = z[:, basis.column == j]
+        own = z[:, (basis.column == j) & ~basis.steps]
         np.testing.assert_allclose(own.T @ own / len(u), np.eye(own.shape[1]), atol=1e-6)
 
 
 def test_the_line_comes_first_and_rises() -> None:
     u = rows()
     basis = ReducedBasis.of(u, POLICY)
-    lines = basis.values(u)[:, basis.order == 0]
+    lines = basis.values(u)[:, (basis.order == 0) & ~basis.steps]
     for j in range(3):
         assert np.corrcoef(lines[:, j], u[:, j])[0, 1] == pytest.approx(1, abs=1e-9)
-    assert (basis.column == 2).sum() == 1  # two values: a line and nothing else
+    assert ((basis.column == 2) & ~basis.steps).sum() == 1  # two values: a line and nothing else
 
 
 def test_roughness_is_the_integral_of_the_squared_second_derivative() -> None:
@@ -59,11 +59,28 @@ def test_between_rows_that_are_far_apart_functions_stay_smooth() -> None:
     rng = np.random.default_rng(1)
     u = np.concatenate([rng.uniform(0, 1, 150), rng.uniform(9, 10, 150)])[:, None]
     basis = ReducedBasis.of(u, POLICY)
-    inside = basis.values(np.linspace(1, 9, 200)[:, None])[:, :3]
-    ends = np.abs(basis.values(u)[:, :3]).max(0)
+    inside = basis.values(np.linspace(1, 9, 200)[:, None])
+    ends = np.abs(basis.values(u)).max(0)
     assert (np.abs(inside).max(0) <= 5 * ends).all()
 
 
 def test_a_constant_input_has_no_functions() -> None:
     u = np.stack([np.full(50, 3.0), np.arange(50.0)], 1)
     assert set(ReducedBasis.of(u, POLICY).column) == {1}
+
+
+def test_steps_are_level_at_the_ends_and_follow_a_jump() -> None:
+    u = rows()
+    basis = ReducedBasis.of(u, POLICY)
+    mine = (basis.column == 0) & basis.steps
+    assert POLICY.fewest_steps <= mine.sum() <= POLICY.step_functions
+    beyond = basis.values(np.array([[u[:, 0].max(), 0, 0], [u[:, 0].max() + 2, 0, 0]]))[:, mine]
+    np.testing.assert_allclose(beyond[1], beyond[0], atol=0.2)
+    jump = (u[:, 0] > 0.3).astype(float)
+    z = basis.values(u)
+    left = {
+        kind: np.linalg.lstsq(z[:, chosen], jump - jump.mean(), rcond=None)[1][0]
+        for kind, chosen in (("steps", mine), ("smooth", (basis.column == 0) & ~basis.steps))
+    }
+    assert left["steps"] < 0.7 * left["smooth"]
+    assert not ((basis.column == 2) & basis.steps).any()  # two values: no steps

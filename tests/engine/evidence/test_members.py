@@ -10,7 +10,7 @@ import torch
 from scipy.special import softmax
 
 from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
-from kanrun.engine.evidence.components import estimate, solve, solve_wide, weights_of
+from kanrun.engine.evidence.components import Moments, estimate, estimate_of_moments, solve, weights_of
 
 POLICY = EvidencePolicy()
 EXACT = replace(POLICY, remainder=0.0, most_nodes=1000)
@@ -40,16 +40,21 @@ def test_rows_and_functions_give_the_same_posterior() -> None:
     h, y = rng.normal(size=(60, 7)), rng.normal(size=60)
     noise = rng.uniform(0.5, 2, 60)
     by_rows = solve([h @ h.T], np.array([0.4]), noise, y)
-    by_functions = solve_wide(lambda part: h[part], np.full(7, 0.4), noise, y)
-    np.testing.assert_allclose(by_functions.left_out, by_rows.left_out(y), atol=1e-9)
-    np.testing.assert_allclose(by_functions.coefficients, 0.4 * h.T @ by_rows.weights, atol=1e-10)
+
+    def columns(part: slice) -> np.ndarray:
+        return h[part]
+
+    posterior = Moments.of(columns, 1 / noise, y).posterior(np.full(7, 0.4), 1.0)
+    _, left_out = posterior.rows(columns, 1 / noise, y)
+    np.testing.assert_allclose(left_out, by_rows.left_out(y), atol=1e-9)
+    np.testing.assert_allclose(posterior.coefficients, 0.4 * h.T @ by_rows.weights, atol=1e-10)
 
 
 def test_variances_are_found_again() -> None:
     rng = np.random.default_rng(4)
     a, b = rng.normal(size=(800, 60)), rng.normal(size=(800, 60))
     y = a @ rng.normal(size=60) * 0.5 + b @ rng.normal(size=60) * 0.1 + rng.normal(size=800)
-    variances, noise = estimate([a @ a.T, b @ b.T], y, POLICY)
+    variances, noise = estimate([a @ a.T, b @ b.T], y, np.ones(800), POLICY)
     assert np.sqrt(variances) == pytest.approx([0.5, 0.1], rel=0.35)
     assert noise == pytest.approx(1, rel=0.15)
 
@@ -139,3 +144,14 @@ def test_the_bands_cover_the_effect() -> None:
         truth = np.sin(3 * at) - np.sin(3 * u[:, 0]).mean()
         covered.append(np.abs(h @ fit.terms[0].main[mine] - truth) < 1.96 * width)
     assert np.mean(covered) > 0.85
+
+
+def test_variances_from_moments_are_those_from_kernels() -> None:
+    rng = np.random.default_rng(9)
+    h, kinds = rng.normal(size=(200, 12)), np.repeat([0, 1], 6)
+    y = h @ np.where(kinds == 0, 0.5, 0.1) * rng.choice([-1, 1]) + rng.normal(size=200)
+    policy = replace(POLICY, settled=1e-9, rounds=200)
+    by_rows = estimate([h[:, kinds == k] @ h[:, kinds == k].T for k in (0, 1)], y, np.ones(200), policy)
+    found = estimate_of_moments(Moments.of(lambda part: h[part], np.ones(200), y), kinds, 2, policy)
+    np.testing.assert_allclose(found[0], by_rows[0], rtol=1e-6)
+    assert found[1] == pytest.approx(by_rows[1], rel=1e-8)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from kanrun.experiments.bench.table_suite import _ranks, models, sources, tables
+import pytest
+from kanrun.experiments.bench import table_suite
+from kanrun.experiments.bench.plots import critical_differences
+from kanrun.experiments.bench.table_suite import _ranks, chosen_sources, models, sources, tables
 
 from kanrun.config import BenchConfig
 from kanrun.runs.records import Row
@@ -13,11 +16,16 @@ from kanrun.runs.records import Row
 def test_names_are_told_apart() -> None:
     names = [source.name for source in sources()]
     assert len(names) == len(set(names))
-    assert sum(not source.classes for source in sources()) >= 20
-    assert sum(source.classes for source in sources()) >= 6
+    for held, tables_of in ((False, "develop"), (True, "held")):
+        mine = chosen_sources([tables_of])
+        assert all(source.held == held for source in mine)
+        assert sum(not source.classes for source in mine) >= 20
+        assert sum(source.classes for source in mine) >= 12
+    assert [source.name for source in chosen_sources(["wine", "Boston"])] == ["Boston", "wine"]
 
 
-def test_every_model_is_measured_on_a_table() -> None:
+def test_every_model_is_measured_on_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table_suite, "find_spec", lambda name: None)  # those that may be missing take longer
     records = list(tables(BenchConfig(part="tables", tables=["wine"], splits=1, layers=[[1, 1, 1, 5]]), 0))
     rows = [record.values for record in records if isinstance(record, Row) and record.table == "tables"]
     assert {row["model"] for row in rows} == set(models(3))
@@ -32,3 +40,7 @@ def test_ranks_count_the_best_as_one() -> None:
     rows = [record.values for record in _ranks(frame) if isinstance(record, Row)]
     assert [(row["model"], row["mean_rank"]) for row in rows] == [("x", 1.0), ("y", 2.0)]
     assert np.isclose(float(rows[1]["worst_score"] or 0), 0.1)
+    # two models: 1.960 sqrt(2 * 3 / (6 * 2)), Demsar 2006, table 5 (a)
+    assert float(rows[0]["critical_difference"] or 0) == pytest.approx(1.960 * np.sqrt(0.5), rel=1e-3)
+    figure = critical_differences(pd.DataFrame(rows))
+    assert figure.axes[0].get_title() == "R2, 2 tables, critical difference 1.39"

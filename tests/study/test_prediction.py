@@ -1,0 +1,89 @@
+"""Predictions for files of any length: columns as they came, warnings over all blocks, nothing half-written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kanrun.errors import UsageError
+from kanrun.study import prediction
+from kanrun.study.fitted_table import FittedTable, fit_columns
+from kanrun.study.table_model import TablePolicy
+from kanrun.targets import TableLimits
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedTable:
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.uniform(0, 1, (60, 2)), rng.uniform(2, 3, (60, 2))])
+    return fit_columns(pd.DataFrame(x, columns=["a", "b"]), x.sum(1) + 0.1 * rng.normal(size=120))
+
+
+@pytest.fixture
+def run(fitted: FittedTable, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted.model))
+    monkeypatch.setattr(prediction, "LIMITS", TableLimits(block=7))
+    return Path()
+
+
+def table(folder: Path, rows: int = 30) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    data = pd.DataFrame({"id": [f"00{i}" for i in range(rows)], "b": rng.uniform(0, 1, rows).round(6)})
+    data["a"], data["n"], data["late"] = 0.5, np.arange(rows), [None] * (rows - 1) + [1.5]
+    data.loc[3, "a"], data.loc[29, "a"] = 1.5, 40.0
+    data.to_csv(folder / "new.csv", index=False)
+    return data
+
+
+def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: FittedTable) -> None:
+    data = table(tmp_path)
+    said = prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
+    out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
+    pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
+    np.testing.assert_allclose(out["y"], fitted.predict(data)[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
+    assert any("3.3% of the samples have a outside the trained range" in sentence for sentence in said)
+    assert any("3.3% of the samples have a in a gap of the training rows, such as" in sentence for sentence in said)
+
+
+def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
+    table(tmp_path)
+    prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
+    first = pd.read_parquet(tmp_path / "out.parquet")
+    assert [str(first[name].dtype) for name in ("n", "a", "late")] == ["int64", "float64", "float64"]
+    assert first["id"][4] == "004"
+    stamped = first.assign(when=pd.Timestamp("2024-01-01"), seen=True).drop(columns="y")
+    stamped.to_parquet(tmp_path / "again.parquet", index=False)
+    prediction.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
+    last = pd.read_parquet(tmp_path / "last.parquet")
+    pd.testing.assert_frame_equal(last[list(stamped)], stamped)
+    np.testing.assert_array_equal(last["y"], first["y"])
+    prediction.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
+    assert len(pd.read_csv(tmp_path / "last.csv.gz")) == 30
+
+
+def test_a_bad_value_late_in_the_file_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    data = table(tmp_path)
+    data["b"] = data["b"].astype(object)
+    data.loc[25, "b"] = "oops"
+    data.to_csv(tmp_path / "new.csv", index=False)
+    with pytest.raises(UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"):
+        prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
+
+
+def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 1))
+    labels = np.where(x[:, 0] > 0, "yes", "no")
+    model = fit_columns({"a": x[:, 0]}, labels, classification=True, policy=TablePolicy.additive()).model
+    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
+    table(tmp_path)
+    prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    out = pd.read_csv(tmp_path / "out.csv")
+    np.testing.assert_allclose(out["probability:no"] + out["probability:yes"], 1)
+    assert set(out["y"]) <= {"yes", "no"}
