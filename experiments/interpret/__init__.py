@@ -93,7 +93,7 @@ def _answered(problem: InterpretationProblem, options: Options, target: Any, see
 def _results(problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float) -> Iterator[Record]:
     from kanrun.experiments.interpret.diagram_edges import edge_tables
     from kanrun.experiments.interpret.problem import formula_checkpoint
-    from kanrun.experiments.interpret.tables import candidate_rows, decision_rows, summary_row
+    from kanrun.experiments.interpret.tables import candidate_rows, constant_rows, decision_rows, summary_row
 
     formula = problem.in_units(result.formula) if result.formula else None
     yield summary_row(problem, result, formula, cpu_seconds)
@@ -101,6 +101,8 @@ def _results(problem: InterpretationProblem, result: Interpretation, seed: int, 
     if formula is not None:
         yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
         yield formula_checkpoint(problem, formula, result, seed)
+        if not formula.splines:
+            yield from constant_rows(problem, formula)
     if result.approximation is not None:
         forms = problem.in_units(result.approximation).forms()
         yield Row("formulas", {"output": problem.output, "kind": "approximation", **forms})

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
-from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork, in_units, tens
 from kanrun.experiments.interpret.verdict import Conditions, constant, verdict
 from numpy.typing import ArrayLike
 
@@ -29,6 +29,7 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
+from kanrun.targets import Scaling
 
 __all__ = ["Check", "Interpretation", "Options", "SourceNetwork", "interpret", "interpretation", "one_thread"]
 
@@ -55,6 +56,9 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     points = points[:, None] if points.ndim == 1 else points
     _check_data(points, values)
+    inputs, output = tens(points), tens(values[:, None])
+    given, unit = points, float(output.scale[0])
+    points, values = inputs.apply(points), values / unit
     order = np.random.default_rng(seed).permutation(len(values))
     held, rest = order[: len(order) // 5], order[len(order) // 5 :]
     cut = len(rest) // 5
@@ -66,9 +70,24 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     with one_thread():
         events = interpretation(samples, check, options, seed)
         result = next(event for event in events if isinstance(event, Interpretation))
+    if (inputs.scale != 1).any() or unit != 1:
+        result = _in_given_units(result, inputs, unit, given)
     if names is not None and result.formula is not None:
         result = replace(result, formula=renamed(result.formula, names))
     return result
+
+
+def _in_given_units(result: Interpretation, inputs: Scaling, unit: float, points: Array) -> Interpretation:
+    """The result with formulas, network and errors in the units of `points` and of `unit`."""
+    network, certificate = result.network, result.certificate
+    if certificate is not None:
+        errors = {name: unit * getattr(certificate, name) for name in ("difference", "formula_rmse", "network_rmse")}
+        certificate = replace(certificate, **errors)
+    formulas = [
+        in_units(each, inputs, 0.0, unit, points) if each else None for each in (result.formula, result.approximation)
+    ]
+    itself = (lambda x: unit * network(inputs.apply(x))) if network is not None else None
+    return replace(result, formula=formulas[0], approximation=formulas[1], network=itself, certificate=certificate)
 
 
 @contextlib.contextmanager

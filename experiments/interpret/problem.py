@@ -6,17 +6,19 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import sympy
 from kanrun.experiments.interpret.interpretation import check_inputs
-from kanrun.experiments.interpret.result import Check, Interpretation, Options, SourceNetwork, in_units
+from kanrun.experiments.interpret.result import Check, Interpretation, Options, SourceNetwork, in_units, tens
 from kanrun.experiments.interpret.source_network import from_run, source_network
 
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
 from kanrun.errors import UsageError
+from kanrun.formulas import variable
 from kanrun.runs.records import Checkpoint, Note
 from kanrun.study.build import check_model
-from kanrun.targets import Dataset, Points, Scaling, build_target, make_dataset
+from kanrun.targets import Dataset, Points, Scaling, Target, build_target, make_dataset
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class InterpretationProblem:
         if plain and self.unit == 1 and self.output_scaling.shift[self.index] == 0:
             return formula
         shift = float(self.output_scaling.shift[self.index])
-        return in_units(formula, self.input_scaling.shift, self.input_scaling.scale, shift, self.unit)
+        points = self.input_scaling.invert(self.samples.validation_x)
+        return in_units(formula, self.input_scaling, shift, self.unit, points)
 
 
 def options_of(cfg: InterpretConfig) -> Options:
@@ -112,8 +115,8 @@ def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:
     if dataset.classes:
         raise UsageError("kanrun interpret needs numbers to explain; a classification target has classes.")
     known = network is None
-    inputs = Scaling.identity(len(dataset.target.inputs)) if known else dataset.input_scaling
-    outputs = Scaling.identity(len(dataset.target.outputs)) if known else dataset.output_scaling
+    inputs = tens(dataset.train.x) if known else dataset.input_scaling
+    outputs = tens(dataset.train.y) if known else dataset.output_scaling
     assert isinstance(inputs, Scaling), "make_dataset scales by shift and scale"
     assert isinstance(outputs, Scaling), "make_dataset scales by shift and scale"
     return [_problem(cfg, dataset, index, inputs, outputs, network) for index in range(len(dataset.target.outputs))]
@@ -138,7 +141,7 @@ def _problem(
     if target.function is not None:
         function = target.function
         truth = lambda x: outputs.apply(function(inputs.invert(x)))[:, index]  # noqa: E731
-        expression = target.expression if network is None else None
+        expression = _in_tens(target, index, inputs, outputs) if network is None else None
     clean = inputs.apply(test.x)
     check = Check(clean, truth(clean) if truth else scaled(test)[1], inputs.apply(target.domain.T).T, truth, expression)
     several = len(target.outputs) > 1
@@ -149,6 +152,15 @@ def _problem(
         given, index, inputs, outputs, not several, _notes(dataset) if index == 0 else (),
         cfg.target.kind, cfg.sampling.noise,
     )  # fmt: skip
+
+
+def _in_tens(target: Target, index: int, inputs: Scaling, outputs: Scaling) -> sympy.Expr | None:
+    """The target's expression in inputs and output that were divided by powers of ten."""
+    if target.expression is None:
+        return None
+    scales = [sympy.Rational(str(scale)) for scale in inputs.scale.tolist()]
+    swap = {variable(f"x{i}"): scale * variable(f"x{i}") for i, scale in enumerate(scales)}
+    return target.expression.xreplace(swap) / sympy.Rational(str(float(outputs.scale[index])))
 
 
 def _notes(dataset: Dataset) -> tuple[Note, ...]:

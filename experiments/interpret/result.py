@@ -18,8 +18,12 @@ from kanrun.engine.symbolic import (
     SearchPolicy,
     SearchStage,
     Tried,
+    exactly,
+    simplified,
+    written,
 )
 from kanrun.formulas import variable
+from kanrun.targets import Scaling
 
 Array = NDArray[np.float64]
 
@@ -92,11 +96,35 @@ class Interpretation:
         return str(self.formula.expression) if self.formula else self.sentence
 
 
-def in_units(formula: Formula, shift: Array, scale: Array, out_shift: float, out_scale: float) -> Formula:
-    """A formula that was found on standardised data, in the user's units."""
-    swap = {
-        variable(name): (variable(name) - sympy.Float(s, 17)) / sympy.Float(c, 17)
-        for name, s, c in zip(formula.names, shift, scale, strict=True)
-    }
-    expression = formula.expression.xreplace(swap) * sympy.Float(out_scale, 17) + sympy.Float(out_shift, 17)
+def tens(values: Array) -> Scaling:
+    """Powers of ten that bring columns (N, features) of very large or very small numbers near one; units such as metres
+    for distances between stars must not decide what is found. Others stay as they are: formulas have simple constants
+    in their own units."""
+    size = np.abs(values).max(axis=0, initial=0.0)
+    far = (size > 0) & ((size > _LARGE) | (size < 1 / _LARGE))
+    exponents = np.floor(np.log10(np.where(far, size, 1.0)))
+    return Scaling(np.zeros(size.size), np.array([float(f"1e{int(k)}") for k in exponents]))
+
+
+#: Numbers of this size are scaled.
+_LARGE = 1e3
+
+
+def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: float, points: Array) -> Formula:
+    """A formula that was found on scaled data, in the user's units; `points` (N, d) are in the user's units too."""
+
+    def number(value: float) -> sympy.Expr:
+        return sympy.Rational(str(value)) if _is_power_of_ten(value) else sympy.Float(value, 17)
+
+    scales = zip(formula.names, inputs.shift.tolist(), inputs.scale.tolist(), strict=True)
+    swap = {variable(name): (variable(name) - sympy.Float(s, 17) * bool(s)) / number(c) for name, s, c in scales}
+    expression = exactly(formula.expression).xreplace(swap) * number(out_scale)
+    if out_shift:
+        return replace(formula, expression=expression + sympy.Float(out_shift, 17))
+    if not formula.splines:
+        expression = written(simplified(expression, formula.names, points))
     return replace(formula, expression=expression)
+
+
+def _is_power_of_ten(value: float) -> bool:
+    return value > 0 and f"{value:.0e}".startswith("1e") and float(f"{value:.0e}") == value

@@ -10,7 +10,16 @@ from kanrun.experiments.interpret.problem import InterpretationProblem
 from kanrun.experiments.interpret.result import Check, Interpretation
 from kanrun.experiments.interpret.verdict import fresh
 
-from kanrun.engine.symbolic import Decision, Formula, Graph, SearchData, SearchStage, Tried, depths
+from kanrun.engine.symbolic import (
+    Decision,
+    Formula,
+    Graph,
+    SearchData,
+    SearchStage,
+    Tried,
+    confidence_intervals,
+    depths,
+)
 from kanrun.runs.records import Row
 
 
@@ -152,6 +161,15 @@ def summary_row(
             "reason": result.sentence,
         },
     )
+
+
+def constant_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:
+    """Every number of a formula that is no whole one with its 95 % interval, by the points it was fitted to; `formula`
+    is in the user's units."""
+    x, y = problem.input_scaling.invert(problem.samples.x), problem.samples.y
+    y = y * problem.unit + float(problem.output_scaling.shift[problem.index])
+    for each in confidence_intervals(formula.expression, formula.names, x, y):
+        yield Row("constants", {"output": problem.output, **vars(each)})
 
 
 def score_of(problem: InterpretationProblem, result: Interpretation) -> str:

@@ -3,6 +3,7 @@
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.certificate import Certificate, certify
+from kanrun.engine.symbolic.constants import ConstantInterval, confidence_intervals
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
@@ -14,6 +15,7 @@ from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
+from kanrun.engine.symbolic.simplification import exactly, simplified, written
 from kanrun.engine.symbolic.snapping import (
     Decision,
     PartlySymbolic,
@@ -30,6 +32,7 @@ __all__ = [
     "Budget",
     "Candidate",
     "Certificate",
+    "ConstantInterval",
     "ConstantsFitting",
     "Decision",
     "Edge",
@@ -54,8 +57,10 @@ __all__ = [
     "certify",
     "choose",
     "choose_formula",
+    "confidence_intervals",
     "depths",
     "edge_scores",
+    "exactly",
     "finished",
     "fit_constants",
     "fixed_shape",
@@ -65,5 +70,7 @@ __all__ = [
     "refine_to_formula",
     "renamed",
     "search",
+    "simplified",
     "variants",
+    "written",
 ]

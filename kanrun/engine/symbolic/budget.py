@@ -30,8 +30,8 @@ class WorkCosts:
     trial_entry: float = 1.25e-8
     product: float = 8e-12
     grid_value: float = 4e-8
-    pair: float = 1e-8
-    pair_entry: float = 5e-11
+    pair: float = 4e-9
+    pair_entry: float = 4e-11
 
     def refit(self, edges: int, parameters: int, points: int, jacobians: int, trials: int) -> float:
         """Units of a refit of `parameters` to `points`."""

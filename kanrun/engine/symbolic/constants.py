@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import sympy
+from scipy import stats
 
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
@@ -16,6 +17,7 @@ from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import RoundingPolicy
+from kanrun.formulas import to_numpy, variable
 
 #: Units of nice numbers with the bits that naming them costs.
 _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
@@ -169,3 +171,43 @@ def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], 
     covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
     errors = scale * np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms
     return {key: float(error) for key, error in zip(names, errors, strict=True) if key[1] != "?"}
+
+
+@dataclass(frozen=True)
+class ConstantInterval:
+    """A number in a formula, as it is written, and the interval that it lies in with the confidence asked for."""
+
+    text: str
+    value: float
+    low: float
+    high: float
+
+
+def confidence_intervals(
+    expression: sympy.Expr, names: Sequence[str], x: Array, y: Array, confidence: float = 0.95
+) -> list[ConstantInterval]:
+    """Intervals of all fractions and decimal numbers of a formula at once, from the residuals at x (N, inputs), y (N,)
+    and the Gauss-Newton matrix; no interval where there are fewer points than numbers."""
+    numbers = sorted((each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer), key=str)
+    unknowns = [variable(f"constant{i}") for i in range(len(numbers))]
+    if not numbers or y.size <= len(numbers):
+        return []
+    open_form = expression.xreplace(dict(zip(numbers, unknowns, strict=True)))
+    rows = np.concatenate([x, np.tile([float(each) for each in numbers], (y.size, 1))], axis=1)
+    arguments = [*names, *(each.name for each in unknowns)]
+    with np.errstate(all="ignore"):
+        rest = to_numpy(open_form, arguments)(rows) - y
+        columns = [to_numpy(sympy.diff(open_form, each), arguments)(rows) for each in unknowns]
+    jacobian = np.stack(columns, axis=1)
+    if not (np.isfinite(jacobian).all() and np.isfinite(rest).all()):
+        return []
+    norms = np.linalg.norm(jacobian, axis=0)
+    norms[norms == 0] = 1.0
+    covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
+    freedom = y.size - len(numbers)
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(rest @ rest / freedom * np.diag(covariance)) / norms
+    values = [float(each) for each in numbers]
+    return [
+        ConstantInterval(str(number), value, value - h, value + h)
+        for number, value, h in zip(numbers, values, half.tolist(), strict=True)
+    ]

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from scipy.spatial import cKDTree
+from sklearn.preprocessing import PolynomialFeatures
 
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.graph import Graph
@@ -51,6 +53,37 @@ class SearchData:
             error = float(np.sqrt(np.mean((model(self.validation_x) - self.validation_y) ** 2))) / self.spread
         return error if np.isfinite(error) else float("inf")
 
+    def only_noise(self, model: Callable[[Array], Array]) -> bool:
+        """Whether the residuals of a model have nothing of the inputs in them: neighbours in any input, and nearest
+        neighbours, are not alike beyond `_LIKE` standard errors, and no cubic polynomial predicts those held out."""
+        x, held = (
+            np.concatenate([self.x, self.validation_x]),
+            np.arange(self.y.size, self.y.size + self.validation_y.size),
+        )
+        with np.errstate(all="ignore"):
+            rest = model(x) - np.concatenate([self.y, self.validation_y])
+        size = float(np.std(rest))
+        if not 0 < size < np.inf:
+            return False
+        rest = (rest - rest.mean()) / size
+        inside = np.ptp(x, axis=0) > 0
+        unit = (x[:, inside] - x[:, inside].mean(0)) / x[:, inside].std(0)
+        nearest = np.asarray(cKDTree(unit).query(unit, 2)[1])[:, 1]
+        alike = [float(np.mean(rest * rest[nearest])) * 0.7]  # pairs are counted twice
+        for order in np.argsort(unit, axis=0).T:
+            alike.append(float(np.mean(rest[order][1:] * rest[order][:-1])))
+        if max(alike) > _LIKE / np.sqrt(rest.size):
+            return False
+        cubic = PolynomialFeatures(3 if unit.shape[1] <= _FEW else 2).fit_transform(unit)
+        if cubic.shape[1] > held[0] / 4:
+            return True
+        guess = cubic @ np.linalg.lstsq(cubic[: held[0]], rest[: held[0]], rcond=None)[0]
+        return float(np.mean((rest[held] - guess[held]) ** 2)) > (1 - _EXPLAINED) * float(np.mean(rest[held] ** 2))
+
+
+#: Standard errors of a correlation, inputs up to which cubic polynomials are few enough, and the share of the residuals
+#: that, explained, shows that they are no noise.
+_LIKE, _FEW, _EXPLAINED = 3.5, 5, 0.05
 
 #: Relative error at which a formula is taken as exact: nothing can be better.
 EXACT = 1e-11

@@ -207,6 +207,8 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
         free = candidate.free.replace("d", "")
         trees = [partial(scaled, call(candidate, a, b, free=free)) for a, b in grid.tolist()]
         add(candidate.name, candidate.complexity, curves, trees, ranks)
+    if {"exp", "log"} <= names:
+        add("exp(log)", _POWER_SIZE, *_real_powers(t))
     for inner, u, tree, size in _inner(t, names):
         for candidate in candidates:
             if candidate.name not in _GRIDS or candidate.name in ("arcsinh", "j0", "cosh", "tan", "x^2", "x^3"):
@@ -220,6 +222,25 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
     stacked = np.concatenate([np.zeros((0, t.size)), *values])
     count_work(2 * COSTS.grid_value * stacked.size)
     return Dictionary(stacked, np.array(sizes), tuple(families), tuple(makers))
+
+
+#: Complexity of a power with any exponent, and the exponents in the dictionary, from which others are near.
+_POWER_SIZE, _EXPONENTS = 3.5, np.arange(-49, 50) / 10
+
+
+def _real_powers(t: Array) -> tuple[Array, list[Callable[[float], Part]]]:
+    """|t|^p as exp(p log |t|), whose exponents a fit can move."""
+    positive = float(t.min()) > 0
+    if not positive and (t == 0).any():
+        return np.zeros((0, t.size)), []
+    size = Joined("sum", (call("abs"),))
+    trees: list[Callable[[float], Part]] = []
+    for p in _EXPONENTS.tolist():
+        log = Symbolic(TABLE["log"], (1.0, 0.0, p, 0.0), "c")
+        inner = Joined("sum", (Call(log, None if positive else size),))
+        trees.append(partial(scaled, Call(Symbolic(TABLE["exp"], (1.0, 0.0, 1.0, 0.0), "c"), inner)))
+    with np.errstate(all="ignore"):
+        return np.abs(t) ** _EXPONENTS[:, None], trees
 
 
 #: Compositions that are simpler functions.
@@ -262,7 +283,7 @@ def products(entries: Dictionary, factors: Dictionary) -> Dictionary:
             families.append(f"{family} {entries.families[i]}")
             makers.append(partial(_product, factors.makers[j], entries.makers[i]))
     stacked = np.concatenate([np.zeros((0, entries.values.shape[1])), *values])
-    count_work(2 * COSTS.grid_value * stacked.size)
+    count_work(COSTS.grid_value * stacked.size)
     return Dictionary(stacked, np.array(sizes), tuple(families), tuple(makers))
 
 

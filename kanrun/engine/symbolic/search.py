@@ -13,6 +13,7 @@ from kanrun.engine.symbolic.description_length import EXACT, length_of
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
+from kanrun.engine.symbolic.selection import met_noise
 from kanrun.engine.symbolic.separability import module_templates
 from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
@@ -47,7 +48,7 @@ class _Search:
     def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
-        self.budget = Budget(problem.policy.budget)
+        self.budget = Budget(problem.policy.searching * problem.policy.budget)
         self.further = problem.policy.further  # work left for longer looks
         self.tried: list[Tried] = []
         self.deep = 0  # of `tried`, those that had their longer look
@@ -62,7 +63,8 @@ class _Search:
             return True
         best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
         noisy = best > self.policy.selection.noisy and len(self.trained) > 2 and self.simple_done
-        return noisy and any(each.formula_error <= 1.05 * best for each in self.tried)
+        good = [each for each in self.tried if each.formula_error <= 1.05 * best]
+        return any(noisy or (each.formula is not None and met_noise(each.formula, self.problem)) for each in good)
 
     def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | Tried]:
         if self.over():
@@ -94,8 +96,8 @@ class _Search:
             if self.over() or self.further <= 0:
                 break
             allowance = min(self.policy.selection.budget, self.further)
-            if self.data.x.shape[1] == 1:  # there is no other structure to keep work for
-                allowance = self.budget.left
+            if self.data.x.shape[1] == 1:
+                allowance = 0.9 * self.budget.left  # the rest is for what was begun last
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
                     self.further -= event.selected.work

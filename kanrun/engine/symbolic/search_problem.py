@@ -33,10 +33,11 @@ class UnivariatePolicy:
 
     Values are known to `rounding` of their size at best. Polynomials have a degree of at most `degree`, rational
     functions degrees of at most `rational` in all; both count where the residual falls to `sudden` of what it was at
-    once. The dictionary has its `nice` simplest entries, and `products` of the `simple` ones among them. `singles` of
-    them are refitted, for at most `steps` steps; of their pairs the `kept` best are looked at and `polished` families
-    of them refitted; `first` entries are tried as the third term. Terms are added to a beam of `width`, `branches`
-    each, `terms` times. The `returned` best are matches. An edge of several gets work of `budget`.
+    once. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of the `simple`
+    ones among these. `singles` of them are refitted, for at most `steps` steps; of their pairs the `kept` best are
+    looked at and `polished` families of them refitted; `first` entries are tried as the third term. Terms are added to
+    a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge of several gets work of
+    `budget`.
     """
 
     points: int = 120
@@ -44,8 +45,9 @@ class UnivariatePolicy:
     degree: int = 16
     rational: int = 10
     sudden: float = 1e-4
+    entries: int = 4000
     nice: int = 2500
-    products: int = 5000
+    products: int = 6000
     simple: int = 400
     singles: int = 6
     kept: int = 200
@@ -139,8 +141,9 @@ class SelectionPolicy:
     `variants` graphs of the same function beside the plain one are tried, if a match in them scores below `clear`.
     Composites are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
     error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
-    times as wrong or less, which shows that the network's grid was the limit. Constants diverge where c f is
-    `diverged` times as large as c f + d.
+    times as wrong or less, which shows that the network's grid was the limit. Between `smooth` and `noisy` it is noise
+    where the residuals have nothing of the inputs in them; splines of exact data leave less. Errors below `near` are
+    polished before they are compared. Constants diverge where c f is `diverged` times as large as c f + d.
     """
 
     assignments: int = 24
@@ -152,6 +155,8 @@ class SelectionPolicy:
     clear: float = -3.5
     doubted: float = 3e-8
     noisy: float = 5e-3
+    smooth: float = 2e-5
+    near: float = 1e-7
     as_good: float = 1.02
     resolved: float = 0.7
     diverged: float = 1e7
@@ -221,7 +226,7 @@ class SearchPolicy:
     searching: float = 0.85
     further: float = 14.0
     worth: float = 0.05
-    exact: float = 1e-9
+    exact: float = 1e-11
     degree: int = 3
     ranked: int = 14
     explored: int = 7

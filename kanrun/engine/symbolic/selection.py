@@ -112,7 +112,7 @@ def select_further(first: Selected, problem: SearchProblem, allowance: float) ->
     graph, matches, tried = first.network, first.matches, first.tried
     best = Trial(first.length, first.error, first.graph or graph, first.snapped, first.refitting)
     goal, accuracy = max(problem.policy.exact, EXACT), problem.data.error(graph)
-    if accuracy > policy.noisy and best.error > policy.resolved * accuracy:
+    if met_noise(graph, problem) and best.error > policy.resolved * accuracy:
         goal = max(goal, policy.as_good * accuracy)
     if best.error > goal:
         matches = with_formulas(graph, problem, matches, budget)
@@ -172,7 +172,7 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
     data, policy = problem.data, problem.policy
     values, outs = graph.edge_outputs(data.x)
     error, rest = data.error(graph), data.y - values[graph.output]
-    noisy, alone = error > policy.selection.noisy, graph.active_edges == 1
+    noisy, alone = met_noise(graph, problem), graph.active_edges == 1
     wider = dict(matches)
     for i, found in matches.items():
         known, t = outs[i], values[graph.edges[i].source]
@@ -182,7 +182,7 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
         doubted = max(policy.selection.doubted, max(1e-2 * accuracy, 1e-9) ** 2)
         if (found and found[0].loss <= doubted and not alone) or budget.over:
             continue
-        exact = 0.0 if alone and not noisy else (1.0 if noisy else 0.1) * accuracy
+        exact = 0.0 if alone and not noisy else (0.3 if noisy else 0.1) * accuracy
         allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
         more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
         if not any(match.loss <= max(exact, 1e-9) ** 2 for match in more) and not alone and not budget.over:
@@ -191,12 +191,20 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
     return wider
 
 
+def met_noise(graph: Graph, problem: SearchProblem) -> bool:
+    """Whether what a network or a formula leaves is noise: it is large, or it has nothing of the inputs in it."""
+    error, policy = problem.data.error(graph), problem.policy.selection
+    return error > policy.noisy or (error > policy.smooth and problem.data.only_noise(graph))
+
+
 def _refitted(graph: Graph, problem: SearchProblem) -> Trial:
     """The symbolic graph, canonical and refitted; infinite error where it is not defined on the data."""
     began, data = time.monotonic(), problem.data
     fitted = refit(canonical(expanded(graph)), data.x, data.y, RefitSettings(steps=12, gain=1e-2, damping=1e-3))
     if fitted.rmse < 0.2 * data.spread:
         fitted = refit(fitted.graph, data.x, data.y, RefitSettings(steps=60, damping=1e-6))
+    if fitted.rmse < problem.policy.selection.near * data.spread:
+        fitted = refit(fitted.graph, data.x, data.y, RefitSettings(steps=60, gain=1e-6, damping=1e-10))
     return _measured(fitted.graph, problem, graph, time.monotonic() - began)
 
 

@@ -82,7 +82,7 @@ class _Search:
         self.rationals()
         yield
         policy, factors = self.policy, _factors(self.t, self.candidates)
-        every = dictionary(self.t, self.candidates)
+        every = dictionary(self.t, self.candidates).simplest(policy.entries)
         nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
         simple = nice.chosen(range(min(policy.simple, len(nice.families))))
         wide = nice + products(simple, factors).simplest(policy.products)
@@ -90,7 +90,7 @@ class _Search:
         for target in (plain, *others):
             self.singles(target, wide)
             yield
-        self.pairs(plain, nice, None, policy.polished)
+        self.pairs(plain, every, None, policy.polished)
         yield
         self.sums_with_factor(plain, nice)
         yield
@@ -98,6 +98,8 @@ class _Search:
             self.pairs(target, nice, None, 4)
             yield
         self.pairs(plain, wide, None, policy.polished)
+        yield
+        self.sums_with_factor(plain, wide)
         yield
         yield from self.grown(every, budget)
         for target in (plain, *others):
@@ -392,7 +394,7 @@ def nearest_pairs(y: Array, entries: Array, fixed: Array, kept: int) -> list[tup
     p = left @ (rest / total)
     count_work(use.size**2 * (COSTS.pair + COSTS.pair_entry * y.size))
     best: list[tuple[float, int, int]] = []
-    worst = np.inf
+    worst = 1.0
     for start in range(0, use.size, 256):
         rows = slice(start, min(start + 256, use.size))
         gram = left[rows] @ left[start:].T
@@ -401,15 +403,15 @@ def nearest_pairs(y: Array, entries: Array, fixed: Array, kept: int) -> list[tup
         explained = (p[rows, None] - gram * p[None, start:]) ** 2
         explained /= apart
         explained += p[None, start:] ** 2
-        loss = 1 - explained
-        few = min(kept, loss.size)
-        flat = np.argpartition(loss, few - 1, axis=None)[:few] if few < loss.size else np.arange(loss.size)
-        for index in flat:
-            i, j = divmod(int(index), loss.shape[1])
-            if loss[i, j] < worst and start + i < start + j:
-                best.append((max(float(loss[i, j]), 0.0), int(use[start + i]), int(use[start + j])))
+        flat = np.flatnonzero(explained > 1 - worst)
+        if flat.size > 2 * kept:
+            flat = flat[np.argpartition(-explained.ravel()[flat], 2 * kept)[: 2 * kept]]
+        for index in flat.tolist():
+            i, j = divmod(index, explained.shape[1])
+            if i < j:
+                best.append((max(1 - float(explained[i, j]), 0.0), int(use[start + i]), int(use[start + j])))
         best = sorted(best)[:kept]
-        worst = best[-1][0] if len(best) == kept else np.inf
+        worst = best[-1][0] if len(best) == kept else 1.0
     return best
 
 

@@ -25,11 +25,11 @@ from kanrun.engine.symbolic import (
     finished,
 )
 from kanrun.engine.symbolic.candidates import TABLE
-from kanrun.engine.symbolic.constants import nice
+from kanrun.engine.symbolic.constants import confidence_intervals, nice
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.formula import Formula, numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
-from kanrun.engine.symbolic.simplification import expansion_terms, proven_equal, simplified
+from kanrun.engine.symbolic.simplification import expansion_terms, proven_equal, simplified, written
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -240,3 +240,43 @@ def test_a_formula_has_four_forms() -> None:
     assert forms["latex"] == "2 x_{0}^{2}"
     assert "def formula(x0)" in forms["python"]
     assert forms["srepr"].startswith("Mul(")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.13, "213/100"), (np.pi**2, "pi**2"), (1 / (8 * np.pi**2), "1/(8*pi**2)"), (0.426, "213/500"),
+        (np.sqrt(10), "sqrt(10)"), (np.log(2), "log(2)"), (6.674e-11, "3337/50000000000000"),
+    ],
+)  # fmt: skip
+def test_nice_numbers_have_units_or_few_digits(value: float, text: str) -> None:
+    assert str(nice(value, 1e-10 * value)) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("2.6371234123*x0/(2.6371234123*x1^2+2.6371234123)", "x0/(x1**2 + 1)"),
+        ("exp(-(3.1622776601683795*x0-0.94868329805051377)^2)", "exp(-10*(x0 - 0.3)**2)"),
+        ("32*x0/(10*x0+7)", "3.2*x0/(x0 + 0.7)"),
+        ("2.13*x0", "2.13*x0"),
+    ],
+)
+def test_a_formula_is_written_as_a_person_would(text: str, expected: str) -> None:
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
+    expression = parse(text)
+    decimal = expression.xreplace({n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer})
+    assert str(written(simplified(decimal, ["x0", "x1"], points))) == expected
+
+
+def test_confidence_intervals_hold_the_constants() -> None:
+    generator = np.random.default_rng(0)
+    x = generator.uniform(0, 4, (400, 1))
+    expression = 2.5 * sympy.exp(-0.7 * parse("x0"))
+    y = to_numpy(expression, ["x0"])(x) + 0.1 * generator.normal(size=400)
+    found = confidence_intervals(expression, ["x0"], x, y)
+    assert [each.value for each in found] == [0.7, 2.5] or sorted(each.value for each in found) == [-0.7, 2.5]
+    rate = min(found, key=lambda each: abs(each.value))
+    jacobian = np.stack([np.exp(-0.7 * x[:, 0]), -2.5 * x[:, 0] * np.exp(-0.7 * x[:, 0])], axis=1)
+    exact = 0.1 * np.sqrt(np.linalg.inv(jacobian.T @ jacobian)[1, 1]) * 1.966
+    assert (rate.high - rate.low) / 2 == pytest.approx(exact, rel=0.1)

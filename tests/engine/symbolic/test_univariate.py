@@ -1,0 +1,91 @@
+"""Formulas of one variable: sums, products, quotients and compositions are read off their values."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kanrun.engine.symbolic import choose
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
+from kanrun.engine.symbolic.dictionary import dictionary
+from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.univariate import match_formulas, nearest_pairs
+from kanrun.formulas import parse, to_numpy
+
+FOUND = [
+    ("x0^6-x0^4+2*x0", -1, 1),
+    ("(x0^2+2*x0+3)/(x0^3+4)", -1, 2),
+    ("cos(x0)+sin(2*x0-x0^2)", -1, 1),
+    ("log(x0^2+x0+1)+log(x0+2)", 0, 2),
+    ("2.5*exp(-0.21*x0)*sin(3.3*x0)+0.8", 0, 6),
+    ("x0^1.6/(0.8+x0^1.6)", 0.1, 5),
+    ("x0^3/(exp(x0)-1)", 0.2, 8),
+    ("abs(x0)^1.5", -2, 2),
+]
+
+
+@pytest.mark.parametrize(("formula", "low", "high"), FOUND)
+def test_a_function_of_one_variable_is_found(formula: str, low: float, high: float) -> None:
+    t = np.random.default_rng(0).uniform(low, high, 600)
+    truth = to_numpy(parse(formula), ["x0"])
+    match = match_formulas(t, truth(t[:, None]), choose(None), 0.0, Budget(20.0))[0]
+    assert match.loss < 1e-24
+    other = np.linspace(low, high, 300)[1:-1, None]
+    found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)  # type: ignore[attr-defined]
+    np.testing.assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
+
+
+def test_only_the_candidates_named_are_used() -> None:
+    t = np.random.default_rng(0).uniform(0.2, 2.0, 300)
+    matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(2.0))
+    assert matches
+    assert not any(word in match.name for match in matches for word in ("log", "sqrt", "tanh"))
+
+
+def test_a_search_for_one_function_ends_with_its_budget() -> None:
+    t = np.linspace(-3, 3, 200)
+    noise = np.random.default_rng(0).normal(size=200)
+    budget = Budget(2.0)
+    assert match_formulas(t, noise, choose(None), 0.0, budget)
+    assert budget.used < 4.0
+
+
+def test_the_nearest_pair_is_the_one_that_least_squares_finds() -> None:
+    generator = np.random.default_rng(1)
+    entries, y = generator.normal(size=(40, 30)), generator.normal(size=30)
+    loss, i, j = nearest_pairs(y, entries, np.ones((1, 30)), 5)[0]
+    centred = y - y.mean()
+
+    def left(a: int, b: int) -> float:
+        columns = np.stack([np.ones(30), entries[a], entries[b]], axis=1)
+        rest = y - columns @ np.linalg.lstsq(columns, y, rcond=None)[0]
+        return float(rest @ rest / (centred @ centred))
+
+    best = min((left(a, b), a, b) for a in range(40) for b in range(a + 1, 40))
+    assert (i, j) == best[1:]
+    assert loss == pytest.approx(best[0], rel=1e-9)
+
+
+def test_a_dictionary_is_defined_where_its_argument_is() -> None:
+    t = np.linspace(-2.0, 3.0, 50)
+    entries = dictionary(t, choose(None))
+    assert np.isfinite(entries.values).all()
+    assert "log" in entries.families  # log(3 + t), log(5 + t)
+    assert "1/x" not in [
+        entries.families[i] for i in range(len(entries.families)) if abs(entries.values[i]).max() > 1e3
+    ]
+    for i in range(0, len(entries.families), 97):
+        part = entries.tree(i, 2.0)
+        assert part is not None
+
+
+def test_work_is_cut_off_at_its_limit() -> None:
+    def steps():  # type: ignore[no-untyped-def]
+        for k in range(100):
+            count_work(1.0)
+            yield k
+
+    assert list(limited(steps(), 5.5)) == [0, 1, 2, 3, 4]
+    with pytest.raises(WorkSpent), at_most(1.0):
+        count_work(2.0)
+    count_work(2.0)  # no limit is left behind
