@@ -101,7 +101,7 @@ def _curves(graph: Graph, samples: SearchData) -> dict[Key, dict[str, Any]]:
         t = np.linspace(low, high, _POINTS) if np.isfinite(high - low) else np.linspace(0.0, 1.0, _POINTS)
         row = {
             "x": t,
-            "y": edge.function.evaluate(t, columns=False)[0],
+            "y": edge.function.value(t),
             "score": float(score) if np.isfinite(score) else 1.0,
             "pruned": False,
             "symbolic": label(edge.function),

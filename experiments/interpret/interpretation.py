@@ -45,13 +45,13 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     own: Mapping[str, str] | None = None,
     hidden: Sequence[int] | None = None,
     seed: int = 0,
-    budget: float = 40.0,
+    budget: float = 60.0,
 ) -> Interpretation:
     """The formula of y (N,) in x (N, inputs), with its certificate on a fifth of the points, which are held out.
 
     `names` are the variables (default x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in
-    x0; `hidden` fixes the KAN's hidden widths; no new structure is begun after work of `budget`, about seconds of one
-    core. Raises UsageError for data that are not finite, too few or constant inputs only.
+    x0; `hidden` fixes the KAN's hidden widths; it ends after work of `budget`, about seconds of one core. Raises
+    UsageError for data that are not finite, too few or constant inputs only.
     """
     points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
     points = points[:, None] if points.ndim == 1 else points

@@ -117,7 +117,7 @@ def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: flo
         return sympy.Rational(str(value)) if _is_power_of_ten(value) else sympy.Float(value, 17)
 
     scales = zip(formula.names, inputs.shift.tolist(), inputs.scale.tolist(), strict=True)
-    swap = {variable(name): (variable(name) - sympy.Float(s, 17) * bool(s)) / number(c) for name, s, c in scales}
+    swap = {variable(name): (variable(name) - (sympy.Float(s, 17) if s else 0)) / number(c) for name, s, c in scales}
     expression = exactly(formula.expression).xreplace(swap) * number(out_scale)
     if out_shift:
         return replace(formula, expression=expression + sympy.Float(out_shift, 17))

@@ -199,7 +199,7 @@ class InterpretConfig(ExperimentConfig):
     prune: float | None = setting(None, "least edge score of a network from a run; null is chosen on validation points")
     slack: float = setting(0.1, "how much worse than the network a formula may be and still stand for it")
     starts: int = setting(6, "starts of each structure at the coarse grid")
-    budget: float = setting(40.0, "work after which no new structure is begun, in about seconds of one core")
+    budget: float = setting(60.0, "work in all, in about seconds of one core", above=0)
     simplify: float = setting(5.0, "work for simplification, in about seconds of one core")
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 

@@ -23,12 +23,12 @@ class WorkCosts:
     """Units of a Jacobian: for itself, for an edge, for an entry; of a trial step: for itself, for an entry, for one of
     the products that solve it; of a value of a candidate on a search grid; of a pair of them, and an entry of it."""
 
-    jacobian: float = 3.4e-5
-    edge: float = 3.4e-5
-    entry: float = 1.1e-8
-    trial: float = 4.5e-5
-    trial_entry: float = 1.25e-8
-    product: float = 8e-12
+    jacobian: float = 1.5e-4
+    edge: float = 2.6e-4
+    entry: float = 1.9e-8
+    trial: float = 1.9e-4
+    trial_entry: float = 5e-10
+    product: float = 2.6e-11
     grid_value: float = 4e-8
     pair: float = 4e-9
     pair_entry: float = 4e-11

@@ -137,7 +137,7 @@ def _inner(t: Array, names: set[str]) -> list[tuple[str, Array, Callable[[float,
     def add(name: str, *terms: Call) -> None:
         used = [term.function for term in terms]
         if all(each.candidate.name in names and each.allows(t) for each in used):
-            values = np.sum([each.evaluate(t, columns=False)[0] for each in used], axis=0)
+            values = np.sum([each.value(t) for each in used], axis=0)
 
             def tree(k: float, b: float) -> Joined:
                 first, *rest = (scaled(term, k) for term in terms)

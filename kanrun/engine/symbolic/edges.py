@@ -1,7 +1,7 @@
 """The functions that edges of a graph carry: a spline, a candidate with its constants, or nothing.
 
-All are immutable and numpy in, numpy out: `values` (N,), `slope` (N,), and `columns` (N, size), the derivatives
-in the edge's own parameters.
+All are immutable and numpy in, numpy out: values (N,), slopes (N,), and columns (N, size), the derivatives in the
+edge's own parameters.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ class EdgeFunction(Protocol):
 
     def with_parameters(self, parameters: Array) -> EdgeFunction: ...
 
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
-        """Values, slopes and, if asked for, columns at t."""
+    def value(self, t: Array) -> Array: ...
+
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
+        """Values, slopes and columns at t."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,11 @@ class Identity:
     def with_parameters(self, parameters: Array) -> Identity:
         return self
 
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
-        return t, np.ones_like(t), np.zeros((t.size, 0)) if columns else None
+    def value(self, t: Array) -> Array:
+        return t
+
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
+        return t, np.ones_like(t), np.zeros((t.size, 0))
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,6 @@ class Spline:
         least squares; coefficients that no point determines are as small as can be."""
         empty = cls(*ends, np.zeros(intervals + degree), degree)
         design = empty.evaluate(points)[2]
-        assert design is not None
         return empty.with_parameters(np.asarray(np.linalg.lstsq(design, values, rcond=1e-13)[0], dtype=np.float64))
 
     @property
@@ -81,13 +85,15 @@ class Spline:
         """phi + shift: B-splines sum to one."""
         return self.with_parameters(self.parameters + shift)
 
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+    def value(self, t: Array) -> Array:
+        basis, _, start = self.basis(t)
+        return np.asarray(np.einsum("np,np->n", basis, self.parameters[start[:, None] + np.arange(self.degree + 1)]))
+
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         basis, slopes, start = self.basis(t)
         index = start[:, None] + np.arange(self.degree + 1)
         local = self.parameters[index]
         values, slope = np.einsum("np,np->n", basis, local), np.einsum("np,np->n", slopes, local)
-        if not columns:
-            return values, slope, None
         dense = np.zeros((t.size, self.parameters.size))
         np.put_along_axis(dense, index, basis, axis=1)
         return values, slope, dense
@@ -110,7 +116,7 @@ class Spline:
         """The nearest spline on another grid, by least squares on points of this one."""
         low, high = self.low if low is None else low, self.high if high is None else high
         points = np.linspace(low, high, 6 * (intervals + self.degree) + 1)
-        return Spline.through(points, self.evaluate(points, columns=False)[0], (low, high), intervals, self.degree)
+        return Spline.through(points, self.value(points), (low, high), intervals, self.degree)
 
 
 @lru_cache(maxsize=8)
@@ -142,21 +148,24 @@ class Symbolic:
     def with_parameters(self, parameters: Array) -> Symbolic:
         return self.changed(**dict(zip(self.free, parameters.tolist(), strict=True)))
 
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
+    def value(self, t: Array) -> Array:
+        a, b, c, d = self.constants
+        return c * self.candidate.value(a * t + b) + d
+
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         a, b, c, d = self.constants
         argument = a * t + b
         f, slope = self.candidate.value(argument), self.candidate.slope(argument)
-        if not columns:
-            return c * f + d, c * a * slope, None
-        each = {"a": c * slope * t, "b": c * slope, "c": f, "d": np.ones_like(t)}
-        stacked = np.stack([each[name] for name in self.free], axis=1) if self.free else np.zeros((t.size, 0))
-        return c * f + d, c * a * slope, stacked
+        columns = np.empty((t.size, len(self.free)))
+        for i, name in enumerate(self.free):
+            columns[:, i] = c * slope * t if name == "a" else c * slope if name == "b" else f if name == "c" else 1.0
+        return c * f + d, c * a * slope, columns
 
     def changed(self, fixed: str = "", **constants: float) -> Symbolic:
         """The function with some constants changed, those named in `fixed` no longer free."""
         values = dict(zip(CONSTANTS, self.constants, strict=True)) | constants
         free = "".join(name for name in self.free if name not in fixed)
-        return replace(self, constants=(values["a"], values["b"], values["c"], values["d"]), free=free)
+        return Symbolic(self.candidate, (values["a"], values["b"], values["c"], values["d"]), free, self.exact)
 
     def scaled(self, factor: float) -> Symbolic:
         """factor * phi."""

@@ -129,7 +129,7 @@ class Formula:
 
 
 def _spline_value(spline: Spline, t: Array) -> Array:
-    return spline.evaluate(t, columns=False)[0]
+    return spline.value(t)
 
 
 def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()) -> Formula:

@@ -53,9 +53,11 @@ class Graph:
         edges, start = [], 0
         for edge in self.edges:
             size = edge.function.parameters.size
-            edges.append(replace(edge, function=edge.function.with_parameters(parameters[start : start + size])))
+            edges.append(
+                Edge(edge.source, edge.target, edge.function.with_parameters(parameters[start : start + size]))
+            )
             start += size
-        return replace(self, edges=tuple(edges))
+        return Graph(self.inputs, self.operations, tuple(edges), self.marks)
 
     def with_function(self, index: int, function: EdgeFunction) -> Graph:
         edges = list(self.edges)
@@ -77,7 +79,7 @@ class Graph:
 
     def node_values(self, x: Array) -> list[Array]:
         """The value of every node at x (N, inputs), inputs included."""
-        return self._forward(x, columns=False)[0]
+        return self.edge_outputs(x)[0]
 
     def __call__(self, x: Array) -> Array:
         """The output (N,) at x (N, inputs); nan or inf where an edge is not defined."""
@@ -86,12 +88,11 @@ class Graph:
     def linearise(self, x: Array) -> tuple[Array, Array]:
         """The output (N,) and its Jacobian (N, parameters)."""
         value, _, jacobian = self.derivatives(x)
-        assert jacobian is not None
         return value, jacobian
 
-    def derivatives(self, x: Array, *, columns: bool = True) -> tuple[Array, list[Array], Array | None]:
-        """The output (N,), its slope (N,) in every input, and if asked for its Jacobian (N, parameters)."""
-        values, outs, slopes, own = self._forward(x, columns=columns)
+    def derivatives(self, x: Array) -> tuple[Array, list[Array], Array]:
+        """The output (N,), its slope (N,) in every input, and its Jacobian (N, parameters)."""
+        values, outs, slopes, own = self._forward(x)
         upstream = [np.zeros(x.shape[0]) for _ in values]
         upstream[self.output] = np.ones(x.shape[0])
         blocks: list[Array] = [np.zeros((x.shape[0], 0))] * len(self.edges)
@@ -102,30 +103,36 @@ class Graph:
                 if self.operation(node) == "product":
                     for j in into:
                         carried = carried * outs[j] if j != i else carried
-                if columns:
-                    blocks[i] = carried[:, None] * own[i]
+                blocks[i] = carried[:, None] * own[i]
                 source = self.edges[i].source
                 upstream[source] = upstream[source] + carried * slopes[i]
-        jacobian = np.concatenate([np.zeros((x.shape[0], 0)), *blocks], axis=1) if columns else None
+        jacobian = np.concatenate([np.zeros((x.shape[0], 0)), *blocks], axis=1)
         return values[self.output], upstream[: self.inputs], jacobian
 
     def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
         """The value of every node, and of every edge."""
-        values, outs, _, _ = self._forward(x, columns=False)
+        values: list[Array] = [x[:, i] for i in range(self.inputs)]
+        outs: list[Array] = []
+        at = 0
+        for node in range(self.inputs, self.output + 1):
+            first = at
+            while at < len(self.edges) and self.edges[at].target == node:
+                outs.append(self.edges[at].function.value(values[self.edges[at].source]))
+                at += 1
+            values.append(_combine(self.operation(node), outs[first:at], x.shape[0]))
         return values, outs
 
-    def _forward(self, x: Array, *, columns: bool) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
+    def _forward(self, x: Array) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
         values: list[Array] = [x[:, i] for i in range(self.inputs)]
         outs, slopes, blocks = [], [], []
         at = 0
         for node in range(self.inputs, self.output + 1):
             first = at
             while at < len(self.edges) and self.edges[at].target == node:
-                edge = self.edges[at]
-                out, slope, block = edge.function.evaluate(values[edge.source], columns=columns)
+                out, slope, block = self.edges[at].function.evaluate(values[self.edges[at].source])
                 outs.append(out)
                 slopes.append(slope)
-                blocks.append(block if block is not None else np.zeros((0, 0)))
+                blocks.append(block)
                 at += 1
             values.append(_combine(self.operation(node), outs[first:at], x.shape[0]))
         return values, outs, slopes, blocks
@@ -150,9 +157,12 @@ class Graph:
 
 
 def _combine(operation: Operation, outs: Sequence[Array], samples: int) -> Array:
-    if operation == "product":
-        return np.prod(np.stack(outs), axis=0) if outs else np.ones(samples)
-    return np.sum(np.stack(outs), axis=0) if outs else np.zeros(samples)
+    if not outs:
+        return np.ones(samples) if operation == "product" else np.zeros(samples)
+    total = outs[0]
+    for out in outs[1:]:
+        total = total * out if operation == "product" else total + out
+    return total
 
 
 def without_edges(graph: Graph, dead: set[int]) -> Graph:

@@ -269,7 +269,7 @@ def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int)
     a, b = grid[int(np.argmax(cover))]
     edge = Symbolic(candidate, (float(a) / half, float(b - a * middle / half), 1.0, 0.0), candidate.free)
     line = Symbolic(IDENTITY, (1.0, 0.0, 0.0, 0.0), "c")
-    design = np.stack([edge.evaluate(t, columns=False)[0], phi, np.ones_like(t)], axis=1)
+    design = np.stack([edge.value(t), phi, np.ones_like(t)], axis=1)
     if not np.isfinite(design).all():
         return None
     c, k, d = np.linalg.lstsq(design, alpha, rcond=None)[0].tolist()

@@ -145,7 +145,7 @@ def _merged(graph: Graph, node: int) -> Graph:
     assert isinstance(second, Spline)
     intervals = first.intervals + second.intervals + first.degree  # as many coefficients as the two had
     points = np.linspace(first.low, first.high, 6 * (intervals + first.degree))
-    values = second.evaluate(first.evaluate(points, columns=False)[0], columns=False)[0]
+    values = second.value(first.value(points))
     one = Spline.through(points, values, (first.low, first.high), intervals, first.degree)
     rest = [edge for i, edge in enumerate(graph.edges) if i not in (before, after)]
     return renumbered(graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)])

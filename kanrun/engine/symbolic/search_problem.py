@@ -58,7 +58,7 @@ class UnivariatePolicy:
     branches: int = 6
     terms: int = 4
     returned: int = 6
-    budget: float = 3.0
+    budget: float = 5.0
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class SelectionPolicy:
     per_edge: int = 5
     width: int = 3
     branches: int = 3
-    budget: float = 8.0
+    budget: float = 16.0
     variants: int = 3
     clear: float = -3.5
     doubted: float = 3e-8
@@ -171,7 +171,7 @@ class MixingPolicy:
     near: float = 3.0
     candidates: int = 3
     rounds: int = 2
-    budget: float = 4.0
+    budget: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -222,9 +222,9 @@ class SearchPolicy:
     `unread` times as wrong as its network.
     """
 
-    budget: float = 40.0
+    budget: float = 60.0
     searching: float = 0.85
-    further: float = 14.0
+    further: float = 30.0
     worth: float = 0.05
     exact: float = 1e-11
     degree: int = 3

@@ -174,8 +174,7 @@ def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
         a, b, c = (form.coeff(symbols[0], k) for k in (2, 1, 0))
         return sympy.exp(c - b**2 / (4 * a)) * sympy.exp(a * (symbols[0] + b / (2 * a)) ** 2)
 
-    written_out = sympy.powsimp(expression).replace(sympy.exp, square)
-    return written_out.evalf(_DIGITS) if written_out.has(sympy.Float) else written_out
+    return sympy.powsimp(expression).replace(sympy.exp, square)
 
 
 #: The degree of a square.

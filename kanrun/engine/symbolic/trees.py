@@ -66,8 +66,11 @@ class Subgraph:
     def with_parameters(self, parameters: Array) -> Subgraph:
         return replace(self, graph=self.graph.with_parameters(parameters))
 
-    def evaluate(self, t: Array, *, columns: bool = True) -> tuple[Array, Array, Array | None]:
-        value, slopes, jacobian = self.graph.derivatives(t[:, None], columns=columns)
+    def value(self, t: Array) -> Array:
+        return self.graph(t[:, None])
+
+    def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
+        value, slopes, jacobian = self.graph.derivatives(t[:, None])
         return value, slopes[0], jacobian
 
 

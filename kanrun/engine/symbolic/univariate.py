@@ -256,7 +256,7 @@ class _Search:
         if "sin" in self.names:
             families += [[call("sin", k, b) for k in range(1, most + 1) for b in (0.0, np.pi / 2)] for most in (1, 5)]
         for parts in families:
-            basis = [np.ones_like(t), *(part.function.evaluate(t, columns=False)[0] for part in parts)]
+            basis = [np.ones_like(t), *(part.function.value(t) for part in parts)]
             stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
             norms = np.linalg.norm(stacked, axis=1, keepdims=True)
             q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
@@ -322,7 +322,7 @@ class _Search:
         """A linear combination of terms, without those that are zero."""
         kept = list(terms)
         while True:
-            curves = [term.function.evaluate(self.t, columns=False)[0] for term in kept]
+            curves = [term.function.value(self.t) for term in kept]
             columns = np.stack([np.ones_like(self.t), *curves], axis=1)
             norms = np.linalg.norm(columns, axis=0)
             c = np.linalg.lstsq(columns / norms, self.y, rcond=None)[0]

@@ -27,7 +27,7 @@ def test_an_edge_made_of_a_candidate_is_matched_by_it(name: str) -> None:
     values = -1.7 * candidate.value(0.8 * t + 0.05) + 0.4
     (match,) = match_edge(t, values, [candidate])
     assert match.loss < 1e-12
-    np.testing.assert_allclose(match.function.evaluate(t, columns=False)[0], values, atol=1e-5)
+    np.testing.assert_allclose(match.function.value(t), values, atol=1e-5)
 
 
 def test_the_simplest_of_equal_matches_comes_first() -> None:

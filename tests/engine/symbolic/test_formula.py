@@ -226,7 +226,7 @@ def test_a_spline_counts_wherever_it_stands_in_a_formula() -> None:
     )
     graph = Graph(1, ("sum", "product", "sum"), edges)
     splines = {"f1": inner, "f2": outer}
-    functions = {name: lambda t, s=spline: s.evaluate(t, columns=False)[0] for name, spline in splines.items()}
+    functions = {name: lambda t, s=spline: s.value(t) for name, spline in splines.items()}
     expression = to_expression(graph, ["x0"])
     assert str(expression) == "x0*f1(x0) + f2(f1(x0))"
     np.testing.assert_allclose(numeric_value(expression, ["x0"], x, functions), graph(x), rtol=1e-12, atol=1e-12)

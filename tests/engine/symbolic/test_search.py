@@ -56,7 +56,7 @@ def noise() -> tuple[np.ndarray, np.ndarray]:
 
 def test_noise_alone_has_no_structure() -> None:
     x, y = noise()
-    result = kanrun.interpret(x, y, budget=1.0)
+    result = kanrun.interpret(x, y, budget=3.0)
     assert result.outcome == "failed"
     assert result.formula is None
     assert "no structure found" in str(result)
@@ -67,7 +67,7 @@ def test_a_busy_machine_tries_the_same_structures(monkeypatch: pytest.MonkeyPatc
     samples = SearchData(x[:200], y[:200], x[200:], y[200:])
 
     def tried() -> list[tuple[str, float]]:
-        events = search(SearchProblem(samples, choose(None), SearchPolicy(budget=0.3)), np.random.default_rng(0))
+        events = search(SearchProblem(samples, choose(None), SearchPolicy(budget=1.0)), np.random.default_rng(0))
         return [(event.name, event.error) for event in events if isinstance(event, SearchStage)]
 
     idle = tried()
