@@ -77,7 +77,7 @@ def run(
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
-    from kanrun.experiments.fit.plots import loss_curve
+    from kanrun.experiments.fit.plots import formula_of, loss_curve
 
     from kanrun.figures import edges, network_diagram, predictions, residuals
 
@@ -90,7 +90,10 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "effects", effects(tables["effects"], tables["importance"], tables["input_values"])
     if "metrics" in tables:
         yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
-    yield "predictions", predictions(tables["predictions"])
+    drawn = predictions(tables["predictions"])
+    if (formula := formula_of(str(tables["summary"]["target"].iloc[0]))) is not None:
+        drawn.suptitle(formula, fontsize=9)
+    yield "predictions", drawn
     yield "residuals", residuals(tables["predictions"])
     if "edges" in tables:
         yield "edges", edges(tables["edges"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.mathtext import MathTextParser
 from numpy.typing import NDArray
 
 from kanrun.figures.style import GREY, SPLITS, new_figure, styled, truths
@@ -17,7 +18,24 @@ if TYPE_CHECKING:
 
 Values = NDArray[np.float64]
 DASHES = {"train": "-", "test": "-", "validation": (0, (3, 2))}  # validation last: it often lies on test
+_LONGEST_TITLE = 160  # characters of LaTeX
 CLOSEST = 0.045  # of the axis, between two labels of stages
+
+
+def formula_of(target: str) -> str | None:
+    """Return the formula of a target by name as mathematics for a title; None of others and of too long ones."""
+    from kanrun.formulas.forms import to_latex
+    from kanrun.formulas.parsing import parse
+    from kanrun.targets import NAMED
+
+    if target not in NAMED:
+        return None
+    title = f"$y = {to_latex(parse(NAMED[target]))}$"
+    try:
+        MathTextParser("path").parse(title)
+    except ValueError:
+        return None
+    return title if len(title) <= _LONGEST_TITLE else None
 
 
 @styled

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.panels import small_multiples
-from kanrun.figures.style import BLUE, first_seed, letters, only_some, say_above, styled, truths
+from kanrun.figures.style import BLUE, GREY, first_seed, letters, number, only_some, say_above, styled, truths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,8 +24,10 @@ KEYS = ["layer", "out", "in"]
 def edges(table: pandas.DataFrame) -> Figure:
     """Return a panel for each edge (layer, out, in) of the first seed: its function over its input range.
 
-    `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name and pruned.
-    Pruned edges, which are zero, are counted and not drawn; of many others the 40 with the highest score are.
+    `table` has the columns seed, layer, out, in, x, y, score, and may have input_name, output_name, pruned, x_data (x
+    in the user's units) and seen (false where no data reach). Pruned edges, which are zero, are counted and not drawn;
+    of many others the 40 with the highest score are. All panels of a layer have one scale, so that a dead edge looks
+    dead; titles have the score, and what no data reach is thin and grey.
     """
     table = first_seed(table)
     pruned = pruned_rows(table)
@@ -39,10 +41,13 @@ def edges(table: pandas.DataFrame) -> Figure:
     if without:
         said = f"{without} pruned edge{'s' if without > 1 else ''} not drawn"
         remark = f"{remark}; {said}" if remark else said
-    wide, high = (1.45, 1.3) if columns > 3 else (1.95, 1.6)
+    wide, high = (1.45, 1.42) if columns > 3 else (1.95, 1.72)
     figure, panels = small_multiples(len(groups), columns, high, 0.2, wide * columns + 0.1)
+    spans = {layer: max((_span(rows) for (at, _, _), rows in groups if at == layer), default=0.0)
+             for layer in {key[0] for key, _ in groups}}  # fmt: skip
     for axes, (key, group) in zip(panels, groups, strict=True):
-        _panel(axes, group, title_of(key, group))
+        score = f"\nscore {number(float(group['score'].iloc[0]))}" if "score" in group else ""
+        _panel(axes, group, title_of(key, group) + score, spans[key[0]])
     say_above(figure, remark)
     return figure
 
@@ -74,9 +79,21 @@ def title_of(key: tuple[int, int, int], rows: pandas.DataFrame) -> str:
     return f"{letters(source_name, 12)} → {letters(out_name, 12)}"
 
 
-def _panel(axes: Axes, rows: pandas.DataFrame, title: str) -> None:
+def _span(rows: pandas.DataFrame) -> float:
+    """How far the values of an edge lie apart."""
+    values = rows["y"].to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    return float(np.ptp(values)) if values.size else 0.0
+
+
+def _panel(axes: Axes, rows: pandas.DataFrame, title: str, span: float) -> None:
+    """One edge, on an axis `span` high around its middle."""
     rows = rows.sort_values("x")
-    axes.plot(rows["x"], rows["y"], color=BLUE, lw=1.2)
+    x, y = rows["x_data" if "x_data" in rows else "x"], rows["y"]
+    if "seen" in rows:
+        axes.plot(x, y, color=GREY, lw=0.6)
+        y = y.where(truths(rows["seen"]))
+    axes.plot(x, y, color=BLUE, lw=1.2)
     axes.set_title(title, fontsize=7)
     axes.tick_params(labelsize=6, length=2, pad=1.5)
     axes.xaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
@@ -84,9 +101,11 @@ def _panel(axes: Axes, rows: pandas.DataFrame, title: str) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_offset_text().set_fontsize(5.5)
     values = rows["y"].to_numpy(dtype=float)
-    if np.isfinite(values).any() and np.nanmax(values) - np.nanmin(values) < 1e-12:
-        middle = float(np.nanmean(values))  # a constant: no axis full of rounding errors
-        axes.set_ylim(middle - 1, middle + 1)
+    values = values[np.isfinite(values)]
+    if values.size:
+        middle = float(values.min() + values.max()) / 2
+        half = 0.55 * span if span > 1e-12 else 1.0  # of constants: no axis full of rounding errors
+        axes.set_ylim(middle - half, middle + half)
 
 
 def text_of(rows: pandas.DataFrame, column: str) -> str:

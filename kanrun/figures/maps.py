@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from matplotlib.tri import Triangulation
 from numpy.typing import NDArray
 
-from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, reach, thinned
+from kanrun.figures.style import DIVERGING, SEQUENTIAL, WIDTH, grid_of_axes, letters, new_figure, number, reach, thinned
 
 if TYPE_CHECKING:
     import pandas
@@ -29,7 +30,7 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
     x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
     names = [f"truth:{name}" for name in outputs]
     known = any(name in rows and rows[name].notna().any() for name in names)
-    figure = new_figure(2.3 * len(outputs) + 0.2, WIDTH if known else 3.2)
+    figure = new_figure((2.9 if known else 2.3) * len(outputs) + 0.2, WIDTH if known else 3.2)
     for line, output in zip(grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, strict=True):
         prediction = rows[f"prediction:{output}"].to_numpy(dtype=float)
         label = letters(output, 24)
@@ -38,20 +39,24 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
             limits = _limits(np.concatenate([truth, prediction]))
             draw_map(line[0], x, y, truth, limits)
             image = draw_map(line[1], x, y, prediction, limits)
-            figure.colorbar(image, ax=line[:2], pad=0.02, aspect=22).set_label(f"value of {label}")
+            below: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
+            figure.colorbar(image, ax=line[:2], aspect=44, **below).set_label(f"value of {label}")
             error = prediction - truth
             image = draw_map(line[2], x, y, error, (-reach(error), reach(error)), DIVERGING)
             largest = float(np.nanmax(np.abs(error), initial=0.0))
             beyond = "both" if largest > reach(error) else "neither"
-            figure.colorbar(image, ax=line[2], pad=0.02, aspect=22, extend=beyond).set_label(f"largest {largest:.1e}")
+            bar = figure.colorbar(image, ax=line[2], aspect=22, extend=beyond, **below)
+            bar.locator = MaxNLocator(3)
+            bar.update_ticks()
+            bar.set_label(f"largest {number(largest)}")
             titles = ["truth", "prediction", "prediction - truth"]
         else:
             image = draw_map(line[0], x, y, prediction, _limits(prediction))
             figure.colorbar(image, ax=line[0], pad=0.02, aspect=22).set_label(label)
             titles = ["prediction"]
-        for number, (axes, title) in enumerate(zip(line, titles, strict=True)):
+        for place, (axes, title) in enumerate(zip(line, titles, strict=True)):
             axes.set(title=title, xlabel=letters(inputs[0], 20))
-            if number == 0:
+            if place == 0:
                 axes.set_ylabel(letters(inputs[1], 20))
             else:
                 axes.tick_params(labelleft=False)

@@ -11,14 +11,15 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from kanrun.figures.edge_panels import pruned_rows, strongest, text_of
+from kanrun.figures.edge_panels import KEYS, pruned_rows, strongest, text_of
 from kanrun.figures.style import BLACK, BLUE, GREY, VERMILLION, first_seed, letters, only_some, styled
 
 if TYPE_CHECKING:
     import pandas
     from matplotlib.axes import Axes
 
-_MOST = 1500  # edges of a layer
+_MOST = 1500  # edges of a layer, where a caller lays them out
+_SHOWN = 60  # edges of a diagram
 _MANY = 60  # edges of a layer, from which on only the strong ones stand out
 _LINE = "#4D4D4D"
 _PLAIN = "="
@@ -35,14 +36,16 @@ Group = tuple[tuple[int, int, int], "pandas.DataFrame"]
 def network_diagram(table: pandas.DataFrame) -> Figure:
     """Return the diagram of the first seed's network, inputs below and outputs above.
 
-    `table` is as for `edges`. Width and opacity of an edge grow with its score, relative to the highest of
-    its layer. Further columns are optional: `symbolic` (text written at the edge, which is then drawn in another
-    colour; `=` is an edge that carries a value on, a line alone), `pruned` (true: the edge is a ghost), and
-    `operation` (`product` where the node that the edge leads to multiplies).
+    `table` is as for `edges`; of more than 60 edges the strongest, relative to their layers, are drawn. Width and
+    opacity of an edge grow with its score, relative to the highest of its layer. Further columns are optional:
+    `symbolic` (text written at the edge, which is then drawn in another colour; `=` is an edge that carries a value on,
+    a line alone), `pruned` (true: the edge is a ghost), and `operation` (`product` where the node that the edge leads
+    to multiplies).
     """
     table = first_seed(table)
-    counts = table.drop_duplicates(["layer", "out", "in"]).groupby("layer").size()
-    remark = only_some(int(counts.clip(upper=_MOST).sum()), int(counts.sum()), "edges, those with the highest scores")
+    there = len(table.drop_duplicates(KEYS))
+    table = _strongest_of_all(table, _SHOWN)
+    remark = only_some(len(table.drop_duplicates(KEYS)), there, "edges, the strongest of their layers")
     layout = lay_out(table, bool(remark), _MOST)
     figure = Figure(figsize=(layout.width, layout.height))  # the layout's inches are the figure's
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -50,6 +53,19 @@ def network_diagram(table: pandas.DataFrame) -> Figure:
     if remark:
         axes.text(layout.width / 2, layout.height - 0.1, remark, ha="center", va="top", fontsize=9)
     return figure
+
+
+def _strongest_of_all(table: pandas.DataFrame, most: int) -> pandas.DataFrame:
+    """The rows of the `most` edges with the highest score relative to their layer's; edges that carry on all stay."""
+    edges = table.drop_duplicates(KEYS)
+    if len(edges) <= most or "score" not in table:
+        return table
+    size = edges["score"].abs().fillna(0.0)
+    share = size / size.groupby(edges["layer"]).transform("max").clip(lower=1e-300)
+    if "symbolic" in edges:
+        share = share.where(edges["symbolic"] != _PLAIN, 2.0)
+    kept = edges.loc[share.sort_values(ascending=False, kind="stable").index[:most], KEYS]
+    return table.merge(kept, on=KEYS)
 
 
 def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout | None = None) -> None:

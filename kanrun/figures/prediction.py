@@ -22,6 +22,7 @@ from kanrun.figures.style import (
     is_numeric,
     letters,
     new_figure,
+    number,
     only_some,
     reach,
     say_above,
@@ -94,7 +95,8 @@ def _curves(table: pandas.DataFrame, name: str, outputs: Sequence[str]) -> Figur
         size = 14 if len(given) <= 30 else 5
         points = axes.scatter(given[x], truth_of(given, output), s=size, c=GREY, alpha=0.6, lw=0, zorder=1)
         points.set_rasterized(len(given) > 500)
-        points.set_label("training points")
+        if len(given):
+            points.set_label("training points")
         if truth.notna().any():
             axes.plot(line[x], truth, color=BLACK, lw=2.4, alpha=0.45, label="truth", zorder=2)
         axes.plot(line[x], line[f"prediction:{output}"], color=VERMILLION, lw=1.2, label="prediction", zorder=3)
@@ -125,7 +127,7 @@ def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
         pairs = thinned(truth.to_frame("truth").assign(guess=guess))
         points = axes.scatter(pairs["truth"], pairs["guess"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=2 + order)
         points.set_rasterized(len(pairs) > 500)
-        points.set_label(f"{split}, RMSE {rmse:.2e}")
+        points.set_label(f"{split}, RMSE {number(rmse)}")
     if ends:
         low, high = min(ends), max(ends)
         axes.plot([low, high], [low, high], color=BLACK, lw=0.8, zorder=1)

@@ -141,6 +141,13 @@ def letters(value: str, most: int) -> str:
     return short.replace("$", r"\$")
 
 
+def number(value: float) -> str:
+    """Return a number with three digits, plainly from 0.001 to 100,000: 53.8, and 5.38e-07."""
+    if value == 0 or 1e-3 <= abs(value) < 1e5:
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    return f"{value:.2e}"
+
+
 def only_some(shown: int, there: int, what: str) -> str:
     """Return a remark that not all are shown, or nothing if they are."""
     return "" if shown >= there else f"{shown} of {there} {what}"

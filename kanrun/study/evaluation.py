@@ -121,8 +121,9 @@ def _grid(domain: Array) -> Array | None:
 def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     """The learned function of every edge over its grid, with its score: the deviation of its output on the data.
 
-    x is in the units that the layer sees (standardised for tables). None for networks without spline edges. Where a
-    layer has nodes that multiply, its sums are nodes of their own, carried to the nodes by a further layer of edges.
+    x is in the units that the layer sees (standardised for tables), `x_data` in those of the user's column where there
+    is one; `seen` says whether the data reach so far. None for networks without spline edges. Where a layer has nodes
+    that multiply, its sums are nodes of their own, carried to the nodes by a further layer of edges.
     """
     if not network.edge_layers:
         return None
@@ -136,11 +137,14 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
             x = torch.lerp(layer.grid.low, layer.grid.high, share)
-            y = layer.edge_values(x)
+            y, at = layer.edge_values(x), x.double().cpu().numpy()
+            ends = reaching[index].double().cpu().numpy()
+            seen = (at >= ends.min(0)) & (at <= ends.max(0))
+            data = problem.dataset.input_scaling.invert(at) if index == 0 else at
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
                 rows.append({
-                    "layer": depth, "out": out, "in": into, "x": x[:, into].cpu().numpy(),
-                    "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
+                    "layer": depth, "out": out, "in": into, "x": at[:, into], "x_data": data[:, into],
+                    "seen": seen[:, into], "y": y[:, out, into].cpu().numpy(), "score": float(score[out, into]),
                     "pruned": not bool(layer.mask[out, into]),
                     "input_name": str(names[0][into]) if index == 0 else "",
                     "output_name": str(names[1][out]) if index == last else "",
@@ -151,10 +155,7 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
                 depth += 1
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
-    columns = {
-        key: np.concatenate([row[key] if key in "xy" else np.full(EDGE_POINTS, row[key]) for row in kept])
-        for key in kept[0]
-    }
+    columns = {key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept]) for key in kept[0]}
     return Table("edges", columns)
 
 
@@ -166,8 +167,8 @@ def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]
         multiplies = number >= plain
         yield {
             "layer": depth, "out": plain + (number - plain) // 2 if multiplies else number, "in": number,
-            "x": x, "y": x, "score": float(each.std()), "pruned": False, "input_name": "", "output_name": "",
-            "symbolic": "=", "operation": "product" if multiplies else "sum",
+            "x": x, "x_data": x, "seen": True, "y": x, "score": float(each.std()), "pruned": False,
+            "input_name": "", "output_name": "", "symbolic": "=", "operation": "product" if multiplies else "sum",
         }  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rich.text import Text
 from kanrun.runs.records import Note, Record, Row
 from kanrun.study.executors import Failed, Finished, Progressed, Recorded, Retried, Started, TaskEvent, Warned
 from kanrun.study.experiment import Task
+from kanrun.study.report import shown
 from kanrun.watch import Advance
 
 SECONDS_BETWEEN_LINES = 5.0  # on how far a training is, where there is no terminal
@@ -66,7 +67,7 @@ class Reporter:
             self._say(f"warning: {event.text}", "yellow")
         elif isinstance(event, Started) and several:
             best = self._best.get(self._target)
-            self._advance(f"best {best[0]:.2e}, now {event.task}" if best else str(event.task))
+            self._advance(f"best {shown(best[0])}, now {event.task}" if best else str(event.task))
         elif isinstance(event, Finished) and not self._quiet:
             self._done += 1
             last = self._last
@@ -134,7 +135,7 @@ class Reporter:
             value = values.get(name)
             if isinstance(value, (int, float)) and math.isfinite(value):
                 label = name.replace("_rmse", " RMSE").replace("rmse", "RMSE")
-                return f"{text}, {label} {value:.2e}{self._compared(values, value, task)}"
+                return f"{text}, {label} {shown(value)}{self._compared(values, value, task)}"
         return text
 
     def _compared(self, values: Mapping[str, Any], value: float, task: Task) -> str:
@@ -142,7 +143,7 @@ class Reporter:
         if target not in self._best or value < self._best[target][0]:
             self._best[target] = (float(value), str(task))
             return ", the best so far"
-        return f" (best so far {self._best[target][0]:.2e}: {self._best[target][1]})"
+        return f" (best so far {shown(self._best[target][0])}: {self._best[target][1]})"
 
     def _advance(self, text: str) -> None:
         if self._bar is not None:
@@ -172,7 +173,7 @@ class _Part:
         """What is shown: how far the part is, the lowest error so far, and the time left if all of it is done."""
         words = [f"{self.name}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
         if advance.error is not None and math.isfinite(advance.error):
-            words.append(f"best {advance.error:.2e}")
+            words.append(f"best {shown(advance.error)}")
         if advance.total and advance.done and (seconds := now - self.began) > 0:
             left = seconds * (advance.total - advance.done) / advance.done
             words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
@@ -189,7 +190,7 @@ def status_line(values: Mapping[str, Any]) -> str:
     for name in ("train_rmse", "validation_rmse"):
         value = values.get(name)
         if isinstance(value, (int, float)):
-            parts.append(f"{name.removesuffix('_rmse')} {value:.2e}")
+            parts.append(f"{name.removesuffix('_rmse')} {shown(value)}")
     return ", ".join(parts)
 
 

@@ -89,7 +89,7 @@ def test_more_inputs_give_a_parity_plot_with_the_error() -> None:
     offsets = np.asarray(test.get_offsets())
     np.testing.assert_allclose(offsets[:, 1] - offsets[:, 0], 0.1)
     assert len(train.get_offsets()) == 60
-    assert legend(axes) == ["train, RMSE 1.00e-01", "test, RMSE 1.00e-01"]
+    assert legend(axes) == ["train, RMSE 0.1", "test, RMSE 0.1"]
     stored(figure)
 
 
@@ -144,7 +144,7 @@ def test_a_few_large_errors_do_not_hide_the_others() -> None:
     figure = figures.predictions(table)
     mesh = next(item for item in figure.axes[2].collections if isinstance(item, TriMesh))
     assert mesh.get_clim()[1] < 1e-5
-    assert "largest 1.0e+00" in [axes.get_ylabel() for axes in figure.axes]
+    assert "largest 1" in [axes.get_xlabel() for axes in figure.axes]
     stored(figure)
 
 
@@ -159,10 +159,13 @@ def test_each_edge_has_a_panel_with_its_function() -> None:
     figure = figures.edges(table)
     drawn = [axes for axes in figure.axes if axes.lines]
     assert len(drawn) == 9
-    titles = [axes.get_title() for axes in drawn]
+    titles = [axes.get_title().partition("\n")[0] for axes in drawn]
+    assert drawn[0].get_title() == "column 0 → h1.0\nscore 1"
     assert titles[:2] == ["column 0 → h1.0", "column 1 → h1.0"]
     assert titles[-1] == "h1.2 → target"
     np.testing.assert_array_equal(drawn[1].lines[0].get_ydata(), 2 * np.linspace(-1, 1, 21))
+    heights = [np.ptp(axes.get_ylim()) for axes in drawn]
+    np.testing.assert_allclose(heights[:6], 4 * 1.1)  # one scale for the layer, that of its largest edge
     stored(figure)
 
 
@@ -170,7 +173,7 @@ def test_pruned_edges_are_counted_and_not_drawn() -> None:
     table = sample.edges([2, 3, 1])
     table["pruned"] = table["out"] > 0
     figure = figures.edges(table)
-    assert [axes.get_title() for axes in figure.axes] == [
+    assert [axes.get_title().partition("\n")[0] for axes in figure.axes] == [
         "column 0 → h1.0",
         "column 1 → h1.0",
         "h1.0 → target",
@@ -187,7 +190,17 @@ def test_of_many_edges_the_forty_with_the_highest_score_are_drawn() -> None:
     figure = figures.edges(table.assign(score=-table["score"]))  # the last ones have the highest
     assert len([axes for axes in figure.axes if axes.lines]) == 40
     assert figure.texts[0].get_text().startswith("40 of 90 edges")
-    assert figure.axes[0].get_title() == "h1.0 → target"
+    assert figure.axes[0].get_title().startswith("h1.0 → target")
+
+
+def test_edges_are_in_the_units_of_the_data_and_grey_where_none_reach() -> None:
+    table = sample.edges([1, 1])
+    table = table.assign(x_data=10 * table["x"] + 50, seen=table["x"] <= 0)
+    (axes,) = figures.edges(table).axes
+    grey, blue = axes.lines
+    assert (min(grey.get_xdata()), max(grey.get_xdata())) == (40, 60)
+    assert grey.get_linewidth() < blue.get_linewidth()
+    assert np.isnan(np.asarray(blue.get_ydata(), dtype=float)).sum() == 10
 
 
 def test_the_diagram_draws_each_edge_between_its_nodes() -> None:
@@ -232,7 +245,8 @@ def test_hundreds_of_edges_take_seconds() -> None:
     assert time.process_time() - clock < 10
     (axes,) = figure.axes
     segments = [len(item.get_segments()) for item in axes.collections if isinstance(item, LineCollection)]
-    assert segments == [800, 400, 400, 200, 20, 10]
+    assert sum(segments[1::2]) == 60  # the strongest of all, and that is said
+    assert "60 of 610 edges, the strongest of their layers" in texts(axes)
     assert max(figure.get_size_inches()) <= 20
 
 

@@ -52,19 +52,19 @@ def test_the_bar_shows_the_best_so_far_beside_what_runs() -> None:
         reporter.handle(Finished(Task(0, {}, 0), 1.0))
         reporter.handle(Started(Task(1, {}, 0)))
     assert "1/2" in stream.getvalue()
-    assert "best 1.00e-01, now cell 1, seed 0" in stream.getvalue()
+    assert "best 0.1, now cell 1, seed 0" in stream.getvalue()
 
 
 def test_a_file_gets_a_line_a_stage_or_a_task() -> None:
     lines = show(80, 1, terminal=False).splitlines()
     assert lines[:2] == ["solver=auto chose [lm]", "warning: a column is constant"]
-    assert lines[2:] == [f"5 intervals, step {step}, train 1.00e-01, validation 2.00e-01" for step in (9, 19, 29)]
+    assert lines[2:] == [f"5 intervals, step {step}, train 0.1, validation 0.2" for step in (9, 19, 29)]
     lines = show(80, 4, terminal=False).splitlines()
     assert lines[2:] == [
-        "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 1.00e-01, the best so far",
-        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 2.00e-01 (best so far 1.00e-01: cell 0, seed 0)",
+        "cell 0, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.1, the best so far",
+        "cell 1, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.2 (best so far 0.1: cell 0, seed 0)",
         "cell 2, seed 0 failed: it diverged",
-        "cell 3, seed 0, 2-5-1: done in 1.0 s, validation RMSE 4.00e-01, the best so far",
+        "cell 3, seed 0, 2-5-1: done in 1.0 s, validation RMSE 0.4, the best so far",
     ]
 
 
@@ -76,7 +76,7 @@ def test_a_stage_is_told_by_its_best_step() -> None:
             values = {"stage": stage, "step": step, "train_rmse": error, "best": best}
             reporter.handle(Recorded(task, Row("metrics", values)))
         reporter.handle(Finished(task, 1.0))
-    assert stream.getvalue().splitlines() == ["step 2, train 2.00e-01", "step 1, train 3.00e-01"]
+    assert stream.getvalue().splitlines() == ["step 2, train 0.2", "step 1, train 0.3"]
 
 
 def test_what_is_said_after_a_stage_stands_after_it() -> None:
@@ -89,9 +89,9 @@ def test_what_is_said_after_a_stage_stands_after_it() -> None:
         reporter.handle(Recorded(task, Row("metrics", {"stage": 2, "step": 2, "train_rmse": 0.1})))
         reporter.handle(Finished(task, 1.0))
     assert stream.getvalue().splitlines() == [
-        "step 1, train 5.00e-01",
+        "step 1, train 0.5",
         "two nodes were pruned",
-        "step 2, train 1.00e-01",
+        "step 2, train 0.1",
     ]
 
 
@@ -145,8 +145,8 @@ def test_how_far_a_training_is_shown_every_few_seconds(monkeypatch: pytest.Monke
     for done, error in ((1, 0.5), (6, 0.25), (7, 0.25), (16, 0.125)):
         reporter.show_advance(Advance("grid of 8", done, 21, error))
     assert stream.getvalue().splitlines() == [
-        "grid of 8: 6 of 21, best 2.50e-01, at most 12 s left here",
-        "grid of 8: 16 of 21, best 1.25e-01, at most 5 s left here",
+        "grid of 8: 6 of 21, best 0.25, at most 12 s left here",
+        "grid of 8: 16 of 21, best 0.125, at most 5 s left here",
     ]
 
 
