@@ -77,6 +77,7 @@ def _answered(problem: InterpretationProblem, options: Options, target: Any, see
     if problem.carried_over is not None:
         yield problem.carried_over
     result, began = None, time.process_time()
+    options = replace(options, dimensions=problem.dimensions)
     for event in interpretation(problem.samples, problem.check, options, seed, problem.network):
         if isinstance(event, Interpretation):
             result = event
@@ -93,11 +94,23 @@ def _answered(problem: InterpretationProblem, options: Options, target: Any, see
 def _results(problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float) -> Iterator[Record]:
     from kanrun.experiments.interpret.diagram_edges import edge_tables
     from kanrun.experiments.interpret.problem import formula_checkpoint
-    from kanrun.experiments.interpret.tables import candidate_rows, constant_rows, decision_rows, summary_row
+    from kanrun.experiments.interpret.tables import (
+        candidate_rows,
+        constant_rows,
+        decision_rows,
+        input_rows,
+        inputs_that_matter,
+        summary_row,
+    )
 
     formula = problem.in_units(result.formula) if result.formula else None
     yield summary_row(problem, result, formula, cpu_seconds)
     yield Note(f"{problem.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
+    if formula is not None and problem.dimensions is not None:
+        yield Note(f"{problem.name}: the formula was sought in groups without units: its units are those of the output")
+    if (rows := input_rows(problem, result)) and len(rows) > 1:
+        yield from rows
+        yield Note(f"{problem.name}: {inputs_that_matter(rows)}")
     if formula is not None:
         yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
         yield formula_checkpoint(problem, formula, result, seed)

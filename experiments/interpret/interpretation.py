@@ -122,7 +122,7 @@ def interpretation(
     if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
         yield constant(data, check, source, began)
         return
-    problem = SearchProblem(data, options.candidates, options.policy)
+    problem = SearchProblem(data, options.candidates, options.policy, options.dimensions)
     share = options.policy.searching
     budget = Budget(options.policy.budget)
     for event in limited(_events(problem, options, seed, source), share * options.policy.budget):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.interpretation import check_inputs
-from kanrun.experiments.interpret.result import Check, Interpretation, Options, SourceNetwork, in_units, tens
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork, in_units, tens
 from kanrun.experiments.interpret.source_network import from_run, source_network
 
 from kanrun.config import InterpretConfig, KANConfig
@@ -16,6 +16,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
 from kanrun.errors import UsageError
 from kanrun.formulas import variable
+from kanrun.formulas.units import dimensions
 from kanrun.runs.records import Checkpoint, Note
 from kanrun.study.build import check_model
 from kanrun.targets import Dataset, Points, Scaling, Target, build_target, make_dataset
@@ -38,6 +39,7 @@ class InterpretationProblem:
     notes: tuple[Note, ...]
     kind: str
     noise: float
+    dimensions: Array | None = None  # exponents of the base units of the inputs and the output, where they are known
 
     @property
     def unit(self) -> float:
@@ -150,7 +152,7 @@ def _problem(
         f"{target.name}, {target.outputs[index]}" if several else target.name,
         target.outputs[index], tuple(target.inputs), samples, check,
         given, index, inputs, outputs, not several, _notes(dataset) if index == 0 else (),
-        cfg.target.kind, cfg.sampling.noise,
+        cfg.target.kind, cfg.sampling.noise, _dimensions(cfg, target, index),
     )  # fmt: skip
 
 
@@ -161,6 +163,17 @@ def _in_tens(target: Target, index: int, inputs: Scaling, outputs: Scaling) -> s
     scales = [sympy.Rational(str(scale)) for scale in inputs.scale.tolist()]
     swap = {variable(f"x{i}"): scale * variable(f"x{i}") for i, scale in enumerate(scales)}
     return target.expression.xreplace(swap) / sympy.Rational(str(float(outputs.scale[index])))
+
+
+def _dimensions(cfg: InterpretConfig, target: Target, index: int) -> Array | None:
+    """Of the inputs and output `index`, for a search on points in the user's units; None where no units are given."""
+    units = getattr(cfg.target, "units", {})
+    if not units:
+        return None
+    if cfg.from_run is not None:
+        raise UsageError("target.units do not apply to the network of a run, which is in units of its own.")
+    every = dimensions(units, [*target.inputs, *target.outputs])
+    return every[[*range(len(target.inputs)), len(target.inputs) + index]]
 
 
 def _notes(dataset: Dataset) -> tuple[Note, ...]:

@@ -31,13 +31,15 @@ Array = NDArray[np.float64]
 @dataclass(frozen=True)
 class Options:
     """How a formula is sought: `hidden` fixes the network's hidden widths, trained with the weight `sparsity`
-    (None: the shape is searched); a formula may be `slack` worse than the network and still stand for it."""
+    (None: the shape is searched); a formula may be `slack` worse than the network and still stand for it. `dimensions`
+    are the exponents of the base units of inputs and output."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
     sparsity: float = 1e-3
     slack: float = 0.1
     policy: SearchPolicy = field(default_factory=SearchPolicy)
+    dimensions: Array | None = None
 
 
 @dataclass(frozen=True)

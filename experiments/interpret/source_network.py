@@ -26,8 +26,9 @@ from kanrun.targets import PiecewiseScaling
 _SMALL, _ROUNDING = 0.1, 1e-12
 
 
-def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network, int]:
-    """The run's target and sampling, its network, and the seed that gives its split and scaling again.
+def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network | None, int]:
+    """The run's target and sampling, its network, and the seed that gives its split and scaling again; no network of
+    the automatic model of a table, whose edges are functions of scores and not of the inputs.
 
     Raises UsageError where `cfg.from_run` is not the absolute path of a run of one KAN.
     """
@@ -43,13 +44,10 @@ def from_run(cfg: InterpretConfig) -> tuple[InterpretConfig, Network, int]:
         raise UsageError(f"from_run={folder} holds trainings on several settings; name a run of one.")
     if not network.edge_layers:
         raise UsageError(f"from_run={folder} holds a {type(network).__name__}, which has no edges to interpret.")
-    if isinstance(model.input_scaling, PiecewiseScaling):
-        raise UsageError(
-            f"from_run={folder} holds the automatic model of a table, over scores of its inputs; what each input does "
-            "is in its tables/effects.csv. For a formula leave out from_run and give the table as target."
-        )
     theirs = _resolved(loaded.config, folder)
-    return with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]}), network, model.seed
+    scores = isinstance(model.input_scaling, PiecewiseScaling)
+    cfg = with_cell(cfg, {"target": theirs["target"], "sampling": theirs["sampling"]})
+    return cfg, None if scores else network, model.seed
 
 
 def _resolved(config: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from kanrun.experiments.interpret.diagram_edges import label
@@ -205,6 +205,31 @@ def equals_truth(check: Check, result: Interpretation) -> bool:
     both = np.isfinite(truth) & np.isfinite(values)
     size = np.maximum(np.abs(truth[both]), float(np.std(check.y)))
     return bool(np.all(np.abs(values[both] - truth[both]) <= EQUAL * size))
+
+
+def input_rows(problem: InterpretationProblem, result: Interpretation) -> list[Row]:
+    """How much each input matters: the change of the formula, or else the network, where the input alone is exchanged
+    between points, relative to the spread of the output (sqrt(2) if nothing else matters)."""
+    model, x = result.formula or result.network, problem.samples.x
+    rows: list[Row] = []
+    for index, name in enumerate(problem.inputs):
+        if model is None:
+            break
+        exchanged = x.copy()
+        exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
+        with np.errstate(all="ignore"):
+            change = float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2))) / problem.samples.spread
+        rows.append(Row("inputs", {"output": problem.output, "input": name, "effect": _number(change)}))
+    return rows
+
+
+def inputs_that_matter(rows: Sequence[Row]) -> str:
+    """A sentence: the inputs by their effect, and those without one."""
+    effects = {str(row.values["input"]): float(row.values["effect"] or 0.0) for row in rows}
+    used = sorted((name for name, effect in effects.items() if effect > 0.0), key=lambda name: -effects[name])
+    idle = [name for name in effects if name not in used]
+    text = "inputs by their effect: " + ", ".join(f"{name} ({effects[name]:.2g})" for name in used)
+    return text + (f"; not needed: {', '.join(idle)}" if idle else "")
 
 
 def _numeric(result: Interpretation) -> int:

@@ -75,7 +75,8 @@ def verdict(
     was given as `source`, or else the one that was trained. What is left of the budget goes into rounding and
     simplification."""
     data, began = problem.data, conditions.began
-    best = min((step.error for step in steps if step.stage in _NUMERIC), default=float("inf"))
+    numeric = [step.error for step in steps if step.stage in _NUMERIC]
+    best = min([*numeric, *(each.network_error for each in tried)], default=float("inf"))
     choice = choose_formula(tried, problem)
     if best >= data.nothing or choice is None:
         yield _nothing(best, data.nothing, steps, began)

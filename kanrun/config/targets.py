@@ -9,6 +9,7 @@ from typing import Any
 from kanrun.config.registry import target
 from kanrun.config.rules import MISSING, setting
 
+_UNITS = "units of inputs and output by name, such as {x0: m/s, y: J}, for kanrun interpret; others have none"
 _DOMAIN = "one [lower, upper] for each variable, or one for all"
 
 
@@ -41,6 +42,7 @@ class ExpressionTarget:
 
     formula: str = setting(MISSING, "formula in x0, x1, ...")
     domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
+    units: dict[str, str] = setting({}, _UNITS)
     kind: str = "expression"
 
 
@@ -64,6 +66,7 @@ class FeynmanTarget:
         None, "YAML file of formulas with ranges, as symbolic-data has them; null: the 27 of kanrun", file=True
     )
     domain: Any = setting(None, f"{_DOMAIN}; null is its own")
+    units: dict[str, str] = setting({}, _UNITS)
     kind: str = "feynman"
 
 
@@ -87,6 +90,7 @@ class TableTarget:
         "random", "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)"
     )
     test_path: str | None = setting(None, "file of the test rows, with the same columns", file=True)
+    units: dict[str, str] = setting({}, _UNITS)
     kind: str = "table"
 
     @property

@@ -148,7 +148,7 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
         splines = [(name, graph.edges[i].function) for i, name in numeric.items()]
         kept = tuple((name, function) for name, function in splines if isinstance(function, Spline))
         return Formula(expression, names, graph, changes, kept)
-    points = np.concatenate([data.validation_x, data.x[:200]])
+    points = _twice_as_wide(np.concatenate([data.validation_x, data.x[:200]]))
     allowed = min(allowed, max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT))
 
     def passes(expression: sympy.Expr) -> bool:
@@ -164,6 +164,12 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
             expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
     expression = round_numbers(expression, passes, policy.rounding)
     return Formula(written(expression), names, graph, changes)
+
+
+def _twice_as_wide(x: Array) -> Array:
+    """The points and as many of a domain twice as wide: a shorter form must not differ beyond the data either."""
+    middle = (x.min(0) + x.max(0)) / 2
+    return np.concatenate([x, middle + 2 * (x - middle)])
 
 
 def renamed(formula: Formula, names: Sequence[str]) -> Formula:

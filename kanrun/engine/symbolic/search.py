@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,8 @@ from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import met_noise
 from kanrun.engine.symbolic.separability import module_templates
 from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
+from kanrun.engine.symbolic.structure import in_all_inputs, simple_laws, structure, structured_formulas
+from kanrun.engine.symbolic.symmetries import Reduction, dimensionless
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
 Training = Callable[[], TrainedGraph]
@@ -24,9 +27,39 @@ Training = Callable[[], TrainedGraph]
 def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried]:
     """A `SearchStage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
     longer look. Stops at an exact formula, where only noise is left, or when the budget is spent."""
+    groups = Reduction.none(problem.data.x.shape[1])
+    if problem.dimensions is not None and problem.dimensions.any():
+        groups = dimensionless(problem.data, problem.dimensions)
+    if groups.changes and not groups.variables:
+        yield from structured_formulas(problem, groups)
+    elif groups.changes:
+        inner = SearchProblem(groups.data(problem.data), problem.candidates, problem.policy)
+        yield from (in_all_inputs(event, groups, problem) for event in search(inner, generator))
+    else:
+        yield from _in_inputs(problem, generator)
+
+
+def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried]:
+    """What the points show by themselves, then networks."""
     run = _Search(problem, generator)
     inputs = list(range(problem.data.x.shape[1]))
-    yield from run.attempt(first_shapes(inputs))
+    if len(inputs) <= problem.policy.plain:
+        yield from run.attempt(first_shapes(inputs)[:2])
+    if not run.over():
+        yield from run.recorded(simple_laws(problem))
+    if not run.over():
+        reduction = structure(problem)
+        yield from run.recorded(structured_formulas(problem, reduction))
+        if reduction.changes and reduction.variables:
+            yield from run.in_groups(reduction)
+    if not run.over():
+        yield from _by_networks(run, inputs, 2 if len(inputs) <= problem.policy.plain else 0)
+
+
+def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[SearchStage | Tried]:
+    """Structures of networks from simple to deep, in the inputs as they are, after the first `trained` of them."""
+    problem, generator = run.problem, run.generator
+    yield from run.attempt(first_shapes(inputs)[trained:])
     yield from run.deepen()
     if len(inputs) > 2 and not run.over():
         templates, run.unstructured = module_templates(problem, generator)
@@ -65,6 +98,24 @@ class _Search:
         noisy = best > self.policy.selection.noisy and len(self.trained) > 2 and self.simple_done
         good = [each for each in self.tried if each.formula_error <= 1.05 * best]
         return any(noisy or (each.formula is not None and met_noise(each.formula, self.problem)) for each in good)
+
+    def recorded(self, events: Iterator[SearchStage | Tried]) -> Iterator[SearchStage | Tried]:
+        """The events, with what was tried noted as having had its longer look."""
+        for event in events:
+            if isinstance(event, Tried):
+                self.tried.insert(self.deep, event)
+                self.deep += 1
+            yield event
+
+    def in_groups(self, reduction: Reduction) -> Iterator[SearchStage | Tried]:
+        """A search of networks in the fewer variables that symmetries leave."""
+        if self.over():
+            return
+        policy = replace(self.policy, budget=self.policy.grouped * self.budget.left)
+        inner = SearchProblem(reduction.data(self.data), self.problem.candidates, policy)
+        run = _Search(inner, self.generator)
+        events = _by_networks(run, list(range(len(reduction.variables))))
+        yield from self.recorded(in_all_inputs(event, reduction, self.problem) for event in events)
 
     def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | Tried]:
         if self.over():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from kanrun.engine.symbolic.candidates import Candidate
+from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 
 
@@ -175,6 +175,74 @@ class MixingPolicy:
 
 
 @dataclass(frozen=True)
+class SymmetryPolicy:
+    """Scalings, translations and norms, read off the derivatives of a Gaussian process fit.
+
+    The fit's lengths are found on `tuned` points in at most `steps` steps, its values on `points`, with `jitter` on the
+    diagonal; it counts `units` of work. It says nothing above an error of `hopeless` and is as good as exact below
+    `accurate`. An input is idle below a share `idle` of the strongest one's effect. A vector is in the null space to
+    `tolerance`, its entries rational to `rational`, with at most `support` inputs; of `pairs` the best are tried. A
+    step stands if the fit's error in fewer variables is at most `kept` times the one before; a rest is constant to
+    `constant`. Of at most `single` products and sums, y is a function of one alone if from one point to the next it
+    changes by less than a share `smooth` of what it does in no order. Exponents of a power law are rounded within
+    `deviations` standard errors.
+    """
+
+    tuned: int = 250
+    steps: int = 25
+    points: int = 700
+    jitter: float = 1e-9
+    units: float = 0.4
+    hopeless: float = 0.2
+    accurate: float = 1e-5
+    idle: float = 1e-4
+    tolerance: float = 0.03
+    rational: float = 0.04
+    support: int = 4
+    pairs: int = 6
+    kept: float = 1.5
+    constant: float = 1e-9
+    single: int = 4000
+    smooth: float = 2e-3
+    deviations: float = 2.5
+
+
+@dataclass(frozen=True)
+class ExpressionPairsPolicy:
+    """A dictionary of small expressions of up to `variables` variables, and what is made of its entries.
+
+    Products and sums of two are formed of the `factors` simplest entries, functions of the `inner` simplest of these,
+    and with a variable of the `thirds` simplest; the `entries` simplest are kept, of values up to `largest`. Pairs of
+    all, of the first `quotients` in quotients, triples of the first `triples` are compared on `points`, `kept` of those
+    that leave less than `promising` of the variance are fitted to all points, `block` rows at a time; entries are
+    `parallel` when that much of them differs. A formula is exact at a relative error of `exact`; of the `returned`
+    nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a `degree` to
+    choose from and `terms` in the end. A comparison of all counts `units` of work.
+    """
+
+    variables: int = 5
+    factors: int = 40
+    inner: int = 120
+    thirds: int = 120
+    entries: int = 2500
+    quotients: int = 600
+    triples: int = 160
+    largest: float = 1e6
+    points: int = 80
+    kept: int = 6
+    promising: float = 1e-4
+    block: int = 500
+    parallel: float = 1e-7
+    exact: float = 1e-10
+    returned: int = 8
+    refined: int = 2
+    degree: int = 6
+    monomials: int = 250
+    terms: int = 12
+    units: float = 6.0
+
+
+@dataclass(frozen=True)
 class RoundingPolicy:
     """Constants become nice numbers: fractions with denominators up to `denominator`, times pi, e and roots.
 
@@ -219,7 +287,9 @@ class SearchPolicy:
     trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
     A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
     `module` (a sine); all subsets of up to `module_inputs` inputs are tested. A structure without a formula counts as
-    `unread` times as wrong as its network.
+    `unread` times as wrong as its network. Of up to `plain` inputs the two plainest networks are trained before the
+    points' symmetries are asked; a search in the groups that these leave gets `grouped` of the budget; one variable's
+    candidates are exact with 1 - R^2 below `structure_loss`.
     """
 
     budget: float = 60.0
@@ -236,6 +306,11 @@ class SearchPolicy:
     module: float = 0.12
     module_inputs: int = 9
     unread: float = 100.0
+    plain: int = 2
+    grouped: float = 0.6
+    structure_loss: float = 1e-13
+    symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
+    expression_pairs: ExpressionPairsPolicy = field(default_factory=ExpressionPairsPolicy)
     training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)
     pruning: PruningPolicy = field(default_factory=PruningPolicy)
     matching: MatchingPolicy = field(default_factory=MatchingPolicy)
@@ -249,8 +324,10 @@ class SearchPolicy:
 
 @dataclass(frozen=True)
 class SearchProblem:
-    """What a formula is sought for: `data`, the `candidates` that edges may become, and how."""
+    """What a formula is sought for: `data`, the `candidates` that edges may become, and how; `dimensions` are the
+    exponents of the base units of the inputs and, last, the output (inputs + 1, bases), where they are known."""
 
     data: SearchData
     candidates: tuple[Candidate, ...]
     policy: SearchPolicy = field(default_factory=SearchPolicy)
+    dimensions: Array | None = None

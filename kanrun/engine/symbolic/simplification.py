@@ -282,9 +282,12 @@ def size(expression: sympy.Expr) -> float:
 
 
 def _same(form: sympy.Expr, names: Sequence[str], points: Array, reference: Array) -> bool:
-    value = to_numpy(form, names)(points)
-    scale = float(np.max(np.abs(reference), initial=1e-300))
-    return bool(np.all(np.abs(value - reference) <= 1e-11 * scale))
+    """Whether the form has the values of the reference (N,), and is defined where that is and nowhere else."""
+    value, defined = to_numpy(form, names)(points), np.isfinite(reference)
+    if not defined.any() or (np.isfinite(value) != defined).any():
+        return False
+    size = np.abs(reference[defined])
+    return bool(np.all(np.abs(value[defined] - reference[defined]) <= 1e-11 * np.maximum(size, np.quantile(size, 0.9))))
 
 
 def round_numbers(

@@ -1,0 +1,166 @@
+"""An expression as a graph, so that its constants are refitted, rounded and certified as those of a network are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import sympy
+
+from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Candidate, X
+from kanrun.engine.symbolic.edge_matching import standardised
+from kanrun.engine.symbolic.edges import CONSTANTS, EdgeFunction, Identity, Symbolic
+from kanrun.engine.symbolic.graph import Edge, Graph, Operation
+from kanrun.errors import KanrunError
+from kanrun.formulas import variable
+
+#: A term: the node whose value it takes, and its function of that.
+_Term = tuple[int, EdgeFunction]
+
+
+def graph_of_expression(expression: sympy.Expr, inputs: int) -> Graph:
+    """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free.
+
+    Raises KanrunError for a function that is no candidate.
+    """
+    builder = _Builder(inputs)
+    builder.sum_of(expression)
+    return builder.graph()
+
+
+def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int) -> Graph:
+    """factor(x) * inner(u(x)) as one graph."""
+    if factor == 1 and variables == tuple(variable(f"x{i}") for i in range(inputs)):
+        return inner
+    builder = _Builder(inputs, free=False)
+    number = {i: builder.node_of(each) for i, each in enumerate(variables)}
+    for node in range(inner.inputs, inner.output + 1):
+        into = [inner.edges[i] for i in inner.into(node)]
+        number[node] = builder.add(inner.operation(node), [(number[edge.source], edge.function) for edge in into])
+    if factor != 1:
+        builder.add("product", [(number[inner.output], Identity()), *builder.factors(factor)])
+    return builder.graph()
+
+
+@dataclass
+class _Builder:
+    inputs: int
+    free: bool = True  # whether numbers are constants that a fit may move
+    operations: list[Operation] = field(default_factory=list)
+    edges: list[Edge] = field(default_factory=list)
+    known: dict[sympy.Expr, int] = field(default_factory=dict)
+
+    def graph(self) -> Graph:
+        ordered = sorted(self.edges, key=lambda edge: (edge.target, edge.source))
+        return Graph(self.inputs, tuple(self.operations), tuple(ordered))
+
+    def add(self, operation: Operation, terms: list[_Term]) -> int:
+        """A new node of these terms."""
+        self.operations.append(operation)
+        node = self.inputs + len(self.operations) - 1
+        self.edges += [Edge(source, node, function) for source, function in terms]
+        return node
+
+    def node_of(self, expression: sympy.Expr) -> int:
+        """The node that has the expression's value: an input, or one that is made for it."""
+        if expression.is_Symbol:
+            return int(str(expression)[1:])
+        if expression not in self.known:
+            self.known[expression] = (
+                self.add("product", self.factors(expression)) if expression.is_Mul else self.sum_of(expression)
+            )
+        return self.known[expression]
+
+    def sum_of(self, expression: sympy.Expr) -> int:
+        """A sum node of the expression's terms; a constant goes into the first of them."""
+        constant, rest = expression.as_coeff_Add()
+        terms = [self.term(each) for each in sympy.Add.make_args(rest)]
+        if constant != 0:
+            source, function = terms[0]
+            terms[0] = source, self.shifted(function, float(constant))
+        return self.add("sum", terms)
+
+    def factors(self, expression: sympy.Expr) -> list[_Term]:
+        """The factors of a product, its coefficient in the first of them."""
+        coefficient, rest = expression.as_coeff_Mul()
+        parts = [term for each in sympy.Mul.make_args(rest) for term in self.powers(each)]
+        if coefficient != 1:
+            source, function = parts[0]
+            parts[0] = source, self.scaled(function, float(coefficient))
+        return parts
+
+    def powers(self, expression: sympy.Expr) -> list[_Term]:
+        """A power as one or two factors."""
+        base, exponent = expression.as_base_exp()
+        for known, more in _SPLIT.items():
+            if exponent == known:
+                return [self.term(base**one) for one in more]
+        return [self.term(expression)]
+
+    def term(self, expression: sympy.Expr) -> _Term:
+        """A function of one node."""
+        coefficient, rest = expression.as_coeff_Mul()
+        if rest == 1:
+            raise KanrunError("A constant is no term of a graph.")
+        if rest.is_Symbol:
+            return self.node_of(rest), self.line(float(coefficient))
+        base, exponent = rest.as_base_exp()
+        if rest.is_Mul or (rest.is_Add and coefficient != 1) or exponent in _SPLIT:
+            node = self.add("product", self.powers(rest)) if exponent in _SPLIT else self.node_of(rest)
+            return node, self.line(float(coefficient)) if coefficient != 1 else Identity()
+        if rest.is_Add:
+            return self.node_of(rest), Identity()
+        for candidate in TABLE.values():
+            if (argument := _argument(rest, candidate)) is not None:
+                return self._called(candidate, argument, float(coefficient))
+        if rest.is_Pow:  # u^v = exp(v log u)
+            return self._called(TABLE["exp"], exponent * sympy.log(base), float(coefficient))
+        raise KanrunError(f"{rest} is no candidate.")
+
+    def line(self, slope: float) -> Symbolic:
+        """slope * t."""
+        return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if slope in (1.0, -1.0) or not self.free else "c")
+
+    def scaled(self, function: EdgeFunction, factor: float) -> EdgeFunction:
+        if not isinstance(function, Symbolic):
+            return self.line(factor)
+        scaled = function.scaled(factor)
+        keeps = not self.free or "c" in scaled.free or "c" not in scaled.candidate.free
+        return scaled if keeps else replace(scaled, free=scaled.free + "c")
+
+    def shifted(self, function: EdgeFunction, constant: float) -> Symbolic:
+        function = function if isinstance(function, Symbolic) else self.line(1.0)
+        shifted = function.shifted(constant)
+        return shifted if self.free else replace(shifted, free=function.free)
+
+    def _called(self, candidate: Candidate, argument: sympy.Expr, coefficient: float) -> _Term:
+        """coefficient * f(a node + b)."""
+        b, rest = argument.as_coeff_Add()
+        a, inner = rest.as_coeff_Mul()
+        if inner.is_Add:
+            a, inner = sympy.Integer(1), rest
+        constants = (float(a), float(b), coefficient, 0.0)
+        simple = standardised(Symbolic(candidate, constants, ""))
+        moves = zip(CONSTANTS, simple.constants, strict=True)
+        own = "".join(name for name, value in moves if value not in (0.0, 1.0, -1.0) and name in candidate.free)
+        return self.node_of(inner), replace(simple, free=own if self.free else "")
+
+
+#: Powers that no candidate is, as products of two.
+_SPLIT = {
+    sympy.Integer(6): (3, 3), sympy.Integer(7): (3, 4), sympy.Integer(8): (4, 4),
+    sympy.Integer(-3): (-1, -2), sympy.Integer(-4): (-2, -2),
+    sympy.Rational(3, 2): (1, sympy.Rational(1, 2)), sympy.Rational(-3, 2): (-1, sympy.Rational(-1, 2)),
+    sympy.Rational(5, 2): (2, sympy.Rational(1, 2)), sympy.Rational(-5, 2): (-2, sympy.Rational(-1, 2)),
+}  # fmt: skip
+
+
+def _argument(expression: sympy.Expr, candidate: Candidate) -> sympy.Expr | None:
+    """u where the expression is f(u)."""
+    if candidate in (IDENTITY,) or not candidate.expression.has(X):
+        return None
+    form = candidate.expression
+    if form.is_Pow and expression.is_Pow and form.exp == expression.exp and form.base == X:
+        return expression.base
+    if form.is_Function and expression.func == form.func and form.args == (X,):
+        return expression.args[0]
+    return None

@@ -1,0 +1,149 @@
+"""Structure first: what the points themselves show before any network is trained.
+
+Symmetries leave fewer variables; in these a dictionary of small expressions, and for one variable the candidates after
+a change of the output, are compared with the points. What remains is searched with networks in the fewer variables.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import sympy
+
+from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.edge_matching import match_edge
+from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
+from kanrun.engine.symbolic.expression_pairs import pair_formulas, polynomial
+from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import SearchProblem
+from kanrun.engine.symbolic.selection import Selected
+from kanrun.engine.symbolic.snapping import SearchStage, Tried
+from kanrun.engine.symbolic.symmetries import Reduction, power_law, reduced
+from kanrun.engine.symbolic.trees import expanded
+from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.errors import KanrunError
+
+
+def structure(problem: SearchProblem) -> Reduction:
+    """The fewest variables that the points' symmetries leave."""
+    data = problem.data
+    inputs = data.x.shape[1]
+    return reduced(data, problem.policy.symmetry) if inputs > 1 else Reduction.none(inputs)
+
+
+def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+    """A power law of all inputs, and a polynomial of few terms."""
+    laws = (
+        ("power law", lambda: power_law(problem.data, problem.policy.symmetry)),
+        ("polynomial", lambda: polynomial(problem.data, problem.policy.expression_pairs)),
+    )
+    for name, law in laws:
+        began = time.monotonic()
+        expression = law()
+        tried = _tried(name, expression, problem) if expression is not None else None
+        if tried is not None and tried.formula_error < problem.policy.worth:
+            yield from _shown(tried, began)
+            if tried.is_exact(_goal(problem)):
+                return
+
+
+def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[SearchStage | Tried]:
+    """What is found without a network, an exact formula or the few nearest; the network of each is its own graph."""
+    inner = reduction.data(problem.data)
+    began, others = time.monotonic(), []
+    for expression in _expressions(inner, problem, reduction):
+        tried = _tried(_name(reduction), reduction.restored(expression), problem)
+        if tried is not None and tried.is_exact(_goal(problem)):
+            yield from _shown(tried, began)
+            return
+        others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
+    for tried in sorted(others, key=lambda each: each.selected.length)[: problem.policy.expression_pairs.refined]:
+        yield from _shown(tried, began)
+
+
+def _goal(problem: SearchProblem) -> float:
+    return max(problem.policy.exact, EXACT)
+
+
+def _shown(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
+    yield SearchStage("match", tried.name, tried.network, tried.formula_error, time.monotonic() - began)
+    yield tried
+
+
+def _name(reduction: Reduction) -> str:
+    groups = ", ".join(str(each) for each in reduction.variables)
+    return f"groups {groups}" if reduction.changes else "small expressions"
+
+
+def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction) -> Iterator[sympy.Expr]:
+    policy = problem.policy.expression_pairs
+    if not reduction.variables:
+        yield sympy.Float(float(np.mean(inner.y)), 17)
+        return
+    if inner.x.shape[1] == 1:
+        yield from _one_variable(inner, problem)
+    elif reduction.changes and (found := polynomial(inner, policy)) is not None:
+        yield found
+    if inner.x.shape[1] <= policy.variables:
+        yield from (expression for expression, _ in pair_formulas(inner, problem.candidates, policy))
+
+
+def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.Expr]:
+    """Formulas of one variable that give the points to rounding."""
+    u, v = inner.x[:, 0], inner.y
+    policy = problem.policy
+    singles = match_edge(u, v, problem.candidates, policy.matching)
+    found = [match for match in singles[:1] if match.loss <= policy.structure_loss]
+    if not found:
+        budget = Budget(policy.univariate.budget)
+        found = match_formulas(u, v, problem.candidates, 0.0, budget, policy.univariate)
+    for match in found[:1]:
+        if match.loss <= policy.structure_loss:
+            yield to_expression(expanded(Graph(1, ("sum",), (Edge(0, 1, match.function),))), ["x0"])
+
+
+def _tried(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:
+    """The expression as a graph with its constants refitted; None where it is none."""
+    data = problem.data
+    try:
+        graph = graph_of_expression(expression, data.x.shape[1])
+    except KanrunError:
+        return None
+    fitted = refit(graph, data.x, data.y, RefitSettings(steps=30, damping=1e-6)).graph
+    kept = min((fitted, graph), key=data.overall_error)
+    if not np.isfinite(data.overall_error(kept)):
+        return None
+    selected = Selected(kept, kept, data.error(kept), description_length(kept, data), {}, 1)
+    return Tried(name, data.error(kept), selected)
+
+
+def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: SearchProblem) -> SearchStage | Tried:
+    """What was found in the fewer variables, as graphs of all inputs."""
+    data, inputs = problem.data, problem.data.x.shape[1]
+
+    def whole(graph: Graph) -> Graph:
+        return composed(reduction.variables, reduction.factor, graph, inputs)
+
+    if isinstance(event, SearchStage):
+        graph = whole(event.graph)
+        return replace(event, graph=graph, error=data.error(graph))
+    chosen = event.selected
+    network, graph = whole(chosen.network), whole(chosen.graph) if chosen.graph is not None else None
+    place = {id(edge.function): i for i, edge in enumerate(network.edges)}
+    matches = {
+        place[id(chosen.network.edges[i].function)]: found
+        for i, found in chosen.matches.items() if id(chosen.network.edges[i].function) in place
+    }  # fmt: skip
+    error = data.error(graph) if graph is not None else float("inf")
+    length = description_length(graph, data) if graph is not None else float("inf")
+    selected = replace(
+        chosen, network=network, graph=graph, error=error, length=length, matches=matches,
+        snapped=whole(chosen.snapped) if chosen.snapped is not None else None,
+    )  # fmt: skip
+    return replace(event, network_error=data.error(network), selected=selected)

@@ -1,0 +1,185 @@
+"""Symmetries of points, formulas from pairs of small expressions, and expressions as graphs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import sympy
+
+import kanrun
+from kanrun.engine.symbolic import SearchData, SearchPolicy, choose
+from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
+from kanrun.engine.symbolic.expression_pairs import pair_formulas, polynomial
+from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
+from kanrun.errors import KanrunError, UsageError
+from kanrun.formulas import parse, to_numpy
+from kanrun.formulas.units import dimensions
+
+POLICY = SearchPolicy()
+
+
+def points(text: str, low: float, high: float, inputs: int, count: int = 500) -> SearchData:
+    x = np.random.default_rng(3).uniform(low, high, (count, inputs))
+    y = to_numpy(parse(text), [f"x{i}" for i in range(inputs)])(x)
+    return SearchData(x[50:], y[50:], x[:50], y[:50])
+
+
+@pytest.mark.parametrize(
+    ("text", "inputs", "left"),
+    [
+        pytest.param("3*x0^2*sqrt(x1)/x2", 3, 0, marks=pytest.mark.slow),
+        ("x0*exp(-x1*x2/x3)", 4, 1),
+        pytest.param("x0/((x1-x2)^2 + x3^2)", 4, 0, marks=pytest.mark.slow),
+        pytest.param("x0*x1 + x2^2*sin(x0)", 3, 2, marks=pytest.mark.slow),  # x1 and x2^2 scale as y does
+        ("x0 + exp(x1)", 2, 2),
+        ("sin(9*x0*x1/x2)", 3, 1),  # too fast for a smooth fit: the order of the points shows it
+    ],
+)
+def test_symmetries_leave_fewer_variables(text: str, inputs: int, left: int) -> None:
+    data = points(text, 1, 3, inputs)
+    reduction = reduced(data, POLICY.symmetry)
+    assert len(reduction.variables) == left
+    inner = reduction.data(data)
+    factor = to_numpy(reduction.factor, reduction.names)(data.x)
+    np.testing.assert_allclose(factor * inner.y, data.y, rtol=1e-12)
+    if left == 0:
+        np.testing.assert_allclose(inner.y, inner.y[0], rtol=1e-12)
+
+
+def test_variables_that_may_be_negative_or_zero_are_no_divisors() -> None:
+    data = points("x0^2*(1 + x1)", -1, 1, 2)
+    reduction = reduced(data, POLICY.symmetry)
+    assert all(np.isfinite(reduction.data(data).y))
+    assert reduction.factor == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(1 - x0*x1)/sqrt(1 - x0^2)",
+        "sqrt(1 + x0^2 - 2*x0*cos(x1))",
+        pytest.param("(x0 + 2)/(1 + 3*x1*x0)", marks=pytest.mark.slow),
+        pytest.param("exp(x1*log(x0))", marks=pytest.mark.slow),
+        pytest.param("0.5*x0 + sin(x0*x1) + 4*exp(-x1)", marks=pytest.mark.slow),
+    ],
+)
+def test_pairs_and_triples_of_small_expressions_are_found(text: str) -> None:
+    data = points(text, 0.2, 0.9, 2)
+    (expression, error), *others = pair_formulas(data, choose(None), POLICY.expression_pairs)
+    assert error < 1e-11
+    assert not others
+    x = np.random.default_rng(8).uniform(0.2, 0.9, (50, 2))
+    np.testing.assert_allclose(to_numpy(expression, ["x0", "x1"])(x), to_numpy(parse(text), ["x0", "x1"])(x), rtol=1e-9)
+
+
+def test_polynomials_of_few_terms_are_found_at_once() -> None:
+    text = "x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2"
+    expression = polynomial(points(text, -1, 2, 5, 900), POLICY.expression_pairs)
+    assert expression is not None
+    x = np.random.default_rng(8).uniform(-1, 2, (50, 5))
+    names = [f"x{i}" for i in range(5)]
+    np.testing.assert_allclose(to_numpy(expression, names)(x), to_numpy(parse(text), names)(x), atol=1e-10)
+    assert polynomial(points("sin(x0)*x1", -1, 2, 2), POLICY.expression_pairs) is None
+
+
+def test_powers_of_noisy_points_are_simple_fractions() -> None:
+    exact = points("3e-7*x0^(3/2)/x1", 1, 9, 2)
+    noise = np.random.default_rng(2).normal(1, 0.02, exact.y.shape)
+    law = power_law(replace(exact, y=exact.y * noise), POLICY.symmetry)
+    assert law is not None
+    factor, shape = law.as_coeff_Mul()
+    assert shape == parse("x0^(3/2)/x1")
+    assert float(factor) == pytest.approx(3e-7, rel=0.01)
+    assert power_law(points("x0 - 1.5", 1, 2, 1), POLICY.symmetry) is None
+
+
+def test_only_candidates_asked_for_are_used() -> None:
+    data = points("sin(x0)*x1 + x0", 0.2, 0.9, 2)
+    for expression, _ in pair_formulas(data, choose(["x", "x^2", "exp"]), POLICY.expression_pairs):
+        assert not expression.atoms(sympy.sin, sympy.cos, sympy.tan, sympy.log)
+
+
+EXPRESSIONS = [
+    "2*x0*x1^2/(3*x2)",
+    "x0^6 - 4*x1^(3/2)/x2^3 + 5",
+    "exp(-(2*x0 - 1)^2)*sin(3*x1 + 2) + log(x2/x0)",
+    "sqrt((x0 + x1)/(x1*x2 + 2)) - 7*(x0 - x2)*(x1 + x2)",
+    "x0^x1 + tanh(x2*(x0 + 1))",
+    "1/(1 + exp(x0*x1)) + abs(x0 - x1)*asin(x2/9)",
+]
+
+
+@pytest.mark.parametrize("text", EXPRESSIONS)
+def test_an_expression_is_its_graph(text: str) -> None:
+    x = np.random.default_rng(0).uniform(1, 2, (40, 3))
+    graph = graph_of_expression(parse(text), 3)
+    np.testing.assert_allclose(graph(x), to_numpy(parse(text), ["x0", "x1", "x2"])(x), rtol=1e-12)
+    _, jacobian = graph.linearise(x)
+    assert jacobian.shape == (40, graph.parameters.size)
+    assert np.isfinite(jacobian).all()
+
+
+def test_a_function_that_is_no_candidate_is_no_graph() -> None:
+    with pytest.raises(KanrunError, match="is no candidate"):
+        graph_of_expression(parse("erf(x0) + x1"), 2)
+
+
+def test_a_graph_in_groups_is_one_in_the_inputs() -> None:
+    reduction = Reduction(3, (parse("x0/x1"), parse("x2 - x1")), parse("x0^2*x1"))
+    inner = parse("sin(x0) + x0*x1^2")
+    whole = composed(reduction.variables, reduction.factor, graph_of_expression(inner, 2), 3)
+    x = np.random.default_rng(0).uniform(1, 2, (40, 3))
+    expected = to_numpy(reduction.restored(inner), reduction.names)(x)
+    np.testing.assert_allclose(whole(x), expected, rtol=1e-12)
+
+
+def law(f: Callable[[np.ndarray], np.ndarray], low: list[float], high: list[float]) -> kanrun.Interpretation:
+    x = np.random.default_rng(1).uniform(low, high, (600, len(low)))
+    return kanrun.interpret(x, f(x))
+
+
+@pytest.mark.slow
+def test_many_inputs_are_quick_where_symmetries_leave_few() -> None:
+    result = law(
+        lambda x: x[:, 0] * x[:, 1] / ((x[:, 2] - x[:, 3]) ** 2 + x[:, 4] ** 2), [1, 1, 3, 1, 1], [2, 2, 5, 2, 2]
+    )
+    assert result.outcome == "exact"
+    truth = parse("x0*x1/((x2 - x3)^2 + x4^2)")
+    assert sympy.simplify(result.formula.expression - truth) == 0
+
+
+def test_units_leave_the_groups_without_units() -> None:
+    dims = dimensions({"x0": "kg", "x1": "m", "x2": "mm/ms", "y": "N"}, ["x0", "x1", "x2", "y"])
+    data = points("x0*x2^2/x1", 1, 2, 3)
+    reduction = dimensionless(data, dims)
+    assert reduction.variables == ()
+    assert sympy.simplify(reduction.factor - parse("x0*x2^2/x1")) == 0
+    pendulum = dimensions({"x0": "m", "x1": "m/s^2", "y": "s"}, ["x0", "x1", "x2", "y"])
+    assert dimensionless(data, pendulum).variables == (sympy.Symbol("x2", real=True),)
+    with pytest.raises(UsageError, match="no product of powers"):
+        dimensionless(data, dimensions({"x0": "m", "y": "s"}, ["x0", "x1", "x2", "y"]))
+
+
+@pytest.mark.parametrize(
+    ("units", "sentence"),
+    [
+        ({"x9": "m"}, "target.units has 'x9'"),
+        ({"x0": "furlongs"}, "'furlongs', which is not known"),
+        ({"x0": "m+s"}, "no product of powers"),
+    ],
+)
+def test_units_that_are_none_are_refused(units: dict[str, str], sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        dimensions(units, ["x0", "y"])
+
+
+def test_units_are_exponents_of_the_base_units() -> None:
+    units = {"a": "J/(mol*K)", "b": "kPa", "c": "m^(1/2)", "d": "1"}
+    found = dimensions(units, list("abcd"))
+    np.testing.assert_array_equal(found[0], [2, 1, -2, 0, -1, -1, 0])
+    np.testing.assert_array_equal(found[1], [-1, 1, -2, 0, 0, 0, 0])
+    np.testing.assert_array_equal(found[2], [0.5, 0, 0, 0, 0, 0, 0])
+    assert not found[3].any()
