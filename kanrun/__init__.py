@@ -1,17 +1,48 @@
-"""kanrun: command-line experiments with Kolmogorov-Arnold Networks, and the engine behind them.
+"""kanrun: Kolmogorov-Arnold Networks from the command line and from Python.
 
-`kanrun.interpret` and `kanrun.load_run` load what they need when first asked for, so that importing kanrun, and
-`kanrun --help`, stay fast; so does the version.
+Every name loads what it needs when it is first asked for, so that importing kanrun, and `kanrun --help`, stay fast; so
+does the version.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_LAZY = {"interpret": "kanrun.experiments.interpret.interpretation", "load_run": "kanrun.study.saved"}
+if TYPE_CHECKING:
+    from kanrun.engine.layers import SplineLayer as KANLayer
+    from kanrun.engine.networks import KAN, MLP
+    from kanrun.errors import KanrunError
+    from kanrun.experiments.interpret.interpretation import interpret
+    from kanrun.library.estimators import KANClassifier, KANRegressor
+    from kanrun.library.fitting import fit
+    from kanrun.study.saved import Model, load_run
 
-__all__ = ["interpret", "load_run"]
+_PLACES = {
+    "KAN": "kanrun.engine.networks:KAN",
+    "KANClassifier": "kanrun.library.estimators:KANClassifier",
+    "KANLayer": "kanrun.engine.layers:SplineLayer",
+    "KANRegressor": "kanrun.library.estimators:KANRegressor",
+    "KanrunError": "kanrun.errors:KanrunError",
+    "MLP": "kanrun.engine.networks:MLP",
+    "Model": "kanrun.study.saved:Model",
+    "fit": "kanrun.library.fitting:fit",
+    "interpret": "kanrun.experiments.interpret.interpretation:interpret",
+    "load_run": "kanrun.study.saved:load_run",
+}
+
+__all__ = [
+    "KAN",
+    "MLP",
+    "KANClassifier",
+    "KANLayer",
+    "KANRegressor",
+    "KanrunError",
+    "Model",
+    "fit",
+    "interpret",
+    "load_run",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +50,11 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("kanrun")
-    if name not in _LAZY:
+    if name not in _PLACES:
         raise AttributeError(f"module 'kanrun' has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    module, _, attribute = _PLACES[name].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -46,6 +46,11 @@ def time_is_up() -> bool:
     return _watched.end < inf and process_time() >= _watched.end
 
 
+def end_now() -> None:
+    """Let this thread's time be up until the end of its `watching`."""
+    _watched.end = -inf
+
+
 @contextlib.contextmanager
 def watching(listener: Listener | None = None, end: float | None = None) -> Iterator[None]:
     """Tell `listener` in the body, and let time be up when this process has used `end` CPU seconds; None changes

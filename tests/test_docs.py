@@ -159,13 +159,22 @@ def test_the_first_screen_has_two_commands() -> None:
     assert [line.partition("#")[0].strip() for line in block.splitlines()] == ["make fit", "make test"]
 
 
-def test_python_in_the_readme_compiles_and_its_names_are_exported() -> None:
+def test_python_in_the_readme_prints_what_it_says_and_its_names_are_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A line with `print` says what it prints in a comment; the block that reads a run has none and is compiled."""
     import kanrun
 
-    (block,) = re.findall(r"```python\n(.*?)```", TEXT[README], flags=re.DOTALL)
-    compile(block, "README.md", "exec")
-    exported = re.findall(r"from kanrun import (\w+)", TEXT[README])
-    assert set(exported) == set(kanrun.__all__)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", TEXT[README], flags=re.DOTALL)
+    for block in blocks:
+        code = compile(block, "README.md", "exec")
+        if expected := re.findall(r"^print\(.*\)  # (.*)$", block, flags=re.MULTILINE):
+            exec(code, {})
+            assert capsys.readouterr().out.splitlines() == expected
+    named = set(re.findall(r"kanrun\.(\w+)\(", "".join(blocks)))
+    assert named <= set(kanrun.__all__)
+    assert set(kanrun.__all__) == set(re.findall(r"\b(\w+)\b", TEXT[README])) & set(kanrun.__all__)
 
 
 @pytest.mark.parametrize("name", ["ARCHITECTURE.md", "CONTRIBUTING.md"])

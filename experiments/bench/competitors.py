@@ -80,7 +80,7 @@ def build(competitor: str, case: LayerCase, dtype: torch.dtype) -> Callable[[], 
 
 def our_layer(case: LayerCase, dtype: torch.dtype) -> SplineLayer:
     one = torch.ones(case.inputs, dtype=dtype)
-    layer = SplineLayer(uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True)
+    layer = SplineLayer.on_grid(uniform_breakpoints(-one, one, case.intervals), case.outputs, EdgeSpec(), uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     return layer
 

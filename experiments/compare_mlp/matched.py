@@ -184,7 +184,7 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
     random = torch.Generator().manual_seed(0)
     for width, depth in itertools.product(cell.get("widths", [8, 16, 32]), cell.get("depths", [2, 4])):
         shape = [width] * (depth + 1)
-        mlp = MLP(shape, "tanh")
+        mlp = MLP(shape, "tanh", generator=torch.Generator())
         marks: dict[str, Value] = {"width": width, "depth": depth}
         counted = {"parameters": mlp.count(), "formula": mlp_parameters(shape)}
         yield Row("growth", {"model": "mlp", **marks, "intervals": None, "functions": None, **counted})

@@ -22,7 +22,7 @@ from kanrun.study.resources import threads_of
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.table_model import TableModel, TablePolicy, error_quantiles, fit_table, member_weights
-from kanrun.targets import gaps_of
+from kanrun.targets import Target, gaps_of
 
 FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
 
@@ -36,8 +36,11 @@ class TableFitting:
     policy: TablePolicy
 
 
-def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> TableFitting:
-    """Read and split the table. Raises UsageError as `make_problem` does, and for what is no table."""
+def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None) -> TableFitting:
+    """Read and split the table; `target` is the table where it is there.
+
+    Raises UsageError as `make_problem` does, and for what is no table.
+    """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
     check(cfg.model, "model.")
@@ -46,8 +49,8 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> TableFi
         raise UsageError("model=auto is for tables (target=table or bundled); for functions take model=kan.")
     if cfg.precision != "float64":
         raise UsageError(f"model=auto computes in float64; for precision={cfg.precision} take model=kan.")
-    problem = make_problem(cfg, cfg.target, all_rows(cfg.sampling), seed)
-    if (rows := len(problem.dataset.train)) < FEWEST_ROWS:
+    problem = make_problem(cfg, target or cfg.target, all_rows(cfg.sampling), seed)
+    if target is None and (rows := len(problem.dataset.train)) < FEWEST_ROWS:
         raise UsageError(
             f"model=auto needs at least {FEWEST_ROWS} training rows, and {problem.dataset.target.name} has {rows}; "
             "take model=kan."

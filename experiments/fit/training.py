@@ -10,11 +10,12 @@ from kanrun.config import FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, in_words, make_plan
-from kanrun.study.evaluation import edge_table, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.evaluation import edge_table, effective_parameters, linear_rmse, points_of, prediction_table, scores
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.training_records import stage_row, stages_checkpoint, state_to_checkpoint, step_row
+from kanrun.targets import Target
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,14 @@ class Fit:
         return in_words(self.cfg.model, self.plan, self.problem)
 
 
-def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit:
-    """Build what the training of one cell and seed needs. Raises UsageError for settings that break a rule."""
+def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target | None = None) -> Fit:
+    """Build what the training of one cell and seed needs; `target` is what its settings describe, where it is there.
+
+    Raises UsageError for settings that break a rule.
+    """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
-    problem = make_problem(cfg, cfg.target, cfg.sampling, seed)
+    problem = make_problem(cfg, target or cfg.target, cfg.sampling, seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
     return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
 
@@ -77,6 +81,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "train_points": points_of(dataset.train) + points_of(dataset.validation),
         "intervals": trained.chosen.intervals,
         "parameters": network.count(),
+        "effective_parameters": effective_parameters(network, problem, trained.chosen.smoothing),
         "train_rmse": trained.errors.train,
         "validation_rmse": trained.errors.validation,
         "test_rmse": trained.errors.test,

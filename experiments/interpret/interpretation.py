@@ -11,7 +11,6 @@ import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
 from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork, in_units, tens
 from kanrun.experiments.interpret.verdict import Conditions, constant, verdict
-from numpy.typing import ArrayLike
 
 from kanrun.engine.symbolic import (
     Budget,
@@ -29,7 +28,8 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
-from kanrun.targets import Scaling
+from kanrun.study.saved import Model
+from kanrun.targets import Data, Scaling, as_numbers, frame_columns, frame_names, is_frame
 
 __all__ = ["Check", "Interpretation", "Options", "SourceNetwork", "interpret", "interpretation", "one_thread"]
 
@@ -37,9 +37,10 @@ _LEAST_POINTS = 20
 
 
 def interpret(  # noqa: PLR0913 (keywords of a public function)
-    x: ArrayLike,
-    y: ArrayLike,
+    x: Data,
+    y: Data = None,
     *,
+    output: int = 0,
     names: Sequence[str] | None = None,
     candidates: Sequence[str] | None = None,
     own: Mapping[str, str] | None = None,
@@ -49,15 +50,25 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
 ) -> Interpretation:
     """The formula of y (N,) in x (N, inputs), with its certificate on a fifth of the points, which are held out.
 
-    `names` are the variables (default x0, x1, ...); `candidates` names functions of the table, `own` adds formulas in
-    x0; `hidden` fixes the KAN's hidden widths; it ends after work of `budget`, about seconds of one core. Raises
-    UsageError for data that are not finite, too few or constant inputs only.
+    Without y, x is a trained `kanrun.Model`: the formula is that of its `output`, on the inputs that it was trained on.
+    `names` are the variables (default: the names of columns or inputs where they are words, else x0, x1, ...);
+    `candidates` names functions of the table, `own` adds formulas in x0; `hidden` fixes the KAN's hidden widths; it
+    ends after work of `budget`, about seconds of one core. Raises UsageError for data that are not finite, too few or
+    constant inputs only.
     """
-    points, values = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    points = points[:, None] if points.ndim == 1 else points
+    if isinstance(x, Model):
+        own_names, points = list(x.inputs), x.sample()
+        values = x.values(points)[:, output]
+    else:
+        own_names = frame_names(x) if is_frame(x) else []
+        frame = frame_columns(x, own_names) if is_frame(x) else None
+        points = as_numbers(x) if frame is None else np.stack([as_numbers(c, repr(n)) for n, c in frame.items()], 1)
+        values = as_numbers(y, "y")
+        points = points[:, None] if points.ndim == 1 else points
+    if names is None and own_names and all(name.isidentifier() for name in own_names):
+        names = own_names
     _check_data(points, values)
-    inputs, output = tens(points), tens(values[:, None])
-    given, unit = points, float(output.scale[0])
+    inputs, given, unit = tens(points), points, float(tens(values[:, None]).scale[0])
     points, values = inputs.apply(points), values / unit
     order = np.random.default_rng(seed).permutation(len(values))
     held, rest = order[: len(order) // 5], order[len(order) // 5 :]
@@ -102,8 +113,6 @@ def _check_data(x: Array, y: Array) -> None:
         raise UsageError(f"x must be (N, inputs) and y (N,), not {x.shape} and {y.shape}.")
     if len(y) < _LEAST_POINTS:
         raise UsageError(f"{len(y)} points are too few to find a formula; give at least {_LEAST_POINTS}.")
-    if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise UsageError("x and y must be finite numbers.")
     check_inputs(x)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
@@ -96,6 +97,10 @@ class Interpretation:
 
     def __str__(self) -> str:
         return str(self.formula.expression) if self.formula else self.sentence
+
+    def _repr_html_(self) -> str:
+        said = f"<p>{html.escape(self.sentence)}</p>"
+        return self.formula._repr_html_() + said if self.formula else said
 
 
 def tens(values: Array) -> Scaling:

@@ -326,4 +326,4 @@ def _kan(inputs: int, hidden: list[int], degree: int, intervals: int) -> Create:
 
 
 def _mlp(inputs: int, hidden: list[int], activation: str) -> Create:
-    return lambda outputs, drawn: MLP.create((inputs, *hidden, outputs), activation, generator=drawn)
+    return lambda outputs, drawn: MLP((inputs, *hidden, outputs), activation, dtype=torch.float64, generator=drawn)

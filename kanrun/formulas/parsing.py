@@ -91,6 +91,17 @@ def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[st
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 
+def names_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
+    """The names that stand for variables in `text`, in alphabetical order: neither called nor constants."""
+    try:
+        nodes = list(ast.walk(_tree(text, limits)))
+    except _Refused as refusal:
+        raise UsageError(f"formula {_quoted(text)}: {refusal}") from None
+    called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
+    names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
+    return tuple(sorted(names - CONSTANTS.keys()))
+
+
 def _read(text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str) -> sympy.Expr:
     try:
         return _Reader(variables, limits).read_all(_tree(text, limits))

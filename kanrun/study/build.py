@@ -146,7 +146,7 @@ def edge_spec(model: KANConfig, solver: str) -> EdgeSpec:
 
 def create_mlp(model: MLPConfig, problem: LearningProblem, generator: Generator) -> Network:
     shape = network_shape(model, problem.inputs, problem.outputs)
-    network = MLP.create(shape, model.activation, dtype=problem.domain.dtype, generator=generator)
+    network = MLP(shape, model.activation, dtype=problem.domain.dtype, generator=generator)
     return network.to(problem.domain.device)
 
 

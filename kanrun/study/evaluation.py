@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
-from kanrun.engine.training import predict
+from kanrun.engine.training import Smoothing, predict
+from kanrun.engine.training.data import output_scale
 from kanrun.runs.records import Table, Value
 from kanrun.study.problem import LearningProblem
 from kanrun.targets import Points
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 Array = NDArray[np.float64]
 
+#: Unknowns, and unknowns times rows of the Jacobian, up to which effective degrees of freedom are computed.
+MOST_UNKNOWNS, MOST_NUMBERS = 1500, 20_000_000
 #: Points of one split that the table of predictions keeps.
 MOST_POINTS = 2000
 #: Points of a curve, and of each side of a map, on which truth and prediction are drawn.
@@ -55,6 +64,28 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     spread = float(((points.y - points.y.mean(0)) ** 2).sum())
     r2 = 1 - float((difference**2).sum()) / spread if spread > 0 else None
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
+
+
+def effective_parameters(network: Network, problem: LearningProblem, smoothing: Smoothing) -> float | None:
+    """Effective degrees of freedom tr((G + P)^+ G): how many of the parameters the training points determine.
+
+    G = J'J of the outputs on the training points and P the smoothness penalty, scaled as in second-order training
+    (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16). None for classes and where the
+    matrices would be large.
+    """
+    samples = problem.data.everything
+    unknowns = network.get_unknowns().numel()
+    if problem.dataset.classes or unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS:
+        return None
+    exact = deepcopy(network).double()
+    factor = 1 / (output_scale(samples, "regression") * samples.y.numel() ** 0.5)
+    gram = exact.linearise(samples.x.double())[1].scaled(factor).gram()
+    whole = gram.clone()
+    if len(rows := smoothing.rows(exact)):
+        rows.add_gram(whole, 1.0)
+    values, vectors = torch.linalg.eigh(whole)
+    kept = values > values[-1] * unknowns * torch.finfo(values.dtype).eps
+    return float((((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum())
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:
@@ -128,19 +159,45 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
     if not network.edge_layers:
         return None
     names = problem.dataset.target.inputs, problem.dataset.classes or problem.dataset.target.outputs
+    invert = problem.dataset.input_scaling.invert
+    return Table("edges", edge_columns(network, problem.data.train.x[:MOST_POINTS], *names, invert))
+
+
+def network_figure(network: Network, x: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Figure:
+    """The diagram of `KAN.plot`, scored on x or on uniform points of the first grid."""
+    from kanrun.figures import network_diagram
+
+    first = network.edge_layers[0]
+    if x is None:
+        drawn = torch.rand(MOST_POINTS, first.inputs, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        x = torch.lerp(first.grid.low.double(), first.grid.high.double(), drawn.to(first.knots.device))
+    names = inputs or [f"x{i}" for i in range(network.shape[0])], outputs or [f"y{i}" for i in range(network.shape[-1])]
+    columns = edge_columns(network, torch.as_tensor(x).to(first.knots)[:MOST_POINTS], *names)
+    return network_diagram(pd.DataFrame({"seed": 0, **columns}))
+
+
+def edge_columns(
+    network: Network,
+    x: Float[Tensor, "samples inputs"],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    invert: Callable[[Array], Array] = np.asarray,
+) -> dict[str, Any]:
+    """The columns of `edge_table` for samples x and names; `invert` leads from the inputs' units to the user's."""
+    names = inputs, outputs
     last = len(network.edge_layers) - 1
     rows: list[dict[str, Any]] = []
     with torch.no_grad():
-        reaching = network.activations(problem.data.train.x[:MOST_POINTS])
+        reaching = network.activations(x)
         depth, multiply = 0, any(network.products)
         for index, layer in enumerate(network.edge_layers):
             score = layer.edge_values(reaching[index]).std(0, correction=0)
             share = torch.linspace(0, 1, EDGE_POINTS, dtype=score.dtype, device=score.device)[:, None]
-            x = torch.lerp(layer.grid.low, layer.grid.high, share)
-            y, at = layer.edge_values(x), x.double().cpu().numpy()
+            on_grid = torch.lerp(layer.grid.low, layer.grid.high, share)
+            y, at = layer.edge_values(on_grid), on_grid.double().cpu().numpy()
             ends = reaching[index].double().cpu().numpy()
             seen = (at >= ends.min(0)) & (at <= ends.max(0))
-            data = problem.dataset.input_scaling.invert(at) if index == 0 else at
+            data = invert(at) if index == 0 else at
             for out, into in itertools.product(range(layer.outputs), range(layer.inputs)):
                 rows.append({
                     "layer": depth, "out": out, "in": into, "x": at[:, into], "x_data": data[:, into],
@@ -155,8 +212,7 @@ def edge_table(network: Network, problem: LearningProblem) -> Table | None:
                 depth += 1
     kept = sorted(rows, key=lambda row: -row["score"])[:MOST_EDGES]
     kept.sort(key=lambda row: (row["layer"], row["out"], row["in"]))
-    columns = {key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept]) for key in kept[0]}
-    return Table("edges", columns)
+    return {key: np.concatenate([np.broadcast_to(row[key], EDGE_POINTS) for row in kept]) for key in kept[0]}
 
 
 def _joints(sums: Tensor, products: int, depth: int) -> Iterator[dict[str, Any]]:

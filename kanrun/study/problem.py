@@ -14,7 +14,7 @@ from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, PiecewiseScaling, Points, build_target, make_dataset
+from kanrun.targets import Dataset, PiecewiseScaling, Points, Target, build_target, make_dataset
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 
@@ -38,8 +38,8 @@ class LearningProblem:
 
 
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
-    """Sample `target` for `seed`. Raises UsageError for settings or data that break a rule."""
-    dataset = make_dataset(build_target(target), sampling, seed)
+    """Sample `target`, settings or a target as it is, for `seed`. Raises UsageError for what breaks a rule."""
+    dataset = make_dataset(target if isinstance(target, Target) else build_target(target), sampling, seed)
     return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
@@ -19,24 +20,32 @@ from numpy.typing import NDArray
 from kanrun.config.former import translate
 from kanrun.engine.networks import Network, from_description
 from kanrun.engine.training import predict
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import InvalidData, KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run, find_run
+from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
+from kanrun.runs.files import write_atomic
 from kanrun.runs.records import Checkpoint
 from kanrun.targets import (
     Data,
     PiecewiseScaling,
     Scaling,
     TableCode,
+    as_array,
     input_rows,
     read_inputs,
     read_values,
 )
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from kanrun.study.model_summary import ModelSummary
     from kanrun.study.problem import LearningProblem
 
 Array = NDArray[np.float64]
 Arrays = dict[str, NDArray[Any]]
+TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
+_WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,8 @@ class Model:
     code: TableCode | None = None  # how its inputs are made of a table's columns, where these are not plain numbers
     errors: Array | None = None  # (outputs, levels): quantiles of left-out rows' errors, in the network's units
     gaps: tuple[Array, ...] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
+    tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)  # of its training
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what was said of its training
 
     def __call__(self, x: Data) -> Array:
         """f(x) (samples, outputs) for samples x; class probabilities (samples, classes) for a classifier.
@@ -85,6 +96,97 @@ class Model:
             warnings.warn("; ".join(found), UserWarning, stacklevel=2)
         values = self.values(rows)
         return values[0] if single else values
+
+    def predict(self, x: Data) -> NDArray[Any]:
+        """As a call, with one output (samples,), and for a classifier the labels; without the warning."""
+        rows, single = input_rows(x, self.inputs, self.code)
+        values = self.values(rows)
+        if self.classes:
+            labels = np.array([int(c) if _WHOLE.fullmatch(c) else c for c in self.classes], dtype=None)
+            values = labels[values.argmax(1)]
+        elif values.shape[1] == 1:
+            values = values[:, 0]
+        return values[0] if single else values
+
+    def score(self, x: Data, y: Data) -> float:
+        """R^2 on x and y, the mean over outputs; for a classifier the share of labels that are right.
+
+        Raises InvalidData where x and y do not have as many rows.
+        """
+        predicted = self.predict(x)
+        truth = np.asarray(as_array(y, "y")).reshape(np.shape(predicted)) if np.size(y) == np.size(predicted) else None
+        if truth is None:
+            raise InvalidData(f"y has {len(np.atleast_1d(y))} rows, and x has {len(predicted)}.")
+        if self.classes:
+            return float(np.mean([str(a) == str(b) for a, b in zip(truth, predicted, strict=True)]))
+        spread = ((truth - truth.mean(0)) ** 2).sum(0)
+        return float(np.mean(1 - ((truth - predicted) ** 2).sum(0) / np.where(spread > 0, spread, np.nan)))
+
+    def summary(self) -> ModelSummary:
+        """What was fitted and how well: errors, parameters, effective degrees of freedom, each input's contribution.
+
+        Prints as a table; raises UsageError for a model without the tables of its training.
+        """
+        from kanrun.study.model_summary import summary_of
+
+        return summary_of(self)
+
+    def plot(self, name: str = "network") -> Figure:
+        """A figure of the training: `network`, `edges`, `predictions`, `residuals`, and `loss` or `effects`.
+
+        Raises UsageError for a figure that this model does not have.
+        """
+        from kanrun.study.model_summary import figure_of
+
+        return figure_of(self, name)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model and its tables to one file (safetensors, with the description as JSON beside it).
+
+        The name gets the ending .safetensors. Raises StorageFailed where it cannot be written.
+        """
+        file = Path(path).with_suffix(".safetensors") if Path(path).suffix != ".safetensors" else Path(path)
+        checkpoint = checkpoint_of(self, file.stem)
+        numbers = {
+            f"{TABLES}{name}/{column}": values.to_numpy()
+            for name, table in self.tables.items()
+            for column, values in table.items()
+            if values.dtype.kind in "biuf"
+        }
+        texts = {
+            name: {
+                str(column): None
+                if f"{TABLES}{name}/{column}" in numbers
+                else [None if pd.isna(value) else str(value) for value in values]
+                for column, values in table.items()
+            }
+            for name, table in self.tables.items()
+        }
+        meta = {**checkpoint.meta, "tables": texts, "notes": list(self.notes)}
+        write_checkpoint(file.parent, Checkpoint(file.stem, {**checkpoint.arrays, **numbers}, meta))
+        return file
+
+    @classmethod
+    def load(cls, path: str | Path) -> Model:
+        """The model in a file that `save` wrote; nothing in it is ever run.
+
+        Raises KanrunError for a file that is missing, damaged or no model of kanrun.
+        """
+        return model_from_checkpoint(read_checkpoint(Path(path)))
+
+    def sample(self) -> Array:
+        """Encoded inputs (samples, inputs) that it was trained on, or without its tables 1000 points of its domain."""
+        if "predictions" not in self.tables:
+            share = np.random.default_rng(self.seed).random((1000, len(self.inputs)))
+            return self.domain[:, 0] + share * (self.domain[:, 1] - self.domain[:, 0])
+        table = self.tables["predictions"]
+        rows = table[table["split"] == "train"].drop_duplicates([f"input:{name}" for name in self.inputs])
+        return rows[[f"input:{name}" for name in self.inputs]].to_numpy(dtype=np.float64)
+
+    def _repr_html_(self) -> str:
+        from kanrun.study.model_summary import html_of
+
+        return html_of(self)
 
     def values(self, x: Array) -> Array:
         """As a call, without the warning, for encoded inputs x (samples, inputs)."""
@@ -230,7 +332,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
     meta = checkpoint.meta
     try:
         model = Model(
-            unpack(meta["network"], checkpoint.arrays),
+            unpack(meta["network"], {name: a for name, a in checkpoint.arrays.items() if not name.startswith(TABLES)}),
             tuple(meta["inputs"]),
             tuple(meta["outputs"]),
             np.array(meta["domain"], dtype=np.float64),
@@ -241,6 +343,8 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             TableCode.from_plain(meta["code"]) if meta.get("code") else None,
             np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
             tuple(np.array(inside, dtype=np.float64).reshape(-1, 2) for inside in meta.get("gaps") or ()),
+            _tables(meta.get("tables", {}), checkpoint.arrays),
+            tuple(map(str, meta.get("notes", ()))),
         )
         _check_sizes(model)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -268,6 +372,16 @@ def _check_sizes(model: Model) -> None:
         raise ValueError("a range is not finite")
 
 
+def _tables(texts: dict[str, dict[str, Any]], arrays: Arrays) -> dict[str, pd.DataFrame]:
+    """The tables that `Model.save` stored."""
+    return {
+        str(name): pd.DataFrame(
+            {c: arrays[f"{TABLES}{name}/{c}"] if values is None else values for c, values in columns.items()}
+        )
+        for name, columns in texts.items()
+    }
+
+
 def _plain(scaling: Scaling | PiecewiseScaling) -> dict[str, Any]:
     if isinstance(scaling, PiecewiseScaling):
         return {"points": [a.tolist() for a in scaling.points], "values": [a.tolist() for a in scaling.values]}
@@ -279,6 +393,27 @@ def _scaling(plain: dict[str, Any]) -> Scaling | PiecewiseScaling:
         points, values = (tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values"))
         return PiecewiseScaling(points, values)
     return Scaling(np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64))
+
+
+class _RunTables(Mapping[str, pd.DataFrame]):
+    """The tables of a run by name."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._read: dict[str, pd.DataFrame] = {}
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        if name not in self._run.tables:
+            raise KeyError(name)
+        if name not in self._read:
+            self._read[name] = self._run.table(name)
+        return self._read[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._run.tables)
+
+    def __len__(self) -> int:
+        return len(self._run.tables)
 
 
 @dataclass(frozen=True)
@@ -300,9 +435,9 @@ class LoadedRun:
         return config
 
     @cached_property
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """The recorded tables by name; of a sweep, those that it has itself."""
-        return {name: self.run.table(name) for name in self.run.tables}
+    def tables(self) -> Mapping[str, pd.DataFrame]:
+        """The recorded tables by name, each read when it is first asked for; of a sweep, those that it has itself."""
+        return _RunTables(self.run)
 
     @property
     def models(self) -> list[str]:
@@ -323,7 +458,12 @@ class LoadedRun:
         chosen = name or self.models[0]
         if chosen not in self.models:
             raise UsageError(f"{self.run.path} has no model {chosen}; it has {', '.join(self.models)}.")
-        return model_from_checkpoint(self.run.checkpoint(chosen))
+        return replace(model_from_checkpoint(self.run.checkpoint(chosen)), tables=self.tables)
+
+    def _repr_html_(self) -> str:
+        from kanrun.study.model_summary import run_html
+
+        return run_html(self)
 
     def export(self, form: str, file: str | Path, name: str | None = None) -> list[str]:
         """Write the model called `name` (the first seed's), or the run's formula, to `file`; return what to say of it.

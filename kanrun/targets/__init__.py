@@ -9,11 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanrun.targets.arrays import Data, as_numbers, frame_columns, frame_names, input_rows, is_frame
+    from kanrun.targets.arrays import (
+        Data,
+        array_target,
+        as_array,
+        as_numbers,
+        frame_columns,
+        frame_names,
+        input_rows,
+        is_frame,
+        repeated,
+    )
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
     from kanrun.targets.encoding import TableCode, code_of
-    from kanrun.targets.functions import GIVEN_POINTS, NAMED, SPECIAL, feynman_formulas, formula_target, peaks_formula
+    from kanrun.targets.functions import (
+        GIVEN_POINTS,
+        NAMED,
+        SPECIAL,
+        feynman_formulas,
+        formula_target,
+        named_formula,
+        peaks_formula,
+    )
     from kanrun.targets.sampling import generator
     from kanrun.targets.scores import PowerTransform, ScorePolicy, gaps_of, input_scores, output_map
     from kanrun.targets.table_file import TableLimits, check_output, is_parquet
@@ -21,11 +39,11 @@ if TYPE_CHECKING:
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
-    "arrays": "Data as_numbers frame_columns frame_names input_rows is_frame",
+    "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame repeated",
     "data": "Dataset PiecewiseScaling Points Scaling Target",
     "datasets": "SplitPolicy build_target make_dataset",
     "encoding": "TableCode code_of",
-    "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target peaks_formula",
+    "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
     "sampling": "generator",
     "scores": "PowerTransform ScorePolicy gaps_of input_scores output_map",
     "table_file": "TableLimits check_output is_parquet",
@@ -49,6 +67,8 @@ __all__ = [
     "TableCode",
     "TableLimits",
     "Target",
+    "array_target",
+    "as_array",
     "as_numbers",
     "build_target",
     "check_output",
@@ -66,11 +86,13 @@ __all__ = [
     "is_parquet",
     "lenient_numbers",
     "make_dataset",
+    "named_formula",
     "output_map",
     "peaks_formula",
     "planar_points",
     "read_inputs",
     "read_values",
+    "repeated",
 ]
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from kanrun.errors import InvalidData
 from kanrun.suggestions import near
-from kanrun.targets.data import Array
-from kanrun.targets.encoding import TableCode
+from kanrun.targets.data import Array, Points, Target
+from kanrun.targets.encoding import TableCode, code_of
 
 #: What the inputs of a function may be: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
@@ -63,7 +64,7 @@ def as_numbers(x: Data, what: str = "x") -> Array:
         numbers = array.astype(np.float64)
     except (TypeError, ValueError):
         first = next((value for value in array.ravel() if not _is_number(value)), "text")
-        raise InvalidData(f"{what} holds {first!r}, which is not a number.") from None
+        raise InvalidData(f"{what} holds {str(first)!r}, which is not a number.") from None
     if not (finite := np.isfinite(numbers)).all():
         where = np.argwhere(~finite)[0]
         place = f"row {where[0]}" + (f", column {where[1]}" if len(where) > 1 else "") if len(where) else "its place"
@@ -110,3 +111,112 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
             f"{', ...' if len(raw) > 10 else ''}."
         )
     return as_numbers(array), single
+
+
+def array_target(
+    x: Data, y: Data, *, classification: bool = False, categories: Sequence[str] = (), weights: Data = None
+) -> Target:
+    """Rows in memory as a target: x (rows, inputs) or a DataFrame, y (rows,) or (rows, outputs) or labels (rows,).
+
+    Columns of a DataFrame are encoded as those of a table file (text as indicators of its levels, missing numbers as
+    median and indicator); an array's inputs are x0, x1, ... A row of weight w counts as w rows. Raises InvalidData for
+    values that are not finite numbers, for fewer than two rows, and for lengths that differ.
+    """
+    names, inputs, code, notes = _inputs(x, categories)
+    outputs, values, classes = _labels(y) if classification else _outputs(y)
+    if len(inputs) != len(values):
+        raise InvalidData(f"x has {len(inputs)} rows and y has {len(values)}.")
+    shares = _weights(weights, len(values))
+    if shares is not None:
+        kept = np.flatnonzero(shares)
+        inputs, values, shares = inputs[kept], values[kept], shares[kept]
+    if len(values) < 2:
+        raise InvalidData(f"there is {len(values)} row of data, and nothing can be learned from fewer than 2.")
+    if classes is not None and len(set(values[:, 0])) < 2:
+        raise InvalidData(f"y has one class only, {classes[int(values[0, 0])]!r}; at least two classes are needed.")
+    points = Points(inputs, values, shares)
+    return Target(
+        "data", names, outputs, points.box, points=points, is_table=True, classes=classes, code=code, notes=notes
+    )
+
+
+def _inputs(x: Data, categories: Sequence[str]) -> tuple[tuple[str, ...], Array, TableCode | None, tuple[str, ...]]:
+    if not is_frame(x):
+        if categories:
+            raise InvalidData(f"categories={list(categories)} name columns of a DataFrame, and x is an array.")
+        array = as_array(x)
+        array = array[:, None] if array.ndim == 1 else array
+        if array.ndim != 2:
+            raise InvalidData(f"x has {array.ndim} dimensions; give (rows, inputs). Reshape your data.")
+        if 0 in array.shape:
+            raise InvalidData(f"x is empty: {array.shape[0]} sample(s) of {array.shape[1]} feature(s).")
+        return tuple(f"x{i}" for i in range(array.shape[1])), as_numbers(array), None, ()
+    names = frame_names(x)
+    if unknown := [name for name in categories if name not in names]:
+        raise InvalidData(f"categories names {unknown[0]!r}, which is no column of x{near(unknown[0], names) or '.'}")
+    columns = frame_columns(x, names)
+    if not columns or not len(next(iter(columns.values()))):
+        raise InvalidData("x is empty: it has no columns or no rows.")
+    raw = {name: list(values) for name, values in columns.items()}
+    code, notes = code_of(raw, categories, "correct such rows, or name the column in categories")
+    if code is None:
+        numbers = [as_numbers(values, f"the column {name!r}") for name, values in columns.items()]
+        return tuple(names), np.stack(numbers, 1), None, tuple(notes)
+    return code.features, code.encode(raw)[0], code, tuple(notes)
+
+
+def _outputs(y: Data) -> tuple[tuple[str, ...], Array, None]:
+    if is_frame(y):
+        names = frame_names(y, "y")
+        return (
+            tuple(names),
+            np.stack([as_numbers(v, f"y's column {n!r}") for n, v in frame_columns(y, names).items()], 1),
+            None,
+        )
+    values = as_numbers(y, "y")
+    values = values[:, None] if values.ndim == 1 else values
+    if values.ndim != 2 or not values.shape[1]:
+        raise InvalidData(f"y must be (rows,) or (rows, outputs), not {values.shape}.")
+    name = getattr(y, "name", None)
+    count = values.shape[1]
+    return (str(name or "y"),) if count == 1 else tuple(f"y{o}" for o in range(count)), values, None
+
+
+def _labels(y: Data) -> tuple[tuple[str, ...], Array, tuple[str, ...]]:
+    name = frame_names(y, "y")[0] if is_frame(y) else getattr(y, "name", None)
+    labels = as_array(y, "y")
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise InvalidData(f"y must be labels (rows,), not {labels.shape}.")
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        raise InvalidData("y contains NaN or infinity, which is no label.")
+    if labels.dtype == object and any(label is None or label != label for label in labels):  # noqa: PLR0124 (NaN)
+        raise InvalidData("y contains missing labels.")
+    try:
+        classes, index = np.unique(labels, return_inverse=True)
+    except TypeError:
+        raise InvalidData("y mixes labels of several types, which have no order.") from None
+    return (str(name or "y"),), index.astype(np.float64)[:, None], tuple(map(str, classes))
+
+
+def _weights(weights: Data, rows: int) -> Array | None:
+    if weights is None:
+        return None
+    shares = as_numbers(weights, "sample_weight")
+    if shares.shape != (rows,):
+        raise InvalidData(f"sample_weight must be one number for each of {rows} rows, not {shares.shape}.")
+    if (shares < 0).any() or not shares.any():
+        raise InvalidData("sample_weight must not be negative, nor zero for all rows.")
+    return None if (shares == 1).all() else shares
+
+
+def repeated(target: Target) -> Target:
+    """The target with rows in place of weights. Raises InvalidData for weights that are not whole numbers."""
+    points = target.points
+    if points is None or points.weights is None:
+        return target
+    if (points.weights != np.round(points.weights)).any():
+        raise InvalidData("sample_weight of this model must be whole numbers; model=auto and additive take any.")
+    rows = np.repeat(np.arange(len(points)), points.weights.astype(np.intp))
+    return replace(target, points=Points(points.x[rows], points.y[rows]))

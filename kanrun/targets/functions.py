@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import resources
 from typing import Any
@@ -15,7 +16,7 @@ from scipy import special
 
 from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, SpecialTarget
 from kanrun.errors import UsageError
-from kanrun.formulas import constant, parse, to_numpy, variable, variables_in
+from kanrun.formulas import constant, names_in, parse, to_numpy, variable, variables_in
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.domains import check_finite, read_domain
@@ -87,6 +88,26 @@ def build_expression(config: ExpressionTarget) -> Target:
     text = " ".join(config.formula.split())
     name = text if len(text) <= 60 else text[:57] + "..."
     return formula_target(name, parse(config.formula), variables_in(config.formula), config.domain)
+
+
+def named_formula(text: str, domain: Any = None) -> Target:
+    """A formula in variables of any names, on one (lower, upper) for all of them or a mapping with one for each.
+
+    The inputs come in the mapping's order, else in alphabetical order, or are x0, x1, ... as in `build_expression`.
+    Raises UsageError for a variable without a domain and for a domain without a variable.
+    """
+    names = names_in(text)
+    if isinstance(domain, Mapping):
+        if missing := [name for name in names if name not in domain]:
+            raise UsageError(f"domain has no range of the variable {missing[0]!r} of {text!r}.")
+        names, domain = tuple(domain), list(domain.values())
+    elif names and all(re.fullmatch(r"x\d+", name) for name in names):
+        names = variables_in(text)
+    expression = parse(text, names)
+    numbered = {variable(name): variable(f"x{i}") for i, name in enumerate(names)}
+    indices = list(map(str, numbered.values()))
+    target = formula_target(" ".join(text.split())[:60], expression.xreplace(numbered), indices, domain)
+    return replace(target, inputs=names)
 
 
 Pairs = tuple[tuple[float, float], tuple[float, float]]

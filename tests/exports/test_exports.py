@@ -94,8 +94,8 @@ def table() -> Model:
 
 
 MODELS: dict[str, Any] = {
-    "mlp": lambda: model(MLP.create((2, 5, 2), "silu", generator=generator())),
-    "mlp gelu": lambda: model(MLP.create((2, 5, 2), "gelu", generator=generator())),
+    "mlp": lambda: model(MLP((2, 5, 2), "silu", dtype=torch.float64, generator=generator())),
+    "mlp gelu": lambda: model(MLP((2, 5, 2), "gelu", dtype=torch.float64, generator=generator())),
     "polynomial": lambda: model(curve(Polynomial, 9)),
     "constant": lambda: model(curve(Polynomial, 1)),
     "bezier": lambda: model(curve(Bezier, 9)),

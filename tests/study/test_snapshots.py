@@ -36,7 +36,7 @@ def kan(generator: Generator, **spec: Any) -> KAN:
 
 
 def mlp(generator: Generator) -> MLP:
-    return MLP.create((2, 6, 1), "tanh", generator=generator)
+    return MLP((2, 6, 1), "tanh", dtype=torch.float64, generator=generator)
 
 
 NETWORKS = {

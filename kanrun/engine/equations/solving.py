@@ -219,7 +219,7 @@ class BoxSolver:
             return solution
         points, _ = self._collocation(intervals)
         inner = solution.inner(points)
-        return self._fitted_grids(solution.with_network(solution.network.refine(intervals, inner).network), points)
+        return self._fitted_grids(solution.with_network(solution.network.refined(intervals, inner).network), points)
 
     def _fitted_grids(self, solution: Field, points: Tensor) -> Field:
         """Hidden grids over all that reaches them from the points and the faces, where they do not hold it yet.
@@ -238,7 +238,7 @@ class BoxSolver:
                 pad = self.policy.margin * (high - low).clamp(min=1e-6)
                 grid = uniform_breakpoints(low - pad, high + pad, layers[number].grid.intervals)
                 layers[number], _ = move_layer(layers[number], grid, uniform=True)
-        return solution.with_network(KAN(layers))
+        return solution.with_network(KAN.of_layers(layers))
 
     def _blocks(self, points: Tensor, shares: Tensor | None, weight: float) -> list[Block]:
         """The rows of all that must hold; equations weigh 1, conditions and measured values `weight`."""

@@ -58,22 +58,22 @@ def network_of(
     main = np.stack([one.main for one in fit_terms])
     breakpoints = torch.as_tensor(design.basis.breakpoints)
     if not any(len(one.factors) for one in nodes):
-        layer = SplineLayer(breakpoints, len(mixing), spec, uniform=False)
+        layer = SplineLayer.on_grid(breakpoints, len(mixing), spec, uniform=False)
         edges = _shaped(_edges(design, mixing @ main), policy)
         edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
         _write(layer, edges, None)
-        return KAN([layer])
+        return KAN.of_layers([layer])
     directions = np.concatenate([main, *(one.directions for one in nodes)])
-    inner = SplineLayer(breakpoints, len(directions), spec, uniform=False)
+    inner = SplineLayer.on_grid(breakpoints, len(directions), spec, uniform=False)
     _write(inner, _shaped(_edges(design, directions), policy, len(main)), None)
     reach = h @ directions.T
     low, high = reach.min(0), reach.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
     cuts = np.linspace(low - room, high + room, OUTER_INTERVALS + 1, axis=1)
-    outer = SplineLayer(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)
+    outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)
     coefficients = _outer(outer.knots.numpy(), nodes, offsets)
     _write(outer, np.tensordot(mixing, coefficients, 1), mixing @ np.any(coefficients, axis=2) != 0)
-    return KAN([inner, outer])
+    return KAN.of_layers([inner, outer])
 
 
 def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _Nodes:

@@ -24,17 +24,17 @@ _PROBES = 2048
 _POWER = (0.25, 1.75)
 
 
-def _paper(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+def _paper(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     return (2 / (layer.inputs + layer.outputs)) ** 0.5, 0.1
 
 
-def _lecun(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+def _lecun(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     x, base, basis, terms = _probe(layer, generator)
     fan = layer.inputs * terms
     return _root(x.var(), fan * base.square().mean()), _root(x.var(), fan * basis.square().mean())
 
 
-def _glorot(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+def _glorot(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     x, base, basis, terms = _probe(layer, generator)
     slope = layer.base.slope(x)
     spread = local_basis(x, layer.grid, 1)[0].square().sum(-1).mean() / layer.grid.functions
@@ -44,16 +44,16 @@ def _glorot(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
     return _root(two, base_size), _root(two, basis_size)
 
 
-def _power_law(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+def _power_law(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     fan = layer.inputs * (layer.grid.functions + 1)
     return fan ** -_POWER[0], fan ** -_POWER[1]
 
 
-def _spline(layer: SplineLayer, generator: Generator) -> tuple[float, float]:
+def _spline(layer: SplineLayer, generator: Generator | None) -> tuple[float, float]:
     return 0.0, 0.3 * layer.inputs**-0.5
 
 
-SCHEMES: dict[str, Callable[[SplineLayer, Generator], tuple[float, float]]] = {
+SCHEMES: dict[str, Callable[[SplineLayer, Generator | None], tuple[float, float]]] = {
     "paper": _paper,
     "lecun": _lecun,
     "glorot": _glorot,
@@ -62,11 +62,11 @@ SCHEMES: dict[str, Callable[[SplineLayer, Generator], tuple[float, float]]] = {
 }
 
 
-def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
+def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> None:
     """Fill `layer`: base weights and coefficients normal with the scheme's two deviations; w_s = 1.
 
     With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base
-    back.
+    back. Without a generator torch's own is drawn from, as fresh modules of torch do.
     Raises UsageError for an unknown scheme.
     """
     if scheme not in SCHEMES:
@@ -83,13 +83,13 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator) -> None:
             layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
 
 
-def _normal(parameter: nn.Parameter, deviation: float, generator: Generator) -> None:
+def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | None) -> None:
     # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on every device.
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
     parameter.copy_(drawn)
 
 
-def _probe(layer: SplineLayer, generator: Generator) -> tuple[Tensor, Tensor, Tensor, int]:
+def _probe(layer: SplineLayer, generator: Generator | None) -> tuple[Tensor, Tensor, Tensor, int]:
     """Uniform points of the grid, the base there, the root of each point's mean squared basis, and the terms."""
     share = torch.rand(_PROBES, layer.inputs, generator=generator, dtype=torch.float64).to(layer.knots)
     x = torch.lerp(layer.grid.low.expand_as(share), layer.grid.high.expand_as(share), share)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import msgspec
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from kanrun.config import KANConfig, check
 from kanrun.engine.layers.bases import Base, base_function
 from kanrun.engine.layers.functional import edge_sums
-from kanrun.engine.splines import Extrapolation, Grid, equally_spaced, extend, local_basis
+from kanrun.engine.splines import Extrapolation, Grid, equally_spaced, extend, local_basis, uniform_breakpoints
 from kanrun.engine.splines.basis_products import by_edges
+from kanrun.errors import UsageError
 
 Scale = Literal["separate", "single"]
 TrainedScales = Literal["all", "base", "none"]
+
+
+Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,44 @@ class EdgeSpec:
     base_goes_on: bool = False
 
 
+def edge_spec(
+    intervals: int, degree: int, base: str, scale: Scale, extrapolation: Extrapolation, initialisation: str
+) -> EdgeSpec:
+    """The edges of a fresh layer. Raises UsageError for a setting that breaks the rule of `KANConfig`."""
+    if not isinstance(intervals, int):
+        raise UsageError(f"intervals={intervals!r} must be a whole number; refine() makes finer grids of a network.")
+    check(KANConfig([], [], intervals, degree, base, scale, extrapolation, initialisation))
+    return EdgeSpec(degree, base, scale, extrapolation)
+
+
+def domain_of(
+    domain: Domain, inputs: int, dtype: torch.dtype | None, device: torch.device | str | None
+) -> Float[Tensor, "inputs 2"]:
+    """(low, high) of each input, from one pair for all or one for each. Raises UsageError for another shape."""
+    if dtype is not None and not dtype.is_floating_point:
+        raise UsageError(f"dtype={dtype} has no fractions; a spline needs float32 or float64.")
+    try:
+        ends = torch.as_tensor(domain, dtype=dtype or torch.get_default_dtype(), device=device)
+    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
+        raise UsageError(f"device={device} cannot be used: {str(error).splitlines()[0]}.") from None
+    if ends.shape not in ((2,), (inputs, 2)):
+        raise UsageError(
+            f"domain must be (low, high), or one pair for each of {inputs} inputs, not {tuple(ends.shape)}."
+        )
+    return ends.expand(inputs, 2)
+
+
 class SplineLayer(nn.Module):
-    """y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs).
+    """y_o = sum_i mask_oi phi_oi(x_i) for x (..., inputs), y (..., outputs); `kanrun.KANLayer`.
+
+    `SplineLayer(2, 5)` is a fresh layer on a uniform grid: `intervals` and `degree` of the splines, `domain` of the
+    grid, (low, high) for all inputs or one pair for each, `base`, `scale` and `extrapolation` of `EdgeSpec`,
+    `initialisation` by name, drawn from `generator` (None: torch's own). `on_grid` makes an empty layer on any grid.
+    Raises UsageError for a value that breaks its rule.
 
     Parameters: `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or
     one `weight` when spec.scale is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
-    (outputs, inputs), false where an edge is pruned. All parameters start at zero but for the scales of the splines;
-    see `kanrun.engine.layers.initialisation`.
+    (outputs, inputs), false where an edge is pruned.
 
     `uniform` is not part of the state_dict: knots that are loaded and not equally spaced turn it off.
     """
@@ -52,10 +89,41 @@ class SplineLayer(nn.Module):
     knots: Tensor
     mask: Tensor
 
-    def __init__(
-        self, breakpoints: Float[Tensor, "inputs points"], outputs: int, spec: EdgeSpec, *, uniform: bool
+    def __init__(  # noqa: PLR0913 (keywords of a public class)
+        self,
+        inputs: int,
+        outputs: int,
+        intervals: int = 5,
+        degree: int = 3,
+        *,
+        domain: Domain = (-1.0, 1.0),
+        base: str = "silu",
+        scale: Scale = "separate",
+        extrapolation: Extrapolation = "linear",
+        initialisation: str = "paper",
+        generator: Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
+        ends = domain_of(domain, inputs, dtype, device)
+        self._build(uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True)
+        from kanrun.engine.layers.initialisation import initialise
+
+        initialise(self, initialisation, generator)
+
+    @classmethod
+    def on_grid(
+        cls, breakpoints: Float[Tensor, "inputs points"], outputs: int, spec: EdgeSpec, *, uniform: bool
+    ) -> SplineLayer:
+        """A layer on these breakpoints; all parameters are zero but for the scales of the splines, which are one."""
+        layer = cls.__new__(cls)
+        nn.Module.__init__(layer)
+        layer._build(breakpoints, outputs, spec, uniform=uniform)
+        return layer
+
+    def _build(self, breakpoints: Tensor, outputs: int, spec: EdgeSpec, *, uniform: bool) -> None:
         base_function(spec.base)
         self.spec, self.uniform = spec, uniform
         inputs = breakpoints.shape[0]
@@ -69,6 +137,12 @@ class SplineLayer(nn.Module):
         else:
             self.spline_weight = nn.Parameter(breakpoints.new_ones(outputs, inputs), requires_grad=every)
             self.base_weight = nn.Parameter(breakpoints.new_zeros(outputs, inputs), requires_grad=base)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.inputs}, {self.outputs}, intervals={self.grid.intervals}, degree={self.spec.degree}, "
+            f"base={self.spec.base!r}"
+        )
 
     @property
     def outputs(self) -> int:
@@ -101,6 +175,8 @@ class SplineLayer(nn.Module):
         return self.base_weight * self.mask, self.spline_weight * self.mask
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
+        if x.shape[-1] != self.inputs:
+            raise UsageError(f"x has {x.shape[-1]} columns, and the layer has {self.inputs} inputs.")
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
         y = edge_sums(rows, self.coefficients, *self.scales(), self.base)
         return y.reshape(*x.shape[:-1], self.outputs)
@@ -137,7 +213,7 @@ class SplineLayer(nn.Module):
         uniform: bool,
     ) -> SplineLayer:
         """The same layer on another grid with these coefficients: the one way to a changed grid."""
-        new = SplineLayer(breakpoints, self.outputs, self.spec, uniform=uniform)
+        new = SplineLayer.on_grid(breakpoints, self.outputs, self.spec, uniform=uniform)
         state = {**self.state_dict(), "knots": new.knots, "coefficients": coefficients}
         new.load_state_dict(state)
         new.train(self.training)
@@ -160,4 +236,4 @@ class SplineLayer(nn.Module):
             trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
             spec |= {"extrapolation": spec.pop("outside"), "trained_scales": trained, "base_goes_on": True}
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
-        return cls(steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"]))
+        return cls.on_grid(steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"]))

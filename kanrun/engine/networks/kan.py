@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
+from numpy.typing import ArrayLike
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise, move_layer, refine_layer
+from kanrun.config.registry import resolve
+from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initialise, move_layer, refine_layer
 from kanrun.engine.layers.functional import by_sums, nodes_of
+from kanrun.engine.layers.learned_edge import LearnedEdge
+from kanrun.engine.layers.spline_layer import Domain, Scale, domain_of, edge_spec
 from kanrun.engine.least_squares.rows import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network, Regridded
+from kanrun.engine.networks.network import Network, Regridded, checked_shape
 from kanrun.engine.splines import (
+    Extrapolation,
     breakpoints_from_data,
     breakpoints_of,
     breakpoints_within,
@@ -28,9 +33,14 @@ from kanrun.engine.splines import (
     uniform_breakpoints,
 )
 from kanrun.engine.splines.differences import difference_bands, difference_columns, penalty_order
+from kanrun.errors import UsageError
 
 #: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
 SEEN = 1e-10
+#: Score below which `KAN.prune` drops an edge, as pykan's does by default (`edge_th`).
+EDGE_THRESHOLD = 3e-2
+#: Shares of magnitudes count as at least this in the entropy, which keeps the logarithm finite at dead edges.
+LEAST_SHARE = 1e-12
 
 
 #: What edges do outside their grids, by the policy of extrapolation.
@@ -41,10 +51,32 @@ BEYOND = {
 }
 
 
-class KAN(Network):
-    """f(x) = (Phi_L o ... o Phi_1)(x), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
+def _fresh_layers(
+    shape: Sequence[int], intervals: int, spec: EdgeSpec, domain: Tensor, initialisation: str,
+    generator: Generator | None, products: Sequence[int],
+) -> list[SplineLayer]:  # fmt: skip
+    """Layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
+    layers = []
+    for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
+        ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
+        grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
+        more = products[i] if i < len(products) else 0
+        layer = SplineLayer.on_grid(grid, outputs + more, spec, uniform=True)
+        initialise(layer, initialisation, generator)
+        layers.append(layer)
+    return layers
 
-    Build one with `KAN.create`. The *unknowns* of second-order training are of each layer the coefficients, then what
+
+class KAN(Network):
+    """f(x) = (Phi_L o ... o Phi_1)(x) for x (..., inputs), each Phi a SplineLayer; arXiv 2404.19756, eq. 2.7.
+
+    `KAN([2, 5, 1])` is a fresh network with 2 inputs, 5 hidden nodes and 1 output, an ordinary torch module: for any
+    training loop, device and precision. Its first grid covers `domain`, (low, high) for all inputs or one pair for
+    each; hidden grids cover [-1, 1]. Beyond its grid an edge does what `extrapolation` says. Weights are drawn from
+    `generator` (None: torch's own). `refine`, `prune` and `regrid` return new networks, whose parameters need a new
+    optimiser. Raises UsageError for a value that breaks its rule.
+
+    The *unknowns* of second-order training are of each layer the coefficients, then what
     weighs the base. What only scales the coefficients (w_s) is redundant with them and stays.
 
     `products` says how many nodes of each hidden layer multiply: the last ones, each the product of two sums of edges,
@@ -53,8 +85,37 @@ class KAN(Network):
 
     kind = "kan"
 
-    def __init__(self, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> None:
+    def __init__(  # noqa: PLR0913 (keywords of a public class)
+        self,
+        shape: Sequence[int],
+        intervals: int = 5,
+        degree: int = 3,
+        *,
+        domain: Domain = (-1.0, 1.0),
+        base: str = "silu",
+        scale: Scale = "separate",
+        extrapolation: Extrapolation = "linear",
+        products: Sequence[int] = (),
+        initialisation: str = "paper",
+        generator: Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
+        shape = checked_shape(shape)
+        spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
+        ends = domain_of(domain, shape[0], dtype, device)
+        self._hold(_fresh_layers(shape, intervals, spec, ends, initialisation, generator, products), products)
+
+    @classmethod
+    def of_layers(cls, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> KAN:
+        """The network of these layers."""
+        kan = cls.__new__(cls)
+        nn.Module.__init__(kan)
+        kan._hold(layers, products)
+        return kan
+
+    def _hold(self, layers: Sequence[SplineLayer], products: Sequence[int]) -> None:
         self.products = (*(products or [0] * (len(layers) - 1)), 0)
         self.layers = nn.ModuleList(layers)
 
@@ -70,16 +131,9 @@ class KAN(Network):
         generator: Generator,
         products: Sequence[int] = (),
     ) -> KAN:
-        """A fresh network of widths `shape`; its first grid covers `domain`, hidden ones [-1, 1] until regridded."""
-        layers = []
-        for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
-            ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
-            grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
-            more = products[i] if i < len(products) else 0
-            layer = SplineLayer(grid, outputs + more, spec, uniform=True)
-            initialise(layer, initialisation, generator)
-            layers.append(layer)
-        return cls(layers, products)
+        """As the constructor, with edges after `spec`."""
+        layers = _fresh_layers(shape, intervals, spec, domain, initialisation, generator, products)
+        return cls.of_layers(layers, products)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         for layer, products in zip(self.layers, self.products, strict=True):
@@ -137,7 +191,54 @@ class KAN(Network):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> KAN:
         layers = [SplineLayer.from_description(layer) for layer in description["layers"]]
-        return cls(layers, description.get("products", ()))
+        return cls.of_layers(layers, description.get("products", ()))
+
+    # ----------------------------------------------------------------------------------------- edges
+
+    def edge(self, layer: int, out: int, input: int) -> LearnedEdge:
+        """The function phi on the edge of layer `layer` from `input` to `out`, counted from 0; negative from the end.
+
+        Raises UsageError where there is no such edge.
+        """
+        layers = self.edge_layers
+        if not -len(layers) <= layer < len(layers):
+            raise UsageError(f"there is no layer {layer}; the network has {len(layers)}, counted from 0.")
+        return LearnedEdge(layers[layer], out, input)
+
+    def prune(self, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float = EDGE_THRESHOLD) -> KAN:
+        """The network without the edges whose score on x is below `threshold`; see `prune.pruned`."""
+        from kanrun.engine.networks.prune import pruned
+
+        smaller = pruned(self, x, threshold)
+        assert isinstance(smaller, KAN)  # an invariant: it is a copy of this network
+        return smaller
+
+    def regularisation(
+        self, x: Float[Tensor, "samples inputs"], *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
+    ) -> Tensor:
+        """sum over layers of l1 |Phi|_1 + entropy S(Phi), differentiable: the KAN paper's penalty of large edges.
+
+            |Phi|_1 = sum_e m_e,   S = - sum_e p_e log p_e,   p_e = m_e / |Phi|_1
+
+        with m_e the magnitude of an edge's output on x: the mean of |phi| (`mean_abs`) or its root mean square (`rms`),
+        which costs no tensor of samples x outputs x inputs. Source: arXiv 2404.19756, eqs. 2.17 to 2.20.
+        """
+        total = torch.zeros((), dtype=x.dtype, device=x.device)
+        for layer, products in zip(self.edge_layers, self.products, strict=True):
+            magnitudes = edge_magnitudes(layer, x, kind)[layer.mask]
+            size = magnitudes.sum()
+            shares = (magnitudes / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
+            total = total + l1 * size - entropy * (shares * shares.log()).sum()
+            x = nodes_of(layer(x), products)
+        return total
+
+    def plot(self, x: Any = None, *, inputs: Sequence[str] = (), outputs: Sequence[str] = ()) -> Any:
+        """The diagram of the network, a matplotlib Figure: on each edge its function, stronger where its score is.
+
+        Scores are measured on the samples x, by default on uniform points of the domain; `inputs` and `outputs` are
+        names.
+        """
+        return resolve("kanrun.study.evaluation:network_figure")(self, x, inputs, outputs)
 
     # --------------------------------------------------------------------------- second-order training
 
@@ -240,7 +341,14 @@ class KAN(Network):
             return super().unknowns_at(None)
         return sum(_unknowns_of(layer, intervals) for layer in self)
 
-    def refine(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
+    def refine(self, intervals: int) -> KAN:
+        """The network with every grid on `intervals` intervals over the same range; training goes on from there.
+
+        To a multiple of the old grid the function stays the same but for rounding, else it is the least squares fit.
+        """
+        return KAN.of_layers([refine_layer(layer, intervals)[0] for layer in self], self.products[:-1])
+
+    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
         """To a multiple of the old grid the function changes by rounding only, on and outside the data."""
         moved = [refine_layer(layer, intervals) for layer in self]
         return self._measured([layer for layer, _ in moved], {how for _, how in moved}, x)
@@ -289,7 +397,7 @@ class KAN(Network):
         first = self.layer(0)
         grid = breakpoints_from_data(x, first.grid.intervals, 1 - grid_eps, margin)
         moved, _ = move_layer(first, grid, uniform=grid_eps == 1.0)
-        there = KAN([moved, *self.edge_layers[1:]], self.products[:-1])
+        there = KAN.of_layers([moved, *self.edge_layers[1:]], self.products[:-1])
         return there.regrid(x, grid_eps=grid_eps, margin=margin).network
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
@@ -303,7 +411,7 @@ class KAN(Network):
         return True
 
     def _measured(self, layers: Sequence[SplineLayer], hows: set[str], x: Tensor) -> Regridded[KAN]:
-        new = KAN(layers, self.products[:-1])
+        new = KAN.of_layers(layers, self.products[:-1])
         with torch.no_grad():
             before, after = self(x), new(x)
         size = max(_largest(before), torch.finfo(before.dtype).tiny)
@@ -337,13 +445,13 @@ class KAN(Network):
         layers = []
         for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
             grid = breakpoints_of(layer.knots, layer.spec.degree)[:inputs]
-            new = SplineLayer(grid, outputs, layer.spec, uniform=layer.uniform)
+            new = SplineLayer.on_grid(grid, outputs, layer.spec, uniform=layer.uniform)
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     parameter.copy_(dict(layer.named_parameters())[name][:outputs, :inputs])
                 new.coefficients.mul_((layer.inputs / inputs) ** 0.5)
             layers.append(new)
-        return KAN(layers)
+        return KAN.of_layers(layers)
 
     def padded(self, shape: Sequence[int]) -> KAN:
         """The same function in a network of widths `shape`: further nodes are there, and all their edges pruned."""
@@ -355,14 +463,14 @@ class KAN(Network):
         for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
             grid = breakpoints_of(layer.knots, layer.spec.degree)
             extra = grid[:1].expand(inputs - layer.inputs, -1)
-            new = SplineLayer(torch.cat([grid, extra]), outputs, layer.spec, uniform=layer.uniform)
+            new = SplineLayer.on_grid(torch.cat([grid, extra]), outputs, layer.spec, uniform=layer.uniform)
             with torch.no_grad():
                 for name, parameter in new.named_parameters():
                     parameter[: layer.outputs, : layer.inputs].copy_(dict(layer.named_parameters())[name])
                 new.mask.fill_(False)
                 new.mask[: layer.outputs, : layer.inputs] = layer.mask
             layers.append(new)
-        return KAN(layers)
+        return KAN.of_layers(layers)
 
 
 def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:

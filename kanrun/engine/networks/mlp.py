@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from kanrun.engine.least_squares.rows import DenseRows
 from kanrun.engine.networks.counting import kanbefair_mlp_flops, mlp_flops
-from kanrun.engine.networks.network import Network
+from kanrun.engine.networks.network import Network, checked_shape
 from kanrun.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -27,38 +27,38 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(Network):
-    """x (..., inputs) -> (..., outputs): linear layers x W^T + b with an activation between them."""
+    """x (..., inputs) -> (..., outputs): linear layers x W^T + b with an activation between them.
+
+    Weights and biases of `MLP([2, 16, 1])` are uniform within 1 / sqrt(fan in), torch's own default, drawn from
+    `generator` (None: torch's own). Raises UsageError for an unknown activation.
+    """
 
     kind = "mlp"
 
-    def __init__(self, shape: Sequence[int], activation: str, *, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        activation: str = "silu",
+        *,
+        generator: Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
+        shape = checked_shape(shape)
         if activation not in ACTIVATIONS:
             raise UsageError(f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}.")
         self.activation = activation
         self.linear = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype) for a, b in itertools.pairwise(shape)
+            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=device) for a, b in itertools.pairwise(shape)
         )
-
-    @classmethod
-    def create(
-        cls,
-        shape: Sequence[int],
-        activation: str,
-        *,
-        dtype: torch.dtype = torch.float64,
-        generator: Generator,
-    ) -> MLP:
-        """A fresh network: weights and biases uniform within 1 / sqrt(fan in), torch's own default."""
-        network = cls(shape, activation, dtype=dtype)
         with torch.no_grad():
-            for layer in network.linear:
+            for layer in self.linear:
                 weight, bias = layer.parameters()
                 for parameter in (weight, bias):
                     # Drawn in float64, so that a seed means the same start in every precision.
                     drawn = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
                     parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
-        return network
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
         act = ACTIVATIONS[self.activation]
@@ -77,7 +77,7 @@ class MLP(Network):
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> MLP:
-        return cls(description["shape"], description["activation"])
+        return cls(description["shape"], description["activation"], generator=Generator(), dtype=torch.float64)
 
     def flops(self) -> dict[str, float | None]:
         shape, activation = self.shape, self.activation

@@ -7,8 +7,8 @@ numbers:
 - counting: `trained`, `count` (every parameter with `requires_grad`), `flops` (unknown);
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
   differentiated by `torch.func`);
-- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers` (no splines);
-- grid schedules: `intervals`, `unknowns_at`, `refine`, `regrid`, `follow`, `covers` (no grids: the network itself);
+- penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers`, `regularisation` (no splines);
+- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `follow`, `covers` (no grids: the network itself);
 - the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (the one shape that it has);
 - models with a closed form: `fit_linear` (none).
 """
@@ -29,6 +29,14 @@ from kanrun.engine.least_squares.rows import DenseRows, LocalRows
 from kanrun.errors import UsageError
 
 N_co = TypeVar("N_co", bound="Network", covariant=True)
+
+
+def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """The widths. Raises UsageError unless they are at least two positive whole numbers."""
+    widths = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
+    if len(widths) < 2 or not all(isinstance(width, int) and width > 0 for width in widths):
+        raise UsageError(f"shape={shape!r} must be widths, inputs first and outputs last, such as [2, 5, 1].")
+    return widths
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,12 @@ class Network(nn.Module):
         """Which unknowns belong to functions that no sample of `x` touches; None where every sample touches all."""
         return None
 
+    def regularisation(
+        self, x: Float[Tensor, "samples inputs"], *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
+    ) -> Tensor:
+        """The penalty of large edges on x; zero for a network without edges."""
+        return torch.zeros((), dtype=x.dtype, device=x.device)
+
     @property
     def edge_layers(self) -> Sequence[SplineLayer]:
         """The layers of spline edges, from the inputs on; empty for a network without edges."""
@@ -169,7 +183,7 @@ class Network(nn.Module):
         """How many unknowns the network has on grids of `intervals` (None: on its own)."""
         return sum(parameter.numel() for _, parameter in self.unknowns())
 
-    def refine(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
+    def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[Network]:
         """The network with every grid on `intervals` intervals over the same range; `x` are samples to measure on."""
         return Regridded(deepcopy(self))
 

@@ -113,6 +113,10 @@ class Formula:
             return numeric_value(self.expression, self.names, x, functions)
         return to_numpy(self.expression, self.names)(x)
 
+    def _repr_html_(self) -> str:
+        """For notebooks, which set LaTeX between dollar signs."""
+        return f"$${to_latex(self.expression)}$$"
+
     @property
     def complexity(self) -> float:
         return size(self.expression)

@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Samples, Task, mean_loss
 from kanrun.engine.training.penalty import Roughness
-from kanrun.engine.training.sparsity import sparsity
 from kanrun.errors import TrainingFailed
 
 
@@ -37,7 +36,7 @@ class Objective:
         """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
         loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
         if self.sparsity:
-            loss = loss + self.sparsity * sparsity(network, samples.x, self.magnitude)
+            loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.magnitude)
         return loss + rough(network) if self.weight else loss
 
     def roughness(self, network: Network) -> Roughness:

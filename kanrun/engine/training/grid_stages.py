@@ -172,7 +172,7 @@ class GridTraining:
         adapts = plan.update_grid and plan.grid_eps < 1
         if adapts or (plan.update_grid and not network.covers(x, plan.policy.grids.filled)):
             return self._regridded(network, intervals, inputs=adapts)
-        return Regridded(deepcopy(network)) if intervals == network.intervals else network.refine(intervals, x)
+        return Regridded(deepcopy(network)) if intervals == network.intervals else network.refined(intervals, x)
 
     def _regridded(self, network: Network, intervals: int | None, inputs: bool = False) -> Regridded[Network]:
         margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps

@@ -19,7 +19,7 @@ INDICES = [(2, 1), (0, 4), (1, 2)]
 def network(kind: str) -> Network:
     drawn = torch.Generator().manual_seed(3)
     if kind == "mlp":
-        made: Network = MLP.create([2, 4, 3], "tanh", generator=drawn)
+        made: Network = MLP([2, 4, 3], "tanh", dtype=torch.float64, generator=drawn)
     else:
         domain = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
         spec = EdgeSpec(degree=6, base=kind)

@@ -28,7 +28,7 @@ def make(intervals: int, spec: EdgeSpec, *, uniform: bool, dtype: torch.dtype) -
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
     if not uniform:
         points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
-    layer = SplineLayer(points.to(dtype), 2, spec, uniform=uniform)
+    layer = SplineLayer.on_grid(points.to(dtype), 2, spec, uniform=uniform)
     initialise(layer, "paper", generator)
     layer.mask[1, 2] = False
     return layer

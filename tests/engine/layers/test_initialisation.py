@@ -10,7 +10,7 @@ from kanrun.engine.layers import SCHEMES, EdgeSpec, SplineLayer, initialise
 
 def make(scheme, inputs=40, outputs=60, intervals=5, *, spec=None, seed=0, dtype=torch.float64):
     points = torch.linspace(-1, 1, intervals + 1, dtype=dtype).expand(inputs, -1)
-    layer = SplineLayer(points, outputs, spec or EdgeSpec(), uniform=True)
+    layer = SplineLayer.on_grid(points, outputs, spec or EdgeSpec(), uniform=True)
     initialise(layer, scheme, torch.Generator().manual_seed(seed))
     return layer.requires_grad_(False)
 

@@ -17,7 +17,7 @@ PLAIN = EdgeSpec()
 
 def make(intervals, spec=PLAIN):
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1)
-    layer = SplineLayer(points, 4, spec, uniform=True)
+    layer = SplineLayer.on_grid(points, 4, spec, uniform=True)
     initialise(layer, "paper", torch.Generator().manual_seed(0))
     layer.mask[1, 1] = False
     x = 1.3 * (2 * torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64) - 1)

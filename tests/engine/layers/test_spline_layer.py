@@ -22,7 +22,7 @@ def make(inputs=3, outputs=2, intervals=NARROW, spec=None, *, uniform=True, dtyp
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(inputs, -1).clone()
     if not uniform:
         points[:, 1:-1] += 0.3 / intervals * torch.rand(inputs, intervals - 1, generator=generator, dtype=torch.float64)
-    layer = SplineLayer(points.to(dtype), outputs, spec or EdgeSpec(), uniform=uniform)
+    layer = SplineLayer.on_grid(points.to(dtype), outputs, spec or EdgeSpec(), uniform=uniform)
     initialise(layer, "paper", generator)
     with torch.no_grad():
         for weight in scales_of(layer):

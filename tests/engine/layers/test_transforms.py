@@ -18,7 +18,7 @@ def make(intervals, spec=None, *, uniform=True, seed=0):
     points = torch.linspace(-1, 1, intervals + 1, dtype=torch.float64).expand(3, -1).clone()
     if not uniform:
         points[:, 1:-1] += 0.3 / intervals * torch.rand(3, intervals - 1, generator=generator, dtype=torch.float64)
-    layer = SplineLayer(points, 2, spec or EdgeSpec(), uniform=uniform)
+    layer = SplineLayer.on_grid(points, 2, spec or EdgeSpec(), uniform=uniform)
     initialise(layer, "paper", generator)
     return layer
 

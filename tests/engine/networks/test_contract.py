@@ -30,7 +30,7 @@ MAKERS = {
     "kan": lambda dtype: kan([2, 3, 2], dtype=dtype),
     "kan wide": lambda dtype: kan([2, 3, 2], 160, dtype=dtype),
     "kan single": lambda dtype: kan([1, 2], spec=EdgeSpec(scale="single", degree=2), dtype=dtype),
-    "mlp": lambda dtype: MLP.create([2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)),
+    "mlp": lambda dtype: MLP([2, 5, 2], "silu", dtype=dtype, generator=torch.Generator().manual_seed(0)),
     "polynomial": lambda dtype: curve(Polynomial, dtype),
     "bezier": lambda dtype: curve(Bezier, dtype),
     "bspline": lambda dtype: curve(BSpline, dtype, degree=3),
@@ -236,14 +236,14 @@ def test_what_the_protocol_gives_anew_is_the_same_function(network):
     y, shape = network(x), network.shape
     intervals = None if network.intervals is None else 2 * network.intervals
     for moved in (
-        network.refine(intervals or 4, x),
+        network.refined(intervals or 4, x),
         network.regrid(x, intervals=intervals, grid_eps=1.0, margin=0.05),
         network.regrid(x, grid_eps=0.5, margin=0.05, inputs=True),
     ):
         assert moved.network.shape == shape
         assert moved.change < 1
         assert moved.how in ("unchanged", "insertion", "least squares", "both")
-    assert network.refine(intervals or 4, x).network.intervals == intervals
+    assert network.refined(intervals or 4, x).network.intervals == intervals
     assert network.subnetworks()[0] == network.padded(shape).shape == network.active_shape == shape
     narrow = network.subnetwork(network.subnetworks()[-1])
     assert narrow.shape == network.subnetworks()[-1]

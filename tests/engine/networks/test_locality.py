@@ -23,7 +23,7 @@ def network(intervals, base, *, uniform=True, dtype=torch.float64):
             points = breakpoints_of(layer.knots, 3).clone()
             points[:, 1:-1] += 0.3 / intervals * torch.rand(points[:, 1:-1].shape, generator=generator)
             layers.append(layer.with_grid(points, layer.coefficients.detach(), uniform=False))
-        kan = KAN(layers)
+        kan = KAN.of_layers(layers)
     return kan
 
 

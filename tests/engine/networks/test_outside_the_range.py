@@ -41,7 +41,10 @@ def test_inside_nothing_is_said():
         (kan(), "the splines continue linearly: "),
         (kan(extrapolation="constant", base="zero"), "splines keep their values at the ends: "),
         (kan(extrapolation="zero"), "the splines are zero: "),
-        (MLP.create([2, 3, 1], "silu", generator=torch.Generator().manual_seed(0)), "continues by its formula"),
+        (
+            MLP([2, 3, 1], "silu", dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+            "continues by its formula",
+        ),
     ],
 )
 def test_one_warning_says_how_many_are_outside_and_what_the_model_does_there(network, said):

@@ -62,7 +62,7 @@ def test_stored_refined_and_regridded_forms_are_the_same_function():
     rebuilt = from_description(json.loads(json.dumps(kan.describe())))
     rebuilt.load_state_dict(kan.state_dict())
     assert torch.equal(rebuilt(x), kan(x))
-    fine = kan.refine(8, x)
+    fine = kan.refined(8, x)
     assert fine.change < 1e-12
     assert fine.network.products == kan.products
     assert kan.regrid(x, grid_eps=1.0, margin=0.05).network.shape == kan.shape

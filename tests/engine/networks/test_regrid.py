@@ -41,7 +41,7 @@ def test_refining_to_a_multiple_is_exact_through_all_layers(widths, degree, inte
     # Hidden values leave their grids, so what lies outside is part of it.
     network = kan(widths, intervals, EdgeSpec(degree=degree, extrapolation=outside), seed)
     x = data(network, 100, 1.6, seed)
-    new = network.refine(intervals * factor, x)
+    new = network.refined(intervals * factor, x)
     assert new.how == "insertion"
     assert new.network.intervals == intervals * factor
     slope = max(
@@ -74,7 +74,7 @@ def test_refining_a_trained_range_changes_nothing_to_speak_of():
     network = kan([2, 3, 1], 4)
     x = data(network, 300)
     regridded = network.regrid(x, grid_eps=0.7, margin=0.05).network
-    fine = regridded.refine(40, x)
+    fine = regridded.refined(40, x)
     assert fine.change < 1e-12
     assert fine.how == "insertion"
 
@@ -82,12 +82,12 @@ def test_refining_a_trained_range_changes_nothing_to_speak_of():
 def test_other_grids_are_fitted_and_the_change_is_said():
     network = kan([2, 3, 1], 4)
     x = data(network, 300)
-    new = network.refine(30, x)
+    new = network.refined(30, x)
     assert new.how == "least squares"
     moved, size = (y.abs().flatten().sort().values[296].item() for y in (new.network(x) - network(x), network(x)))
     assert new.change == pytest.approx(moved / size)  # without the 3 samples of 300 where it is largest
     assert 0 < new.change < 0.05
-    assert network.refine(300, x).how == "insertion"
+    assert network.refined(300, x).how == "insertion"
 
 
 def test_hidden_grids_follow_what_reaches_them():
@@ -153,17 +153,17 @@ def test_scales_and_masks_are_carried():
         network.layer(0).spline_weight.mul_(3.7)
         network.layer(0).mask[1, 0] = False
     x = data(network, 300)
-    fine = network.refine(12, x).network
+    fine = network.refined(12, x).network
     assert torch.equal(fine.layer(0).spline_weight, network.layer(0).spline_weight)
     assert torch.equal(fine.layer(0).mask, network.layer(0).mask)
-    assert network.refine(12, x).change < 1e-12
+    assert network.refined(12, x).change < 1e-12
 
 
 def test_the_old_network_is_left_alone():
     network = kan([2, 2, 1], 4)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     x = data(network)
-    network.refine(9, x)
+    network.refined(9, x)
     network.regrid(x, intervals=7, grid_eps=0.9, margin=0.05)
     assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
 
@@ -171,7 +171,7 @@ def test_the_old_network_is_left_alone():
 @pytest.mark.parametrize("degree", [1, 2, 3])
 def test_carrying_a_function_converges_with_the_grid(degree):
     layer = kan([1, 1], 5, EdgeSpec(degree=5, base="zero")).layer(0)
-    x = data(KAN([layer]), 1000)
+    x = data(KAN.of_layers([layer]), 1000)
     errors, widths = [], [20, 40, 80]
     for intervals in widths:
         smooth = kan([1, 1], intervals, EdgeSpec(degree=degree, base="zero")).layer(0)

@@ -41,7 +41,9 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
 
 def test_other_networks_are_measured_by_the_identity() -> None:
     parameter = torch.nn.Parameter(torch.ones(2, 3))
-    metric = Curvature(MLP.create((3, 2), "tanh", generator=torch.Generator()), torch.ones(4, 3), 1.0, 1.0)
+    metric = Curvature(
+        MLP((3, 2), "tanh", dtype=torch.float64, generator=torch.Generator()), torch.ones(4, 3), 1.0, 1.0
+    )
     gradient = torch.arange(6.0).view(2, 3)
     assert not metric.known
     assert torch.equal(metric.solve(parameter, gradient), gradient)

@@ -93,7 +93,7 @@ def test_held_unknowns_get_no_step() -> None:
 
 
 def test_other_networks_have_dense_rows() -> None:
-    mlp = MLP.create([2, 4, 1], "tanh", generator=Generator().manual_seed(0))
+    mlp = MLP([2, 4, 1], "tanh", dtype=torch.float64, generator=Generator().manual_seed(0))
     x = torch.linspace(-1, 1, 20, dtype=torch.float64).view(10, 2)
     _, rows = mlp.linearise(x)
     assert isinstance(rows, DenseRows)
@@ -111,7 +111,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, w
     network = (
         KAN.create(shape, 6, EdgeSpec(), domain=DOMAIN, generator=g)
         if kind == "kan"
-        else MLP.create(shape, "tanh", generator=g)
+        else MLP(shape, "tanh", dtype=torch.float64, generator=g)
     )
     found = []
     for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
@@ -138,7 +138,7 @@ def test_without_penalty_coefficients_keep_their_size_and_refinement_stays_exact
     solver = LevenbergMarquardt(DataFitting(network, data, 1.0))
     for _ in range(30):
         solver.step()
-    finer = network.refine(8, x)
+    finer = network.refined(8, x)
     assert float(network.get_unknowns().abs().max()) < 1e5
     assert finer.how == "insertion"
     assert finer.change < 1e-12

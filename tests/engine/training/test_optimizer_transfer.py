@@ -40,7 +40,7 @@ def random(*shape: int) -> Tensor:
 @pytest.mark.parametrize("factor", [2, 3])
 def test_products_of_moves_and_gradients_are_kept(degree: int, factor: int) -> None:
     old = kan(degree=degree)
-    new = old.refine(4 * factor, samples().x).network
+    new = old.refined(4 * factor, samples().x).network
     shape = (5, *old.layer(0).coefficients.shape)
     memory = {f"moves/{NAME}": random(*shape), f"changes/{NAME}": random(*shape).flip(0)}
     found = carry(memory, old, new)
@@ -51,7 +51,7 @@ def test_products_of_moves_and_gradients_are_kept(degree: int, factor: int) -> N
 def test_a_gradient_of_the_old_splines_is_the_gradient_on_the_finer_grid() -> None:
     """The gradient of an integral against an old spline has that spline as its representative: P gives it exactly."""
     old = kan()
-    new = old.refine(8, samples().x).network
+    new = old.refined(8, samples().x).network
     coarse, fine = old.layer(0).grid, new.layer(0).grid
     x = torch.linspace(-1, 1, 40001, dtype=torch.float64)[:, None].expand(-1, 2)
     weights = torch.full((40001,), 2 / 40000, dtype=torch.float64)
@@ -68,7 +68,7 @@ def test_adam_takes_the_step_that_its_carried_moments_predict() -> None:
     solver = make_solver(old, data, plan, 0.0, generator())
     for _ in range(10):
         solver.step()
-    new = old.refine(8, data.train.x).network
+    new = old.refined(8, data.train.x).network
     memory = carry(solver.memory(), old, new)
     first, second = memory[f"first/{NAME}"].clone(), memory[f"second/{NAME}"].clone()
     by = gradient_map(old.layer(0).grid, new.layer(0).grid)
@@ -93,7 +93,7 @@ def courses(name: str, seed: int, before: int, after: int) -> tuple[list[float],
         solver.step()
     found = []
     for remembered in (True, False):
-        new = old.refine(8, data.train.x).network
+        new = old.refined(8, data.train.x).network
         memory = carry(solver.memory(), old, new) if remembered else {}
         goes_on = make_solver(new, data, plan, 0.0, generator(), memory)
         found.append([goes_on.step() for _ in range(after)])

@@ -39,7 +39,7 @@ def kan(shape: tuple[int, ...] = (2, 3, 1), intervals: int = 4, **spec: object) 
 
 
 def mlp(shape: tuple[int, ...] = (2, 6, 1)) -> MLP:
-    return MLP.create(shape, "tanh", generator=generator(1))
+    return MLP(shape, "tanh", dtype=torch.float64, generator=generator(1))
 
 
 def samples(count: int = 200, seed: int = 2) -> Samples:
@@ -114,7 +114,7 @@ def test_lm_reaches_the_minimum_that_scipy_finds() -> None:
 def test_lm_does_not_stop_where_units_have_died(seed: int, activation: str) -> None:
     """A unit that saturates has a faint column; scaled up to one it would take all the step."""
     data = samples(300, 5)
-    model = MLP.create([2, 10, 1], activation, generator=generator(seed))
+    model = MLP([2, 10, 1], activation, dtype=torch.float64, generator=generator(seed))
     solver = LevenbergMarquardt(DataFitting(model, data, 1.0), LMPolicy(damping=1e-2, thorough=False, smallest=1e-10))
     for _ in range(60):
         solver.step()

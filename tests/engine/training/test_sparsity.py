@@ -11,7 +11,6 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import AdamOptions, Plan, Samples, TrainingData, make_solver
-from kanrun.engine.training.sparsity import sparsity
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 X = torch.rand(200, 2, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
@@ -42,8 +41,8 @@ def test_it_is_its_definition(kind: str) -> None:
     network = kan()
     with torch.no_grad():
         network.layer(0).mask[1, 0] = False
-    assert float(sparsity(network, X, kind).detach()) == pytest.approx(by_loops(network, kind), rel=1e-5)
-    assert float(sparsity(MLP.create((2, 3, 1), "tanh", generator=Generator()), X)) == 0
+    assert float(network.regularisation(X, kind=kind).detach()) == pytest.approx(by_loops(network, kind), rel=1e-5)
+    assert float(MLP((2, 3, 1), "tanh", dtype=torch.float64, generator=Generator()).regularisation(X)) == 0
 
 
 @pytest.mark.parametrize("solver", ["adam", "lbfgs"])

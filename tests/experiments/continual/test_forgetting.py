@@ -115,7 +115,7 @@ def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Calla
 
 
 def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square() -> None:
-    network = MLP.create((1, 3, 1), "tanh", generator=torch.Generator().manual_seed(0))
+    network = MLP((1, 3, 1), "tanh", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     first, memory = phase(-1, 0), MEMORIES["ewc"](0, 2.0)
     memory.learned(network, first, box(first))
     bare = Objective(first, 1.0)
@@ -133,7 +133,7 @@ def test_an_anchor_costs_nothing_where_it_was_dropped_and_grows_with_the_square(
 
 
 def test_an_anchor_of_strength_one_is_the_curvature_of_the_loss_that_it_stands_for() -> None:
-    network = MLP.create((1, 1), "identity", generator=torch.Generator().manual_seed(0))
+    network = MLP((1, 1), "identity", dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     first, memory = phase(-1, 0), MEMORIES["ewc"](0, 1.0)
     memory.learned(network, first, box(first))
     own = Objective(first, output_scale(first, "regression"))

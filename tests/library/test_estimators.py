@@ -1,0 +1,124 @@
+"""KANRegressor and KANClassifier against scikit-learn's own checks and tools."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.inspection import partial_dependence, permutation_importance
+from sklearn.model_selection import GridSearchCV, cross_val_predict
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import (
+    check_dataframe_column_names_consistency,
+    estimator_checks_generator,
+    parametrize_with_checks,
+)
+
+from kanrun import KANClassifier, KANRegressor, KanrunError
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (60, 2))
+Y = np.exp(X[:, 0]) + X[:, 1] ** 2
+KAN_SETTINGS: dict[str, Any] = {"model": "kan", "hidden": (2,), "intervals": 3, "steps": 8, "settings": {"starts": 1}}
+
+#: The checks of the default suite, of one estimator; all of them run in the slow one.
+QUICK = {
+    "check_sample_weight_equivalence_on_dense_data",
+    "check_no_attributes_set_in_init",
+    "check_parameters_default_constructible",
+    "check_estimators_unfitted",
+    "check_estimators_nan_inf",
+    "check_estimator_sparse_tag",
+    "check_fit2d_1sample",
+    "check_n_features_in_after_fitting",
+    "check_complex_data",
+    "check_estimators_empty_data_messages",
+}
+
+
+@parametrize_with_checks(
+    [
+        KANRegressor("additive"),
+        KANClassifier("additive"),
+        KANRegressor(**KAN_SETTINGS),
+        KANClassifier(**KAN_SETTINGS),
+        KANRegressor(),
+        KANClassifier(),
+    ]
+)
+@pytest.mark.slow
+def test_every_check_of_scikit_learn(estimator: Any, check: Any) -> None:
+    """No failure is expected, of the default ensemble neither: equal rows are merged before it is fitted."""
+    check(estimator)
+
+
+@pytest.mark.parametrize("estimator", [KANRegressor("additive"), KANClassifier("additive")], ids=["numbers", "classes"])
+def test_the_checks_of_what_goes_wrong_most(estimator: Any) -> None:
+    ran = set()
+    for candidate, check in estimator_checks_generator(estimator):
+        name = check.func.__name__ if isinstance(check, partial) else check.__name__
+        if name in QUICK:
+            check(candidate)
+            ran.add(name)
+    assert ran == QUICK
+    check_dataframe_column_names_consistency(type(estimator).__name__, estimator)
+
+
+def test_pipelines_grids_folds_and_copies() -> None:
+    grid = GridSearchCV(
+        make_pipeline(StandardScaler(), KANRegressor("additive")),
+        {"kanregressor__settings": [None, {"extrapolation": "linear"}]},
+        cv=2,
+    ).fit(X, Y)
+    assert grid.best_score_ > 0.9
+    assert np.corrcoef(cross_val_predict(KANRegressor("additive"), X, Y, cv=2), Y)[0, 1] > 0.95
+    fitted = KANRegressor("additive").fit(X, Y)
+    assert not hasattr(clone(fitted), "model_")
+    assert clone(KANRegressor(**KAN_SETTINGS)).get_params() == KANRegressor(**KAN_SETTINGS).get_params()
+
+
+def test_importance_dependence_and_features(tmp_path: Any) -> None:
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    fitted = KANRegressor("additive").fit(frame, Y)
+    importance = permutation_importance(fitted, frame, Y, n_repeats=2, random_state=0).importances_mean
+    assert importance[0] > importance[1] > 0
+    curve = partial_dependence(fitted, frame, ["a"], grid_resolution=5)
+    assert (np.diff(curve["average"][0]) > 0).all()
+    named = fitted.set_output(transform="pandas").transform(frame)
+    assert list(named.columns) == list(fitted.get_feature_names_out())
+    joblib.dump(fitted, tmp_path / "fitted")
+    np.testing.assert_array_equal(joblib.load(tmp_path / "fitted").predict(frame), fitted.predict(frame))
+    with pytest.raises(ValueError, match="feature names"):
+        fitted.predict(frame[["b", "a"]])
+
+
+def test_weights_are_rows_in_any_order_and_outputs_may_be_several() -> None:
+    weights = RNG.integers(0, 3, 60)
+    rows = RNG.permutation(np.repeat(np.arange(60), weights))
+    for estimator in (KANRegressor(), KANRegressor("kan", hidden=(), intervals=3)):
+        weighted = clone(estimator).fit(X, Y, sample_weight=weights)
+        repeated = clone(estimator).fit(X[rows], Y[rows])
+        np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
+    both = KANRegressor("additive").fit(X, np.stack([Y, -Y], 1))
+    assert both.predict(X).shape == (60, 2)
+    assert both.score(X, np.stack([Y, -Y], 1)) > 0.95
+
+
+def test_classes_and_text() -> None:
+    frame = pd.DataFrame({"a": X[:, 0], "kind": np.where(X[:, 1] > 0, "wood", "steel")})
+    labels = np.where((X[:, 0] > 0) ^ (X[:, 1] > 0), "yes", "no")
+    fitted = KANClassifier().fit(frame, labels)
+    assert list(fitted.classes_) == ["no", "yes"]
+    assert fitted.score(frame, labels) > 0.9
+    np.testing.assert_allclose(fitted.predict_proba(frame).sum(1), 1)
+    with pytest.raises(NotFittedError):
+        KANClassifier().predict(frame)
+    with pytest.raises(KanrunError, match="hidden is not a setting of model=auto"):
+        KANRegressor(hidden=(3,)).fit(X, Y)

@@ -1,0 +1,253 @@
+"""`kanrun.fit` on data in memory: the command line's numbers, data of every kind, and what it says of itself."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import kanrun
+from kanrun import Model, fit, load_run
+from kanrun.cli.app import main
+from kanrun.engine.training.data_fitting import LevenbergMarquardt
+from kanrun.errors import KanrunError, UsageError
+from kanrun.library.fitting import _ProgressLine
+from kanrun.watch import Advance
+
+RNG = np.random.default_rng(0)
+X = RNG.uniform(-1, 1, (80, 2))
+Y = np.exp(X[:, 0]) + X[:, 1] ** 2 + 0.01 * RNG.normal(size=80)
+FRAME = pd.DataFrame(X, columns=["length", "mass"])
+SMALL: dict[str, Any] = {"hidden": [], "intervals": [3], "steps": 5}
+
+
+@pytest.fixture(scope="module")
+def automatic() -> Model:
+    return fit(FRAME, pd.Series(Y, name="period"), folds=3)
+
+
+def run_of(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> Any:
+    monkeypatch.chdir(folder)
+    assert main(["fit", "-q", *words]) == 0
+    return load_run("fit/latest")
+
+
+def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [
+        "target=expression",
+        "target.formula=exp(-x0)*sin(3*x1)",
+        "target.domain=[[-1,1],[0,2]]",
+        "seed=3",
+        "solver.starts=1",
+        "solver.select_width=false",
+    ]
+    settings = ["model.hidden=[2]", "model.intervals=[3]", "solver.steps=4", "sampling.train=60", "sampling.test=30"]
+    run = run_of(tmp_path, monkeypatch, *words, *settings)
+    model = fit(
+        formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)}, seed=3, hidden=(2,), intervals=[3], steps=4,
+        train=60, test=30, starts=1, select_width=False,
+    )  # fmt: skip
+    assert model.inputs == ("x", "y")
+    np.testing.assert_array_equal(model.values(X), run.model().values(X))
+    summary = run.tables["summary"].iloc[0]
+    for column in ("test_rmse", "validation_rmse", "parameters", "effective_parameters"):
+        assert model.tables["summary"].iloc[0][column] == summary[column], column
+    assert 0 < summary["effective_parameters"] < summary["parameters"]
+
+
+def test_a_table_gives_the_same_numbers_too(automatic: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    FRAME.assign(period=Y).to_csv(tmp_path / "data.csv", index=False, float_format="%.17g")
+    words = ["target=table", "target.path=data.csv", "target.outputs=[period]"]
+    run = run_of(tmp_path, monkeypatch, *words, "model.folds=3", "model.baselines=false")
+    np.testing.assert_array_equal(automatic.values(X), run.model().values(X))
+    assert automatic.tables["summary"]["cv_rmse"][0] == run.tables["summary"]["cv_rmse"][0]
+    run = run_of(
+        tmp_path,
+        monkeypatch,
+        *words,
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        "solver.steps=5",
+        "solver.starts=1",
+        "sampling.test=0",
+    )
+    model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)
+    np.testing.assert_array_equal(model.values(X), run.model().values(X))
+    assert "shuffled" in model.summary().contributions
+    loaded = run.model().summary()
+    assert loaded.facts["RMSE, validation"] == model.summary().facts["RMSE, validation"]
+    assert "<img" in run._repr_html_()
+
+
+def test_arrays_tensors_and_frames_are_the_same_data(automatic: Model) -> None:
+    expected = automatic.predict(X)
+    for x, y in (
+        (X, Y),
+        (torch.tensor(X), torch.tensor(Y)),
+        (X.tolist(), Y.tolist()),
+        ({"a": X[:, 0], "b": X[:, 1]}, Y),
+    ):
+        np.testing.assert_array_equal(fit(x, y, folds=0).predict(X), expected)
+    np.testing.assert_array_equal(automatic.predict(FRAME[["mass", "length"]]), expected)
+    assert automatic.predict(X[0]) == pytest.approx(expected[0], rel=1e-12)
+    with pytest.raises(ValueError, match="no column 'mass'"):
+        automatic.predict(FRAME.rename(columns={"mass": "Mass"}))
+    several = fit(X, np.stack([Y, -Y], 1), folds=0)
+    assert several.outputs == ("y0", "y1")
+    assert several.predict(X).shape == (80, 2)
+
+
+def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
+    kind = np.where(np.arange(80) % 2 == 0, "steel", "wood")
+    frame = FRAME.assign(kind=kind)
+    frame.loc[5, "mass"] = np.nan
+    model = fit(frame, Y + 2.0 * (kind == "wood"), folds=0)
+    assert model.inputs == ("length", "mass", "mass is missing", "kind=wood")
+    assert model.score(frame, Y + 2.0 * (kind == "wood")) > 0.98
+    point = frame.iloc[[7]]
+    assert model.predict(point)[0] - model.predict(point.assign(kind="steel"))[0] == pytest.approx(2, abs=0.2)
+
+
+def test_classes_keep_their_labels() -> None:
+    labels = np.where(np.median(Y) < Y, "high", "low")
+    model = fit(X, labels, folds=0)
+    assert model.classes == ("high", "low")
+    assert model.score(X, labels) > 0.9
+    numbers = fit(X, (np.median(Y) < Y).astype(int) * 5, task="classification", folds=0)
+    assert set(numbers.predict(X)) == {0, 5}
+    np.testing.assert_allclose(numbers(X[:4]).sum(1), 1)
+
+
+def test_a_weight_is_a_number_of_rows() -> None:
+    weights = RNG.integers(0, 3, 80)
+    weighted = fit(X, Y, sample_weight=weights, folds=0)
+    repeated = fit(np.repeat(X, weights, 0), np.repeat(Y, weights), folds=0)
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9)
+
+
+def test_summary_plot_and_html(automatic: Model) -> None:
+    text = str(automatic.summary())
+    for part in ("length, mass", "period", "80", "effective degrees of freedom", "RMSE, cross-validated", "shuffled"):
+        assert part in text
+    facts = automatic.summary().facts
+    assert 0.005 < facts["RMSE, cross-validated"] < 0.03
+    assert set(automatic.summary().contributions["input"]) == {"length", "mass"}
+    html = automatic._repr_html_()
+    assert html.count("<img") == 1
+    assert "effective degrees of freedom" in html
+    assert len(automatic.plot("effects").axes) >= 2
+    words = {text.get_text() for axes in automatic.plot().axes for text in axes.texts}
+    assert {"length", "mass", "period"} <= words
+    with pytest.raises(UsageError, match="no figure 'nothing'; it has effects"):
+        automatic.plot("nothing")
+
+
+def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) -> None:
+    file = automatic.save(tmp_path / "period")
+    assert file.name == "period.safetensors"
+    for back in (Model.load(file), pickle.loads(pickle.dumps(automatic))):
+        np.testing.assert_array_equal(back.predict(X), automatic.predict(X))
+        assert str(back.summary()) == str(automatic.summary())
+        assert len(back.plot("effects").axes) == len(automatic.plot("effects").axes)
+    (tmp_path / "text.safetensors").write_text("no model")
+    with pytest.raises(KanrunError, match=r"text\.safetensors is not a readable safetensors file"):
+        Model.load(tmp_path / "text.safetensors")
+    with pytest.raises(KanrunError, match="missing"):
+        Model.load(tmp_path / "nothing.safetensors")
+
+
+def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, presses = LevenbergMarquardt.step, [1]
+
+    def interrupted(self: LevenbergMarquardt) -> float:
+        if self.network.intervals == 6:
+            for _ in range(presses[0]):
+                os.kill(os.getpid(), signal.SIGINT)
+        return original(self)
+
+    monkeypatch.setattr(LevenbergMarquardt, "step", interrupted)
+    with pytest.warns(UserWarning, match="interrupted: the model is the best of the training so far"):
+        model = fit(X, Y, hidden=[], intervals=[3, 6, 12], steps=5)
+    assert list(model.tables["stages"]["intervals"]) == [3, 6]
+    assert model.score(X, Y) > 0.9
+    presses[0] = 2
+    with pytest.raises(KeyboardInterrupt):
+        fit(X, Y, hidden=[], intervals=[3, 6], steps=5)
+
+
+def test_progress_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.StringIO()
+    monkeypatch.setattr("sys.stderr", shown)
+    fit(X, Y, progress=True, **SMALL)
+    assert "\n" not in shown.getvalue()
+    line = _ProgressLine()
+    line.show(Advance("grid of 5", 3, 10, 0.25))
+    assert shown.getvalue().endswith("\rkanrun: grid of 5: 3 of 10, best 0.25")
+    line.end()
+    assert shown.getvalue().endswith(" \r")
+
+
+REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
+    "nothing": ((), {}, "fit takes data"),
+    "data and formula": ((X, Y), {"formula": "x0"}, "fit takes data"),
+    "no y": ((X,), {}, "needs y"),
+    "lengths": ((X, Y[:-1]), {}, "x has 80 rows and y has 79"),
+    "NaN": ((np.where(X > 0.9, np.nan, X), Y), {}, "x contains NaN"),
+    "infinity in y": ((X, Y + np.inf), {}, "y contains infinity"),
+    "text": ((X.astype(str).astype(object) + "a", Y), {}, "is not a number"),
+    "one row": ((X[:1], Y[:1]), {}, "fewer than 2"),
+    "empty": ((np.zeros((0, 2)), []), {}, "x is empty"),
+    "no columns": ((np.zeros((5, 0)), np.zeros(5)), {}, "x is empty"),
+    "empty frame": ((pd.DataFrame(), []), {}, "x is empty"),
+    "three dimensions": ((np.zeros((3, 2, 2)), [1, 2, 3]), {}, "3 dimensions"),
+    "labels of two dimensions": ((X, np.zeros((80, 2))), {"task": "classification"}, "y must be labels"),
+    "one class": ((X, ["a"] * 80), {}, "one class only, 'a'"),
+    "missing label": ((X, [None, *["a", "b"] * 39, "a"]), {}, "missing labels"),
+    "negative weight": ((X, Y), {"sample_weight": -np.ones(80)}, "must not be negative"),
+    "weights of another length": ((X, Y), {"sample_weight": [1.0]}, "one number for each of 80 rows"),
+    "unknown device": ((X, Y), {"device": "gpu", "model": "kan"}, "device=gpu is not one of"),
+    "float16": ((X, Y), {"precision": "float16", "model": "kan"}, "precision=float16 is not one of float64, float32"),
+    "unknown model": ((X, Y), {"model": "tree"}, "model=tree is not one of"),
+    "unknown solver": ((X, Y), {"solver": "lmm"}, "solver=lmm is not one of .*did you mean lm"),
+    "unknown setting": ((X, Y), {"intervalls": 5}, "intervalls is not a setting of .*did you mean intervals"),
+    "a setting of another model": ((X, Y), {"model": "auto", "hidden": [3]}, "hidden is not a setting of model=auto"),
+    "a value against its rule": ((X, Y), {"degree": -1}, "degree=-1 must be from 0 to 20"),
+    "a task": ((X, Y), {"task": "clasification"}, "did you mean classification"),
+    "categories of an array": ((X, Y), {"categories": ["a"]}, "x is an array"),
+    "an unknown category": ((FRAME, Y), {"categories": ["lenght"]}, "did you mean length"),
+    "a domain of data": ((X, Y), {"domain": (-1, 1)}, "domain is for formulas"),
+    "a formula without a range": ((), {"formula": "a*b", "domain": {"a": (0, 1)}}, "no range of the variable 'b'"),
+    "a formula that is none": ((), {"formula": "__import__('os')"}, "formula"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_one_sentence(name: str) -> None:
+    data, settings, message = REFUSED[name]
+    with pytest.raises(UsageError, match=message) as caught:
+        fit(*data, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_constant_columns_and_float16_data_are_no_obstacle() -> None:
+    with_constant = np.column_stack([X, np.ones(80)])
+    model = fit(with_constant, Y, folds=0)
+    assert model.score(with_constant, Y) > 0.99
+    assert any("constant" in note for note in model.notes)
+    assert fit(X.astype(np.float16), Y, folds=0).score(X, Y) > 0.99
+
+
+@pytest.mark.slow
+def test_the_formula_behind_a_model() -> None:
+    model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), folds=0)
+    found = kanrun.interpret(model, budget=5.0)
+    assert found.formula is not None
+    assert "$" in found._repr_html_()

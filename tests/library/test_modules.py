@@ -1,0 +1,199 @@
+"""KAN, MLP and KANLayer as ordinary torch modules in someone else's program."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+import re
+import subprocess
+import sys
+
+import matplotlib.figure
+import pytest
+import torch
+from torch import nn
+
+from kanrun import KAN, MLP, KANLayer
+from kanrun.errors import UsageError
+
+
+def points(rows: int = 200, inputs: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return (2 * torch.rand(rows, inputs, generator=torch.Generator().manual_seed(3)) - 1).to(dtype)
+
+
+def drawn(*shape: int, **more: object) -> KAN:
+    return KAN(shape, generator=torch.Generator().manual_seed(0), **more)  # type: ignore[arg-type]
+
+
+def test_it_learns_in_a_plain_training_loop_and_goes_on_refined() -> None:
+    x = points()
+    y = torch.exp(torch.sin(math.pi * x[:, :1]) + x[:, 1:] ** 2)
+    kan, errors = drawn(2, 5, 1), []
+    for network in (kan, None):
+        network = network or kan.refine(10)  # noqa: PLW2901
+        optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
+        for _ in range(40):
+            loss = (network(x) - y).square().mean() + 1e-5 * network.regularisation(x)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        errors.append(float((network(x) - y).detach().square().mean().sqrt()))
+    assert float(y.std()) > 0.8
+    assert errors[1] < errors[0] < 0.5
+
+
+def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision() -> None:
+    for make in (
+        lambda **more: KAN([2, 3, 1], **more),
+        lambda **more: MLP([2, 3, 1], **more),
+        lambda **more: KANLayer(2, 3, **more),
+    ):
+        torch.manual_seed(7)
+        first = make()
+        torch.manual_seed(7)
+        again = make(dtype=torch.float64)
+        own = make(generator=torch.Generator().manual_seed(7))
+        assert next(first.parameters()).dtype == torch.get_default_dtype()
+        for a, b, c in zip(first.parameters(), again.parameters(), own.parameters(), strict=True):
+            torch.testing.assert_close(a, b.float(), rtol=1e-6, atol=0)
+            torch.testing.assert_close(a, c)
+
+
+def test_state_dict_deepcopy_and_layers_in_other_networks() -> None:
+    kan, x = drawn(2, 3, 1), points()
+    stored = io.BytesIO()
+    torch.save(kan.state_dict(), stored)
+    stored.seek(0)
+    other = KAN([2, 3, 1])
+    other.load_state_dict(torch.load(stored, weights_only=True))
+    torch.testing.assert_close(other(x), kan(x))
+    torch.testing.assert_close(copy.deepcopy(kan)(x), kan(x))
+    mixed = nn.Sequential(KANLayer(2, 8), nn.LayerNorm(8), KANLayer(8, 1, intervals=3, degree=2, base="zero"))
+    mixed(x).sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in mixed.parameters() if p.requires_grad)
+
+
+def test_transforms_autocast_and_export() -> None:
+    kan, x = drawn(2, 3, 2), points(20)
+    jacobian = torch.vmap(torch.func.jacrev(kan))(x)
+    step = 1e-3 * torch.tensor([1.0, 0.0])
+    torch.testing.assert_close(jacobian[..., 0], (kan(x + step) - kan(x - step)) / 2e-3, rtol=0.02, atol=1e-3)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = kan(x)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(low.float(), kan(x), rtol=0.05, atol=0.05)
+    program = torch.export.export(kan, (x,))
+    torch.testing.assert_close(program.module()(x), kan(x))
+    assert KAN([2, 3, 1], device="meta")(torch.empty(4, 2, device="meta")).shape == (4, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_it_compiles_as_a_whole(backend: str) -> None:
+    kan, x = drawn(2, 3, 1), points(50)
+    torch.compiler.reset()
+    compiled = torch.compile(kan, fullgraph=True, backend=backend)
+    torch.testing.assert_close(compiled(x), kan(x))
+
+
+def test_the_penalty_is_the_papers() -> None:
+    kan, x = drawn(2, 3, 1), points()
+    l1, entropy = 0.0, 0.0
+    reaching = kan.activations(x)
+    for layer, at in zip(kan, reaching, strict=False):
+        sizes = layer.edge_values(at).detach().abs().mean(0)
+        shares = sizes / sizes.sum()
+        l1, entropy = l1 + float(sizes.sum()), entropy - float((shares * shares.log()).sum())
+    assert float(kan.regularisation(x).detach()) == pytest.approx(l1 + entropy, rel=1e-5)
+    assert float(kan.regularisation(x, l1=2.0, entropy=0.5).detach()) == pytest.approx(2 * l1 + 0.5 * entropy, rel=1e-5)
+
+
+def test_refine_keeps_the_function_and_prune_drops_weak_edges() -> None:
+    kan, x = drawn(2, 3, 1, dtype=torch.float64), points(dtype=torch.float64)
+    fine = kan.refine(20)
+    assert fine.intervals == 20
+    torch.testing.assert_close(fine(x), kan(x), rtol=0, atol=1e-12)
+    with torch.no_grad():
+        for parameter in (kan.layer(0).coefficients, kan.layer(0).base_weight):
+            parameter[1] *= 1e-6
+    small = kan.prune(x)
+    assert small.active_shape == (2, 2, 1)
+    torch.testing.assert_close(small(x), kan(x), rtol=0, atol=1e-4)
+    assert kan.active_shape == (2, 3, 1)
+
+
+def test_an_edge_is_a_function_with_derivatives() -> None:
+    kan = drawn(2, 3, 1, dtype=torch.float64)
+    edge, at, h = kan.edge(0, 2, -1), torch.tensor([-0.53, 0.31, 1.7], dtype=torch.float64), 1e-4
+    layer = kan.layer(0)
+    torch.testing.assert_close(edge(at), layer.edge_values(at[:, None].expand(-1, 2))[:, 2, 1])
+    torch.testing.assert_close(edge(at, 1), (edge(at + h) - edge(at - h)) / (2 * h), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(edge(at, 2), (edge(at + h) - 2 * edge(at) + edge(at - h)) / h**2, rtol=1e-4, atol=1e-5)
+    assert edge(0.25).shape == ()
+    assert edge.breakpoints.shape == (6,)
+    assert edge.coefficients.shape == (8,)
+    assert not edge.is_pruned
+    edge(at).sum().backward()
+    assert layer.coefficients.grad[2, 1].abs().sum() > 0
+    assert layer.coefficients.grad[0].abs().sum() == 0
+    for wrong, message in (
+        ((2, 0, 0), "no layer 2; the network has 2"),
+        ((0, 3, 0), "no edge from input 0 to output 3"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            kan.edge(*wrong)
+
+
+def test_a_plot_is_a_figure_with_names() -> None:
+    figure = drawn(2, 3, 1).plot(inputs=["length", "angle"], outputs=["period"])
+    assert isinstance(figure, matplotlib.figure.Figure)
+    words = {text.get_text() for axes in figure.axes for text in axes.texts}
+    assert {"length", "angle", "period"} <= words
+
+
+def test_a_domain_and_products() -> None:
+    kan = drawn(2, 3, 1, domain=[[0.0, 1.0], [-5.0, 5.0]], products=[1], intervals=4)
+    assert kan.layer(0).grid.low.tolist() == [0, -5]
+    assert kan.layer(0).outputs == 4
+    assert kan(points()).shape == (200, 1)
+
+
+REFUSALS = {
+    "KAN([2])": r"shape=\[2\] must be widths",
+    "KAN([2, 0, 1])": "must be widths",
+    "KAN(5)": "shape=5 must be widths",
+    "MLP('25')": "must be widths",
+    "MLP([2, 1], 'silly')": "activation=silly is not known",
+    "KAN([2, 1], 0)": "intervals=0 must be a whole number of at least 1",
+    "KAN([2, 1], [5, 10])": "intervals=.* must be a whole number; refine",
+    "KAN([2, 1], degree=-1)": "degree=-1 must be from 0 to 20",
+    "KAN([2, 1], base='relo')": "base=relo is not one of .*did you mean relu",
+    "KAN([2, 1], domain=(1, -1))": "lower < upper",
+    "KAN([2, 1], domain=[[0, 1], [0, 1], [0, 1]])": r"domain must be \(low, high\), or one pair for each of 2",
+    "KAN([2, 1], dtype=torch.int64)": "dtype=torch.int64 has no fractions",
+    "KAN([2, 1], device='tpu9')": "device=tpu9",
+    "KAN([2, 1], device='cuda:99')": "device=cuda:99",
+    "KAN([2, 1])(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
+    "KANLayer(2, 1)(torch.zeros(3, 4))": "x has 4 columns.*2 inputs",
+}
+PROGRAM = """
+import sys
+import torch
+from kanrun import KAN, MLP, KANLayer, KanrunError
+for line in sys.stdin:
+    try:
+        eval(line)
+    except KanrunError as error:
+        print(error)
+    else:
+        print("accepted")
+"""
+
+
+def test_what_does_not_fit_is_one_sentence() -> None:
+    """In a process of its own, without the checks of annotations that tests add."""
+    lines = "\n".join(REFUSALS)
+    done = subprocess.run([sys.executable, "-c", PROGRAM], input=lines, capture_output=True, text=True, check=True)
+    for call, said in zip(REFUSALS, done.stdout.splitlines(), strict=True):
+        assert re.search(REFUSALS[call], said), (call, said)

@@ -1,0 +1,75 @@
+"""The front door: names, types seen from outside, and how long it takes to open."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kanrun
+
+PROGRAM = """
+from typing import assert_type
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+import kanrun
+from kanrun import KAN, MLP, KANClassifier, KANLayer, KANRegressor, KanrunError, Model, fit, interpret, load_run
+
+kan = KAN([2, 5, 1], intervals=5, degree=3, domain=(-1.0, 1.0))
+assert_type(kan.refine(20), KAN)
+assert_type(kan.prune(torch.zeros(3, 2)), KAN)
+assert_type(kan.edge(0, 1, 0)(0.5, derivative=2), torch.Tensor)
+assert_type(kan.regularisation(torch.zeros(3, 2)), torch.Tensor)
+module: torch.nn.Module = torch.nn.Sequential(KANLayer(2, 3), MLP([3, 1]))
+model = fit(np.zeros((9, 2)), np.zeros(9), model="kan", hidden=[3])
+assert_type(model, Model)
+assert_type(model.score([[1.0]], [1.0]), float)
+assert_type(model.plot(), Figure)
+assert_type(Model.load("file"), Model)
+assert_type(load_run("fit/latest").model(), Model)
+regressor: KANRegressor = KANRegressor("additive", hidden=(3,)).fit([[1.0]], [1.0])
+probabilities = KANClassifier().predict_proba([[1.0]])
+found = interpret(np.zeros((30, 1)), np.zeros(30))
+try:
+    KAN([2])
+except KanrunError:
+    pass
+"""
+
+
+def test_the_names_are_shown_and_lead_somewhere() -> None:
+    assert [name for name in dir(kanrun) if not name.startswith("_")] == sorted(kanrun.__all__)
+    for name in kanrun.__all__:
+        assert getattr(kanrun, name).__doc__
+    with pytest.raises(AttributeError, match="no attribute 'kan'"):
+        _ = kanrun.kan  # type: ignore[attr-defined]
+
+
+def test_importing_kanrun_loads_nothing_and_takes_under_a_tenth_of_a_second() -> None:
+    program = (
+        "import sys, time; start = time.process_time(); import kanrun; spent = time.process_time() - start; "
+        "print(spent, 'torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert float(said[0]) < 0.1
+    assert said[1:] == ["False", "False"]
+
+
+@pytest.mark.slow
+def test_types_hold_for_a_program_outside(tmp_path: Path) -> None:
+    """mypy --strict on a program that uses the package as a wheel lays it out."""
+    root, site = Path(__file__).parents[2], tmp_path / "site"
+    shutil.copytree(root / "kanrun", site / "kanrun")
+    shutil.copytree(root / "experiments", site / "kanrun" / "experiments")
+    (tmp_path / "program.py").write_text(PROGRAM)
+    words = ["-m", "mypy", "--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache"), "program.py"]
+    seen = {**os.environ, "MYPYPATH": str(site)}
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, env=seen, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
