@@ -8,7 +8,7 @@ from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.loop import Event, Trained, fit, train
 from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan, Work, choose_solver
-from kanrun.engine.training.policy import FittingPolicy, TrainingPolicy
+from kanrun.engine.training.policy import TrainingPolicy
 from kanrun.engine.training.solver_run import Step
 from kanrun.engine.training.solvers import Solver, make_solver
 
@@ -19,7 +19,6 @@ __all__ = [
     "DataFitting",
     "Errors",
     "Event",
-    "FittingPolicy",
     "GridTransfer",
     "LevenbergMarquardt",
     "Objective",

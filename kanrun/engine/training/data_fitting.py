@@ -31,22 +31,21 @@ from kanrun.engine.least_squares import (
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Samples, predict
 from kanrun.engine.training.penalty import Smoothing
-from kanrun.engine.training.policy import FittingPolicy
 from kanrun.errors import TrainingFailed
 
 
 class DataFitting(Problem):
     """The fit of `network` to `samples`; evaluations write the unknowns that they are asked for into the network.
 
-    `scale` makes errors free of units. With `freeze_unseen`, coefficients whose basis functions meet no sample never
-    move; they are `frozen`.
+    `scale` makes errors free of units; `held_numbers` of the Jacobian are held at once, at least one sample's. With
+    `freeze_unseen`, coefficients whose basis functions meet no sample never move; they are `frozen`.
     """
 
     def __init__(
         self, network: Network, samples: Samples, scale: float, smoothing: Smoothing = Smoothing(), *,
-        freeze_unseen: bool = False, policy: FittingPolicy = FittingPolicy(),
+        freeze_unseen: bool = False, held_numbers: int = 1 << 25,
     ) -> None:  # fmt: skip
-        self.network, self.samples, self.policy = network, samples, policy
+        self.network, self.samples, self._held_numbers = network, samples, held_numbers
         self.smoothness = smoothing.rows(network)
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
@@ -64,7 +63,7 @@ class DataFitting(Problem):
         self.network.set_unknowns(unknowns)
         x = self.samples.x
         each = self.network.row_terms * self.samples.y.shape[1]
-        pieces = max(1, x.shape[0] // max(1, self.policy.held_numbers // each))
+        pieces = max(1, x.shape[0] // max(1, self._held_numbers // each))
         if pieces == 1:
             output, first = self.network.linearise(x)
             data: LocalRows | DenseRows | StreamedRows = first.scaled(self._factor)
@@ -75,19 +74,11 @@ class DataFitting(Problem):
             data = StreamedRows(partial(_made, there, parts, self._factor), unknowns.numel())
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
-        held = self._faint(data, residual) if self.frozen is None else self.frozen
-        return Linearisation.of(rows, residual, held)
+        return Linearisation.of(rows, residual, self.frozen)
 
     def _stacked(self, difference: Tensor, unknowns: Tensor) -> Tensor:
         flat = difference.reshape(-1)
         return torch.cat([flat, self.smoothness.times(unknowns)]) if len(self.smoothness) else flat
-
-    def _faint(self, data: LocalRows | DenseRows | StreamedRows, residual: Tensor) -> Tensor | None:
-        """Coefficients that data see too faintly to move yet, where no penalty holds them."""
-        if len(self.smoothness) or self.network.intervals is None or not self.policy.farthest:
-            return None
-        faint: Tensor = self.policy.farthest * data.squares().sqrt() < residual.norm()
-        return faint
 
 
 class LevenbergMarquardt:

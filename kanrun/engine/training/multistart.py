@@ -69,7 +69,7 @@ class _Rounds:
 
     def run(self, batch: list[Start], count: int) -> list[Start]:
         """The starts after `count` rounds, the best first."""
-        policy = self.plan.policy.multistart
+        policy, held = self.plan.policy.multistart, self.plan.policy.held_numbers
         for _ in range(count):
             if time_is_up() and min(start.loss for start in batch) < inf:
                 break
@@ -82,9 +82,7 @@ class _Rounds:
                 self._steps(batch, BatchedFitting(kans, self.samples, self.scale, self.smoothing, numbers))
                 continue
             for start in batch:  # networks without a batched form, or too large to be held side by side
-                problem = DataFitting(
-                    start.network, self.samples, self.scale, self.smoothing, policy=self.plan.policy.fitting
-                )
+                problem = DataFitting(start.network, self.samples, self.scale, self.smoothing, held_numbers=held)
                 self._steps([start], problem)
         return sorted(batch, key=lambda start: start.loss)
 

@@ -12,16 +12,6 @@ from kanrun.engine.training.lbfgs import LBFGSPolicy
 
 
 @dataclass(frozen=True)
-class FittingPolicy:
-    """What the fit of a network adds to a step of Levenberg-Marquardt."""
-
-    #: Without a penalty a coefficient is held while it would have to move this far to account for the residual, in
-    #: units of the outputs' standard deviation; 0 holds none.
-    farthest: float = 1e4
-    held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once; at least one sample's
-
-
-@dataclass(frozen=True)
 class MultistartPolicy:
     """Random starts on a coarse grid by quick steps; `batches=1, rounds_after=0` train each start equally."""
 
@@ -54,10 +44,8 @@ class WidthPolicy:
     #: They are compared on grids up to this many unknowns, or what the full width has on so many intervals.
     unknowns: int = 220
     intervals: int = 8
-    #: A width whose best start is this many times worse than the best one's is left, unless its error is below `near`:
-    #: what a coarse grid leaves of it can be a later grid's to gain. Infinity leaves none.
+    #: A width whose best start is this many times worse than the best one's is left; infinity leaves none.
     hopeless: float = 10.0
-    near: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -129,7 +117,7 @@ class TrainingPolicy:
     large_damping: float = 1e-7
     #: Other networks have long valleys: many cheap steps lead further than few thorough ones.
     lm_without_grid: LMPolicy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
-    fitting: FittingPolicy = FittingPolicy()
+    held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once; at least one sample's
     multistart: MultistartPolicy = MultistartPolicy()
     lbfgs: LBFGSPolicy = LBFGSPolicy()
     widths: WidthPolicy = WidthPolicy()

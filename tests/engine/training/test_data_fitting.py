@@ -10,7 +10,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, StackedRows, StreamedRows
 from kanrun.engine.least_squares.normal_equations import NormalEquations
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import DataFitting, FittingPolicy, LevenbergMarquardt, Samples, Smoothing
+from kanrun.engine.training import DataFitting, LevenbergMarquardt, Samples, Smoothing
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 
@@ -115,7 +115,7 @@ def test_without_a_matrix_and_piece_by_piece_the_steps_are_the_same(kind: str, w
     )
     found = []
     for matrix, numbers in ((6000, 1 << 25), (6000, 900), (0, 1 << 25), (0, 900)):
-        fitting = DataFitting(network, samples, 0.7, Smoothing(weight), policy=FittingPolicy(held_numbers=numbers))
+        fitting = DataFitting(network, samples, 0.7, Smoothing(weight), held_numbers=numbers)
         linear = linearised(fitting)
         equations = NormalEquations(linear, LMPolicy(matrix_unknowns=matrix, close=1e-12))
         first = linear.rows.first if isinstance(linear.rows, StackedRows) else linear.rows
