@@ -23,12 +23,12 @@ class WorkCosts:
     """Units of a Jacobian: for itself, for an edge, for an entry; of a trial step: for itself, for an entry, for one of
     the products that solve it; of a value of a candidate on a search grid; of a pair of them, and an entry of it."""
 
-    jacobian: float = 1.5e-4
-    edge: float = 2.6e-4
-    entry: float = 1.9e-8
-    trial: float = 1.9e-4
+    jacobian: float = 2.5e-4
+    edge: float = 1.2e-4
+    entry: float = 2.2e-8
+    trial: float = 1.8e-4
     trial_entry: float = 5e-10
-    product: float = 2.6e-11
+    product: float = 2e-11
     grid_value: float = 4e-8
     pair: float = 4e-9
     pair_entry: float = 4e-11

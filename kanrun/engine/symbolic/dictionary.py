@@ -160,6 +160,11 @@ def _inner(t: Array, names: set[str]) -> list[tuple[str, Array, Callable[[float,
     return found
 
 
+def known(candidate: Candidate, names: set[str]) -> bool:
+    """Whether a candidate, or a power that is not in the table, may be used: powers may where most of the table may."""
+    return candidate.name in names or (candidate.name not in TABLE and len(names) > len(TABLE) // 2)
+
+
 def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) -> Dictionary:
     """All entries that are defined at the arguments t (N,), without a pole between them.
 
@@ -192,7 +197,7 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
 
     for exponent in _POWERS:
         candidate = power(exponent)
-        if (candidate.name in names or len(names) > len(TABLE) // 2) and candidate.domain.allows(t.min(), t.max()):
+        if known(candidate, names) and candidate.domain.allows(t.min(), t.max()):
             add(candidate.name, candidate.complexity, candidate.value(t)[None], [partial(scaled, call(candidate))])
     for candidate in candidates:
         if candidate.name in ("0", "x", "cos", "arccos", "sigmoid") or candidate.complexity == 0:
@@ -243,10 +248,9 @@ def _real_powers(t: Array) -> tuple[Array, list[Callable[[float], Part]]]:
         return np.abs(t) ** _EXPONENTS[:, None], trees
 
 
-#: Compositions that are simpler functions.
+#: Compositions that are simpler functions for all constants.
 _REDUNDANT = {
-    ("log", "exp"), ("exp", "log"), ("x^2", "sqrt"), ("sqrt", "x^2"), ("1/x", "1/x"), ("abs", "abs"), ("x^2", "abs"),
-    ("x^4", "sqrt"), ("x^4", "abs"), ("1/x^2", "1/sqrt"), ("1/x^2", "1/x"), ("exp", "exp"),
+    ("log", "exp"), ("1/x", "1/x"), ("abs", "abs"), ("x^2", "abs"), ("x^4", "abs"), ("1/x^2", "1/x"),
 }  # fmt: skip
 
 

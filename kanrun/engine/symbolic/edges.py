@@ -86,8 +86,15 @@ class Spline:
         return self.with_parameters(self.parameters + shift)
 
     def value(self, t: Array) -> Array:
-        basis, _, start = self.basis(t)
-        return np.asarray(np.einsum("np,np->n", basis, self.parameters[start[:, None] + np.arange(self.degree + 1)]))
+        powers, beyond, start = self._located(t)
+        local = self.parameters[start[:, None] + np.arange(self.degree + 1)]
+        matrix, slope_matrix = _pieces(self.degree)
+        value = np.einsum("np,np->n", powers @ matrix, local)
+        if beyond.any():
+            value += (
+                beyond * (self.intervals / (self.high - self.low)) * np.einsum("np,np->n", powers @ slope_matrix, local)
+            )
+        return np.asarray(value)
 
     def evaluate(self, t: Array) -> tuple[Array, Array, Array]:
         basis, slopes, start = self.basis(t)
@@ -100,17 +107,23 @@ class Spline:
 
     def basis(self, t: Array) -> tuple[Array, Array, NDArray[np.int64]]:
         """Local basis (N, k + 1), its slopes, and the first function that counts."""
-        per_width = self.intervals / (self.high - self.low)
-        clipped = np.clip(np.nan_to_num(t, nan=self.low), self.low, self.high)
-        at = (clipped - self.low) * per_width
-        start = np.minimum(at.astype(np.int64), self.intervals - 1)
-        powers = np.power((at - start)[:, None], np.arange(self.degree + 1))
+        powers, beyond, start = self._located(t)
         matrix, slope_matrix = _pieces(self.degree)
-        basis, slopes = powers @ matrix, (powers @ slope_matrix) * per_width
-        beyond = t - clipped  # nan stays nan
+        basis, slopes = powers @ matrix, (powers @ slope_matrix) * (self.intervals / (self.high - self.low))
         if beyond.any():
             basis = basis + beyond[:, None] * slopes
         return basis, slopes, start
+
+    def _located(self, t: Array) -> tuple[Array, Array, NDArray[np.int64]]:
+        """Powers (N, k + 1) of the place within an interval, how far t is beyond the grid, and the interval."""
+        clipped = np.clip(np.nan_to_num(t, nan=self.low), self.low, self.high)
+        at = (clipped - self.low) * (self.intervals / (self.high - self.low))
+        start = np.minimum(at.astype(np.int64), self.intervals - 1)
+        powers = np.empty((t.size, self.degree + 1))
+        powers[:, 0], within = 1.0, at - start
+        for k in range(self.degree):
+            powers[:, k + 1] = powers[:, k] * within
+        return powers, t - clipped, start  # nan stays nan
 
     def refined(self, intervals: int, low: float | None = None, high: float | None = None) -> Spline:
         """The nearest spline on another grid, by least squares on points of this one."""

@@ -31,20 +31,23 @@ class MatchingPolicy:
 class UnivariatePolicy:
     """Formulas of one variable for an edge: `points` of its samples are used.
 
-    Values are known to `rounding` of their size at best. Polynomials have a degree of at most `degree`, rational
-    functions degrees of at most `rational` in all; both count where the residual falls to `sudden` of what it was at
-    once. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of the `simple`
-    ones among these. `singles` of them are refitted, for at most `steps` steps; of their pairs the `kept` best are
-    looked at and `polished` families of them refitted; `first` entries are tried as the third term. Terms are added to
-    a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge of several gets work of
-    `budget`.
+    Values are known to `rounding` of their size at best; where they are known to `precise`, the first formula as good
+    as that is taken. Polynomials have a degree of at most `degree`, rational functions degrees of at most `rational` in
+    all; both count where the residual falls to `sudden` of what it was at once; combinations within other families have
+    at most `sums` terms. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of
+    the `simple` ones among these. `singles` of them are refitted, for at most `steps` steps; of their pairs the `kept`
+    best are looked at and `polished` families of them refitted; `first` entries are tried as the third term. Terms are
+    added to a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge of several gets
+    work of `budget`.
     """
 
     points: int = 120
     rounding: float = 3e-14
+    precise: float = 1e-10
     degree: int = 16
     rational: int = 10
     sudden: float = 1e-4
+    sums: int = 6
     entries: int = 4000
     nice: int = 2500
     products: int = 6000

@@ -230,6 +230,8 @@ def _beam(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget
         grown: list[Trial] = []
         for state in beam:
             here = known.get(id(state.graph)) or edge_matches(state.graph, problem)
+            if state.graph is not graph and len(here) == 1:  # the last one is known better than before
+                here = with_formulas(state.graph, problem, here, budget)
             index = _surest(here)
             if index is None:
                 continue

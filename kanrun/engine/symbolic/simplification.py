@@ -227,13 +227,25 @@ def written(expression: sympy.Expr) -> sympy.Expr:
             return sympy.Float(repr(float(number)), _DIGITS)
         p, q = int(number.p), int(number.q)
         decimal = repr(p / q)
-        longer = len(decimal) - (q >= _LEAST_DECIMAL) >= len(f"{p}/{q}")
+        longer = len(decimal) - (q == _FIFTH or q >= _LEAST_DECIMAL) >= len(f"{p}/{q}")
         if longer or sympy.Rational(decimal) != number:
             return number
         return sympy.Float(decimal, _DIGITS)
 
+    expression = expression.replace(_is_half_decimal, _one_number)
     numbers = [each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer]
     return expression.xreplace({number: shown(number) for number in numbers})
+
+
+def _is_half_decimal(expression: sympy.Expr) -> bool:
+    """A product of a decimal number and another irrational one."""
+    factors = expression.args if expression.is_Mul else ()
+    return any(each.is_Float for each in factors) and any(each.is_number and not each.is_Float for each in factors)
+
+
+def _one_number(product: sympy.Expr) -> sympy.Expr:
+    numbers, rest = product.as_independent(*product.free_symbols, as_Add=False)
+    return numbers.evalf(_DIGITS) * rest
 
 
 def exactly(expression: sympy.Expr) -> sympy.Expr:
@@ -243,9 +255,9 @@ def exactly(expression: sympy.Expr) -> sympy.Expr:
     return expression.xreplace(short)
 
 
-#: Relative difference at which two coefficients have a nice ratio; denominators from which on fractions may become
-#: decimal numbers; characters of a decimal number that stands for itself.
-_RATIO, _LEAST_DECIMAL, _SHORT = 1e-9, 10, 11
+#: Relative difference at which two coefficients have a nice ratio; denominators at which decimal numbers as long as the
+#: fraction are preferred; characters of a decimal number that stands for itself.
+_RATIO, _FIFTH, _LEAST_DECIMAL, _SHORT = 1e-9, 5, 10, 11
 #: Size of a digit beside an operation's 1, and the largest of a number.
 _DIGIT = 0.1
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, power
-from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, products, scaled, unscaled
+from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, known, products, scaled, unscaled
 from kanrun.engine.symbolic.edge_matching import EdgeMatch
 from kanrun.engine.symbolic.edges import Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
@@ -43,8 +44,9 @@ def match_formulas(
         return []
     search = _Search(t, values, candidates, accuracy, policy)
     with np.errstate(all="ignore"):
-        for _ in search.phases(budget):
-            if search.exact() or budget.over:
+        for usual in search.phases(budget):
+            # values that are not exact are near to many formulas: the usual ones are all compared
+            if (search.exact() and (search.precise or not usual)) or budget.over:
                 break
     return search.best()
 
@@ -66,6 +68,7 @@ class _Search:
         self.spread = float(np.std(y))
         rounding = policy.rounding * float(np.abs(y).max()) / self.spread
         self.goal = max(accuracy, rounding)
+        self.precise = self.goal < policy.precise
         self.found: list[EdgeMatch] = []
 
     def exact(self) -> bool:
@@ -76,39 +79,49 @@ class _Search:
 
     # --- what is tried
 
-    def phases(self, budget: Budget) -> Iterator[None]:
+    def phases(self, budget: Budget) -> Iterator[bool]:
+        """Whether what comes next is as usual as what has been tried."""
         self.polynomials()
-        yield
+        yield True
         self.rationals()
-        yield
+        yield True
+        self.families()
+        yield True
         policy, factors = self.policy, _factors(self.t, self.candidates)
         every = dictionary(self.t, self.candidates).simplest(policy.entries)
         nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
         simple = nice.chosen(range(min(policy.simple, len(nice.families))))
         wide = nice + products(simple, factors).simplest(policy.products)
         plain, others = _Target(self.y, None), self.targets()
-        for target in (plain, *others):
+        self.singles(plain, wide)
+        yield True
+        self.pairs(plain, nice, None, 4)
+        yield True
+        for target in others:
             self.singles(target, wide)
-            yield
+            yield True
+        self.singles(plain, products(simple, simple.chosen(range(min(policy.simple // 3, len(simple.families))))))
+        yield False
         self.pairs(plain, every, None, policy.polished)
-        yield
+        yield False
         self.sums_with_factor(plain, nice)
-        yield
+        yield False
         for target in others:
             self.pairs(target, nice, None, 4)
-            yield
+            yield False
         self.pairs(plain, wide, None, policy.polished)
-        yield
+        yield False
         self.sums_with_factor(plain, wide)
-        yield
-        yield from self.grown(every, budget)
+        yield False
+        for _ in self.grown(every, budget):
+            yield False
         for target in (plain, *others):
             for index in range(len(factors.families)):
                 self.pairs(target, simple, (factors, index), 2)
-                yield
+                yield False
         for index in range(min(policy.first, len(simple.families))):
             self.pairs(plain, simple, None, 1, beside=(simple, index))
-            yield
+            yield False
 
     def singles(self, target: _Target, entries: Dictionary) -> None:
         """c_0 + c_1 f for the entries nearest to the target."""
@@ -160,7 +173,7 @@ class _Search:
             rest = self.y - basis @ np.linalg.lstsq(basis, self.y, rcond=None)[0]
             error = float(np.sqrt(np.mean(rest**2))) / self.spread
             if error <= self.goal and (error < self.policy.sudden * before or degree < 3):
-                self.try_terms([call(power(k)) for k in range(1, degree + 1)])
+                self.try_terms([call(power(k)) for k in range(1, degree + 1)], degree)
                 return
             before = error
 
@@ -254,13 +267,14 @@ class _Search:
         t = self.t
         families = [[call(power(k)) for k in (1, 2, 3)]]
         if "sin" in self.names:
-            families += [[call("sin", k, b) for k in range(1, most + 1) for b in (0.0, np.pi / 2)] for most in (1, 5)]
+            waves = [call("sin", float(k), b) for k in range(1, 6) for b in (0.0, np.pi / 2)]
+            families += [waves[:2], waves]
         for parts in families:
             basis = [np.ones_like(t), *(part.function.value(t) for part in parts)]
             stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
             norms = np.linalg.norm(stacked, axis=1, keepdims=True)
             q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
-            count_work(COSTS.grid_value * stacked.size * len(basis))
+            count_work(COSTS.grid_value * stacked.size)
             rest = target.values - np.einsum("mnk,mk->mn", q, np.einsum("mnk,n->mk", q, target.values))
             errors = np.sqrt(np.mean(rest**2, axis=1)) / float(np.std(target.values))
             for index in np.argsort(errors)[:2]:
@@ -318,20 +332,54 @@ class _Search:
 
     # --- what becomes of it
 
-    def try_terms(self, terms: Sequence[Call]) -> None:
-        """A linear combination of terms, without those that are zero."""
-        kept = list(terms)
-        while True:
-            curves = [term.function.value(self.t) for term in kept]
-            columns = np.stack([np.ones_like(self.t), *curves], axis=1)
-            norms = np.linalg.norm(columns, axis=0)
-            c = np.linalg.lstsq(columns / norms, self.y, rcond=None)[0]
-            small = [k for k in range(1, len(c)) if abs(c[k]) < max(self.goal, 1e-12) * 100 * np.abs(c).max()]
-            if not small or len(kept) == 1:
+    def try_terms(self, terms: Sequence[Call], most: int) -> None:
+        """A linear combination of terms that is exact, with as few as that takes, if these are at most `most`."""
+        usable = [term for term in terms if known(term.function.candidate, self.names) and term.function.allows(self.t)]
+        columns = np.stack([np.ones_like(self.t), *(term.function.value(self.t) for term in usable)], axis=1)
+        columns[:, 1:] -= columns[:, 1:].mean(axis=0)
+        columns /= np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+        kept = list(range(1, columns.shape[1]))
+        goal = 10 * self.goal
+        c, error = self.combined(columns[:, [0, *kept]])
+        while error <= goal and len(kept) > 1:
+            for least in np.argsort(np.abs(c[1:]))[:2]:
+                fewer = kept[:least] + kept[least + 1 :]
+                c, error = self.combined(columns[:, [0, *fewer]])
+                if error <= goal:
+                    kept = fewer
+                    break
+            else:
                 break
-            kept.pop(min(small, key=lambda k: abs(c[k])) - 1)
-        c = c / norms
-        self.try_sum([scaled(term, float(f)) for term, f in zip(kept, c[1:], strict=True)], float(c[0]), None, None)
+        c, error = self.combined(columns[:, [0, *kept]])
+        if error <= goal and len(kept) <= most:
+            chosen = [usable[k - 1] for k in kept]
+            plain = np.stack([np.ones_like(self.t), *(term.function.value(self.t) for term in chosen)], axis=1)
+            norms = np.linalg.norm(plain, axis=0)
+            c = np.linalg.lstsq(plain / norms, self.y, rcond=None)[0] / norms
+            self.try_sum(
+                [scaled(term, float(f)) for term, f in zip(chosen, c[1:], strict=True)], float(c[0]), None, None
+            )
+
+    def combined(self, columns: Array) -> tuple[Array, float]:
+        """The combination of columns (N, K) nearest to y, and its error relative to the spread."""
+        c = np.linalg.lstsq(columns, self.y, rcond=1e-15)[0]
+        count_work(COSTS.grid_value * columns.size * columns.shape[1])
+        return np.asarray(c, dtype=np.float64), float(np.sqrt(np.mean((self.y - columns @ c) ** 2))) / self.spread
+
+    def families(self) -> None:
+        """Linear combinations within families of functions with whole numbers for constants."""
+        wide, turn = range(-6, 7), np.pi / 2
+        powers = [power(Fraction(k, 2)) for k in range(-4, 9) if k]
+        waves = [call("sin", float(k), b) for k in range(1, 7) for b in (0.0, turn)]
+        growth = [call("exp", float(k)) for k in range(-3, 4) if k]
+        common = [call("sin", k, b) for k in (1.0, 2.0) for b in (0.0, turn)]
+        common += [call(name) for name in ("log", "sqrt", "1/x", "1/x^2", "tanh", "arctan", "abs")]
+        common += [call("exp", 1.0), call("exp", -1.0), *(call(power(k)) for k in (1, 2, 3, 4, 5))]
+        most = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
+        for terms in (waves, growth, [call(power(k)) for k in wide if k], [call(each) for each in powers], common):
+            self.try_terms(terms, most)
+            if self.exact():
+                return
 
     def try_sum(
         self, terms: Sequence[Part], constant: float, weight: tuple[Dictionary, int] | None, inverse: Symbolic | None

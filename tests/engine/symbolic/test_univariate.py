@@ -15,8 +15,8 @@ from kanrun.formulas import parse, to_numpy
 FOUND = [
     ("x0^6-x0^4+2*x0", -1, 1),
     ("(x0^2+2*x0+3)/(x0^3+4)", -1, 2),
-    ("cos(x0)+sin(2*x0-x0^2)", -1, 1),
-    ("log(x0^2+x0+1)+log(x0+2)", 0, 2),
+    pytest.param("cos(x0)+sin(2*x0-x0^2)", -1, 1, marks=pytest.mark.slow),
+    pytest.param("log(x0^2+x0+1)+log(x0+2)", 0, 2, marks=pytest.mark.slow),
     ("2.5*exp(-0.21*x0)*sin(3.3*x0)+0.8", 0, 6),
     ("x0^1.6/(0.8+x0^1.6)", 0.1, 5),
     ("x0^3/(exp(x0)-1)", 0.2, 8),
@@ -37,7 +37,7 @@ def test_a_function_of_one_variable_is_found(formula: str, low: float, high: flo
 
 def test_only_the_candidates_named_are_used() -> None:
     t = np.random.default_rng(0).uniform(0.2, 2.0, 300)
-    matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(2.0))
+    matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(1.0))
     assert matches
     assert not any(word in match.name for match in matches for word in ("log", "sqrt", "tanh"))
 
@@ -45,9 +45,9 @@ def test_only_the_candidates_named_are_used() -> None:
 def test_a_search_for_one_function_ends_with_its_budget() -> None:
     t = np.linspace(-3, 3, 200)
     noise = np.random.default_rng(0).normal(size=200)
-    budget = Budget(2.0)
+    budget = Budget(0.5)
     assert match_formulas(t, noise, choose(None), 0.0, budget)
-    assert budget.used < 4.0
+    assert budget.used < 2.0
 
 
 def test_the_nearest_pair_is_the_one_that_least_squares_finds() -> None:
