@@ -128,9 +128,19 @@ def test_classes_keep_their_labels() -> None:
 
 def test_a_weight_is_a_number_of_rows() -> None:
     weights = RNG.integers(0, 3, 80)
-    weighted = fit(X, Y, sample_weight=weights, folds=0)
-    repeated = fit(np.repeat(X, weights, 0), np.repeat(Y, weights), folds=0)
-    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-9)
+    weighted = fit(X, Y, model="additive", sample_weight=weights)
+    repeated = fit(np.repeat(X, weights, 0), np.repeat(Y, weights), model="additive")
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-7, atol=1e-9)
+    freedom = "effective degrees of freedom"
+    assert weighted.summary().facts[freedom] == pytest.approx(repeated.summary().facts[freedom])
+    half = fit(X, Y, model="additive", sample_weight=np.full(80, 0.5))
+    assert half.score(X, Y) > 0.98
+    kan = fit(X, Y, sample_weight=weights, **SMALL)
+    np.testing.assert_array_equal(
+        kan.predict(X), fit(np.repeat(X, weights, 0), np.repeat(Y, weights), **SMALL).predict(X)
+    )
+    with pytest.raises(UsageError, match="must be whole numbers"):
+        fit(X, Y, sample_weight=np.full(80, 0.5), **SMALL)
 
 
 def test_summary_plot_and_html(automatic: Model) -> None:
@@ -169,7 +179,8 @@ def test_ctrl_c_keeps_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def interrupted(self: LevenbergMarquardt) -> float:
         if self.network.intervals == 6:
-            for _ in range(presses[0]):
+            while presses[0]:
+                presses[0] -= 1
                 os.kill(os.getpid(), signal.SIGINT)
         return original(self)
 

@@ -9,23 +9,22 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from kanrun import Model, fit
 from kanrun.errors import UsageError
 from kanrun.study import prediction
-from kanrun.study.fitted_table import FittedTable, fit_columns
-from kanrun.study.table_model import TablePolicy
 from kanrun.targets import TableLimits
 
 
 @pytest.fixture(scope="module")
-def fitted() -> FittedTable:
+def fitted() -> Model:
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.uniform(0, 1, (60, 2)), rng.uniform(2, 3, (60, 2))])
-    return fit_columns(pd.DataFrame(x, columns=["a", "b"]), x.sum(1) + 0.1 * rng.normal(size=120))
+    return fit(pd.DataFrame(x, columns=["a", "b"]), x.sum(1) + 0.1 * rng.normal(size=120))
 
 
 @pytest.fixture
-def run(fitted: FittedTable, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted.model))
+def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted))
     monkeypatch.setattr(prediction, "LIMITS", TableLimits(block=7))
     return Path()
 
@@ -39,12 +38,12 @@ def table(folder: Path, rows: int = 30) -> pd.DataFrame:
     return data
 
 
-def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: FittedTable) -> None:
+def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Model) -> None:
     data = table(tmp_path)
     said = prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
-    np.testing.assert_allclose(out["y"], fitted.predict(data)[:, 0], rtol=1e-12)
+    np.testing.assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
     np.testing.assert_allclose(out["upper:y"], fitted.interval(data, 0.9)[1][:, 0], rtol=1e-12)
     assert any("3.3% of the samples have a outside the trained range" in sentence for sentence in said)
     assert any("3.3% of the samples have a in a gap of the training rows, such as" in sentence for sentence in said)
@@ -80,7 +79,7 @@ def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 1))
     labels = np.where(x[:, 0] > 0, "yes", "no")
-    model = fit_columns({"a": x[:, 0]}, labels, classification=True, policy=TablePolicy.additive()).model
+    model = fit({"a": x[:, 0]}, labels, model="additive")
     monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
     table(tmp_path)
     prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")

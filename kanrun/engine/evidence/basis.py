@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy import linalg
 
@@ -136,7 +136,7 @@ def _moments(u: ndarray, weights: ndarray, breakpoints: ndarray, functions: int)
     return gram - mean[:, :, None] * mean[:, None, :], mean
 
 
-def _rows_between(u: ndarray, breakpoints: ndarray) -> Float[ndarray, "inputs intervals"]:
+def _rows_between(u: ndarray, breakpoints: ndarray) -> Int[ndarray, "inputs intervals"]:
     """How many rows lie in each interval."""
     return np.stack([np.histogram(column, grid)[0] for column, grid in zip(u.T, breakpoints, strict=True)])
 
