@@ -1,0 +1,209 @@
+"""The page of real runs in headless Chromium: it draws, drags, sorts, predicts; no error, no request leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kanrun.cli.app import main
+from kanrun.study.saved import load_run
+
+pytestmark = pytest.mark.slow
+
+
+class Browser:
+    """Chromium over the pipe of its developer tools, with a temporary profile."""
+
+    def __init__(self, profile: Path) -> None:
+        program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        assert program is not None, "this test needs Chromium: install it (Debian: apt install chromium)"
+        reads, to_browser = os.pipe()
+        from_browser, writes = os.pipe()
+        options = ["--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--disable-dev-shm-usage"]
+        command = [program, *options, f"--user-data-dir={profile}", "--window-size=1100,1400", "about:blank"]
+        self._process = subprocess.Popen(
+            ["bash", "-c", f'exec "$@" 3<&{reads} 4>&{writes}', "bash", *command],
+            pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        os.close(reads)
+        os.close(writes)
+        self._out, self._in = os.fdopen(to_browser, "wb"), os.fdopen(from_browser, "rb")
+        self._number, self._buffer, self.events = 0, b"", list[dict[str, Any]]()
+        (page,) = [one for one in self.send("Target.getTargets")["targetInfos"] if one["type"] == "page"]
+        target = {"targetId": page["targetId"], "flatten": True}
+        self._session = self.send("Target.attachToTarget", **target)["sessionId"]
+        for part in ("Page", "Runtime", "Network", "Log"):
+            self.send(f"{part}.enable")
+
+    _session: str | None = None
+
+    def send(self, method: str, **parameters: Any) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, Any] = {"id": self._number, "method": method, "params": parameters}
+        if self._session is not None:
+            message["sessionId"] = self._session
+        self._out.write(json.dumps(message).encode() + b"\0")
+        self._out.flush()
+        while True:
+            answer = self._next()
+            if answer.get("id") == self._number:
+                assert "error" not in answer, answer
+                result: dict[str, Any] = answer["result"]
+                return result
+            self.events.append(answer)
+
+    def _next(self) -> dict[str, Any]:
+        while b"\0" not in self._buffer:
+            part = os.read(self._in.fileno(), 1 << 16)
+            assert part, "Chromium ended"
+            self._buffer += part
+        message, _, self._buffer = self._buffer.partition(b"\0")
+        answer: dict[str, Any] = json.loads(message)
+        return answer
+
+    def value(self, script: str) -> Any:
+        answer = self.send("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def open(self, path: Path) -> None:
+        self.send("Page.navigate", url=path.as_uri())
+        end = time.monotonic() + 30
+        while self.value("document.documentElement?.dataset.ready") != "yes":
+            assert time.monotonic() < end, "the page's script did not finish"
+            time.sleep(0.1)
+
+    def mouse(self, kind: str, x: float, y: float) -> None:
+        self.send("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+
+    def key(self, name: str) -> None:
+        for kind in ("keyDown", "keyUp"):
+            self.send("Input.dispatchKeyEvent", type=kind, key=name, code=name)
+
+    def end(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+    outputs = ["--outputs", str(folder / "outputs"), "-q"]
+    small = ["model.hidden=[2]", "model.intervals=[3,6]", "sampling.train=200", "sampling.test=100", "solver.steps=5"]
+    assert main(["fit", *outputs, *small]) == 0
+    assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
+    page = folder / "report.html"
+    assert main(["runs", "report", "fit/1", "curves/1", "-o", str(page), "--outputs", str(folder / "outputs")]) == 0
+    return folder
+
+
+@pytest.fixture
+def browser(runs: Path, tmp_path: Path) -> Iterator[Browser]:
+    found = Browser(tmp_path / "profile")
+    try:
+        found.open(runs / "report.html")
+        yield found
+    finally:
+        found.end()
+
+
+def test_the_page_lives(runs: Path, browser: Browser) -> None:
+    count = "document.querySelectorAll('.living svg').length"
+    assert browser.value(count) == 3 + 2  # network, edge and prediction; a Bézier curve and a B-spline
+    model = load_run(runs / "outputs/fit/v0001").model()
+
+    # own inputs predict what the engine predicts
+    browser.value("""(() => {
+        const fields = document.querySelectorAll('.living input[type=number]');
+        fields[0].value = '0.3';
+        fields[1].value = '-0.2';
+        fields[1].dispatchEvent(new Event('input'));
+    })()""")
+    shown = browser.value("document.querySelector('.living p.number').textContent")
+    assert float(shown.split("=")[1]) == pytest.approx(float(model(np.array([0.3, -0.2]))[0]), rel=1e-3)
+
+    # hovering an edge shows its function; dragging a control point changes the error at once
+    error = "document.querySelector('.living .bar span.number').textContent"
+    title = """[...document.querySelectorAll('.living svg')[1].querySelectorAll('text')]
+        .map(text => text.textContent).join(' ')"""
+    before_title = browser.value(title)
+    browser.value("document.querySelector('[data-edge=\"1,0,1\"]').dispatchEvent(new Event('pointerenter'))")
+    assert browser.value(title) != before_title
+    before = browser.value(error)
+    browser.value("document.querySelector('.handle').scrollIntoView({block: 'center'})")
+    box = browser.value("""(() => {
+        const r = document.querySelectorAll('.handle')[2].getBoundingClientRect();
+        return [r.x + r.width / 2, r.y + r.height / 2];
+    })()""")
+    browser.mouse("mousePressed", *box)
+    browser.mouse("mouseMoved", box[0], box[1] - 40)
+    browser.mouse("mouseReleased", box[0], box[1] - 40)
+    after = browser.value(error)
+    assert after != before
+    assert after.startswith("RMSE on 100 test points: ")
+
+    # the keyboard moves control points too, and the button gives the trained network back
+    browser.value("document.querySelectorAll('.handle')[2].focus()")
+    browser.key("ArrowUp")
+    assert browser.value(error) != after
+    assert browser.value("document.activeElement.dataset.handle") == "2"
+    browser.value("document.querySelector('.living button').click()")
+    assert browser.value(error) == before
+
+    # the slider runs through the grids
+    browser.value("""(() => {
+        const slider = document.querySelector('.living input[type=range]');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input'));
+    })()""")
+    assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
+    assert browser.value(error) != before
+
+
+def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser: Browser) -> None:
+    moved = []
+    for number in (3, 4):
+        browser.value(f"document.querySelectorAll('.living svg')[{number}].scrollIntoView({{block: 'center'}})")
+        browser.value(f"document.querySelectorAll('.living svg')[{number}].querySelectorAll('.handle')[1].focus()")
+        for _ in range(5):
+            browser.key("ArrowUp")
+        said = browser.value(f"document.querySelectorAll('.living')[{number - 2}].querySelector('span').textContent")
+        moved.append(int(said.split()[0]))
+    assert moved[0] > 95
+    assert 5 < moved[1] < 75
+
+
+def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: Path) -> None:
+    up, down = browser.value("""(() => {
+        const table = [...document.querySelectorAll('table.sorts')].find(t => t.tBodies[0].rows.length > 1);
+        const cells = () => [...table.tBodies[0].rows].map(row => row.cells[1].textContent);
+        const button = table.querySelectorAll('th button')[1];
+        button.click();
+        const up = cells();
+        button.click();
+        return [up, cells()];
+    })()""")
+    assert len(up) > 1
+    assert sorted(up) == sorted(down)
+    assert up == down[::-1] or len(set(up)) < len(up)
+    browser.send("Runtime.evaluate", expression="1")
+    methods = [event.get("method") for event in browser.events]
+    assert "Runtime.exceptionThrown" not in methods
+    errors = [
+        e for e in browser.events if e.get("method") == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"
+    ]
+    assert errors == []
+    asked = [e["params"]["request"]["url"] for e in browser.events if e.get("method") == "Network.requestWillBeSent"]
+    assert all(url.startswith(("file:", "data:")) for url in asked)
+    assert sum(url.startswith("file:") for url in asked) == 1
+    blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")
+    assert blocked == "blocked"
