@@ -57,7 +57,7 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         "kanrun/experiments/__init__.py",
     } <= names
     for folder, prefix in (("kanrun", "kanrun"), ("conf", "kanrun/conf"), ("experiments", "kanrun/experiments")):
-        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".yaml", ".csv"}]
+        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".yaml", ".csv", ".js", ".css"}]
         assert {f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}" for path in files} <= names
 
 
@@ -92,4 +92,4 @@ def test_hydra_is_new_enough_to_be_safe() -> None:
 
 
 def test_the_console_script_is_the_command_line() -> None:
-    assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.cli.app:main"}
+    assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.__main__:main"}

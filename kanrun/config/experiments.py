@@ -49,6 +49,9 @@ class ExperimentConfig:
         None, "CPU seconds after which the run ends in order with the best it has; null is no limit", above=0
     )
     format: str | None = setting(None, "a format of figures beside PNG and SVG", choices=("pdf",))
+    tracker: str | None = setting(
+        None, "another place that hears of the run", choices=("mlflow", "tensorboard", "trackio")
+    )
     tags: list[str] = setting([], "words by which the run is found and listed", distinct=True)
     note: str | None = setting(None, "a sentence about the run")
 

@@ -37,7 +37,8 @@ class RunComparison:
         names = list(dict.fromkeys(name for settings in each for name in settings))
         absent = [name for name in names if any(name not in settings for settings in each)]
         telling = {*differing(each), *absent}
-        return {name: [_words(settings.get(name)) for settings in each] for name in names if name in telling}
+        side = {name: [_words(settings.get(name)) for settings in each] for name in names if name in telling}
+        return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
 
     @cached_property
     def results(self) -> Side:

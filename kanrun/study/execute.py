@@ -16,13 +16,14 @@ from kanrun.errors import StorageFailed
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.manifest import Claim, Manifest, RunLabels, Status, check_tags
 from kanrun.runs.reader import Run
-from kanrun.runs.records import Note
+from kanrun.runs.records import Note, Row
 from kanrun.study import report
-from kanrun.study.executors import Resume, TaskEvents, Warned, run_local, run_serial
+from kanrun.study.executors import Recorded, Resume, TaskEvent, TaskEvents, Warned, run_local, run_serial
 from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRunner, prepare, takes_resume, tasks_of
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import cores, device_of, threads_of
+from kanrun.study.trackers import Tracker
 from kanrun.watch import time_is_up, watching
 
 if TYPE_CHECKING:
@@ -100,9 +101,14 @@ def execute(  # noqa: PLR0913  (each is an option)
         RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
     limit = None if cfg.max_seconds is None else TimeLimit(cfg.max_seconds, process_time() if began is None else began)
-    execution = _Execution(runner, folder, tasks, report.error_console(), quiet, verbose, limit)
+    tracker = None
+    if cfg.tracker is not None:
+        tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
+    execution = _Execution(runner, folder, tasks, report.error_console(), quiet, verbose, limit, tracker)
     try:
         outcome, metrics = execution.run(resume)
+        if tracker is not None:
+            tracker.end(metrics, outcome.status)
         folder.finish(
             outcome.status, outcome.reason, outcome.trace,
             metrics=metrics, claims=outcome.claims, failures=outcome.failures,
@@ -143,12 +149,12 @@ class TimeLimit:
 class _Execution:
     """One execution of a study."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917  (what `execute` was asked for)
         self, runner: TaskRunner, folder: RunFolder, tasks: Sequence[Task], console: Console, quiet: bool,
-        verbose: bool = False, limit: TimeLimit | None = None,
+        verbose: bool = False, limit: TimeLimit | None = None, tracker: Tracker | None = None,
     ) -> None:  # fmt: skip
         self._runner, self._folder, self._tasks, self._limit = runner, folder, tasks, limit
-        self._ended_early = False
+        self._ended_early, self._tracker = False, tracker
         self._console, self._quiet, self._verbose = console, quiet, verbose
         self._recorder = Recorder(folder, tasks)
         self._summary: pandas.DataFrame | None = None
@@ -190,9 +196,19 @@ class _Execution:
                     for event in events:
                         self._recorder.handle(event)
                         reporter.handle(event)
+                        self._track(event)
                 finally:
                     events.close()
                 self._ended_early = time_is_up() or self._begun_but_few(left)
+
+    def _track(self, event: TaskEvent) -> None:
+        """Tell the tracker, where there is one, of a row of metrics."""
+        if self._tracker is None or not isinstance(event, Recorded) or not isinstance(event.record, Row):
+            return
+        if event.record.table == "metrics":
+            several = len(self._tasks) > 1
+            marks = dict(zip(("cell", "seed"), event.task.pair, strict=True)) if several else {}
+            self._tracker.row({**event.record.values, **marks})
 
     def _begun_but_few(self, tasks: Sequence[Task]) -> bool:
         """Whether trainings were left out, which only the end of the time does."""

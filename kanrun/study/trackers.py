@@ -1,0 +1,132 @@
+"""Trackers beside the run folder: MLflow, TensorBoard, trackio. Off by default, and never a run's failure.
+
+A tracker gets the settings, each row of `metrics.csv` that has a step, and at the end the medians of `summary.csv`. The
+first error of one is said in a warning, and it hears no more.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from kanrun.runs.index import flattened
+
+Numbers = Mapping[str, float]
+
+
+class Backend(Protocol):
+    """What a tracker does with a run; each may raise whatever its package raises."""
+
+    def log(self, numbers: Numbers, step: int) -> None: ...
+
+    def end(self, results: Numbers, status: str) -> None: ...
+
+
+class Tracker:
+    """One tracker of one run; its errors are warnings."""
+
+    def __init__(self, name: str, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._name, self._backend, self._steps = name, None, dict[Any, int]()
+        flat = {key: value for key, value in flattened(settings).items() if value is not None}
+        self._backend = self._tried(lambda: BACKENDS[name](command, folder, flat))
+
+    def row(self, values: Mapping[str, Any]) -> None:
+        """A row of `metrics`: its numbers under the name of the training where there are several."""
+        pair = values.get("cell"), values.get("seed")
+        step = self._steps[pair] = self._steps.get(pair, -1) + 1
+        prefix = "".join(f"{name} {value}/" for name, value in zip(("cell", "seed"), pair, strict=True) if value)
+        numbers = {f"{prefix}{name}": number for name, number in _numbers(values)}
+        if self._backend is not None and numbers:
+            backend = self._backend
+            self._tried(lambda: backend.log(numbers, step))
+
+    def end(self, results: Mapping[str, Any], status: str) -> None:
+        """The medians of the run, and how it ended."""
+        if self._backend is not None:
+            backend = self._backend
+            self._tried(lambda: backend.end(dict(_numbers(results)), status))
+
+    def _tried(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except Exception as error:  # whatever it is, the run goes on
+            self._backend = None
+            cause = " ".join(f"{type(error).__name__}: {error}".split())
+            hint = f" (pip install {self._name})" if isinstance(error, ImportError) else ""
+            print(f"kanrun: tracker={self._name} does not work and is left out: {cause}{hint}", file=sys.stderr)
+            return None
+
+
+class _MLflow:
+    """Into an SQLite file beside the runs, or the server that MLFLOW_TRACKING_URI names."""
+
+    def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        from mlflow import MlflowClient  # type: ignore[import-not-found]
+
+        uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
+        self._client = MlflowClient(uri)
+        found = self._client.get_experiment_by_name(f"kanrun-{command}")
+        experiment = found.experiment_id if found else self._client.create_experiment(f"kanrun-{command}")
+        self._run = self._client.create_run(experiment, run_name=folder.name).info.run_id
+        for key, value in settings.items():
+            self._client.log_param(self._run, key, str(value)[:500])
+
+    def log(self, numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            self._client.log_metric(self._run, key.replace(" ", "_"), value, step=step)
+
+    def end(self, results: Numbers, status: str) -> None:
+        self.log(results, 0)
+        self._client.set_terminated(self._run, "FINISHED" if status == "COMPLETED" else "FAILED")
+
+
+class _TensorBoard:
+    """Into the folder `tensorboard` of the run."""
+
+    def __init__(self, _: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder / "tensorboard"))
+        self._writer.add_text("settings", "\n".join(f"    {key}: {value}" for key, value in settings.items()))
+
+    def log(self, numbers: Numbers, step: int) -> None:
+        for key, value in numbers.items():
+            self._writer.add_scalar(key, value, step)
+
+    def end(self, results: Numbers, _: str) -> None:
+        for key, value in results.items():
+            self._writer.add_scalar(f"result/{key}", value, 0)
+        self._writer.close()
+
+
+class _Trackio:
+    """Into trackio's own database on this machine."""
+
+    def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        import trackio  # type: ignore[import-not-found]
+
+        self._package = trackio
+        trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
+
+    def log(self, numbers: Numbers, step: int) -> None:
+        self._package.log({**numbers, "step": step})
+
+    def end(self, results: Numbers, _: str) -> None:
+        self._package.log({f"result/{key}": value for key, value in results.items()})
+        self._package.finish()
+
+
+BACKENDS: dict[str, Callable[[str, Path, Mapping[str, Any]], Backend]] = {
+    "mlflow": _MLflow, "tensorboard": _TensorBoard, "trackio": _Trackio
+}  # fmt: skip
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if number and name not in ("cell", "seed"):
+            yield name, float(value)
