@@ -59,6 +59,7 @@ Plugins = Annotated[
     ),
 ]  # fmt: skip
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
+Force = Annotated[bool, typer.Option("--force", help="Run also what this machine's memory does not seem to hold.")]
 Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
 Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
 Package = Annotated[str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")]
@@ -86,6 +87,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         quiet: Quiet = False,
         verbose: Verbose = False,
         strict: Strict = False,
+        force: Force = False,
         cfg: Cfg = None,
         resolve: Resolve = False,
         package: Package = None,

@@ -79,7 +79,7 @@ class PolynomialConfig:
 class BezierConfig:
     """One Bezier curve by least squares, for one input variable."""
 
-    control_points: int = setting(8, "control points, one more than the degree", minimum=2)
+    control_points: int = setting(8, "control points, one more than the degree", minimum=2, maximum=1001)
     kind: str = "bezier"
 
 

@@ -21,6 +21,7 @@ class Request:
     quiet: bool = False
     verbose: bool = False  # how choices were made is shown too
     strict: bool = False  # a claim that does not hold ends with exit code 1
+    force: bool = False  # also a training that this machine's memory does not seem to hold
     cfg: str | None = None
     resolve: bool = False
     package: str | None = None

@@ -58,7 +58,7 @@ def resume(folder: Path, how: GoingOn) -> int:
         print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
     else:
         config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
-        prepared = study.check(load_experiment(command), config)
+        prepared = study.check(load_experiment(command), config, force=True)
         with signals_raise() as signals:
             try:
                 if run.has_begun:
@@ -103,7 +103,7 @@ def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
     stored, file = [job.config for job in sweep.jobs], folder / SWEEP_FILE
     configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
     for config in configs.values():
-        study.check(load_experiment(sweep.command), config)
+        study.check(load_experiment(sweep.command), config, force=True)
     if not how.quiet:
         kept = f"{len(runs) - len(left)} of {len(runs)} jobs are finished and kept"
         print(f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept, file=sys.stderr)

@@ -64,7 +64,7 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
 
     experiment = load_experiment(request.command)
     for one in settings:
-        prepared = study.check(experiment, one)
+        prepared = study.check(experiment, one, force=request.force)
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     job = Job(request.command, request.argv, request.quiet, request.verbose, plan.sweep)

@@ -23,6 +23,7 @@ from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRun
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
 from kanrun.study.resources import cores, device_of, threads_of
+from kanrun.study.sizes import check_size
 from kanrun.study.trackers import Tracker
 from kanrun.watch import time_is_up, watching
 
@@ -50,13 +51,14 @@ class Origin:
     began: float | None = None  # CPU seconds of this process when the command was given
 
 
-def check(experiment: Experiment, cfg: ExperimentConfig) -> Prepared:
-    """Refuse what can be refused before a run exists: common settings, device, cells, the Dask address.
+def check(experiment: Experiment, cfg: ExperimentConfig, *, force: bool = False) -> Prepared:
+    """Refuse what can be refused before a run exists: common settings, size (unless `force`d), device, cells, address.
 
     Calls `check` and `prepare` of the experiment where it has them. Returns what was prepared for the first task, which
     `execute` takes. Raises UsageError; writes nothing.
     """
     settings.check(cfg)
+    check_size(cfg, force=force)
     check_tags(cfg.tags)
     if cfg.device not in {"auto", "cpu"}:
         device_of(cfg)

@@ -1,0 +1,119 @@
+"""Kills at any moment: no run is lost, none is half visible, and every one that is visible is resumed to its end.
+
+The processes are forked from this one, where the program is imported already, so that the kills fall into the life of
+a run and not into the seconds of importing torch, when nothing is on the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import kanrun.experiments.fit
+import pytest
+
+import kanrun.engine.training
+import kanrun.figures.panels  # noqa: F401  # what a run imports, so that forks need not
+from kanrun.cli.app import main
+from kanrun.runs import Run
+from kanrun.runs.locations import find_runs
+
+WORDS = ("fit", "target=runge", "model=polynomial", "seeds=2", "sampling.train=40", "-q")
+TORN = ("metrics", "summary")
+
+
+def forked(body: Callable[[], int], silent: Path) -> int:
+    """The process id of a fork that runs `body` and exits with what it returns; its output goes to a file."""
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        where = os.open(silent, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(where, 1)
+        os.dup2(where, 2)
+        code = body()
+    finally:
+        os._exit(code)
+
+
+def ended(process: int) -> int:
+    """The exit code of the process, negative for the signal that ended it."""
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def run_to_end(words: Sequence[str], outputs: Path, silent: Path) -> tuple[int, float]:
+    """Exit code and seconds of a run in a fork."""
+    clock = time.monotonic()
+    return ended(forked(lambda: main([*words, "--outputs", str(outputs)]), silent)), time.monotonic() - clock
+
+
+def numbers(run: Run) -> str:
+    """All that the run measured, to the last digit, but for times."""
+    tables = {name: run.table(name) for name in TORN}
+    kept = {name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()}
+    return "".join(f"{name}\n{table.to_csv(index=False)}" for name, table in kept.items())
+
+
+def check_kills(folder: Path, count: int) -> None:
+    silent, random_times = folder / "said.txt", random.Random(0)
+    code, life = run_to_end(WORDS, folder / "whole", silent)
+    assert code == 0, silent.read_text()
+    code, life = run_to_end(WORDS, folder / "whole", silent)  # the first also made caches
+    expected = numbers(find_runs(folder / "whole")[0])
+    outcomes: Counter[str] = Counter()
+    for number in range(count):
+        outputs = folder / str(number)
+        process = forked(lambda outputs=outputs: main([*WORDS, "--outputs", str(outputs)]), silent)
+        time.sleep(random_times.uniform(0, 1.05 * life))
+        os.kill(process, signal.SIGKILL)
+        killed = ended(process) == -signal.SIGKILL
+        runs = find_runs(outputs)
+        assert len(runs) <= 1
+        for run in runs:
+            state = run.status
+            assert killed == (state != "COMPLETED") or state == "COMPLETED"
+            again = forked(lambda run=run: main(["runs", "resume", str(run.path), "-q"]), silent)
+            assert ended(again) == 0, (state, silent.read_text()[-2000:])
+            after = Run(run.path)
+            assert after.status == "COMPLETED"
+            assert numbers(after) == expected
+            outcomes[state] += 1
+        outcomes["not visible"] += not runs
+    print(f"\n{count} kills: {dict(outcomes)}; every visible run was resumed to the same numbers")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+def test_killed_runs_are_resumed_to_the_same_numbers(tmp_path: Path) -> None:
+    check_kills(tmp_path, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks processes")
+def test_three_hundred_kills(tmp_path: Path) -> None:
+    check_kills(tmp_path, 300)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("presses", [1, 8])
+def test_ctrl_c_ends_in_order_however_often_it_is_pressed(tmp_path: Path, presses: int) -> None:
+    outputs, silent = tmp_path / "outputs", tmp_path / "said.txt"
+    words = ["fit", "target=product", "seeds=3", "solver=adam", "solver.steps=100000", "--outputs", str(outputs)]
+    process = forked(lambda: main(words), silent)
+    until = time.monotonic() + 60
+    while not list(outputs.glob("fit/v0001/metrics.csv")) and time.monotonic() < until:
+        time.sleep(0.05)
+    for _ in range(presses):
+        os.kill(process, signal.SIGINT)
+        time.sleep(0.02)
+    assert ended(process) == 130
+    said = silent.read_text()
+    assert "Traceback" not in said
+    assert "stopping after this step" in said
+    assert Run(outputs / "fit" / "v0001").status in {"INTERRUPTED", "INTERRUPTED (killed)"}
