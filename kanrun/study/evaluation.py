@@ -82,7 +82,7 @@ def effective_parameters(network: Network, problem: LearningProblem, smoothing: 
     gram = exact.linearise(samples.x.double())[1].scaled(factor).gram()
     whole = gram.clone()
     if len(rows := smoothing.rows(exact)):
-        rows.add_gram(whole, 1.0)
+        rows.add_gram(whole)
     values, vectors = torch.linalg.eigh(whole)
     kept = values > values[-1] * unknowns * torch.finfo(values.dtype).eps
     return float((((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum())

@@ -52,7 +52,7 @@ def size_of(cfg: ExperimentConfig, policy: SizePolicy = SizePolicy()) -> Size:
 
 def check_size(cfg: ExperimentConfig, *, force: bool = False, policy: SizePolicy = SizePolicy()) -> None:
     """Raise UsageError where a training of `cfg` cannot fit into this machine, unless `force`d; names what is large."""
-    import psutil
+    import psutil  # type: ignore[import-untyped]
 
     from kanrun.study.resources import cores
 
