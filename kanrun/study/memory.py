@@ -14,7 +14,7 @@ _GIB = 2**30
 
 
 @dataclass(frozen=True)
-class SizePolicy:
+class MemoryPolicy:
     """How numbers become bytes.
 
     `copies`: of the parameters, a training holds the network, its best state, a gradient and a trial step; of the
@@ -30,7 +30,7 @@ class SizePolicy:
 
 
 @dataclass(frozen=True)
-class Size:
+class Needed:
     """Numbers of the largest network, points of the largest sample, and the bytes that both take at least."""
 
     parameters: int
@@ -38,7 +38,7 @@ class Size:
     memory: float
 
 
-def size_of(cfg: ExperimentConfig, policy: SizePolicy = SizePolicy()) -> Size:
+def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Needed:
     """The least size of any training of `cfg`: columns of a table that are not named in it are not counted."""
     parts = list(_parts(cfg))
     inputs, outputs = (max([1, *(_named(part, name) for part in parts)]) for name in ("inputs", "outputs"))
@@ -47,10 +47,10 @@ def size_of(cfg: ExperimentConfig, policy: SizePolicy = SizePolicy()) -> Size:
     bytes_each = 4 if cfg.precision == "float32" else 8
     width = inputs + outputs + max((sum(vars(part).get("hidden") or ()) for part in parts), default=0)
     memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
-    return Size(parameters, points, memory)
+    return Needed(parameters, points, memory)
 
 
-def check_size(cfg: ExperimentConfig, *, force: bool = False, policy: SizePolicy = SizePolicy()) -> None:
+def check_memory(cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()) -> None:
     """Raise UsageError where a training of `cfg` cannot fit into this machine, unless `force`d; names what is large."""
     import psutil  # type: ignore[import-untyped]
 
@@ -58,7 +58,7 @@ def check_size(cfg: ExperimentConfig, *, force: bool = False, policy: SizePolicy
 
     if cfg.threads is not None and cfg.threads > policy.threads * cores():
         raise UsageError(f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here.")
-    size, there = size_of(cfg, policy), psutil.virtual_memory().total
+    size, there = need_of(cfg, policy), psutil.virtual_memory().total
     if size.memory <= policy.share * there or force:
         return
     large = f"a network of {size.parameters:.3g} numbers" if size.parameters > size.points else f"{size.points} points"

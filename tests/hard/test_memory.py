@@ -12,7 +12,7 @@ from kanrun.cli.app import main
 from kanrun.config.experiments import FitConfig
 from kanrun.config.models import KANConfig, MLPConfig
 from kanrun.config.targets import SamplingConfig
-from kanrun.study.sizes import size_of
+from kanrun.study.memory import need_of
 
 TOO_LARGE = {
     "a fine grid": "model.intervals=100000000",
@@ -37,10 +37,10 @@ def test_too_large_a_run_is_refused_before_its_folder(
 
 def test_the_numbers_of_a_network_are_counted_as_they_are_made() -> None:
     kan = FitConfig(model=KANConfig(hidden=[5, 4], intervals=[3, 20], degree=3))
-    assert size_of(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
+    assert need_of(kan).parameters == (1 * 5 + 5 * 4 + 4 * 1) * 23
     mlp = FitConfig(model=MLPConfig(hidden=[16, 8]), sampling=SamplingConfig(train=500, test=200))
-    assert size_of(mlp).parameters == 16 + 16 * 8 + 8
-    assert size_of(mlp).points == 700
+    assert need_of(mlp).parameters == 16 + 16 * 8 + 8
+    assert need_of(mlp).points == 700
 
 
 @pytest.mark.slow
@@ -53,4 +53,4 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
     hidden = [400, 400] if "hidden" in words else [5]
     cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(train=200_000))
     unit = 1 if sys.platform == "darwin" else 1024
-    assert size_of(cfg).memory < peak * unit
+    assert need_of(cfg).memory < peak * unit
