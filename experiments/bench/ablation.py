@@ -137,6 +137,7 @@ RULES: dict[str, TrainingRule] = {
     "settling of one start": TrainingRule(_policy("multistart", settles=False)),
     "selection of a width": TrainingRule(lambda plan: replace(plan, select_width=False), starts=True),
     "hopeless widths left": TrainingRule(_policy("widths", hopeless=inf), starts=True),
+    "near widths kept": TrainingRule(_policy("widths", near=0.0), starts=True),
     "weight search": TrainingRule(_policy("penalty", searches=False)),
     "weights upwards": TrainingRule(_policy("penalty", upwards=False)),
     "second differences": TrainingRule(_policy("penalty", noisy=inf)),

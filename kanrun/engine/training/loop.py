@@ -128,7 +128,7 @@ class _Training:
             start = best_start(partial(self._narrow, shape), self.data, self.plan, smoothing.weight, self.generator)
             candidates.append((start.loss**0.5, self._training(start.network, smoothing)))
         best = min(loss for loss, _ in candidates)
-        return [training for loss, training in candidates if loss <= policy.hopeless * best]
+        return [training for loss, training in candidates if loss <= max(policy.hopeless * best, policy.near)]
 
     def _settles(self, network: Network) -> bool:
         """Whether even one start is worth its quick steps, in which hidden grids find their place."""

@@ -44,8 +44,10 @@ class WidthPolicy:
     #: They are compared on grids up to this many unknowns, or what the full width has on so many intervals.
     unknowns: int = 220
     intervals: int = 8
-    #: A width whose best start is this many times worse than the best one's is left; infinity leaves none.
+    #: A width whose best start is this many times worse than the best one's is left, unless its error is below `near`:
+    #: what a coarse grid leaves of it can be a later grid's to gain. Infinity leaves none.
     hopeless: float = 10.0
+    near: float = 0.1
 
 
 @dataclass(frozen=True)
