@@ -88,6 +88,10 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         from kanrun.figures import effects
 
         yield "effects", effects(tables["effects"], tables["importance"], tables["input_values"])
+    if "pair_maps" in tables:
+        from kanrun.figures import pair_maps
+
+        yield "pair_maps", pair_maps(tables["pair_maps"])
     if "metrics" in tables:
         yield "loss", loss_curve(tables["metrics"], "RMSE of the class probabilities" if classifies else "RMSE")
     drawn = predictions(tables["predictions"])

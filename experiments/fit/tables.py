@@ -15,7 +15,7 @@ from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
 from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, loss_of
-from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_table
+from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_map_table, pair_table
 from kanrun.study.evaluation import edge_table, prediction_table
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
@@ -91,6 +91,8 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
     yield distribution_table(dataset.train, dataset.target.inputs)
     if (pairs := pair_table(fitted, dataset.train, dataset.target.inputs)) is not None:
         yield pairs
+    if (maps := pair_map_table(fitted, dataset.train, dataset.target.inputs, names)) is not None:
+        yield maps
     yield _members(fitted)
     yield prediction_table(fitted.network, known)
     if (edges := edge_table(fitted.network, known)) is not None:

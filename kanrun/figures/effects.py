@@ -66,3 +66,28 @@ def _draw(axes: Axes, table: pandas.DataFrame, outputs: list[str], values: panda
         axes.plot(rows["x"], rows["value"], color=colour, marker="o" if few else "", label=letters(str(output), 18))
     at = np.asarray(values["x"], dtype=float)
     axes.plot(at, np.zeros_like(at), "|", color=GREY, markersize=5, transform=axes.get_xaxis_transform(), clip_on=False)
+
+
+@styled
+def pair_maps(table: pandas.DataFrame) -> Figure:
+    """One map per strong pair: the prediction over two inputs, all else at its mean; dots where training rows lie.
+
+    `table` has the columns input, with, output, x, y, value and rows. All maps share the colours of the output.
+    """
+    table = first_seed(table)
+    pairs = list(table.groupby(["input", "with"], sort=False))
+    figure = new_figure(2.6 * -(-len(pairs) // 2) + 0.2)
+    flat = [axes for line in grid_of_axes(figure, -(-len(pairs) // 2), min(2, len(pairs))) for axes in line]
+    low, high = float(table["value"].min()), float(table["value"].max())
+    for axes, ((first, second), rows) in zip(flat, pairs, strict=False):
+        across, up = np.unique(rows["x"]), np.unique(rows["y"])
+        values, count = (rows.pivot_table(index="y", columns="x", values=name).to_numpy() for name in ("value", "rows"))
+        image = axes.pcolormesh(across, up, values, shading="nearest", vmin=low, vmax=high, cmap="viridis")
+        places = np.argwhere(count > 0)
+        size = 1 + 14 * np.sqrt(count[count > 0] / count.max())
+        axes.scatter(across[places[:, 1]], up[places[:, 0]], s=size, color="white", alpha=0.6, linewidths=0)
+        axes.set(xlabel=letters(str(first), 24), ylabel=letters(str(second), 24))
+        figure.colorbar(image, ax=axes).set_label(letters(str(rows["output"].iloc[0]), 20))
+    for axes in flat[len(pairs) :]:
+        axes.set_visible(False)
+    return figure

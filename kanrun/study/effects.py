@@ -14,7 +14,8 @@ from kanrun.study.table_model import TableModel, all_logits
 from kanrun.targets import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
-MOST_ROWS, MOST_PAIRS = 2000, 12
+MOST_ROWS, MOST_PAIRS, MOST_MAPS = 2000, 12, 4
+MAP_POINTS, QUANTILE_ENDS = 25, (0.01, 0.99)  # of a side of a map over two inputs, and where it begins and ends
 BAND = 1.96  # standard deviations: 95 % pointwise
 
 
@@ -113,6 +114,47 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
             "deviation": np.array([sizes[k] for k in order]),
         },
     )
+
+
+def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]) -> Table | None:
+    """The prediction over two inputs of a strong pair, all else at its mean, in the user's units.
+
+    Columns input, with, output, x, y, value for MAP_POINTS^2 places over the middle of both ranges (QUANTILE_ENDS), and
+    `rows`, how many training rows are nearest to each. The output is the first, of classes the last.
+    """
+    pairs = pair_table(model, points, inputs)
+    if pairs is None:
+        return None
+    fit, x = model.fit, points.x
+    raw = model.raw(x[:MOST_ROWS]).mean(0)
+    o = len(outputs) - 1 if model.outputs is None else 0
+    columns: dict[str, list[Any]] = {name: [] for name in ("input", "with", "output", "x", "y", "value", "rows")}
+    for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[:MOST_MAPS]:
+        i, j = list(inputs).index(first), list(inputs).index(second)
+        sides = [_side(x[:, k]) for k in (i, j)]
+        grid = np.stack([side.ravel() for side in np.meshgrid(*sides, indexing="ij")], 1)
+        moved = np.tile(np.median(x, axis=0), (len(grid), 1))
+        moved[:, [i, j]] = grid
+        mine = np.isin(fit.design.basis.column, (i, j))
+        h = np.where(mine, fit.design.functions(model.inputs.apply(moved)), 0.0)
+        effects = np.stack([one.values(h) - one.offset for one in fit.terms], 1)
+        nearest = [np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)]
+        rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
+        columns["input"] += [first] * len(grid)
+        columns["with"] += [second] * len(grid)
+        columns["output"] += [outputs[o]] * len(grid)
+        columns["x"] += list(grid[:, 0])
+        columns["y"] += list(grid[:, 1])
+        columns["value"] += list(_in_units(model, raw, effects)[:, o])
+        columns["rows"] += list(rows)
+    return Table("pair_maps", {name: np.array(values) for name, values in columns.items()})
+
+
+def _side(values: ndarray) -> ndarray:
+    distinct = np.unique(values)
+    if len(distinct) <= MAP_POINTS:
+        return distinct
+    return np.linspace(*np.quantile(values, QUANTILE_ENDS), MAP_POINTS)
 
 
 def distribution_table(points: Points, inputs: Sequence[str]) -> Table:

@@ -45,9 +45,10 @@ def predict_table(
     with table_writer(output, kinds) as write:
         for block in value_blocks(source, None, LIMITS):
             x, new = _inputs(trained, source, block, row)
-            counted = trained.counts(x)
+            raw = trained.raw(x)
+            counted = trained.counts(x, raw)
             counts, unknown = counted if counts is None else counts + counted, unknown + new
-            added = _columns(trained, x, level, row)
+            added = _columns(trained, x, raw, level, row)
             write({**block, **{f"prediction:{name}" if name in block else name: a for name, a in added.items()}})
             row += len(x)
     return [*unknown_levels(unknown, row - 1), *trained.sentences(counts or _none(trained))]
@@ -73,9 +74,9 @@ def _inputs(model: Model, source: Path, block: dict[str, list[Any]], row: int) -
     return x, Counter()
 
 
-def _columns(model: Model, x: np.ndarray, level: float | None, row: int) -> dict[str, np.ndarray]:
+def _columns(model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, row: int) -> dict[str, np.ndarray]:
     """The added columns of a block that begins with data row `row`."""
-    values = model.values(x)
+    values = model.values(x, raw)
     if not np.isfinite(values).all():
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(f"the prediction of data row {row + bad[0]} is not finite; are there inputs of extreme size?")
@@ -84,7 +85,7 @@ def _columns(model: Model, x: np.ndarray, level: float | None, row: int) -> dict
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
     added = {name: values[:, o] for o, name in enumerate(model.outputs)}
     if level is not None:
-        low, high = model.ends(x, level)
+        low, high = model.ends(x, level, raw)
         for o, name in enumerate(model.outputs):
             added |= {f"lower:{name}": low[:, o], f"upper:{name}": high[:, o]}
     return added

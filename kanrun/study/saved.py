@@ -188,14 +188,14 @@ class Model:
 
         return html_of(self)
 
-    def values(self, x: Array) -> Array:
-        """As a call, without the warning, for encoded inputs x (samples, inputs)."""
-        raw = self._raw(x)
+    def values(self, x: Array, raw: Array | None = None) -> Array:
+        """As a call, without the warning, for encoded inputs x (samples, inputs); `raw` is theirs where it is known."""
+        raw = self.raw(x) if raw is None else raw
         if self.classes:
             return torch.as_tensor(raw).softmax(-1).numpy()
         return self.output_scaling.invert(raw)
 
-    def _raw(self, x: Array) -> Array:
+    def raw(self, x: Array) -> Array:
         """The network's outputs, in its units."""
         parameter = next(self.network.parameters())
         inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
@@ -222,13 +222,13 @@ class Model:
         low, high = self.ends(rows, level)
         return (low[0], high[0]) if single else (low, high)
 
-    def ends(self, x: Array, level: float) -> tuple[Array, Array]:
-        """As `interval`, for encoded inputs x (samples, inputs)."""
+    def ends(self, x: Array, level: float, raw: Array | None = None) -> tuple[Array, Array]:
+        """As `interval`, for encoded inputs x (samples, inputs); `raw` is theirs where it is known."""
         if self.errors is None:
             raise UsageError("prediction intervals need a regression with model=auto; this model has none.")
         if not 0 < level < 1:
             raise UsageError(f"an interval's level is a share between 0 and 1, not {level}.")
-        raw, levels = self._raw(x), error_levels(self.errors.shape[1])
+        raw, levels = self.raw(x) if raw is None else raw, error_levels(self.errors.shape[1])
         low, high = (
             np.array([np.interp(share, levels, each) for each in self.errors])
             for share in ((1 - level) / 2, (1 + level) / 2)
@@ -243,10 +243,11 @@ class Model:
 
     def outside(self, x: Array) -> Array:
         """Share of the samples outside the trained range, one number an input."""
-        return self.counts(x).outside / max(len(x), 1)
+        at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
+        return np.asarray(((at < low) | (at > high)).sum(0) / max(len(at), 1), dtype=np.float64)
 
-    def counts(self, x: Array) -> SampleCounts:
-        """How many of encoded samples x (samples, inputs) lie where nothing was learned."""
+    def counts(self, x: Array, raw: Array | None = None) -> SampleCounts:
+        """How many of encoded samples x (samples, inputs) lie where nothing was learned; `raw` is theirs if known."""
         at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
         gaps = np.zeros(len(low))
         for j, inside in enumerate(self.gaps):
@@ -254,7 +255,7 @@ class Model:
         held = 0
         if self.classes is None and isinstance(self.output_scaling, PiecewiseScaling) and len(at):
             ends = np.array([(values[0], values[-1]) for values in self.output_scaling.values])
-            raw = self._raw(at)
+            raw = self.raw(at) if raw is None else raw
             held = int(((raw < ends[:, 0]) | (raw > ends[:, 1])).any(1).sum())
         return SampleCounts(len(at), ((at < low) | (at > high)).sum(0).astype(np.float64), gaps, held)
 

@@ -114,7 +114,7 @@ def text_rows(file: Path, limits: TableLimits) -> Iterator[tuple[int, list[str]]
             separator = _separator(file, stream, limits)
             reader = csv.reader(_lines(file, stream, limits), delimiter=separator, skipinitialspace=True, strict=True)
             for number, raw in enumerate(reader, 1):
-                fields = [field.strip() for field in raw]
+                fields = list(map(str.strip, raw))
                 if len(fields) < 2 and not any(fields):
                     continue
                 width = width or len(fields)

@@ -183,10 +183,10 @@ def _text_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> Iter
     rows = text_rows(file, limits)
     _, header = next(rows)
     where = positions(wanted, header, file)
-    chosen = ((number, [fields[i] for i in where]) for number, fields in rows)
-    while block := list(itertools.islice(chosen, limits.block)):
+    while block := list(itertools.islice(rows, limits.block)):
         numbers, fields = zip(*block, strict=True)
-        yield numbers, [list(column) for column in zip(*fields, strict=True)]
+        columns = list(zip(*fields, strict=True))
+        yield numbers, [list(columns[i]) for i in where]
 
 
 def _parquet_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> Iterator[_Block]:
@@ -202,10 +202,10 @@ def _parquet_blocks(file: Path, wanted: Sequence[str], limits: TableLimits) -> I
 
 def _to_numbers(values: list[Any], rows: Sequence[int], faults: _Faults) -> Array:
     """All at once where all are finite numbers, else one by one."""
-    if not any(_is_code(value) for value in values):
+    if not _any_code(values):
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            numbers = np.array(values, dtype=object).astype(np.float64)
-            if numbers.ndim == 1 and np.isfinite(numbers).all():
+            numbers = np.fromiter(map(float, values), np.float64, len(values))
+            if np.isfinite(numbers).all():
                 return numbers
     numbers = np.empty(len(values))
     for i, (value, row) in enumerate(zip(values, rows, strict=True)):
@@ -229,6 +229,14 @@ def _read_number(value: Any) -> tuple[float, str | None]:
     except (TypeError, ValueError, OverflowError):
         return math.nan, "text"
     return (number, None) if math.isfinite(number) else (math.nan, "infinite")
+
+
+def _any_code(values: list[Any]) -> bool:
+    """Whether `_is_code` holds for one of them."""
+    try:
+        return "_" in "".join(values)
+    except TypeError:  # not all are text
+        return any(_is_code(value) for value in values)
 
 
 def _is_code(value: Any) -> bool:

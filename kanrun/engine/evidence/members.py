@@ -369,8 +369,9 @@ def fit_classes(
 
 
 def _of_effects(solutions: dict[str, list[_Solution]]) -> _Solution:
-    """The solution whose main effects have the bands: the additive one, where it is a candidate."""
-    return solutions.get("additive", next(iter(solutions.values())))[0]
+    """The solution whose main effects have the bands: the richest one without pairs."""
+    found = [solutions[name] for name in ("steps", "additive") if name in solutions]
+    return (found or list(solutions.values()))[0][0]
 
 
 def _whole(rows: _Rows, members: Sequence[Member], weights: ndarray, noise: float, additive: _Solution,
