@@ -236,8 +236,8 @@ def _candidates(
     x, y, weights = points.x, points.y, points.weights
     kept = tuple(name for name in policy.evidence.candidates if policy.pairs or name != "pairs")
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
-    rooms = {"linear": policy.scores.straight_room, "constant": 0.0}
-    scoring = replace(policy.scores, room=rooms.get(policy.extrapolation, policy.scores.room))
+    room = {"linear": policy.scores.straight_room, "constant": 0.0}.get(policy.extrapolation, policy.scores.room)
+    scoring = replace(policy.scores, room=room, straight_room=room)
     base = replace(policy.evidence, shapes=policy.shapes)
     scores, stack = input_scores(x, scoring, weights, straight=bent), replace(base, candidates=kept)
 

@@ -85,11 +85,10 @@ def _drawn(target: Target, sampling: SamplingConfig, seed: int, policy: SplitPol
     train_count, test_count = _counts(len(target.points), sampling, target.name, policy)
     order = _row_order(target, generator(seed, "rows"))
     groups = target.points.groups
-    if groups is not None and not target.points.forward and test_count:  # no group is torn
-        same = groups[order[train_count:]] == groups[order[train_count - 1]]
-        train_count += int(same.sum())
-        test_count = max(min(test_count, len(order) - train_count), 0)
-        if not test_count:
+    if groups is not None and not target.points.forward and train_count < len(order):  # no group is torn
+        torn = int((groups[order[:train_count]] == groups[order[train_count]]).sum())
+        train_count, test_count = train_count - torn, test_count + torn
+        if train_count < policy.fewest_train:
             raise UsageError(f"{target.name} has too few groups for test rows; ask for less with sampling.test.")
     chosen, others = np.sort(order[:train_count]), np.sort(order[train_count : train_count + test_count])
     return target.points.take(chosen), target.points.take(others) if test_count else None

@@ -14,6 +14,7 @@ from kanrun.study.table_model import TableModel, TablePolicy, fit_table, folds_o
 from kanrun.targets import Points, ScorePolicy
 
 MARGINS = ScorePolicy()
+ROUNDING = 1e-12  # of evaluating a network
 
 
 def nasty(seed: int) -> tuple[Points, np.random.Generator]:
@@ -224,7 +225,8 @@ def test_classes_of_a_table() -> None:
     model = fit_table(Points(x, labels), 2)
     likely = model.values(x)
     np.testing.assert_allclose(likely.sum(1), 1)
-    assert (likely.argmax(1) == labels[:, 0]).mean() > 0.85
+    best = ((x[:, 0] * x[:, 1] > 0) == labels[:, 0]).mean()  # what knowing the truth would reach
+    assert (likely.argmax(1) == labels[:, 0]).mean() > best - 0.04
     assert model.clipped(x) == 0
 
 
@@ -246,9 +248,9 @@ def test_shapes_are_kept_exactly(extrapolation: str) -> None:
         x[:, j] = at
         return model.values(x)[:, 0]
 
-    assert np.diff(curve(0)).min() >= 0
+    assert np.diff(curve(0)).min() >= -ROUNDING
     assert np.ptp(curve(0)) > 0.3
-    assert np.diff(curve(1)).max() <= 0
+    assert np.diff(curve(1)).max() <= ROUNDING
     assert np.diff(curve(2)[np.abs(at) < 2], 2).min() > -1e-12
     free = fit_table(shaped(), None, TablePolicy(folds=0))
     assert np.sqrt(np.mean((model.values(shaped().x) - free.values(shaped().x)) ** 2)) < 0.5
@@ -263,7 +265,7 @@ def test_a_monotone_classifier() -> None:
     model = fit_table(labels, 2, TablePolicy(shapes=((0, "up"),), folds=0))
     x = np.zeros((301, 3))
     x[:, 0] = np.linspace(-4, 4, 301)
-    assert np.diff(model.values(x)[:, 1]).min() >= 0
+    assert np.diff(model.values(x)[:, 1]).min() >= -ROUNDING
 
 
 def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:

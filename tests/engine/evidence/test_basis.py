@@ -59,8 +59,8 @@ def test_between_rows_that_are_far_apart_functions_stay_smooth() -> None:
     rng = np.random.default_rng(1)
     u = np.concatenate([rng.uniform(0, 1, 150), rng.uniform(9, 10, 150)])[:, None]
     basis = ReducedBasis.of(u, POLICY)
-    inside = basis.values(np.linspace(1, 9, 200)[:, None])
-    ends = np.abs(basis.values(u)).max(0)
+    inside = basis.values(np.linspace(1, 9, 200)[:, None])[:, ~basis.steps]
+    ends = np.abs(basis.values(u)).max(0)[~basis.steps]
     assert (np.abs(inside).max(0) <= 5 * ends).all()
 
 
