@@ -133,7 +133,7 @@ def _variable(i: int) -> Callable[[], sympy.Expr]:
 
 
 def _smallest(entries: _Entries, count: int) -> list[int]:
-    return np.argsort(entries.sizes, kind="stable")[:count].tolist()
+    return [int(i) for i in np.argsort(entries.sizes, kind="stable")[:count]]
 
 
 def _apply(entries: _Entries, indices: Sequence[int], several: bool, policy: ExpressionPairsPolicy) -> None:

@@ -56,7 +56,8 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[SearchStage | Tried]:
     """What is found without a network, an exact formula or the few nearest; the network of each is its own graph."""
     inner = reduction.data(problem.data)
-    began, others = time.monotonic(), []
+    began = time.monotonic()
+    others: list[Tried] = []
     for expression in _expressions(inner, problem, reduction):
         tried = _tried(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(_goal(problem)):

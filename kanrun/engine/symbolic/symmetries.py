@@ -276,22 +276,23 @@ def _scalings(rows: Array, policy: SymmetryPolicy) -> list[tuple[float, ...]]:
     if not sizes.all() or not np.isfinite(sizes).all():
         return []
     correlated = moments / np.outer(sizes, sizes)
-    inputs, found = rows.shape[1] - 1, []
+    inputs = rows.shape[1] - 1
+    found: list[tuple[float, ...]] = []
     for count in range(1, min(inputs, policy.support) + 1):
-        ranked = []
+        ranked: list[tuple[float, tuple[float, ...]]] = []
         for subset in itertools.combinations(range(inputs), count):
             inside = [*subset, inputs]
             values, vectors = np.linalg.eigh(correlated[np.ix_(inside, inside)])
             for k in range(min(2, len(values))):
                 if values[k] > policy.tolerance**2:
                     break
-                vector = _rational(vectors[:, k] / sizes[inside], policy)
-                if vector is not None and all(vector[:-1]):
+                small = _rational(vectors[:, k] / sizes[inside], policy)
+                if small is not None and all(small[:-1]):
                     full = np.zeros(inputs + 1)
-                    full[inside] = vector
+                    full[inside] = small
                     off = full @ moments @ full / np.sum((full * sizes) ** 2)
                     if off <= policy.tolerance**2:
-                        ranked.append((float(off), tuple(full.tolist())))
+                        ranked.append((float(off), tuple(float(entry) for entry in full)))
         for _, vector in sorted(ranked):
             if np.linalg.matrix_rank(np.array([*found, vector])) > len(found):
                 found.append(vector)
@@ -345,7 +346,8 @@ def _fraction(value: float) -> sympy.Rational:
 
 def _pairs(x: Array, slopes: Array, policy: SymmetryPolicy) -> list[Reduction]:
     """Steps that put u and v together as a u + b v, a u^2 + b v^2 or a / u + b / v, with small whole a and b."""
-    inputs, ranked = x.shape[1], []
+    inputs = x.shape[1]
+    ranked: list[tuple[float, int, Reduction]] = []
     with np.errstate(all="ignore"):
         forms = (
             (1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2),
