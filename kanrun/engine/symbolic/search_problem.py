@@ -187,7 +187,8 @@ class SymmetryPolicy:
     `tolerance`, its entries rational to `rational`, with at most `support` inputs; of `pairs` the best are tried. A
     step stands if the fit's error in fewer variables is at most `kept` times the one before; a rest is constant to
     `constant`. Of at most `single` products and sums, y is a function of one alone if from one point to the next it
-    changes by less than a share `smooth` of what it does in no order. Exponents of a power law are rounded within
+    changes by less than a share `smooth` of what it does in no order, and lines between neighbours leave less than a
+    share `rough` of that. Exponents of a power law are rounded within
     `deviations` standard errors.
     """
 
@@ -207,6 +208,7 @@ class SymmetryPolicy:
     constant: float = 1e-9
     single: int = 4000
     smooth: float = 2e-3
+    rough: float = 0.1
     deviations: float = 2.5
 
 

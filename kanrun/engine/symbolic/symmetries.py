@@ -150,21 +150,33 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
     x, y = data.x, data.y
     inputs, most = x.shape[1], policy.single
     names = [variable(f"x{i}") for i in range(inputs)]
-    best: tuple[float, sympy.Expr] | None = None
+    best: tuple[float, sympy.Expr, Array] | None = None
     for values, build in ((np.log(np.where(x > 0, x, np.nan)), sympy.Mul), (x, sympy.Add)):
         largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= most), 0)
         if not np.isfinite(values).all() or largest == 0:
             continue
         for weights in itertools.product(range(-largest, largest + 1), repeat=inputs):
-            if next((w for w in weights if w), 0) <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
+            if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
                 continue
-            sorted_y = y[np.argsort(values @ np.array(weights))]
-            jumps = float(np.sum(np.diff(sorted_y) ** 2)) / (2 * len(y) * float(np.var(y)))
+            index = values @ np.array(weights)
+            jumps = float(np.sum(np.diff(y[np.argsort(index)]) ** 2)) / (2 * len(y) * float(np.var(y)))
             if best is None or jumps < best[0]:
                 parts = zip(names, weights, strict=True)
-                best = jumps, build(*(n**w if build is sympy.Mul else w * n for n, w in parts))
+                best = jumps, build(*(n**w if build is sympy.Mul else w * n for n, w in parts)), index
     count_work(COSTS.grid_value * most * len(y))
-    return Reduction(inputs, (best[1],)) if best is not None and best[0] < policy.smooth else None
+    if best is None or best[0] > policy.smooth or _rough(best[2], y) > policy.rough:
+        return None
+    return Reduction(inputs, (best[1],))
+
+
+def _rough(index: Array, y: Array) -> float:
+    """What lines between its neighbours leave of y at each point, relative to its steps from point to point: small for
+    a function of the index, about 1 where other things matter too."""
+    order = np.argsort(index)
+    u, y = index[order], y[order]
+    wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
+    rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
+    return float(np.sum(rest**2) / max(np.sum(np.diff(y) ** 2), 1e-300))
 
 
 def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: bool) -> SmoothFit:
