@@ -207,8 +207,8 @@ class SymmetryPolicy:
     kept: float = 1.5
     constant: float = 1e-9
     single: int = 4000
-    smooth: float = 2e-3
-    rough: float = 0.1
+    smooth: float = 0.2
+    rough: float = 0.2
     deviations: float = 2.5
 
 

@@ -176,7 +176,7 @@ def _rough(index: Array, y: Array) -> float:
     u, y = index[order], y[order]
     wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
     rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
-    return float(np.sum(rest**2) / max(np.sum(np.diff(y) ** 2), 1e-300))
+    return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), 1e-300))
 
 
 def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: bool) -> SmoothFit:
