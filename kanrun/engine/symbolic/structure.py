@@ -17,7 +17,7 @@ from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import pair_formulas, polynomial
+from kanrun.engine.symbolic.expression_pairs import pair_formulas, rational_function
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -38,10 +38,10 @@ def structure(problem: SearchProblem) -> Reduction:
 
 
 def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
-    """A power law of all inputs, and a polynomial of few terms."""
+    """A power law of all inputs, and a quotient of polynomials of few terms."""
     laws = (
         ("power law", lambda: power_law(problem.data, problem.policy.symmetry)),
-        ("polynomial", lambda: polynomial(problem.data, problem.policy.expression_pairs)),
+        ("rational function", lambda: rational_function(problem.data, problem.policy.expression_pairs)),
     )
     for name, law in laws:
         began = time.monotonic()
@@ -89,7 +89,7 @@ def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction
         return
     if inner.x.shape[1] == 1:
         yield from _one_variable(inner, problem)
-    elif reduction.changes and (found := polynomial(inner, policy)) is not None:
+    elif reduction.changes and (found := rational_function(inner, policy)) is not None:
         yield found
     if inner.x.shape[1] <= policy.variables:
         yield from (expression for expression, _ in pair_formulas(inner, problem.candidates, policy))

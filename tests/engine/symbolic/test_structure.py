@@ -12,7 +12,7 @@ import sympy
 import kanrun
 from kanrun.engine.symbolic import SearchData, SearchPolicy, choose
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import pair_formulas, polynomial
+from kanrun.engine.symbolic.expression_pairs import pair_formulas, rational_function
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
@@ -75,14 +75,25 @@ def test_pairs_and_triples_of_small_expressions_are_found(text: str) -> None:
     np.testing.assert_allclose(to_numpy(expression, ["x0", "x1"])(x), to_numpy(parse(text), ["x0", "x1"])(x), rtol=1e-9)
 
 
-def test_polynomials_of_few_terms_are_found_at_once() -> None:
-    text = "x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2"
-    expression = polynomial(points(text, -1, 2, 5, 900), POLICY.expression_pairs)
+@pytest.mark.parametrize(
+    ("text", "inputs"),
+    [
+        ("x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2", 5),
+        ("20 - x0 - x0*x1/(1 + 0.5*x0^2)", 2),
+        ("sqrt(x0^2 + 3*x1*x2 + 1)", 3),
+        pytest.param("0.8 + 24.3*(2*x1 + 3*x2^2)/(4*x3^3 + 5*x0^4)", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_quotients_of_polynomials_are_found_at_once(text: str, inputs: int) -> None:
+    expression = rational_function(points(text, 1, 3, inputs, 900), POLICY.expression_pairs)
     assert expression is not None
-    x = np.random.default_rng(8).uniform(-1, 2, (50, 5))
-    names = [f"x{i}" for i in range(5)]
-    np.testing.assert_allclose(to_numpy(expression, names)(x), to_numpy(parse(text), names)(x), atol=1e-10)
-    assert polynomial(points("sin(x0)*x1", -1, 2, 2), POLICY.expression_pairs) is None
+    x = np.random.default_rng(8).uniform(1, 3, (50, inputs))
+    names = [f"x{i}" for i in range(inputs)]
+    np.testing.assert_allclose(to_numpy(expression, names)(x), to_numpy(parse(text), names)(x), rtol=1e-9)
+
+
+def test_a_sine_is_no_quotient_of_polynomials() -> None:
+    assert rational_function(points("sin(2*x0)*x1", -1, 2, 2), POLICY.expression_pairs) is None
 
 
 def test_powers_of_noisy_points_are_simple_fractions() -> None:
