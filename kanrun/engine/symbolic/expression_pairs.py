@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
@@ -24,6 +24,9 @@ from kanrun.formulas import variable
 
 #: Share of the variance that rounding leaves, and what a less simple entry adds: of exact pairs the simplest wins.
 _EXACT, _SIMPLER = 1e-11, 1e-18
+
+#: Work of a QR factorisation per entry and column, beside that of a value on a grid.
+_FACTORED = 0.01
 
 Build = Callable[..., sympy.Expr]
 Compute = Callable[[Array], Array]
@@ -192,7 +195,7 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
                 break
             columns = _columns(about, t, above, below)
             basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
-            count_work(policy.units * columns.size * columns.shape[1] * 3e-10)
+            count_work(COSTS.grid_value * columns.size * columns.shape[1] * _FACTORED)
             for p in range(largest + 1):
                 k = len(below) + math.comb(inputs + p, p)
                 rest = t - basis[:, :k] @ (basis[:, :k].T @ t)
@@ -287,7 +290,7 @@ def pair_formulas(
     order = _smallest(entries, policy.entries)
     values = np.array([entries.values[i] for i in order])
     builds = [entries.builds[i] for i in order]
-    count_work(policy.units * len(values) ** 2 / policy.entries**2)
+    count_work(policy.units)
     found: list[tuple[float, sympy.Expr]] = []
     for guesses in _guesses(values, builds, y, allowed, policy):
         fitted = [_fitted(guess, data) for guess in guesses]
@@ -325,6 +328,7 @@ def _guesses(
     for number, (needs, transform, outer) in enumerate(OUTPUTS):
         if needs not in allowed:
             continue
+        count_work(policy.units * (len(values) / policy.entries) ** 2)
         with np.errstate(all="ignore"):
             t = transform(y)
         if not np.isfinite(t).all() or np.ptp(t) < 1e-12 * np.abs(t).max(initial=1e-300):

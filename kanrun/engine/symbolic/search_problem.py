@@ -196,7 +196,7 @@ class SymmetryPolicy:
     steps: int = 25
     points: int = 700
     jitter: float = 1e-9
-    units: float = 0.4
+    units: float = 0.3
     hopeless: float = 0.2
     accurate: float = 1e-5
     idle: float = 1e-4
@@ -222,7 +222,7 @@ class ExpressionPairsPolicy:
     that leave less than `promising` of the variance are fitted to all points, `block` rows at a time; entries are
     `parallel` when that much of them differs. A formula is exact at a relative error of `exact`; of the `returned`
     nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a `degree` to
-    choose from and `terms` in the end. A comparison of all counts `units` of work.
+    choose from and `terms` in the end. A comparison of all pairs counts `units` of work.
     """
 
     variables: int = 5
@@ -244,7 +244,7 @@ class ExpressionPairsPolicy:
     degree: int = 6
     monomials: int = 250
     terms: int = 12
-    units: float = 6.0
+    units: float = 0.2
 
 
 @dataclass(frozen=True)
