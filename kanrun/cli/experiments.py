@@ -60,6 +60,7 @@ Plugins = Annotated[
 ]  # fmt: skip
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with code 1 if a claim of the run does not hold.")]
 Force = Annotated[bool, typer.Option("--force", help="Run also what this machine's memory does not seem to hold.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, how long and how large; write nothing.")]
 Cfg = Annotated[Shown | None, typer.Option("--cfg", "-c", help="Show the configuration and run nothing.")]
 Resolve = Annotated[bool, typer.Option("--resolve", help="With --cfg: show interpolations resolved.")]
 Package = Annotated[str | None, typer.Option("--package", "-p", metavar="KEY", help="With --cfg: show this part only.")]
@@ -88,6 +89,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         verbose: Verbose = False,
         strict: Strict = False,
         force: Force = False,
+        dry_run: DryRun = False,
         cfg: Cfg = None,
         resolve: Resolve = False,
         package: Package = None,
@@ -110,8 +112,9 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         words = hydra_words(located, experiment.name, multirun)
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
-            multirun=multirun, quiet=quiet, verbose=verbose, strict=strict, cfg=cfg, resolve=resolve,
-            package=package, info=info, config_dir=config_dir, config_name=config_name, config_path=config_path,
+            multirun=multirun, quiet=quiet, verbose=verbose, strict=strict, force=force,
+            dry_run=dry_run, cfg=cfg, resolve=resolve, package=package, info=info, config_dir=config_dir, config_name=config_name,
+            config_path=config_path,
         )  # fmt: skip
         raise typer.Exit(launch(request))
 

@@ -22,6 +22,7 @@ class Request:
     verbose: bool = False  # how choices were made is shown too
     strict: bool = False  # a claim that does not hold ends with exit code 1
     force: bool = False  # also a training that this machine's memory does not seem to hold
+    dry_run: bool = False  # say what would run, and write nothing
     cfg: str | None = None
     resolve: bool = False
     package: str | None = None

@@ -65,6 +65,10 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
     experiment = load_experiment(request.command)
     for one in settings:
         prepared = study.check(experiment, one, force=request.force)
+        if request.dry_run:
+            _say_plan(request, experiment, one, prepared, len(settings))
+    if request.dry_run:
+        return 0
     if "${" in str(request.outputs.absolute()):
         raise UsageError(f"--outputs {request.outputs.absolute()} has ${{ in it, which Hydra would replace.")
     job = Job(request.command, request.argv, request.quiet, request.verbose, plan.sweep)
@@ -91,6 +95,13 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
     if plan.sweep:
         return sweep_verdict(folder, plan.overrides, request)
     return 0 if ended_well(Run(folder).manifest, request) else 1
+
+
+def _say_plan(request: Request, experiment: Any, cfg: ExperimentConfig, prepared: Any, jobs: int) -> None:
+    from kanrun.study.dry_run import plan_in_words
+
+    lines = list(plan_in_words(experiment, request.command, cfg, prepared, request.outputs))
+    print("; ".join(lines) if jobs > 1 else "\n".join(lines))
 
 
 def _run(loader: ConfigLoader, plan: Composition, job: Job, folder: Path) -> None:

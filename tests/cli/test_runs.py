@@ -142,3 +142,19 @@ def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_pla
     shown = kanrun("runs", "show", "final").out
     assert f"{folder}: COMPLETED" in shown
     assert "note: a, b and (c)" in shown
+
+
+def test_a_dry_run_says_what_would_run_and_writes_nothing(kanrun: Command, fit: Any) -> None:
+    said = kanrun("fit", "--dry-run", "seeds=3")
+    assert said.code == 0
+    assert said.out.splitlines()[0] == "3 trainings: 1 cell x 3 seeds"
+    assert "time: unknown, since no run of fit in outputs has ended" in said.out
+    assert fit.seeds == []
+    assert not Path("outputs").exists()
+    kanrun("fit", "-q", "model.degree=2")
+    again = kanrun("fit", "--dry-run", "seeds=3").out
+    assert "by fit/v0001, which differs in model.degree" in again
+    assert sorted(path.name for path in Path("outputs/fit").iterdir()) == ["latest", "v0001"]
+    assert not Path("outputs/.index.msgpack").exists()
+    several = kanrun("fit", "--dry-run", "-m", "seed=0,1").out.splitlines()
+    assert len(several) == 2
