@@ -113,8 +113,8 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         request = Request(
             command=experiment.name, overrides=tuple(words), argv=("kanrun", *sys.argv[1:]), outputs=outputs,
             multirun=multirun, quiet=quiet, verbose=verbose, strict=strict, force=force,
-            dry_run=dry_run, cfg=cfg, resolve=resolve, package=package, info=info, config_dir=config_dir, config_name=config_name,
-            config_path=config_path,
+            dry_run=dry_run, cfg=cfg, resolve=resolve, package=package, info=info, config_dir=config_dir,
+            config_name=config_name, config_path=config_path,
         )  # fmt: skip
         raise typer.Exit(launch(request))
 
