@@ -22,6 +22,7 @@ from kanrun.study.resources import threads_of
 from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.table_model import TableModel, TablePolicy, error_quantiles, fit_table, member_weights
+from kanrun.suggestions import near
 from kanrun.targets import Target, gaps_of
 
 FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
@@ -55,9 +56,21 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Ta
             f"model=auto needs at least {FEWEST_ROWS} training rows, and {problem.dataset.target.name} has {rows}; "
             "take model=kan."
         )
-    return TableFitting(
-        cfg, problem, TablePolicy(pairs=model.pairs, extrapolation=model.extrapolation, folds=model.folds)
-    )
+    shapes = _shapes(model, problem)
+    policy = TablePolicy(pairs=model.pairs, extrapolation=model.extrapolation, folds=model.folds, shapes=shapes)
+    return TableFitting(cfg, problem, policy)
+
+
+def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str], ...]:
+    """The shapes to keep by the index of the input. Raises UsageError for an input that is not there, and classes."""
+    names, classes = list(problem.dataset.target.inputs), problem.dataset.classes
+    asked = {**model.monotone, **model.curvature}
+    for name in asked:
+        if name not in names:
+            raise UsageError(f"there is no input {name!r} whose shape could be kept{near(name, names) or '.'}")
+    if asked and classes and len(classes) > 2:
+        raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
+    return tuple((names.index(name), shape) for name, shape in asked.items())
 
 
 def all_rows(sampling: SamplingConfig) -> SamplingConfig:

@@ -23,7 +23,7 @@ from kanrun.targets.table_file import COMPRESSIONS, SEPARATORS, ending_of, is_pa
 from kanrun.targets.tables import MISSING_WORDS
 
 #: A block of columns by name; values of one column are of one type in all blocks.
-Block = Mapping[str, Sequence[Any]]
+Block = Mapping[str, Any]
 
 
 @contextmanager

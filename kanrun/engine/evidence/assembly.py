@@ -21,6 +21,7 @@ from kanrun.engine.evidence.design import SHAPES, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
+from kanrun.engine.splines import Extrapolation
 
 OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight

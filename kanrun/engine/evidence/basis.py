@@ -190,4 +190,4 @@ def _relative(roughness: Float[ndarray, " functions"], first: int) -> Float[ndar
     """In units of that of number `first`, none below 1."""
     if len(roughness) <= first:
         return np.ones(len(roughness))
-    return np.maximum(roughness / max(roughness[first], 1e-300), 1.0)
+    return np.asarray(np.maximum(roughness / max(roughness[first], 1e-300), 1.0))

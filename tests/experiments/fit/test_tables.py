@@ -13,8 +13,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from kanrun import load_run
+from kanrun import fit, load_run
+from kanrun.config import AutoConfig, FitConfig, KANConfig, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
+from kanrun.study.problem import make_problem
 
 COMMAND = [str(Path(sys.executable).parent / "kanrun")]
 
@@ -169,3 +171,29 @@ def test_functions_refuse_it(tmp_path: Path) -> None:
     done = kanrun(tmp_path, "fit", "target=runge", "model=auto")
     assert done.returncode == 2
     assert "model=auto is for tables" in done.stderr
+
+
+def test_shapes_are_settings_by_the_name_of_the_input() -> None:
+    rng = np.random.default_rng(5)
+    frame = pd.DataFrame({"age": rng.uniform(20, 60, 60), "size": rng.normal(size=60)})
+    y = np.sin(frame["age"] / 5) + frame["size"] + 0.3 * rng.normal(size=60)
+    at = pd.DataFrame({"age": np.linspace(0, 80, 200), "size": 0.0})
+    free, kept = (fit(frame, y, folds=0, **words).predict(at) for words in ({}, {"monotone": {"age": "up"}}))
+    assert np.diff(free).min() < -0.01
+    assert np.diff(kept).min() >= -1e-12
+    with pytest.raises(UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"):
+        fit(frame, y, monotone={"ages": "up"})
+    with pytest.raises(UsageError, match="'age' is both in model.monotone and in model.curvature"):
+        fit(frame, y, monotone={"age": "up"}, curvature={"age": "convex"})
+    with pytest.raises(UsageError, match="is not one of up, down"):
+        fit(frame, y, monotone={"age": "rising"})
+
+
+def test_weights_are_for_the_automatic_model(tmp_path: Path) -> None:
+    pd.DataFrame({"a": np.arange(30.0), "w": 1.0, "y": np.arange(30.0)}).to_csv(tmp_path / "t.csv", index=False)
+    settings = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
+    sampling = SamplingConfig(train=None, test=0)
+    problem = make_problem(FitConfig(target=settings, model=AutoConfig()), settings, sampling, 0)
+    assert problem.dataset.target.inputs == ("a",)
+    with pytest.raises(UsageError, match="target.weights counts with model=auto alone"):
+        make_problem(FitConfig(target=settings, model=KANConfig()), settings, sampling, 0)
