@@ -183,7 +183,7 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
     assert np.diff(kept).min() >= -1e-12
     with pytest.raises(UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"):
         fit(frame, y, monotone={"ages": "up"})
-    with pytest.raises(UsageError, match="'age' is both in model.monotone and in model.curvature"):
+    with pytest.raises(UsageError, match=r"'age' is both in model\.monotone and in model\.curvature"):
         fit(frame, y, monotone={"age": "up"}, curvature={"age": "convex"})
     with pytest.raises(UsageError, match="is not one of up, down"):
         fit(frame, y, monotone={"age": "rising"})
@@ -195,5 +195,5 @@ def test_weights_are_for_the_automatic_model(tmp_path: Path) -> None:
     sampling = SamplingConfig(train=None, test=0)
     problem = make_problem(FitConfig(target=settings, model=AutoConfig()), settings, sampling, 0)
     assert problem.dataset.target.inputs == ("a",)
-    with pytest.raises(UsageError, match="target.weights counts with model=auto alone"):
+    with pytest.raises(UsageError, match=r"target\.weights counts with model=auto alone"):
         make_problem(FitConfig(target=settings, model=KANConfig()), settings, sampling, 0)
