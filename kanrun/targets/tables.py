@@ -99,13 +99,15 @@ def column_kinds(path: str | Path, limits: TableLimits = TableLimits()) -> dict[
         for name, values in block.items():
             texts = [str(value) for value in values]
             whole[name] = whole.get(name, True) and all(_WHOLE.match(text) for text in texts)
-            numbers[name] = numbers.get(name, True) and (
-                whole[name] or all(text.casefold() in MISSING_WORDS or is_number(text) for text in texts)
-            )
+            numbers[name] = numbers.get(name, True) and (whole[name] or all(_reads_as_number(text) for text in texts))
     return {name: "whole" if whole[name] else "numbers" if numbers[name] else "text" for name in whole}
 
 
-_WHOLE = re.compile(r"[+-]?\d{1,18}$", re.ASCII)
+_WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})$", re.ASCII)  # 007 is a name
+
+
+def _reads_as_number(text: str) -> bool:
+    return text.casefold() in MISSING_WORDS or (is_number(text) and not re.match(r"[+-]?0\d", text))
 
 
 def column_names(path: str | Path, limits: TableLimits = TableLimits()) -> list[str]:
