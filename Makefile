@@ -12,7 +12,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow coverage lint bench build clean
+.PHONY: help fit test test-slow coverage lint bench docs build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -45,6 +45,9 @@ lint: $(VENV)/installed-dev ## ruff; import-linter and mypy --strict on the whee
 
 bench: $(VENV)/installed ## the benchmark against other libraries
 	@$(BIN)/kanrun bench $(ARGS)
+
+docs: $(VENV)/installed-dev ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --strict
 
 build: $(VENV)/installed-dev ## wheel and source archive into dist/
 	rm -rf build dist

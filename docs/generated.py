@@ -1,0 +1,190 @@
+"""Pages of the site that are generated: the lecture's chapters, the keys, the gallery, the Python reference.
+
+A hook of mkdocs, which calls the functions `on_...`. Formulas become MathML, so that no script is needed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+REPOSITORY = "https://github.com/kanrun/kanrun/blob/main/"
+
+
+def pages() -> dict[str, str]:
+    """All generated pages, by their path on the site."""
+    return {**lecture(), "keys.md": keys(), "gallery.md": gallery(), "reference.md": reference(), "export.md": export()}
+
+
+def lecture() -> dict[str, str]:
+    """docs/lecture.md cut at its headings of the second level; links between chapters lead to their pages."""
+    parts = re.split(r"^## ", (ROOT / "docs" / "lecture.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    names = {}
+    for part in parts[1:]:
+        names[slug(part.partition("\n")[0])] = f"lecture/{slug(part.partition(chr(10))[0])}.md"
+    place = {
+        anchor: page
+        for part, page in zip(parts[1:], names.values(), strict=True)
+        for anchor in map(slug, re.findall(r"^#+ (.*)$", "## " + part, flags=re.MULTILINE))
+    }
+
+    def linked(text: str) -> str:
+        text = re.sub(r"\]\(#([^)]+)\)", lambda m: f"]({Path(place[m[1]]).name}#{m[1]})", text)
+        return re.sub(r"\]\((?!https?:|\.\./|[^)/#]*#|#)([^)]*\.(?:png|md)(?:#[^)]*)?)\)", r"](../\1)", text)
+
+    chapters = {names[slug(part.partition("\n")[0])]: linked(f"# {part}") for part in parts[1:]}
+    return {"lecture/index.md": linked(parts[0]), **chapters}
+
+
+def keys() -> str:
+    """Every configuration key, as `kanrun keys` shows them."""
+    from kanrun.config.keys import keys_of
+
+    lines = [
+        "# Configuration keys", "",
+        "Every key that a command takes as `key=value`: `kanrun keys` shows the same, `kanrun fit --cfg job` the "
+        "values that a call has. Lists are written `[1,2]`, nothing is `null`.",
+    ]  # fmt: skip
+    heading = ""
+    for key in keys_of():
+        first = key.path.partition(".")[0] if "." in key.path else "All and single commands"
+        if first != heading and not (heading == "All and single commands" and "." not in key.path):
+            heading = first
+            lines += [
+                "",
+                f"## {first}",
+                "",
+                "| key | where | type | default | allowed | what it is |",
+                "|---|---|---|---|---|---|",
+            ]
+        cells = [f"`{key.path}`", ", ".join(key.where), key.type, f"`{key.default}`" if key.default else "",
+                 key.allowed or ", ".join(key.choices), key.about]  # fmt: skip
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def gallery() -> str:
+    """The lecture's figures, each with the command that drew it."""
+    lines = ["# Gallery", "", "Every figure is drawn by the command above it."]
+    for name, text in lecture().items():
+        title = text.partition("\n")[0].removeprefix("# ")
+        for command, label, figure in figures_of(text):
+            lines += [
+                "",
+                f"## {label}",
+                "",
+                f"[{title}]({name})",
+                "",
+                f"```sh\n{command}\n```",
+                "",
+                f"![{label}]({figure})",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def figures_of(text: str) -> Iterator[tuple[str, str, str]]:
+    """Command, label and path of each figure of a chapter; the command is the last block of commands before it."""
+    command = ""
+    for block, label, figure in re.findall(r"```sh\n(.*?)```|!\[([^\]]+)\]\(\.\./([^)]+)\)", text, flags=re.DOTALL):
+        command = block.strip() or command
+        if figure and command:
+            yield command, label, figure
+
+
+def reference() -> str:
+    """The public names of the package."""
+    import kanrun
+
+    lines = ["# Python", ""]
+    for name in sorted(kanrun.__all__, key=str.lower):
+        thing = getattr(kanrun, name)
+        if thing.__module__.startswith("kanrun.experiments."):  # which lie beside the package, where griffe looks
+            called = f"{thing.__module__}.{name}{inspect.signature(thing)}"
+            lines += [f"## {name}", "", "```text", called, "```", "", inspect.getdoc(thing) or "", ""]
+        else:
+            lines += [f"::: {thing.__module__}.{thing.__qualname__}", ""]
+    return "\n".join(lines)
+
+
+def export() -> str:
+    """What the exported JSON document holds, and the file that reads it."""
+    from kanrun.exports import document
+
+    return f"""# Exported models
+
+```sh
+kanrun export fit/latest --format c -o model.c
+kanrun export fit/latest --format python -o model.py
+kanrun export fit/latest --format json -o model.json
+kanrun export fit/latest --format onnx -o model.onnx
+kanrun export fit/latest --format torch -o model.pt2
+kanrun export interpret/latest --format formula -o formula.tex
+```
+
+Inputs and outputs are in the units of the data. C, Python and JSON encode the columns of a table themselves
+(categories, missing values); ONNX and torch take the numbers that the columns become, whose names ONNX keeps in its
+metadata. ONNX
+computes the network in float32, opset 17. A formula's text, LaTeX, Python or C comes from a run of `kanrun interpret`.
+
+## The JSON document
+
+{(document.__doc__ or "").partition(chr(10))[2].strip()}
+"""
+
+
+def slug(heading: str) -> str:
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+def on_config(config: Any) -> Any:
+    """The lecture's chapters and pages that have no place yet join the navigation."""
+    for entry in config["nav"]:
+        if "Lecture" in entry:
+            entry["Lecture"] = list(lecture())
+    return config
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """The generated pages join those in docs/."""
+    from mkdocs.structure.files import File
+
+    for path, content in pages().items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
+    """Formulas in MathML; links to files that are no pages lead to the repository, those to the lecture to chapters."""
+    from latex2mathml.converter import convert
+
+    up = "../" * page.file.src_uri.count("/")
+    markdown = re.sub(r"\]\((?:\.\./)*lecture\.md(#[^)]*)?\)", lambda m: f"]({up}{_chapter(m[1])})", markdown)
+    markdown = re.sub(r"\]\(((?:\.\./)+)([\w/.-]+)(#[^)]*)?\)", lambda m: _outside(m, page), markdown)
+    parts = re.split(r"(```.*?```|`[^`\n]*`)", markdown, flags=re.DOTALL)
+    for number in range(0, len(parts), 2):
+        parts[number] = re.sub(
+            r"\$\$(.+?)\$\$", lambda m: convert(" ".join(m[1].split()), display="block"), parts[number], flags=re.DOTALL
+        )
+        parts[number] = re.sub(r"(?<![\\$\w])\$([^$\n]+?)\$(?!\d)", lambda m: convert(m[1]), parts[number])
+    return "".join(parts)
+
+
+def _chapter(anchor: str | None) -> str:
+    if anchor is None:
+        return "lecture/index.md"
+    for name, text in lecture().items():
+        if anchor[1:] in map(slug, re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)):
+            return f"{name}{anchor}"
+    raise ValueError(f"the lecture has no heading {anchor}")
+
+
+def _outside(found: re.Match[str], page: Any) -> str:
+    """The link as it is, or, where it leaves docs/, that to the repository."""
+    depth = page.file.src_uri.count("/")
+    if found[1].count("../") <= depth:
+        return found[0]
+    return f"]({REPOSITORY}{found[2]}{found[3] or ''})"
