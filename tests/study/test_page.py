@@ -24,8 +24,10 @@ from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.page import network_values, write_report
+from kanrun.study.page.living import living_of
 from kanrun.study.saved import pack
 
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"
 
 
@@ -137,6 +139,34 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
     assert "Status: UNREADABLE" in page_of(tmp_path, Run(run.path, run.name))
     with pytest.raises(UsageError, match="cannot write"):
         write_report([run], tmp_path / "no" / "where.html")
+
+
+@pytest.mark.parametrize(
+    ("name", "slider", "frames", "panels"),
+    [("continual", "phase", 2, 2), ("extend-grid", "grid", 2, 2), ("interpret", "stage", 7, 2)],
+)
+def test_lecture_experiments_have_frames(name: str, slider: str, frames: int, panels: int, tmp_path: Path) -> None:
+    run = Run(FIXTURES / name / "v0001", f"{name}/v0001")
+    (living,) = living_of(run)
+    assert (living["slider"], len(living["frames"])) == (slider, frames)
+    assert max(len(frame["panels"]) for frame in living["frames"]) >= panels - 1
+    for frame in living["frames"]:
+        for line in (line for panel in frame["panels"] for line in panel["lines"]):
+            assert len(line["x"]) == len(line["y"]) > 0
+    assert "Content-Security-Policy" in page_of(tmp_path, run)
+
+
+def test_curves_are_held_by_their_control_points(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, "curves")
+    folder.start(Manifest("curves"))
+    folder.record(Table("de_casteljau", {"level": [0, 0, 0, 1, 1], "x": [0, 1, 2, 0.5, 1.5], "y": [0, 2, 0, 1, 1]}))
+    control = {"x": np.arange(5.0), "y": np.arange(5.0) ** 2}
+    folder.record(Table("bspline_control", control | {"moved_x": np.arange(5.0), "moved_y": np.arange(5.0)}))
+    folder.record(Table("bspline_knots", {"knot": [0.0, 0.5, 1.0], "multiplicity": [4, 1, 4]}))
+    folder.finish(Status.COMPLETED)
+    bezier, spline = living_of(Run(folder.path))
+    assert (bezier["control"], bezier["knots"]) == ([[0, 0], [1, 2], [2, 0]], None)
+    assert (spline["degree"], spline["knots"]) == (3, [0, 0, 0, 0, 0.5, 1, 1, 1, 1])
 
 
 SPECS = [

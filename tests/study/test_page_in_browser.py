@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 
 from kanrun.cli.app import main
+from kanrun.runs import Run
+from kanrun.study.page import write_report
 from kanrun.study.saved import load_run
 
 pytestmark = pytest.mark.slow
+FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
 
 
 class Browser:
@@ -207,3 +210,19 @@ def test_tables_sort_and_nothing_goes_wrong_or_out(browser: Browser, tmp_path: P
     assert sum(url.startswith("file:") for url in asked) == 1
     blocked = browser.value("fetch('https://example.org').then(() => 'sent', () => 'blocked')")
     assert blocked == "blocked"
+
+
+def test_frames_of_the_lecture_run_under_their_slider(browser: Browser, tmp_path: Path) -> None:
+    for name in ("continual", "extend-grid", "interpret"):
+        write_report([Run(FIXTURES / name / "v0001", f"{name}/v0001")], tmp_path / f"{name}.html")
+        browser.open(tmp_path / f"{name}.html")
+        drawn = "document.querySelector('.living').querySelectorAll('svg path:not(.axis)').length"
+        before = browser.value("document.querySelector('.living').innerHTML")
+        assert browser.value(drawn) > 0
+        browser.value("""(() => {
+            const slider = document.querySelector('.living input[type=range]');
+            slider.value = 0;
+            slider.dispatchEvent(new Event('input'));
+        })()""")
+        assert browser.value("document.querySelector('.living').innerHTML") != before
+    assert "Runtime.exceptionThrown" not in [event.get("method") for event in browser.events]

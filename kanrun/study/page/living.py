@@ -153,6 +153,8 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
     table = _first_seed(run.columns("metrics"))
     if not table or "schedule" not in table or "stage" not in table:
         return
+    if "schedules" in table.get("part", ()):
+        table = _where(table, part="schedules")
     import math
 
     errors = next(name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
