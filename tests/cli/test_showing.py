@@ -196,6 +196,13 @@ def test_completion_of_a_file(tmp_path: Path) -> None:
     assert completions("fit", ["target=table"], f"target.path={tmp_path}/ho") == [f"target.path={tmp_path}/houses.csv"]
 
 
+def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
+    (tmp_path / "houses.csv").write_text("rooms,area,price\n1,2,3\n")
+    words = ["target=table", f"target.path={tmp_path}/houses.csv"]
+    assert completions("fit", words, "target.outputs=pr") == ["target.outputs=price"]
+    assert completions("fit", words, "target.inputs=[rooms,a") == ["target.inputs=[rooms,area"]
+
+
 @pytest.mark.parametrize(
     ("shell", "variables", "found"),
     [

@@ -133,7 +133,7 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
 def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
     """The tasks of `kanrun continual`, phase by phase: what each learner says after each."""
     table = _first_seed(run.columns("functions"))
-    if not table or "after" not in table:
+    if not table or "after" not in table or "x1" in table:  # of more inputs than one there is no curve
         return
     learners, phases = _distinct(table["learner"]), sorted(_distinct(table["after"]))[: limits.frames]
     frames = []

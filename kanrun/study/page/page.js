@@ -65,8 +65,13 @@
               this.y0 + (this.height - this.bottom - at.y) / (this.height - this.bottom - this.top) * (this.y1 - this.y0)];
     }
     line(xs, ys, style = "curve") {
-      const d = xs.map((x, i) => `${i ? "L" : "M"}${this.px(x).toFixed(2)} ${this.py(ys[i]).toFixed(2)}`).join("");
-      if (d && !d.includes("NaN")) make("svg:path", {class: style, d}, this.svg);
+      let d = "", pen = "M";
+      xs.forEach((x, i) => {
+        if (!Number.isFinite(x) || !Number.isFinite(ys[i])) { pen = "M"; return; }  // a gap
+        d += `${pen}${this.px(x).toFixed(2)} ${this.py(ys[i]).toFixed(2)}`;
+        pen = "L";
+      });
+      if (d) make("svg:path", {class: style, d}, this.svg);
     }
     dots(xs, ys, style = "dot", r = 2.5) {
       xs.forEach((x, i) => Number.isFinite(x) && Number.isFinite(ys[i]) &&
