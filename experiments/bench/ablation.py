@@ -122,8 +122,8 @@ def _policy(part: str, **changes: Any) -> Callable[[Plan], Plan]:
     return changed
 
 
-def _final_fit(plan: Plan) -> Plan:
-    return replace(plan, policy=replace(plan.policy, final_steps=0))
+def _policy_itself(**changes: Any) -> Callable[[Plan], Plan]:
+    return lambda plan: replace(plan, policy=replace(plan.policy, **changes))
 
 
 RULES: dict[str, TrainingRule] = {
@@ -131,6 +131,7 @@ RULES: dict[str, TrainingRule] = {
     "conjugate-gradient refinement": TrainingRule(_policy("lm", refine_marks=())),
     "search of the damping": TrainingRule(_policy("lm", thorough=False)),
     "largest column norms": TrainingRule(_policy("lm", largest_columns=False), of="MLP"),
+    "faint coefficients held": TrainingRule(_policy_itself(farthest=0.0)),
     "several starts": TrainingRule(lambda plan: replace(plan, starts=1), starts=True),
     "further batches of starts": TrainingRule(_policy("multistart", batches=1), starts=True),
     "rounds after thinning": TrainingRule(_policy("multistart", rounds_after=0), starts=True),
@@ -145,7 +146,7 @@ RULES: dict[str, TrainingRule] = {
     "stalled grids left": TrainingRule(_policy("grids", stalled=0.0, hardly=0.0)),
     "filled hidden grids kept": TrainingRule(_policy("grids", filled=1.0)),
     "settling of LBFGS": TrainingRule(_policy("grids", settling=0), of="LBFGS"),
-    "final fit": TrainingRule(_final_fit),
+    "final fit": TrainingRule(_policy_itself(final_steps=0)),
 }
 
 

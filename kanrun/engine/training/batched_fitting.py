@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -50,7 +51,7 @@ class _Layer:
         return replace(self.like.grid, knots=self.knots.flatten(0, 1))
 
     def part(self, at: list[int]) -> _Layer:
-        numbers = {key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)}
+        numbers: dict[str, Any] = {key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **numbers)
 
     def at(self, unknowns: Float[Tensor, "networks size"]) -> _Layer:

@@ -38,14 +38,15 @@ class DataFitting(Problem):
     """The fit of `network` to `samples`; evaluations write the unknowns that they are asked for into the network.
 
     `scale` makes errors free of units; `held_numbers` of the Jacobian are held at once, at least one sample's. With
-    `freeze_unseen`, coefficients whose basis functions meet no sample never move; they are `frozen`.
+    `freeze_unseen`, coefficients whose basis functions meet no sample never move; they are `frozen`. `farthest` is
+    `TrainingPolicy.farthest`.
     """
 
     def __init__(
         self, network: Network, samples: Samples, scale: float, smoothing: Smoothing = Smoothing(), *,
-        freeze_unseen: bool = False, held_numbers: int = 1 << 25,
+        freeze_unseen: bool = False, held_numbers: int = 1 << 25, farthest: float = 1e4,
     ) -> None:  # fmt: skip
-        self.network, self.samples, self._held_numbers = network, samples, held_numbers
+        self.network, self.samples, self._held_numbers, self._farthest = network, samples, held_numbers, farthest
         self.smoothness = smoothing.rows(network)
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
@@ -74,11 +75,19 @@ class DataFitting(Problem):
             data = StreamedRows(partial(_made, there, parts, self._factor), unknowns.numel())
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
-        return Linearisation.of(rows, residual, self.frozen)
+        held = self._faint(data, residual) if self.frozen is None else self.frozen
+        return Linearisation.of(rows, residual, held)
 
     def _stacked(self, difference: Tensor, unknowns: Tensor) -> Tensor:
         flat = difference.reshape(-1)
         return torch.cat([flat, self.smoothness.times(unknowns)]) if len(self.smoothness) else flat
+
+    def _faint(self, data: LocalRows | DenseRows | StreamedRows, residual: Tensor) -> Tensor | None:
+        """Coefficients that data see too faintly to move yet, where no penalty holds them."""
+        if len(self.smoothness) or self.network.intervals is None or not self._farthest:
+            return None
+        faint: Tensor = self._farthest * data.squares().sqrt() < residual.norm()
+        return faint
 
 
 class LevenbergMarquardt:

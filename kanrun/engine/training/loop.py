@@ -30,7 +30,8 @@ from kanrun.engine.training.solvers import make_solver
 from kanrun.watch import time_is_up
 
 Event = Step | Stage | Snapshot
-Y, R = TypeVar("Y"), TypeVar("R")
+Y = TypeVar("Y")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)

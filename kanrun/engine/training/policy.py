@@ -120,6 +120,9 @@ class TrainingPolicy:
     #: Other networks have long valleys: many cheap steps lead further than few thorough ones.
     lm_without_grid: LMPolicy = LMPolicy(damping=1e-2, thorough=False, smallest=1e-10)
     held_numbers: int = 1 << 25  #: numbers of the Jacobian that are held at once; at least one sample's
+    #: Without a penalty a coefficient is held while it would have to move this far to account for the residual, in
+    #: units of the outputs' standard deviation; 0 holds none.
+    farthest: float = 1e4
     multistart: MultistartPolicy = MultistartPolicy()
     lbfgs: LBFGSPolicy = LBFGSPolicy()
     widths: WidthPolicy = WidthPolicy()

@@ -57,8 +57,10 @@ def create_lm(
     policy = plan.policy.lm_without_grid if network.intervals is None else plan.policy.lm
     if network.intervals is not None and network.unknowns_at(None) > plan.policy.small:
         policy = replace(policy, damping=plan.policy.large_damping)
-    scale, frozen, numbers = output_scale(data.train, data.task), plan.freeze_unseen, plan.policy.held_numbers
-    problem = DataFitting(network, data.train, scale, smoothing, freeze_unseen=frozen, held_numbers=numbers)
+    problem = DataFitting(
+        network, data.train, output_scale(data.train, data.task), smoothing, freeze_unseen=plan.freeze_unseen,
+        held_numbers=plan.policy.held_numbers, farthest=plan.policy.farthest,
+    )  # fmt: skip
     return LevenbergMarquardt(problem, policy)
 
 
