@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kanrun.engine.networks import KAN, MLP
     from kanrun.errors import KanrunError
     from kanrun.experiments.interpret.interpretation import interpret
+    from kanrun.experiments.solve.solved import solve
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.library.fitting import fit
     from kanrun.study.saved import Model, load_run
@@ -29,6 +30,7 @@ _PLACES = {
     "fit": "kanrun.library.fitting:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.study.saved:load_run",
+    "solve": "kanrun.experiments.solve.solved:solve",
 }
 
 __all__ = [
@@ -42,6 +44,7 @@ __all__ = [
     "fit",
     "interpret",
     "load_run",
+    "solve",
 ]
 
 

@@ -9,98 +9,86 @@ adds. Errors are measured at fresh points; the verdict looks at residuals and at
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
-
-import torch
-from kanrun.experiments.solve.findings import findings
-from kanrun.experiments.solve.plots import convergence, solution_figure
-from kanrun.experiments.solve.problem import make_solve_problem, network_choices, policy_of, windows_of
-from kanrun.experiments.solve.records import checkpoint, solution_table
-from kanrun.experiments.solve.verdict import errors, stage_row, verdict
-from matplotlib.figure import Figure
-from pandas import DataFrame
+from typing import TYPE_CHECKING, Any
 
 from kanrun.config import SolveConfig
-from kanrun.engine.equations import solve
-from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.resources import generator
 
-#: Points at which errors are measured.
-MEASURED = 10_000
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+    from kanrun.runs import Claim
 
 
 def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
-    """One cell for each network."""
-    return [{"network": number} for number in range(len(cfg.networks))]
+    """One cell for each network, of each equation of a suite."""
+    return [
+        {**entry, "network": number}
+        for entry in (dict(each) for each in cfg.suite or [{}])
+        for number in range(len(entry.get("networks", cfg.networks)))
+    ]
 
 
 def check(cfg: SolveConfig) -> None:
-    """Read the equation, its conditions and the networks, without solving."""
-    problem = make_solve_problem(cfg, cfg.seed)
-    windows_of(cfg, problem.system)
-    network_choices(cfg, max(relation.order for relation in problem.system.equations))
+    """Read the equations, their conditions and the networks, without solving."""
+    from kanrun.experiments.solve.checks import check_memory
+    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, policy_of, windows_of
+    from kanrun.experiments.solve.suite import settings_of
+
+    for entry in cfg.suite or [{}]:
+        chosen = settings_of(cfg, entry)
+        problem = make_solve_problem(chosen, cfg.seed)
+        for choice in network_choices(chosen, max(relation.order for relation in problem.system.equations)):
+            windows_of(chosen, problem.system, choice.ansatz)
+            check_memory(problem.system, policy_of(chosen), choice.unknowns)
 
 
 def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Solve with one network: a row for each grid as it ends, then the summary, the solution and its checkpoint."""
+    from kanrun.experiments.solve.checks import notes
+    from kanrun.experiments.solve.problem import make_solve_problem, network_choices
+    from kanrun.experiments.solve.records import checkpoint, point_tables, random_points, solution_table
+    from kanrun.experiments.solve.solved import SolvedEquation, solutions
+    from kanrun.experiments.solve.suite import settings_of
+    from kanrun.experiments.solve.verdict import stage_row
+
+    cfg, bounds = settings_of(cfg, cell), {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
     problem = make_solve_problem(cfg, seed)
-    system = problem.system
-    choice = network_choices(cfg, max(relation.order for relation in system.equations))[cell["network"]]
-    box = system.box.numpy()
-    drawn = torch.rand(MEASURED, len(box), generator=generator(seed, "measuring"), dtype=torch.float64).numpy()
-    points = box[:, 0] + drawn * (box[:, 1] - box[:, 0])
-    stages = solve(system, choice.ansatz, policy_of(cfg), generator(seed, "training"), windows_of(cfg, system))
-    seconds, known = 0.0, {"equation": problem.name, "network": choice.label}
-    while True:
-        try:
-            stage = next(stages)
-        except StopIteration as end:
-            solution = end.value
-            break
-        row = stage_row(problem, stage, points)
-        yield Row("metrics", {**known, **row})
-        seconds = stage.total_seconds
-    outcome, reason = verdict(solution)
-    yield Note(f"{choice.label}: {outcome}; {reason}", warning=outcome != "solved")
-    last = solution.last[-1]
-    found: dict[str, float] = {}
-    for name, value, error in zip(
-        system.vocabulary.constants, solution.constants, solution.standard_errors, strict=True
-    ):
-        found |= {name: float(value), f"{name}_error": float(error)}
-        found |= {f"{name}_true": problem.truth[name]} if name in problem.truth else {}
-    yield Row(
-        "summary",
-        {
-            **known,
-            "verdict": outcome,
-            "against": problem.comparison.what if problem.comparison else "",
-            **errors(problem, solution.network, points),
-            "residual_rms": max(each.equation.rms for each in solution.last),
-            "conditions_rms": max(each.conditions.rms for each in solution.last),
-            "change": max((each.change for each in solution.last if each.change is not None), default=None),
-            "unknowns": sum(each.unknowns for each in solution.last),
-            "intervals": last.intervals,
-            "windows": len(solution.last),
-            **found,
-            "seconds": seconds,
-        },
-    )
-    if seed == cfg.seed:
-        yield solution_table(problem, solution.network, solution.constants, str(cell["network"]))
-    yield checkpoint(problem, solution.network, str(cell["network"]), seed)
+    choice = network_choices(cfg, max(relation.order for relation in problem.system.equations))[cell["network"]]
+    points = random_points(problem, seed)
+    number = "_".join([*([cell["name"]] if "name" in cell else []), str(cell["network"])])
+    yield from (Note(text, warning=True) for text in notes(problem.system))
+    for each in solutions(cfg, problem, choice, seed):
+        if not isinstance(each, SolvedEquation):
+            row = stage_row(problem, each, points)
+            yield Row("metrics", {"equation": problem.name, "network": choice.label, **row})
+            continue
+        yield Note(f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved")
+        yield Row("summary", {**each.summary(), **bounds})
+        if seed == cfg.seed:
+            yield solution_table(problem, each.solution.network, each.solution.constants, number)
+            yield from point_tables(problem, each.solution, number)
+        yield checkpoint(problem, each.solution.network, number, seed)
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
-    """Error against unknowns for all networks; the solution, its error and residual for each."""
-    yield "convergence", convergence(tables["metrics"])
-    labels = tables["summary"].drop_duplicates("network")["network"].tolist()
-    for number, label in enumerate(labels):
-        if (table := tables.get(f"solution_{number}")) is not None:
-            yield f"solution_{number}", solution_figure(table, label)
+    """Errors by unknowns; for each network the solution, its error and residual, points and knots, and sections."""
+    from kanrun.experiments.solve.plots import convergence, sections_figure, solution_figure, solution_tables
+
+    for name, rows in tables["metrics"].groupby("equation", sort=False):
+        yield (
+            ("convergence" if tables["metrics"]["equation"].nunique() == 1 else f"convergence_{name}"),
+            convergence(rows),
+        )
+    for number, each in solution_tables(tables).items():
+        yield f"solution_{number}", solution_figure(each)
+        if len(each.variables) == 2:
+            yield f"sections_{number}", sections_figure(each)
 
 
 def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
     """The verdicts, their honesty, and constants that were sought."""
+    from kanrun.experiments.solve.findings import findings
+
     return findings(tables["summary"])

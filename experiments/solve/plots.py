@@ -1,28 +1,69 @@
-"""Figures of `kanrun solve`: solutions, errors and residuals, and how errors fall with the number of unknowns."""
+"""Figures of `kanrun solve`: solutions, errors and residuals, points and knots, sections, and errors by unknowns."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import numpy as np
+from kanrun.experiments.solve.published import PUBLISHED
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from pandas import DataFrame
 
-from kanrun.figures.maps import lattice
-from kanrun.figures.style import WIDTH, first_seed, grid_of_axes, new_figure, styled
+from kanrun.figures.maps import draw_map
+from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, first_seed, grid_of_axes, new_figure, styled
+
+Array = NDArray[np.float64]
+
+#: Values of the second variable at which sections are drawn.
+SECTIONS = 5
+
+
+@dataclass(frozen=True)
+class SolutionTables:
+    """What a figure of one solution is drawn from; `variables` come first in `solution`."""
+
+    label: str
+    solution: DataFrame
+    points: DataFrame | None
+    knots: DataFrame | None
+
+    @property
+    def variables(self) -> list[str]:
+        """The variables that change, one or two."""
+        names = [name for name in self.solution.columns if not name.startswith("residual ")]
+        first = self.solution[names[0]]
+        return names[: 1 if first.is_monotonic_increasing and first.is_unique else 2]
+
+    @property
+    def unknowns(self) -> list[str]:
+        """The unknown functions: what stands before the residuals and has no variable's name."""
+        plain = [n for n in self.solution.columns if not n.startswith("residual ") and not n.endswith(" true")]
+        known = [name for name in plain if f"{name} true" in self.solution]
+        count = len([name for name in self.solution.columns if name.startswith("residual ")])
+        return known or plain[-count:]
 
 
 @styled
 def convergence(metrics: DataFrame) -> Figure:
-    """The error (where nothing is known: the change from grid to grid) and the residual against the unknowns."""
+    """The error (where nothing is known: the change from grid to grid) and the residual against the unknowns.
+
+    Dashed lines are published errors of the same problem.
+    """
     rows = first_seed(metrics)
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "change"
-    figure = new_figure(3.2)
+    figure = new_figure(3.4)
     left, right = grid_of_axes(figure, 1, 2)[0]
     for label, each in rows.groupby("network", sort=False):
         grids = each[each["window"] == each["window"].max()]
         for axes, column in ((left, error), (right, "residual_rms")):
             kept = grids[grids[column].notna() & (grids[column] > 0)]
-            at = kept["unknowns"].to_numpy() + np.arange(len(kept)) * 0  # an MLP keeps its size from stage to stage
-            axes.plot(at, kept[column], marker="o", label=str(label))
+            axes.plot(kept["unknowns"], kept[column], marker="o", label=str(label))
+    if error == "l2":
+        for number, (value, source) in enumerate(PUBLISHED.get(str(rows["equation"].iloc[0]), ())):
+            left.axhline(value, color=GREY, linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=source)
     for axes, name in (
         (left, {"l2": "relative L2 error", "change": "change from grid to grid"}[error]),
         (right, "relative residual"),
@@ -33,55 +74,103 @@ def convergence(metrics: DataFrame) -> Figure:
 
 
 @styled
-def solution_figure(table: DataFrame, label: str) -> Figure:
-    """The solution, its error where the truth is known, and the residual: curves or maps by the number of variables."""
-    names = list(table.columns)
-    residual_names = [name for name in names if name.startswith("residual ")]
-    unknowns = [name for name in names if f"{name} true" in names] or names[len(_varying(table)) : -len(residual_names)]
-    if len(_varying(table)) == 1:
-        return _curves(table, label, unknowns, residual_names)
-    return _maps(table, label, unknowns[0], residual_names[0])
+def solution_figure(tables: SolutionTables) -> Figure:
+    """The solution, its error where the truth is known, the residual, and where points and knots lie."""
+    return _curves(tables) if len(tables.variables) == 1 else _maps(tables)
 
 
-def _varying(table: DataFrame) -> list[str]:
-    """The variables that change in the table, which are its first columns."""
-    first = [name for name in table.columns if not name.startswith("residual ") and not name.endswith(" true")]
-    count = 1 if table[first[0]].is_monotonic_increasing and table[first[0]].is_unique else 2
-    return first[:count]
+@styled
+def sections_figure(tables: SolutionTables) -> Figure:
+    """The solution along the first variable at several values of the second, the truth dotted; one panel an unknown."""
+    across, up = tables.variables
+    figure = new_figure(3.0, WIDTH)
+    values = np.unique(tables.solution[up])
+    chosen = values[np.linspace(0, len(values) - 1, SECTIONS).round().astype(int)]
+    for axes, unknown in zip(grid_of_axes(figure, 1, len(tables.unknowns))[0], tables.unknowns, strict=True):
+        for value in chosen:
+            rows = tables.solution[tables.solution[up] == value]
+            axes.plot(rows[across], rows[unknown], label=f"{up} = {value:.3g}")
+            if f"{unknown} true" in rows:
+                axes.plot(rows[across], rows[f"{unknown} true"], linestyle=":", color=BLACK, linewidth=1)
+        axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
+    axes.legend()
+    return figure
 
 
-def _curves(table: DataFrame, label: str, unknowns: list[str], residual_names: list[str]) -> Figure:
-    figure = new_figure(3.0)
+def _curves(tables: SolutionTables) -> Figure:
+    figure, (at,) = new_figure(3.0), tables.variables
     left, middle, right = grid_of_axes(figure, 1, 3)[0]
-    at = table.columns[0]
-    for name in unknowns:
+    table = tables.solution
+    for name in tables.unknowns:
         (line,) = left.plot(table[at], table[name], label=name)
         if f"{name} true" in table:
-            left.plot(table[at], table[f"{name} true"], linestyle=":", color="black")
+            left.plot(table[at], table[f"{name} true"], linestyle=":", color=BLACK)
             middle.plot(table[at], (table[name] - table[f"{name} true"]).abs(), color=line.get_color(), label=name)
-    for name in residual_names:
+    for name in table.columns[table.columns.str.startswith("residual ")]:
         right.plot(table[at], table[name].abs(), label=name)
-    left.set(title=label, xlabel=at)
+    if tables.knots is not None:
+        left.plot(
+            tables.knots["at"], np.zeros(len(tables.knots)), "|", color=GREY, transform=left.get_xaxis_transform()
+        )
+    left.set(title=tables.label, xlabel=at)
     left.legend()
-    middle.set(title="error", xlabel=at, yscale="log" if middle.lines else "linear")
-    right.set(title="residual", xlabel=at, yscale="log")
+    middle.set(title="error" if middle.lines else "no solution is known", xlabel=at)
+    right.set(title="residual", xlabel=at)
+    for axes in (middle, right):
+        if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
+            axes.set_yscale("log")
     return figure
 
 
-def _maps(table: DataFrame, label: str, unknown: str, residual: str) -> Figure:
-    across, up = _varying(table)
-    panels = [(label, table[unknown])]
-    if f"{unknown} true" in table:
-        panels.append(("error", table[unknown] - table[f"{unknown} true"]))
-    panels.append(("residual", table[residual]))
-    figure = new_figure(2.8, WIDTH)
-    for axes, (title, values) in zip(grid_of_axes(figure, 1, len(panels))[0], panels, strict=True):
-        found = lattice(table[across].to_numpy(), table[up].to_numpy(), values.to_numpy())
-        if found is None:
-            continue
-        x, y, z = found
-        limit = float(np.abs(z).max()) or 1.0
-        mesh = axes.pcolormesh(x, y, z, cmap="RdBu_r", vmin=-limit, vmax=limit, shading="auto", rasterized=True)
-        figure.colorbar(mesh, ax=axes)
-        axes.set(title=title, xlabel=across, ylabel=up)
+def _maps(tables: SolutionTables) -> Figure:
+    across, up = tables.variables
+    residuals = [name for name in tables.solution.columns if name.startswith("residual ")]
+    known = f"{tables.unknowns[0]} true" in tables.solution
+    figure = new_figure(2.3 * len(tables.unknowns) + 0.3, WIDTH)
+    lines = grid_of_axes(figure, len(tables.unknowns), 4 if known else 3)
+    x, y = (tables.solution[name].to_numpy(dtype=float) for name in (across, up))
+    for line, unknown, residual in zip(lines, tables.unknowns, residuals, strict=False):
+        values = tables.solution[unknown].to_numpy(dtype=float)
+        panels = [(unknown, values, SEQUENTIAL)]
+        if known:
+            panels.append(("error", values - tables.solution[f"{unknown} true"].to_numpy(dtype=float), DIVERGING))
+        panels.append((residual, tables.solution[residual].to_numpy(dtype=float), DIVERGING))
+        for axes, (title, shown, colours) in zip(line, panels, strict=False):
+            reach = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
+            limits = (float(shown.min()), float(shown.max())) if colours == SEQUENTIAL else (-reach, reach)
+            if not limits[0] < limits[1]:
+                limits = (limits[0] - 0.5, limits[0] + 0.5)
+            image = draw_map(axes, x, y, shown, limits, colours)
+            figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
+            axes.set(title=title, xlabel=across)
+        line[0].set_ylabel(up)
+        _draw_points(line[-1], tables, across, up)
     return figure
+
+
+def _draw_points(axes: Axes, tables: SolutionTables, across: str, up: str) -> None:
+    """Collocation points, and the knots of both variables at the borders."""
+    axes.set(title="points and knots", xlabel=across)
+    axes.grid(visible=False)
+    if tables.points is not None:
+        axes.plot(tables.points[across], tables.points[up], ".", markersize=1, color=GREY)
+    if tables.knots is not None:
+        for name, transform in ((across, axes.get_xaxis_transform()), (up, axes.get_yaxis_transform())):
+            at = tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float)
+            zero = np.zeros(len(at))
+            places = (at, zero) if name == across else (zero, at)
+            axes.plot(*places, "|" if name == across else "_", color=BLACK, markersize=6, transform=transform)
+
+
+def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables]:
+    """The recorded tables of each solution, by their common ending: the network's number, after a suite's name."""
+    found = {}
+    labels = tables["summary"].drop_duplicates(["equation", "network"])
+    for name in (name.removeprefix("solution_") for name in tables if name.startswith("solution_")):
+        at = int(name.rpartition("_")[2])
+        same = labels["network"].tolist()
+        label = same[at] if labels["equation"].nunique() == 1 and at < len(same) else name
+        found[name] = SolutionTables(
+            label, tables[f"solution_{name}"], tables.get(f"points_{name}"), tables.get(f"knots_{name}")
+        )
+    return found

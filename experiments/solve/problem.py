@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import sympy
 import torch
+from kanrun.experiments.solve.checks import check_determined, check_exact
+from kanrun.experiments.solve.collocation import collocated
+from kanrun.experiments.solve.reading import Reader, read_conditions
 from kanrun.experiments.solve.reference import Reference, reference_of
 from numpy.typing import NDArray
 from torch import Generator
 
 from kanrun.config import EquationConfig, SolveConfig
-from kanrun.engine.equations import Ansatz, Condition, Create, EquationPolicy, Face, Measured, OutputForm, System
+from kanrun.engine.equations import Ansatz, Create, EquationPolicy, Measured, OutputForm, System
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Network
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
 from kanrun.formulas.functions import variable
-from kanrun.formulas.parsing import parse_expression
 from kanrun.study.resources import generator
-from kanrun.targets.tables import read_inputs
+from kanrun.targets.tables import column_names, read_inputs
 
 Array = NDArray[np.float64]
 
@@ -33,7 +36,10 @@ _NETWORK_KEYS = {
     "mlp": {"kind", "hidden", "terms", "factors", "activation"},
 }
 _MOST_VARIABLES = 3
-_FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
+#: Terms where the settings name no number; more follow where they help.
+_TERMS = 4
+#: Grids where the settings name none; finer ones follow where they help.
+_INTERVALS = (5, 10, 20, 40)
 
 
 @dataclass(frozen=True)
@@ -47,12 +53,20 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SolveProblem:
-    """A system, what its solution is compared with, and the true values of sought constants where they are known."""
+    """A system, its exact solution and the true values of sought constants where they are known."""
 
     name: str
     system: System
-    comparison: Comparison | None
+    reader: Reader
+    exact: Sequence[sympy.Expr] | None
     truth: Mapping[str, float]
+
+    @cached_property
+    def comparison(self) -> Comparison | None:
+        """What the solution is compared with; a reference is integrated when it is first asked for."""
+        if self.exact is not None:
+            return _compared(self.exact, self.system.vocabulary.variables)
+        return _reference(self.system, self.reader, self.truth)
 
 
 @dataclass(frozen=True)
@@ -61,6 +75,7 @@ class NetworkChoice:
 
     label: str
     ansatz: Ansatz
+    unknowns: int  # numbers of the network on its finest planned grid
 
 
 def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
@@ -70,7 +85,7 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
     unknowns, sought = tuple(equation.unknowns), tuple(equation.find or ())
     vocabulary = Vocabulary(tuple(equation.variables), unknowns, sought)
     fixed = {name: constant(value) for name, value in (equation.constants or {}).items()}
-    read = _Reader(vocabulary, fixed)
+    read = Reader(vocabulary, fixed)
     formulas = list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
     if len(formulas) != len(unknowns):
         raise UsageError(
@@ -78,16 +93,17 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
             "give one equation for each."
         )
     equations = tuple(read.relation(each) for each in formulas)
-    conditions = tuple(_condition(name, each, read, box) for name, each in (equation.conditions or {}).items())
+    conditions = read_conditions(equation.conditions, read, equations, box)
     guesses = {name: constant(value) for name, value in (equation.find or {}).items()}
     system = System(vocabulary, torch.as_tensor(box), equations, conditions, (), guesses)
     truth: dict[str, float] = {}
     if equation.data is not None:
         system, truth = _with_data(cfg, system, read, seed)
-    _check_determined(system)
-    exact = None if equation.exact is None else _exact(equation.exact, read)
-    comparison = exact or _reference(system, read, truth)
-    return SolveProblem(equation.name, system, comparison, truth)
+    check_determined(system)
+    known = None if equation.exact is None else _exact(equation.exact, read)
+    if known is not None:
+        check_exact(system, known, truth)
+    return SolveProblem(equation.name, system, read, known, truth)
 
 
 def network_choices(cfg: SolveConfig, orders: int) -> list[NetworkChoice]:
@@ -100,44 +116,22 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
     return replace(usual, points=cfg.points, face_points=cfg.face_points, stage=replace(usual.stage, steps=cfg.steps))
 
 
-def windows_of(cfg: SolveConfig, system: System) -> int | str | None:
+def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
     """The setting `windows`, checked. Raises UsageError where the equation cannot be cut into windows."""
     windows = cfg.equation.windows
+    possible = system.evolves and not system.vocabulary.constants
+    if windows == "auto":
+        return "auto" if possible and ansatz.intervals[0] is not None else None
     if windows is None or windows == 1:
         return None
-    if windows != "auto" and (isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= 1000):
+    if isinstance(windows, bool) or not isinstance(windows, int) or not 1 <= windows <= 1000:
         raise UsageError(f"equation.windows={windows} must be a whole number from 1 to 1000, or auto.")
-    if not system.evolves or system.vocabulary.constants:
+    if not possible:
         raise UsageError(
             f"equation.windows={windows} needs an equation that evolves from conditions at the lower end of its last "
             "variable, without sought constants; leave it out."
         )
-    chosen: int | str = windows
-    return chosen
-
-
-class _Reader:
-    """Reads formulas with the fixed constants put in."""
-
-    def __init__(self, vocabulary: Vocabulary, fixed: Mapping[str, float]) -> None:
-        self.vocabulary, self.fixed = vocabulary, dict(fixed)
-
-    def with_constants(self, more: Mapping[str, float]) -> _Reader:
-        """The same, with sought constants at given values."""
-        left = tuple(name for name in self.vocabulary.constants if name not in more)
-        return _Reader(replace(self.vocabulary, constants=left), {**self.fixed, **more})
-
-    def relation(self, text: Any) -> Relation:
-        widened = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
-        found = parse_relation(str(text), widened)
-        return replace(found, expression=self._put(found.expression), vocabulary=self.vocabulary)
-
-    def formula(self, text: Any) -> sympy.Expr:
-        names = (*self.vocabulary.variables, *self.fixed)
-        return self._put(parse_expression(str(text), names))
-
-    def _put(self, expression: sympy.Expr) -> sympy.Expr:
-        return expression.subs({variable(name): sympy.Rational(repr(value)) for name, value in self.fixed.items()})
+    return windows
 
 
 def _box(equation: EquationConfig) -> Array:
@@ -158,56 +152,14 @@ def _box(equation: EquationConfig) -> Array:
     return np.array(rows, dtype=np.float64)
 
 
-def _condition(name: str, given: Any, read: _Reader, box: Array) -> Condition:
-    where = f"equation.conditions.{name}"
-    if not isinstance(given, Mapping) or "formula" not in given or ("at" in given) == ("periodic" in given):
-        raise UsageError(
-            f'{where}={given} must be {{at: "x=0", formula: "u = 0"}} or {{periodic: x, formula: "u = 0"}}.'
-        )
-    if unknown := set(given) - {"at", "periodic", "formula"}:
-        raise UsageError(f"{where} has the key {sorted(unknown)[0]}; the keys are at, periodic, formula.")
-    relation = read.relation(given["formula"])
-    variables = read.vocabulary.variables
-    if "periodic" in given:
-        if given["periodic"] not in variables:
-            raise UsageError(f"{where}.periodic={given['periodic']} is none of the variables {', '.join(variables)}.")
-        return Condition(name, relation, (), variables.index(given["periodic"]))
-    faces = tuple(_face(where, part, variables, box) for part in str(given["at"]).split(","))
-    return Condition(name, relation, faces)
-
-
-def _face(where: str, text: str, variables: tuple[str, ...], box: Array) -> Face:
-    fixed = []
-    for part in text.split("&"):
-        match = _FACE.fullmatch(part)
-        if match is None or match[1] not in variables:
-            raise UsageError(
-                f"{where}.at={text.strip()!r} is no place; write {variables[0]}=VALUE, several with commas, and "
-                f"{variables[0]}=VALUE & {variables[-1]}=VALUE for where both hold."
-            )
-        number, value = variables.index(match[1]), constant(match[2])
-        low, high = box[number]
-        if not low <= value <= high:
-            raise UsageError(
-                f"{where}.at={text.strip()!r} lies outside the box, where {match[1]} is {low:g} to {high:g}."
-            )
-        fixed.append((number, value))
-    return tuple(sorted(fixed))
-
-
-def _check_determined(system: System) -> None:
-    """Refuse an equation that obviously many functions solve: one without conditions and without measured values."""
-    if system.conditions or system.measured:
-        return
-    raise UsageError("equation.conditions is empty: without conditions or data many functions solve the equation.")
-
-
-def _exact(given: Any, read: _Reader) -> Comparison:
+def _exact(given: Any, read: Reader) -> list[sympy.Expr]:
     texts = list(given) if isinstance(given, list | tuple) else [given]
     if len(texts) != len(read.vocabulary.unknowns):
         raise UsageError(f"equation.exact has {len(texts)} formulas for {len(read.vocabulary.unknowns)} unknowns.")
-    names = read.vocabulary.variables
-    formulas = [read.formula(text) for text in texts]
+    return [read.formula(text) for text in texts]
+
+
+def _compared(formulas: Sequence[sympy.Expr], names: Sequence[str]) -> Comparison:
     values = [to_numpy(formula, names) for formula in formulas]
     slopes = [to_numpy(sympy.diff(formula, variable(name)), names) for formula in formulas for name in names]
     return Comparison(
@@ -217,20 +169,23 @@ def _exact(given: Any, read: _Reader) -> Comparison:
     )
 
 
-def _reference(system: System, read: _Reader, truth: Mapping[str, float]) -> Comparison | None:
+def _reference(system: System, read: Reader, truth: Mapping[str, float]) -> Comparison | None:
     known = _with_truth(system, read, truth) if system.vocabulary.constants else system
-    found = None if known is None else reference_of(replace(known, measured=()))
+    if known is None:
+        return None
+    known = replace(known, measured=())
+    found = reference_of(known) or collocated(known)
     return None if found is None else Comparison("reference", found)
 
 
-def _with_truth(system: System, read: _Reader, truth: Mapping[str, float]) -> System | None:
+def _with_truth(system: System, read: Reader, truth: Mapping[str, float]) -> System | None:
     """The system with sought constants at their true values; None where one is not known."""
     if set(system.vocabulary.constants) - set(truth):
         return None
     fixed = read.with_constants(truth)
 
     def put(relation: Relation) -> Relation:
-        return replace(relation, expression=fixed._put(relation.expression), vocabulary=fixed.vocabulary)
+        return replace(relation, expression=fixed.put(relation.expression), vocabulary=fixed.vocabulary)
 
     return replace(
         system, vocabulary=fixed.vocabulary, constants={},
@@ -239,27 +194,46 @@ def _with_truth(system: System, read: _Reader, truth: Mapping[str, float]) -> Sy
     )  # fmt: skip
 
 
-def _with_data(cfg: SolveConfig, system: System, read: _Reader, seed: int) -> tuple[System, dict[str, float]]:
+def _with_data(cfg: SolveConfig, system: System, read: Reader, seed: int) -> tuple[System, dict[str, float]]:
     """The system with measured values, from a table or drawn from a reference solution with noise."""
     data, vocabulary = cfg.equation.data, system.vocabulary
+    names, truth = list(vocabulary.unknowns), dict[str, float]()
     if isinstance(data, str):
-        columns = read_inputs(data, [*vocabulary.variables, *vocabulary.unknowns])
+        names = [name for name in names if name in column_names(data)] or names
+        columns = read_inputs(data, [*vocabulary.variables, *names])
         points, values = columns[:, : len(system.box)], columns[:, len(system.box) :]
-        low, high = system.box[:, 0].numpy(), system.box[:, 1].numpy()
-        outside = ((points < low) | (points > high)).any(axis=1)
-        if outside.any():
-            raise UsageError(f"{data} has {int(outside.sum())} rows outside the box of equation.variables; widen it.")
-        truth: dict[str, float] = {}
+    elif isinstance(data, Mapping) and set(data) >= set(vocabulary.variables):
+        names = [name for name in names if name in data] or names
+        points, values = _columns(data, vocabulary.variables), _columns(data, names)
     else:
         points, values, truth = _drawn(data, system, read, seed)
+    low, high = system.box[:, 0].numpy(), system.box[:, 1].numpy()
+    outside = ((points < low) | (points > high)).any(axis=1)
+    if outside.any():
+        raise UsageError(
+            f"equation.data has {int(outside.sum())} rows outside the box of equation.variables; widen it."
+        )
     measured = tuple(
         Measured(parse_relation(f"{name} = 0", vocabulary), torch.as_tensor(points), torch.as_tensor(values[:, i]))
-        for i, name in enumerate(vocabulary.unknowns)
+        for i, name in enumerate(names)
     )
     return replace(system, measured=measured), truth
 
 
-def _drawn(data: Any, system: System, read: _Reader, seed: int) -> tuple[Array, Array, dict[str, float]]:
+def _columns(data: Mapping[str, Any], names: Sequence[str]) -> Array:
+    """These columns side by side. Raises UsageError where one is missing, not finite, or of another length."""
+    if missing := [name for name in names if name not in data]:
+        raise UsageError(f"equation.data has no column {missing[0]}; its columns are {', '.join(map(str, data))}.")
+    try:
+        found = np.stack([np.asarray(data[name], dtype=np.float64).reshape(-1) for name in names], axis=1)
+    except (TypeError, ValueError):
+        raise UsageError("equation.data needs columns of numbers, all of one length.") from None
+    if not np.isfinite(found).all():
+        raise UsageError("equation.data has values that are not finite; leave these rows out.")
+    return found
+
+
+def _drawn(data: Any, system: System, read: Reader, seed: int) -> tuple[Array, Array, dict[str, float]]:
     if not isinstance(data, Mapping) or set(data) - {"points", "noise", "constants"}:
         raise UsageError(f"equation.data={data} must be a file, or have the keys points, noise and constants.")
     truth = {name: constant(value) for name, value in dict(data.get("constants", {})).items()}
@@ -288,11 +262,12 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
         raise UsageError(f"networks has {entry} with a layer of less than 1 node.")
     plain = inputs == 1 or kind == "mlp"
     form = cfg.equation.form
-    terms = int(entry.get("terms", 1 if plain else form.terms or 3))
-    factors = int(entry.get("factors", 1 if plain else form.factors or 2))
-    outputs = OutputForm(unknowns, terms, factors)
+    separated = not plain and not hidden and "factors" not in entry and form.factors is None
+    terms = int(entry.get("terms", 1 if plain else form.terms or _TERMS))
+    factors = int(entry.get("factors", 1 if plain else form.factors or inputs))
+    outputs = OutputForm(unknowns, terms, factors, separated)
     widths = "-".join(map(str, (inputs, *hidden, outputs.outputs)))
-    intervals: tuple[int | None, ...] = tuple(cfg.equation.intervals)
+    intervals: tuple[int | None, ...] = tuple(cfg.equation.intervals or _INTERVALS)
     if kind == "mlp":
         activation = str(entry.get("activation", "tanh"))
         if activation not in ACTIVATIONS or activation in ("relu", "identity"):
@@ -300,18 +275,25 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
                 f"networks has an MLP with the activation {activation}, which has no second derivatives; take tanh."
             )
         create = _mlp(inputs, hidden, activation)
-        return NetworkChoice(f"MLP {widths}", Ansatz(create, outputs, tuple(None for _ in intervals)))
+        ansatz = Ansatz(create, outputs, tuple(None for _ in intervals), hard=cfg.conditions == "hard")
+        numbers = sum((a + 1) * b for a, b in pairwise((inputs, *hidden, outputs.outputs)))
+        return NetworkChoice(f"MLP {widths}", ansatz, numbers)
     degree = int(entry.get("degree", 5))
     if not orders < degree <= 20:
         raise UsageError(
             f"networks has a KAN of degree {degree} for an equation of order {orders}; splines need a degree of "
             f"{orders + 1} to 20, better {orders + 3}."
         )
-    created = _kan(inputs, hidden, degree, int(cfg.equation.intervals[0]))
+    created = _kan(inputs, hidden, degree, int(intervals[0] or 1))
     label = (
         f"KAN {widths}" + (f" ({terms} products)" if factors > 1 else "") + ("" if degree == 5 else f", k = {degree}")
     )
-    return NetworkChoice(label, Ansatz(created, outputs, intervals))
+    widens = not plain and form.terms is None and "terms" not in entry
+    grows, hard = cfg.equation.intervals is None, cfg.conditions == "hard"
+    functions = int(intervals[-1] or 1) + degree
+    edges = pairwise((inputs, *hidden, outputs.outputs))
+    numbers = outputs.outputs * functions if separated else sum(a * b * functions for a, b in edges)
+    return NetworkChoice(label, Ansatz(created, outputs, intervals, grows, widens, hard), numbers)
 
 
 def _kan(inputs: int, hidden: list[int], degree: int, intervals: int) -> Create:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 from kanrun.experiments.solve.problem import SolveProblem
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import Field, Monomials, Windows, evaluate
+from kanrun.engine.equations import Field, Monomials, Solution, Windows, edges_of, evaluate
 from kanrun.runs.records import Checkpoint, Table
+from kanrun.study.resources import generator
 from kanrun.study.saved import pack
 
 Array = NDArray[np.float64]
 
 #: Points of the table along each variable: of a curve, of a map, and of the map through the middle of a 3-D box.
 RESOLUTION = {1: 401, 2: 81, 3: 61}
+
+
+#: Points at which errors are measured.
+MEASURED = 10_000
+
+
+def random_points(problem: SolveProblem, seed: int) -> Array:
+    """The points (points, variables) at which errors are measured."""
+    box = problem.system.box.numpy()
+    drawn = torch.rand(MEASURED, len(box), generator=generator(seed, "measuring"), dtype=torch.float64).numpy()
+    return np.asarray(box[:, 0] + drawn * (box[:, 1] - box[:, 0]))
 
 
 def grid_points(problem: SolveProblem) -> Array:
@@ -42,6 +56,24 @@ def solution_table(problem: SolveProblem, network: Field | Windows, constants: t
     for i, residual in enumerate(residuals(problem, network, constants, points)):
         columns[f"residual {i}"] = residual
     return Table(f"solution_{name}", columns)
+
+
+def point_tables(problem: SolveProblem, solution: Solution, name: str) -> Iterator[Table]:
+    """The collocation points and the breakpoints of every window."""
+    variables = problem.system.vocabulary.variables
+    points = np.concatenate([stage.points.numpy() for stage in solution.last])
+    yield Table(f"points_{name}", {each: points[:, i] for i, each in enumerate(variables)})
+    windows, names, places = list[int](), list[str](), list[float]()
+    for number, stage in enumerate(solution.last):
+        edges, box = edges_of(stage.solution), stage.solution.box
+        for i, variable in enumerate(variables if edges is not None else ()):
+            assert edges is not None  # an invariant: no variables are gone through without
+            at = box[i].mean() + edges[i] * (box[i, 1] - box[i, 0]) / 2
+            windows += [number] * len(at)
+            names += [variable] * len(at)
+            places += at.tolist()
+    if places:
+        yield Table(f"knots_{name}", {"window": np.array(windows), "variable": np.array(names), "at": np.array(places)})
 
 
 def residuals(problem: SolveProblem, network: Field | Windows, constants: torch.Tensor, points: Array) -> list[Array]:

@@ -1,16 +1,18 @@
 """Plain numerical solutions to compare with: ordinary equations by Runge-Kutta, evolution in one space by lines.
 
-In space fourth-order finite differences on a uniform grid (trigonometric interpolation on a ring), in time scipy's
+In space sixth-order finite differences on a uniform grid, trigonometric interpolation on a ring, Chebyshev's points
+for equations of second order in time; in time scipy's
 `solve_ivp` with tight tolerances. Boundary value problems in space have no reference here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import sympy
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import fft, integrate, interpolate
 
@@ -28,8 +30,12 @@ Reference = Callable[[Array], Array]
 class ReferencePolicy:
     """Resolution and tolerances: the reference is to be more precise than what is compared with it."""
 
-    nodes: int = 1601  #: of the space grid with walls
-    ring: int = 1024  #: of the periodic space grid
+    nodes: int = 1601  #: of the space grid with walls, for equations of first order in time
+    chebyshev: int = 80  #: nodes for equations of second order in time, whose waves differences at walls would excite
+    even: int = 401  #: evenly spaced places at which these solutions are kept
+    #: Nodes of a periodic grid, the first number for which the highest tenth of the frequencies is below `tail`.
+    rings: tuple[int, ...] = (128, 256, 512, 1024)
+    tail: float = 1e-9
     times: int = 401  #: kept, between which cubic splines interpolate
     relative: float = 1e-10  #: tolerances of the time steps
     absolute: float = 1e-12
@@ -47,10 +53,7 @@ def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) ->
         return None
     if len(system.box) == 1:
         return _ordinary(system, solved, policy)
-    first_order = all(order == 1 for order in solved.orders)
-    if len(system.box) == 2 and len(system.vocabulary.unknowns) == 1 and first_order:
-        return _by_lines(system, solved, policy)
-    return None
+    return _by_lines(system, solved, policy) if len(system.box) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -139,36 +142,88 @@ def _ordinary(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
 
 
 def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Reference | None:
-    start_condition = _initial(system, 0, 0)
-    ends = [condition for condition in system.conditions if condition is not start_condition]
-    if start_condition is None:
+    states = [(u, o) for u, order in enumerate(solved.orders) for o in range(order)]
+    starts = [_initial(system, *state) for state in states]
+    if any(condition is None for condition in starts):
         return None
-    space = _Ring.of(system, ends, policy) or _Walls.of(system, ends, policy)
-    if space is None:
+    ends = [condition for condition in system.conditions if condition not in starts]
+    if all(condition.periodic == 0 for condition in ends) and ends:
+        for nodes in policy.rings:
+            table = _integrated(system, solved, [_Ring.over(system, nodes)] * len(solved.orders), policy)
+            if table is None:
+                return None
+            spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
+            if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
+                break
+        return _interpolated(system, table, policy)
+    relations = [_at_walls(system, number, ends) for number in range(len(solved.orders))]
+    if any(found is None for found in relations):
         return None
-    variables, unknown = system.vocabulary.variables, system.vocabulary.unknowns[0]
-    held = sorted({each.index[0] for relation in system.equations for each in relation.derivatives})
-    names = [*variables, *(f"{unknown}_{variables[0] * order}" if order else unknown for order in held)]
-    right = to_numpy(solved.formulas[0], names)
+    low, high = system.box[0].tolist()
+    spaces: list[_Walls | _Chebyshev] = [
+        _Walls(low, high, policy.nodes, found or [])
+        if max(solved.orders) == 1
+        else _Chebyshev(low, high, policy.chebyshev, found or [], policy.even)
+        for found in relations
+    ]
+    table = _integrated(system, solved, spaces, policy)
+    return None if table is None else _interpolated(system, table, policy)
+
+
+def _integrated(
+    system: System, solved: _Solved, spaces: Sequence[_Ring | _Walls | _Chebyshev], policy: ReferencePolicy
+) -> Array | None:
+    """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
+    variables, unknowns = system.vocabulary.variables, system.vocabulary.unknowns
+    states = [(u, o) for u, order in enumerate(solved.orders) for o in range(order)]
+    held = sorted({(each.unknown, each.index[0]) for relation in system.equations for each in relation.derivatives})
+    named = [f"{unknowns[u]}_{variables[0] * order}" if order else unknowns[u] for u, order in held]
+    lower = [_time_name(system, unknowns[u], o) for u, o in states if o]
+    right = [to_numpy(formula, [*variables, *named, *lower]) for formula in solved.formulas]
     low, high = map(float, system.box[1])
+    x, count = spaces[0].x, len(states)
 
-    def slope(t: float, inner: Array) -> Array:
-        values = space.filled(inner, t)
-        parts = [space.derivative(values, order) for order in held]
-        columns = [space.x, np.full_like(space.x, t), *parts]
-        return space.inner(np.asarray(right(np.stack(columns, axis=1))))
+    def slope(t: float, y: Array) -> Array:
+        rows = y.reshape(len(x), count)
+        now = [spaces[u].filled(rows[:, states.index((u, 0))], t) for u in range(len(unknowns))]
+        parts = [spaces[u].derivative(now[u], order) for u, order in held]
+        columns = np.stack(
+            [x, np.full_like(x, t), *parts, *(rows[:, i] for i, (_, o) in enumerate(states) if o)], axis=1
+        )
+        result = np.empty_like(rows)
+        for i, (u, o) in enumerate(states):
+            result[:, i] = right[u](columns) if o + 1 == solved.orders[u] else rows[:, states.index((u, o + 1))]
+            spaces[u].fix(result[:, i])
+        return result.reshape(-1)
 
-    times = np.linspace(low, high, policy.times)
-    first = _value(start_condition.relation, np.stack([space.x, np.full_like(space.x, low)], axis=1))
+    times, first = np.linspace(low, high, policy.times), []
+    for u, o in states:
+        condition = _initial(system, u, o)
+        assert condition is not None  # an invariant: asked for before
+        first.append(_value(condition.relation, np.stack([x, np.full_like(x, low)], axis=1)))
+    band = None if spaces[0].band is None else spaces[0].band * count
     found = integrate.solve_ivp(
-        slope, (low, high), space.inner(first), method="LSODA", t_eval=times,
-        rtol=policy.relative, atol=policy.absolute, lband=space.band, uband=space.band,
+        slope, (low, high), np.stack(first, axis=1).reshape(-1), t_eval=times, rtol=policy.relative,
+        atol=policy.absolute, **({"method": "DOP853"} if isinstance(spaces[0], _Chebyshev)
+                                 else {"method": "LSODA", "lband": band, "uband": band}),
     )  # fmt: skip
-    if not found.success:
+    if not found.success or not np.isfinite(found.y).all():
         return None
-    values = np.stack([space.closed(space.filled(found.y[:, i], t)) for i, t in enumerate(times)])
-    table = interpolate.RectBivariateSpline(times, space.closed_x, values, kx=3, ky=5)
-    return lambda points: np.asarray(table(points[:, 1], points[:, 0], grid=False))[:, None]
+    kept = found.y.reshape(len(x), count, len(times))
+    return np.stack(
+        [
+            np.stack([spaces[u].closed(spaces[u].filled(kept[:, states.index((u, 0)), i], t))
+                      for u in range(len(unknowns))], axis=1)
+            for i, t in enumerate(times)
+        ]
+    )  # fmt: skip
+
+
+def _interpolated(system: System, table: Array, policy: ReferencePolicy) -> Reference:
+    (left, right), (low, high) = system.box.tolist()
+    x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.times)
+    made = [interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5) for u in range(table.shape[2])]
+    return lambda points: np.stack([each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1)
 
 
 class _Ring:
@@ -178,52 +233,101 @@ class _Ring:
 
     def __init__(self, low: float, high: float, nodes: int) -> None:
         self.x = low + (high - low) * np.arange(nodes) / nodes
-        self.closed_x = np.append(self.x, high)
         self._wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
 
     @classmethod
-    def of(cls, system: System, ends: list[Condition], policy: ReferencePolicy) -> _Ring | None:
-        if not ends or any(condition.periodic != 0 for condition in ends):
-            return None
+    def over(cls, system: System, nodes: int) -> _Ring:
         low, high = system.box[0].tolist()
-        return cls(low, high, policy.ring)
+        return cls(low, high, nodes)
 
     def derivative(self, values: Array, order: int) -> Array:
         return values if order == 0 else np.asarray(fft.irfft(self._wave**order * fft.rfft(values), n=len(values)))
 
-    def filled(self, inner: Array, t: float) -> Array:
-        return inner
-
-    def inner(self, values: Array) -> Array:
+    def filled(self, values: Array, t: float) -> Array:
         return values
+
+    def fix(self, slopes: Array) -> None:
+        """Nothing: all nodes move."""
 
     def closed(self, values: Array) -> Array:
         return np.append(values, values[0])
 
 
+def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
+    """The conditions of an unknown at both ends, [] where it has none and needs none; None for others than one each."""
+    of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
+    orders = [
+        each.index[0] for relation in system.equations for each in relation.derivatives if each.unknown == unknown
+    ]
+    if max(orders, default=0) == 0 and not of_it:
+        return []
+    found: list[Relation] = []
+    for end in system.box[0].tolist():
+        there = [each for each in of_it if any((0, end) in face for face in each.faces)]
+        if len(there) != 1 or len(there[0].relation.derivatives) != 1:
+            return None
+        if there[0].relation.derivatives[0].index not in ((0, 0), (1, 0)):
+            return None
+        found.append(there[0].relation)
+    return found
+
+
+class _Chebyshev:
+    """A space grid of Chebyshev's points with one condition, on the value or the slope, at each end."""
+
+    band: int | None = None
+
+    def __init__(self, low: float, high: float, nodes: int, ends: list[Relation], even: int) -> None:
+        points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
+        self.x = low + (points + 1) / 2 * (high - low)
+        self._ends = ends
+        inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
+        self._even = chebyshev.chebvander(np.linspace(-1, 1, even), nodes - 1) @ inverse
+        self._matrices = [
+            chebyshev.chebvander(points, nodes - 1 - order)
+            @ chebyshev.chebder(np.eye(nodes), order) @ inverse * (2 / (high - low)) ** order
+            for order in range(1, 5)
+        ]  # fmt: skip
+
+    def derivative(self, values: Array, order: int) -> Array:
+        return values if order == 0 else np.asarray(self._matrices[order - 1] @ values)
+
+    def filled(self, values: Array, t: float) -> Array:
+        """The values with those at the ends as their conditions say."""
+        values = values.copy()
+        slope, sides = self._matrices[0], [0, -1]
+        rows, right = np.eye(2), np.zeros(2)
+        for i, relation in enumerate(self._ends):
+            right[i] = _value(relation, np.array([[self.x[sides[i]], t]]))[0]
+            if relation.derivatives[0].index != (0, 0):
+                rows[i] = slope[sides[i], sides]
+                right[i] -= slope[sides[i], 1:-1] @ values[1:-1]
+        if self._ends:
+            values[sides] = np.linalg.solve(rows, right)
+        return values
+
+    def fix(self, slopes: Array) -> None:
+        """Nodes at ends with conditions do not move by the equation."""
+        if self._ends:
+            slopes[[0, -1]] = 0.0
+
+    def closed(self, values: Array) -> Array:
+        return np.asarray(self._even @ values)
+
+
 class _Walls:
-    """A space grid with one condition, on the value or the slope, at each end; differences over seven nodes."""
+    """A space grid with one condition, on the value or the slope, at each end; differences over seven nodes.
+
+    An unknown without derivatives in space has no conditions and no fixed nodes.
+    """
 
     band = 7
 
     def __init__(self, low: float, high: float, nodes: int, ends: list[Relation]) -> None:
-        self.x = self.closed_x = np.linspace(low, high, nodes)
+        self.x = np.linspace(low, high, nodes)
         self._ends = ends
         self._step = (high - low) / (nodes - 1)
         self._weights = {order: _difference_weights(order) for order in range(1, 5)}
-
-    @classmethod
-    def of(cls, system: System, ends: list[Condition], policy: ReferencePolicy) -> _Walls | None:
-        found: list[Relation] = []
-        for end in map(float, system.box[0]):
-            there = [each for each in ends if any((0, end) in face for face in each.faces)]
-            if len(there) != 1 or len(there[0].relation.derivatives) != 1:
-                return None
-            if there[0].relation.derivatives[0].index not in ((0, 0), (1, 0)):
-                return None
-            found.append(there[0].relation)
-        low, high = system.box[0].tolist()
-        return cls(low, high, policy.nodes, found)
 
     def derivative(self, values: Array, order: int) -> Array:
         if order == 0:
@@ -236,11 +340,11 @@ class _Walls:
             result[-1 - i] = (-1) ** order * (left[i] @ values[:-8:-1])
         return result / self._step**order
 
-    def filled(self, inner: Array, t: float) -> Array:
-        """All nodes from the inner ones: the ends follow from their conditions."""
-        values = np.concatenate([[0.0], inner, [0.0]])
+    def filled(self, values: Array, t: float) -> Array:
+        """The values with those at the ends as their conditions say."""
+        values = values.copy()
         left = self._weights[1][1][0] / self._step
-        for end, relation in ((0, self._ends[0]), (-1, self._ends[1])):
+        for end, relation in zip((0, -1), self._ends, strict=False):
             wanted = float(_value(relation, np.array([[self.x[end], t]]))[0])
             if relation.derivatives[0].index == (0, 0):
                 values[end] = wanted
@@ -250,8 +354,10 @@ class _Walls:
                 values[end] = (sign * wanted - left[1:] @ near) / left[0]
         return values
 
-    def inner(self, values: Array) -> Array:
-        return values[1:-1]
+    def fix(self, slopes: Array) -> None:
+        """Nodes at ends with conditions do not move by the equation."""
+        if self._ends:
+            slopes[[0, -1]] = 0.0
 
     def closed(self, values: Array) -> Array:
         return values

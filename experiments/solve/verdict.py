@@ -27,13 +27,27 @@ class VerdictPolicy:
     failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
     #: Residual of a network without grids: its change from stage to stage says nothing of what it cannot represent.
     unrefined_residual: float = 1e-4
+    #: Change of the solution for a change of the residuals by 1, see `EquationStage.sensitivity`, above which the
+    #: conditions leave the solution open. It was at most 300 for the well-posed of 38 equations, 1e5 and more for
+    #: those with a condition too few.
+    open_sensitivity: float = 1e4
+    #: Relative error against an exact solution or a reference above which nothing is called solved; errors never
+    #: raise a verdict.
+    solved_error: float = 1e-2
 
 
-def verdict(solution: Solution, policy: VerdictPolicy = VerdictPolicy()) -> tuple[str, str]:
-    """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides."""
+def verdict(
+    solution: Solution, box: torch.Tensor, error: float | None = None, policy: VerdictPolicy = VerdictPolicy()
+) -> tuple[str, str]:
+    """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides.
+
+    `box` (variables, 2) is what was to be solved on; `error` is the relative error where the solution is known, against
+    which a verdict is lowered.
+    """
     worst_change = max((stage.change for stage in solution.last if stage.change is not None), default=None)
     residual = max(stage.equation.rms for stage in solution.last)
     conditions = max(stage.conditions.rms for stage in solution.last)
+    open_by = max((stage.sensitivity for stage in solution.last if stage.sensitivity is not None), default=0.0)
     change = (
         "there was one grid only"
         if worst_change is None
@@ -41,11 +55,23 @@ def verdict(solution: Solution, policy: VerdictPolicy = VerdictPolicy()) -> tupl
     )
     reason = f"{change}, the residual at fresh points is {residual:.1e} and that of the conditions {conditions:.1e}"
     measured = [residual, conditions, *([] if worst_change is None else [worst_change])]
+    if error is not None:
+        reason += f"; the error against the known solution is {error:.1e}"
+        measured.append(error)
+    if solution.reached < (end := float(box[-1, 1])):
+        return "failed", (
+            f"it could be followed up to {solution.reached:.6g} of {end:.6g} only, and nothing is known beyond "
+            f"(a solution that is no longer smooth, or errors that grow); {reason}"
+        )
     if not np.isfinite(measured).all() or max(measured) >= policy.failed:
         return "failed", reason
+    if not open_by <= policy.open_sensitivity:
+        lacking = "the equation and its conditions leave the solution open: other functions satisfy them as well"
+        return "doubtful", f"{lacking} (sensitivity {open_by:.1e}); {reason}"
     refined = all(stage.intervals is not None for stage in solution.last)
     small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
-    if small and worst_change is not None and worst_change <= policy.solved_change:
+    right = error is None or error <= policy.solved_error
+    if small and right and worst_change is not None and worst_change <= policy.solved_change:
         return "solved", reason
     return "doubtful", reason
 

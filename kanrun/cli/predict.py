@@ -36,6 +36,9 @@ def predict(
             "--interval", metavar="SHARE", help="Add the ends between which the output lies with this probability."
         ),
     ] = None,
+    derivatives: Annotated[
+        str, typer.Option("--derivatives", metavar="NAMES", help="Add derivatives of an equation's solution: u_x,u_xx.")
+    ] = "",
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Predict new rows with the model of a run.
@@ -47,5 +50,6 @@ def predict(
 
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
-    for warning in predict_table(find_run(run, outputs, sweeps=False).path, input, output, model, interval):
+    found, names = find_run(run, outputs, sweeps=False).path, [name for name in derivatives.split(",") if name.strip()]
+    for warning in predict_table(found, input, output, model, interval, [name.strip() for name in names]):
         print(f"kanrun: {warning}", file=sys.stderr)

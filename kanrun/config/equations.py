@@ -15,8 +15,14 @@ from kanrun.config.rules import MISSING, setting
 class FormConfig:
     """How a network's outputs become the unknown functions."""
 
-    terms: int | None = setting(None, "products that are summed; null is 3, or 1 for one variable", minimum=1)
-    factors: int | None = setting(None, "outputs in each product; null is 2, or 1 for one variable", minimum=1)
+    terms: int | None = setting(
+        None,
+        "products that are summed; null is 3 and more where these do not suffice, or 1 for one variable",
+        minimum=1,
+    )
+    factors: int | None = setting(
+        None, "sums of functions in each product; null is one function of each variable", minimum=1
+    )
 
 
 @dataclass
@@ -29,7 +35,11 @@ class EquationConfig:
     unknowns: list[str] = setting(["u"], "the functions that are sought", least=1, distinct=True)
     constants: Any = setting(None, "numbers by name, for use in all formulas")
     formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
-    conditions: Any = setting(None, "by name: {at: 'x=0, x=1', formula: 'u = 0'}, or {periodic: x, formula: 'u = 0'}")
+    conditions: Any = setting(
+        None,
+        "sentences: ['u = 0 at x=0, x=1', 'periodic in y']; or by name: "
+        "{at: 'x=0, x=1', formula: 'u = 0'}, {periodic: y, formula: 'u = 0'}",
+    )
     exact: Any = setting(None, "the solution where it is known, a formula; a list for a system")
     find: Any = setting(None, "constants that are sought, with first guesses")
     data: Any = setting(
@@ -37,16 +47,21 @@ class EquationConfig:
         "{points: 200, noise: 0.01, constants: {...}} to draw them from a reference solution"
     )  # fmt: skip
     form: FormConfig = setting(FormConfig(), "how outputs become unknowns")
-    intervals: list[int] = setting(
-        [5, 10, 20, 40], "grids, one after another", whole=True, minimum=1, least=1, increasing=True
-    )
-    windows: Any = setting(None, "parts of the last variable, solved one after another: a number, or auto")
+    intervals: list[int] | None = setting(
+        None, "grids, one after another; null is 5, 10, 20, 40 and finer ones where they help",
+        whole=True, minimum=1, least=1, increasing=True,
+    )  # fmt: skip
+    windows: Any = setting(
+        "auto", "parts of the last variable, solved one after another: a number, or auto, which cuts an equation that "
+        "evolves where a network with grids needs it"
+    )  # fmt: skip
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Mappings are mappings."""
         for name in ("variables", "constants", "conditions", "find"):
             value = getattr(self, name)
-            if value is not None and value != MISSING and not isinstance(value, Mapping):
+            sentences = name == "conditions" and isinstance(value, list | tuple)
+            if value is not None and value != MISSING and not isinstance(value, Mapping) and not sentences:
                 yield f"{at}{name}={value} must be a mapping, such as {{x: [0,1]}}."
 
 
@@ -75,6 +90,11 @@ class SolveConfig(ExperimentConfig):
     networks: list[Any] = setting(
         [{"kind": "kan"}, {"kind": "mlp"}], "what it is solved with, one after another", least=1
     )
+    conditions: str = setting(
+        "soft", "soft: residuals with a weight; hard: built into the form of the solution where they can be",
+        choices=("soft", "hard"),
+    )  # fmt: skip
     points: int = setting(2000, "collocation points inside the box", minimum=10, maximum=1_000_000)
     face_points: int = setting(60, "points of each face of the box", minimum=2, maximum=100_000)
+    suite: list[Any] = setting([], "equations of the group with differences, each {equation: heat, bounds: {l2: 1e-6}}")
     steps: int = setting(30, "steps of Levenberg-Marquardt on each grid", minimum=1)

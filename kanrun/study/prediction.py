@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,18 @@ LIMITS = TableLimits(characters=2**40, cells=10**12, block=20_000)
 
 
 def predict_table(
-    run: Path, source: Path, output: Path, model: str | None = None, level: float | None = None
+    run: Path,
+    source: Path,
+    output: Path,
+    model: str | None = None,
+    level: float | None = None,
+    derivatives: Sequence[str] = (),
 ) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
 
     The file keeps all columns as they are and adds one per output, in the units of training; a classifier adds the
     label and one column of probabilities per class. An added column whose name is taken is called `prediction:NAME`.
+    `derivatives` of a solution of `kanrun solve`, such as u_xx, are further columns.
     With `level` there are columns `lower:NAME` and `upper:NAME`, between which the output lies with that probability.
     Rows outside the trained range or in gaps of it are predicted and counted in a warning. Raises UsageError for
     missing columns, text or missing values where the model has none, and for an output that cannot be written or is not
@@ -48,7 +55,7 @@ def predict_table(
             raw = trained.raw(x)
             counted = trained.counts(x, raw)
             counts, unknown = counted if counts is None else counts + counted, unknown + new
-            added = _columns(trained, x, raw, level, row)
+            added = _columns(trained, x, raw, level, row) | {name: trained.derivative(name, x) for name in derivatives}
             write({**block, **{f"prediction:{name}" if name in block else name: a for name, a in added.items()}})
             row += len(x)
     return [*unknown_levels(unknown, row - 1), *trained.sentences(counts or _none(trained))]

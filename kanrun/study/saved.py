@@ -201,6 +201,24 @@ class Model:
         inside = torch.as_tensor(self.input_scaling.apply(np.asarray(x, dtype=np.float64))).to(parameter)
         return predict(self.network, inside).double().cpu().numpy()
 
+    def derivative(self, name: str, x: Array) -> Array:
+        """The derivative `name` of a solution of `kanrun solve`, such as u_xx, at x (samples, inputs): (samples,).
+
+        Raises UsageError for other models, whose outputs are no solutions of equations, and for a name that is none.
+        """
+        from kanrun.engine.equations import Field, Windows
+        from kanrun.formulas.equations import Vocabulary
+
+        if not isinstance(self.network, Field | Windows):
+            raise UsageError("derivatives need a run of kanrun solve; this model is of another command.")
+        found = Vocabulary(self.inputs, self.outputs).derivative(name)
+        if found is None:
+            raise UsageError(
+                f"{name} is no derivative of {', '.join(self.outputs)}; write {self.outputs[0]}_{self.inputs[0]}."
+            )
+        at = torch.as_tensor(np.asarray(x, dtype=np.float64))
+        return self.network.derivative(at, found.index)[:, found.unknown].numpy()
+
     def inputs_of(self, source: str | Path) -> tuple[Array, list[str]]:
         """The model's inputs (rows, inputs) from the columns of a table file, and sentences about unknown levels.
 

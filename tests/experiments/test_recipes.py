@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-NAMES = ("bench", "compare_mlp", "continual", "curves", "extend_grid", "fit", "interpret")
+NAMES = ("bench", "compare_mlp", "continual", "curves", "extend_grid", "fit", "interpret", "solve")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,9 +1,18 @@
 """Differential equations: jets through networks, residuals as a least squares problem, and their solution on a box."""
 
+from kanrun.engine.equations.enrichment import edges_of
+from kanrun.engine.equations.equation_policy import (
+    Ansatz,
+    Create,
+    EquationPolicy,
+    EquationStage,
+    Residuals,
+    Solution,
+)
 from kanrun.engine.equations.field import Field, OutputForm, Windows
 from kanrun.engine.equations.jets import Monomials
 from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, standard_errors
-from kanrun.engine.equations.solving import Ansatz, Create, EquationPolicy, EquationStage, Residuals, Solution, solve
+from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import Condition, Face, Measured, System
 
 __all__ = [
@@ -23,6 +32,7 @@ __all__ = [
     "Solution",
     "System",
     "Windows",
+    "edges_of",
     "evaluate",
     "solve",
     "standard_errors",

@@ -12,30 +12,42 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.equations.jets import Monomials
 from kanrun.engine.equations.network_jets import NetworkJets, network_jets
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import KanrunError
+
+#: What a description says of hard conditions.
+_HARD = ("variables", "offsets", "factors")
 
 
 @dataclass(frozen=True)
 class OutputForm:
     """How the outputs of a network become `unknowns` functions.
 
-    `terms` products of `factors` outputs each are summed for every unknown; factors = 1 is the plain output.
+    `terms` products of `factors` outputs each are summed for every unknown; factors = 1 is the plain output. In a
+    `separated` form there is one factor for each variable, which it alone depends on: u = sum_r prod_i f_ri(x_i).
     """
 
     unknowns: int = 1
     terms: int = 1
     factors: int = 1
+    separated: bool = False
 
     @property
     def outputs(self) -> int:
         """How many outputs the network needs."""
         return self.unknowns * self.terms * self.factors
+
+    def mask(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
+        """Which edges of a network of one layer the form leaves."""
+        if not self.separated:
+            return torch.ones(self.outputs, inputs, dtype=torch.bool)
+        return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
 
     def combine(self, outputs: Tensor, monomials: Monomials) -> Float[Tensor, "components points unknowns"]:
         """The jets of the unknowns from those of the network's outputs."""
@@ -59,13 +71,16 @@ class Field(Network):
     """x (points, variables) -> (points, unknowns), all in the user's units.
 
     `box` (variables, 2) is what the network's inputs [-1, 1] stand for, `sizes` (unknowns,) what its outputs of 1 do.
+    With `hard` conditions the unknowns are g + b N of these, else N.
     """
 
     kind = "field"
 
-    def __init__(self, network: Network, form: OutputForm, box: Tensor, sizes: Tensor) -> None:
+    def __init__(
+        self, network: Network, form: OutputForm, box: Tensor, sizes: Tensor, hard: HardConditions | None = None
+    ) -> None:
         super().__init__()
-        self.network, self.form = network, form
+        self.network, self.form, self.hard = network, form, hard
         self.register_buffer("box", box)
         self.register_buffer("sizes", sizes)
 
@@ -87,12 +102,14 @@ class Field(Network):
 
     def with_network(self, network: Network) -> Field:
         """The same field of another network."""
-        return Field(network, self.form, self.box, self.sizes)
+        return Field(network, self.form, self.box, self.sizes, self.hard)
 
     def forward(self, x: Float[Tensor, "*points variables"]) -> Float[Tensor, "*points unknowns"]:
         value = Monomials(((0,) * self.box.shape[0],))
-        result: Tensor = self.form.combine(self.network(self.inner(x))[None], value)[0] * self.sizes
-        return result
+        rows = x.reshape(-1, x.shape[-1])
+        found = self.form.combine(self.network(self.inner(rows))[None], value) * self.sizes
+        result = found if self.hard is None else self.hard.apply(found, rows, value)
+        return result[0].reshape(*x.shape[:-1], self.form.unknowns)
 
     def jets(self, x: Float[Tensor, "points variables"], monomials: Monomials) -> FieldJets:
         """The unknowns' jets at x; call it under `torch.enable_grad`."""
@@ -101,7 +118,8 @@ class Field(Network):
         stretch = x.new_tensor(
             [float((self.half_extent ** -x.new_tensor(index)).prod()) for index in monomials.indices]
         )
-        return FieldJets(traced, inner * stretch[:, None, None] * self.sizes)
+        found = inner * stretch[:, None, None] * self.sizes
+        return FieldJets(traced, found if self.hard is None else self.hard.apply(found, x, monomials))
 
     def derivative(
         self, x: Float[Tensor, "points variables"], index: Sequence[int]
@@ -113,6 +131,32 @@ class Field(Network):
         place = monomials.position(tuple(index))
         return (jets[place] * monomials.factorial(tuple(index))).detach()
 
+    @property
+    def active(self) -> Bool[Tensor, " numbers"] | None:
+        """Which of the network's numbers belong to edges that are not masked; None for all."""
+        layers = self.network.edge_layers
+        if not layers or all(bool(layer.mask.all()) for layer in layers):
+            return None
+        masks = [layer.mask[..., None].expand_as(layer.coefficients).flatten() for layer in layers]
+        return torch.cat(masks)
+
+    def get_unknowns(self) -> Float[Tensor, " unknowns"]:
+        found, active = self.network.get_unknowns(), self.active
+        return found if active is None else found[active]
+
+    def set_unknowns(self, values: Float[Tensor, " unknowns"]) -> None:
+        if (active := self.active) is None:
+            self.network.set_unknowns(values)
+            return
+        every = values.new_zeros(len(active))
+        every[active] = values
+        self.network.set_unknowns(every)
+
+    def jacobian(self, jets: FieldJets, total: Float[Tensor, ""]) -> Float[Tensor, "points unknowns"]:
+        """As `NetworkJets.jacobian`, of the numbers that `get_unknowns` returns."""
+        found, active = jets.network.jacobian(total), self.active
+        return found if active is None else found[:, active]
+
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         return [(f"network.{name}", parameter) for name, parameter in self.network.unknowns()]
 
@@ -121,15 +165,21 @@ class Field(Network):
         return self.network.intervals
 
     def describe(self) -> dict[str, Any]:
-        form = [self.form.unknowns, self.form.terms, self.form.factors]
-        return {"kind": self.kind, "network": self.network.describe(), "form": form, "variables": len(self.box)}
+        form = [self.form.unknowns, self.form.terms, self.form.factors, int(self.form.separated)]
+        described = {"kind": self.kind, "network": self.network.describe(), "form": form, "variables": len(self.box)}
+        if self.hard is not None:
+            described["hard"] = {name: list(getattr(self.hard, name)) for name in _HARD}
+        return described
 
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
-        form = OutputForm(*(int(each) for each in description["form"]))
+        counts = [int(each) for each in description["form"]]
+        form = OutputForm(*counts[:3], separated=bool(counts[3:] and counts[3]))
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
         network = from_description(description["network"])
-        return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64))
+        given = description.get("hard")
+        hard = None if given is None else HardConditions(*(tuple(map(str, given[name])) for name in _HARD))
+        return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 
 
 class Windows(Network):

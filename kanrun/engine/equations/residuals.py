@@ -84,7 +84,7 @@ def evaluate(
         if not jacobian:
             return Evaluated(residual)
         slopes = torch.as_tensor(relation.slopes(arguments)).to(x)
-        by_network = jets.network.jacobian((held * slopes[:, : held.shape[1]]).sum())
+        by_network = field.jacobian(jets, (held * slopes[:, : held.shape[1]]).sum())
     return Evaluated(residual, torch.cat([by_network, slopes[:, held.shape[1] :]], dim=1))
 
 
@@ -149,3 +149,44 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     inverse = np.linalg.pinv(rows.gram().cpu().numpy() / data[0].scale ** 2, hermitian=True, rcond=1e-15)
     diagonal = np.diag(inverse)[len(unknowns) - len(constants) :]
     return torch.as_tensor(np.sqrt(np.clip(diagonal * variance, 0, None)))
+
+
+def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20) -> float:
+    """The largest change of an unknown, relative to its size, for a change of all residuals by 1 (root mean square).
+
+    That is the largest singular value of U J^+, U the derivatives of the unknowns at `points` by the network's numbers
+    and J those of the residuals, found by the power method. It is large, up to 1e7, where many functions make the
+    residuals small: equations whose conditions leave the solution open.
+    """
+    field = problem.solution(problem.unknowns)[0]
+    rows = problem.linearise(problem.unknowns).rows
+    assert rows is not None  # an invariant: single problems have rows
+    monomials = Monomials.covering([(0,) * points.shape[1]], points.shape[1])
+    parts = []
+    for number in range(field.form.unknowns):
+        with torch.enable_grad():
+            jets = field.jets(points, monomials)
+            values = jets.unknowns[0, :, number]
+            size = float(values.detach().square().mean().sqrt().clamp(min=float(field.sizes[number]) * 1e-3))
+            parts.append(field.jacobian(jets, values.sum()) / (size * len(points) ** 0.5))
+    moved = torch.cat(parts)
+    gram = rows.gram()
+    scale = gram.diagonal().sqrt().clamp(min=1e-300)
+    unit = gram / scale / scale[:, None]
+    unit.diagonal().add_(1e-14)
+    lower, failed = torch.linalg.cholesky_ex(unit)
+    if int(failed):
+        unit.diagonal().add_(1e-12)
+        lower = torch.linalg.cholesky_ex(unit)[0]
+    columns = moved / scale[: moved.shape[1]]
+    drawn = torch.ones(len(gram), 1, dtype=gram.dtype) + torch.linspace(0, 1, len(gram), dtype=gram.dtype)[:, None]
+    size = 0.0
+    for _ in range(iterations):
+        drawn = drawn / drawn.norm()
+        along = torch.linalg.solve_triangular(lower.T, drawn, upper=True)
+        image = columns @ along[: columns.shape[1]]
+        size = float(image.norm())
+        back = torch.zeros_like(along)
+        back[: columns.shape[1]] = columns.T @ image
+        drawn = torch.linalg.solve_triangular(lower, back, upper=False)
+    return size

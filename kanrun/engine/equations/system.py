@@ -93,22 +93,38 @@ class PointSequence:
         self._sequence = qmc.Sobol(len(box), rng=np.random.default_rng(seed))
         self._drawn = np.zeros((0, len(box)))
 
-    def first(self, count: int) -> Float[Tensor, "points variables"]:
-        """The first `count` points."""
+    def first(
+        self, count: int, edges: Float[Tensor, "variables ends"] | None = None, following: float = 0.5
+    ) -> Float[Tensor, "points variables"]:
+        """The first `count` points.
+
+        Where `edges` (of intervals, on [-1, 1]) are not evenly spaced, the share `following` of each variable's
+        density is equal in all intervals, whatever their length; the rest stays uniform.
+        """
         while len(self._drawn) < count:  # powers of two, as the sequence is balanced for
             size = 1 << max(6, (max(len(self._drawn), 1) - 1).bit_length())
             self._drawn = np.concatenate([self._drawn, self._sequence.random(size)])
-        share = torch.as_tensor(self._drawn[:count]).to(self.box)
-        return self.box[:, 0] + share * (self.box[:, 1] - self.box[:, 0])
+        share = self._drawn[:count]
+        if edges is not None:
+            places = (edges.cpu().numpy() + 1) / 2
+            even = np.linspace(0, 1, places.shape[1])
+            share = np.stack(
+                [np.interp(s, following * even + (1 - following) * p, p) for s, p in zip(share.T, places, strict=True)],
+                axis=1,
+            )
+        drawn = torch.as_tensor(share).to(self.box)
+        return self.box[:, 0] + drawn * (self.box[:, 1] - self.box[:, 0])
 
 
-def gauss_points(box: Tensor, pieces: int, count: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre points of equal pieces of a range, about `count` in all, and their weights with mean 1."""
-    each = max(2, -(-count // pieces))
-    nodes, weights = np.polynomial.legendre.leggauss(each)
-    share = (np.arange(pieces)[:, None] + (nodes + 1) / 2).reshape(-1, 1) / pieces
+def gauss_points(box: Tensor, edges: Float[Tensor, " ends"], each: int) -> tuple[Tensor, Tensor]:
+    """Gauss-Legendre points, `each` in every interval of `edges` (on [-1, 1]), and their weights with mean 1."""
+    nodes, weights = np.polynomial.legendre.leggauss(max(2, each))
+    ends = edges.cpu().numpy()
+    width = np.diff(ends)[:, None]
+    share = ((ends[:-1, None] + width * (nodes + 1) / 2).reshape(-1, 1) + 1) / 2
     points = box[:, 0] + torch.as_tensor(share).to(box) * (box[:, 1] - box[:, 0])
-    return points, torch.as_tensor(np.tile(weights * each / 2, pieces)).to(box)
+    shares = (width / 2 * weights / 2).reshape(-1)
+    return points, torch.as_tensor(shares * len(shares)).to(box)
 
 
 def on_face(face: Face, box: Tensor, count: int) -> Float[Tensor, "points variables"]:
@@ -125,7 +141,7 @@ def on_face(face: Face, box: Tensor, count: int) -> Float[Tensor, "points variab
     return points
 
 
-def condition_blocks(system: System, count: int, weight: float) -> list[Block]:
+def condition_blocks(system: System, count: int, weight: float, data_weight: float = 1.0) -> list[Block]:
     """The conditions at about `count` points a face, and the measured values."""
     blocks = []
     for condition in system.conditions:
@@ -139,8 +155,24 @@ def condition_blocks(system: System, count: int, weight: float) -> list[Block]:
             )
             blocks.append(Block(condition.name, condition.relation, low, weight, partner=high))
     for measured in system.measured:
-        blocks.append(Block("data", measured.relation, measured.points, weight, target=measured.values))
+        blocks.append(Block("data", measured.relation, measured.points, data_weight, target=measured.values))
     return blocks
+
+
+def initial_values(system: System) -> Float[Tensor, " unknowns"] | None:
+    """The unknowns at the lower end of the one variable, where conditions such as u = 1 say all of them; else None."""
+    values: dict[int, float] = {}
+    for condition in system.conditions if len(system.box) == 1 else ():
+        held = condition.relation.derivatives
+        if condition.faces and len(held) == 1 and not sum(held[0].index):
+            at = torch.tensor([[value for _, value in condition.faces[0]]], dtype=system.box.dtype)
+            left = _at_zero(condition.relation, system, at)
+            slope = condition.relation.slopes(
+                np.concatenate([at.numpy(), np.zeros((1, 1)), system.guesses().numpy()[None]], axis=1)
+            )[0, 0]
+            values.setdefault(held[0].unknown, float(-left[0] / slope))
+    unknowns = range(len(system.vocabulary.unknowns))
+    return system.box.new_tensor([values[each] for each in unknowns]) if len(values) == len(unknowns) else None
 
 
 def with_units(blocks: Sequence[Block], system: System, sizes: Float[Tensor, " unknowns"]) -> list[Block]:

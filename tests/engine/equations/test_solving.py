@@ -163,7 +163,9 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
 
 
 def test_gauss_points_integrate_polynomials() -> None:
-    points, shares = gauss_points(torch.tensor([[1.0, 3.0]], dtype=torch.float64), 3, 9)
+    points, shares = gauss_points(
+        torch.tensor([[1.0, 3.0]], dtype=torch.float64), torch.tensor([-1.0, -0.5, 0.1, 1.0], dtype=torch.float64), 3
+    )
     assert len(points) == 9
     assert float((shares * points[:, 0] ** 5).mean()) == pytest.approx((3**6 - 1) / 6 / 2, rel=1e-13)
 
@@ -172,3 +174,56 @@ def test_a_residual_that_is_nowhere_finite_is_said() -> None:
     problem = system({"x": (-2, -1)}, "u_x = log(x)*u", {"a": ((((0, -2.0),),), "u = 1")})
     with pytest.raises(TrainingFailed, match="not finite at any start"):
         solution(problem, kan(1), policy=replace(SMALL, points=50))
+
+
+def test_knots_are_inserted_where_a_stiff_solution_needs_them() -> None:
+    stiff = system({"t": (0, 1)}, "u_t = -300*(u - cos(t))", {"a": (START, "u = 0")})
+    found = _grown(stiff)
+    slow = 1 / (1 + 300**-2)
+    decay = -slow
+
+    def truth(x: Tensor) -> Tensor:
+        return slow * (x[:, 0].cos() + x[:, 0].sin() / 300) + decay * (-300 * x[:, 0]).exp()
+
+    assert error(found, truth, stiff.box) < 1e-7
+
+
+@pytest.mark.slow
+def test_a_range_that_ends_in_a_wrong_constant_solution_is_cut() -> None:
+    logistic = system({"t": (0, 5)}, "u_t = 2*u*(1 - u/10)", {"a": (START, "u = 0.5")})
+    found = _grown(logistic)
+    assert len(found.last) > 1
+    assert error(found, lambda x: 10 / (1 + 19 * (-2 * x[:, 0]).exp()), logistic.box) < 1e-7
+
+
+def _grown(problem: System) -> Solution:
+    ansatz = Ansatz(kan(1), PLAIN, (5, 10, 20), grows=True)
+    running = solve(problem, ansatz, SMALL, Generator().manual_seed(0), windows="auto")
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            found: Solution = end.value
+            return found
+
+
+@pytest.mark.slow
+def test_a_solution_that_ends_is_followed_to_its_end_only() -> None:
+    problem = system({"t": (0, 2)}, "u_t = u^2", {"a": (START, "u = 1")})
+    ansatz, policy = Ansatz(kan(1), PLAIN, (4, 8)), replace(SMALL, most_windows=16)
+    running = solve(problem, ansatz, policy, Generator().manual_seed(0), windows="auto")
+    while True:
+        try:
+            next(running)
+        except StopIteration as end:
+            found = end.value
+            break
+    assert 0.7 < found.reached < 1.2
+
+
+@pytest.mark.parametrize(("conditions", "open_"), [({"ends": (ENDS, "u = 0")}, False), ({"a": (START, "u = 0")}, True)])
+def test_the_sensitivity_tells_open_equations(conditions: dict[str, Any], open_: bool) -> None:
+    found = solution(system({"x": (0, 1)}, "u_xx = 1", conditions), kan(1)).last[-1].sensitivity
+    assert found is not None
+    assert (found > 1e5) == open_
+    assert open_ or found < 10

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from kanrun.experiments.solve.problem import make_solve_problem
 
+import kanrun
 from kanrun import load_run
 from kanrun.cli.app import main
+from kanrun.config import EquationConfig, SolveConfig
 
 GROUP = Path(__file__).parents[3] / "conf/equation"
 EQUATIONS = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "own")
@@ -32,7 +35,7 @@ QUICK = ("poisson_product", "burgers", "inverse_reaction", "pendulum")
     "equation", [each if each in QUICK else pytest.param(each, marks=pytest.mark.slow) for each in EQUATIONS]
 )
 def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: Path) -> None:
-    windows = ["equation.windows=2"] if equation in ("burgers", "allen_cahn", "lotka_volterra") else []
+    windows = ["equation.windows=2"] if equation in ("burgers", "allen_cahn", "lotka_volterra", "pendulum") else []
     assert main(["solve", f"equation={equation}", *SMOKE, *windows]) == 0
     run = outputs / "solve/v0001"
     summary = pd.read_csv(run / "summary.csv").iloc[0]
@@ -52,8 +55,57 @@ def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     assert summary["l2"] < 1e-6
     assert float(load_run(outputs / "solve/v0001").model().values(np.array([[0.0]]))[0, 0]) == pytest.approx(2.5)
     Path("times.csv").write_text("t\n0\n1.5\n5\n")
-    assert main(["predict", "solve/latest", "--input", "times.csv", "--output", "out.csv"]) == 0
-    assert pd.read_csv("out.csv")["u"][0] == pytest.approx(2.5)
+    assert (
+        main(["predict", "solve/latest", "--input", "times.csv", "--output", "out.csv", "--derivatives", "u_t,u_tt"])
+        == 0
+    )
+    first = pd.read_csv("out.csv").iloc[0]
+    assert first["u"] == pytest.approx(2.5)
+    assert first["u_t"] == pytest.approx(0, abs=1e-6)
+    assert first["u_tt"] == pytest.approx(-np.sin(2.5), abs=1e-5)
+    assert main([*predict, "u_y"]) == 2
+
+
+def test_the_library_solves_and_differentiates() -> None:
+    found = kanrun.solve("u_xx = -u", {"x": [0, "pi/2"]}, ["u = 0 at x=0", "u = 1 at x=pi/2"], exact="sin(x)")
+    x = np.linspace(0, 1.5, 7)
+    assert found.verdict == "solved"
+    assert found(x)[:, 0] == pytest.approx(np.sin(x), abs=1e-9)
+    assert found.derivative("u_x", x) == pytest.approx(np.cos(x), abs=1e-7)
+    assert found.residual(x)[:, 0] == pytest.approx(0, abs=1e-4)
+
+
+def test_constants_come_with_standard_errors_from_columns() -> None:
+    times = np.linspace(0, 2, 40)
+    noise = 1e-2 * np.random.default_rng(1).standard_normal(40)
+    data = {"t": times.tolist(), "u": (np.exp(-0.7 * times) + noise).tolist()}
+    found = kanrun.solve("u_t = -k*u", {"t": [0, 2]}, ["u = 1 at t=0"], find={"k": 1}, data=data)
+    assert abs(found.constants["k"] - 0.7) < 3 * found.standard_errors["k"] < 0.1
+
+
+def test_a_linear_problem_without_exact_solution_has_a_reference() -> None:
+    given = EquationConfig(
+        variables={"x": [0, 1], "y": [0, 2]}, formula="u_xx + u_yy = -5*pi^2/4*sin(pi*x)*sin(pi*y/2)",
+        conditions=["u = 0 at x=0, x=1, y=0, y=2"],
+    )  # fmt: skip
+    comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
+    at = np.array([[0.3, 0.4], [0.9, 1.7]])
+    assert comparison is not None
+    assert comparison.values(at)[:, 0] == pytest.approx(
+        np.sin(np.pi * at[:, 0]) * np.sin(np.pi * at[:, 1] / 2), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("walls", ["periodic in x", "u_x = 0 at x=0, x=1"])
+def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
+    given = EquationConfig(
+        variables={"x": [0, 1], "t": [0, 0.5]}, unknowns=["u", "v"], formula=["u_tt = u_xx/pi^2", "v_t = u - v"],
+        conditions=[walls, "u = cos(2*pi*x) at t=0", "u_t = 0 at t=0", "v = 0 at t=0"],
+    )  # fmt: skip
+    comparison = make_solve_problem(SolveConfig(equation=given), 0).comparison
+    at = np.array([[0.3, 0.4], [0.9, 0.5]])
+    assert comparison is not None
+    assert comparison.values(at)[:, 0] == pytest.approx(np.cos(2 * np.pi * at[:, 0]) * np.cos(2 * at[:, 1]), abs=1e-7)
 
 
 def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:

@@ -1,0 +1,413 @@
+"""Solving a system on one box with a network: starts on a coarse grid, then grid after grid.
+
+On every grid Levenberg-Marquardt lowers the residuals of the equation, its conditions and measured values together.
+Conditions weigh moderately at first and more on each finer grid: a heavy weight on a coarse grid makes bad minima.
+Knots are inserted where the residual is, collocation points follow them, and points where the residual is largest are
+added and stay. What is reported of a grid is measured at points that no step has seen.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from math import exp, inf, isfinite, log
+
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.enrichment import edges_of, held, insert, with_polynomials, with_terms
+from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Residuals
+from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.hard_conditions import HardConditions
+from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, sensitivity, standard_errors
+from kanrun.engine.equations.system import (
+    PointSequence,
+    System,
+    condition_blocks,
+    gauss_points,
+    initial_values,
+    sizes_of,
+    with_units,
+)
+from kanrun.engine.layers import move_layer
+from kanrun.engine.least_squares import State, minimise
+from kanrun.engine.networks import KAN
+from kanrun.engine.splines import uniform_breakpoints
+from kanrun.errors import TrainingFailed
+from kanrun.watch import advanced, time_is_up
+
+
+class BoxSolver:
+    """Solves one system on one box; `stages` yields one record per grid.
+
+    `before` are the last two grids of the window before, if there is one: the coarser continues the coarser, so that
+    the change between them is an estimate of the error of all windows so far. Where the box is not the `whole` one, and
+    could be cut further, one variable has fewer intervals at most.
+    """
+
+    def __init__(
+        self, system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, *,
+        before: tuple[EquationStage, ...] = (), whole: bool = True, hard: HardConditions | None = None,
+    ) -> None:  # fmt: skip
+        self.system, self.ansatz = system, ansatz
+        self.policy, self.generator, self.before = policy, generator, before
+        self.whole, self.hard = whole, hard
+        self._began = time.process_time()
+        self.inside, self.candidates, self.unseen = (PointSequence(system.box, generator) for _ in range(3))
+        self.sizes = self._sizes()
+        self.origin: Field | None = None  # whose end the initial conditions are, in a later window
+        self.added = system.box.new_zeros(0, len(system.box))
+
+    def _sizes(self) -> Tensor:
+        """The size of each unknown, by which residuals are measured."""
+        drawn = self.unseen.first(self.policy.fresh)
+        if not self.before:
+            return sizes_of(self.system, drawn)
+        field = self.before[-1].solution
+        points = drawn.clone()
+        points[:, -1] = field.box[-1, 1]
+        with torch.no_grad():
+            return torch.maximum(field.sizes, field(points).square().mean(0).sqrt())
+
+    def stages(self) -> Iterator[EquationStage]:
+        """Solve grid by grid. Raises TrainingFailed where the residual is not finite at every start."""
+        policy = self.policy
+        schedule: list[int | None] = [*self.ansatz.intervals]
+        solution, constants = self._begun()
+        if self.before and solution.intervals is not None:
+            schedule = [stage.intervals for stage in self.before]
+        weight, data_weight = policy.condition_weight, policy.data_weight
+        found: list[EquationStage] = []
+        plan = _Growth(self.ansatz, policy, schedule, len(self.system.box), self.whole)
+        plan.target = 2 * self.before[-1].equation.rms if self.before else 0.0
+        plan.widening = len({stage.solution.form.terms for stage in self.before}) == 2
+        while True:
+            if self.before:
+                self.origin = self.before[min(len(found), len(self.before) - 1)].solution
+            blocks = self._blocks(*self._collocation(solution), weight, data_weight)
+            problem = ResidualProblem(solution, blocks, constants)
+            before_last = (solution.intervals or 0) < (schedule[-1] or 0)
+            stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
+            state, steps = minimise(problem, policy.lm, stopping if before_last else policy.stage)
+            previous = found[-1].solution if found else None
+            solution, constants = problem.solution(state.unknowns)
+            found.append(self._stage(problem, solution, constants, state, steps, previous))
+            advanced("grids", len(found), None, state.loss[0] ** 0.5)
+            yield found[-1]
+            if time_is_up():
+                return
+            action = plan.next(found)
+            if action is None:
+                return
+            kind, intervals = action
+            if kind == "terms":
+                solution = self._widened(solution, constants, weight, data_weight)
+            else:
+                self._add_points(solution, constants)
+                solution = self._refined(solution, constants, intervals)
+            weight = min(weight * policy.growth, policy.largest_weight)
+            data_weight = max(data_weight / policy.growth, policy.smallest_data_weight)
+
+    def sensitivity(self, stage: EquationStage) -> float:
+        """See `EquationStage.sensitivity`."""
+        blocks = self._blocks(*self._collocation(stage.solution), 1.0, 1.0)
+        return sensitivity(ResidualProblem(stage.solution, blocks, stage.constants), self._fresh(stage.solution))
+
+    def _collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
+        """The points inside: in one variable a quadrature rule over the grid, else low-discrepancy and added ones.
+
+        A rule makes the rows the integral of the squared residual, for which splines converge faster than at points
+        that fall anywhere in the intervals.
+        """
+        policy, edges = self.policy, edges_of(solution)
+        if len(self.system.box) == 1:
+            if edges is None:
+                edges = torch.linspace(-1, 1, policy.pieces + 1, dtype=self.system.box.dtype)[None]
+            each = min(-(-policy.points // (edges.shape[1] - 1)), policy.points_per_interval)
+            return gauss_points(self.system.box, edges[0], each)
+        count = policy.points
+        if self.ansatz.grows or self.ansatz.widens:
+            count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
+        return torch.cat([self.inside.first(count, edges, policy.following), self.added]), None
+
+    def _fresh(self, solution: Field) -> Tensor:
+        return self.unseen.first(self.policy.fresh, edges_of(solution), self.policy.following)
+
+    def _begun(self) -> tuple[Field, Tensor]:
+        """The field that the first grid begins with."""
+        if self.before and self.before[0].solution.intervals is not None:
+            return self._continuing(self.before[0].solution), self.system.guesses()
+        return self._started()
+
+    def _continuing(self, before: Field) -> Field:
+        """`before` held in time on this box, with knots where it bends at its end."""
+        moved = held(before, self.system.box)
+        end = self.inside.first(self.policy.fresh).clone()
+        end[:, -1] = before.box[-1, 1]
+        drawn = moved.inner(self.inside.first(self.policy.fresh)).clone()
+        if len(self.system.box) == 1:
+            edges = torch.linspace(-1, 1, (before.intervals or 1) + 1, dtype=end.dtype)[None]
+            layers = list(moved.network.edge_layers)
+            first, _ = move_layer(layers[0], edges, uniform=True)
+            return moved.with_network(KAN.of_layers([first, *layers[1:]]))
+        for number in range(len(self.system.box) - 1):
+            index = tuple(2 * (number == i) for i in range(len(self.system.box)))
+            bend = before.derivative(end, index).abs().sum(1).sqrt()
+            chosen = torch.multinomial(bend + 1e-12, len(bend), replacement=True, generator=self.generator)
+            drawn[:, number] = drawn[chosen, number]
+        network = moved.network.regrid(
+            drawn, grid_eps=1 - self.policy.curvature, margin=self.policy.margin, inputs=True
+        ).network
+        return moved.with_network(network)
+
+    def _started(self) -> tuple[Field, Tensor]:
+        """The best of several random networks at few points: all take a few steps, the better ones more."""
+        policy = self.policy
+        blocks = self._blocks(self.inside.first(policy.start_points), None, policy.condition_weight, policy.data_weight)
+        racing = [(0.0, self._random(), self.system.guesses()) for _ in range(policy.rounds[0][0])]
+        if self.ansatz.form.separated:
+            racing = [
+                *racing[: policy.random_if_separated],
+                (0.0, with_polynomials(racing[0][1]), self.system.guesses()),
+            ]
+        elif (resting := self._at_rest(racing[0][1])) is not None:
+            racing[-1] = (0.0, resting, self.system.guesses())
+        for kept, steps in policy.rounds:
+            racing = [self._raced(each, constants, blocks, steps) for _, each, constants in racing[:kept]]
+            racing.sort(key=lambda entry: entry[0])
+        loss, best, constants = racing[0]
+        if not loss < inf:
+            raise TrainingFailed("The equation's residual is not finite at any start; check its formula on the box.")
+        return best, constants
+
+    def _raced(
+        self, candidate: Field, constants: Tensor, blocks: list[Block], steps: int
+    ) -> tuple[float, Field, Tensor]:
+        """The objective, field and constants after some steps; infinity where the start is not finite."""
+        problem = ResidualProblem(candidate, blocks, constants)
+        state, _ = minimise(problem, self.policy.lm, replace(self.policy.start, steps=steps))
+        found, constants = problem.solution(state.unknowns)
+        return state.loss[0], self._fitted_grids(found, self.inside.first(self.policy.start_points)), constants
+
+    def _random(self) -> Field:
+        network = self.ansatz.create(self.ansatz.form.outputs, self.generator)
+        if self.ansatz.form.separated:
+            network.edge_layers[0].mask.copy_(self.ansatz.form.mask(len(self.system.box)))
+        low, high = map(log, self.policy.start_sizes)
+        size = exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
+        with torch.no_grad():
+            if network.intervals is not None:
+                for _, parameter in network.unknowns():
+                    drawn = torch.randn(parameter.shape, generator=self.generator, dtype=parameter.dtype)
+                    parameter.copy_(drawn.to(parameter) * size)
+        candidate = Field(network, self.ansatz.form, self.system.box, self.sizes, self.hard)
+        return self._fitted_grids(candidate, self.inside.first(self.policy.start_points))
+
+    def _at_rest(self, field: Field) -> Field | None:
+        """In one variable: the unknowns at their initial values everywhere, where conditions name these."""
+        values = initial_values(self.system)
+        if values is None or len(field.network.edge_layers) != 1 or field.form.factors != 1 or self.hard:
+            return None
+        (layer,) = field.network.edge_layers
+        moved, _ = move_layer(
+            layer, uniform_breakpoints(layer.grid.low, layer.grid.high, layer.grid.intervals), uniform=True
+        )
+        shares = (values / self.sizes)[:, None].expand(-1, field.form.terms).flatten() / field.form.terms
+        with torch.no_grad():
+            moved.coefficients.copy_(shares[:, None, None].expand_as(moved.coefficients))
+        return field.with_network(KAN.of_layers([moved]))
+
+    def _refined(self, solution: Field, constants: Tensor, intervals: int | None) -> Field:
+        if intervals is None or solution.intervals is None:
+            return solution
+        points = self.candidates.first(self.policy.fresh, edges_of(solution), self.policy.following)
+        squares = self._squares(solution, constants, points)
+        finer = insert(solution, intervals, points, squares, self.policy.halved, self.policy.narrowest)
+        return self._fitted_grids(finer, points)
+
+    def _widened(self, solution: Field, constants: Tensor, weight: float, data_weight: float) -> Field:
+        """The field with further terms: the best of some random ones after a few steps."""
+        policy = self.policy
+        blocks = self._blocks(*self._collocation(solution), weight, data_weight)
+        tried = [
+            self._raced(
+                with_terms(solution, policy.terms_added, policy.added_size, self.generator), constants, blocks, 3
+            )
+            for _ in range(1 if solution.form.separated else policy.rounds[-1][0])
+        ]
+        return min(tried, key=lambda entry: entry[0])[1]
+
+    def _fitted_grids(self, solution: Field, points: Tensor) -> Field:
+        """Hidden grids over all that reaches them from the points and the faces, where they do not hold it yet.
+
+        Beyond a grid second derivatives are zero, so no point may lie there; nor may a grid be much too wide.
+        """
+        if len(solution.network.edge_layers) < 2:
+            return solution
+        faces = [block.points for block in condition_blocks(self.system, self.policy.face_points, 1.0)]
+        inner = solution.inner(torch.cat([points, *faces]))
+        if solution.network.covers(inner, self.policy.filled):
+            return solution
+        layers = list(solution.network.edge_layers)
+        with torch.no_grad():
+            for number in range(1, len(layers)):
+                reaching = solution.network.activations(inner)[number]
+                low, high = reaching.amin(0), reaching.amax(0)
+                pad = self.policy.margin * (high - low).clamp(min=1e-6)
+                grid = uniform_breakpoints(low - pad, high + pad, layers[number].grid.intervals)
+                layers[number], _ = move_layer(layers[number], grid, uniform=True)
+        return solution.with_network(KAN.of_layers(layers))
+
+    def _blocks(self, points: Tensor, shares: Tensor | None, weight: float, data_weight: float = 1.0) -> list[Block]:
+        """The rows of all that must hold; equations weigh 1, conditions `weight`, measured values `data_weight`."""
+        equations = [
+            Block(f"equation {number}", each, points, shares=shares)
+            for number, each in enumerate(self.system.equations)
+        ]
+        conditions = self._carried(condition_blocks(self.system, self.policy.face_points, weight, data_weight))
+        return with_units([*equations, *conditions], self.system, self.sizes)
+
+    def _carried(self, blocks: list[Block]) -> list[Block]:
+        """The blocks, those at the beginning of a window with the values of the solution before it."""
+        if self.origin is None:
+            return blocks
+        start, carried = float(self.system.box[-1, 0]), []
+        for block in blocks:
+            begins = block.partner is None and bool((block.points[:, -1] == start).all())
+            carried.append(self._continued(block) if begins else block)
+        return carried
+
+    def _continued(self, block: Block) -> Block:
+        """An initial condition as: what it holds of the unknowns is as it was at the end of the window before."""
+        assert self.origin is not None  # an invariant: asked of later windows only
+        none = block.points.new_zeros(len(self.system.vocabulary.constants))
+        with torch.no_grad():
+            there = evaluate(block.relation, self.origin, block.points, none, block.monomials, jacobian=False).residual
+        return replace(block, target=there)
+
+    def _stage(
+        self, problem: ResidualProblem, solution: Field, constants: Tensor, state: State, steps: int,
+        previous: Field | None,
+    ) -> EquationStage:  # fmt: skip
+        fresh = self._fresh(solution)
+        equation = self._measured(self._blocks(fresh, None, 1.0), solution, constants, of_equation=True)
+        between = self._carried(condition_blocks(self.system, 2 * self.policy.face_points + 1, 1.0))
+        conditions = self._measured(
+            with_units(between, self.system, self.sizes), solution, constants, of_equation=False
+        )
+        change = None
+        if previous is not None:
+            with torch.no_grad():
+                now, then = solution(fresh), previous(fresh)
+            size = now.square().mean(0).sqrt().maximum(1e-300 + 0 * self.sizes)
+            change = float(((now - then).square().mean(0).sqrt() / size).max())
+        return EquationStage(
+            0, solution.intervals, solution, constants, len(state.unknowns), steps, state.loss[0], equation,
+            conditions, change, standard_errors(problem, state.unknowns), time.process_time() - self._began,
+            problem.blocks[0].points,
+        )  # fmt: skip
+
+    def _measured(self, blocks: list[Block], solution: Field, constants: Tensor, *, of_equation: bool) -> Residuals:
+        """The residuals of the equations' blocks or of the others, each relative to its unit."""
+        chosen = [
+            block for block in blocks if block.name.startswith("equation") == of_equation and block.name != "data"
+        ]
+        if not chosen:
+            return Residuals(0.0, 0.0, ())
+        found = [
+            rows.detach() * len(block.points) ** 0.5 / block.weight**0.5
+            for block in chosen
+            for rows in [ResidualProblem(solution, [block], constants).residual(_all(solution, constants))]
+        ]
+        left, points = torch.cat(found).abs(), torch.cat([block.points for block in chosen])
+        at = int(left.argmax())
+        return Residuals(float(left.square().mean().sqrt()), float(left[at]), tuple(points[at].tolist()))
+
+    def _squares(self, solution: Field, constants: Tensor, points: Tensor) -> Tensor:
+        """The squared residuals of all equations together at points."""
+        left = points.new_zeros(len(points))
+        for block in self._blocks(points, None, 1.0)[: len(self.system.equations)]:
+            left += ResidualProblem(solution, [block], constants).residual(_all(solution, constants)).square()
+        return left.nan_to_num(posinf=0.0)
+
+    def _add_points(self, solution: Field, constants: Tensor) -> None:
+        """Add fresh random points where the equation's residual is largest."""
+        count = round(self.policy.added * self.policy.points)
+        if not count or len(self.system.box) == 1:
+            return
+        share = torch.rand(
+            4 * self.policy.points, len(self.system.box), generator=self.generator, dtype=self.system.box.dtype
+        )
+        box = self.system.box
+        candidates = box[:, 0] + share.to(box) * (box[:, 1] - box[:, 0])
+        worst = self._squares(solution, constants, candidates).topk(count).indices
+        self.added = torch.cat([self.added, candidates[worst]])
+
+
+class _Growth:
+    """What follows a grid: the next one of the schedule, then finer grids and further terms as long as they help."""
+
+    def __init__(
+        self, ansatz: Ansatz, policy: EquationPolicy, schedule: list[int | None], variables: int, whole: bool
+    ) -> None:
+        self.ansatz, self.policy, self.schedule = ansatz, policy, schedule
+        one = variables == 1
+        most_in_one = policy.most_intervals if whole else policy.most_intervals_in_windows
+        self.enough = policy.enough if one else policy.enough_in_more
+        self.most_intervals = most_in_one if one else policy.most_intervals_in_more
+        self.used = 0  # grids of the schedule so far, the first one apart
+        #: Residuals at which a part of the range is good enough: where more did not help, and where it did.
+        self.small, self.target = 0.0 if whole else policy.accepted, 0.0
+        self.widening = False  # whether the second grid of a later window has more terms in place of intervals
+        self.actions: list[str] = ["grid"]
+
+    def next(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
+        """`grid` with its intervals, `terms`, or None where nothing more is worth it."""
+        action = self._chosen(found)
+        if action is not None:
+            self.actions.append(action[0])
+        return action
+
+    def _chosen(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
+        last = found[-1]
+        planned = self.used + 1 < len(self.schedule)
+        if not isfinite(last.equation.rms):
+            return None
+        if self.widening and len(found) == 1:
+            self.used = 1
+            return "terms", None
+        if last.change is not None and last.change <= self.enough and self.ansatz.grows:
+            return None
+        helped = len(found) < 2 or last.equation.rms <= self.policy.helpful * found[-2].equation.rms
+        if not planned and last.equation.rms <= (self.target if helped else self.small):
+            return None
+        order = ["grid", "terms"] if helped == (self.actions[-1] == "grid") else ["terms", "grid"]
+        if not helped and not planned and len(found) > 2 and self.actions[-1] != self.actions[-2]:
+            before, last_but_one = found[-3].equation.rms, found[-2].equation.rms
+            if last_but_one > self.policy.helpful * before:
+                return None  # neither helped
+        for kind in order:
+            if kind == "terms" and self._can_widen(last):
+                return "terms", None
+            if kind == "grid" and planned:
+                self.used += 1
+                return "grid", self.schedule[self.used]
+            if kind == "grid" and self._can_grow(last):
+                return "grid", 2 * (last.intervals or 0)
+        return None
+
+    def _can_widen(self, last: EquationStage) -> bool:
+        form = last.solution.form
+        more = last.unknowns * (form.terms + self.policy.terms_added) / form.terms
+        small = form.terms + self.policy.terms_added <= self.policy.most_terms and more <= self.policy.most_unknowns
+        return self.ansatz.widens and small and form.factors > 1
+
+    def _can_grow(self, last: EquationStage) -> bool:
+        if not self.ansatz.grows or last.intervals is None:
+            return False
+        return 2 * last.intervals <= self.most_intervals and 2 * last.unknowns <= self.policy.most_unknowns
+
+
+def _all(solution: Field, constants: Tensor) -> Tensor:
+    return torch.cat([solution.get_unknowns(), constants])

@@ -1,0 +1,157 @@
+"""Richer fields of the same function: knots inserted where the residual is, terms added, values held in time."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.field import Field, OutputForm
+from kanrun.engine.layers import SplineLayer, move_layer, refine_layer
+from kanrun.engine.networks import KAN
+from kanrun.engine.splines import breakpoints_of, fit_coefficients
+
+
+def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
+    """The breakpoints of each variable on [-1, 1]; None for a network without grids."""
+    layers = list(solution.network.edge_layers)
+    if solution.intervals is None or not layers:
+        return None
+    return breakpoints_of(layers[0].knots, layers[0].spec.degree).detach()
+
+
+def insert(
+    solution: Field, intervals: int, points: Tensor, squares: Float[Tensor, " points"], halved: float, narrowest: float
+) -> Field:
+    """The same function on `intervals` intervals in each variable, more of them where `squares` are large.
+
+    `squares` are squared residuals at `points`; each variable's intervals collect those of their slabs, and the one
+    with the largest sum is halved, after which its halves count `halved` times as much each. Hidden layers keep equally
+    spaced knots. A number of intervals below the present one draws them anew.
+    """
+    edges = edges_of(solution)
+    assert edges is not None  # an invariant: asked of networks with grids only
+    layers = list(solution.network.edge_layers)
+    inner = solution.inner(points)
+    if intervals < edges.shape[1] - 1:
+        return solution.with_network(solution.network.refined(intervals, inner).network)
+    rows = [
+        _split(edges[i], _collected(inner[:, i], squares, edges[i]), intervals, halved, narrowest)
+        for i in range(len(edges))
+    ]
+    breakpoints = torch.stack(rows)
+    spacing = breakpoints.diff(dim=1)
+    uniform = bool((spacing.amax(1) - spacing.amin(1) < 1e-9).all())
+    first, _ = move_layer(layers[0], breakpoints, uniform=uniform)
+    rest = [refine_layer(layer, intervals)[0] for layer in layers[1:]]
+    return solution.with_network(KAN.of_layers([first, *rest]))
+
+
+def _collected(at: Tensor, squares: Tensor, edges: Tensor) -> Tensor:
+    """The sum of `squares` in each interval."""
+    interval = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
+    return squares.new_zeros(len(edges) - 1).index_add_(0, interval, squares)
+
+
+def _split(edges: Tensor, sums: Tensor, intervals: int, halved: float, narrowest: float) -> Tensor:
+    width, floor = float(edges[-1] - edges[0]), float(sums.sum()) * 1e-12 / len(sums) + 1e-300
+    ends = edges.tolist()
+    queue = [
+        (-float(each) - floor, low, high) for each, low, high in zip(sums.tolist(), ends[:-1], ends[1:], strict=True)
+    ]
+    heapq.heapify(queue)
+    kept: list[tuple[float, float, float]] = []
+    while len(queue) + len(kept) < intervals:
+        size, low, high = heapq.heappop(queue)
+        if high - low < 2 * narrowest * width:
+            kept.append((size, low, high))
+            if not queue:  # cannot happen before 1 / narrowest intervals
+                break
+            continue
+        middle = (low + high) / 2
+        heapq.heappush(queue, (size * halved, low, middle))
+        heapq.heappush(queue, (size * halved, middle, high))
+    return edges.new_tensor([*sorted(low for _, low, _ in (*queue, *kept)), ends[-1]])
+
+
+def with_terms(solution: Field, count: int, size: float, generator: Generator) -> Field:
+    """The field with `count` more terms.
+
+    In a separated form these leave the function as it is: their first factors are zero, the others polynomials. Else
+    they have random numbers of that size in the last layer.
+    """
+    layers = list(solution.network.edge_layers)
+    last, form = layers[-1], solution.form
+    wider = replace(form, terms=form.terms + count)
+    edges = breakpoints_of(last.knots, last.spec.degree)
+    made = SplineLayer.on_grid(edges, wider.outputs, last.spec, uniform=last.uniform)
+    if wider.separated:
+        made.mask.copy_(wider.mask(last.inputs))
+    with torch.no_grad():
+        for (name, new), (_, old) in zip(made.named_parameters(), last.named_parameters(), strict=True):
+            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))
+            more = torch.ones_like(parts[:, :1]).expand(-1, count, *parts.shape[2:]).clone()
+            if name == "coefficients" and form.separated:
+                shape = (form.unknowns, wider.terms, form.factors)
+                more = _polynomials(last, wider).unflatten(0, shape)[:, form.terms :]
+            elif name == "coefficients":
+                more = size * torch.randn(more.shape, generator=generator, dtype=more.dtype)
+            new.copy_(torch.cat([parts, more], dim=1).flatten(0, 2))
+    return Field(KAN.of_layers([*layers[:-1], made]), wider, solution.box, solution.sizes, solution.hard)
+
+
+def with_polynomials(field: Field) -> Field:
+    """The zero function in a separated form: first factors zero, the others products of Legendre polynomials.
+
+    Its residuals are linear in the first factors, so that the first step solves a linear equation among all functions
+    sum_r f_r(x_1) P_r(x_2, ...).
+    """
+    (layer,) = field.network.edge_layers
+    made, _ = move_layer(layer, breakpoints_of(layer.knots, layer.spec.degree), uniform=layer.uniform)
+    with torch.no_grad():
+        made.coefficients.copy_(_polynomials(layer, field.form))
+    return field.with_network(KAN.of_layers([made]))
+
+
+def _polynomials(layer: SplineLayer, form: OutputForm) -> Tensor:
+    """Coefficients (outputs, inputs, functions) of a separated form: term r has the r-th product of polynomials."""
+    inputs, functions = layer.inputs, layer.coefficients.shape[2]
+    degrees = sorted(itertools.product(range(form.terms), repeat=inputs - 1), key=lambda each: (sum(each), each))
+    nodes = np.cos(np.pi * (np.arange(4 * functions) + 0.5) / (4 * functions))
+    table = np.polynomial.legendre.legvander(nodes, form.terms - 1)
+    values = torch.as_tensor(table).to(layer.coefficients)[:, :, None].expand(-1, -1, inputs)
+    x = torch.as_tensor(nodes).to(layer.coefficients)[:, None].expand(-1, inputs)
+    fitted = fit_coefficients(x, values, layer.grid)  # (degrees, inputs, functions)
+    result = layer.coefficients.new_zeros(form.unknowns, form.terms, inputs, inputs, functions)
+    for term in range(form.terms):
+        for number, degree in enumerate(degrees[term], start=1):
+            result[:, term, number, number] = fitted[degree, number]
+    return result.flatten(0, 2)
+
+
+def held(solution: Field, box: Tensor) -> Field:
+    """On `box`, which follows in the last variable: everywhere what `solution` is at its end of that variable.
+
+    The first layer's functions of the last variable become constants, the values at their ends; edges have no base. In
+    a separated form of two variables the first term takes over what all have been, the others begin anew.
+    """
+    edges = edges_of(solution)
+    assert edges is not None  # an invariant: asked of networks with grids only
+    first, *rest = solution.network.edge_layers
+    first, _ = move_layer(first, edges, uniform=first.uniform)
+    form = solution.form
+    with torch.no_grad():
+        ends = first.spline_values(edges[:, -1][None])[0, :, -1:]
+        if form.separated and len(box) == 2:
+            parts = first.coefficients.unflatten(0, (form.unknowns, form.terms, 2))[:, :, 0, 0]
+            total = (parts * ends.unflatten(0, (form.unknowns, form.terms, 2))[:, :, 1]).sum(1)
+            first.coefficients.copy_(_polynomials(first, form))
+            first.coefficients.unflatten(0, (form.unknowns, form.terms, 2))[:, 0, 0, 0] = total
+        else:
+            first.coefficients[:, -1] = ends
+    return Field(KAN.of_layers([first, *rest]), form, box, solution.sizes, solution.hard)

@@ -1,0 +1,139 @@
+"""The constants of a solution, and the record that it leaves of each grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from kanrun.engine.equations.field import Field, OutputForm, Windows
+from kanrun.engine.least_squares import LMPolicy, Stopping
+from kanrun.engine.networks import Network
+
+#: Makes a fresh network with the inputs of the box on [-1, 1] and as many outputs as asked for.
+Create = Callable[[int, Generator], Network]
+
+
+@dataclass(frozen=True)
+class EquationPolicy:
+    """The constants of a solution, chosen on 38 ordinary and partial equations with known or integrated solutions."""
+
+    points: int = 2000  #: collocation points inside the box; from 1 on
+    points_per_unknown: float = 2.5  #: and at least so many for each unknown, where networks grow by themselves
+    face_points: int = 60  #: points of each face; from 2 on
+    pieces: int = 20  #: of the quadrature rule in one variable for networks without grids
+    points_per_interval: int = 10  #: of that rule with grids, at most: it is then exact for squares of the residual
+    #: Starts on the first grid: how many random networks take part in each round, and the steps that each then takes.
+    rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
+    random_if_separated: int = 5  #: random networks beside the polynomials that a separated form can start from
+    start_points: int = 400  #: collocation points of a start
+    #: Bounds of the standard deviation of a start's coefficients, in units of the solution; drawn on a log scale.
+    start_sizes: tuple[float, float] = (0.02, 0.5)
+    start: Stopping = Stopping(gain=1e-2)
+    stage: Stopping = Stopping(steps=30, gain=1e-3)  #: of one grid
+    coarse: Stopping = Stopping(steps=15, gain=1e-2)  #: of a grid before the last planned one
+    lm: LMPolicy = LMPolicy(damping=1e-4, smallest=1e-15, thorough=False, tries=12)
+    condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
+    growth: float = 10.0  #: factor of that weight from grid to grid; at least 1
+    largest_weight: float = 1e6
+    #: Weight of measured values on the first grid. It is divided by `growth` from grid to grid, since they have errors
+    #: where the equation has none, down to `smallest_data_weight`.
+    data_weight: float = 100.0
+    smallest_data_weight: float = 1e-2
+    added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
+    margin: float = 0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
+    filled: float = 0.5  #: share of a hidden grid below which it is drawn anew; in [0, 1]
+    fresh: int = 4000  #: points at which a grid is measured
+    following: float = 0.5  #: share of points that follow the knots of each variable, where these are not uniform
+
+    # Knots that are inserted where the residual is.
+    #: Factor by which the squared residual of an interval is taken to fall when it is halved: an interval is halved
+    #: twice before another one is halved at all, where its residual is so many times larger.
+    halved: float = 0.1
+    narrowest: float = 1e-6  #: share of the range below which an interval is not halved
+
+    # Grids and terms that are added as long as they help.
+    enough: float = 1e-9  #: change from the last grid at which no further one follows in one variable
+    enough_in_more: float = 1e-6  #: the same in two and three variables
+    most_intervals: int = 640  #: in one variable
+    most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
+    most_intervals_in_more: int = 80
+    most_unknowns: int = 1000
+    most_terms: int = 16
+    terms_added: int = 2
+    helpful: float = 0.5  #: factor of the residual at most for which a refinement or further terms helped
+    #: Size of the numbers of added terms, in units of the solution.
+    added_size: float = 0.1
+
+    # Windows in time.
+    accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
+    accepted_change: float = 1e-3  #: change from the last grid of a window that holds
+    grown: float = 10.0  #: or so many times the change of the window before
+    lost: float = 0.1  #: change from the last grid at which a later window ends the solution
+    hopeless: float = 0.02  #: residual from the second grid on at which a window that grids do not help is given up
+    most_windows: int = 256  #: a window is not made shorter than this part of the whole range
+    longer: float = 1.5  #: factor from a window that held to the next
+    #: Share of the knots that follow the root of the curvature at the end of the window before, the rest is uniform.
+    curvature: float = 0.5
+
+
+@dataclass(frozen=True)
+class Residuals:
+    """Residuals at fresh points, relative to the size of the largest term: root mean square, maximum and its place."""
+
+    rms: float
+    largest: float
+    place: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class EquationStage:
+    """A finished grid. `change` is the root mean square change of the solution from the grid before, relative."""
+
+    window: int
+    intervals: int | None
+    solution: Field
+    constants: Tensor
+    unknowns: int
+    steps: int
+    objective: float
+    equation: Residuals
+    conditions: Residuals
+    change: float | None
+    standard_errors: Tensor  # of the sought constants; NaN without measured values
+    seconds: float  # of CPU time, of this window
+    points: Tensor  # collocation points inside, (points, variables)
+    total_seconds: float = 0.0  # of all windows, tried ones too
+    #: The largest change of the solution, relative to its size, for a change of all residuals by 1 (root mean square).
+    sensitivity: float | None = None
+
+
+@dataclass(frozen=True)
+class Solution:
+    """What solves the system: one field, or several in windows; the sought constants with their standard errors (NaN
+    without measured values); the last grid of each window; and how far in the last variable it was `reached`.
+    """
+
+    network: Field | Windows
+    constants: Tensor
+    standard_errors: Tensor
+    last: tuple[EquationStage, ...]
+    reached: float
+
+
+@dataclass(frozen=True)
+class Ansatz:
+    """What the solution is sought as: fresh networks, how their outputs form the unknowns, and the grids.
+
+    Networks without grids have None for each time that they are trained with a larger weight of the conditions. With
+    `grows` further grids follow as long as they are needed, with `widens` further terms. `hard` builds in conditions
+    (see `hard_conditions`).
+    """
+
+    create: Create
+    form: OutputForm
+    intervals: tuple[int | None, ...]
+    grows: bool = False
+    widens: bool = False
+    hard: bool = False

@@ -1,0 +1,124 @@
+"""Richer forms of one function: inserted knots, added terms, values held in time, and conditions built in."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from kanrun.engine.equations import Condition, Field, Monomials, OutputForm, System
+from kanrun.engine.equations.boundary_interpolation import hard_conditions
+from kanrun.engine.equations.enrichment import edges_of, held, insert, with_terms
+from kanrun.engine.equations.system import PointSequence
+from kanrun.engine.layers import EdgeSpec
+from kanrun.engine.networks import KAN, from_description
+from kanrun.errors import UsageError
+from kanrun.formulas.equations import Vocabulary, parse_relation
+
+BOX = torch.tensor([[0.0, 2.0], [-1.0, 3.0]], dtype=torch.float64)
+
+
+def field(form: OutputForm, intervals: int = 4) -> Field:
+    drawn = Generator().manual_seed(1)
+    domain = torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64)
+    spec = EdgeSpec(degree=5, base="zero")
+    network = KAN.create([2, form.outputs], intervals, spec, domain=domain, initialisation="spline", generator=drawn)
+    with torch.no_grad():
+        for _, parameter in network.unknowns():
+            parameter.copy_(torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
+    return Field(network, form, BOX, torch.tensor([2.0], dtype=torch.float64))
+
+
+def points(count: int = 200) -> Tensor:
+    return PointSequence(BOX, Generator().manual_seed(2)).first(count)
+
+
+def values(solution: Field, at: Tensor) -> Tensor:
+    with torch.no_grad():
+        return solution(at)
+
+
+def test_inserted_knots_leave_the_function_and_lie_where_the_squares_are() -> None:
+    before, at = field(OutputForm(1, 2, 2)), points()
+    squares = (at[:, 0] < 0.5).double()
+    after = insert(before, 12, at, squares, halved=0.1, narrowest=1e-6)
+    torch.testing.assert_close(values(after, at), values(before, at), rtol=1e-11, atol=1e-11)
+    edges = edges_of(after)
+    assert edges is not None
+    assert edges.shape == (2, 13)
+    assert int((edges[0] < -0.5).sum()) >= 8  # x from 0 to 0.5 is the first quarter of its range
+    spacing = edges[1].diff()
+    assert float(spacing.max() / spacing.min()) == pytest.approx(2.0)  # 12 of 8 or 16 equal ones
+
+
+def test_equal_squares_halve_all_intervals() -> None:
+    at = points(4000)
+    after = insert(field(OutputForm(1, 1, 2)), 8, at, torch.ones(len(at), dtype=at.dtype), halved=0.1, narrowest=1e-6)
+    assert after.network.edge_layers[0].uniform
+
+
+def test_added_terms_change_little_and_are_there() -> None:
+    before, at = field(OutputForm(1, 2, 2)), points()
+    after = with_terms(before, 2, 1e-4, Generator().manual_seed(0))
+    assert after.form == OutputForm(1, 4, 2)
+    change = (values(after, at) - values(before, at)).abs().max()
+    assert 0 < float(change) < 1e-6
+
+
+def test_held_is_the_end_of_the_box_at_all_later_times() -> None:
+    before, at = field(OutputForm(1, 2, 2)), points()
+    later = torch.tensor([[0.0, 2.0], [3.0, 5.0]], dtype=torch.float64)
+    after = held(before, later)
+    end = torch.cat([at[:, :1], torch.full_like(at[:, :1], 3.0)], dim=1)
+    torch.testing.assert_close(
+        values(after, end + torch.tensor([0.0, 1.3])), values(before, end), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_points_follow_unequal_knots() -> None:
+    edges = torch.tensor([[-1.0, -0.9, -0.8, 1.0]] * 2, dtype=torch.float64)
+    drawn = PointSequence(BOX, Generator().manual_seed(0)).first(1024, edges, 0.5)
+    share = float(((drawn[:, 0] - 1) < -0.8).double().mean())
+    assert share == pytest.approx(0.5 * 2 / 3 + 0.5 * 0.1, abs=0.03)
+
+
+def system(conditions: dict[str, tuple[tuple[tuple[int, float], ...], ...]]) -> System:
+    vocabulary = Vocabulary(("x", "t"), ("u",))
+    made = tuple(Condition(text, parse_relation(text, vocabulary), faces) for text, faces in conditions.items())
+    return System(vocabulary, BOX, (parse_relation("u_t = u_xx", vocabulary),), made)
+
+
+def test_hard_conditions_hold_exactly_and_are_differentiated() -> None:
+    problem = system({
+        "2*u = sin(t)": (((0, 0.0),),), "u_x = t": (((0, 2.0),),), "u = 2*t": (((0, 2.0),),),
+        "u = sin(-1)/2 + x*(-4 - sin(-1))/4 + x*(x - 2)": (((1, -1.0),),),
+    })  # fmt: skip
+    with pytest.raises(UsageError, match="conditions=hard: at"):
+        hard_conditions(problem, last=True)  # the slope at x=2 is not that of the values at t=-1
+    hard = hard_conditions(problem, last=False)
+    assert hard is not None
+    plain = field(OutputForm(1, 2, 2))
+    built = Field(plain.network, plain.form, BOX, plain.sizes, hard)
+    times = torch.linspace(-1, 3, 9, dtype=torch.float64)
+    left, right = (torch.stack([torch.full_like(times, x), times], dim=1) for x in (0.0, 2.0))
+    torch.testing.assert_close(values(built, left)[:, 0], times.sin() / 2, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(values(built, right)[:, 0], 2 * times, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(built.derivative(right, (1, 0))[:, 0], times, rtol=1e-11, atol=1e-11)
+    at, step = points(20), 1e-5
+    shift = torch.tensor([step, 0.0], dtype=torch.float64)
+    with torch.no_grad():
+        expected = (built(at + shift) - built(at - shift)) / (2 * step)
+    torch.testing.assert_close(built.derivative(at, (1, 0)), expected, rtol=1e-6, atol=1e-6)
+    again = from_description(built.describe())
+    again.load_state_dict(built.state_dict())
+    assert isinstance(again, Field)
+    torch.testing.assert_close(again.derivative(at, (2, 1)), built.derivative(at, (2, 1)), rtol=0, atol=0)
+
+
+def test_jets_of_built_in_conditions_are_their_derivatives() -> None:
+    hard = hard_conditions(system({"u = x^2*t": (((0, 0.0),), ((0, 2.0),))}), last=True)
+    assert hard is not None
+    monomials = Monomials.covering([(2, 1)], 2)
+    at = points(5)
+    found = hard.apply(torch.zeros(len(monomials.indices), 5, 1, dtype=at.dtype), at, monomials)
+    torch.testing.assert_close(found[monomials.position((1, 1)), :, 0], torch.full((5,), 2.0, dtype=at.dtype))

@@ -1,0 +1,71 @@
+"""Equations that are refused, each with one sentence, and conditions that are remarked on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from kanrun.experiments.solve.checks import notes
+from kanrun.experiments.solve.problem import make_solve_problem, network_choices
+from kanrun.experiments.solve.solved import solve
+
+from kanrun.cli.app import main
+from kanrun.config import EquationConfig, SolveConfig
+from kanrun.errors import UsageError
+
+X, XT = {"x": [0, 1]}, {"x": [0, 1], "t": [0, 1]}
+ENDS = ["u = 0 at x=0, x=1"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "variables", "conditions", "more", "message"),
+    [
+        ("1 = 2", X, ENDS, {}, "does not hold the unknown u"),
+        ("u_xx = v", X, ENDS, {}, "v"),
+        ("u_xx = 1", X, ["u = 0 at x=0"], {}, "holds 1 of the 2 conditions"),
+        ("u_xx = 1", X, [*ENDS, "u = 1 at x=1"], {}, "contradict each other at x=1: .*u = 0.* u = 1"),
+        ("u_xx = 1", X, [], {}, "conditions is empty"),
+        (["u_t = v", "v_t = -u"], {"t": [0, 1]}, ["u = 1 at t=0"], {"unknowns": ["u", "v"]}, "holds the unknown v"),
+        ("u_xx = 1", {"x": [1, 0]}, ENDS, {}, "is empty; the first end must be the lower"),
+        ("u_xx = 1", {"x": [0]}, ENDS, {}, "is no range"),
+        ("u_xx = 1", X, ["u = 0 at x=2"], {}, "lies outside the box"),
+        ("u_xx = 1", X, ["u is zero"], {}, 'write "u = 0 at x=0, x=1"'),
+        ("u_xx = 1", X, ["periodic in y"], {}, "the variables are x"),
+        ("u_xxxx = 1", X, [*ENDS, "u_x = 0 at x=0, x=1"], {"network": {"kind": "kan", "degree": 4}}, "degree of 5"),
+        ("u_xxxxx = 1", X, ENDS, {}, "at most 4"),
+        ("u_xx = 1", X, ENDS, {"network": {"kind": "mlp", "activation": "relu"}}, "no second derivatives"),
+        ("u_xx = 1", X, ENDS, {"exact": "x^2/2"}, r"exact does not satisfy u = 0: .* at x=1"),
+        ("u_xx = 1", X, ENDS, {"exact": "x*(1 - x)"}, r"exact does not satisfy u_xx = 1"),
+        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}}, "1 rows outside"),
+        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
+        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}}, "is not a number"),
+        ("u_t = u_xx", XT, ["u = 0 at x=0, x=1", "u = x at t=0"], {"hard": True, "windows": 1}, "=hard: at .* differs"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_solved_is_refused(
+    formula: Any, variables: Any, conditions: Any, more: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        solve(formula, variables, conditions, **more)
+
+
+def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["solve", "points=1000000", "equation.intervals=[5,2000]", "networks=[{kind: kan}]"]) == 2
+    assert "take fewer points, intervals or terms" in capsys.readouterr().err
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
+    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"])
+    found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
+    assert len(found) == 1
+    assert "differ by 1 where they meet, at x=1, t=0" in found[0]
+
+
+def test_the_finest_planned_grid_is_counted() -> None:
+    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
+    cfg = SolveConfig(equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}])
+    assert [choice.unknowns for choice in network_choices(cfg, 2)] == [4 * 25, 3 * 4 + 5]
