@@ -31,6 +31,7 @@ def solve(
     hard = hard_conditions(system, last=windows is None) if ansatz.hard else None
     start, last, began = low, list[EquationStage](), time.process_time()
     before: tuple[EquationStage, ...] = ()
+    tries: list[tuple[float, BoxSolver, list[EquationStage]]] = []  # of the present window: its end, and what came out
     while not last or start < high - 1e-9 * (high - low):
         end = high if start + 1.1 * length >= high else start + length
         part = system if (start, end) == (low, high) else system.until(start, end)
@@ -43,9 +44,13 @@ def solve(
             if shorter and _hopeless(stages, policy):
                 break
         holds = _holds(stages, policy, before[-1].change if before else None)
-        if shorter and not holds and not time_is_up():
+        tries.append((end, solver, stages))
+        if shorter and not holds and not time_is_up() and not _in_vain(tries, policy):
             length = max((end - start) / 2, shortest)
             continue
+        if not holds:
+            end, solver, stages = tries[0] if _in_vain(tries, policy) else tries[-1]
+        tries = []
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
         before = tuple(stages[-2:])
         if time_is_up():
@@ -67,6 +72,14 @@ def _holds(stages: list[EquationStage], policy: EquationPolicy, earlier: float |
     small = last.equation.rms <= policy.accepted and last.conditions.rms <= policy.accepted
     most = max(policy.accepted_change, policy.grown * (earlier or 0.0))
     return small and (last.change is None or last.change <= most)
+
+
+def _in_vain(tries: list[tuple[float, BoxSolver, list[EquationStage]]], policy: EquationPolicy) -> bool:
+    """Whether shorter windows do not help, in several variables, where they are dear: as where conditions jump."""
+    if len(tries) < policy.vain_tries or len(tries[0][2][0].solution.box) == 1:
+        return False
+    first, last = (stages[-1].equation.rms for _, _, stages in (tries[0], tries[-1]))
+    return not last <= policy.vain * first
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:
