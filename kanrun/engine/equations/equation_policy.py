@@ -72,8 +72,8 @@ class EquationPolicy:
     grown: float = 10.0  #: or so many times the change of the window before
     lost: float = 0.1  #: change from the last grid at which a later window ends the solution
     hopeless: float = 0.02  #: residual from the second grid on at which a window that grids do not help is given up
-    #: Tries of a window in several variables after which shortening it ends, where the residual of the last is not below
-    #: this share of the first one's. Units of residuals are those of the window: they double with every halving.
+    #: Tries of a window in several variables after which shortening it ends, where the residual of the last is not
+    #: below this share of the first one's. Units of residuals are those of the window: they double with every halving.
     vain_tries: int = 3
     vain: float = 0.25
     most_windows: int = 256  #: a window is not made shorter than this part of the whole range
