@@ -50,7 +50,7 @@ class EquationPolicy:
     # Knots that are inserted where the residual is.
     #: Factor by which the squared residual of an interval is taken to fall when it is halved: an interval is halved
     #: twice before another one is halved at all, where its residual is so many times larger.
-    halved: float = 0.1
+    halved: float = 0.01
     narrowest: float = 1e-6  #: share of the range below which an interval is not halved
 
     # Grids and terms that are added as long as they help.
