@@ -148,14 +148,15 @@ def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
         return None
     ends = [condition for condition in system.conditions if condition not in starts]
     if all(condition.periodic == 0 for condition in ends) and ends:
+        kept = None
         for nodes in policy.rings:
-            table = _integrated(system, solved, [_Ring.over(system, nodes)] * len(solved.orders), policy)
-            if table is None:
+            found = _integrated(system, solved, [_Ring.over(system, nodes)] * len(solved.orders), policy)
+            if found is None:
                 return None
-            spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
+            kept, spectrum = found, np.abs(fft.rfft(found[:, :-1], axis=1)).max(axis=(0, 2))
             if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
                 break
-        return _interpolated(system, table, policy)
+        return None if kept is None else _interpolated(system, kept, policy)
     relations = [_at_walls(system, number, ends) for number in range(len(solved.orders))]
     if any(found is None for found in relations):
         return None

@@ -174,7 +174,7 @@ class Field(Network):
     @classmethod
     def from_description(cls, description: dict[str, Any]) -> Field:
         counts = [int(each) for each in description["form"]]
-        form = OutputForm(*counts[:3], separated=bool(counts[3:] and counts[3]))
+        form = OutputForm(counts[0], counts[1], counts[2], bool(counts[3:] and counts[3]))
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
         network = from_description(description["network"])
         given = description.get("hard")
