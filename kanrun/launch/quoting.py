@@ -2,8 +2,8 @@
 
 The shell takes quotes away, and Hydra's grammar has its own meaning for the brackets, commas, spaces and signs
 that formulas, file names and column names are full of. The values of `*.formula`, `*.path`, `*.inputs`,
-`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates`, `from_run`, `note` and `tags` are therefore
-quoted here.
+`*.outputs`, `*.columns`, `*.domain`, `own_candidates.*`, `candidates`, `from_run`, `note`, `tags` and other names of
+columns are therefore quoted here.
 Values that are quoted already stay as they are, and so do null and interpolations `${...}`. With -m, commas at
 the top level separate the values of a sweep, as for any other key.
 """
@@ -42,6 +42,8 @@ def _hydra_word(word: str, module: str, sweeping: bool) -> str:
     if name.startswith(_OWN):
         key = key if key.startswith(("+", "~")) else f"++{key}"  # new entries need no sign of their own
         return f"{key}={_each(value, _formula, sweeping)}"
+    if name in _BY_NAME:
+        return f"{key if key.startswith(('+', '~')) else f'++{key}'}={value}"
     quote = _QUOTERS.get(name.rpartition(".")[2]) if "." in name else _TOP.get(name)
     return word if quote is None else f"{key}={_each(value, quote, sweeping)}"
 
@@ -103,12 +105,18 @@ _QUOTERS: dict[str, Callable[[str], str]] = {
     "outputs": _columns,
     "columns": _columns,
     "domain": _domain,
+    "exclude": _columns,
+    "categories": _columns,
+    "weights": _string,
+    "split": _string,
+    "test_path": _string,
 }
 
 _TOP: dict[str, Callable[[str], str]] = {
     "candidates": _columns, "from_run": _string, "note": _string, "tags": _columns
 }  # fmt: skip
 _OWN = "own_candidates."
+_BY_NAME = ("model.monotone", "model.curvature")  # mappings, whose new keys need no sign of their own
 
 
 def split(text: str) -> list[str]:
