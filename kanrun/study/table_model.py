@@ -16,13 +16,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.interpolate import BSpline
 from scipy.special import softmax
 
-from kanrun.engine.evidence import EvidencePolicy, TableFit, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence import EvidencePolicy, TableFit, effect_splines, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
 from kanrun.study.saved import error_levels
 from kanrun.targets import PiecewiseScaling, Points, PowerTransform, ScorePolicy, input_scores, output_map
+from kanrun.watch import advanced, time_is_up
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,13 @@ class TableModel:
         raw = self.raw(x)
         return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
 
+    def effects(self, output: int = 0) -> list[BSpline]:
+        """The effect of each input as a spline over its score u = `inputs.apply(x)`, see `effect_splines`.
+
+        It is in units of the network's output: logits (of class 1 for two classes), or those of the fitted output.
+        """
+        return effect_splines(self.fit.terms[output], self.fit.design)
+
     def clipped(self, x: Float[ndarray, "rows inputs"]) -> float:
         """The share of rows whose prediction was held at an end of the allowed range."""
         if self.outputs is None or not len(x):
@@ -144,14 +153,11 @@ def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT
         if len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
             policy = replace(policy, most_rows=0)
         found, number, seconds = _without_folds(points, classes, policy, seed, every)
-        inside, left_out = number >= 0, found
-        losses = np.stack([row_losses(found[name][inside], points.y[inside], classes) for name in names])
-        values = np.full_like(found[names[0]], np.nan)
-        for k in range(len(seconds)):
-            others = number[inside] != k
-            best = names[_best(losses[:, others] if others.any() else losses, policy)]
-            values[number == k] = found[best][number == k]
-        folds = Folds(values, number, seconds)
+        inside = number >= 0
+        if inside.any():  # else the time was up before
+            left_out = found
+            losses = np.stack([row_losses(found[name][inside], points.y[inside], classes) for name in names])
+            folds = Folds(_chosen_elsewhere(found, number, losses, policy), number, seconds)
     best_one = every[names[_best(losses, policy)]]
     fit = best_one.fit
     network = network_of(
@@ -162,6 +168,19 @@ def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT
     return TableModel(
         network, best_one.inputs, best_one.outputs, fit, best_one.name, left_out[best_one.name], folds
     )  # fmt: skip
+
+
+def _chosen_elsewhere(
+    found: Mapping[str, ndarray], number: ndarray, losses: Float[ndarray, "candidates rows"], policy: TablePolicy
+) -> ndarray:
+    """For the rows of each fold the predictions of the candidate that is best on the other folds."""
+    names, inside = list(found), number[number >= 0]
+    values = np.full_like(found[names[0]], np.nan)
+    for k in range(inside.max() + 1):
+        others = inside != k
+        best = names[_best(losses[:, others] if others.any() else losses, policy)]
+        values[number == k] = found[best][number == k]
+    return values
 
 
 def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None) -> ndarray:
@@ -215,12 +234,20 @@ def _best(losses: Float[ndarray, "candidates rows"], policy: TablePolicy) -> int
 def _without_folds(
     points: Points, classes: int | None, policy: TablePolicy, seed: int, start: Mapping[str, _Candidate]
 ) -> tuple[dict[str, ndarray], ndarray, ndarray]:
-    """Each candidate's predictions of left-out rows (NaN where none), the fold of each row, and seconds per fold."""
+    """Each candidate's predictions of left-out rows (NaN where none), the fold of each row, and seconds per fold.
+
+    Folds that do not begin before the time is up (`kanrun.watch`) are left out, their rows with number -1.
+    """
     labels = points.y[:, 0].astype(int) if classes else None
     number = folds_of(points, policy, seed, labels)
     found = {name: np.full((len(points), classes or points.y.shape[1]), np.nan) for name in start}
-    seconds = []
-    for k in range(number.max() + 1):
+    seconds: list[float] = []
+    count = int(number.max()) + 1
+    for k in range(count):
+        advanced("folds", k, count)
+        if time_is_up():
+            number = np.where(number >= k, -1, number)
+            break
         held, before = np.flatnonzero(number == k), time.process_time()
         train = points.take(training_rows(points, number, k))
         for one in _candidates(train, classes, policy, start):

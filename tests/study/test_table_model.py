@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from time import process_time
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from kanrun.study.cross_validation import OURS, cross_validate
 from kanrun.study.effects import effect_table, importance_table, pair_table
 from kanrun.study.table_model import TableModel, TablePolicy, fit_table, folds_of, training_rows
 from kanrun.targets import Points, ScorePolicy
+from kanrun.watch import Advance, watching
 
 MARGINS = ScorePolicy()
 ROUNDING = 1e-12  # of evaluating a network
@@ -274,3 +276,24 @@ def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:
         pytest.fail("the table is not linear")
     far = model.values(np.array([[50.0, 0, 0], [-50.0, 0, 0]]))
     np.testing.assert_allclose(far[0], far[1])
+
+
+def test_effects_are_splines_that_sum_to_the_prediction() -> None:
+    points = shaped()
+    model = fit_table(points, None, TablePolicy(pairs=False, lottery=False, extrapolation="linear", folds=0))
+    u = model.inputs.apply(points.x)
+    total = sum(effect(u[:, j]) for j, effect in enumerate(model.effects()))
+    np.testing.assert_allclose(total + model.fit.terms[0].offset, model.values(points.x)[:, 0], atol=1e-6)
+    assert all(abs(effect(u[:, j]).mean()) < 1e-9 for j, effect in enumerate(model.effects()))
+
+
+def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
+    seen: list[Advance] = []
+    points = linear(80)
+    with watching(seen.append, process_time()):
+        model = fit_table(points, None)
+    assert model.folds is None
+    assert np.isfinite(model.values(points.x)).all()
+    with watching(seen.append):
+        fit_table(points, None)
+    assert [(one.part, one.done) for one in seen if one.part == "folds"] == [("folds", k) for k in (0, 0, 1, 2, 3, 4)]

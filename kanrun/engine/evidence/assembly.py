@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.interpolate import BSpline
 
 from kanrun.engine.evidence.basis import DEGREE
 from kanrun.engine.evidence.design import SHAPES, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Extrapolation
+from kanrun.engine.splines import Extrapolation, extend
 
 OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
@@ -92,6 +93,16 @@ def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _N
     directions = np.zeros((len(keep), count))
     directions[:, active] = vectors[:, keep].T
     return _Nodes(directions, values[keep] / 2)
+
+
+def effect_splines(terms: Terms, design: Design) -> list[BSpline]:
+    """The effect of each input as a function of its score, a cubic spline continued in straight lines beyond its grid.
+
+    Their sum with `terms.offset` is the network's output without pairs; each has mean 0 on the training rows.
+    """
+    coefficients = _edges(design, terms.main[None])[0]
+    knots = extend(torch.as_tensor(design.basis.breakpoints), DEGREE).numpy()
+    return [BSpline(knots[j], coefficients[j], DEGREE) for j in range(design.basis.inputs)]
 
 
 def _edges(design: Design, weights: ndarray) -> ndarray:
