@@ -204,8 +204,8 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
         if found is None:
             continue
         expression = _quotient(x, t, found[1], found[2], policy)
-        if expression is None:
-            continue
+        if expression is None or (outer is sympy.sqrt and _has_squares(expression)):
+            continue  # the root of a square has lost its sign
         expression = outer(expression)
         return expression if expression.free_symbols else None
     return None
@@ -230,6 +230,13 @@ def _quotient(
     top = [_term(power, float(c)) for power, c in zip(above, natural[len(below) :], strict=True) if c]
     bottom = [_term(power, float(c)) for power, c in zip(below, natural[: len(below)], strict=True) if c]
     return sympy.Add(*top) / sympy.Add(*bottom)
+
+
+def _has_squares(quotient: sympy.Expr) -> bool:
+    """Whether a polynomial divides numerator or denominator more than once."""
+    exact = quotient.xreplace({c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)})
+    parts = (part for part in sympy.fraction(sympy.cancel(exact)) if part.free_symbols)
+    return any(times > 1 for part in parts for _, times in sympy.factor_list(part)[1])
 
 
 def _columns(x: Array, t: Array, above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]]) -> Array:
