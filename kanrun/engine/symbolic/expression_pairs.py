@@ -377,7 +377,8 @@ class _Standard:
 
 def _unit(t: Array) -> Array:
     centred = t - t.mean()
-    return centred / np.linalg.norm(centred)
+    unit: Array = centred / np.linalg.norm(centred)
+    return unit
 
 
 def _best_pairs(first: _Standard, second: _Standard, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int]]:
@@ -465,7 +466,8 @@ def _least_squares(design: Array, t: Array) -> Array:
     if small.any() and not small.all():
         solved = np.zeros_like(solved)
         solved[~small] = np.linalg.lstsq((design / size)[:, ~small], t, rcond=None)[0]
-    return solved / size
+    scaled: Array = solved / size
+    return scaled
 
 
 def _exponent(value: float) -> sympy.Expr:

@@ -7,7 +7,7 @@ a change of the output, are compared with the points. What remains is searched w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -39,7 +39,7 @@ def structure(problem: SearchProblem) -> Reduction:
 
 def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """A power law of all inputs, and a quotient of polynomials of few terms."""
-    laws = (
+    laws: tuple[tuple[str, Callable[[], sympy.Expr | None]], ...] = (
         ("power law", lambda: power_law(problem.data, problem.policy.symmetry)),
         ("rational function", lambda: rational_function(problem.data, problem.policy.expression_pairs)),
     )
@@ -132,8 +132,8 @@ def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: Sea
         return composed(reduction.variables, reduction.factor, graph, inputs)
 
     if isinstance(event, SearchStage):
-        graph = whole(event.graph)
-        return replace(event, graph=graph, error=data.error(graph))
+        stage = whole(event.graph)
+        return replace(event, graph=stage, error=data.error(stage))
     chosen = event.selected
     network, graph = whole(chosen.network), whole(chosen.graph) if chosen.graph is not None else None
     place = {id(edge.function): i for i, edge in enumerate(network.edges)}

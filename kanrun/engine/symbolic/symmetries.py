@@ -13,6 +13,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import sympy
@@ -218,7 +219,8 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
         u = (inner(x) - middle) / size
         kernel = amplitude * np.exp(-0.5 * (((u[:, None, :] - at[None]) / lengths) ** 2).sum(-1)) * weights
         slopes = (kernel @ at - kernel.sum(1, keepdims=True) * u) / lengths**2 * spread / size
-        return slopes / x if of_inputs else slopes
+        found: Array = slopes / x if of_inputs else slopes
+        return found
 
     predicted = process.predict((inner(data.validation_x) - middle) / size)
     error = float(np.sqrt(np.mean((predicted - (outer(data.validation_y) - mean) / spread) ** 2)))
@@ -229,7 +231,9 @@ def _optimizer(steps: int) -> Callable[..., tuple[Array, float]]:
     from scipy.optimize import minimize
 
     def optimise(objective: Callable[..., tuple[float, Array]], start: Array, bounds: Array) -> tuple[Array, float]:
-        found = minimize(objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": steps})
+        found: Any = minimize(  # type: ignore[call-overload]
+            objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": steps}
+        )
         return found.x, float(found.fun)
 
     return optimise
@@ -332,7 +336,7 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
         matrix = weights[:, pivots]
         if abs(np.linalg.det(matrix)) < 1e-9 or any(away[i] < 1e-3 for i in pivots):
             continue
-        exponents = np.linalg.solve(matrix, np.column_stack([weights[:, :inputs], -weights[:, inputs]]))
+        exponents: Array = np.linalg.solve(matrix, np.column_stack([weights[:, :inputs], -weights[:, inputs]]))
         others = [j for j in range(inputs) if j not in pivots]
         used = exponents[:, [*others, inputs]]
         if not all((x[:, i] > 0).all() or np.allclose(row, np.round(row)) for i, row in zip(pivots, used, strict=True)):
