@@ -267,6 +267,8 @@ def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
 
 def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list[Reduction]:
     """Steps to try, the surest first: all scalings at once, the surest scaling, then pairs that act together."""
+    loose = policy.loosened * fit.error  # slopes are as wrong as the fit, and more
+    policy = replace(policy, tolerance=max(policy.tolerance, loose), rational=max(policy.rational, 0.5 * loose))
     x = data.x[: policy.points]
     slopes = fit.gradient(x)
     names = [f"x{i}" for i in range(x.shape[1])]
