@@ -49,8 +49,9 @@ class MLP(Network):
         if activation not in ACTIVATIONS:
             raise UsageError(f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}.")
         self.activation = activation
+        where = torch.get_default_device() if device is None else device  # None would leave them without numbers
         self.linear = nn.ModuleList(
-            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=device) for a, b in itertools.pairwise(shape)
+            nn.utils.skip_init(nn.Linear, a, b, dtype=dtype, device=where) for a, b in itertools.pairwise(shape)
         )
         with torch.no_grad():
             for layer in self.linear:
