@@ -53,8 +53,8 @@ def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
         if one.name in GROUPS and one.type == "Any":
             kinds = [kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")]
             names = tuple(chosen.get(one.name, ())) or tuple(kind.name for kind in kinds)
-            about = _rule(one).about if _rule(one) else ""
-            yield Key(one.name, "group", "", "", about, (experiment.name,), names)
+            rule = _rule(one)
+            yield Key(one.name, "group", "", "", rule.about if rule else "", (experiment.name,), names)
             for kind in kinds:
                 yield from _of_settings(kind.settings, f"{one.name}.", f"{one.name}={kind.name}")
         else:

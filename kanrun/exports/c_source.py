@@ -31,7 +31,8 @@ enum { @_INPUTS = %(inputs)d, @_OUTPUTS = %(outputs)d };
 """
 
 _ENCODE = """
-/* One row of the table, in the order of @_columns: a number (NAN: missing) or a text (NULL or "": missing). Fills
+/* One row of the table, in the order of @_columns: a number (NAN: missing; of a date, days since 1970-01-01) or a text
+   (NULL or "": missing). Fills
    x[@_INPUTS]; returns how many texts the model was not trained on. Texts are without blanks around them. */
 typedef struct { double number; const char *text; } @_value;
 
@@ -42,6 +43,25 @@ int @_encode(const @_value *row, double *x)
 %(lines)s    return unknown;
 }
 """
+
+_DAY_OF_YEAR = """
+/* Of days since 1970-01-01, by eras of 400 years that begin in March. */
+static double day_of_year(double days)
+{
+    double z = floor(days) + 719468, era = floor(z / 146097), day = z - era * 146097;
+    double year = floor((day - floor(day / 1460) + floor(day / 36524) - floor(day / 146096)) / 365);
+    double since = day - (365 * year + floor(year / 4) - floor(year / 100)), y = year + 400 * era;
+    if (since >= 306) return since - 305;
+    return since + 60 + (fmod(y, 4) == 0 && (fmod(y, 100) != 0 || fmod(y, 400) == 0) ? 1 : 0);
+}
+"""
+
+#: Parts of a date in C, of days since 1970-01-01.
+_PLACES = {
+    "hour": "(%s - floor(%s)) * 24",
+    "weekday": "fmod(fmod(floor(%s) + 3, 7) + 7, 7)",
+    "day of year": "day_of_year(%s)",
+}
 
 _MAP = """
 /* The piecewise linear map through (from, to), constant beyond its ends. */
@@ -129,6 +149,8 @@ def c_source(pieces: Document, name: str) -> str:
     if any(column["levels"] is not None or column["fill"] is not None for column in pieces["columns"]):
         names = ", ".join(_text(column["name"]) for column in pieces["columns"])
         parts.append(f"const char *const @_columns[] = {{{names}}};\n")
+        if any("day of year" in (column["parts"] or ()) for column in pieces["columns"]):
+            parts.append(_DAY_OF_YEAR)
         parts.append(_ENCODE % {"lines": "".join(_encoding(pieces["columns"]))})
     if any("points" in one for one in [*pieces["input_map"], *(pieces["output_map"] or ())]):
         parts.append(_MAP)
@@ -173,9 +195,14 @@ def _encoding(columns: Sequence[Document]) -> Iterator[str]:
                 "        unknown += !found;\n    }\n" if len(column["levels"]) > 1 else "        (void)found;\n    }\n"
             )
             continue
+        for part in column["parts"] or ():
+            given = f"(isnan(row[{row}].number) ? {float(column['fill'])!r} : row[{row}].number)"
+            at += 1
+            yield f"    x[{at}] = {_PLACES[part].replace('%s', given)};\n"
+        at -= len(column["parts"] or ())
         fill = "NAN" if column["fill"] is None else repr(float(column["fill"]))
         yield f"    x[{at}] = isnan(row[{row}].number) ? {fill} : row[{row}].number;\n"
-        at += 1
+        at += 1 + len(column["parts"] or ())
         if column["indicator"]:
             yield f"    x[{at}] = isnan(row[{row}].number) ? 1 : 0;\n"
             at += 1

@@ -4,7 +4,8 @@ The JSON export is this document. Lists of numbers are as long as their name say
 
 - `schema`: `kanrun-model/1`; a change that breaks readers counts up.
 - `columns` of a table: `name`; `levels` (texts, an indicator each) or null for numbers; `fill` in place of a missing
-  number (null: none may be missing); `indicator`, whether a 1 beside it says that it was missing.
+  number (null: none may be missing); `indicator`, whether a 1 beside it says that it was missing; `parts` of dates
+  (`day of year`, `weekday`, `hour`) beside their days since 1970-01-01, or null.
 - `inputs`, `outputs`, `classes`: names of the model's inputs, in the order of what the columns become; of its outputs;
   the labels of a classifier, or null.
 - `domain`: [lowest, highest] trained value of each input.
@@ -66,7 +67,7 @@ class Exportable(Protocol):
 
 def document_of(model: Exportable) -> Document:
     """The model as JSON values. Raises UsageError for a kind of network that has no such form, and for NaN in it."""
-    plain = {"levels": None, "fill": None, "indicator": False}
+    plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
     document = {
         "schema": SCHEMA,
         "columns": _columns(model.code) if model.code else [{"name": name, **plain} for name in model.inputs],
@@ -84,7 +85,8 @@ def document_of(model: Exportable) -> Document:
 
 
 def _columns(code: TableCode) -> list[dict[str, Any]]:
-    return [{**column, "levels": column["levels"] and list(column["levels"])} for column in code.plain()]
+    lists = ("levels", "parts")
+    return [column | {key: column[key] and list(column[key]) for key in lists} for column in code.plain()]
 
 
 def _check_finite(value: Any, where: str) -> None:

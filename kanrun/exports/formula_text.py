@@ -61,7 +61,8 @@ def _source(one: Mapping[str, Any], kind: str, name: str) -> str:
     if kind == "python":
         source = to_python(expression, names)
         return source if name == "formula" else source.replace("def formula(", f"def {name}(")
-    body = sympy.ccode(expression, standard="c99")
+    named = {number: number.evalf(DIGITS) for number in expression.atoms(sympy.NumberSymbol)}  # C99 has no M_PI
+    body = sympy.ccode(expression.xreplace(named), standard="c99")
     if "Not supported" in body:
         raise UsageError(f"the formula of {json.dumps(one['output'])} has a function that C99 does not; take python.")
     unused = "".join(f"(void){v}; " for v in names if sympy.Symbol(v, real=True) not in expression.free_symbols)

@@ -40,12 +40,38 @@ def _encoded(column: Data, values: list[Any]) -> Rows:
     if column["levels"] is not None:
         texts = np.array([_text(value) for value in values], dtype=object)
         return np.stack([(texts == level).astype(np.float64) for level in column["levels"]], axis=1)
-    numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    if column["parts"] is not None:
+        numbers = _days(values)
+    else:
+        numbers = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
     missing = np.isnan(numbers)
     if column["fill"] is None and missing.any():
         raise ValueError(f"the column {column['name']!r} has missing values, and the model was trained on none")
     filled = np.where(missing, 0.0 if column["fill"] is None else column["fill"], numbers)
-    return np.stack([filled, missing.astype(np.float64)] if column["indicator"] else [filled], axis=1)
+    parts = [_place(filled, part) for part in column["parts"] or ()]
+    return np.stack([filled, *parts, *([missing.astype(np.float64)] if column["indicator"] else [])], axis=1)
+
+
+def _days(values: list[Any]) -> Rows:
+    """Dates, such as 2024-12-31 or 2024-12-31T18:00, as days since 1970-01-01; numbers are days already."""
+    if all(isinstance(value, float | int) for value in values):
+        return np.asarray(values, dtype=np.float64)
+    texts = [
+        "" if _text(value) in ("(missing)", "NaT") else _text(value).split("+")[0].rstrip("Zz") for value in values
+    ]
+    instants = np.array([text or "NaT" for text in texts], dtype="M8[us]")
+    return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
+
+
+def _place(days: Rows, part: str) -> Rows:
+    """The day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
+    if part == "hour":
+        return np.asarray(days % 1.0 * 24)
+    whole = np.floor(days)
+    if part == "weekday":
+        return np.asarray((whole + 3) % 7)
+    dates = whole.astype("M8[D]")
+    return np.asarray((dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
 
 
 def _text(value: Any) -> str:

@@ -10,6 +10,7 @@ import re
 import runpy
 import shutil
 import subprocess
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomia
 from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes, identifier, in_pieces
 from kanrun.study.saved import Model
 from kanrun.targets import PiecewiseScaling, Scaling
-from kanrun.targets.encoding import ColumnCode, TableCode
+from kanrun.targets.encoding import ColumnCode, TableCode, days_of
 
 POINTS = 1000
 HOSTILE = (
@@ -82,13 +83,15 @@ def classifier() -> Model:
 def table() -> Model:
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
     code = TableCode((
-        ColumnCode("size", None, 11.0, True), ColumnCode("colour", ("blue", "red \u00e4")), ColumnCode("age", None, 9.5)
+        ColumnCode("size", None, 11.0, True), ColumnCode("colour", ("blue", "red \u00e4")),
+        ColumnCode("age", None, 9.5),
+        ColumnCode("day", None, 11000.5, True, ("day of year", "weekday", "hour")),
     ))  # fmt: skip
-    points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(5))
+    points = tuple(np.sort(np.random.default_rng(i).uniform(8, 14, 3 + i)) for i in range(10))
     values = tuple(np.linspace(-1, 2, len(one)) for one in points)
     outputs = PiecewiseScaling((np.array([-9.0, -4.0, 0.0, 9.0]),), (np.array([-2.0, -1.0, 0.5, 2.0]),))
     return model(
-        kan((5, 2, 1)), inputs=code.features, input_scaling=PiecewiseScaling(points, values), output_scaling=outputs,
+        kan((10, 2, 1)), inputs=code.features, input_scaling=PiecewiseScaling(points, values), output_scaling=outputs,
         code=code, errors=np.linspace(-1, 1, 199)[None],
     )  # fmt: skip
 
@@ -194,6 +197,7 @@ def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
 RAW = {
     "age": [9.0, None, 12.0, float("nan")],
     "colour": ["blue", " red \u00e4 ", None, "never seen"],
+    "day": ["2024-02-29 18:00", None, "2023-03-01", "1900-12-31T06:30"],
     "size": [None, 10.0, 13.0, 8.5],
 }
 
@@ -222,7 +226,8 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
     names = [column.name for column in one.code.columns]
     for number in range(4):
         raw = {name: RAW[name][number] for name in names}
-        row = (Value * 3)(*(
+        (raw["day"],) = days_of([raw["day"]]) if raw["day"] else (None,)
+        row = (Value * 4)(*(
             Value(0.0, raw[n] and str(raw[n]).strip().encode()) if n == "colour"
             else Value(float("nan") if raw[n] is None else raw[n], None)
             for n in names
@@ -230,7 +235,7 @@ def test_c_encodes_a_row_of_the_table(tmp_path: Path) -> None:
         into = np.empty(x.shape[1])
         unknown = library.m_encode(row, into.ctypes.data_as(ctypes.POINTER(ctypes.c_double)))
         assert unknown == (number >= 2)
-        np.testing.assert_array_equal(into, x[number])
+        np.testing.assert_allclose(into, x[number], rtol=1e-12)
 
 
 def hostile() -> Model:
@@ -271,16 +276,19 @@ def test_the_name_of_a_file_becomes_an_identifier(stem: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_onnx_has_the_models_numbers(name: str) -> None:
-    """In float32; degree 0 jumps, where float32 takes another interval for points on a breakpoint."""
+    """In float32: to 1e-6 of the largest value, or as near as torch comes in float32 where sums cancel."""
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")
     one = MODELS[name]()
     session = runtime.InferenceSession(export_bytes(one, "onnx", "m.onnx"), providers=["CPUExecutionProvider"])
     x = rows_for(one).astype(np.float32)
     expected = one.values(x)
+    own = (
+        np.abs(replace(one, network=deepcopy(one.network).float()).values(x) - expected).max() / np.abs(expected).max()
+    )
     (found,) = session.run(None, {"x": x})
     assert found.dtype == np.float32
-    agree(found, expected, 1e-6)
+    agree(found, expected, max(1e-6, 3 * own))
 
 
 @pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8"])
