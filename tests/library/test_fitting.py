@@ -46,7 +46,6 @@ def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytes
         "target.formula=exp(-x0)*sin(3*x1)",
         "target.domain=[[-1,1],[0,2]]",
         "seed=3",
-        "solver.starts=1",
         "solver.select_width=false",
     ]
     settings = ["model.hidden=[2]", "model.intervals=[3]", "solver.steps=4", "sampling.train=60", "sampling.test=30"]
@@ -73,10 +72,9 @@ def test_a_table_gives_the_same_numbers_too(automatic: Model, tmp_path: Path, mo
         tmp_path,
         monkeypatch,
         *words,
-        "model.hidden=[2]",
+        "model.hidden=[]",
         "model.intervals=[3]",
         "solver.steps=5",
-        "solver.starts=1",
         "sampling.test=0",
     )
     model = fit(FRAME, pd.Series(Y, name="period"), **SMALL)

@@ -33,14 +33,14 @@ def test_it_learns_in_a_plain_training_loop_and_goes_on_refined() -> None:
     for network in (kan, None):
         network = network or kan.refine(10)  # noqa: PLW2901
         optimiser = torch.optim.Adam(network.parameters(), lr=0.02)
-        for _ in range(25):
+        for _ in range(40):
             loss = (network(x) - y).square().mean() + 1e-5 * network.regularisation(x)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         errors.append(float((network(x) - y).detach().square().mean().sqrt()))
     assert float(y.std()) > 0.8
-    assert errors[1] < errors[0] < 0.6
+    assert errors[1] < errors[0] < 0.5
 
 
 def test_a_seed_of_torch_or_a_generator_gives_the_same_start_in_every_precision() -> None:
