@@ -58,7 +58,7 @@ class EquationPolicy:
     enough_in_more: float = 1e-6  #: the same in two and three variables
     most_intervals: int = 640  #: in one variable
     most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
-    most_intervals_in_more: int = 160
+    most_intervals_in_more: int = 80
     most_unknowns: int = 1000
     most_terms: int = 16
     terms_added: int = 2
