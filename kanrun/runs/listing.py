@@ -18,7 +18,7 @@ from kanrun.suggestions import near
 #: Results that a list shows where some run has them.
 RESULTS = ("test_rmse", "test_accuracy", "rmse")
 _LABELS = ("tags", "note")
-_ABOUT_A_RUN = ("from_run", *_LABELS)  # settings that say nothing of how it was trained
+_ABOUT_A_RUN = ("from_run", "max_seconds", "format", "tracker", *_LABELS)  # settings that say nothing of a training
 _MOST_COLUMNS = 1900  # of an SQL table; sqlite's own limit is 2000
 _READS = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_RECURSIVE}
 
