@@ -98,6 +98,7 @@ def _results(problem: InterpretationProblem, result: Interpretation, seed: int, 
         candidate_rows,
         constant_rows,
         decision_rows,
+        equivalent_rows,
         input_rows,
         inputs_that_matter,
         summary_row,
@@ -115,6 +116,7 @@ def _results(problem: InterpretationProblem, result: Interpretation, seed: int, 
         yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
         yield formula_checkpoint(problem, formula, result, seed)
         if not formula.splines:
+            yield from equivalent_rows(problem, formula)
             yield from constant_rows(problem, formula)
     if result.approximation is not None:
         forms = problem.in_units(result.approximation).forms()

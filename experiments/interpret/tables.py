@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from kanrun.experiments.interpret.diagram_edges import label
@@ -16,9 +17,13 @@ from kanrun.engine.symbolic import (
     Graph,
     SearchData,
     SearchStage,
+    SimplificationPolicy,
     Tried,
     confidence_intervals,
     depths,
+    equivalent_forms,
+    exactly,
+    written,
 )
 from kanrun.runs.records import Row
 
@@ -161,6 +166,21 @@ def summary_row(
             "reason": result.sentence,
         },
     )
+
+
+def equivalent_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:
+    """A few other ways of writing a formula, shortest first; all in the user's units."""
+    points = problem.input_scaling.invert(problem.samples.validation_x)
+    forms = equivalent_forms(exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=_OTHERS))
+    others = {str(written(form)): written(form) for form in forms}
+    others.pop(str(formula.expression), None)
+    for other in list(others.values())[:_MOST_OTHERS]:
+        text = replace(formula, expression=other).forms()
+        yield Row("formulas", {"output": problem.output, "kind": "equivalent", **text})
+
+
+#: Work for other ways of writing a formula, and how many of them are kept.
+_OTHERS, _MOST_OTHERS = 1.0, 3
 
 
 def constant_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:

@@ -29,21 +29,31 @@ def simplified(
     points: Array,
     policy: SimplificationPolicy = SimplificationPolicy(),
 ) -> sympy.Expr:
-    """The shortest of several equivalent forms that the policy's budget allows.
+    """The shortest of several equivalent forms that the policy's budget allows."""
+    return equivalent_forms(expression, names, points, policy)[0]
+
+
+def equivalent_forms(
+    expression: sympy.Expr,
+    names: Sequence[str],
+    points: Array,
+    policy: SimplificationPolicy = SimplificationPolicy(),
+) -> list[sympy.Expr]:
+    """Equivalent forms, shortest first, `expression` among them, as many as the policy's budget allows.
 
     A form counts only if it gives the values of `expression` at `points` (N, d), to rounding.
     """
-    best, reference = expression, to_numpy(expression, names)(points)
+    found, reference = [expression], to_numpy(expression, names)(points)
     left = policy.budget
     for steps in _TRANSFORMS:
-        for start in dict.fromkeys([best, expression]):
+        for start in dict.fromkeys([min(found, key=size), expression]):
             try:
                 form, left = _transformed(start, steps, left, policy)
-                if form is not None and size(form) < size(best) and _same(form, names, points, reference):
-                    best = form
+                if form is not None and form not in found and _same(form, names, points, reference):
+                    found.append(form)
             except (KanrunError, *CANNOT):
                 continue  # the expression as it is stands
-    return best
+    return sorted(found, key=size)
 
 
 def _transformed(
@@ -224,7 +234,9 @@ def written(expression: sympy.Expr) -> sympy.Expr:
 
     def shown(number: sympy.Expr) -> sympy.Expr:
         if number.is_Float:
-            return sympy.Float(repr(float(number)), _DIGITS)
+            value = float(number)
+            is_whole = value.is_integer() and abs(value) < _LARGEST_WHOLE
+            return sympy.Integer(int(value)) if is_whole else sympy.Float(repr(value), _DIGITS)
         p, q = int(number.p), int(number.q)
         decimal = repr(p / q)
         longer = len(decimal) - (q == _FIFTH or q >= _LEAST_DECIMAL) >= len(f"{p}/{q}")
@@ -258,6 +270,8 @@ def exactly(expression: sympy.Expr) -> sympy.Expr:
 #: Relative difference at which two coefficients have a nice ratio; denominators at which decimal numbers as long as the
 #: fraction are preferred; characters of a decimal number that stands for itself.
 _RATIO, _FIFTH, _LEAST_DECIMAL, _SHORT = 1e-9, 5, 10, 11
+#: Decimal numbers below this that are whole are written so.
+_LARGEST_WHOLE = 1e9
 #: Size of a digit beside an operation's 1, and the largest of a number.
 _DIGIT = 0.1
 

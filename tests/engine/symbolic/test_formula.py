@@ -29,7 +29,7 @@ from kanrun.engine.symbolic.constants import confidence_intervals, nice
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.formula import Formula, numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
-from kanrun.engine.symbolic.simplification import expansion_terms, proven_equal, simplified, written
+from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal, simplified, written
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -280,3 +280,13 @@ def test_confidence_intervals_hold_the_constants() -> None:
     jacobian = np.stack([np.exp(-0.7 * x[:, 0]), -2.5 * x[:, 0] * np.exp(-0.7 * x[:, 0])], axis=1)
     exact = 0.1 * np.sqrt(np.linalg.inv(jacobian.T @ jacobian)[1, 1]) * 1.966
     assert (rate.high - rate.low) / 2 == pytest.approx(exact, rel=0.1)
+
+
+def test_equivalent_forms_are_different_ways_of_writing_the_same() -> None:
+    points = np.random.default_rng(0).uniform(0.1, 0.9, (50, 2))
+    forms = equivalent_forms(parse("x0^2-x1^2"), ["x0", "x1"], points)
+    assert {"x0**2 - x1**2", "(x0 - x1)*(x0 + x1)"} <= {str(form) for form in forms}
+    for form in forms:
+        np.testing.assert_allclose(
+            to_numpy(form, ["x0", "x1"])(points), points[:, 0] ** 2 - points[:, 1] ** 2, atol=1e-13
+        )
