@@ -3,7 +3,8 @@
 Reproduces no figure of a paper; it is the record behind every sentence about speed. Parts: `layers` (a training step of
 one layer), `growth` (its time and memory against the grid and the batch), `time_to_accuracy` (the toy function of
 arXiv 2404.19756, Figure 2.3), `startup` (the command itself) and, if asked for, `tables` (errors and times of models of
-tables, the automatic one among them) and `ablation` (what each rule of training is worth). Layers are measured in one
+tables, the automatic one among them), `ablation` (what each rule of training is worth) and `work` (the seconds that a
+unit of work of `kanrun interpret` takes). Layers are measured in one
 process, in turn, and compared by medians over rounds. Peers that are not installed (`pip install 'kanrun[peers]'`) are
 named as such, and nothing is claimed about them.
 """
@@ -65,6 +66,10 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
         from kanrun.experiments.bench.ablation import ablation
 
         yield from ablation(cfg, seed)
+    if cell["part"] == "work":
+        from kanrun.experiments.bench.search_work import search_work
+
+        yield from search_work(min(cfg.rounds, 5), seed)
     for name, part in PARTS.items():
         if cell["part"] in ("all", name):
             yield Note(f"measuring {name}")

@@ -313,8 +313,8 @@ class BenchConfig(ExperimentConfig):
 
     precision: str = setting("float32", "numbers of the layers; time_to_accuracy is in float64", choices=PRECISIONS)
     part: str = setting(
-        "all", "what is measured; tables and ablation are no parts of all",
-        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables", "ablation"),
+        "all", "what is measured; tables, ablation and work are no parts of all",
+        choices=("all", "layers", "growth", "time_to_accuracy", "startup", "tables", "ablation", "work"),
     )  # fmt: skip
     splits: int = setting(3, "random splits of each table of the part tables", minimum=1)
     tables: list[str] = setting(

@@ -25,6 +25,7 @@ from kanrun.engine.symbolic.snapping import (
     refine_to_formula,
 )
 from kanrun.engine.symbolic.trees import Subgraph
+from kanrun.engine.symbolic.univariate import match_formulas
 
 __all__ = [
     "EXACT",
@@ -67,6 +68,7 @@ __all__ = [
     "fixed_shape",
     "limited",
     "match_edge",
+    "match_formulas",
     "partly_symbolic",
     "refine_to_formula",
     "renamed",
