@@ -61,7 +61,7 @@ class UnivariatePolicy:
     branches: int = 6
     terms: int = 4
     returned: int = 6
-    budget: float = 5.0
+    budget: float = 3.0
 
 
 @dataclass(frozen=True)
