@@ -38,13 +38,18 @@ class Domain:
 
     def allows(self, low: float, high: float) -> bool:
         """Whether an argument that takes all values of [low, high] stays inside and crosses no pole."""
-        if not (np.isfinite(low) and np.isfinite(high)) or low < self.low or high > self.high:
-            return False
+        return bool(self.allowed(np.array([low]), np.array([high]))[0])
+
+    def allowed(self, low: Array, high: Array) -> NDArray[np.bool_]:
+        """The same for many intervals at once."""
+        inside = np.isfinite(low) & np.isfinite(high) & (low >= self.low) & (high <= self.high)
         if self.pole is None:
-            return True
+            return np.asarray(inside)
         if self.period is None:
-            return bool(low > self.pole or high < self.pole)
-        return bool(np.floor((low - self.pole) / self.period) == np.floor((high - self.pole) / self.period))
+            return np.asarray(inside & ((low > self.pole) | (high < self.pole)))
+        with np.errstate(all="ignore"):
+            turns = np.floor((low - self.pole) / self.period) == np.floor((high - self.pole) / self.period)
+        return np.asarray(inside & turns)
 
 
 @dataclass(frozen=True)

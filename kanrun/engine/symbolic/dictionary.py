@@ -45,7 +45,7 @@ class Dictionary:
         """The `most` simplest entries of which none is another one times a number plus a number, simplest first."""
         order = np.argsort(self.sizes, kind="stable")
         left = self.values[order] - self.values[order].mean(axis=1, keepdims=True)
-        left /= np.linalg.norm(left, axis=1, keepdims=True)
+        left /= np.maximum(np.linalg.norm(left, axis=1, keepdims=True), 1e-300)
         left *= np.where(left[:, :1] < 0, -1.0, 1.0)
         _, first = np.unique(np.round(left[:, :: max(1, left.shape[1] // 12)], 9), axis=0, return_index=True)
         count_work(COSTS.grid_value * left.size)
@@ -210,7 +210,7 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
             own = own[:0]
         grid, curves, ranks = _defined(candidate, np.concatenate([grid, own]), t)
         free = candidate.free.replace("d", "")
-        trees = [partial(scaled, call(candidate, a, b, free=free)) for a, b in grid.tolist()]
+        trees = [partial(_called, candidate, a, b, free) for a, b in grid.tolist()]
         add(candidate.name, candidate.complexity, curves, trees, ranks)
     if {"exp", "log"} <= names:
         add("exp(log)", _POWER_SIZE, *_real_powers(t))
@@ -259,10 +259,14 @@ def _defined(candidate: Candidate, grid: Array, u: Array) -> tuple[Array, Array,
     places in the grid."""
     low, high = float(u.min()), float(u.max())
     ends = np.sort(np.stack([grid[:, 0] * low, grid[:, 0] * high]) + grid[:, 1], axis=0)
-    usable = np.flatnonzero([candidate.domain.allows(*pair) for pair in ends.T.tolist()])
+    usable = np.flatnonzero(candidate.domain.allowed(*ends))
     grid = grid[usable]
     with np.errstate(all="ignore"):
         return grid, candidate.value(grid[:, :1] * u + grid[:, 1:]), usable
+
+
+def _called(candidate: Candidate, a: float, b: float, free: str, factor: float) -> Part:
+    return call(candidate, a, b, factor, free=free)
 
 
 def _composed(outer: Symbolic, inner: Callable[[float, float], Joined], k: float, b: float, factor: float) -> Part:
@@ -279,20 +283,38 @@ def products(entries: Dictionary, factors: Dictionary) -> Dictionary:
     sizes: list[float] = []
     families: list[str] = []
     makers: list[Callable[[float], Part]] = []
+    powers = [_is_power(each) for each in entries.families]
     for j, family in enumerate(factors.families):
-        others = [i for i, each in enumerate(entries.families) if each != family and not _power(each, family)]
+        both = _is_power(family)
+        others = [i for i, each in enumerate(entries.families) if each != family and not (both and powers[i])]
         values.append(entries.values[others] * factors.values[j])
-        for i in others:
-            sizes.append(float(entries.sizes[i] + factors.sizes[j]))
-            families.append(f"{family} {entries.families[i]}")
-            makers.append(partial(_product, factors.makers[j], entries.makers[i]))
+        sizes += (entries.sizes[others] + factors.sizes[j]).tolist()
+        families += [f"{family} {entries.families[i]}" for i in others]
+        makers += [partial(_product, factors.makers[j], entries.makers[i]) for i in others]
     stacked = np.concatenate([np.zeros((0, entries.values.shape[1])), *values])
     count_work(COSTS.grid_value * stacked.size)
     return Dictionary(stacked, np.array(sizes), tuple(families), tuple(makers))
 
 
-def _power(first: str, second: str) -> bool:
-    return all(name[:1] == "x" or name in ("sqrt", "1/sqrt", "1/x", "1/x^2") for name in (first, second))
+def _is_power(family: str) -> bool:
+    return family[:1] == "x" or family in {"sqrt", "1/sqrt", "1/x", "1/x^2"}
+
+
+def factors(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
+    """Simple functions that stand as factors, where they are defined at the arguments t (N,)."""
+    names = {candidate.name for candidate in candidates}
+    waves = [("sin", a, b) for a in (1.0, 2.0) for b in (0.0, _TURN)]
+    growth = [("exp", a, 0.0) for a in (1.0, -1.0, 2.0, -2.0, -0.5)]
+    plain = [(name, 1.0, 0.0) for name in ("x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log")]
+    calls = [call(name, a, b, free=TABLE[name].free.replace("d", "")) for name, a, b in (*plain, *growth, *waves)]
+    usable = [each for each in calls if each.function.candidate.name in names and each.function.allows(t)]
+    functions = [each.function for each in usable]
+    return Dictionary(
+        np.array([function.value(t) for function in functions]).reshape(-1, t.size),
+        np.array([function.candidate.complexity for function in functions]),
+        tuple(function.candidate.name for function in functions),
+        tuple(partial(scaled, each) for each in usable),
+    )
 
 
 def unscaled(part: Part) -> Part:

@@ -136,7 +136,7 @@ def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array, Array]:
 def allowed_values(candidate: Candidate, grid: Array, steps: int) -> tuple[Array, Array]:
     """Those points (a, b) of `grid` at which f(a tau + b) is defined for all tau in [-1, 1], and its values there."""
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
-    grid = grid[[candidate.domain.allows(low, high) for low, high in ends.T]]
+    grid = grid[candidate.domain.allowed(*ends)]
     with np.errstate(all="ignore"):
         f = candidate.value(grid[:, :1] * np.linspace(-1, 1, steps) + grid[:, 1:])
     usable = np.isfinite(f).all(axis=1)

@@ -15,7 +15,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, power
-from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, known, products, scaled, unscaled
+from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, factors, known, products, scaled, unscaled
 from kanrun.engine.symbolic.edge_matching import EdgeMatch
 from kanrun.engine.symbolic.edges import Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
@@ -87,11 +87,11 @@ class _Search:
         yield True
         self.families()
         yield True
-        policy, factors = self.policy, _factors(self.t, self.candidates)
+        policy, simplest = self.policy, factors(self.t, self.candidates)
         every = dictionary(self.t, self.candidates).simplest(policy.entries)
         nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
         simple = nice.chosen(range(min(policy.simple, len(nice.families))))
-        wide = nice + products(simple, factors).simplest(policy.products)
+        wide = nice + products(simple, simplest).simplest(policy.products)
         plain, others = _Target(self.y, None), self.targets()
         self.singles(plain, wide)
         yield True
@@ -116,8 +116,8 @@ class _Search:
         for _ in self.grown(every, budget):
             yield False
         for target in (plain, *others):
-            for index in range(len(factors.families)):
-                self.pairs(target, simple, (factors, index), 2)
+            for index in range(len(simplest.families)):
+                self.pairs(target, simple, (simplest, index), 2)
                 yield False
         for index in range(min(policy.first, len(simple.families))):
             self.pairs(plain, simple, None, 1, beside=(simple, index))
@@ -488,24 +488,6 @@ def _with_constant(terms: Sequence[Part], constant: float) -> Joined:
             parts[i] = replace(part, function=part.function.shifted(constant))
             return Joined("sum", tuple(parts))
     return Joined("sum", (*parts, Call(Symbolic(TABLE["0"], (1.0, 0.0, 0.0, constant), "d"))))
-
-
-def _factors(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
-    """Simple functions that stand as factors."""
-    every = dictionary(t, candidates, generic=1)
-    names = {"x", "x^2", "x^3", "1/x", "1/x^2", "sqrt", "1/sqrt", "log"}
-    chosen: list[int] = []
-    for i, family in enumerate(every.families):
-        part = every.tree(i, 1.0)
-        if not isinstance(part, Call) or part.inner is not None:
-            continue
-        a, b, _, _ = part.function.constants
-        plain = family in names and (a, b) == (1.0, 0.0)
-        waves = family == "sin" and a in (1.0, 2.0) and b in (0.0, np.pi / 2)
-        growth = family == "exp" and a in (1.0, -1.0, 2.0, -2.0, -0.5)
-        if waves or growth or (plain and family not in [every.families[k] for k in chosen]):
-            chosen.append(i)
-    return every.chosen(chosen)
 
 
 def _summed(graph: Graph, more: Graph) -> Graph:

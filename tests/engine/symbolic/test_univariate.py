@@ -18,9 +18,9 @@ FOUND = [
     pytest.param("cos(x0)+sin(2*x0-x0^2)", -1, 1, marks=pytest.mark.slow),
     pytest.param("log(x0^2+x0+1)+log(x0+2)", 0, 2, marks=pytest.mark.slow),
     ("2.5*exp(-0.21*x0)*sin(3.3*x0)+0.8", 0, 6),
-    ("x0^1.6/(0.8+x0^1.6)", 0.1, 5),
-    ("x0^3/(exp(x0)-1)", 0.2, 8),
-    ("abs(x0)^1.5", -2, 2),
+    pytest.param("x0^1.6/(0.8+x0^1.6)", 0.1, 5, marks=pytest.mark.slow),
+    pytest.param("x0^3/(exp(x0)-1)", 0.2, 8, marks=pytest.mark.slow),
+    pytest.param("abs(x0)^1.5", -2, 2, marks=pytest.mark.slow),
 ]
 
 
@@ -35,6 +35,7 @@ def test_a_function_of_one_variable_is_found(formula: str, low: float, high: flo
     np.testing.assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.slow
 def test_only_the_candidates_named_are_used() -> None:
     t = np.random.default_rng(0).uniform(0.2, 2.0, 300)
     matches = match_formulas(t, np.log(t) + t**2, choose(["sin", "exp", "x^2"]), 0.0, Budget(1.0))
@@ -42,6 +43,7 @@ def test_only_the_candidates_named_are_used() -> None:
     assert not any(word in match.name for match in matches for word in ("log", "sqrt", "tanh"))
 
 
+@pytest.mark.slow
 def test_a_search_for_one_function_ends_with_its_budget() -> None:
     t = np.linspace(-3, 3, 200)
     noise = np.random.default_rng(0).normal(size=200)
