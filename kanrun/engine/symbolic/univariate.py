@@ -376,7 +376,8 @@ class _Search:
         common += [call(name) for name in ("log", "sqrt", "1/x", "1/x^2", "tanh", "arctan", "abs")]
         common += [call("exp", 1.0), call("exp", -1.0), *(call(power(k)) for k in (1, 2, 3, 4, 5))]
         most = self.policy.sums if self.precise else int(-np.log10(self.goal) / 2) - 1
-        for terms in (waves, growth, [call(power(k)) for k in wide if k], [call(each) for each in powers], common):
+        far = [call(power(k)) for k in range(-12, 3) if k]
+        for terms in (waves, growth, far, [call(power(k)) for k in wide if k], [call(each) for each in powers], common):
             self.try_terms(terms, most)
             if self.exact():
                 return
