@@ -37,10 +37,11 @@ class TablePolicy:
     convex or concave one the output is not transformed.
 
     Without `lottery` the stack alone is fitted: neither the linear model in the user's units nor a transformed output.
-    The linear model is taken where the mean of the squared errors (log losses) of left-out rows is lower for another
-    candidate by less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a
-    table of more than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out
-    alone; `folds` below 2 compare fits that leave out single rows with the variances held instead.
+    Candidates are compared by the mean of squared errors (log losses) of rows that folds leave out and of rows that are
+    left out one by one with the variances held. The linear model is taken where this is lower for another candidate by
+    less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a table of more
+    than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out alone; with
+    `folds` below 2 rows are left out one by one only.
     """
 
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
@@ -51,7 +52,7 @@ class TablePolicy:
     lottery: bool = True
     folds: int = 5
     simpler: float = 0.5
-    negligible: float = 0.02
+    negligible: float = 0.01
     most_rows: int = 10_000
     fold_work: float = 2e7
 
@@ -156,7 +157,8 @@ def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT
         inside = number >= 0
         if inside.any():  # else the time was up before
             left_out = found
-            losses = np.stack([row_losses(found[name][inside], points.y[inside], classes) for name in names])
+            fresh = np.stack([row_losses(found[name][inside], points.y[inside], classes) for name in names])
+            losses = (losses[:, inside] + fresh) / 2  # these vary less, those see what lies beyond the other rows
             folds = Folds(_chosen_elsewhere(found, number, losses, policy), number, seconds)
     best_one = every[names[_best(losses, policy)]]
     fit = best_one.fit
