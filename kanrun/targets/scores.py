@@ -29,7 +29,7 @@ class ScorePolicy:
     room: float = 0.25
     straight_room: float = 1e3
     margin: float = 0.1
-    linear_margin: float = 2.0
+    linear_margin: float = 10.0
     output_knots: int = 129
     gap: float = 0.1
 
