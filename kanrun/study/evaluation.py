@@ -61,8 +61,10 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
             "test_accuracy": float((difference == 0).mean()),
             "test_cross_entropy": float(loss),
         }
-    spread = float(((points.y - points.y.mean(0)) ** 2).sum())
-    r2 = 1 - float((difference**2).sum()) / spread if spread > 0 else None
+    largest = float(np.abs(points.y).max()) or 1.0  # apart, so that squares neither over- nor underflow
+    relative = points.y / largest
+    spread = float(((relative - relative.mean(0)) ** 2).sum())
+    r2 = 1 - float(((difference / largest) ** 2).sum()) / spread if spread > 0 else None
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
 
@@ -103,7 +105,9 @@ def linear_rmse(problem: LearningProblem) -> float | None:
     shown = [points for points in (dataset.train, dataset.validation) if points is not None]
     x, y = np.concatenate([points.x for points in shown]), np.concatenate([points.y for points in shown])
     solution, *_ = np.linalg.lstsq(rows(x), y, rcond=None)
-    return float(np.sqrt(np.mean((rows(dataset.test.x) @ solution - dataset.test.y) ** 2)))
+    difference = rows(dataset.test.x) @ solution - dataset.test.y
+    largest = float(np.abs(difference).max()) or 1.0
+    return largest * float(np.sqrt(np.mean((difference / largest) ** 2)))
 
 
 def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:

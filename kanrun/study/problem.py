@@ -73,7 +73,7 @@ def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Lear
         train,
         samples(dataset.validation),
         samples(dataset.test),
-        tensor(dataset.output_scaling.scale),
+        torch.tensor(dataset.output_scaling.scale, dtype=torch.float64),  # float32 would not hold every unit
         "classification" if dataset.classes else "regression",
     )
     domain = tensor(dataset.input_scaling.apply(dataset.target.domain.T).T)

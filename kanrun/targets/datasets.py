@@ -131,10 +131,10 @@ def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scali
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
         return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), train.y.std(0), policy)
-    inputs = _standardised(train.x, target.name, policy)
+    inputs = _standardised(train.x, policy)
     if target.classes is not None:
         return inputs, Scaling.identity(1)
-    return inputs, _standardised(train.y, target.name, policy)
+    return inputs, _standardised(train.y, policy)
 
 
 def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
@@ -144,17 +144,17 @@ def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
 
 
-def _standardised(values: Array, name: str, policy: SplitPolicy) -> Scaling:
+def _standardised(values: Array, policy: SplitPolicy) -> Scaling:
     """By mean and standard deviation; a column that is constant (to rounding) is only shifted."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, deviation = values.mean(axis=0), values.std(axis=0)
-    if not (np.isfinite(mean).all() and np.isfinite(deviation).all()):
-        raise UsageError(f"{name} has values too large for float64 to average; rescale such columns.")
+    largest = np.abs(values).max(axis=0)
+    relative = values / np.where(largest > 0, largest, 1.0)  # whose sums and squares neither over- nor underflow
+    mean, deviation = relative.mean(axis=0) * largest, relative.std(axis=0) * largest
     return Scaling(mean, np.where(_constant(values, policy), 1.0, deviation))
 
 
 def _constant(values: Array, policy: SplitPolicy) -> NDArray[np.bool_]:
-    return np.asarray(np.ptp(values, axis=0) <= policy.constant * np.abs(values).max(axis=0))
+    with np.errstate(over="ignore"):  # a range beyond float64 is infinite, and so not constant
+        return np.asarray(np.ptp(values, axis=0) <= policy.constant * np.abs(values).max(axis=0))
 
 
 def _notes(target: Target, train: Points, policy: SplitPolicy) -> list[str]:

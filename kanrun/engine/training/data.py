@@ -38,7 +38,7 @@ class Samples:
 class TrainingData:
     """What training may learn from (`train`), select on (`validation`) and only report on (`test`).
 
-    `unit` (outputs,) turns a difference of outputs into the user's units: errors are reported times it.
+    `unit` (outputs,), in float64, turns a difference of outputs into the user's units: errors are reported times it.
     """
 
     train: Samples
@@ -82,9 +82,11 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
     if samples is None or len(samples) == 0:
         return None
     difference = residual(predict(network, samples.x), samples.y, data.task)
-    if data.unit is not None and data.task == "regression":
-        difference = difference * data.unit
-    return float(difference.square().mean().sqrt())
+    if data.unit is None or data.task != "regression":
+        return float(difference.square().mean().sqrt())
+    largest = float(data.unit.max())  # kept apart, so that no square of the user's units over- or underflows
+    relative = difference * (data.unit / largest).to(difference)
+    return largest * float(relative.square().mean().sqrt())
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
