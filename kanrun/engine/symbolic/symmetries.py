@@ -135,14 +135,19 @@ def smooth_fit(data: SearchData, policy: SymmetryPolicy) -> SmoothFit:
     positive = bool((data.x > 0).all() and (data.validation_x > 0).all())
     signs = np.sign(np.concatenate([data.y, data.validation_y]))
     one_sign = bool((signs == signs[0]).all() and signs[0] != 0)
-    fits = []
+    found: list[tuple[float, bool, bool, SmoothFit]] = []
     for of_inputs, of_output in itertools.product((False, True), repeat=2):
         if (of_inputs and not positive) or (of_output and not one_sign):
             continue
-        fits.append(_fit(data, policy, of_inputs, of_output))
-        if fits[-1].error < policy.accurate:
+        fit = _fit(data, policy, of_inputs, of_output)
+        found.append((fit.error, of_inputs, of_output, fit))
+        if fit.error < policy.accurate:
             break
-    return min(fits, key=lambda fit: fit.error)
+    error, of_inputs, of_output, best = min(found, key=lambda entry: entry[0])
+    if error < policy.resolved:
+        return best
+    more = replace(policy, tuned=2 * policy.tuned, points=max(policy.points, policy.most))
+    return min((best, _fit(data, more, of_inputs, of_output)), key=lambda fit: fit.error)
 
 
 def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
