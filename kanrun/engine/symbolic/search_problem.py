@@ -184,13 +184,14 @@ class SymmetryPolicy:
     The fit's lengths are found on `tuned` points in at most `steps` steps, its values on `points`, with `jitter` on
     the diagonal; above an error of `resolved` it gets twice as many for its lengths and `most` for its values; it
     counts `units` of work. It says nothing above an error of `hopeless` and is as good as exact below `accurate`.
-    An input is idle below a share `idle` of the strongest one's effect. A vector is in the null space to
-    `tolerance`, or `loosened` times the fit's error, its entries rational to `rational`, with at most `support`
-    inputs; of `pairs` the best are tried. A step stands if the fit's error in fewer variables is at most `kept`
-    times the one before; a rest is constant to `constant`. Of at most `single` products and sums, y is a function
-    of one alone if from one point to the next it changes by less than a share `smooth` of what it does in no order,
-    and lines between neighbours leave less than a share `rough` of that. Exponents of a power law are rounded
-    within `deviations` standard errors.
+    Slopes are read on the points in the inner share `inside` of every range, if there are `fewest`. An input is
+    idle below a share `idle` of the strongest one's effect. A vector is in the null space to `tolerance`, or
+    `loosened` times the fit's error, its entries rational to `rational`, with at most `support` inputs; of `pairs`
+    the best are tried. A step stands if the fit's error in fewer variables is at most `kept` times the one before;
+    a rest is constant to `constant`. Of at most `single` products and sums, y is a function of one alone if from
+    one point to the next it changes by less than a share `smooth` of what it does in no order, and lines between
+    neighbours leave less than a share `rough` of that. Exponents of a power law are rounded within `deviations`
+    standard errors.
     """
 
     tuned: int = 250
@@ -203,6 +204,8 @@ class SymmetryPolicy:
     hopeless: float = 0.2
     accurate: float = 1e-5
     idle: float = 1e-4
+    inside: float = 0.85
+    fewest: int = 80
     tolerance: float = 0.03
     loosened: float = 3.5
     rational: float = 0.04

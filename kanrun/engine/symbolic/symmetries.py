@@ -274,22 +274,27 @@ def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list
     """Steps to try, the surest first: all scalings at once, the surest scaling, then pairs that act together."""
     loose = policy.loosened * fit.error  # slopes are as wrong as the fit, and more
     policy = replace(policy, tolerance=max(policy.tolerance, loose), rational=max(policy.rational, 0.5 * loose))
-    x = data.x[: policy.points]
+    inside = np.abs(data.x - data.x.mean(0)).max(0) * policy.inside > np.abs(data.x - data.x.mean(0))
+    rows = np.flatnonzero(inside.all(1))[: policy.points]  # slopes of a fit are worst at the edge of its points
+    rows = rows if len(rows) >= policy.fewest else np.arange(min(len(data.x), policy.points))
+    x = data.x[rows]
     slopes = fit.gradient(x)
     names = [f"x{i}" for i in range(x.shape[1])]
     strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
     idle = [i for i in range(len(names)) if strength[i] < policy.idle * strength.max()]
     if idle:
         return [Reduction(len(names), tuple(variable(n) for i, n in enumerate(names) if i not in idle))]
-    last = np.ones(len(x)) if fit.logarithmic else data.y[: policy.points]
+    last = np.ones(len(x)) if fit.logarithmic else data.y[rows]
     found = _scalings(np.column_stack([x * slopes, last]), policy)
     steps = []
     few = tuple(v for v in found if np.count_nonzero(v[:-1]) == 1 or (np.count_nonzero(v[:-1]) == 2 and v[-1] == 0))
-    pairs = _pairs(x, slopes, policy)
-    for chosen in dict.fromkeys([few, few[:1], tuple(found), tuple(found[:1]), *((each,) for each in found[1:4])]):
-        if chosen and (step := _in_groups(x, [np.array(v) for v in chosen])) is not None:
-            steps += [*pairs, step] if chosen == tuple(found) and chosen != few else [step]
-    return list(dict.fromkeys([*steps, *pairs]))
+
+    def grouped(*choices: Sequence[tuple[float, ...]]) -> list[Reduction]:
+        vectors = ([np.array(v) for v in chosen] for chosen in choices if chosen)
+        return [step for each in vectors if (step := _in_groups(data.x, each)) is not None]
+
+    steps = [*grouped(few, few[:1]), *_pairs(x, slopes, policy), *grouped(found, *((each,) for each in found[:3]))]
+    return list(dict.fromkeys(steps))
 
 
 def _scalings(rows: Array, policy: SymmetryPolicy) -> list[tuple[float, ...]]:
