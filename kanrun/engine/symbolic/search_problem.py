@@ -318,7 +318,7 @@ class SearchPolicy:
     module: float = 0.12
     module_inputs: int = 9
     unread: float = 100.0
-    plain: int = 2
+    plain: int = 3
     grouped: float = 0.6
     structure_loss: float = 1e-13
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
