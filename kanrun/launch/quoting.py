@@ -43,7 +43,7 @@ def _hydra_word(word: str, module: str, sweeping: bool) -> str:
         key = key if key.startswith(("+", "~")) else f"++{key}"  # new entries need no sign of their own
         return f"{key}={_each(value, _formula, sweeping)}"
     if name in _BY_NAME:
-        return f"{key if key.startswith(('+', '~')) else f'++{key}'}={value}"
+        return f"{key if key.startswith(('+', '~')) else f'++{key}'}={_each(value, _mapping, sweeping)}"
     quote = _QUOTERS.get(name.rpartition(".")[2]) if "." in name else _TOP.get(name)
     return word if quote is None else f"{key}={_each(value, quote, sweeping)}"
 
@@ -92,6 +92,18 @@ def _domain(value: str) -> str:
     return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _string(value)
 
 
+def _mapping(value: str) -> str:
+    """Texts by name in braces, `{age: up}`."""
+    if not (value.startswith("{") and value.endswith("}")):
+        return value
+    pairs = [part.partition(":") for part in split(value[1:-1])]
+    if any(_QUOTED.match(name.strip()) for name, _, _ in pairs):
+        return value  # Hydra's refusal tells that names take no quotes
+    names = [re.sub(r"[\\()\[\]{}:=,]", r"\\\g<0>", name.strip()) for name, _, _ in pairs]
+    entries = zip(names, pairs, strict=True)
+    return f"{{{', '.join(f'{name}: {_string(text.strip())}' for name, (_, _, text) in entries)}}}"
+
+
 def _study(value: str, module: str) -> str:
     plain = re.fullmatch(r"[\w-]+", value) is not None and value.lower() != "null"
     return f"{module}/{value}" if plain else value
@@ -116,7 +128,7 @@ _TOP: dict[str, Callable[[str], str]] = {
     "candidates": _columns, "from_run": _string, "note": _string, "tags": _columns
 }  # fmt: skip
 _OWN = "own_candidates."
-_BY_NAME = ("model.monotone", "model.curvature")  # mappings, whose new keys need no sign of their own
+_BY_NAME = ("model.monotone", "model.curvature", "target.units")  # mappings, whose new keys need no sign of their own
 
 
 def split(text: str) -> list[str]:

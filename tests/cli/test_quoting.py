@@ -184,3 +184,10 @@ def test_what_is_composed_is_what_was_typed() -> None:
         composed = loader.load_configuration("fit", hydra_words(words, "fit", multirun=False), RunMode.RUN)
     assert composed.target.formula == "exp(-x0)*sin(3*x1)"
     assert composed.target.domain == [["-pi", "pi"], [0, 2]]
+
+
+def test_texts_by_name_are_quoted() -> None:
+    (word,) = hydra_words(["target.units={length (m): m, g: m/s^2}"], "interpret", multirun=False)
+    assert word.startswith("++target.units={")
+    (parsed,) = OverridesParser.create().parse_overrides([word])
+    assert parsed.value() == {"length (m)": "m", "g": "m/s^2"}
