@@ -208,6 +208,6 @@ def confidence_intervals(
     half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(rest @ rest / freedom * np.diag(covariance)) / norms
     values = [float(each) for each in numbers]
     return [
-        ConstantInterval(str(number), value, value - h, value + h)
+        ConstantInterval(repr(value) if number.is_Float else str(number), value, value - h, value + h)
         for number, value, h in zip(numbers, values, half.tolist(), strict=True)
     ]

@@ -45,6 +45,8 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
     inputs = list(range(problem.data.x.shape[1]))
     if len(inputs) <= problem.policy.plain:
         yield from run.attempt(first_shapes(inputs)[:2])
+    if len(inputs) == 1:
+        yield from run.deepen()
     if not run.over():
         yield from run.recorded(simple_laws(problem))
     if not run.over():
@@ -148,7 +150,7 @@ class _Search:
                 break
             allowance = min(self.policy.selection.budget, self.further)
             if self.data.x.shape[1] == 1:
-                allowance = 0.9 * self.budget.left  # the rest is for what was begun last
+                allowance = 0.8 * self.budget.left  # one function is all there is to look at
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
                     self.further -= event.selected.work
