@@ -161,12 +161,6 @@ def test_a_key_of_another_model_keeps_it(table: Path) -> None:
     assert load_run(table / done.stdout.strip()).config["model"]["kind"] == "kan"
 
 
-def test_its_network_is_not_taken_for_one_over_plain_inputs(run: Path) -> None:
-    done = kanrun(run.parents[2], "interpret", f"from_run={run}")
-    assert done.returncode == 2
-    assert "over scores of its inputs" in done.stderr
-
-
 def test_functions_refuse_it(tmp_path: Path) -> None:
     done = kanrun(tmp_path, "fit", "target=runge", "model=auto")
     assert done.returncode == 2
