@@ -48,7 +48,7 @@ QUICK = {
         KANRegressor("additive"),
         KANClassifier("additive"),
         KANRegressor(**KAN_SETTINGS),
-        KANClassifier(**KAN_SETTINGS),
+        KANClassifier(**{**KAN_SETTINGS, "steps": 60}),
         KANRegressor(),
         KANClassifier(),
     ]
