@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import sympy
@@ -31,7 +32,7 @@ def search_work(rounds: int, seed: int) -> Iterator[Record]:
         graph = kan_shape(shape, x, y, intervals, 3, generator)
         settings = RefitSettings(steps=8, gain=0.0, patience=99)
         name = "refit of " + "-".join(map(str, shape)) + f", {intervals} intervals, {count} points"
-        cases[name] = lambda graph=graph, x=x, y=y, settings=settings: refit(graph, x, y, settings)
+        cases[name] = partial(refit, graph, x, y, settings)
     curve, hard = np.sin(1.1 * t) + 0.3 * t**2.3, np.sin(t) ** 3 * np.log(1 + t**2) + np.tanh(t)
     cases["candidates of an edge"] = lambda: match_edge(t, curve, choose(None))
     cases["formulas of an edge"] = lambda: match_formulas(t, hard, choose(None), 0.0, Budget(6.0))

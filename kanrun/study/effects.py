@@ -154,7 +154,8 @@ def _side(values: ndarray) -> ndarray:
     distinct = np.unique(values)
     if len(distinct) <= MAP_POINTS:
         return distinct
-    return np.linspace(*np.quantile(values, QUANTILE_ENDS), MAP_POINTS)
+    low, high = np.quantile(values, QUANTILE_ENDS)
+    return np.asarray(np.linspace(float(low), float(high), MAP_POINTS))
 
 
 def distribution_table(points: Points, inputs: Sequence[str]) -> Table:
