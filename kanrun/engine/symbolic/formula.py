@@ -22,7 +22,7 @@ from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.selection import polish
-from kanrun.engine.symbolic.simplification import round_numbers, simplified, size, written
+from kanrun.engine.symbolic.simplification import quotients_out_of_powers, round_numbers, simplified, size, written
 from kanrun.engine.symbolic.trees import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
@@ -164,6 +164,7 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
     with contextlib.suppress(WorkSpent):
         for share in (0.6, 0.4):
             tidy = round_numbers(expression, passes, policy.rounding)
+            tidy = quotients_out_of_powers(tidy, names, data.x, policy.simplification)
             budget = share * policy.simplification.budget
             expression = simplified(tidy, names, points, replace(policy.simplification, budget=budget))
     expression = round_numbers(expression, passes, policy.rounding)

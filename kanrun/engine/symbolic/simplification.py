@@ -56,6 +56,42 @@ def equivalent_forms(
     return sorted(found, key=size)
 
 
+def quotients_out_of_powers(
+    expression: sympy.Expr, names: Sequence[str], points: Array, policy: SimplificationPolicy = SimplificationPolicy()
+) -> sympy.Expr:
+    """Powers of quotients as quotients of powers where that divides by fewer variables and names none more often:
+    x sqrt(1 + y^2/x^2) is sqrt(x^2 + y^2) where x is positive, and of the two, which positive `points` (N, d) cannot
+    tell apart, the one that is smooth at x = 0 is meant; 1/sqrt(1 - y^2/x^2) stays. A form counts only if it gives the
+    values of `expression` at all points."""
+    roots = [each for each in expression.atoms(sympy.Pow) if each.exp.is_number and not each.exp.is_Integer]
+    for root in sorted(roots, key=lambda each: (-sympy.count_ops(each), str(each))):
+        cost = transform_cost(expression, policy, searches=False)
+        if cost > policy.budget or expansion_terms(expression) > policy.terms:
+            break
+        count_work(cost)
+        positive = {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
+        base, exponent = root.xreplace(positive).as_base_exp()
+        try:
+            taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
+            form = _real(expression.xreplace(positive).xreplace({root.xreplace(positive): taken_out}))
+            plainer = _divisions(form) < _divisions(expression) and _mentions(form) <= _mentions(expression)
+            if plainer and _same(form, names, points, to_numpy(expression, names)(points)):
+                expression = form
+        except (KanrunError, *CANNOT):
+            continue
+    return expression
+
+
+def _divisions(expression: sympy.Expr) -> int:
+    """How many different negative powers of single variables are in it."""
+    return sum(1 for each in expression.atoms(sympy.Pow) if each.base.is_Symbol and each.exp.is_negative)
+
+
+def _mentions(expression: sympy.Expr) -> int:
+    """How often variables are written in it."""
+    return sum(1 for each in sympy.preorder_traversal(expression) if each.is_Symbol)
+
+
 def _transformed(
     form: sympy.Expr, steps: Sequence[Rewriting], left: float, policy: SimplificationPolicy
 ) -> tuple[sympy.Expr | None, float]:

@@ -29,7 +29,14 @@ from kanrun.engine.symbolic.constants import confidence_intervals, nice
 from kanrun.engine.symbolic.edges import Identity, Spline
 from kanrun.engine.symbolic.formula import Formula, numeric_value, to_expression
 from kanrun.engine.symbolic.selection import select, select_further
-from kanrun.engine.symbolic.simplification import equivalent_forms, expansion_terms, proven_equal, simplified, written
+from kanrun.engine.symbolic.simplification import (
+    equivalent_forms,
+    expansion_terms,
+    proven_equal,
+    quotients_out_of_powers,
+    simplified,
+    written,
+)
 from kanrun.formulas import parse, to_numpy
 
 INNER = ("x", "x^2", "x^3", "sin", "exp", "tanh")
@@ -290,3 +297,25 @@ def test_equivalent_forms_are_different_ways_of_writing_the_same() -> None:
         np.testing.assert_allclose(
             to_numpy(form, ["x0", "x1"])(points), points[:, 0] ** 2 - points[:, 1] ** 2, atol=1e-13
         )
+
+
+@pytest.mark.parametrize(
+    ("divided", "meant"),
+    [
+        ("x0*x3*sqrt(1+(x1^2+x2^2)/x3^2)", "x0*sqrt(x1^2+x2^2+x3^2)"),
+        ("x1*sqrt(x0^2/x1^2-2*x0*cos(x2-x3)/x1+1)", "sqrt(x0^2-2*x0*x1*cos(x2-x3)+x1^2)"),
+        ("(1+x1^2/x0^2)^(-3/2)/x0^2", "x0/(x0^2+x1^2)^(3/2)"),
+        ("1/sqrt(1-x1^2/x2^2)", "1/sqrt(1-x1^2/x2^2)"),
+        ("sqrt(1+x1^2/x0^2)", "sqrt(1+x1^2/x0^2)"),
+    ],
+)
+def test_positive_points_leave_no_sign_of_a_variable_before_a_root(divided: str, meant: str) -> None:
+    names = ["x0", "x1", "x2", "x3"]
+    positive = np.random.default_rng(0).uniform(1, 2, (50, 4)) + np.array([0, 0, 2, 0])
+    assert quotients_out_of_powers(parse(divided), names, positive) == parse(meant)
+
+
+def test_a_sign_that_the_points_show_stays_before_its_root() -> None:
+    signed = np.random.default_rng(0).uniform(-2, 2, (50, 2))
+    odd = parse("x0*sqrt(1+x1^2/x0^2)")
+    assert quotients_out_of_powers(odd, ["x0", "x1"], signed) == odd
