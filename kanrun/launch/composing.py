@@ -22,6 +22,7 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, open_dict
 
+from kanrun.config.registry import module_of
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.request import Request
@@ -124,7 +125,7 @@ def compose(request: Request, loader: ConfigLoader) -> Composition:
     if not several:
         single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
         if single.hydra.mode != RunMode.MULTIRUN:
-            _check(request.module, single, parsed)
+            _check(request.command, single, parsed)
             return Composition((_job(single),), ((),), False, single)
     master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
     refusals.check_hydra(request.module, master.hydra, parsed)
@@ -132,7 +133,7 @@ def compose(request: Request, loader: ConfigLoader) -> Composition:
     jobs = []
     for job in swept:
         composed = loader.load_sweep_config(master, list(job))
-        _check(request.module, composed, parsed)
+        _check(request.command, composed, parsed)
         jobs.append(_job(composed))
     return Composition(tuple(jobs), swept, True, master)
 
@@ -145,9 +146,9 @@ def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
     return mode
 
 
-def _check(module: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
-    refusals.check_added(composed, parsed)
-    refusals.check_hydra(module, composed.hydra, parsed)
+def _check(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
+    refusals.check_added(command, composed, parsed)
+    refusals.check_hydra(module_of(command), composed.hydra, parsed)
     refusals.check_cluster(composed, parsed)
 
 

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 import kanrun.conf
 from kanrun.config import ExecutorConfig
+from kanrun.config.keys import keys_of
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
 from kanrun.launch.yaml_limits import check_expansion
@@ -60,11 +61,12 @@ def check_overrides(parsed: Sequence[Override]) -> None:
             )
 
 
-def check_added(composed: DictConfig, parsed: Sequence[Override]) -> None:
+def check_added(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
     """Raises UsageError for a key added with + that is one letter off one that exists: a mistyped setting that would
     change nothing."""
+    known = {key.path for key in keys_of(command)}
     added = [override.key_or_group for override in parsed if override.is_add() or override.is_force_add()]
-    for key in added:
+    for key in (key for key in added if key not in known):
         parent, _, last = key.rpartition(".")
         node = OmegaConf.select(composed, parent, throw_on_missing=False) if parent else composed
         names = [str(name) for name in node] if isinstance(node, DictConfig) else []

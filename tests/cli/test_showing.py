@@ -106,7 +106,8 @@ def test_every_study_composes(path: Path) -> None:
     from kanrun.launch.schemas import typed
 
     command = path.parent.name.replace("_", "-")
-    request = Request(command, (f"study={path.parent.name}/{path.stem}",))
+    of_a_folder = ("target.path=data",) if "target.path=FOLDER" in path.read_text() else ()
+    request = Request(command, (f"study={path.parent.name}/{path.stem}", *of_a_folder))
     with opened(request) as loader:
         (job,) = compose(request, loader).jobs
         assert typed(command, job)

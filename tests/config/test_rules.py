@@ -89,7 +89,7 @@ def test_defaults_are_not_shared() -> None:
         (KANConfig(grid_eps=1.5), ["model.grid_eps=1.5 must be from 0 to 1"]),
         (MLPConfig(activation="selu"), ["model.activation=selu is not one of"]),
         (PolynomialConfig(degree=501), ["model.degree=501 must be from 0 to 500"]),
-        (BezierConfig(control_points=1), ["model.control_points=1 must be", "at least 2"]),
+        (BezierConfig(control_points=1), ["model.control_points=1 must be", "from 2 to 1001"]),
         (BSplineConfig(control_points=3, degree=3), ["model.control_points=3 is too few", "at least 4"]),
     ],
 )
