@@ -34,6 +34,9 @@ class VerdictPolicy:
     #: Relative error against an exact solution or a reference above which nothing is called solved; errors never
     #: raise a verdict.
     solved_error: float = 1e-2
+    #: Factor between the last difference from measured values and the least on any grid (the first ones follow the
+    #: values more closely) above which the equation is not taken to describe them.
+    misfit: float = 2.0
 
 
 def verdict(
@@ -68,6 +71,11 @@ def verdict(
     if not open_by <= policy.open_sensitivity:
         lacking = "the equation and its conditions leave the solution open: other functions satisfy them as well"
         return "doubtful", f"{lacking} (sensitivity {open_by:.1e}); {reason}"
+    if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in solution.last):
+        data = ", ".join(
+            f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}" for each in solution.last
+        )
+        return "doubtful", f"the measured values are not what the equation gives (they differ by {data}); {reason}"
     refined = all(stage.intervals is not None for stage in solution.last)
     small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
     right = error is None or error <= policy.solved_error

@@ -77,7 +77,7 @@ class BoxSolver:
         solution, constants = self._begun()
         if self.before and solution.intervals is not None:
             schedule = [stage.intervals for stage in self.before]
-        weight, data_weight = policy.condition_weight, policy.data_weight
+        weights = _Weights(policy)
         found: list[EquationStage] = []
         plan = _Growth(self.ansatz, policy, schedule, len(self.system.box), self.whole)
         plan.target = 2 * self.before[-1].equation.rms if self.before else 0.0
@@ -85,29 +85,29 @@ class BoxSolver:
         while True:
             if self.before:
                 self.origin = self.before[min(len(found), len(self.before) - 1)].solution
-            blocks = self._blocks(*self._collocation(solution), weight, data_weight)
+            blocks = self._blocks(*self._collocation(solution), weights.conditions, weights.data)
             problem = ResidualProblem(solution, blocks, constants)
             before_last = (solution.intervals or 0) < (schedule[-1] or 0)
             stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
             state, steps = minimise(problem, policy.lm, stopping if before_last else policy.stage)
             previous = found[-1].solution if found else None
             solution, constants = problem.solution(state.unknowns)
-            found.append(self._stage(problem, solution, constants, state, steps, previous))
+            stage = self._stage(problem, solution, constants, state, steps, previous)
+            found.append(replace(stage, least_data=min([stage.data, *(each.data for each in found)])))
             advanced("grids", len(found), None, state.loss[0] ** 0.5)
             yield found[-1]
             if time_is_up():
                 return
+            weights.follow(problem, state.unknowns)
             action = plan.next(found)
             if action is None:
                 return
             kind, intervals = action
             if kind == "terms":
-                solution = self._widened(solution, constants, weight, data_weight)
+                solution = self._widened(solution, constants, weights)
             else:
                 self._add_points(solution, constants)
                 solution = self._refined(solution, constants, intervals)
-            weight = min(weight * policy.growth, policy.largest_weight)
-            data_weight = max(data_weight / policy.growth, policy.smallest_data_weight)
 
     def sensitivity(self, stage: EquationStage) -> float:
         """See `EquationStage.sensitivity`."""
@@ -226,10 +226,10 @@ class BoxSolver:
         finer = insert(solution, intervals, points, squares, self.policy.halved, self.policy.narrowest)
         return self._fitted_grids(finer, points)
 
-    def _widened(self, solution: Field, constants: Tensor, weight: float, data_weight: float) -> Field:
+    def _widened(self, solution: Field, constants: Tensor, weights: _Weights) -> Field:
         """The field with further terms: the best of some random ones after a few steps."""
         policy = self.policy
-        blocks = self._blocks(*self._collocation(solution), weight, data_weight)
+        blocks = self._blocks(*self._collocation(solution), weights.conditions, weights.data)
         tried = [
             self._raced(
                 with_terms(solution, policy.terms_added, policy.added_size, self.generator), constants, blocks, 3
@@ -305,7 +305,7 @@ class BoxSolver:
         return EquationStage(
             0, solution.intervals, solution, constants, len(state.unknowns), steps, state.loss[0], equation,
             conditions, change, standard_errors(problem, state.unknowns), time.process_time() - self._began,
-            problem.blocks[0].points,
+            problem.blocks[0].points, data=problem.misfit(state.unknowns),
         )  # fmt: skip
 
     def _measured(self, blocks: list[Block], solution: Field, constants: Tensor, *, of_equation: bool) -> Residuals:
@@ -343,6 +343,35 @@ class BoxSolver:
         candidates = box[:, 0] + share.to(box) * (box[:, 1] - box[:, 0])
         worst = self._squares(solution, constants, candidates).topk(count).indices
         self.added = torch.cat([self.added, candidates[worst]])
+
+
+class _Weights:
+    """The weights of conditions and measured values on the next grid, from their parts of the objective on the last.
+
+    Conditions weigh more on each grid, as long as they give way. Those that contradict each other, as where an initial
+    slope is not that of a wall, never do: heavier, they would outweigh the equation and measured values. There the
+    weight returns to the one before and stays. Measured values have errors, where the equation has none: they weigh
+    less on each grid, as long as they have a larger part of the objective than the equation.
+    """
+
+    def __init__(self, policy: EquationPolicy) -> None:
+        self.policy, self.conditions, self.data = policy, policy.condition_weight, policy.data_weight
+        self._part, self._stays = 0.0, False
+
+    def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
+        """Set the weights of the next grid from the solution of `problem`."""
+        policy, parts = self.policy, {"equation": 0.0, "data": 0.0, "condition": 0.0}
+        for block, loss in zip(problem.blocks, problem.losses(unknowns), strict=True):
+            known = block.name if block.name == "data" else block.name.split(" ")[0]
+            parts[known if known in parts else "condition"] += loss
+        heavy = parts["condition"] > policy.outweighed * parts["equation"]
+        if heavy and 0 < self._part < parts["condition"]:
+            self.conditions, self._stays = max(self.conditions / policy.growth, policy.condition_weight), True
+        elif not self._stays:
+            self.conditions = min(self.conditions * policy.growth, policy.largest_weight)
+        self._part = parts["condition"]
+        if parts["data"] > parts["equation"]:
+            self.data = max(self.data / policy.growth, policy.smallest_data_weight)
 
 
 class _Growth:

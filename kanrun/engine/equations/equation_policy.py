@@ -37,8 +37,11 @@ class EquationPolicy:
     condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
     growth: float = 10.0  #: factor of that weight from grid to grid; at least 1
     largest_weight: float = 1e6
-    #: Weight of measured values on the first grid. It is divided by `growth` from grid to grid, since they have errors
-    #: where the equation has none, down to `smallest_data_weight`.
+    #: Factor by which the conditions' part of the objective must exceed the equation's, and have risen, to be taken for
+    #: contradictory: their weight then rises no further.
+    outweighed: float = 10.0
+    #: Weight of measured values on the first grid. It is divided by `growth` from grid to grid, as long as their part
+    #: of the objective is larger than the equation's, down to `smallest_data_weight`.
     data_weight: float = 100.0
     smallest_data_weight: float = 1e-2
     added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
@@ -111,6 +114,9 @@ class EquationStage:
     total_seconds: float = 0.0  # of all windows, tried ones too
     #: The largest change of the solution, relative to its size, for a change of all residuals by 1 (root mean square).
     sensitivity: float | None = None
+    #: Root mean square difference from measured values, relative to the unknowns' sizes, and the least on any grid.
+    data: float = 0.0
+    least_data: float = 0.0
 
 
 @dataclass(frozen=True)

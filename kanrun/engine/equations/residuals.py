@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -106,14 +105,25 @@ class ResidualProblem(Problem):
         return field, unknowns[len(unknowns) - self._count :].clone()
 
     def residual(self, unknowns: Tensor) -> Tensor:
-        return torch.cat([part.residual for part in self._evaluated(unknowns, jacobian=False)])
+        return torch.cat([part.residual for part in self.evaluated(unknowns, jacobian=False)])
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
-        parts = self._evaluated(unknowns, jacobian=True)
+        parts = self.evaluated(unknowns, jacobian=True)
         rows = torch.cat([part.jacobian for part in parts if part.jacobian is not None])
         return Linearisation.of(DenseRows(rows), torch.cat([part.residual for part in parts]))
 
-    def _evaluated(self, unknowns: Tensor, *, jacobian: bool) -> list[Evaluated]:
+    def losses(self, unknowns: Tensor) -> list[float]:
+        """The part of each block of the objective: its weight times its mean squared residual."""
+        return [float(part.residual.square().sum()) for part in self.evaluated(unknowns, jacobian=False)]
+
+    def misfit(self, unknowns: Tensor) -> float:
+        """Root mean square difference from the measured values, relative to the unknowns' sizes; 0 without these."""
+        losses = zip(self.blocks, self.losses(unknowns), strict=True)
+        squares = [loss / block.weight for block, loss in losses if block.name == "data"]
+        return float((sum(squares) / max(len(squares), 1)) ** 0.5)
+
+    def evaluated(self, unknowns: Tensor, *, jacobian: bool = True) -> list[Evaluated]:
+        """The rows of each block, and their derivatives."""
         constants = unknowns[len(unknowns) - self._count :]
         self._field.set_unknowns(unknowns[: len(unknowns) - self._count])
         return [self._rows(block, constants, jacobian=jacobian) for block in self.blocks]
@@ -134,7 +144,8 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     """Standard errors of the sought constants: roots of the diagonal of s^2 (J^T J)^-1; NaN without measured values.
 
     J has the rows of measured values in their own units, below those of the equation and its conditions, which count as
-    exact observations; s^2 is the mean squared residual of the measured values over their degrees of freedom.
+    exact observations; s^2 is the mean squared residual of the measured values over their degrees of freedom. The
+    diagonal is read from the last rows of R in J = QR, since J^T J is singular to working precision on fine grids.
     """
     field, constants = problem.solution(unknowns)
     data = [block for block in problem.blocks if block.name == "data"]
@@ -144,11 +155,12 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     left = [found.residual - each.target for found, each in zip(observed, data, strict=True) if each.target is not None]
     count = sum(len(each) for each in left)
     variance = float(sum(each.square().sum() for each in left)) / max(count - len(constants), 1)
-    rows = problem.linearise(unknowns).rows
-    assert rows is not None  # an invariant: single problems have rows
-    inverse = np.linalg.pinv(rows.gram().cpu().numpy() / data[0].scale ** 2, hermitian=True, rcond=1e-15)
-    diagonal = np.diag(inverse)[len(unknowns) - len(constants) :]
-    return torch.as_tensor(np.sqrt(np.clip(diagonal * variance, 0, None)))
+    jacobian = torch.cat([part.jacobian for part in problem.evaluated(unknowns) if part.jacobian is not None])
+    jacobian = jacobian / data[0].scale
+    sizes = jacobian.norm(dim=0).clamp(min=1e-300)
+    corner = torch.linalg.qr(jacobian / sizes, mode="r")[1][-len(constants) :, -len(constants) :]
+    inverse = torch.linalg.pinv(corner) / sizes[-len(constants) :, None]
+    return (inverse.square().sum(1) * variance).sqrt()
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20) -> float:
