@@ -47,7 +47,7 @@ def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterat
         yield from run.attempt(first_shapes(inputs)[:2])
     if len(inputs) == 1:
         yield from run.deepen()
-    if not run.over():
+    if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
     if not run.over():
         reduction = structure(problem)
@@ -91,10 +91,14 @@ class _Search:
         self.unstructured = np.inf  # the error of a wide network, once it is trained
         self.simple_done = self.data.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
+    def is_exact(self) -> bool:
+        """Whether a formula gives all points to rounding."""
+        return any(each.is_exact(self.policy.exact) for each in self.tried)
+
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network (noise is then all that is left), or the budget is
         spent."""
-        if any(each.is_exact(self.policy.exact) for each in self.tried) or self.budget.over:
+        if self.is_exact() or self.budget.over:
             return True
         best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
         noisy = best > self.policy.selection.noisy and len(self.trained) > 2 and self.simple_done
