@@ -47,6 +47,7 @@ def test_the_same_numbers_as_the_command_line(tmp_path: Path, monkeypatch: pytes
         "target.domain=[[-1,1],[0,2]]",
         "seed=3",
         "solver.select_width=false",
+        "solver.starts=1",
     ]
     settings = ["model.hidden=[2]", "model.intervals=[3]", "solver.steps=4", "sampling.train=60", "sampling.test=30"]
     run = run_of(tmp_path, monkeypatch, *words, *settings)

@@ -236,7 +236,7 @@ def test_no_activation_is_least_squares(run: Callable[..., Run]) -> None:
 
 
 def test_the_product_of_matrices_by_hand() -> None:
-    network = MLP((2, 3, 1), "identity")
+    network = MLP((2, 3, 1), "identity", dtype=torch.float64)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
     matrix, offset = linear.product(network)
