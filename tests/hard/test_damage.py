@@ -81,7 +81,7 @@ def test_twenty_thousand_damaged_checkpoints_are_refused(trained: Path, tmp_path
 def test_a_checkpoint_of_another_run_is_refused(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    first, second = sorted((folder / "checkpoints").glob("*.safetensors"))
+    first, second = sorted((folder / "checkpoints").glob("product-*.safetensors"))
     shutil.copy(second, first)
     with pytest.raises(KanrunError, match="not the checkpoint that its run wrote"):
         load_run(folder).model()
@@ -92,7 +92,7 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    first, _ = sorted((folder / "checkpoints").glob("*.safetensors"))
+    first, _ = sorted((folder / "checkpoints").glob("product-*.safetensors"))
     first.unlink()
     (tmp_path / "new.csv").write_text("x0,x1\n0.2,0.3\n")
     words = ["predict", str(folder), "--input", str(tmp_path / "new.csv"), "--output", str(tmp_path / "out.csv")]

@@ -160,7 +160,8 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     sizes = jacobian.norm(dim=0).clamp(min=1e-300)
     corner = torch.linalg.qr(jacobian / sizes, mode="r")[1][-len(constants) :, -len(constants) :]
     inverse = torch.linalg.pinv(corner) / sizes[-len(constants) :, None]
-    return (inverse.square().sum(1) * variance).sqrt()
+    errors: Tensor = (inverse.square().sum(1) * variance).sqrt()
+    return errors
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20) -> float:

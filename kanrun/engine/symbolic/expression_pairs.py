@@ -266,7 +266,7 @@ def _few_terms(columns: Array, t: Array, allowed: float) -> Array | None:
     kept = list(range(columns.shape[1]))
 
     def solve(chosen: list[int]) -> Array | None:
-        found: Array = np.linalg.lstsq(columns[:, chosen], t, rcond=1e-17)[0]
+        found = np.asarray(np.linalg.lstsq(columns[:, chosen], t, rcond=1e-17)[0], dtype=np.float64)
         return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - t) ** 2))) <= allowed else None
 
     solved = solve(kept)

@@ -348,7 +348,8 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
         matrix = weights[:, pivots]
         if abs(np.linalg.det(matrix)) < 1e-9 or any(away[i] < 1e-3 for i in pivots):
             continue
-        exponents: Array = np.linalg.solve(matrix, np.column_stack([weights[:, :inputs], -weights[:, inputs]]))
+        ends = np.column_stack([weights[:, :inputs], -weights[:, inputs]])
+        exponents = np.asarray(np.linalg.solve(matrix, ends), dtype=np.float64)
         others = [j for j in range(inputs) if j not in pivots]
         used = exponents[:, [*others, inputs]]
         if not all((x[:, i] > 0).all() or np.allclose(row, np.round(row)) for i, row in zip(pivots, used, strict=True)):
