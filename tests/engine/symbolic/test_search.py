@@ -112,7 +112,7 @@ def test_a_constant_is_said_to_be_one() -> None:
     [
         (np.zeros((5, 1)), np.zeros(5), "too few"),
         (np.zeros((50, 1)), np.zeros(49), "must be"),
-        (np.full((50, 1), np.nan), np.zeros(50), "finite"),
+        (np.full((50, 1), np.nan), np.zeros(50), "NaN"),
     ],
 )
 def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> None:
