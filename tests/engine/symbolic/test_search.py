@@ -91,6 +91,7 @@ def test_a_sharp_function_of_one_input_is_recovered() -> None:
     assert str(result) == "1/(25*x0**2 + 1)"
 
 
+@pytest.mark.slow
 def test_an_edge_without_a_candidate_stays_numeric() -> None:
     options = {"candidates": ["x", "exp"], "hidden": []}
     result = interpreted(lambda x: np.exp(x[:, 0]) + 2 * np.sin(x[:, 1] * 3), -1, 1, 2, **options)
@@ -120,6 +121,7 @@ def test_bad_data_are_refused(x: np.ndarray, y: np.ndarray, message: str) -> Non
         kanrun.interpret(x, y)
 
 
+@pytest.mark.slow
 def test_a_wide_network_is_pruned_to_what_it_needs() -> None:
     x = rng().uniform(-1, 1, (800, 2))
     y = np.exp(np.sin(np.pi * x[:, 0]) + x[:, 1] ** 2)

@@ -115,6 +115,7 @@ def test_figures_and_claims(finished: Run) -> None:
     assert claims[0].measured == 1
 
 
+@pytest.mark.slow
 def test_a_fixed_shape_loses_its_spare_nodes(tmp_path_factory: pytest.TempPathFactory) -> None:
     cfg = settings(
         target=ExpressionTarget("exp(x0+x1^2)", [[-1, 1], [-1, 1]]),
@@ -220,6 +221,7 @@ def test_all_rows_of_a_table_are_used_unless_told_otherwise() -> None:
         assert job.sampling.train == train
 
 
+@pytest.mark.slow
 def test_noise_has_no_structure(tmp_path_factory: pytest.TempPathFactory) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path_factory.mktemp("data") / "noise.csv"
