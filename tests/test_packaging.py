@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -93,3 +96,37 @@ def test_hydra_is_new_enough_to_be_safe() -> None:
 
 def test_the_console_script_is_the_command_line() -> None:
     assert PROJECT["project"]["scripts"] == {"kanrun": "kanrun.__main__:main"}
+
+
+def test_every_package_that_is_imported_is_declared() -> None:
+    """A fresh installation has the dependencies alone, and what an extra brings where it is asked for.
+
+    Libraries that the benchmark measures beside kanrun are left out: their users install them.
+    """
+    declared = {
+        re.split(r"[<>=!\[; ]", one)[0].lower().replace("-", "_")
+        for named in (PROJECT["project"]["dependencies"], *_extras())
+        for one in named
+    }
+    imported: dict[str, Path] = {}
+    for folder in ("kanrun", "experiments"):
+        for path in set((ROOT / folder).rglob("*.py")) - set((ROOT / "experiments" / "bench").glob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                if isinstance(node, ast.ImportFrom) and node.level == 0:
+                    names = [str(node.module)]
+                imported |= {name.split(".")[0]: path for name in names}
+    own = {"kanrun", *sys.stdlib_module_names}
+    distributions = metadata.packages_distributions()
+    missing = {
+        name: path
+        for name, path in imported.items()
+        if name not in own
+        and not {one.lower().replace("-", "_") for one in (*distributions.get(name, ()), name)} & declared
+    }
+    assert missing == {}
+
+
+def _extras() -> list[list[str]]:
+    """What the extras for users bring: those for the project's own development do not count."""
+    return [packages for name, packages in PROJECT["project"]["optional-dependencies"].items() if name != "dev"]
