@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kanrun.experiments.solve.solved import solve
     from kanrun.library.estimators import KANClassifier, KANRegressor
     from kanrun.library.fitting import fit
-    from kanrun.study.saved import Model, load_run
+    from kanrun.study.model import Model
+    from kanrun.study.saved import load_run
 
 _PLACES = {
     "KAN": "kanrun.engine.networks:KAN",
@@ -26,7 +27,7 @@ _PLACES = {
     "KANRegressor": "kanrun.library.estimators:KANRegressor",
     "KanrunError": "kanrun.errors:KanrunError",
     "MLP": "kanrun.engine.networks:MLP",
-    "Model": "kanrun.study.saved:Model",
+    "Model": "kanrun.study.model:Model",
     "fit": "kanrun.library.fitting:fit",
     "interpret": "kanrun.experiments.interpret.interpretation:interpret",
     "load_run": "kanrun.study.saved:load_run",

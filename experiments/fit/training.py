@@ -11,8 +11,8 @@ from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, 
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, in_words, make_plan
 from kanrun.study.evaluation import edge_table, effective_parameters, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.model import model_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
-from kanrun.study.saved import model_checkpoint
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.training_records import stage_row, stages_checkpoint, state_to_checkpoint, step_row
 from kanrun.targets import Target

@@ -28,7 +28,7 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
-from kanrun.study.saved import Model
+from kanrun.study.model import Model
 from kanrun.targets import Data, Scaling, as_numbers, frame_columns, frame_names, is_frame
 
 __all__ = ["Check", "Interpretation", "Options", "SourceNetwork", "interpret", "interpretation", "one_thread"]

@@ -26,8 +26,8 @@ from kanrun.config.rules import check
 from kanrun.engine.equations import EquationStage, Solution
 from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
+from kanrun.study.model import Model, model_from_checkpoint
 from kanrun.study.resources import generator
-from kanrun.study.saved import Model, model_from_checkpoint
 
 Array = NDArray[np.float64]
 

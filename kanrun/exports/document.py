@@ -43,7 +43,7 @@ Document = dict[str, Any]
 
 
 class Exportable(Protocol):
-    """A trained network with its names and units, such as `kanrun.study.saved.Model`."""
+    """A trained network with its names and units, such as `kanrun.study.model.Model`."""
 
     @property
     def network(self) -> Network: ...

@@ -27,7 +27,7 @@ from kanrun.errors import InvalidData
 from kanrun.experiments.fit.tables import FEWEST_ROWS
 from kanrun.experiments.interpret.interpretation import Interpretation, interpret
 from kanrun.library.fitting import ADDITIVE, configuration, fit_target
-from kanrun.study.saved import Model
+from kanrun.study.model import Model
 from kanrun.targets import Data, array_target, input_rows, is_frame
 
 Array = NDArray[np.float64]

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from kanrun.errors import StorageFailed
+from kanrun.errors import StorageFailed, UsageError
 
 T = TypeVar("T")
 JSON_LIMIT = 64 * 2**20  # bytes of a JSON file that are read
@@ -52,6 +52,16 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
             temporary.unlink(missing_ok=True)
         if durable:
             _sync_folder(path.parent)
+
+
+def write_named_file(file: Path, content: bytes) -> None:
+    """Write a file that the user named, as `write_atomic`. Raises UsageError where it cannot be written."""
+    if file.is_dir():
+        raise UsageError(f"cannot write {file}: it is a directory; choose another file.")
+    try:
+        write_atomic(file, content)
+    except StorageFailed as error:
+        raise UsageError(f"{str(error).rstrip('.')}; choose another file.") from error
 
 
 def _sync_folder(folder: Path) -> None:

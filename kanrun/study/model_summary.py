@@ -18,7 +18,8 @@ from kanrun.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from kanrun.study.saved import LoadedRun, Model
+    from kanrun.study.model import Model
+    from kanrun.study.saved import LoadedRun
 
 #: Facts of a summary in their order: columns of the table `summary`, and what they are called.
 FACTS = {

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from kanrun.errors import UsageError
-from kanrun.study.saved import Model, SampleCounts, load_run
+from kanrun.study.model import Model, SampleCounts
+from kanrun.study.saved import load_run
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.table_writing import table_writer

@@ -22,7 +22,7 @@ from scipy.special import softmax
 from kanrun.engine.evidence import EvidencePolicy, TableFit, effect_splines, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
-from kanrun.study.saved import error_levels
+from kanrun.study.model import error_levels
 from kanrun.targets import PiecewiseScaling, Points, PowerTransform, ScorePolicy, input_scores, output_map
 from kanrun.watch import advanced, time_is_up
 

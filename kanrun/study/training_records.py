@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kanrun.engine.training import Errors, Event, GridTransfer, Smoothing, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Record, Value
-from kanrun.study.saved import Arrays, pack, unpack
+from kanrun.study.packing import Arrays, pack, unpack
 
 #: Numbers that the networks of all grids may have to be kept together.
 MOST_STAGE_NUMBERS = 100_000

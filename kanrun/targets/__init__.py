@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         is_frame,
         repeated,
     )
-    from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target
+    from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target, scaling_from_plain
     from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
     from kanrun.targets.encoding import TableCode, code_of
     from kanrun.targets.functions import (
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame repeated",
-    "data": "Dataset PiecewiseScaling Points Scaling Target",
+    "data": "Dataset PiecewiseScaling Points Scaling Target scaling_from_plain",
     "datasets": "SplitPolicy build_target make_dataset",
     "encoding": "TableCode code_of",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
@@ -93,6 +93,7 @@ __all__ = [
     "read_inputs",
     "read_values",
     "repeated",
+    "scaling_from_plain",
 ]
 
 

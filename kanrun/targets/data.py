@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,6 +85,10 @@ class Scaling:
     def identity(features: int) -> Scaling:
         return Scaling(np.zeros(features), np.ones(features))
 
+    def plain(self) -> dict[str, Any]:
+        """JSON values, for `scaling_from_plain`."""
+        return {"shift": self.shift.tolist(), "scale": self.scale.tolist()}
+
     def apply(self, a: Array) -> Array:
         """User's units (..., features) to standardised ones."""
         return (a - self.shift) / self.scale
@@ -104,6 +108,10 @@ class PiecewiseScaling:
     points: tuple[Array, ...]
     values: tuple[Array, ...]
 
+    def plain(self) -> dict[str, Any]:
+        """JSON values, for `scaling_from_plain`."""
+        return {"points": [a.tolist() for a in self.points], "values": [a.tolist() for a in self.values]}
+
     def apply(self, a: Array) -> Array:
         """User's units (..., features) to the model's."""
         return self._mapped(a, self.points, self.values)
@@ -121,6 +129,14 @@ class PiecewiseScaling:
     @staticmethod
     def _mapped(a: Array, from_: tuple[Array, ...], to: tuple[Array, ...]) -> Array:
         return np.stack([np.interp(a[..., j], x, y) for j, (x, y) in enumerate(zip(from_, to, strict=True))], -1)
+
+
+def scaling_from_plain(plain: Mapping[str, Any]) -> Scaling | PiecewiseScaling:
+    """The scaling of `plain()`. Raises KeyError, TypeError or ValueError for what is none."""
+    if "points" in plain:
+        points, values = (tuple(np.array(a, dtype=np.float64) for a in plain[key]) for key in ("points", "values"))
+        return PiecewiseScaling(points, values)
+    return Scaling(np.array(plain["shift"], dtype=np.float64), np.array(plain["scale"], dtype=np.float64))
 
 
 @dataclass(frozen=True, eq=False)

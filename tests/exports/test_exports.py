@@ -24,7 +24,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.exports import FORMATS, document_of, encode, evaluate, export_bytes, identifier, in_pieces
-from kanrun.study.saved import Model
+from kanrun.study.model import Model
 from kanrun.targets import PiecewiseScaling, Scaling
 from kanrun.targets.encoding import ColumnCode, TableCode, days_of
 

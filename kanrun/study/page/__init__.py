@@ -20,7 +20,7 @@ from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
 from kanrun.runs import Run
-from kanrun.runs.files import write_atomic
+from kanrun.runs.files import write_named_file
 from kanrun.runs.index import flattened
 from kanrun.runs.listing import local_time
 from kanrun.study.comparison import RunComparison
@@ -37,9 +37,9 @@ _TABLES = ("summary", "stages", "decisions", "importance", "matrix", "candidates
 
 def write_report(runs: Sequence[Run], output: Path) -> None:
     """Write the page of `runs` to `output`, atomically. Raises UsageError for a place that cannot be written."""
-    if output.is_dir() or not output.parent.is_dir():
-        raise UsageError(f"cannot write {output}: it is a folder, or its folder is not there; choose another --output.")
-    write_atomic(output, _page(runs).encode())
+    if not output.parent.is_dir():
+        raise UsageError(f"cannot write {output}: its folder is not there; choose another file.")
+    write_named_file(output, _page(runs).encode())
 
 
 def _page(runs: Sequence[Run]) -> str:

@@ -10,7 +10,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, BSpline, Polynomial
-from kanrun.study.saved import Model
+from kanrun.study.model import Model
 from kanrun.targets import Scaling
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
