@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from math import exp, inf, isfinite, log
+from math import exp, inf, log
 
 import torch
 from torch import Generator, Tensor
@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 from kanrun.engine.equations.enrichment import edges_of, held, insert, with_polynomials, with_terms
 from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Residuals
 from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.growth import ConditionWeights, SolutionGrowth
 from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, sensitivity, standard_errors
 from kanrun.engine.equations.system import (
@@ -77,9 +78,9 @@ class BoxSolver:
         solution, constants = self._begun()
         if self.before and solution.intervals is not None:
             schedule = [stage.intervals for stage in self.before]
-        weights = _Weights(policy)
+        weights = ConditionWeights(policy)
         found: list[EquationStage] = []
-        plan = _Growth(self.ansatz, policy, schedule, len(self.system.box), self.whole)
+        plan = SolutionGrowth(self.ansatz, policy, schedule, len(self.system.box), self.whole)
         plan.target = 2 * self.before[-1].equation.rms if self.before else 0.0
         plan.widening = len({stage.solution.form.terms for stage in self.before}) == 2
         while True:
@@ -226,7 +227,7 @@ class BoxSolver:
         finer = insert(solution, intervals, points, squares, self.policy.halved, self.policy.narrowest)
         return self._fitted_grids(finer, points)
 
-    def _widened(self, solution: Field, constants: Tensor, weights: _Weights) -> Field:
+    def _widened(self, solution: Field, constants: Tensor, weights: ConditionWeights) -> Field:
         """The field with further terms: the best of some random ones after a few steps."""
         policy = self.policy
         blocks = self._blocks(*self._collocation(solution), weights.conditions, weights.data)
@@ -343,99 +344,6 @@ class BoxSolver:
         candidates = box[:, 0] + share.to(box) * (box[:, 1] - box[:, 0])
         worst = self._squares(solution, constants, candidates).topk(count).indices
         self.added = torch.cat([self.added, candidates[worst]])
-
-
-class _Weights:
-    """The weights of conditions and measured values on the next grid, from their parts of the objective on the last.
-
-    Conditions weigh more on each grid, as long as they give way. Those that contradict each other, as where an initial
-    slope is not that of a wall, never do: heavier, they would outweigh the equation and measured values. There the
-    weight returns to the one before and stays. Measured values have errors, where the equation has none: they weigh
-    less on each grid, as long as they have a larger part of the objective than the equation.
-    """
-
-    def __init__(self, policy: EquationPolicy) -> None:
-        self.policy, self.conditions, self.data = policy, policy.condition_weight, policy.data_weight
-        self._part, self._stays = 0.0, False
-
-    def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
-        """Set the weights of the next grid from the solution of `problem`."""
-        policy, parts = self.policy, {"equation": 0.0, "data": 0.0, "condition": 0.0}
-        for block, loss in zip(problem.blocks, problem.losses(unknowns), strict=True):
-            known = block.name if block.name == "data" else block.name.split(" ")[0]
-            parts[known if known in parts else "condition"] += loss
-        heavy = parts["condition"] > policy.outweighed * parts["equation"]
-        if heavy and 0 < self._part < parts["condition"]:
-            self.conditions, self._stays = max(self.conditions / policy.growth, policy.condition_weight), True
-        elif not self._stays:
-            self.conditions = min(self.conditions * policy.growth, policy.largest_weight)
-        self._part = parts["condition"]
-        if parts["data"] > parts["equation"]:
-            self.data = max(self.data / policy.growth, policy.smallest_data_weight)
-
-
-class _Growth:
-    """What follows a grid: the next one of the schedule, then finer grids and further terms as long as they help."""
-
-    def __init__(
-        self, ansatz: Ansatz, policy: EquationPolicy, schedule: list[int | None], variables: int, whole: bool
-    ) -> None:
-        self.ansatz, self.policy, self.schedule = ansatz, policy, schedule
-        one = variables == 1
-        most_in_one = policy.most_intervals if whole else policy.most_intervals_in_windows
-        self.enough = policy.enough if one else policy.enough_in_more
-        self.most_intervals = most_in_one if one else policy.most_intervals_in_more
-        self.used = 0  # grids of the schedule so far, the first one apart
-        #: Residuals at which a part of the range is good enough: where more did not help, and where it did.
-        self.small, self.target = 0.0 if whole else policy.accepted, 0.0
-        self.widening = False  # whether the second grid of a later window has more terms in place of intervals
-        self.actions: list[str] = ["grid"]
-
-    def next(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
-        """`grid` with its intervals, `terms`, or None where nothing more is worth it."""
-        action = self._chosen(found)
-        if action is not None:
-            self.actions.append(action[0])
-        return action
-
-    def _chosen(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
-        last = found[-1]
-        planned = self.used + 1 < len(self.schedule)
-        if not isfinite(last.equation.rms):
-            return None
-        if self.widening and len(found) == 1:
-            self.used = 1
-            return "terms", None
-        if last.change is not None and last.change <= self.enough and self.ansatz.grows:
-            return None
-        helped = len(found) < 2 or last.equation.rms <= self.policy.helpful * found[-2].equation.rms
-        if not planned and last.equation.rms <= (self.target if helped else self.small):
-            return None
-        order = ["grid", "terms"] if helped == (self.actions[-1] == "grid") else ["terms", "grid"]
-        if not helped and not planned and len(found) > 2 and self.actions[-1] != self.actions[-2]:
-            before, last_but_one = found[-3].equation.rms, found[-2].equation.rms
-            if last_but_one > self.policy.helpful * before:
-                return None  # neither helped
-        for kind in order:
-            if kind == "terms" and self._can_widen(last):
-                return "terms", None
-            if kind == "grid" and planned:
-                self.used += 1
-                return "grid", self.schedule[self.used]
-            if kind == "grid" and self._can_grow(last):
-                return "grid", 2 * (last.intervals or 0)
-        return None
-
-    def _can_widen(self, last: EquationStage) -> bool:
-        form = last.solution.form
-        more = last.unknowns * (form.terms + self.policy.terms_added) / form.terms
-        small = form.terms + self.policy.terms_added <= self.policy.most_terms and more <= self.policy.most_unknowns
-        return self.ansatz.widens and small and form.factors > 1
-
-    def _can_grow(self, last: EquationStage) -> bool:
-        if not self.ansatz.grows or last.intervals is None:
-            return False
-        return 2 * last.intervals <= self.most_intervals and 2 * last.unknowns <= self.policy.most_unknowns
 
 
 def _all(solution: Field, constants: Tensor) -> Tensor:

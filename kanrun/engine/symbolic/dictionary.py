@@ -323,3 +323,44 @@ def unscaled(part: Part) -> Part:
         return replace(part, function=part.function.changed("c"))
     first, *rest = part.parts
     return Joined(part.operation, (unscaled(first), *rest))
+
+
+def nearest_pairs(y: Array, entries: Array, fixed: Array, kept: int) -> list[tuple[float, int, int]]:
+    """The `kept` pairs (i, j) of entries (M, N) that together with the rows of `fixed` (K, N) explain y (N,) best, as
+    (share of the variance that is left, i, j), best first.
+
+    What is left after both is 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) for correlations p with y, g between
+    them.
+    """
+    q = np.linalg.qr(fixed.T)[0]
+    size = np.linalg.norm(entries, axis=1)
+    left = entries - (entries @ q) @ q.T
+    norm = np.linalg.norm(left, axis=1)
+    use = np.flatnonzero(norm > 1e-8 * size)
+    left = left[use] / norm[use, None]
+    rest = y - q @ (q.T @ y)
+    total = float(np.linalg.norm(rest))
+    if total == 0.0 or use.size < 2:
+        return []
+    p = left @ (rest / total)
+    count_work(use.size**2 * (COSTS.pair + COSTS.pair_entry * y.size))
+    best: list[tuple[float, int, int]] = []
+    worst = 1.0
+    for start in range(0, use.size, 256):
+        rows = slice(start, min(start + 256, use.size))
+        gram = left[rows] @ left[start:].T
+        apart = 1 - gram**2
+        np.maximum(apart, 1e-7, out=apart)
+        explained = (p[rows, None] - gram * p[None, start:]) ** 2
+        explained /= apart
+        explained += p[None, start:] ** 2
+        flat = np.flatnonzero(explained > 1 - worst)
+        if flat.size > 2 * kept:
+            flat = flat[np.argpartition(-explained.ravel()[flat], 2 * kept)[: 2 * kept]]
+        for index in flat.tolist():
+            i, j = divmod(index, explained.shape[1])
+            if i < j:
+                best.append((max(1 - float(explained[i, j]), 0.0), int(use[start + i]), int(use[start + j])))
+        best = sorted(best)[:kept]
+        worst = best[-1][0] if len(best) == kept else 1.0
+    return best

@@ -8,15 +8,13 @@ refitted to all points.
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.budget import count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
@@ -25,8 +23,6 @@ from kanrun.formulas import variable
 #: Share of the variance that rounding leaves, and what a less simple entry adds: of exact pairs the simplest wins.
 _EXACT, _SIMPLER = 1e-11, 1e-18
 
-#: Work of a QR factorisation per entry and column, beside that of a value on a grid.
-_FACTORED = 0.01
 
 Build = Callable[..., sympy.Expr]
 Compute = Callable[[Array], Array]
@@ -164,126 +160,6 @@ def _combine(entries: _Entries, i: int, j: int, policy: ExpressionPairsPolicy) -
     for compute, form in _BINARY:
         entries.add(compute(entries.values[i], entries.values[j]), _called(form, entries.builds[i], entries.builds[j]),
                     size, policy.largest)  # fmt: skip
-
-
-def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.Expr | None:
-    """A quotient of polynomials of few terms in all inputs that gives y or y^2 on all points to rounding, or None.
-
-    P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where Q is not 0. Degrees
-    rise until least squares leaves nothing; then monomials in the inputs themselves are left out as long as that stays
-    so.
-    """
-    x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
-    inputs, ranges = x.shape[1], np.ptp(x, axis=0)
-    if not ranges.all():
-        return None
-    about = (x - x.mean(0)) / ranges * 2
-    most = min(len(y) // 3, policy.monomials)
-    for transform, outer in (OUTPUTS[0][1:], OUTPUTS[2][1:]):
-        t = transform(y)
-        if not np.isfinite(t).all() or (outer is sympy.sqrt and (y < 0).any()):
-            continue
-        allowed = 1e-12 * float(np.abs(t).max())
-        found: tuple[int, list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
-        for q in range(5):
-            below = _powers(inputs, q)[1:]
-            largest = max(
-                (p for p in range(policy.degree + 1) if len(below) + math.comb(inputs + p, p) <= most), default=0
-            )
-            above = _powers(inputs, largest)
-            if len(below) + len(above) > most:
-                break
-            columns = _columns(about, t, above, below)
-            basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
-            count_work(COSTS.grid_value * columns.size * columns.shape[1] * _FACTORED)
-            for p in range(largest + 1):
-                k = len(below) + math.comb(inputs + p, p)
-                rest = t - basis[:, :k] @ (basis[:, :k].T @ t)
-                if float(np.sqrt(np.mean(rest**2))) <= allowed and (found is None or k < found[0]):
-                    found = k, above[: k - len(below)], below
-        if found is None:
-            continue
-        expression = _quotient(x, t, found[1], found[2], policy)
-        if expression is None or (outer is sympy.sqrt and _has_squares(expression)):
-            continue  # the root of a square has lost its sign
-        expression = outer(expression)
-        return expression if expression.free_symbols else None
-    return None
-
-
-def _quotient(
-    x: Array, t: Array, above: list[tuple[int, ...]], below: list[tuple[int, ...]], policy: ExpressionPairsPolicy
-) -> sympy.Expr | None:
-    """The quotient of few terms with these monomials above and, beside a constant, below; the first of the
-    denominator has the coefficient 1."""
-    scale, allowed = np.abs(x).max(0), 1e-12 * float(np.abs(t).max())
-    below = [above[0], *below]
-    columns = _columns(x / scale, t, above, below)
-    sizes = np.linalg.norm(columns, axis=0)
-    null = np.linalg.svd(np.linalg.qr(columns / sizes)[1])[2][-1]
-    one = int(np.argmax(np.abs(null[: len(below)])))
-    solved = _few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
-    if solved is None or np.count_nonzero(solved) > policy.terms:
-        return None
-    natural = np.insert(solved, one, 1.0) / [float(np.prod(scale ** np.array(power))) for power in (*below, *above)]
-    natural = natural / next(c for c in natural if c)
-    top = [_term(power, float(c)) for power, c in zip(above, natural[len(below) :], strict=True) if c]
-    bottom = [_term(power, float(c)) for power, c in zip(below, natural[: len(below)], strict=True) if c]
-    return sympy.Add(*top) / sympy.Add(*bottom)
-
-
-def _has_squares(quotient: sympy.Expr) -> bool:
-    """Whether a polynomial divides numerator or denominator more than once."""
-    exact = quotient.xreplace({c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)})
-    parts = (part for part in sympy.fraction(sympy.cancel(exact)) if part.free_symbols)
-    return any(times > 1 for part in parts for _, times in sympy.factor_list(part)[1])
-
-
-def _columns(x: Array, t: Array, above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]]) -> Array:
-    """Monomials of the denominator times -t, then those of the numerator, (N, monomials)."""
-    return np.stack([*(-t * _monomial(x, power) for power in below), *(_monomial(x, power) for power in above)], axis=1)
-
-
-def _powers(inputs: int, degree: int) -> list[tuple[int, ...]]:
-    """Exponents of all monomials up to a degree, the constant one first."""
-    every = itertools.product(range(degree + 1), repeat=inputs)
-    return sorted((power for power in every if sum(power) <= degree), key=sum)
-
-
-def _monomial(x: Array, power: tuple[int, ...]) -> Array:
-    value: Array = np.prod(x ** np.array(power), axis=1)
-    return value
-
-
-def _term(power: tuple[int, ...], coefficient: float) -> sympy.Expr:
-    number = sympy.Integer(1) if coefficient == 1.0 else sympy.Float(coefficient, 17)
-    return number * sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))
-
-
-def _few_terms(columns: Array, t: Array, allowed: float) -> Array | None:
-    """Coefficients (columns,) that leave at most `allowed` of t, as few as backward elimination needs; None where all
-    columns leave more."""
-    kept = list(range(columns.shape[1]))
-
-    def solve(chosen: list[int]) -> Array | None:
-        found = np.asarray(np.linalg.lstsq(columns[:, chosen], t, rcond=1e-17)[0], dtype=np.float64)
-        return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - t) ** 2))) <= allowed else None
-
-    solved = solve(kept)
-    if solved is None:
-        return None
-    step = len(kept) // 2
-    while step and len(kept) > 1:
-        sizes = np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0)
-        fewer = sorted(kept[i] for i in np.argsort(sizes)[min(step, len(kept) - 1) :])
-        trial = solve(fewer)
-        if trial is None:
-            step //= 2
-        else:
-            kept, solved = fewer, trial
-    full = np.zeros(columns.shape[1])
-    full[kept] = solved
-    return full
 
 
 def pair_formulas(

@@ -10,10 +10,8 @@ exactly, and the fit of fewer variables decides whether that was right.
 from __future__ import annotations
 
 import itertools
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import sympy
@@ -22,6 +20,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import SymmetryPolicy
+from kanrun.engine.symbolic.smooth_fit import SmoothFit, smooth_fit
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy, variable
 
@@ -75,15 +74,6 @@ class Reduction:
         return replace(self, variables=variables, factor=self.factor * step.factor.xreplace(swap))
 
 
-@dataclass(frozen=True)
-class SmoothFit:
-    """A smooth function g(x) of y or log |y| with its relative `error` on validation points, and dg/dx (N, inputs)."""
-
-    gradient: Callable[[Array], Array]
-    error: float
-    logarithmic: bool
-
-
 def dimensionless(data: SearchData, dimensions: Array) -> Reduction:
     """Groups without units, by the exponents of the base units of the inputs and, last, the output (inputs + 1, bases).
 
@@ -130,26 +120,6 @@ def _simplest(value: float, window: float) -> sympy.Expr:
     return sympy.Float(value, 17)
 
 
-def smooth_fit(data: SearchData, policy: SymmetryPolicy) -> SmoothFit:
-    """The best of Gaussian process fits of y and log |y| in the inputs and their logarithms."""
-    positive = bool((data.x > 0).all() and (data.validation_x > 0).all())
-    signs = np.sign(np.concatenate([data.y, data.validation_y]))
-    one_sign = bool((signs == signs[0]).all() and signs[0] != 0)
-    found: list[tuple[float, bool, bool, SmoothFit]] = []
-    for of_inputs, of_output in itertools.product((False, True), repeat=2):
-        if (of_inputs and not positive) or (of_output and not one_sign):
-            continue
-        fit = _fit(data, policy, of_inputs, of_output)
-        found.append((fit.error, of_inputs, of_output, fit))
-        if fit.error < policy.accurate:
-            break
-    error, of_inputs, of_output, best = min(found, key=lambda entry: entry[0])
-    if error < policy.resolved:
-        return best
-    more = replace(policy, tuned=2 * policy.tuned, points=max(policy.points, policy.most))
-    return min((best, _fit(data, more, of_inputs, of_output)), key=lambda fit: fit.error)
-
-
 def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
     """One product of powers of the inputs, or one sum of them with signs, of which y is a function alone, however fast
     it varies: in the order of that, y hardly changes from point to point. None where there is none."""
@@ -183,65 +153,6 @@ def _rough(index: Array, y: Array) -> float:
     wide = np.where(u[2:] > u[:-2], u[2:] - u[:-2], 1.0)
     rest = y[1:-1] - y[:-2] - (y[2:] - y[:-2]) * (u[1:-1] - u[:-2]) / wide
     return float(np.median(np.abs(rest)) / max(np.median(np.abs(np.diff(y))), 1e-300))
-
-
-def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: bool) -> SmoothFit:
-    from sklearn.gaussian_process import GaussianProcessRegressor
-    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
-
-    def inner(x: Array) -> Array:
-        return np.log(x) if of_inputs else x
-
-    def outer(y: Array) -> Array:
-        return np.log(np.abs(y)) if of_output else y
-
-    z, y = inner(data.x), outer(data.y)
-    middle, size = z.mean(0), np.where(z.std(0) > 0, z.std(0), 1.0)
-    mean, spread = float(y.mean()), max(float(y.std()), 1e-300)
-    z, target = (z - middle) / size, (y - mean) / spread
-    kernel = ConstantKernel(30.0, (1e-2, 1e6)) * RBF(np.full(z.shape[1], 3.0), (1e-1, 1e3))
-    kernel = kernel + WhiteKernel(1e-6, (1e-12, 1.0))
-    few = slice(0, policy.tuned)
-    process = GaussianProcessRegressor(kernel, alpha=policy.jitter, optimizer=_optimizer(policy.steps))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # lengths at their bounds, and steps that ran out: both are meant
-        tuned = process.fit(z[few], target[few]).kernel_
-    for growth in range(5):  # a smooth function of few variables makes the matrix singular
-        process = GaussianProcessRegressor(tuned, alpha=policy.jitter * 100.0**growth, optimizer=None)
-        try:
-            process.fit(z[: policy.points], target[: policy.points])
-            break
-        except np.linalg.LinAlgError:
-            continue
-    else:
-        return SmoothFit(np.zeros_like, np.inf, of_output)
-    count_work(policy.units * (1 + z.shape[1] / 4))
-    at, weights = process.X_train_, process.alpha_
-    lengths = np.atleast_1d(process.kernel_.k1.k2.length_scale)
-    amplitude = float(process.kernel_.k1.k1.constant_value)
-
-    def gradient(x: Array) -> Array:
-        u = (inner(x) - middle) / size
-        kernel = amplitude * np.exp(-0.5 * (((u[:, None, :] - at[None]) / lengths) ** 2).sum(-1)) * weights
-        slopes = (kernel @ at - kernel.sum(1, keepdims=True) * u) / lengths**2 * spread / size
-        found: Array = slopes / x if of_inputs else slopes
-        return found
-
-    predicted = process.predict((inner(data.validation_x) - middle) / size)
-    error = float(np.sqrt(np.mean((predicted - (outer(data.validation_y) - mean) / spread) ** 2)))
-    return SmoothFit(gradient, error if np.isfinite(error) else np.inf, of_output)
-
-
-def _optimizer(steps: int) -> Callable[..., tuple[Array, float]]:
-    from scipy.optimize import minimize
-
-    def optimise(objective: Callable[..., tuple[float, Array]], start: Array, bounds: Array) -> tuple[Array, float]:
-        found: Any = minimize(  # type: ignore[call-overload]
-            objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": steps}
-        )
-        return found.x, float(found.fun)
-
-    return optimise
 
 
 def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:

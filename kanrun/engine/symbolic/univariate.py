@@ -8,18 +8,35 @@ jointly. A formula counts as exact at the rounding of the values, or at the accu
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, Candidate, power
-from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, factors, known, products, scaled, unscaled
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, power
+from kanrun.engine.symbolic.dictionary import (
+    Dictionary,
+    call,
+    dictionary,
+    factors,
+    known,
+    nearest_pairs,
+    products,
+    scaled,
+    unscaled,
+)
 from kanrun.engine.symbolic.edge_matching import EdgeMatch
-from kanrun.engine.symbolic.edges import Identity, Symbolic
-from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.edges import Symbolic
+from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.invariances import canonical
+from kanrun.engine.symbolic.joined_graphs import (
+    graph_complexity,
+    graph_name,
+    polynomial_graph,
+    summed_graphs,
+    with_constant,
+)
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Call, Joined, Part, Subgraph, graph_of, sound
@@ -218,13 +235,13 @@ class _Search:
         p, q = null[: len(p_powers)], null[len(p_powers) :]
         if p_powers == [0]:
             inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, float(p[0] / np.abs(q).max()), 0.0), "c")
-            self.keep(Joined("sum", (Call(inverse, _polynomial(q_powers, q / np.abs(q).max(), scale)),)))
+            self.keep(Joined("sum", (Call(inverse, polynomial_graph(q_powers, q / np.abs(q).max(), scale)),)))
             return
         fixed = 0 if q_powers[0] == 0 else q_powers[-1]
         unit = q[q_powers.index(fixed)] / scale**fixed
-        denominator = _polynomial(q_powers, q / unit, scale, fixed=fixed)
+        denominator = polynomial_graph(q_powers, q / unit, scale, fixed=fixed)
         inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "")
-        quotient = Joined("product", (_polynomial(p_powers, p / unit, scale), Call(inverse, denominator)))
+        quotient = Joined("product", (polynomial_graph(p_powers, p / unit, scale), Call(inverse, denominator)))
         self.keep(Joined("sum", (quotient,)))
 
     def pairs(
@@ -324,7 +341,7 @@ class _Search:
             taken.add(entries.families[i])
             factor = float(left[i] @ rest / power_left[i])
             more = graph_of(Joined("sum", (entries.tree(int(i), factor),)))
-            found = self.fitted(_summed(function.graph, more))
+            found = self.fitted(summed_graphs(function.graph, more))
             grown += [found] if found else []
             if len(taken) >= self.policy.branches:
                 break
@@ -385,18 +402,10 @@ class _Search:
     def try_sum(
         self, terms: Sequence[Part], constant: float, weight: tuple[Dictionary, int] | None, inverse: Symbolic | None
     ) -> None:
-        if weight is None and inverse is None:
-            inner: Joined = _with_constant(terms, constant)
-        elif weight is None:
-            inner = (
-                Joined("sum", (Call(inverse, _with_constant(terms, constant)),))
-                if inverse
-                else _with_constant(terms, constant)
-            )
-        else:
-            both = Joined("product", (_with_constant(terms, constant), unscaled(weight[0].tree(weight[1], 1.0))))
-            inner = Joined("sum", (both if inverse is None else Call(inverse, Joined("sum", (both,))),))
-        self.keep(inner)
+        whole = with_constant(terms, constant)
+        if weight is not None:
+            whole = Joined("sum", (Joined("product", (whole, unscaled(weight[0].tree(weight[1], 1.0)))),))
+        self.keep(whole if inverse is None else Joined("sum", (Call(inverse, whole),)))
 
     def keep(self, tree: Joined) -> None:
         self.fitted(graph_of(tree))
@@ -417,113 +426,11 @@ class _Search:
         loss = (fitted.rmse / self.spread) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
-        name = _name(fitted.graph)
-        match = EdgeMatch(Subgraph(fitted.graph, name), loss, _complexity(fitted.graph), name, self.goal**2)
+        name = graph_name(fitted.graph)
+        match = EdgeMatch(Subgraph(fitted.graph, name), loss, graph_complexity(fitted.graph), name, self.goal**2)
         self.found.append(match)
         return match
 
 
-def nearest_pairs(y: Array, entries: Array, fixed: Array, kept: int) -> list[tuple[float, int, int]]:
-    """The `kept` pairs (i, j) of entries (M, N) that together with the rows of `fixed` (K, N) explain y (N,) best, as
-    (share of the variance that is left, i, j), best first.
-
-    What is left after both is 1 - (p_i^2 + p_j^2 - 2 p_i p_j g_ij) / (1 - g_ij^2) for correlations p with y, g between
-    them.
-    """
-    q = np.linalg.qr(fixed.T)[0]
-    size = np.linalg.norm(entries, axis=1)
-    left = entries - (entries @ q) @ q.T
-    norm = np.linalg.norm(left, axis=1)
-    use = np.flatnonzero(norm > 1e-8 * size)
-    left = left[use] / norm[use, None]
-    rest = y - q @ (q.T @ y)
-    total = float(np.linalg.norm(rest))
-    if total == 0.0 or use.size < 2:
-        return []
-    p = left @ (rest / total)
-    count_work(use.size**2 * (COSTS.pair + COSTS.pair_entry * y.size))
-    best: list[tuple[float, int, int]] = []
-    worst = 1.0
-    for start in range(0, use.size, 256):
-        rows = slice(start, min(start + 256, use.size))
-        gram = left[rows] @ left[start:].T
-        apart = 1 - gram**2
-        np.maximum(apart, 1e-7, out=apart)
-        explained = (p[rows, None] - gram * p[None, start:]) ** 2
-        explained /= apart
-        explained += p[None, start:] ** 2
-        flat = np.flatnonzero(explained > 1 - worst)
-        if flat.size > 2 * kept:
-            flat = flat[np.argpartition(-explained.ravel()[flat], 2 * kept)[: 2 * kept]]
-        for index in flat.tolist():
-            i, j = divmod(index, explained.shape[1])
-            if i < j:
-                best.append((max(1 - float(explained[i, j]), 0.0), int(use[start + i]), int(use[start + j])))
-        best = sorted(best)[:kept]
-        worst = best[-1][0] if len(best) == kept else 1.0
-    return best
-
-
 def _unit(t: Array) -> Array:
     return np.asarray((2 * t - t[0] - t[-1]) / (t[-1] - t[0]))
-
-
-def _polynomial(powers: Sequence[int], coefficients: Array, scale: float, *, fixed: int | None = None) -> Joined:
-    """sum c (t / scale)^p; the coefficient of the power `fixed` stays as it is."""
-    calls, constant = [], 0.0
-    for p, c in zip(powers, coefficients.tolist(), strict=True):
-        if p == 0:
-            constant = c
-        else:
-            calls.append(call(power(p), c=c / scale**p, free="" if p == fixed else "c"))
-    free = 0 in powers and fixed != 0
-    first = calls[0].function
-    first = replace(first, free=first.free + "d" * free).changed(d=constant)
-    return Joined("sum", (Call(first), *calls[1:]))
-
-
-def _with_constant(terms: Sequence[Part], constant: float) -> Joined:
-    parts = list(terms)
-    for i, part in enumerate(parts):
-        if isinstance(part, Call):
-            parts[i] = replace(part, function=part.function.shifted(constant))
-            return Joined("sum", tuple(parts))
-    return Joined("sum", (*parts, Call(Symbolic(TABLE["0"], (1.0, 0.0, 0.0, constant), "d"))))
-
-
-def _summed(graph: Graph, more: Graph) -> Graph:
-    """The sum of two graphs of one input whose outputs are sums."""
-    hidden = len(graph.operations) - 1
-
-    def moved(node: int) -> int:
-        return node + hidden if node else 0
-
-    last = graph.output
-    shift = len(more.operations) - 1
-    edges = [Edge(e.source, e.target + shift if e.target == last else e.target, e.function) for e in graph.edges]
-    edges += [Edge(moved(e.source), moved(e.target), e.function) for e in more.edges]
-    operations = (*graph.operations[:-1], *more.operations[:-1], "sum")
-    return Graph(1, operations, tuple(sorted(edges, key=lambda e: (e.target, e.source))))
-
-
-def _name(graph: Graph) -> str:
-    """The functions of a graph of one input, such as `sin(x^2) * cos + x`."""
-    shown: list[str] = [""]
-    for node in range(1, graph.output + 1):
-        parts = []
-        for i in graph.into(node):
-            edge = graph.edges[i]
-            inner = shown[edge.source]
-            name = "" if isinstance(edge.function, Identity) else getattr(edge.function, "candidate", IDENTITY).name
-            if not name or (name == "x" and inner):
-                parts.append(f"({inner})" if graph.operation(node) == "product" and " + " in inner else inner)
-            elif name != "0":
-                parts.append(f"{name}({inner})" if inner else name)
-        shown.append((" + " if graph.operation(node) == "sum" else " * ").join(parts))
-    return shown[-1]
-
-
-def _complexity(graph: Graph) -> float:
-    """Of the functions, one more for every one beyond the first, and one for every free constant beyond c and d."""
-    functions = [edge.function for edge in graph.edges if isinstance(edge.function, Symbolic)]
-    return sum(f.candidate.complexity for f in functions) + max(len(functions) - 1, 0)

@@ -12,7 +12,8 @@ import sympy
 import kanrun
 from kanrun.engine.symbolic import SearchData, SearchPolicy, choose
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
-from kanrun.engine.symbolic.expression_pairs import pair_formulas, rational_function
+from kanrun.engine.symbolic.expression_pairs import pair_formulas
+from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy

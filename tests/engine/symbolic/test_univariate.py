@@ -7,10 +7,10 @@ import pytest
 
 from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
-from kanrun.engine.symbolic.dictionary import dictionary
+from kanrun.engine.symbolic.dictionary import dictionary, nearest_pairs
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.trees import Joined, graph_of
-from kanrun.engine.symbolic.univariate import match_formulas, nearest_pairs
+from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
 
 FOUND = [

@@ -1,0 +1,238 @@
+"""The rows of a table as kernels or columns of each member's variance components, and their solution."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy import ndarray
+
+from kanrun.engine.evidence.basis import ReducedBasis
+from kanrun.engine.evidence.components import (
+    FunctionPosterior,
+    Moments,
+    estimate,
+    estimate_of_moments,
+    slope,
+    slope_of_moments,
+    solve,
+    weights_of,
+)
+from kanrun.engine.evidence.design import KINDS, MAIN, Design, Terms
+from kanrun.engine.evidence.evidence_policy import EvidencePolicy
+
+#: The candidates, and of how many components each is.
+COMPONENTS = {"linear": 1, "additive": 2, "steps": MAIN, "pairs": len(KINDS)}
+_SIZED = 4096  # rows by which the size of a component is judged
+Start = tuple[ndarray, float]  # variances of components and of the noise
+
+
+@dataclass(frozen=True, eq=False)
+class RowsSolution:
+    terms: Terms
+    fitted: ndarray
+    left_out: ndarray
+    covariance: ndarray | None = None
+    effective: float = 0.0
+
+
+class MemberRows:
+    """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
+
+    def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy) -> None:
+        self.policy, self.weights = policy, weights
+        self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
+        self.h = self.design.functions(u)
+        order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
+        self.sample = np.sort(order[: policy.evidence_rows])
+        self.screened = np.sort(order[: policy.screening_rows])
+        self.longer = np.sort(order[: policy.most_rows])
+        every = self.design.all_pairs()
+        few = self.h.shape[1] + len(self.design.pair_columns(every)[0]) <= min(policy.most_functions, len(u))
+        self.pairs = every if few else []
+        self.screened_already = False
+        self._kernels: list[ndarray] = []
+
+    def screens(self, name: str) -> bool:
+        """Whether the pairs have to be chosen first: there are too many of them, and too many rows for kernels."""
+        too_long = len(self.h) > self.policy.dense_rows or bool(self.policy.shapes)
+        return name == "pairs" and not self.pairs and too_long and not self.screened_already
+
+    def functions(self, name: str) -> int:
+        """How many functions of single inputs a candidate has."""
+        return int((self.design.main < COMPONENTS[name]).sum())
+
+    def over_rows(self, name: str, rows: int) -> bool:
+        """Whether a candidate is solved over so many rows: with all pairs of many inputs, or with more functions."""
+        if name == "pairs":
+            return not self.pairs and not self.screened_already
+        return (
+            not self.policy.shapes
+            and self.functions(name) > max(self.policy.most_functions // 4, rows)
+            and rows <= self.policy.dense_rows
+        )
+
+    def sampled(self, name: str, outputs: int = 1) -> ndarray:
+        """The rows from which the variances of a candidate are estimated."""
+        functions = self.functions(name)
+        work = functions**2 * (functions + len(self.h)) * (outputs - 1)  # of one step for all classes
+        if self.over_rows(name, len(self.h)) or work > self.policy.most_work / 10:
+            return self.sample
+        return np.arange(len(self.h)) if len(self.h) <= self.policy.most_rows else self.longer
+
+    def of(self, name: str, rows: ndarray | None = None) -> Form:
+        """A candidate over its functions or over these rows."""
+        whole = rows is None or len(rows) == len(self.h)
+        h = self.h if rows is None or whole else self.h[rows]
+        if self.over_rows(name, len(h)):
+            return _Kernels(self._kernels_of(name, h, whole))
+        a, b = self.design.pair_columns(self.pairs if name == "pairs" else [])
+        kinds, scale = self.design.kinds(a, b)
+        kept = np.flatnonzero(kinds < COMPONENTS[name])
+        conditions = self.design.constraints
+        if conditions is not None:
+            padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
+            conditions = padded[:, kept] * scale[kept]
+        return _Columns(h, a, b, kinds[kept], scale[kept], kept, conditions)
+
+    def _kernels_of(self, name: str, h: ndarray, whole: bool) -> list[ndarray]:
+        """Those of a candidate; those of all rows are kept."""
+        main = self._kernels[:MAIN] if whole else []
+        pairs = self._kernels[MAIN:] if whole else []
+        main = main or self.design.main_kernels(h)
+        if name == "pairs":
+            pairs = pairs or self.design.pair_kernels(h)
+        if whole:
+            self._kernels = main + pairs
+        return (main + pairs)[: COMPONENTS[name]]
+
+    def relevant(self, terms: Sequence[Terms]) -> None:
+        """Inputs with large effects are more likely to take part in pairs."""
+        effects = np.zeros(self.design.basis.inputs)
+        for j in range(len(effects)):
+            one = self.design.basis.column == j
+            effects[j] = np.sqrt(sum(float(((self.h[:, one] @ t.main[one]) ** 2).mean()) for t in terms))
+        largest = effects.max(initial=0.0)
+        share = np.sqrt(effects / largest) if largest > 0 else np.ones_like(effects)
+        self.design = self.design.with_relevance(share + self.policy.relevance)
+        self._kernels = self._kernels[:MAIN]
+
+    def solve(self, name: str, variances: ndarray, noise: ndarray, y: ndarray) -> RowsSolution:
+        """The candidate's terms for given variances of its components and of each row's noise."""
+        form = self.of(name)
+        if isinstance(form, _Columns):
+            return form.solution(form.posterior(variances, noise, y), 1 / noise, y)
+        found = solve(form.kernels, variances, noise, y)
+        whole = np.zeros(len(KINDS))
+        whole[: len(variances)] = variances
+        terms = self.design.terms(self.h, found.offset, found.weights, whole)
+        prior = whole[self.design.main]
+        scaled = self.h * prior
+        spread = np.diag(prior) - scaled.T @ (found.projection @ scaled)
+        return RowsSolution(terms, y - noise * found.weights, found.left_out(y), spread, _effective(spread, prior))
+
+    def screen(self, problems: Sequence[tuple[ndarray, ndarray]], variances: ndarray) -> None:
+        """Choose the pairs of a table too long for kernels by fits to `screened` rows: (noise, y) of each output."""
+        h, form = self.h[self.screened], self.of("pairs", self.screened)
+        assert isinstance(form, _Kernels)
+        energy = np.zeros((h.shape[1],) * 2)
+        for noise, y in problems:
+            found = solve(form.kernels, variances, noise[self.screened], y[self.screened])
+            terms = self.design.terms(h, found.offset, found.weights, variances)
+            energy += 0 if terms.pairs is None else terms.pairs**2
+        self.pairs, self.screened_already = self.design.strongest_pairs(energy, self.policy.most_pairs), True
+
+    def numbers(self, name: str, y: ndarray, start: Start | None) -> tuple[RowsSolution, Start]:
+        """The variances of a candidate and its terms for an output of numbers."""
+        screening, some = self.screens(name), self.sampled(name)
+        form = self.of(name, some)
+        variances, noise = form.estimate(y[some], self.weights[some], COMPONENTS[name], self.policy, start)
+        if screening:
+            self.screen([(noise / self.weights, y)], variances)
+            form = self.of(name)
+            variances, noise = form.estimate(y, self.weights, COMPONENTS[name], self.policy, (variances, noise))
+        return self.solve(name, variances, noise / self.weights, y), (variances, noise)
+
+
+@dataclass(frozen=True, eq=False)
+class _Kernels:
+    """A candidate over rows: a kernel per component."""
+
+    kernels: list[ndarray]
+
+    def sizes(self, components: int, weights: ndarray) -> ndarray:
+        return np.array([np.average(np.diag(kernel), weights=weights) for kernel in self.kernels[:components]])
+
+    def estimate(
+        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+    ) -> Start:
+        return estimate(self.kernels[:components], y, weights, policy, start)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        return np.asarray(y - noise * weights_of(self.kernels, variances, noise, y))
+
+    def slope(self, variances: ndarray, noise: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+        return slope(self.kernels, variances, solve(self.kernels, variances, noise, y), None, y)
+
+
+@dataclass(frozen=True, eq=False)
+class _Columns:
+    """A candidate over functions: of single inputs, then products h_a h_b; each with its kind and its scale."""
+
+    h: ndarray
+    a: ndarray
+    b: ndarray
+    kinds: ndarray
+    scale: ndarray
+    kept: ndarray
+    constraints: ndarray | None = None
+
+    def __call__(self, part: slice) -> ndarray:
+        h = self.h[part]
+        whole = np.concatenate([h, h[:, self.a] * h[:, self.b]], 1) if len(self.a) else h
+        return np.asarray(whole[:, self.kept] * self.scale)
+
+    def sizes(self, components: int, weights: ndarray) -> ndarray:
+        squares = np.average(self(slice(0, _SIZED)) ** 2, 0, weights[:_SIZED])
+        return np.array([squares[self.kinds == g].sum() for g in range(components)])
+
+    def estimate(
+        self, y: ndarray, weights: ndarray, components: int, policy: EvidencePolicy, start: Start | None
+    ) -> Start:
+        return estimate_of_moments(Moments.of(self, weights, y), self.kinds, components, policy, start)
+
+    def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
+        return self.posterior(variances, noise, y).fitted(self, len(y))
+
+    def posterior(self, variances: ndarray, noise: ndarray, y: ndarray) -> FunctionPosterior:
+        return Moments.of(self, 1 / noise, y).posterior(variances[self.kinds], 1.0, self.constraints)
+
+    def slope(self, variances: ndarray, noise: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
+        return slope_of_moments(Moments.of(self, 1 / noise, y), self.kinds, variances, 1.0, known=True)
+
+    def solution(self, posterior: FunctionPosterior, weights: ndarray, y: ndarray) -> RowsSolution:
+        """The terms of a posterior over these functions."""
+        fitted, left_out = posterior.rows(self, weights, y)
+        count = self.h.shape[1]
+        every, spread = np.zeros(count + len(self.a)), np.zeros((count, count))
+        every[self.kept] = posterior.coefficients * self.scale
+        pairs = None
+        if len(self.a):
+            pairs = np.zeros((count, count))
+            pairs[self.a, self.b] = pairs[self.b, self.a] = every[count:]
+        main = self.kept < count
+        inside = posterior.covariance[np.ix_(main, main)]
+        spread[np.ix_(self.kept[main], self.kept[main])] = inside
+        return RowsSolution(
+            Terms(posterior.offset, every[:count], pairs), fitted, left_out, spread, posterior.effective(main)
+        )
+
+
+def _effective(covariance: ndarray, prior: ndarray) -> float:
+    """How many of the coefficients the data determine rather than their prior."""
+    known = prior > 0
+    return float(np.sum(1 - np.diag(covariance)[known] / prior[known]))
+
+
+Form = _Kernels | _Columns
