@@ -6,6 +6,8 @@ first error of one is said in a warning, and it hears no more.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import os
 import sys
@@ -52,7 +54,8 @@ class Tracker:
 
     def _tried(self, act: Callable[[], Any]) -> Any:
         try:
-            return act()
+            with contextlib.redirect_stdout(sys.stderr):  # where trackers say what they do
+                return act()
         except Exception as error:  # whatever it is, the run goes on
             self._backend = None
             cause = " ".join(f"{type(error).__name__}: {error}".split())
@@ -65,8 +68,11 @@ class _MLflow:
     """Into an SQLite file beside the runs, or the server that MLFLOW_TRACKING_URI names."""
 
     def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        from mlflow import MlflowClient  # type: ignore[import-not-found]
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")  # or a training waits minutes for a dead server
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")  # seconds
+        from mlflow import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # of its own database it says every step
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(folder.parents[1] / 'mlflow.db').absolute()}"
         self._client = MlflowClient(uri)
         found = self._client.get_experiment_by_name(f"kanrun-{command}")
@@ -107,13 +113,13 @@ class _Trackio:
     """Into trackio's own database on this machine."""
 
     def __init__(self, command: str, folder: Path, settings: Mapping[str, Any]) -> None:
-        import trackio  # type: ignore[import-not-found]
+        import trackio
 
         self._package = trackio
         trackio.init(project=f"kanrun-{command}", name=folder.name, config=dict(settings))
 
     def log(self, numbers: Numbers, step: int) -> None:
-        self._package.log({**numbers, "step": step})
+        self._package.log({name: value for name, value in numbers.items() if name != "step"}, step=step)
 
     def end(self, results: Numbers, _: str) -> None:
         self._package.log({f"result/{key}": value for key, value in results.items()})

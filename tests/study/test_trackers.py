@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
 import sys
+import time
 import types
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from kanrun.runs import Status
@@ -94,20 +104,93 @@ def test_mlflow_is_called_as_its_client_is(run_toy: RunToy, monkeypatch: pytest.
     assert any(name == "log_metric" and args[1] == "test_rmse" for name, args in calls)
 
 
-@pytest.mark.slow
-def test_real_mlflow_and_tensorboard_hold_the_run(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
-    for package in ("mlflow", "tensorboard"):
-        pytest.importorskip(package, reason="pip install 'kanrun[trackers]'")
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    from mlflow import MlflowClient  # type: ignore[import-not-found]
+@pytest.fixture
+def packages() -> None:
+    for package in ("mlflow", "tensorboard", "trackio"):
+        assert importlib.util.find_spec(package), f"this test needs {package}: pip install 'kanrun[trackers]'"
 
-    _, run = run_toy(tracker="mlflow")
-    client = MlflowClient(f"sqlite:///{run.path.parents[1].absolute()}/mlflow.db")
-    experiment = client.get_experiment_by_name("kanrun-toy")
-    (found,) = client.search_runs([experiment.experiment_id])
+
+def mlflow_holds(run: Any, uri: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("kanrun-toy").experiment_id])
     assert found.info.status == "FINISHED"
     assert found.data.metrics["test_rmse"] == pytest.approx(run.manifest.metrics["test_rmse"])
     assert found.data.params["steps"] == "6"
-    assert len(client.get_metric_history(found.info.run_id, "train_rmse")) == 6
-    _, other = run_toy(tracker="tensorboard")
-    assert list((other.path / "tensorboard").glob("events.out.tfevents.*"))
+    history = client.get_metric_history(found.info.run_id, "train_rmse")
+    assert [(one.step, one.value) for one in history] == list(enumerate(run.table("metrics")["train_rmse"]))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+def test_mlflow_holds_the_run_in_a_file(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    _, run = run_toy(tracker="mlflow")
+    mlflow_holds(run, f"sqlite:///{run.path.parents[1].absolute()}/mlflow.db")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+def test_a_real_mlflow_server_holds_the_run(
+    run_toy: RunToy, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    uri = f"http://127.0.0.1:{port}"
+    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    log = (tmp_path / "server.log").open("w")
+    process = subprocess.Popen(
+        [*server, "--backend-store-uri", f"sqlite:///{tmp_path}/server.db"],
+        cwd=tmp_path, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    try:
+        end = time.monotonic() + 240
+        while True:
+            with contextlib.suppress(OSError), urllib.request.urlopen(f"{uri}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    break
+            assert process.poll() is None, (tmp_path / "server.log").read_text()
+            assert time.monotonic() < end, "the server did not start"
+            time.sleep(1)
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        _, run = run_toy(tracker="mlflow")
+        mlflow_holds(run, uri)
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+        log.close()
+    # the server is gone: one warning, and the run is complete
+    outcome, _ = run_toy(tracker="mlflow")
+    assert outcome.status == Status.COMPLETED
+    assert capsys.readouterr().err.count("tracker=mlflow does not work and is left out") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+def test_tensorboard_holds_the_run(run_toy: RunToy) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    _, run = run_toy(tracker="tensorboard")
+    events = EventAccumulator(str(run.path / "tensorboard"))
+    events.Reload()
+    found = [(one.step, one.value) for one in events.Scalars("train_rmse")]
+    np.testing.assert_allclose(found, list(enumerate(run.table("metrics")["train_rmse"])), rtol=1e-6)  # float32
+    assert events.Scalars("result/test_rmse")[0].value == pytest.approx(run.manifest.metrics["test_rmse"], rel=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("packages")
+def test_trackio_holds_the_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    command = ["fit", "target=runge", "model=polynomial", "tracker=trackio", "sampling.train=50"]
+    place = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    subprocess.run([sys.executable, "-m", "kanrun", *command], cwd=tmp_path, env=place, check=True, timeout=300)
+    said = capfd.readouterr()
+    assert "rackio" not in said.out
+    assert "left out" not in said.err
+    database = sqlite3.connect(tmp_path / "trackio" / "kanrun-fit.db")
+    names = {row[0] for row in database.execute("SELECT run_name FROM metrics")}
+    logged = " ".join(str(row[0]) for row in database.execute("SELECT metrics FROM metrics"))
+    assert names == {"v0001"}
+    assert "result/test_rmse" in logged
