@@ -18,7 +18,7 @@ from kanrun.targets.table_writing import table_writer
 from kanrun.targets.tables import MISSING_WORDS, column_kinds, column_names, value_blocks
 
 #: Rows that are predicted at once; a file may be as long as a disk holds.
-LIMITS = TableLimits(characters=2**40, cells=10**12, block=20_000)
+LIMITS = TableLimits(characters=2**40, cells=10**12)
 
 
 def predict_table(

@@ -13,11 +13,12 @@ import csv
 import gzip
 import importlib
 import io
+import itertools
 import lzma
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
 _PARQUET = (".parquet", ".pq")
 COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz", ".zip": "zip"}
 _KINDS = f"{', '.join(SEPARATORS)} (also with {', '.join(COMPRESSIONS)}) and {_PARQUET[0]}"
+_PART = 2**20  # characters that are read at once
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, zipfile.BadZipFile, NotImplementedError)
 
 
@@ -39,7 +41,7 @@ class TableLimits:
     characters: int = 2**30  # of a text file; bytes of a column in one group of rows of a Parquet file
     line: int = 2**24  # characters of one line
     cells: int = 10**8  # rows times columns
-    block: int = 5000  # rows that are converted at once, so that text is never held for the whole table
+    block: int = 1000  # rows that are converted at once; more of them keep Python's garbage collector busy
 
     def check_cells(self, rows: int, columns: int, file: Path) -> None:
         """Raises UsageError for a table that memory is not planned for."""
@@ -101,32 +103,37 @@ def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[i
     return [list(names).index(name) for name in wanted]
 
 
-def text_rows(file: Path, limits: TableLimits) -> Iterator[tuple[int, list[str]]]:
-    """The header, then every row that is not blank, as its number in the file and its stripped fields.
+def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int], list[list[str]]]]:
+    """The header, then blocks of the rows that are not blank: their numbers in the file, and their columns.
 
-    The first line has number 1. All rows are as wide as the header: one that ends early is filled with empty fields.
-    Raises UsageError for a file that is damaged, binary or not UTF-8, for a row with more fields than the header, and
-    for a file without rows.
+    The first line has number 1; fields are stripped. All rows are as wide as the header: one that ends early is filled
+    with empty fields. Raises UsageError for a file that is damaged, binary or not UTF-8, for a row with more fields
+    than the header, and for a file without rows.
     """
-    number, width, count = 0, 0, 0
+    block: list[list[str]] = []
+    number, width, count = 1, 0, 0
     try:
         with _text(file) as stream:
             separator = _separator(file, stream, limits)
             reader = csv.reader(_lines(file, stream, limits), delimiter=separator, skipinitialspace=True, strict=True)
-            for number, raw in enumerate(reader, 1):
-                fields = list(map(str.strip, raw))
-                if len(fields) < 2 and not any(fields):
+            while True:
+                block = []
+                block.extend(itertools.islice(reader, limits.block if count else 1))  # keeps the rows before an error
+                if not block:
+                    break
+                where, rows = _filled(file, range(number, number + len(block)), block, width)
+                number, block = number + len(block), []
+                if not rows:
                     continue
-                width = width or len(fields)
-                if len(fields) > width:
-                    raise UsageError(f"{file.name}: row {number} has {len(fields)} fields, but the header has {width}.")
-                limits.check_cells(count + 1, width, file)
+                width = len(rows[0])
+                limits.check_cells(count + len(rows), width, file)
+                columns = [list(map(str.strip, column)) for column in zip(*rows, strict=True)]
                 if not count:
-                    check_names(fields, file)
-                yield number, fields + [""] * (width - len(fields))
-                count += 1
+                    check_names([name for (name,) in columns], file)
+                count += len(rows)
+                yield where, columns
     except csv.Error as error:
-        raise UsageError(f"{file.name}: row {number + 1} cannot be read as a table ({error}).") from None
+        raise UsageError(f"{file.name}: row {number + len(block)} cannot be read as a table ({error}).") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{file.name} is binary or not UTF-8 ({error.reason}); save it as text in UTF-8.") from None
     except _DAMAGED as error:
@@ -137,18 +144,42 @@ def text_rows(file: Path, limits: TableLimits) -> Iterator[tuple[int, list[str]]
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows.")
 
 
+def _filled(
+    file: Path, numbers: Sequence[int], rows: list[list[str]], width: int
+) -> tuple[Sequence[int], list[list[str]]]:
+    """The rows that are not blank, filled up to `width`, by default that of the first; and their numbers."""
+    if width > 1 and set(map(len, rows)) == {width}:
+        return numbers, rows
+    kept = [(n, row) for n, row in zip(numbers, rows, strict=True) if len(row) > 1 or any(map(str.strip, row))]
+    width = width or max((len(row) for _, row in kept[:1]), default=0)
+    for number, row in kept:
+        if len(row) > width:
+            raise UsageError(f"{file.name}: row {number} has {len(row)} fields, but the header has {width}.")
+        row += [""] * (width - len(row))  # noqa: PLW2901  # in place
+    return [number for number, _ in kept], [row for _, row in kept]
+
+
 def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[str]:
     """The lines of a file, none of them longer than the limit, nor all of them together."""
-    characters = 0
-    while line := stream.readline(limits.line + 1):
-        characters += len(line)
-        if len(line) > limits.line:
+    return itertools.chain.from_iterable(_whole_lines(file, stream, limits))
+
+
+def _whole_lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[Iterable[str]]:
+    """Parts of some thousand lines each, read at once."""
+    characters, rest = 0, ""
+    while part := stream.read(_PART):
+        characters += len(part)
+        if characters > limits.characters:
+            raise UsageError(f"{file.name} holds more than {limits.characters} characters; larger tables are not read.")
+        text = rest + part
+        end = max(text.rfind("\n"), text.rfind("\r", 0, -1)) + 1  # \r at the end may be the first half of \r\n
+        if len(text) > limits.line and max(map(len, io.StringIO(text, newline=""))) > limits.line:
             raise UsageError(
                 f"{file.name} has a line of more than {limits.line} characters, too long for a row of a table."
             )
-        if characters > limits.characters:
-            raise UsageError(f"{file.name} holds more than {limits.characters} characters; larger tables are not read.")
-        yield line
+        yield io.StringIO(text[:end], newline="")
+        rest = text[end:]
+    yield (rest,) if rest else ()
 
 
 def _separator(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> str:

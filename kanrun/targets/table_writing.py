@@ -55,7 +55,8 @@ def _text(opened: ExitStack, temporary: Path, file: Path) -> Callable[[Block], N
         archive = opened.enter_context(zipfile.ZipFile(raw, "w", zipfile.ZIP_DEFLATED))
         raw = opened.enter_context(archive.open(file.stem, "w", force_zip64=True))
     stream = opened.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
-    writer = csv.writer(stream, delimiter=SEPARATORS[ending_of(file)], lineterminator="\n")
+    separator = SEPARATORS[ending_of(file)]
+    writer = csv.writer(stream, delimiter=separator, lineterminator="\n")
     started = False
 
     def write(block: Block) -> None:
@@ -64,9 +65,20 @@ def _text(opened: ExitStack, temporary: Path, file: Path) -> Callable[[Block], N
             writer.writerow(block)
             started = True
         columns = [column.tolist() if isinstance(column, np.ndarray) else column for column in block.values()]
-        writer.writerows(zip(*columns, strict=True))
+        texts = [column if {*map(type, column)} <= {str} else list(map(_text_of, column)) for column in columns]
+        plain = "".join([f"{separator.join(row)}\n" for row in zip(*texts, strict=True)])
+        signs = len(columns[0]) * np.array([len(columns) - 1, 1, 0, 0])
+        if len(columns) > 1 and [plain.count(sign) for sign in (separator, "\n", "\r", '"')] == signs.tolist():
+            stream.write(plain)  # nothing needs quotes: in a third of csv's time
+        else:
+            writer.writerows(zip(*texts, strict=True))
 
     return write
+
+
+def _text_of(value: Any) -> str:
+    """As Python's `csv` writes it."""
+    return "" if value is None else str(value)
 
 
 _PLAIN: dict[str | None, Callable[..., Any]] = {"bz2": bz2.BZ2File, "xz": lzma.LZMAFile}
