@@ -67,7 +67,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
 
         yield from ablation(cfg, seed)
     if cell["part"] == "work":
-        from kanrun.experiments.bench.search_work import search_work
+        from kanrun.experiments.bench.measurements import search_work
 
         yield from search_work(min(cfg.rounds, 5), seed)
     for name, part in PARTS.items():

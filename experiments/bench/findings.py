@@ -9,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.bench.accuracy import LBFGS, LM, LM_ONCE
 from kanrun.experiments.bench.competitors import COMPILED, MLP_NAME, OURS
+from kanrun.experiments.bench.measurements import LBFGS, LM, LM_ONCE
 from kanrun.experiments.bench.peers import PYKAN
-from pandas import DataFrame, Series, concat
+from pandas import DataFrame, Series
 
 from kanrun.runs.manifest import Claim
-from kanrun.study import statistics
 
 #: Bounds: time against an MLP at G = 5 with 64 outputs, how much faster on the widest grid, G = 1000 against G = 50,
 #: memory in copies of the coefficients, pykan against ours, seconds of --help.
@@ -65,12 +64,6 @@ def growth_claims(table: DataFrame) -> Iterator[Claim]:
         copies = (peak[1000] - peak[50]) / (held[1000] - held[50])
         sentence = "peak memory grows by copies of the coefficients alone from G = 50 to 1000"
         yield Claim(sentence, copies, f"at most {COPIES:g} copies", copies <= COPIES)
-
-
-def exponents(table: DataFrame) -> DataFrame:
-    """The fitted power of the step time, a row for what was varied: over the upper half of its values, low to high."""
-    upper = [rows.iloc[len(rows) // 2 :] for _, rows in table.groupby("varied", sort=False)]
-    return statistics.exponents(concat(upper), ["varied"], "value", "seconds")
 
 
 def accuracy_claims(table: DataFrame) -> Iterator[Claim]:

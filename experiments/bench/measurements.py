@@ -1,22 +1,160 @@
-"""The four measurements of `kanrun bench`: each yields the rows of its tables and a note on what was found."""
+"""The measurements of `kanrun bench`: each yields the rows of its tables and a note on what was found.
+
+Seconds until a test error is reached are those of exp(sin(pi x0) + x1^2) by a [2, 5, 1] network, on the same points for
+all. Each stops once it has reached the smallest error. Ours train by `kanrun fit`'s own loop along the schedule of
+grids, Levenberg-Marquardt and LBFGS, with the settings that a user gets who names no others; Levenberg-Marquardt, which
+then starts several times and chooses among widths, also from one start and the whole width, as other libraries do.
+These train in processes of their own (`peers`). Time counts all that training does, but not the measuring of errors.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.bench.accuracy import PACKAGE, race
-from kanrun.experiments.bench.clock import in_turn, peak_bytes
-from kanrun.experiments.bench.cold_start import startup
-from kanrun.experiments.bench.competitors import COMPILED, MLP_NAME, OURS, LayerCase, build, missing, our_layer, version
-from kanrun.experiments.bench.findings import exponents
-from kanrun.experiments.bench.peers import PeerFailed
-from pandas import DataFrame
+import sympy
+import threadpoolctl  # type: ignore[import-untyped]
+from kanrun.experiments.bench.competitors import (
+    COMPILED,
+    MLP_NAME,
+    OURS,
+    LayerCase,
+    build,
+    in_turn,
+    missing,
+    our_layer,
+    peak_bytes,
+    version,
+)
+from kanrun.experiments.bench.peers import JAX_ADAM, JAX_LBFGS, PYKAN, Curve, PeerFailed, Race, curve
+from pandas import DataFrame, concat
 
-from kanrun.config import BenchConfig
+from kanrun.config import BenchConfig, ExperimentConfig, KANConfig, LBFGSSolver, LMSolver, NamedTarget, SamplingConfig
+from kanrun.engine.symbolic import Budget, choose, match_edge, match_formulas, simplified
+from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.templates import kan_shape
+from kanrun.engine.training import Step, train
+from kanrun.formulas import parse
 from kanrun.runs.records import Note, Record, Row
-from kanrun.study.problem import PRECISIONS
+from kanrun.study import statistics
+from kanrun.study.build import factory, make_plan
+from kanrun.study.problem import PRECISIONS, make_problem
+from kanrun.study.resources import generator, threads_of
+
+ENTRY = "import sys; from kanrun.cli.app import main; sys.exit(main())"
+COMMANDS = {
+    "--help": ["--help"],
+    "fit --cfg job": ["fit", "--cfg", "job"],
+    "fit of one line": [
+        "fit", "target=expression", "target.formula=x0", "model.hidden=[]", "model.intervals=[3]", "sampling.train=20",
+        "sampling.test=20",
+    ],
+}  # fmt: skip
+
+
+def startup(rounds: int) -> Iterator[Row]:
+    """Rows of the table `startup`: the median, fastest and slowest of `rounds` runs of each command, in turn."""
+    taken: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(rounds):
+            for name, arguments in COMMANDS.items():
+                began = time.perf_counter()
+                done = subprocess.run(
+                    [sys.executable, "-c", ENTRY, *arguments],
+                    cwd=folder, capture_output=True, check=False, env=os.environ | {"NO_COLOR": "1"},
+                )  # fmt: skip
+                taken[name].append(time.perf_counter() - began if done.returncode == 0 else float("nan"))
+    for name, seconds in taken.items():
+        values = {"seconds": float(np.median(seconds)), "least": min(seconds), "most": max(seconds)}
+        yield Row("startup", {"command": name, **values})
+
+
+#: Networks (widths, intervals) and points of the refits.
+_NETWORKS = (((1, 1), 20, 800), ((2, 1, 1), 10, 2000), ((2, 2, 1), 20, 2000), ((4, 2, 1), 10, 1000))
+_FORMULA = "(x0^3-1)/(x0-1)+sin(x0)^2*exp(2*log(x0))+tanh(atanh(x0/2)+atanh(x0/3))"
+
+
+def search_work(rounds: int, seed: int) -> Iterator[Record]:
+    """Units and seconds of processor time of the parts that a search consists of, the median of `rounds` rounds."""
+    generator = np.random.default_rng(seed)
+    t = generator.uniform(0.1, 4.0, 800)
+    cases: dict[str, Callable[[], object]] = {}
+    for shape, intervals, count in _NETWORKS:
+        x = generator.uniform(-1, 1, (count, shape[0]))
+        y = np.sin(3 * x.sum(axis=1)) + 0.1 * generator.normal(size=count)
+        graph = kan_shape(shape, x, y, intervals, 3, generator)
+        settings = RefitSettings(steps=8, gain=0.0, patience=99)
+        name = "refit of " + "-".join(map(str, shape)) + f", {intervals} intervals, {count} points"
+        cases[name] = partial(refit, graph, x, y, settings)
+    curve, hard = np.sin(1.1 * t) + 0.3 * t**2.3, np.sin(t) ** 3 * np.log(1 + t**2) + np.tanh(t)
+    cases["candidates of an edge"] = lambda: match_edge(t, curve, choose(None))
+    cases["formulas of an edge"] = lambda: match_formulas(t, hard, choose(None), 0.0, Budget(6.0))
+    points = np.linspace(0.2, 0.9, 40)[:, None]
+    cases["simplification"] = lambda: _simplified_anew(points)
+    with threadpoolctl.threadpool_limits(1):
+        for name, case in cases.items():
+            case()
+            measured = [_measured(case) for _ in range(rounds)]
+            units = float(np.median([each[0] for each in measured]))
+            seconds = float(np.median([each[1] for each in measured]))
+            yield Row("work", {"case": name, "units": units, "seconds": seconds, "seconds_per_unit": seconds / units})
+
+
+def _simplified_anew(points: np.ndarray) -> sympy.Expr:
+    """As in a run of its own: sympy remembers what it has simplified."""
+    sympy.core.cache.clear_cache()
+    return simplified(parse(_FORMULA), ["x0"], points)
+
+
+def _measured(case: Callable[[], object]) -> tuple[float, float]:
+    budget, began = Budget(np.inf), time.process_time()
+    case()
+    return budget.used, time.process_time() - began
+
+
+LM, LM_ONCE, LBFGS = "kanrun LM", "kanrun LM, one start", "kanrun LBFGS"
+#: What is imported by each of the others.
+PACKAGE = {PYKAN: "pykan", JAX_ADAM: "jaxkan", JAX_LBFGS: "jaxkan"}
+
+
+def race(cfg: BenchConfig, seed: int) -> dict[str, Callable[[], Curve]]:
+    """The runners of the race, by name."""
+    shared = ExperimentConfig(seed=seed, precision="float64", device="cpu", threads=cfg.threads)
+    problem = make_problem(shared, NamedTarget("exp_sin_square"), SamplingConfig(), seed)
+    dataset = problem.dataset
+    parts = [part for part in (dataset.train, dataset.validation) if part is not None]
+    assert dataset.test is not None
+    track = Race(
+        np.concatenate([part.x for part in parts]), np.concatenate([part.y for part in parts]),
+        dataset.test.x, dataset.test.y, tuple(cfg.intervals), min(cfg.errors), cfg.limit, seed, threads_of(cfg),
+    )  # fmt: skip
+    return {
+        LM: lambda: _ours(LMSolver(), problem, track),
+        LM_ONCE: lambda: _ours(LMSolver(starts=1, select_width=False), problem, track),
+        LBFGS: lambda: _ours(LBFGSSolver(), problem, track),
+        PYKAN: lambda: curve(PYKAN, replace(track, limit=cfg.pykan_limit)),
+        JAX_ADAM: lambda: curve(JAX_ADAM, track),
+        JAX_LBFGS: lambda: curve(JAX_LBFGS, track),
+    }
+
+
+def _ours(solver: Any, problem: Any, track: Race) -> Curve:
+    model = KANConfig(hidden=[5], intervals=list(track.intervals))
+    plan, _ = make_plan(model, solver, problem)
+    for event in train(factory(model, problem, plan.solver), problem.data, plan, generator(track.seed, "training")):
+        error = event.errors.test if isinstance(event, Step) else None
+        if error is not None:
+            yield event.seconds, error
+        if event.seconds > track.limit or (error is not None and error <= track.goal):
+            return
 
 
 def layers(cfg: BenchConfig, _: int) -> Iterator[Record]:
@@ -91,6 +229,12 @@ def growth(cfg: BenchConfig, _: int) -> Iterator[Record]:
             yield Row("growth", found[-1])
     for fit in exponents(DataFrame(found)).to_dict("records"):
         yield Row("exponents", {str(name): value for name, value in fit.items()})
+
+
+def exponents(table: DataFrame) -> DataFrame:
+    """The fitted power of the step time, a row for what was varied: over the upper half of its values, low to high."""
+    upper = [rows.iloc[len(rows) // 2 :] for _, rows in table.groupby("varied", sort=False)]
+    return statistics.exponents(concat(upper), ["varied"], "value", "seconds")
 
 
 def time_to_accuracy(cfg: BenchConfig, seed: int) -> Iterator[Record]:

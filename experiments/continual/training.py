@@ -7,8 +7,7 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from kanrun.experiments.continual.learners import Learner, make_network
-from kanrun.experiments.continual.memory import MEMORIES, Elastic, Hold, Memory
+from kanrun.experiments.continual.learners import MEMORIES, Elastic, Hold, Learner, Memory, make_network
 from kanrun.experiments.continual.task_sequence import TaskSequence
 from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline

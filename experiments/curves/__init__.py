@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def check(cfg: CurvesConfig) -> None:
-    from kanrun.experiments.curves.inputs import check_settings
+    from kanrun.experiments.curves.parts import check_settings
 
     check_settings(cfg)
 

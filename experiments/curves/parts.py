@@ -1,26 +1,228 @@
-"""The parts of `kanrun curves`: each yields its tables and rows."""
+"""The parts of `kanrun curves`, each of which yields its tables and rows, and what its settings name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from math import isfinite
+from typing import Any
 
 import numpy as np
-from kanrun.experiments.curves import geometry, inputs
+from kanrun.experiments.curves import geometry
 from kanrun.experiments.curves.findings import fitted_order
-from kanrun.experiments.curves.geometry import Array, approximate, de_casteljau, interpolate, polynomial_through
-from kanrun.experiments.curves.inputs import family, table
+from kanrun.experiments.curves.geometry import (
+    MOST_POINTS,
+    Array,
+    approximate,
+    check_degree,
+    check_parameters,
+    clamped_knots,
+    de_casteljau,
+    interpolate,
+    parameters_along,
+    polynomial_through,
+)
+from numpy.typing import NDArray
 from scipy.interpolate import BSpline
 
 from kanrun.config import CurvesConfig
-from kanrun.runs.records import Record, Row
+from kanrun.errors import UsageError
+from kanrun.runs.records import Record, Row, Table
+from kanrun.targets import GIVEN_POINTS, build_target, planar_points
+
+#: Control points of the curve near the planar points, where the settings name none.
+MOST_CONTROL_POINTS = 100
+#: Numbers in the matrix of a least squares fit.
+LARGEST_FIT = 500_000_000
+
+
+@dataclass(frozen=True)
+class Function:
+    """A function of one variable on [low, high]; maps (samples) to (samples, 1)."""
+
+    values: Callable[[Array], Array]
+    low: float
+    high: float
+    is_default: bool
+
+    def __call__(self, x: Array) -> Array:
+        return self.values(x[:, None])
+
+    def equispaced(self, count: int) -> Array:
+        return np.linspace(self.low, self.high, count)
+
+    def chebyshev(self, count: int) -> Array:
+        """Chebyshev points of the second kind, both ends included."""
+        return self.low + (self.high - self.low) * (np.polynomial.chebyshev.chebpts2(count) + 1) / 2
+
+    def error(self, x: Array, values: Array) -> dict[str, float]:
+        """The largest error of `values` at x, and its `place`: 0 in the middle of the interval, 1 at its ends."""
+        distance = np.abs(values - self(x))[:, 0]
+        place = (2 * float(x[distance.argmax()]) - self.low - self.high) / (self.high - self.low)
+        return {"max_error": float(distance.max()), "place": abs(place)}
+
+
+@dataclass(frozen=True)
+class Planar:
+    """Points (N, 2) with their parameters (N), and how many control points the curve near them has."""
+
+    points: Array
+    parameters: Array
+    control_points: int
+
+    def distances(self, curve: BSpline) -> dict[str, float]:
+        """How many points and control points there are, and how far the curve at the parameters is from the points.
+
+        The largest and the root mean square distance, in the points' units.
+        """
+        apart = np.linalg.norm(curve(self.parameters) - self.points, axis=1)
+        return {
+            "points": len(self.points),
+            "control_points": len(curve.c),
+            "size": float(np.linalg.norm(np.ptp(self.points, axis=0))),
+            "max_distance": float(apart.max()),
+            "rms_distance": float(np.sqrt(np.mean(apart**2))),
+        }
+
+
+def check_settings(cfg: CurvesConfig) -> None:
+    """Raise UsageError for the first setting of the chosen parts that cannot work; reads the user's points to know."""
+    if cfg.precision != "float64":
+        raise UsageError("curves computes in float64; leave precision out.")
+    if "equispaced" in cfg.parts:
+        _check_equispaced(cfg)
+    if "bezier" in cfg.parts:
+        bezier_of(cfg)
+    if "bspline" in cfg.parts:
+        spline_of(cfg)
+        moved_by(cfg)
+    if "planar" in cfg.parts:
+        planar_of(cfg)
+
+
+def _check_equispaced(cfg: CurvesConfig) -> None:
+    function_of(cfg)
+    for name in ("polynomial_points", "spline_points"):
+        if not getattr(cfg, name):
+            raise UsageError(f"{name}=[] must name at least one number, such as {name}=[10].")
+    for count in cfg.polynomial_points:
+        if not 2 <= count <= MOST_POINTS:
+            raise UsageError(
+                f"polynomial_points has {count}; a polynomial here goes through 2 to {MOST_POINTS} points."
+            )
+    least, highest = min(cfg.spline_points), max(cfg.degrees)
+    if least <= highest:
+        raise UsageError(
+            f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points."
+        )
+
+
+def function_of(cfg: CurvesConfig) -> Function:
+    """The function that polynomial and splines interpolate; raises UsageError unless it has one variable."""
+    try:
+        target, default = build_target(cfg.function), build_target(CurvesConfig().function)
+    except UsageError as error:  # which names the key that other commands have
+        raise UsageError(str(error).replace("target.domain", "function.domain")) from None
+    if len(target.inputs) != 1 or target.function is None:
+        raise UsageError(f"function.formula={cfg.function.formula} must be a formula of the one variable x0.")
+    is_default = target.expression == default.expression and np.array_equal(target.domain, default.domain)
+    return Function(target.function, float(target.domain[0, 0]), float(target.domain[0, 1]), is_default)
+
+
+def lecture_points() -> Array:
+    """The lecture's four points (4, 2)."""
+    four = GIVEN_POINTS["lecture_points"]
+    points: Array = np.concatenate([four.x, four.y], axis=1)
+    return points
+
+
+def bezier_of(cfg: CurvesConfig) -> Array:
+    """The control points (degree + 1, 2) of the Bézier curve."""
+    return _polygon("bezier", cfg.bezier)
+
+
+def spline_of(cfg: CurvesConfig) -> BSpline:
+    """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
+    control = _polygon("bspline", cfg.bspline)
+    check_degree(cfg.degree, len(control))
+    needed = len(control) - cfg.degree - 1
+    inner = [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
+    if len(inner) != needed or sorted(inner) != inner or not all(0 < knot < 1 for knot in inner):
+        raise UsageError(
+            f"knots={inner} must be {needed} numbers between 0 and 1 that never decrease "
+            "(control points less degree less 1); repeat one for a knot of higher multiplicity."
+        )
+    if any(inner.count(knot) > cfg.degree + 1 for knot in inner):
+        raise UsageError(f"A knot may be repeated at most {cfg.degree + 1} times in degree {cfg.degree}")
+    return BSpline(clamped_knots(inner, 0.0, 1.0, cfg.degree), control, cfg.degree)
+
+
+def moved_by(cfg: CurvesConfig) -> Array:
+    """By how much (2) the B-spline's control point number `moved` goes away from where it was."""
+    count = len(cfg.bspline)
+    if not 0 <= cfg.moved < count:
+        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {count - 1}.")
+    by: Array = _points("by", [cfg.by], 1)[0]
+    return by
+
+
+def planar_of(cfg: CurvesConfig) -> Planar:
+    """The user's points in the plane (or kanrun's own), parametrised."""
+    found = planar_points(cfg.target)
+    points, count = found.points, len(found.points)
+    if found.parameters is None:
+        parameters = parameters_along(points, cfg.spacing)
+    else:
+        parameters = check_parameters(found.parameters)
+    if count <= cfg.degree:
+        raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}.")
+    if cfg.control_points is None:
+        return Planar(points, parameters, max(cfg.degree + 1, min(count // 2, MOST_CONTROL_POINTS)))
+    check_degree(cfg.degree, cfg.control_points)
+    if cfg.control_points > count:
+        raise UsageError(f"control_points={cfg.control_points} must be at most {count}, the number of points.")
+    if cfg.control_points * count > LARGEST_FIT:
+        raise UsageError(f"{cfg.control_points} control points for {count} points are too many for one fit.")
+    return Planar(points, parameters, cfg.control_points)
+
+
+def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
+    """A table of the named columns from (rows, columns) side by side; one-dimensional values are one column."""
+    whole = np.column_stack(values).astype(float)
+    return Table(name, {key: whole[:, i] for i, key in enumerate(columns.split())})
+
+
+def family(name: str, columns: str, values: Array) -> Table:
+    """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
+    return table(name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values))
+
+
+def _polygon(name: str, values: Any) -> Array:
+    """The points (n, 2) of a control polygon, at least two of them different."""
+    points = _points(name, values, 2)
+    if (points == points[0]).all():
+        raise UsageError(f"{name} has {len(points)} times the same point; a curve needs different control points.")
+    return points
+
+
+def _points(name: str, values: Any, least: int) -> Array:
+    """A list of pairs of numbers as an array (points, 2)."""
+    rows = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    for row in rows:
+        pair = isinstance(row, Sequence) and len(row) == 2
+        if not pair or not all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in row):
+            raise UsageError(f"{name} has {row}, where a point is needed: two finite numbers, such as [1, 2.5].")
+    if len(rows) < least:
+        raise UsageError(f"{name} must be a list of at least {least} points, not {values}.")
+    return np.array(rows, dtype=float)
+
 
 UNIT = np.linspace(0, 1, 401)
 
 
 def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """One polynomial through more and more points, and splines of every degree."""
-    f = inputs.function_of(cfg)
+    f = function_of(cfg)
     x, drawn = f.equispaced(8001), []
 
     def row(name: str, curve: str, degree: int, points: int, values: Array) -> Row:
@@ -44,7 +246,7 @@ def equispaced(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
     """The four points: a polynomial and a spline through them, a Bézier curve and a B-spline drawn by them."""
-    points = inputs.lecture_points()
+    points = lecture_points()
     at, values = points[:, 0], points[:, 1:]
     spline = interpolate(at, values, 2)
     quadratic = BSpline(geometry.clamped_knots([0.5], 0.0, 1.0, 2), points, 2)
@@ -57,7 +259,7 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
 
 def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """The Bernstein basis, and a Bézier curve's point by repeated division of lines."""
-    control = inputs.bezier_of(cfg)
+    control = bezier_of(cfg)
     yield functions("bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1))
     yield table("bezier_curve", "u x y", UNIT, de_casteljau(control, UNIT))
     levels = geometry.construction(control, cfg.parameter)
@@ -67,8 +269,8 @@ def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """A B-spline curve: its basis, knots, control polygon and Bézier pieces, and what one control point moves."""
-    curve = inputs.spline_of(cfg)
-    moved = geometry.move_point(curve, cfg.moved, inputs.moved_by(cfg))
+    curve = spline_of(cfg)
+    moved = geometry.move_point(curve, cfg.moved, moved_by(cfg))
     t = geometry.samples(curve, 48)
     knots, times = np.unique(curve.t, return_counts=True)
     pieces, _ends = geometry.bezier_pieces(curve)
@@ -93,7 +295,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 
 def planar(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """Curves in the plane: through all points, and near them with fewer control points."""
-    given = inputs.planar_of(cfg)
+    given = planar_of(cfg)
     through = interpolate(given.parameters, given.points, cfg.degree)
     near = approximate(given.parameters, given.points, cfg.degree, given.control_points)
     t = geometry.samples(through, max(2, 4000 // len(given.points)))

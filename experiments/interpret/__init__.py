@@ -86,7 +86,7 @@ def _answered(problem: InterpretationProblem, options: Options, target: Any, see
     assert result is not None
     yield from _results(problem, result, seed, time.process_time() - began)
     if isinstance(target, NistTarget):
-        from kanrun.experiments.interpret.certified import certified_row
+        from kanrun.experiments.interpret.tables import certified_row
 
         yield certified_row(target, problem.in_units(result.formula) if result.formula else None)
 

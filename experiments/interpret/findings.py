@@ -54,6 +54,8 @@ def _count(rows: pd.DataFrame, column: str, sentence: str, least: float) -> Clai
 
 #: Digits that a refit from the second start has to have, and the share of sets whose form has to be found.
 DIGITS, FORMS = 8.0, 15 / 27
+#: A sum of squares that much above the certified one is that of a formula as good as the certified model.
+AS_GOOD = 1.05
 
 
 def certified_claims(certified: pd.DataFrame | None) -> list[Claim]:
@@ -61,8 +63,6 @@ def certified_claims(certified: pd.DataFrame | None) -> list[Claim]:
     as good as the certified model."""
     if certified is None or not len(certified):
         return []
-    from kanrun.experiments.interpret.certified import AS_GOOD
-
     sets = certified.drop_duplicates("target")
     claims = []
     for start, least in ((2, len(sets)), (1, 0)):

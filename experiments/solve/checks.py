@@ -15,7 +15,7 @@ from kanrun.engine.equations.system import on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import Relation
-from kanrun.formulas.functions import variable
+from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 

@@ -20,7 +20,7 @@ from scipy import linalg
 from kanrun.engine.equations import System
 from kanrun.engine.equations.system import on_face, unit_of
 from kanrun.formulas.equations import Relation
-from kanrun.formulas.functions import variable
+from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 

@@ -25,7 +25,7 @@ from kanrun.engine.networks import ACTIVATIONS, KAN, MLP, Network
 from kanrun.errors import UsageError
 from kanrun.formulas import constant, to_numpy
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
-from kanrun.formulas.functions import variable
+from kanrun.formulas.parsing import variable
 from kanrun.study.resources import generator
 from kanrun.targets.tables import column_names, read_inputs
 

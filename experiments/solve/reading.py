@@ -15,8 +15,7 @@ from kanrun.engine.equations import Condition, Face
 from kanrun.errors import UsageError
 from kanrun.formulas import constant
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
-from kanrun.formulas.functions import variable
-from kanrun.formulas.parsing import parse_expression
+from kanrun.formulas.parsing import parse_expression, variable
 
 Array = NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from kanrun.engine.equations import Field, Monomials, Solution, Windows, edges_of, evaluate
 from kanrun.runs.records import Checkpoint, Table
-from kanrun.study.packing import pack
 from kanrun.study.resources import generator
+from kanrun.study.training_records import pack
 
 Array = NDArray[np.float64]
 

@@ -19,7 +19,7 @@ from scipy import fft, integrate, interpolate
 from kanrun.engine.equations import Condition, System
 from kanrun.formulas import to_numpy
 from kanrun.formulas.equations import Relation
-from kanrun.formulas.functions import variable
+from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 #: From points (points, variables) to values of the unknowns (points, unknowns).

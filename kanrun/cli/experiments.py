@@ -13,8 +13,7 @@ import typer
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
 from kanrun.config.former import rename_override
-from kanrun.config.registry import ExperimentKind
-from kanrun.config.table_default import with_table_model
+from kanrun.config.registry import ExperimentKind, with_table_model
 
 
 class Shown(StrEnum):

@@ -46,7 +46,7 @@ def predict(
     Predictions are in the units of the data that the model was trained on.
     """
     from kanrun.runs import find_run
-    from kanrun.study.prediction import predict_table
+    from kanrun.study.saved import predict_table
 
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")

@@ -120,7 +120,7 @@ def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_jso
         print(json.dumps({"folder": str(found.path), **content, **labels}, indent=2, default=str))
         return
     from kanrun.study import report
-    from kanrun.study.sweeps import print_jobs
+    from kanrun.study.comparison import print_jobs
 
     console = report.output_console()
     lines = []

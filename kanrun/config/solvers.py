@@ -33,7 +33,7 @@ class AutoSolver:
     kind: str = "auto"
 
 
-@solver("kanrun.engine.training.solvers:create_lm", steps=300, label="Levenberg-Marquardt")
+@solver("kanrun.engine.training.solver_run:create_lm", steps=300, label="Levenberg-Marquardt")
 @dataclass
 class LMSolver:
     """Levenberg-Marquardt in float64."""
@@ -53,7 +53,7 @@ class LMSolver:
     kind: str = "lm"
 
 
-@solver("kanrun.engine.training.solvers:create_lbfgs", label="LBFGS")
+@solver("kanrun.engine.training.solver_run:create_lbfgs", label="LBFGS")
 @dataclass
 class LBFGSSolver:
     """LBFGS with a line search."""
@@ -69,7 +69,7 @@ class LBFGSSolver:
     kind: str = "lbfgs"
 
 
-@solver("kanrun.engine.training.solvers:create_adam", steps=1000, label="Adam")
+@solver("kanrun.engine.training.solver_run:create_adam", steps=1000, label="Adam")
 @dataclass
 class AdamSolver:
     """Adam, in batches where solver.batch is given."""

@@ -116,7 +116,7 @@ class TableTarget:
             yield f"classification takes one output column, {at}outputs has {len(self.outputs)}."
 
 
-@target("kanrun.targets.nist:build_nist")
+@target("kanrun.targets.functions:build_nist")
 @dataclass
 class NistTarget:
     """A nonlinear regression set of NIST's Statistical Reference Datasets, from a folder of its data files."""

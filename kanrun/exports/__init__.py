@@ -13,19 +13,6 @@ from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.suggestions import near
 
-__all__ = [
-    "FORMATS",
-    "TABLE_FORMATS",
-    "Document",
-    "Exportable",
-    "document_of",
-    "encode",
-    "evaluate",
-    "export_bytes",
-    "identifier",
-    "in_pieces",
-]
-
 
 def _json(model: Exportable, name: str) -> bytes:
     return json.dumps(document_of(model), allow_nan=False).encode() + b"\n"

@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.formulas.forms import to_numpy
-from kanrun.formulas.functions import CONSTANTS, FUNCTIONS, variable
-from kanrun.formulas.parsing import parse_expression
+from kanrun.formulas.parsing import CONSTANTS, FUNCTIONS, parse_expression, variable
 
 Array = NDArray[np.float64]
 #: Rows of arguments (points, names) to values (points,).

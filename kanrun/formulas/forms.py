@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from sympy.printing.numpy import SciPyPrinter
 
 from kanrun.errors import UsageError
-from kanrun.formulas.functions import FUNCTIONS, RECIPROCALS
+from kanrun.formulas.parsing import FUNCTIONS, RECIPROCALS
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ def sweep_verdict(folder: Path, overrides: Sequence[Sequence[str]], request: Req
 def _show_jobs(folder: Path, quiet: bool) -> None:
     """Prints the table of a sweep's jobs, and draws their results over the swept settings."""
     from kanrun.study import report
-    from kanrun.study.sweeps import draw_sweep, print_jobs
+    from kanrun.study.comparison import draw_sweep, print_jobs
 
     sweep = Run(folder, f"{folder.parent.name}/{folder.name}")
     if not quiet:

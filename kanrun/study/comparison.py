@@ -1,12 +1,14 @@
-"""Several runs side by side: settings, results, learning curves and edge functions; and figures drawn again."""
+"""Several runs side by side: settings, results, curves and edges; the jobs of a sweep; and figures drawn again."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from kanrun.config import EXPERIMENTS
 from kanrun.errors import KanrunError, UsageError
@@ -15,7 +17,11 @@ from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import storing
 from kanrun.runs.folder import RunFolder
 from kanrun.runs.index import flattened
-from kanrun.runs.listing import differing
+from kanrun.runs.listing import RESULTS, differing
+from kanrun.runs.manifest import Sweep
+from kanrun.runs.reader import ERRORS
+from kanrun.runs.state import swept
+from kanrun.study import report
 
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
 Side = dict[str, list[Any]]  # by name, one value a run; None where a run has none
@@ -33,7 +39,7 @@ class RunComparison:
     @cached_property
     def settings(self) -> Side:
         """The settings that differ, also those that a run does not have."""
-        each = [_settings(run) for run in self.runs]
+        each = [_known(run, lambda run: flattened(run.config)) for run in self.runs]
         names = list(dict.fromkeys(name for settings in each for name in settings))
         absent = [name for name in names if any(name not in settings for settings in each)]
         telling = {*differing(each), *absent}
@@ -43,7 +49,7 @@ class RunComparison:
     @cached_property
     def results(self) -> Side:
         """The medians over seeds of all runs, those that every run has first."""
-        each = [_metrics(run) for run in self.runs]
+        each = [_known(run, _metrics) for run in self.runs]
         names = list(dict.fromkeys(name for metrics in each for name in metrics))
         names.sort(key=lambda name: -sum(name in metrics for metrics in each))
         return {name: [metrics.get(name) for metrics in each] for name in names}
@@ -51,7 +57,7 @@ class RunComparison:
     @cached_property
     def origins(self) -> Side:
         """What else of the records differs: command, commit, versions of packages, machine."""
-        each = [_origin(run) for run in self.runs]
+        each = [_known(run, _origin) for run in self.runs]
         names = list(dict.fromkeys(name for origin in each for name in origin))
         side = {name: [origin.get(name) for origin in each] for name in names}
         return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
@@ -92,31 +98,76 @@ def redraw(run: Run, further: str | None = None) -> list[Path]:
     return [path for path in run.figures if before.get(path) != path.stat().st_mtime_ns]
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _known(run: Run, read: Callable[[Run], dict[str, Any]]) -> dict[str, Any]:
+    """What `read` says of a run; nothing where its record cannot be read."""
     try:
-        return flattened(run.config)
+        return read(run)
     except KanrunError:
         return {}
 
 
-def _metrics(run: Run) -> dict[str, float | None]:
-    try:
-        return dict(run.manifest.metrics)
-    except KanrunError:
-        return {}
+def _metrics(run: Run) -> dict[str, Any]:
+    return dict(run.manifest.metrics)
 
 
 def _origin(run: Run) -> dict[str, Any]:
-    try:
-        manifest = run.manifest
-    except KanrunError:
-        return {}
     found: dict[str, Any] = {}
     for name in _ORIGIN:
-        value = getattr(manifest, name)
+        value = getattr(run.manifest, name)
         found |= flattened(value, f"{name}.") if isinstance(value, dict) else {name: value}
     return found
 
 
 def _words(value: Any) -> Any:
     return str(value) if isinstance(value, list | dict) else value
+
+
+_SEEDS = ("seed", "seeds")
+
+
+def print_jobs(console: Console, sweep: Run) -> None:
+    """Print the jobs with the settings that differ, their results, and which has the lowest error."""
+    settings, best = swept(sweep), sweep.best_job
+    columns: dict[str, list[Any]] = {
+        "job": [job.name + (" *" if job is best else "") for job in sweep.jobs],
+        "status": [job.status for job in sweep.jobs],
+    }
+    for name in differing(settings):
+        columns[name] = [_words(each.get(name)) for each in settings]
+    metrics = [_known(job, _metrics) for job in sweep.jobs]
+    for name in (*RESULTS, "validation_rmse", "parameters", "seconds"):
+        if any(each.get(name) is not None for each in metrics):
+            columns[name] = [each.get(name) for each in metrics]
+    _, left_out = report.print_table(console, columns, first=("job", *RESULTS, *columns))
+    if left_out:
+        report.print_line(console, f"  more columns in {sweep.path / 'summary.csv'}: {', '.join(left_out)}")
+    if best is not None:
+        report.print_line(console, f"  *: the best job, {best.name}")
+
+
+def draw_sweep(sweep: Run) -> list[Path]:
+    """Draw the result over the swept settings, into `figures` of the sweep's folder, and return the files.
+
+    Nothing is drawn without a result that more than one job has.
+    """
+    jobs = [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in Sweep.read(sweep.path).jobs]
+    varied = [key for key in (jobs[0] if jobs else ()) if len({job.get(key) for job in jobs}) > 1]
+    rows = []
+    for number, settings in enumerate(jobs):
+        with contextlib.suppress(KanrunError):
+            columns = Run(sweep.path / str(number)).columns("summary")
+            for at in range(len(next(iter(columns.values()), ()))):
+                values = {name: column[at] for name, column in columns.items() if name in (*RESULTS, *ERRORS)}
+                rows.append({f"set:{key}": settings.get(key) for key in varied} | values)
+    result = next((name for name in (*RESULTS, *ERRORS) if sum(row.get(name) is not None for row in rows) > 1), None)
+    if result is None or not varied:
+        return []
+    import pandas
+
+    from kanrun.figures.sweep import over_settings
+
+    table = pandas.DataFrame(rows).rename(columns={f"set:{key}": key for key in varied}).dropna(subset=[result])
+    place = sweep.path / "figures"
+    with storing(place):
+        place.mkdir(exist_ok=True)
+    return write_figure(place / "sweep", over_settings(table, [key for key in varied if key not in _SEEDS], result))

@@ -13,7 +13,7 @@ from kanrun.config import ExperimentConfig
 from kanrun.runs.index import RunIndex, flattened
 from kanrun.runs.manifest import Status
 from kanrun.study.experiment import Experiment, Prepared, names_of, tasks_of
-from kanrun.study.memory import need_of
+from kanrun.study.resources import need_of
 
 #: Settings by which trainings do not take longer.
 _EVEN = ("seed", "seeds", "tags", "note", "tracker", "format", "max_seconds", "executor.", "sampling.test")

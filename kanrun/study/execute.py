@@ -20,10 +20,9 @@ from kanrun.runs.records import Note, Row
 from kanrun.study import report
 from kanrun.study.executors import Recorded, Resume, TaskEvent, TaskEvents, Warned, run_local, run_serial
 from kanrun.study.experiment import Experiment, Failure, Prepared, Task, TaskRunner, prepare, takes_resume, tasks_of
-from kanrun.study.memory import check_memory
 from kanrun.study.progress import Reporter
 from kanrun.study.recorder import Recorder
-from kanrun.study.resources import cores, device_of, threads_of
+from kanrun.study.resources import check_memory, cores, device_of, threads_of
 from kanrun.study.trackers import Tracker
 from kanrun.watch import time_is_up, watching
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from kanrun.study.model_summary import ModelSummary
     from kanrun.study.problem import LearningProblem
 
-from kanrun.study.packing import Arrays, pack, unpack
+from kanrun.study.training_records import Arrays, pack, unpack
 
 Array = NDArray[np.float64]
 TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables

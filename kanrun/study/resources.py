@@ -1,4 +1,4 @@
-"""Devices, threads, cores, and random generators of trainings."""
+"""Devices, threads, cores and random generators of trainings, and the memory that a run would take at least."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields, is_dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 import numpy as np
@@ -79,3 +81,100 @@ def generator(seed: int, purpose: str) -> Generator:
 
     state = np.random.SeedSequence([seed, crc32(purpose.encode())]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state))
+
+
+_GIB = 2**30
+
+
+@dataclass(frozen=True)
+class MemoryPolicy:
+    """How numbers become bytes.
+
+    `copies`: of the parameters, a training holds the network, its best state, a gradient and a trial step; of the
+    points, and of what reaches each node at them, values, slopes and what a solver keeps of both. Peaks of `kanrun fit`
+    lie above these figures, so that a refusal is never mistaken.
+    `share`: of the machine's memory that a run may fill. `threads`: at most so many for each core; more end in a crash
+    of the system's libraries.
+    """
+
+    copies: int = 4
+    share: float = 0.9
+    threads: int = 16
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Numbers of the largest network, points of the largest sample, and the bytes that both take at least."""
+
+    parameters: int
+    points: int
+    memory: float
+
+
+def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Needed:
+    """The least size of any training of `cfg`: columns of a table that are not named in it are not counted."""
+    parts = list(_parts(cfg))
+    inputs, outputs = (max([1, *(_named(part, name) for part in parts)]) for name in ("inputs", "outputs"))
+    parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
+    points = max((_points(part) for part in parts), default=0)
+    bytes_each = 4 if cfg.precision == "float32" else 8
+    width = inputs + outputs + max((sum(vars(part).get("hidden") or ()) for part in parts), default=0)
+    memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
+    return Needed(parameters, points, memory)
+
+
+def check_memory(cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPolicy = MemoryPolicy()) -> None:
+    """Raise UsageError where a training of `cfg` cannot fit into this machine, unless `force`d; names what is large."""
+    import psutil  # type: ignore[import-untyped]
+
+    if cfg.threads is not None and cfg.threads > policy.threads * cores():
+        raise UsageError(f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here.")
+    size, there = need_of(cfg, policy), psutil.virtual_memory().total
+    if size.memory <= policy.share * there or force:
+        return
+    large = f"a network of {size.parameters:.3g} numbers" if size.parameters > size.points else f"{size.points} points"
+    raise UsageError(
+        f"{large} would take at least {size.memory / _GIB:.3g} GiB of memory, and this machine has "
+        f"{there / _GIB:.3g} GiB; make the model or the sample smaller, or add --force."
+    )
+
+
+def _parts(settings: Any) -> Iterator[Any]:
+    """All dataclasses in `settings`, itself included."""
+    if is_dataclass(settings) and not isinstance(settings, type):
+        yield settings
+        for one in fields(settings):
+            yield from _parts(getattr(settings, one.name))
+    elif isinstance(settings, dict | list | tuple):
+        for value in settings.values() if isinstance(settings, dict) else settings:
+            yield from _parts(value)
+
+
+def _parameters(part: Any, inputs: int, outputs: int) -> int:
+    """Numbers of the model that `part` describes; 0 for what is no model."""
+    values = vars(part)
+    degree = int(values.get("degree") or 0)
+    if "hidden" in values:
+        widths = (inputs, *(values["hidden"] or ()), outputs)
+        each = 1
+        if "intervals" in values:
+            given = values["intervals"]
+            each = degree + max([0 if isinstance(g, str) else int(g) for g in _listed(given)], default=0)
+        return sum(before * after * each for before, after in pairwise(widths))
+    functions = values.get("control_points") or (degree + 1 if values.get("kind") == "polynomial" else 0)
+    return sum(map(int, _listed(functions))) * outputs
+
+
+def _named(part: Any, name: str) -> int:
+    given = vars(part).get(name)
+    return len(given) if isinstance(given, list) else 0
+
+
+def _points(part: Any) -> int:
+    """Points of the sample that `part` describes; 0 for what is no sample."""
+    drawn = (vars(part).get(name) for name in ("train", "validation", "test")) if "train" in vars(part) else ()
+    return sum(each for each in drawn if isinstance(each, int))
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         repeated,
     )
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target, scaling_from_plain
-    from kanrun.targets.datasets import SplitPolicy, build_target, make_dataset
+    from kanrun.targets.datasets import SplitPolicy, build_target, generator, make_dataset
     from kanrun.targets.encoding import TableCode, code_of
     from kanrun.targets.functions import (
         GIVEN_POINTS,
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
         named_formula,
         peaks_formula,
     )
-    from kanrun.targets.sampling import generator
     from kanrun.targets.scores import PowerTransform, ScorePolicy, gaps_of, input_scores, output_map
     from kanrun.targets.table_file import TableLimits, check_output, is_parquet
     from kanrun.targets.table_targets import classes_of, planar_points
@@ -41,10 +40,9 @@ if TYPE_CHECKING:
 _NAMES = {
     "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame repeated",
     "data": "Dataset PiecewiseScaling Points Scaling Target scaling_from_plain",
-    "datasets": "SplitPolicy build_target make_dataset",
+    "datasets": "SplitPolicy build_target generator make_dataset",
     "encoding": "TableCode code_of",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
-    "sampling": "generator",
     "scores": "PowerTransform ScorePolicy gaps_of input_scores output_map",
     "table_file": "TableLimits check_output is_parquet",
     "table_targets": "classes_of planar_points",

@@ -12,7 +12,7 @@ from kanrun.cli.app import main
 from kanrun.config.experiments import FitConfig
 from kanrun.config.models import KANConfig, MLPConfig
 from kanrun.config.targets import SamplingConfig
-from kanrun.study.memory import need_of
+from kanrun.study.resources import need_of
 
 TOO_LARGE = {
     "a fine grid": "model.intervals=100000000",

@@ -23,9 +23,9 @@ from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
-from kanrun.study.packing import pack
 from kanrun.study.page import network_values, write_report
 from kanrun.study.page.living import living_of
+from kanrun.study.training_records import pack
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
 HOSTILE = "</script><img src=x onerror=alert(1)><!--"

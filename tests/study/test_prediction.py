@@ -11,7 +11,7 @@ import pytest
 
 from kanrun import Model, fit
 from kanrun.errors import UsageError
-from kanrun.study import prediction
+from kanrun.study import saved
 from kanrun.targets import TableLimits
 
 
@@ -24,8 +24,8 @@ def fitted() -> Model:
 
 @pytest.fixture
 def run(fitted: Model, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted))
-    monkeypatch.setattr(prediction, "LIMITS", TableLimits(block=7))
+    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: fitted))
+    monkeypatch.setattr(saved, "LIMITS", TableLimits(block=7))
     return Path()
 
 
@@ -40,7 +40,7 @@ def table(folder: Path, rows: int = 30) -> pd.DataFrame:
 
 def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Model) -> None:
     data = table(tmp_path)
-    said = prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
+    said = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", None, 0.9)
     out = pd.read_csv(tmp_path / "out.csv", dtype={"id": str})
     pd.testing.assert_frame_equal(out[list(data)], data, check_dtype=False)
     np.testing.assert_allclose(out["y"], fitted.predict(data), rtol=1e-12)
@@ -51,17 +51,17 @@ def test_blocks_give_the_same_as_the_whole(run: Path, tmp_path: Path, fitted: Mo
 
 def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
     table(tmp_path)
-    prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
+    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.parquet")
     first = pd.read_parquet(tmp_path / "out.parquet")
     assert [str(first[name].dtype) for name in ("n", "a", "late")] == ["int64", "float64", "float64"]
     assert first["id"][4] == "004"
     stamped = first.assign(when=pd.Timestamp("2024-01-01"), seen=True).drop(columns="y")
     stamped.to_parquet(tmp_path / "again.parquet", index=False)
-    prediction.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
+    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
     pd.testing.assert_frame_equal(last[list(stamped)], stamped)
     np.testing.assert_array_equal(last["y"], first["y"])
-    prediction.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
+    saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.csv.gz")
     assert len(pd.read_csv(tmp_path / "last.csv.gz")) == 30
 
 
@@ -71,7 +71,7 @@ def test_a_bad_value_late_in_the_file_leaves_nothing(run: Path, tmp_path: Path) 
     data.loc[25, "b"] = "oops"
     data.to_csv(tmp_path / "new.csv", index=False)
     with pytest.raises(UsageError, match=r"column 'b' of new\.csv has 1 value that is not a number"):
-        prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+        saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv"]
 
 
@@ -80,9 +80,9 @@ def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     x = rng.normal(size=(60, 1))
     labels = np.where(x[:, 0] > 0, "yes", "no")
     model = fit({"a": x[:, 0]}, labels, model="additive")
-    monkeypatch.setattr(prediction, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
+    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
     table(tmp_path)
-    prediction.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
     out = pd.read_csv(tmp_path / "out.csv")
     np.testing.assert_allclose(out["probability:no"] + out["probability:yes"], 1)
     assert set(out["y"]) <= {"yes", "no"}

@@ -24,7 +24,7 @@ from kanrun.engine.training import (
     TrainingState,
     train,
 )
-from kanrun.engine.training.policy import GridPolicy
+from kanrun.engine.training.plan import GridPolicy
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint, write_checkpoint
 from kanrun.study.training_records import state_from_checkpoint, state_to_checkpoint
 

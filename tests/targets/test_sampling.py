@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kanrun.config import ExpressionTarget, NamedTarget, SamplingConfig
 from kanrun.errors import UsageError
 from kanrun.targets import Dataset, Points, Scaling, build_target, generator, make_dataset
-from kanrun.targets.sampling import split_order
+from kanrun.targets.datasets import split_order
 
 TARGET = NamedTarget(name="exp_sin_square")
 

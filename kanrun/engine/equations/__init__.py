@@ -14,26 +14,3 @@ from kanrun.engine.equations.jets import Monomials
 from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, standard_errors
 from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import Condition, Face, Measured, System
-
-__all__ = [
-    "Ansatz",
-    "Block",
-    "Condition",
-    "Create",
-    "EquationPolicy",
-    "EquationStage",
-    "Face",
-    "Field",
-    "Measured",
-    "Monomials",
-    "OutputForm",
-    "ResidualProblem",
-    "Residuals",
-    "Solution",
-    "System",
-    "Windows",
-    "edges_of",
-    "evaluate",
-    "solve",
-    "standard_errors",
-]

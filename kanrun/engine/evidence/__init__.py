@@ -5,16 +5,3 @@ from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.design import Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.members import Member, TableFit, fit_classes, fit_numbers
-
-__all__ = [
-    "Design",
-    "EvidencePolicy",
-    "Member",
-    "ReducedBasis",
-    "TableFit",
-    "Terms",
-    "effect_splines",
-    "fit_classes",
-    "fit_numbers",
-    "network_of",
-]

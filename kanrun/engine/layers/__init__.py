@@ -5,18 +5,3 @@ from kanrun.engine.layers.initialisation import SCHEMES, initialise
 from kanrun.engine.layers.magnitudes import edge_magnitudes
 from kanrun.engine.layers.regrid import carry_coefficients, move_layer, refine_layer
 from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
-
-__all__ = [
-    "BASES",
-    "SCHEMES",
-    "Base",
-    "EdgeSpec",
-    "SplineLayer",
-    "base_function",
-    "base_slope",
-    "carry_coefficients",
-    "edge_magnitudes",
-    "initialise",
-    "move_layer",
-    "refine_layer",
-]

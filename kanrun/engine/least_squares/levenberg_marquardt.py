@@ -15,9 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.lm_policy import LMPolicy, Stopping
 from kanrun.engine.least_squares.normal_equations import Factor, NormalEquations, Solved
-from kanrun.engine.least_squares.problem import Problem
+from kanrun.engine.least_squares.problem import LMPolicy, Problem, Stopping
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.lm_policy import LMPolicy
-from kanrun.engine.least_squares.problem import Linearisation
+from kanrun.engine.least_squares.problem import Linearisation, LMPolicy
 
 
 @runtime_checkable

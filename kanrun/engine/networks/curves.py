@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kanrun.engine.least_squares.rows import DenseRows
+from kanrun.engine.least_squares.problem import DenseRows
 from kanrun.engine.networks.network import Network
 from kanrun.engine.splines import Grid, breakpoints_of, dense_rows, local_basis, uniform_breakpoints
 from kanrun.errors import UsageError

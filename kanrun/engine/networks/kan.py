@@ -19,7 +19,7 @@ from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initial
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.layers.learned_edge import LearnedEdge
 from kanrun.engine.layers.spline_layer import Domain, Scale, domain_of, edge_spec
-from kanrun.engine.least_squares.rows import LocalRows
+from kanrun.engine.least_squares.problem import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
 from kanrun.engine.networks.network import Network, Regridded, checked_shape
 from kanrun.engine.splines import (
@@ -32,7 +32,7 @@ from kanrun.engine.splines import (
     rare_samples,
     uniform_breakpoints,
 )
-from kanrun.engine.splines.differences import difference_bands, difference_columns, penalty_order
+from kanrun.engine.splines.least_squares import difference_bands, difference_columns, penalty_order
 from kanrun.errors import UsageError
 
 #: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.

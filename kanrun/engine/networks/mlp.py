@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from kanrun.engine.least_squares.rows import DenseRows
+from kanrun.engine.least_squares.problem import DenseRows
 from kanrun.engine.networks.counting import kanbefair_mlp_flops, mlp_flops
 from kanrun.engine.networks.network import Network, checked_shape
 from kanrun.errors import UsageError

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.least_squares.rows import DenseRows, LocalRows
+from kanrun.engine.least_squares.problem import DenseRows, LocalRows
 from kanrun.errors import UsageError
 
 N_co = TypeVar("N_co", bound="Network", covariant=True)

@@ -1,41 +1,19 @@
 """B-splines as pure functions, tensor to tensor: knots, local basis, contraction, least squares, knot insertion."""
 
 from kanrun.engine.splines.basis_products import dense_rows, prefers_sparse
-from kanrun.engine.splines.grid import Extrapolation, Grid, find_interval
 from kanrun.engine.splines.insertion import contains, insert_knots
 from kanrun.engine.splines.knots import (
+    Extrapolation,
+    Grid,
     breakpoints_from_data,
     breakpoints_of,
     breakpoints_within,
     equally_spaced,
     extend,
+    find_interval,
     rare_samples,
     subdivide,
     uniform_breakpoints,
 )
 from kanrun.engine.splines.least_squares import design_matrix, fit_coefficients, greville, sample_points, spline_values
 from kanrun.engine.splines.local_basis import local_basis
-
-__all__ = [
-    "Extrapolation",
-    "Grid",
-    "breakpoints_from_data",
-    "breakpoints_of",
-    "breakpoints_within",
-    "contains",
-    "dense_rows",
-    "design_matrix",
-    "equally_spaced",
-    "extend",
-    "find_interval",
-    "fit_coefficients",
-    "greville",
-    "insert_knots",
-    "local_basis",
-    "prefers_sparse",
-    "rare_samples",
-    "sample_points",
-    "spline_values",
-    "subdivide",
-    "uniform_breakpoints",
-]

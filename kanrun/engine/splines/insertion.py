@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.splines.grid import Grid, find_interval
-from kanrun.engine.splines.knots import breakpoints_of
+from kanrun.engine.splines.knots import Grid, breakpoints_of, find_interval
 from kanrun.engine.splines.local_basis import near_knots, widen
 
 

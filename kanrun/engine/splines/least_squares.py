@@ -1,4 +1,4 @@
-"""Splines through given values, by least squares in float64.
+"""Splines through given values, by least squares in float64, and the divided differences of P-spline penalties.
 
 Systems here are often rank deficient (basis functions without data, repeated points), so the smallest solution is
 taken: components below a relative singular value of `RANK_TOLERANCE` are left out. Large systems are solved by the
@@ -10,15 +10,60 @@ lost, the dense way is taken.
 
 from __future__ import annotations
 
+from math import factorial
+
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from torch import Tensor
+from torch.nn.functional import pad
 
 from kanrun.engine.splines.basis_products import by_edges, dense_rows, prefers_sparse
-from kanrun.engine.splines.grid import Grid
+from kanrun.engine.splines.knots import Grid
 from kanrun.engine.splines.local_basis import local_basis
+
+
+def penalty_order(degree: int) -> int:
+    """m = degree + 2, the order of the penalised differences: m > degree lets the spline converge at its full order."""
+    return degree + 2
+
+
+def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
+    """sqrt(h_i) m! [xi_i ... xi_{i+m}]: the m + 1 non-zeros at coefficients i to i + m; no rows when G + k <= m.
+
+    See `kanrun.engine.training.penalty`; the Greville abscissae xi are those of the domain scaled to [0, 1].
+    """
+    points = (_abscissae(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
+    inputs, functions = points.shape
+    if functions <= order:
+        return points.new_zeros(inputs, 0, order + 1)
+    bands = points.new_ones(inputs, functions, 1)
+    for d in range(1, order + 1):
+        spacing = points[:, d:] - points[:, :-d]
+        bands = (pad(bands[:, 1:], (1, 0)) - pad(bands[:, :-1], (0, 1))) / spacing[..., None]
+    return bands * (factorial(order) * (spacing / order).sqrt())[..., None]
+
+
+def difference_operator(grid: Grid, order: int) -> Float[Tensor, "inputs differences functions"]:
+    """The same as a matrix on the coefficients of each input."""
+    bands = difference_bands(grid, order)
+    matrix = bands.new_zeros(*bands.shape[:2], grid.functions)
+    return matrix.scatter_(2, difference_columns(bands).expand_as(bands), bands)
+
+
+def difference_columns(bands: Float[Tensor, "inputs differences terms"]) -> Int[Tensor, "differences terms"]:
+    """Which coefficient each non-zero belongs to."""
+    at = torch.arange(bands.shape[1], device=bands.device)[:, None]
+    return at + torch.arange(bands.shape[2], device=bands.device)
+
+
+def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
+    """Greville abscissae, the means of the k knots inside each support (of degree 0 its middle)."""
+    if grid.degree == 0:
+        return (grid.knots[:, :-1] + grid.knots[:, 1:]) / 2
+    return grid.knots.unfold(1, grid.degree, 1)[:, 1 : 1 + grid.functions].mean(-1)
+
 
 RANK_TOLERANCE = 1e-13
 #: Smallest pivot, relative to the largest one, that leaves the squared system enough digits.
@@ -126,13 +171,8 @@ def _banded(basis: Tensor, interval: Tensor, values: Tensor, functions: int) -> 
 
 
 def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:
-    """Greville abscissae, the means of the k knots inside each support, drawn into the domain."""
-    k = grid.degree
-    if k == 0:
-        points = grid.knots
-        return (points[:, :-1] + points[:, 1:]) / 2
-    means = grid.knots.unfold(1, k, 1)[:, 1 : 1 + grid.functions].mean(-1)
-    return torch.minimum(torch.maximum(means, grid.low[:, None]), grid.high[:, None])
+    """Greville abscissae, drawn into the domain."""
+    return torch.minimum(torch.maximum(_abscissae(grid), grid.low[:, None]), grid.high[:, None])
 
 
 def sample_points(grid: Grid, per_interval: int) -> Float[Tensor, "samples inputs"]:

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from kanrun.engine.splines.grid import Grid, find_interval, interval_at, positions
+from kanrun.engine.splines.knots import Grid, find_interval, interval_at, positions
 
 #: Up to this degree a uniform grid takes its basis from one small matrix; beyond it monomials lose digits.
 UNIFORM_MATRIX_DEGREE = 5

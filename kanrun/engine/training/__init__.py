@@ -7,10 +7,8 @@ from kanrun.engine.training.grid_stages import GridTransfer, Snapshot, Stage, Tr
 from kanrun.engine.training.lbfgs import LBFGS
 from kanrun.engine.training.loop import Event, Trained, fit, train
 from kanrun.engine.training.penalty import Smoothing
-from kanrun.engine.training.plan import Plan, Work, choose_solver
-from kanrun.engine.training.policy import TrainingPolicy
-from kanrun.engine.training.solver_run import Step
-from kanrun.engine.training.solvers import Solver, make_solver
+from kanrun.engine.training.plan import Plan, TrainingPolicy, Work, choose_solver
+from kanrun.engine.training.solver_run import Solver, Step, make_solver
 
 __all__ = [
     "LBFGS",

@@ -23,7 +23,7 @@ from kanrun.engine.layers.functional import nodes_of
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.basis_products import row_sums, table_index
-from kanrun.engine.splines.differences import difference_bands, difference_operator, penalty_order
+from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
 
 
 @dataclass(frozen=True)

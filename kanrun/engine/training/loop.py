@@ -25,8 +25,7 @@ from kanrun.engine.training.grid_stages import GridTraining, Snapshot, Stage, Tr
 from kanrun.engine.training.multistart import Create, best_start
 from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.solver_run import Clock, Step, spent
-from kanrun.engine.training.solvers import make_solver
+from kanrun.engine.training.solver_run import Clock, Step, make_solver, spent
 from kanrun.watch import time_is_up
 
 Event = Step | Stage | Snapshot

@@ -1,28 +1,220 @@
-"""Multi-start on a coarse grid: train several random networks briefly and keep the best.
+"""Multi-start on a coarse grid: train several random networks briefly, side by side, and keep the best.
 
 Narrow and deep networks have bad minima; on a coarse grid a start costs little, and trying many is what prevents them.
-Before each round of steps the hidden grids follow the range of what reaches them.
+Before each round of steps the hidden grids follow the range of what reaches them. Such a small problem's time goes into
+calls rather than arithmetic, so that the fits of several KANs of one shape are one batch of least squares problems,
+which costs little more than one. Each network has its own damping and takes the quick step that it would take alone.
+Grids are coarse here, so bases and Jacobians are dense.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass, replace
 from math import inf
+from typing import Any
 
 import torch
-from torch import Generator
+from jaxtyping import Float
+from torch import Generator, Tensor
 
-from kanrun.engine.least_squares import Problem, Stopping, minimise
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers.functional import by_sums, nodes_of
+from kanrun.engine.least_squares import Linearisation, Problem, Stopping, minimise
 from kanrun.engine.networks import KAN, Network
-from kanrun.engine.training.batched_fitting import BatchedFitting
+from kanrun.engine.splines import Grid, dense_rows, local_basis
 from kanrun.engine.training.data import Samples, TrainingData, output_scale
 from kanrun.engine.training.data_fitting import DataFitting
 from kanrun.engine.training.penalty import Smoothing
-from kanrun.engine.training.plan import Plan
-from kanrun.engine.training.policy import MultistartPolicy
+from kanrun.engine.training.plan import MultistartPolicy, Plan
 from kanrun.errors import TrainingFailed
 from kanrun.watch import advanced, time_is_up
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Layer i of every network: knots (networks, inputs, knots), scales (networks, out, inputs).
+
+    With numbers, `at`, it has coefficients and `table` = coefficients * w_s, (networks, out, inputs, functions).
+    """
+
+    knots: Tensor
+    base_weight: Tensor
+    spline_weight: Tensor
+    like: SplineLayer
+    products: int
+    coefficients: Tensor
+    table: Tensor
+
+    @property
+    def size(self) -> int:
+        """Unknowns of one network's layer: coefficients, then what weighs the base."""
+        return self.spline_weight[0].numel() * (self.like.grid.functions + (self.like.trained_base is not None))
+
+    @property
+    def grid(self) -> Grid:
+        """The networks' inputs, side by side, as one grid's inputs."""
+        return replace(self.like.grid, knots=self.knots.flatten(0, 1))
+
+    def part(self, at: list[int]) -> _Layer:
+        numbers: dict[str, Any] = {key: value[at] for key, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **numbers)
+
+    def at(self, unknowns: Float[Tensor, "networks size"]) -> _Layer:
+        """The layer with these unknowns."""
+        base, spline = self.base_weight, self.spline_weight
+        free, weights = unknowns.tensor_split([spline[0].numel() * self.like.grid.functions], 1)
+        if self.like.trained_base is not None:
+            base = weights.view_as(base)
+            spline = base if self.like.spec.scale == "single" else spline
+        coefficients = free.view(*spline.shape, self.like.grid.functions)
+        table = coefficients * spline[..., None]
+        return replace(self, base_weight=base, spline_weight=spline, coefficients=coefficients, table=table)
+
+    def basis(
+        self, x: Float[Tensor, "networks samples inputs"], derivative: int
+    ) -> Float[Tensor, "networks samples inputs functions"]:
+        """The dense basis of every network at its own x."""
+        grid = self.grid
+        values, interval = local_basis(_side_by_side(x), grid, derivative)
+        return _apart(dense_rows(values, interval, grid.functions), len(x))
+
+    def base(self, x: Tensor, derivative: int) -> Float[Tensor, "networks samples inputs"]:
+        """The base of every network at its own x, or its slope."""
+        base = replace(self.like.base, grid=self.grid)
+        return _apart((base.slope if derivative else base)(_side_by_side(x)), len(x))
+
+    def forward(self, basis: Tensor, base: Tensor) -> Float[Tensor, "networks samples out"]:
+        return basis.flatten(2) @ self.table.flatten(2).mT + base @ self.base_weight.mT
+
+    def slopes(self, x: Tensor) -> Float[Tensor, "networks samples out inputs"]:
+        """d y_o / d x_i."""
+        slopes = torch.einsum("bnif,boif->bnoi", self.basis(x, 1), self.table)
+        return slopes + self.base(x, 1)[:, :, None] * self.base_weight[:, None]
+
+    def rows(self, block: Tensor, upstream: Tensor, basis: Tensor, base: Tensor) -> None:
+        """Write the layer's columns of the Jacobian (networks, samples, outputs, size) into `block`."""
+        count = self.coefficients[0].numel()
+        factors = upstream[..., None] * self.spline_weight[:, None, None]  # (networks, samples, outputs, out, inputs)
+        edges = block[..., :count].unflatten(-1, (*factors.shape[-2:], -1))
+        torch.mul(factors[..., None], basis[:, :, None, None], out=edges)
+        if self.like.trained_base is not None:
+            each = base[:, :, None]
+            if self.like.spec.scale == "single":
+                each = each + torch.einsum("bnif,boif->bnoi", basis, self.coefficients)
+            block[..., count:] = (upstream[..., None] * each[:, :, None]).flatten(-2)
+
+
+def _side_by_side(x: Float[Tensor, "networks samples inputs"]) -> Float[Tensor, "samples side"]:
+    return x.transpose(0, 1).reshape(x.shape[1], -1)
+
+
+def _apart(values: Float[Tensor, "samples side ..."], networks: int) -> Float[Tensor, "networks samples inputs ..."]:
+    apart: Tensor = values.unflatten(1, (networks, -1)).transpose(0, 1)
+    return apart
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Some samples, and the first layer's basis at them: of one network for all where they share its grid."""
+
+    x: Tensor
+    y: Tensor
+    basis: Float[Tensor, "networks samples inputs functions"]
+    base: Float[Tensor, "networks samples inputs"]
+
+    def part(self, at: list[int]) -> _Piece:
+        return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at], self.base[at])
+
+
+class BatchedFitting(Problem):
+    """The fits of `networks` of one shape and one number of intervals to `samples`, as in `DataFitting`, side by side.
+
+    A network whose output is not finite has an infinite objective. `numbers` of a dense Jacobian are held at once.
+    """
+
+    def __init__(
+        self, networks: Sequence[KAN], samples: Samples, scale: float, smoothing: Smoothing, numbers: int = 1 << 18
+    ) -> None:
+        self.unknowns = torch.stack([network.get_unknowns() for network in networks])
+        self._factor = 1 / (scale * samples.y.numel() ** 0.5)
+        pairs = zip(zip(*networks, strict=True), networks[0].products, strict=True)
+        self._layers = [_stacked(layers, products) for layers, products in pairs]
+        self._pieces = self._cut(samples, numbers)
+        rows = [smoothing.rows(network) for network in networks]
+        self._differences, self._columns = torch.stack([each.values for each in rows]), rows[0].index
+        self._rough = torch.stack([each.gram() for each in rows])
+
+    def part(self, at: list[int]) -> BatchedFitting:
+        new = copy(self)
+        new.unknowns, new._differences, new._rough = self.unknowns[at], self._differences[at], self._rough[at]
+        new._layers = [layer.part(at) for layer in self._layers]
+        new._pieces = [piece.part(at) for piece in self._pieces]
+        return new
+
+    def objective(self, unknowns: Tensor) -> list[float]:
+        total = (unknowns[:, self._columns] * self._differences).sum(-1).square().sum(1)
+        for piece in self._pieces:
+            output = _values(self._layers, unknowns, piece)[0][-1]
+            total += ((output - piece.y) * self._factor).square().sum((1, 2))
+        return [float(value) for value in total.tolist()]
+
+    def linearise(self, unknowns: Tensor) -> Linearisation:
+        gram, gradient = self._rough.clone(), (self._rough @ unknowns[..., None])[..., 0]
+        for piece in self._pieces:
+            residual, jacobian = _rows(self._layers, unknowns, piece)
+            gram.baddbmm_(jacobian.mT, jacobian, alpha=self._factor**2)
+            gradient += (residual[:, None] @ jacobian)[:, 0] * self._factor**2
+        return Linearisation(gradient, gram)
+
+    def _cut(self, samples: Samples, numbers: int) -> list[_Piece]:
+        first = self._layers[0]
+        alike = bool((first.knots == first.knots[:1]).all())
+        first = first.part([0]) if alike else first
+        each = max(1, numbers // (self.unknowns.numel() * samples.y.shape[1]))
+        pairs = zip(samples.x.split(each), samples.y.split(each), strict=True)
+        wide = [(x.expand(len(first.knots), -1, -1), x, y) for x, y in pairs]
+        return [_Piece(x, y, first.basis(each, 0), first.base(each, 0)) for each, x, y in wide]
+
+
+def _stacked(layers: Sequence[SplineLayer], products: int) -> _Layer:
+    """One layer of each network, side by side."""
+    knots = torch.stack([layer.knots for layer in layers])
+    coefficients = torch.stack([layer.coefficients.detach() for layer in layers])
+    base, spline = (torch.stack(each).detach() for each in zip(*(layer.scales() for layer in layers), strict=True))
+    return _Layer(knots, base, spline, layers[0], products, coefficients, coefficients * spline[..., None])
+
+
+def _values(
+    layers: list[_Layer], unknowns: Tensor, piece: _Piece
+) -> tuple[list[Tensor], list[tuple[_Layer, Tensor, Tensor]]]:
+    """What reaches each layer (networks, samples, inputs), and the output last; each layer, its basis and its base."""
+    values, made = [piece.x.expand(len(unknowns), -1, -1)], []
+    for number, part in enumerate(unknowns.split([layer.size for layer in layers], 1)):
+        layer, basis, base = layers[number].at(part), piece.basis, piece.base
+        if number:
+            basis, base = layer.basis(values[-1], 0), layer.base(values[-1], 0)
+        made.append((layer, basis, base))
+        values.append(nodes_of(layer.forward(basis, base), layer.products))
+    return values, made
+
+
+def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor, Tensor]:
+    """Residuals (networks, samples outputs) and their Jacobian (networks, samples outputs, unknowns)."""
+    (*reaching, output), made = _values(layers, unknowns, piece)
+    jacobian = output.new_empty(*output.shape, unknowns.shape[1])
+    upstream = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device).expand(*output.shape, -1)
+    blocks = jacobian.split([layer.size for layer in layers], -1)
+    for number in range(len(layers) - 1, -1, -1):
+        layer, basis, base = made[number]
+        if layer.products:
+            upstream = by_sums(upstream, layer.forward(basis, base)[:, :, None], layer.products)
+        layer.rows(blocks[number], upstream, basis, base)
+        if number:
+            upstream = upstream @ layer.slopes(reaching[number])
+    return (output - piece.y).flatten(1), jacobian.flatten(1, 2)
+
 
 Create = Callable[[Generator], Network]
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kanrun.engine.least_squares import LocalRows
 from kanrun.engine.networks import Network
-from kanrun.engine.splines.differences import difference_bands, penalty_order
+from kanrun.engine.splines.least_squares import difference_bands, penalty_order
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.least_squares import DenseRows, LocalRows
-from kanrun.engine.least_squares.rows import RowsPolicy
+from kanrun.engine.least_squares.problem import RowsPolicy
 
 
 def random_rows(rows: int = 40, terms: int = 4, unknowns: int = 25) -> tuple[LocalRows, Tensor]:

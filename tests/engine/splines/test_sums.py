@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from kanrun.engine.splines import Grid, basis_products, extend, local_basis
-from kanrun.engine.splines import sparse_kernels as gathering
 from kanrun.engine.splines.basis_products import (
     dense_rows,
     row_products,
@@ -69,7 +68,7 @@ def test_sums_and_gradients(degree, uniform, outside, spread):
 @pytest.mark.parametrize("groups", [7, 40000])
 def test_grouping_keeps_order_within_a_group(count, groups):
     keys = torch.randint(groups, (count,), generator=torch.Generator().manual_seed(0))
-    order, starts = gathering.grouped(keys, groups)
+    order, starts = basis_products.grouped(keys, groups)
     assert torch.equal(order, keys.sort(stable=True).indices)
     assert torch.equal(starts, torch.searchsorted(keys.sort().values, torch.arange(groups)))
 
@@ -80,15 +79,15 @@ def test_gathering_kernels_by_loops(dtype):
     table, grad = torch.randn(9, 3, generator=generator).to(dtype), torch.randn(5, 3, generator=generator).to(dtype)
     index = torch.randint(9, (5, 4), generator=generator)
     weights = torch.randn(5, 4, generator=generator).to(dtype)
-    torch.testing.assert_close(gathering.bag(weights, table, index), (weights[..., None] * table[index]).sum(1))
+    torch.testing.assert_close(basis_products.bag(weights, table, index), (weights[..., None] * table[index]).sum(1))
     inner = (table[index] * grad[:, None]).sum(-1)
-    torch.testing.assert_close(gathering.dots(table, grad, index), inner)
-    torch.testing.assert_close(gathering._dots_by_blocks(table, grad, index), inner)
+    torch.testing.assert_close(basis_products.dots(table, grad, index), inner)
+    torch.testing.assert_close(basis_products._dots_by_blocks(table, grad, index), inner)
     total = torch.zeros(9, 3, dtype=dtype)
     for b in range(5):
         for s in range(4):
             total[index[b, s]] += weights[b, s] * grad[b]
-    torch.testing.assert_close(gathering.spread(weights, grad, index, 9), total)
+    torch.testing.assert_close(basis_products.spread(weights, grad, index, 9), total)
 
 
 def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():

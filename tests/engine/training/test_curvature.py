@@ -8,7 +8,7 @@ from torch import Tensor
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.splines.differences import difference_operator
+from kanrun.engine.splines.least_squares import difference_operator
 from kanrun.engine.training.curvature import Curvature
 
 

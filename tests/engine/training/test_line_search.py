@@ -9,7 +9,7 @@ from math import inf, log
 import pytest
 import torch
 
-from kanrun.engine.training.line_search import LineSearchPolicy, Point, search
+from kanrun.engine.training.lbfgs import LineSearchPolicy, Point, search
 
 POLICY = LineSearchPolicy()
 Line = Callable[[float], tuple[float, float]]

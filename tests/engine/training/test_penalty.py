@@ -10,7 +10,7 @@ import torch
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
-from kanrun.engine.splines.differences import difference_bands, difference_operator, penalty_order
+from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
 from kanrun.engine.training.penalty import Roughness
 
 

@@ -8,7 +8,7 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import Plan, Samples, Smoothing, TrainingData, make_solver
-from kanrun.engine.training.penalty_search import PenaltySearch
+from kanrun.engine.training.grid_stages import PenaltySearch
 from kanrun.engine.training.solver_run import Best, Clock, StepLog
 
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)

@@ -17,7 +17,7 @@ from kanrun.experiments import bench
 from kanrun.experiments.bench import competitors as layers
 from kanrun.experiments.bench import findings as claims
 from kanrun.experiments.bench import measurements, peers
-from kanrun.experiments.bench.clock import LiveBytes, in_turn
+from kanrun.experiments.bench.competitors import LiveBytes, in_turn
 from kanrun.experiments.bench.plots import ratios
 
 from kanrun.config import BenchConfig

@@ -8,9 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from kanrun.experiments.continual.forgetting import measure_forgetting
-from kanrun.experiments.continual.learners import Learner
-from kanrun.experiments.continual.memory import MEMORIES, Anchored, Hold, Rehearse, Replay
+from kanrun.experiments.continual.learners import MEMORIES, Anchored, Hold, Learner, Rehearse, Replay
+from kanrun.experiments.continual.summary import measure_forgetting
 from kanrun.experiments.continual.task_sequence import make_sequence
 from kanrun.experiments.continual.training import MARGIN, go_through
 

@@ -12,13 +12,12 @@ import pandas as pd
 import pytest
 from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
-from kanrun.experiments.interpret.certified import certified_row
 from kanrun.experiments.interpret.diagram_edges import edge_tables
 from kanrun.experiments.interpret.findings import certified_claims, score_claims
 from kanrun.experiments.interpret.plots import candidate_map
 from kanrun.experiments.interpret.problem import problems_of
 from kanrun.experiments.interpret.result import Check, Interpretation
-from kanrun.experiments.interpret.tables import equals_truth
+from kanrun.experiments.interpret.tables import certified_row, equals_truth
 from kanrun.experiments.interpret.verdict import fresh
 from omegaconf import OmegaConf
 from scipy.optimize import curve_fit
