@@ -84,14 +84,16 @@ def _answered(problem: InterpretationProblem, options: Options, target: Any, see
         else:
             yield stage_row(event, problem.samples, problem.check)
     assert result is not None
-    yield from _results(problem, result, seed, time.process_time() - began)
+    yield from _results(problem, result, options, seed, time.process_time() - began)
     if isinstance(target, NistTarget):
         from kanrun.experiments.interpret.tables import certified_row
 
         yield certified_row(target, problem.in_units(result.formula) if result.formula else None)
 
 
-def _results(problem: InterpretationProblem, result: Interpretation, seed: int, cpu_seconds: float) -> Iterator[Record]:
+def _results(
+    problem: InterpretationProblem, result: Interpretation, options: Options, seed: int, cpu_seconds: float
+) -> Iterator[Record]:
     from kanrun.experiments.interpret.diagram_edges import edge_tables
     from kanrun.experiments.interpret.problem import formula_checkpoint
     from kanrun.experiments.interpret.tables import (
@@ -116,7 +118,7 @@ def _results(problem: InterpretationProblem, result: Interpretation, seed: int, 
         yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
         yield formula_checkpoint(problem, formula, result, seed)
         if not formula.splines:
-            yield from equivalent_rows(problem, formula)
+            yield from equivalent_rows(problem, formula, options.policy.proving * options.policy.budget)
             yield from constant_rows(problem, formula)
     if result.approximation is not None:
         forms = problem.in_units(result.approximation).forms()

@@ -132,9 +132,9 @@ def interpretation(
         yield constant(data, check, source, began)
         return
     problem = SearchProblem(data, options.candidates, options.policy, options.dimensions)
-    share = options.policy.searching
-    budget = Budget(options.policy.budget)
-    for event in limited(_events(problem, options, seed, source), share * options.policy.budget):
+    policy = options.policy
+    budget = Budget((1 - 2 * policy.proving) * policy.budget)
+    for event in limited(_events(problem, options, seed, source), policy.searching * policy.budget):
         if isinstance(event, Tried):
             tried[id(event.network)] = event
         else:

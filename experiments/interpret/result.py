@@ -18,6 +18,7 @@ from kanrun.engine.symbolic import (
     Graph,
     SearchPolicy,
     SearchStage,
+    SimplificationPolicy,
     Tried,
     exactly,
     simplified,
@@ -115,6 +116,8 @@ def tens(values: Array) -> Scaling:
 
 #: Numbers of this size are scaled.
 _LARGE = 1e3
+#: Formulas in the user's units are simplified once more.
+_RESCALED = SimplificationPolicy(budget=0.5)
 
 
 def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: float, points: Array) -> Formula:
@@ -129,7 +132,7 @@ def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: flo
     if out_shift:
         return replace(formula, expression=expression + sympy.Float(out_shift, 17))
     if not formula.splines:
-        expression = written(simplified(expression, formula.names, points))
+        expression = written(simplified(expression, formula.names, points, _RESCALED))
     return replace(formula, expression=expression)
 
 

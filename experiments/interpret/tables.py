@@ -203,10 +203,10 @@ def summary_row(
     )
 
 
-def equivalent_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:
-    """A few other ways of writing a formula, shortest first; all in the user's units."""
+def equivalent_rows(problem: InterpretationProblem, formula: Formula, work: float) -> Iterator[Row]:
+    """A few other ways of writing a formula, as many as come within `work`, shortest first; all in the user's units."""
     points = problem.input_scaling.invert(problem.samples.validation_x)
-    forms = equivalent_forms(exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=_OTHERS))
+    forms = equivalent_forms(exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=work))
     others = {str(written(form)): written(form) for form in forms}
     others.pop(str(formula.expression), None)
     for other in list(others.values())[:_MOST_OTHERS]:
@@ -214,8 +214,8 @@ def equivalent_rows(problem: InterpretationProblem, formula: Formula) -> Iterato
         yield Row("formulas", {"output": problem.output, "kind": "equivalent", **text})
 
 
-#: Work for other ways of writing a formula, and how many of them are kept.
-_OTHERS, _MOST_OTHERS = 1.0, 3
+#: How many other ways of writing a formula are kept.
+_MOST_OTHERS = 3
 
 
 def constant_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:
@@ -248,13 +248,18 @@ def score_of(problem: InterpretationProblem, result: Interpretation) -> str:
 
 
 def equals_truth(check: Check, result: Interpretation) -> bool:
-    """Whether the formula is the truth where both are defined on fresh points of a domain twice as wide: symbolically,
-    or to EQUAL of the truth's size; True where there is no truth to ask."""
+    """Whether the formula is the truth where both are defined on fresh points of a domain twice as wide, in which
+    inputs of one sign keep it (x is sqrt(x^2) where x is positive): symbolically, or to EQUAL of the truth's size; True
+    where there is no truth to ask."""
     assert result.formula is not None
     if check.truth is None or (result.certificate is not None and result.certificate.symbolically == "yes"):
         return True
     middle, half = check.domain.mean(1, keepdims=True), np.diff(check.domain, axis=1) / 2
-    x = fresh(np.concatenate([middle - 2 * half, middle + 2 * half], axis=1))
+    wide = np.concatenate([middle - 2 * half, middle + 2 * half], axis=1)
+    low, high = check.domain.T
+    wide[:, 0] = np.where(low >= 0, np.maximum(wide[:, 0], 0.0), wide[:, 0])
+    wide[:, 1] = np.where(high <= 0, np.minimum(wide[:, 1], 0.0), wide[:, 1])
+    x = fresh(wide)
     with np.errstate(all="ignore"):
         truth, values = check.truth(x), result.formula(x)
     both = np.isfinite(truth) & np.isfinite(values)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import sympy
@@ -95,6 +95,7 @@ def verdict(
     start = time.monotonic()
     network = source.itself if source is not None else choice.network
     points, proof = fresh(check.domain), problem.policy.simplification
+    proof = replace(proof, proof=min(proof.proof, problem.policy.proving * problem.policy.budget))
     certificate = certify(outcome.formula, network, (check.x, check.y), points, check.truth, check.expression, proof)
     if outcome.formula is not None:
         error = data.error(outcome.formula)

@@ -1,17 +1,20 @@
 """Work instead of seconds: a search ends at the same structure on an idle and on a busy machine.
 
-Nearly all of a search's time is spent in refits, which count what they do; the costs were measured on graphs of 1 to
-900 parameters. A unit is about one second of one core.
+What takes long counts itself before it begins: refits by the step, grids and Gaussian processes by their size, sympy by
+the function calls that it makes. The costs were measured on graphs of 1 to 900 parameters; a unit is about one second
+of one core (`kanrun bench part=work`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from types import FrameType
+from typing import Any, TypeVar
 
 from kanrun.watch import time_is_up
 
@@ -20,25 +23,35 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class WorkCosts:
-    """Units of a Jacobian: for itself, for an edge, for an entry; of a trial step: for itself, for an entry, for one of
-    the products that solve it; of a value of a candidate on a search grid; of a pair of them, and an entry of it."""
+    """Units of a Jacobian: for itself, for an edge, for an entry, for one of the products of its normal equations; of a
+    trial step: for itself, for an edge, for one of the products that solve it; of a value of a candidate on a search
+    grid; of a pair of them, and an entry of it; of a pair of small expressions, and of one; of least squares and
+    of a Gaussian process for one of their products, and for an entry of a covariance; of a function call in sympy."""
 
-    jacobian: float = 2.5e-4
-    edge: float = 1.2e-4
-    entry: float = 2.2e-8
-    trial: float = 1.8e-4
-    trial_entry: float = 5e-10
-    product: float = 2e-11
+    jacobian: float = 1.1e-4
+    edge: float = 4e-5
+    entry: float = 1.7e-8
+    normal: float = 3.5e-11
+    trial: float = 3.5e-5
+    trial_edge: float = 2.4e-5
+    solution: float = 1.5e-11
     grid_value: float = 4e-8
-    pair: float = 4e-9
-    pair_entry: float = 4e-11
+    pair: float = 2.2e-9
+    pair_entry: float = 3e-11
+    expressions: float = 1.7e-8
+    expression: float = 2e-5
+    least_squares: float = 8e-10
+    covariance: float = 8e-11
+    covariance_entry: float = 1.1e-8
+    call: float = 8e-7
 
-    def refit(self, edges: int, parameters: int, points: int, jacobians: int, trials: int) -> float:
-        """Units of a refit of `parameters` to `points`."""
-        entries = points * parameters
-        one = self.jacobian + self.edge * edges + self.entry * entries
-        trial = self.trial + entries * (self.trial_entry + self.product * parameters)
-        return jacobians * one + trials * trial
+    def linearised(self, edges: int, parameters: int, points: int) -> float:
+        """Units of a Jacobian of `parameters` at `points` and its normal equations."""
+        return self.jacobian + self.edge * edges + points * parameters * (self.entry + self.normal * parameters)
+
+    def tried(self, edges: int, parameters: int) -> float:
+        """Units of a step tried."""
+        return self.trial + self.trial_edge * edges + self.solution * parameters**3
 
 
 COSTS = WorkCosts()
@@ -55,6 +68,28 @@ def count_work(units: float) -> None:
     _thread.done = work_done() + units
     if _thread.done > getattr(_thread, "limit", math.inf):
         raise WorkSpent
+
+
+def _counting(frame: FrameType, event: str, argument: Any) -> None:
+    _thread.calls = calls = _thread.calls + 1
+    if not calls % _CALLS:
+        count_work(_CALLS * COSTS.call)
+
+
+@contextlib.contextmanager
+def counted_calls() -> Iterator[None]:
+    """Every call of a Python function inside is work: for libraries that have no limit of their own. Counting takes
+    twice as long as the calls; WorkSpent is raised in the middle of one of them."""
+    before, _thread.calls = sys.gettrace(), 0
+    sys.settrace(_counting)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+#: Function calls that are counted at once; share of what a limit leaves that a budget may use.
+_CALLS, _IN_ORDER = 1000, 0.95
 
 
 class WorkSpent(Exception):
@@ -85,10 +120,12 @@ def limited(events: Iterator[Event], units: float) -> Iterator[Event]:
 
 
 class Budget:
-    """An allowance of `units` of this thread's work, from now on."""
+    """An allowance of `units` of this thread's work, from now on; a little less than an outer limit allows, so that who
+    asks it ends in order."""
 
     def __init__(self, units: float) -> None:
-        self.units, self._begun = units, work_done()
+        self._begun = work_done()
+        self.units = min(units, _IN_ORDER * (getattr(_thread, "limit", math.inf) - self._begun))
 
     @property
     def used(self) -> float:

@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import variable
 
+#: Work of fitting a guess to all points.
+_GUESS = 2e-3
 #: Share of the variance that rounding leaves, and what a less simple entry adds: of exact pairs the simplest wins.
 _EXACT, _SIMPLER = 1e-11, 1e-18
 
@@ -104,6 +106,7 @@ class _Entries:
             self.values.append(values)
             self.builds.append(build)
             self.sizes.append(size)
+            count_work(COSTS.expression)
 
 
 def _grown(u: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> _Entries:
@@ -173,7 +176,6 @@ def pair_formulas(
     order = _smallest(entries, policy.entries)
     values = np.array([entries.values[i] for i in order])
     builds = [entries.builds[i] for i in order]
-    count_work(policy.units)
     found: list[tuple[float, sympy.Expr]] = []
     for guesses in _guesses(values, builds, y, allowed, policy):
         fitted = [_fitted(guess, data) for guess in guesses]
@@ -211,7 +213,6 @@ def _guesses(
     for number, (needs, transform, outer) in enumerate(OUTPUTS):
         if needs not in allowed:
             continue
-        count_work(policy.units * (len(values) / policy.entries) ** 2)
         with np.errstate(all="ignore"):
             t = transform(y)
         if not np.isfinite(t).all() or np.ptp(t) < 1e-12 * np.abs(t).max(initial=1e-300):
@@ -261,6 +262,7 @@ def _best_pairs(first: _Standard, second: _Standard, t: Array, policy: Expressio
     """The few pairs of a first and a second entry that leave the least of t, one of each pair (i, j), (j, i)."""
     t = _unit(t)
     r, s = first.unit @ t, second.unit @ t
+    count_work(COSTS.expressions * len(r) * len(s))
     best: list[tuple[float, int, int]] = []
     for start in range(0, len(r), policy.block):
         part = slice(start, start + policy.block)
@@ -283,6 +285,7 @@ def _best_pairs(first: _Standard, second: _Standard, t: Array, policy: Expressio
 def _best_triples(entries: _Standard, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int, int]]:
     """The few triples of the first entries that leave the least of t: pairs after each entry was projected out."""
     unit, t = entries.unit[: policy.triples], _unit(t)
+    count_work(COSTS.expressions * len(unit) ** 3 / 3)
     found: list[tuple[float, tuple[int, int, int]]] = []
     for i, one in enumerate(unit):
         rest = unit[i + 1 :] - np.outer(unit[i + 1 :] @ one, one)
@@ -306,6 +309,7 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
 
     names = [f"x{i}" for i in range(data.x.shape[1])]
     x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
+    count_work(_GUESS)
     with np.errstate(all="ignore"):
         t = guess.transform(y)
         columns = [to_numpy(term, names)(x) for term in (*guess.terms, *guess.times)]

@@ -16,9 +16,6 @@ from kanrun.engine.symbolic.expression_pairs import OUTPUTS
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import variable
 
-#: Work of a QR factorisation per entry and column, beside that of a value on a grid.
-_FACTORED = 0.01
-
 
 def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.Expr | None:
     """A quotient of polynomials of few terms in all inputs that gives y or y^2 on all points to rounding, or None.
@@ -48,8 +45,8 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
             if len(below) + len(above) > most:
                 break
             columns = _columns(about, t, above, below)
+            count_work(COSTS.least_squares * columns.size * columns.shape[1])
             basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
-            count_work(COSTS.grid_value * columns.size * columns.shape[1] * _FACTORED)
             for p in range(largest + 1):
                 k = len(below) + math.comb(inputs + p, p)
                 rest = t - basis[:, :k] @ (basis[:, :k].T @ t)
@@ -120,6 +117,7 @@ def _few_terms(columns: Array, t: Array, allowed: float) -> Array | None:
     kept = list(range(columns.shape[1]))
 
     def solve(chosen: list[int]) -> Array | None:
+        count_work(COSTS.least_squares * len(t) * len(chosen) ** 2)
         found = np.asarray(np.linalg.lstsq(columns[:, chosen], t, rcond=1e-17)[0], dtype=np.float64)
         return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - t) ** 2))) <= allowed else None
 

@@ -47,12 +47,11 @@ class RefitSettings:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The graph after the fit, its root mean square error on the data, and the steps taken, of those `tried`."""
+    """The graph after the fit, its root mean square error on the data, and the steps taken."""
 
     graph: Graph
     rmse: float
     steps: int
-    tried: int = 0
 
 
 class GraphFitting(Problem):
@@ -71,10 +70,12 @@ class GraphFitting(Problem):
         return self.graph.with_parameters(unknowns.numpy())
 
     def objective(self, unknowns: Tensor) -> list[float]:
+        count_work(COSTS.tried(len(self.graph.edges), len(unknowns)))
         data, penalty = (self.at(unknowns)(self.x) - self.y) * self._factor, self._rows @ unknowns.numpy()
         return [float(data @ data + penalty @ penalty)]
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
+        count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
         value, jacobian = self.at(unknowns).linearise(self.x)
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
         rows = np.concatenate([jacobian * self._factor, self._rows])
@@ -136,22 +137,17 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
 
     A graph that is not finite on the data comes back as it is, with rmse = inf: nothing can be fitted from there.
     """
+    steps = 0
     with np.errstate(all="ignore"):
-        fitted = _fitted(graph, x, y, settings)
-    count_work(COSTS.refit(len(graph.edges), graph.parameters.size, y.size, fitted.steps + 1, fitted.tried))
-    return fitted
-
-
-def _fitted(graph: Graph, x: Array, y: Array, settings: RefitSettings) -> Fitted:
-    steps = tried = 0
-    if graph.parameters.size:
-        problem = GraphFitting(graph, x, y, settings)
-        stopping = Stopping(settings.steps, settings.floor**2, settings.gain, settings.patience)
-        state, steps = minimise(problem, POLICY, stopping, [settings.damping])
-        tried = state.tried
-        graph = problem.at(state.unknowns) if tried else graph
-    rmse = float(np.sqrt(np.mean((graph(x) - y) ** 2)))
-    return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, steps, tried)
+        if graph.parameters.size:
+            problem = GraphFitting(graph, x, y, settings)
+            stopping = Stopping(settings.steps, settings.floor**2, settings.gain, settings.patience)
+            state, steps = minimise(problem, POLICY, stopping, [settings.damping])
+            graph = problem.at(state.unknowns) if state.tried else graph
+        else:
+            count_work(COSTS.tried(len(graph.edges), 0))
+        rmse = float(np.sqrt(np.mean((graph(x) - y) ** 2)))
+    return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, steps)
 
 
 def _roughness(graph: Graph, weight: float) -> Array:

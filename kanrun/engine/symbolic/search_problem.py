@@ -182,8 +182,8 @@ class SymmetryPolicy:
     """Scalings, translations and norms, read off the derivatives of a Gaussian process fit.
 
     The fit's lengths are found on `tuned` points in at most `steps` steps, its values on `points`, with `jitter` on
-    the diagonal; above an error of `resolved` it gets twice as many for its lengths and `most` for its values; it
-    counts `units` of work. It says nothing above an error of `hopeless` and is as good as exact below `accurate`.
+    the diagonal; above an error of `resolved` it gets twice as many for its lengths and `most` for its values. It says
+    nothing above an error of `hopeless` and is as good as exact below `accurate`.
     Slopes are read on the points in the inner share `inside` of every range, if there are `fewest`. An input is
     idle below a share `idle` of the strongest one's effect. A vector is in the null space to `tolerance`, or
     `loosened` times the fit's error, its entries rational to `rational`, with at most `support` inputs; of `pairs`
@@ -200,7 +200,6 @@ class SymmetryPolicy:
     resolved: float = 0.02
     most: int = 1200
     jitter: float = 1e-9
-    units: float = 0.3
     hopeless: float = 0.2
     accurate: float = 1e-5
     idle: float = 1e-4
@@ -229,7 +228,7 @@ class ExpressionPairsPolicy:
     that leave less than `promising` of the variance are fitted to all points, `block` rows at a time; entries are
     `parallel` when that much of them differs. A formula is exact at a relative error of `exact`; of the `returned`
     nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a `degree` to
-    choose from and `terms` in the end. A comparison of all pairs counts `units` of work.
+    choose from and `terms` in the end.
     """
 
     variables: int = 5
@@ -251,7 +250,6 @@ class ExpressionPairsPolicy:
     degree: int = 6
     monomials: int = 250
     terms: int = 12
-    units: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -273,18 +271,16 @@ class RoundingPolicy:
 
 @dataclass(frozen=True)
 class SimplificationPolicy:
-    """Sympy has no limit of its own, and a clock would make results depend on the machine: what a transform costs is
-    taken from the size of the expression.
+    """Sympy has no limit of its own, and a clock would make results depend on the machine: its function calls are
+    counted.
 
-    One that searches (factor, cancel, simplify) costs (n / `nodes`)^3 units of work for n nodes of the expression tree,
-    one that rewrites `rewriting` of that. Transforms are begun while they fit into `budget`, a proof that two
-    expressions are equal if it fits into `proof`; nothing is expanded to more than `terms` terms.
+    All transforms together get work of `budget`, one of them at most the share `one` of what is left; a proof that two
+    expressions are equal gets `proof`. Nothing is expanded to more than `terms` terms.
     """
 
     budget: float = 5.0
+    one: float = 0.3
     proof: float = 2.0
-    nodes: float = 50.0
-    rewriting: float = 0.1
     terms: int = 400
 
 
@@ -293,7 +289,8 @@ class SearchPolicy:
     """The search as a whole.
 
     All takes work of `budget`; the search may use the share `searching` of it, so that some is left for rounding and
-    simplification, and the longer looks at all structures together get `further`. A structure is snapped if its error
+    simplification, and these leave `proving` for a proof and as much for other ways of writing the formula. The longer
+    looks at all structures together get `further`. A structure is snapped if its error
     is at most `worth`, and its formula is exact at `exact`. Splines have degree `degree`.
     The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
     trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
@@ -306,6 +303,7 @@ class SearchPolicy:
 
     budget: float = 60.0
     searching: float = 0.85
+    proving: float = 0.04
     further: float = 30.0
     worth: float = 0.05
     exact: float = 1e-11

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, counted_calls
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import nice
 from kanrun.engine.symbolic.search_problem import RoundingPolicy, SimplificationPolicy
@@ -44,11 +45,11 @@ def equivalent_forms(
     A form counts only if it gives the values of `expression` at `points` (N, d), to rounding.
     """
     found, reference = [expression], to_numpy(expression, names)(points)
-    left = policy.budget
+    budget = Budget(policy.budget)
     for steps in _TRANSFORMS:
         for start in dict.fromkeys([min(found, key=size), expression]):
             try:
-                form, left = _transformed(start, steps, left, policy)
+                form = _transformed(start, steps, policy.one * budget.left, policy)
                 if form is not None and form not in found and _same(form, names, points, reference):
                     found.append(form)
             except (KanrunError, *CANNOT):
@@ -65,14 +66,13 @@ def quotients_out_of_powers(
     values of `expression` at all points."""
     roots = [each for each in expression.atoms(sympy.Pow) if each.exp.is_number and not each.exp.is_Integer]
     for root in sorted(roots, key=lambda each: (-sympy.count_ops(each), str(each))):
-        cost = transform_cost(expression, policy, searches=False)
-        if cost > policy.budget or expansion_terms(expression) > policy.terms:
+        if expansion_terms(expression) > policy.terms:
             break
-        count_work(cost)
         positive = {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
         base, exponent = root.xreplace(positive).as_base_exp()
         try:
-            taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
+            with counted_calls():
+                taken_out = sympy.expand_power_base(sympy.together(base) ** exponent)
             form = _real(expression.xreplace(positive).xreplace({root.xreplace(positive): taken_out}))
             plainer = _divisions(form) < _divisions(expression) and _mentions(form) <= _mentions(expression)
             if plainer and _same(form, names, points, to_numpy(expression, names)(points)):
@@ -93,37 +93,31 @@ def _mentions(expression: sympy.Expr) -> int:
 
 
 def _transformed(
-    form: sympy.Expr, steps: Sequence[Rewriting], left: float, policy: SimplificationPolicy
-) -> tuple[sympy.Expr | None, float]:
-    """`form` after all steps, None where one of them would cost more than is left; and what is left."""
-    for step in steps:
-        cost = transform_cost(form, policy, searches=step in _SEARCHES)
-        if cost > left or expansion_terms(form) > policy.terms:
-            return None, left
-        left -= cost
-        count_work(cost)
-        form = step(form)
-    return form, left
+    form: sympy.Expr, steps: Sequence[Rewriting], most: float, policy: SimplificationPolicy
+) -> sympy.Expr | None:
+    """`form` after all steps, None where they would take more work than `most`, or expand too far."""
+    with contextlib.suppress(WorkSpent), at_most(most), counted_calls():
+        for step in steps:
+            if expansion_terms(form) > policy.terms:
+                return None
+            form = step(form)
+        return form
+    return None
 
 
 def proven_equal(first: sympy.Expr, second: sympy.Expr, policy: SimplificationPolicy) -> str:
     """`yes`, `no` or `unknown`: whether sympy shows that the two are equal, if their difference is small enough."""
     difference = exactly(first) - exactly(second)
-    if expansion_terms(difference) > policy.terms or transform_cost(difference, policy) > policy.proof:
+    if expansion_terms(difference) > policy.terms:
         return "unknown"
     try:
-        zero = sympy.simplify(sympy.expand(difference))
-    except CANNOT:
+        with at_most(policy.proof), counted_calls():
+            zero = sympy.simplify(sympy.expand(difference))
+    except (WorkSpent, *CANNOT):
         return "unknown"
     if zero == 0:
         return "yes"
     return "no" if not zero.atoms(sympy.Float) else "unknown"
-
-
-def transform_cost(expression: sympy.Expr, policy: SimplificationPolicy, *, searches: bool = True) -> float:
-    """Units of work that a transform of `expression` is taken to cost."""
-    nodes = sum(1 for _ in sympy.preorder_traversal(expression))
-    return float((nodes / policy.nodes) ** 3 * (1.0 if searches else policy.rewriting))
 
 
 def expansion_terms(expression: sympy.Expr) -> int:
@@ -312,8 +306,6 @@ _LARGEST_WHOLE = 1e9
 _DIGIT = 0.1
 
 
-#: Transforms that search for a short form and take long on large expressions; the others rewrite.
-_SEARCHES = (sympy.cancel, sympy.factor, sympy.simplify)
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
     (_completed_squares,),

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.search_problem import SymmetryPolicy
@@ -62,12 +62,15 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
     kernel = ConstantKernel(30.0, (1e-2, 1e6)) * RBF(np.full(z.shape[1], 3.0), (1e-1, 1e3))
     kernel = kernel + WhiteKernel(1e-6, (1e-12, 1.0))
     few = slice(0, policy.tuned)
-    process = GaussianProcessRegressor(kernel, alpha=policy.jitter, optimizer=_optimizer(policy.steps))
+    count = len(z[few])
+    step = count**2 * (COSTS.covariance * count + COSTS.covariance_entry * (2 + z.shape[1]))
+    process = GaussianProcessRegressor(kernel, alpha=policy.jitter, optimizer=_optimizer(policy.steps, step))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # lengths at their bounds, and steps that ran out: both are meant
         tuned = process.fit(z[few], target[few]).kernel_
     for growth in range(5):  # a smooth function of few variables makes the matrix singular
         process = GaussianProcessRegressor(tuned, alpha=policy.jitter * 100.0**growth, optimizer=None)
+        count_work(COSTS.covariance * len(z[: policy.points]) ** 3)
         try:
             process.fit(z[: policy.points], target[: policy.points])
             break
@@ -75,7 +78,6 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
             continue
     else:
         return SmoothFit(np.zeros_like, np.inf, of_output)
-    count_work(policy.units * (1 + z.shape[1] / 4))
     at, weights = process.X_train_, process.alpha_
     lengths = np.atleast_1d(process.kernel_.k1.k2.length_scale)
     amplitude = float(process.kernel_.k1.k1.constant_value)
@@ -92,12 +94,17 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
     return SmoothFit(gradient, error if np.isfinite(error) else np.inf, of_output)
 
 
-def _optimizer(steps: int) -> Callable[..., tuple[Array, float]]:
+def _optimizer(steps: int, units: float) -> Callable[..., tuple[Array, float]]:
+    """Each value of the objective is work of `units`."""
     from scipy.optimize import minimize
 
     def optimise(objective: Callable[..., tuple[float, Array]], start: Array, bounds: Array) -> tuple[Array, float]:
+        def counted(lengths: Array) -> tuple[float, Array]:
+            count_work(units)
+            return objective(lengths)
+
         found: Any = minimize(  # type: ignore[call-overload]
-            objective, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": steps}
+            counted, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": steps}
         )
         return found.x, float(found.fun)
 

@@ -131,6 +131,7 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
         largest = next((k for k in (3, 2, 1) if (2 * k + 1) ** inputs <= most), 0)
         if not np.isfinite(values).all() or largest == 0:
             continue
+        count_work(COSTS.grid_value * (2 * largest + 1) ** inputs * len(y) / 2)
         for weights in itertools.product(range(-largest, largest + 1), repeat=inputs):
             if weights[0] <= 0 or np.gcd.reduce(weights) != 1 or not all(weights):
                 continue
@@ -139,7 +140,6 @@ def _single_index(data: SearchData, policy: SymmetryPolicy) -> Reduction | None:
             if best is None or jumps < best[0]:
                 parts = zip(names, weights, strict=True)
                 best = jumps, build(*(n**w if build is sympy.Mul else w * n for n, w in parts)), index
-    count_work(COSTS.grid_value * most * len(y))
     if best is None or best[0] > policy.smooth or _rough(best[2], y) > policy.rough:
         return None
     return Reduction(inputs, (best[1],))
