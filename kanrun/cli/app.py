@@ -64,6 +64,9 @@ app.command("keys")(keys)
 app.add_typer(runs.app, name="runs")
 
 
+_LONGEST = 2000  # letters of a sentence
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command line and returns its exit code.
 
@@ -123,6 +126,8 @@ def _say(sentence: str, code: int) -> int:
 
 
 def _printable(text: str) -> str:
-    """The text as one line, without letters of a name that would steer a terminal."""
+    """The text as one line of a length for people, without letters of a name that would steer a terminal."""
     line = " ".join(part.strip() for part in text.splitlines())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
     return "".join(letter if letter.isprintable() else " " for letter in line)

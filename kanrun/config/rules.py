@@ -102,6 +102,8 @@ class Rule:
         if self.length is not None and len(entries) != self.length:
             return f"{path}={list(entries)} must have {_count(self.length)} ({self.about})."
         for entry in entries:
+            if self.whole and self.width is None and isinstance(entry, list | tuple | dict):
+                return f"{path}={list(entries)} has {entry}, where a whole number is needed ({self.about})."
             if self.width is not None and (not isinstance(entry, list | tuple) or len(entry) != self.width):
                 return f"{path} has {entry}, where a list of {self.width} is needed ({self.about})."
             if self.distinct and list(entries).count(entry) > 1:
@@ -139,11 +141,17 @@ def check_files(settings: Any) -> None:
             raise UsageError(f"there is no file {value!r}.")
 
 
+_FLAT = ("list[int]", "list[float]", "list[str]")  # whose entries OmegaConf lets be lists
+
+
 def _broken(settings: Any, at: str) -> Iterator[str]:
     for one in fields(settings):
         value, path = getattr(settings, one.name), at + one.name
         if is_dataclass(value):
             yield from _broken(value, f"{path}.")
+            continue
+        if str(one.type).startswith(_FLAT) and any(isinstance(entry, list | dict) for entry in value or ()):
+            yield f"{path}={value} has a list where each entry is one value, as {path}=[1,2]."
             continue
         yield from (f"{where}=nan is not a number." for where in _not_numbers(path, value))
         rule = one.metadata.get("rule")

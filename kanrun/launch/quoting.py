@@ -12,22 +12,32 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf.errors import GrammarParseError
 from omegaconf.grammar_parser import parse
 
 from kanrun.config.registry import module_of
+from kanrun.errors import UsageError
 
 _QUOTED = re.compile(r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*\"""", re.DOTALL)
 _CHOICE = re.compile(r"choice\s*\((.*)\)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)([eE][+-]?\d+)?|null", re.IGNORECASE)
 _OPENING = re.compile(r"(\\*)\$\{")
+_DEEPEST = 50
+_DEEPER = dict.fromkeys("([{", 1) | dict.fromkeys(")]}", -1)
 _PAIRS = {")": "(", "]": "[", "}": "{"}
 
 
 def hydra_words(words: Sequence[str], command: str, multirun: bool) -> list[str]:
-    """The overrides of a command in Hydra's grammar; `study=NAME` becomes `study=<command>/NAME`."""
+    """The overrides of a command in Hydra's grammar; `study=NAME` becomes `study=<command>/NAME`.
+
+    Raises UsageError for one with brackets so deep that reading it would take seconds or end in a RecursionError.
+    """
+    for word in words:
+        if max(accumulate(_DEEPER.get(letter, 0) for letter in word), default=0) > _DEEPEST:
+            raise UsageError(f"{word[:60]}... has brackets more than {_DEEPEST} deep.")
     sweeping = multirun or any(word.lower() == "hydra.mode=multirun" for word in words)
     return [_hydra_word(word, module_of(command), sweeping) for word in words]
 
