@@ -85,7 +85,7 @@ class TableTarget:
         "indicator", "missing inputs: median and an indicator, rows dropped, or refused",
         choices=("indicator", "drop", "refuse"),
     )  # fmt: skip
-    weights: str | None = setting(None, "column of the rows' weights, for model=auto; null: all count the same")
+    weights: str | None = setting(None, "column of the rows' weights; null: all count the same")
     split: str = setting(
         "random", "how rows are left out: random, group:COLUMN (whole groups) or time:COLUMN (the latest)"
     )

@@ -49,7 +49,6 @@ from kanrun.targets import (
     frame_names,
     is_frame,
     named_formula,
-    repeated,
 )
 from kanrun.watch import Advance, end_now, watching
 
@@ -79,7 +78,7 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     x is an array, a tensor or a DataFrame, whose text columns and those of `categories` become indicators of their
     levels; y holds numbers, or labels with `task="classification"` (the default where y is text or bool). A formula,
     such as `fit(formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)})`, is sampled on its domain, by default
-    [-1, 1] for every variable. A row of `sample_weight` 2 counts as two rows.
+    [-1, 1] for every variable. A row of `sample_weight` 2 counts as two rows, and fractions as such.
 
     `model` is `auto` (the default for data: effects of inputs and pairs by evidence), `additive` (effects alone), `kan`
     (the default for formulas, and with any of its settings), `mlp`, `polynomial`, `bezier` or `bspline`. Further
@@ -169,7 +168,6 @@ def fit_target(cfg: FitConfig, target: Target, *, additive: bool = False, progre
     `additive` leaves the automatic model its effects of single inputs, see `TablePolicy.additive`.
     """
     automatic = MODELS[cfg.model.kind].tables_only
-    target = target if automatic else repeated(target)
     prepared = prepare_table(cfg, {}, cfg.seed, target) if automatic else make_fit(cfg, {}, cfg.seed, target)
     if additive and isinstance(prepared, TableFitting):
         plain = TablePolicy.additive()

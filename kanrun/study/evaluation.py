@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Smoothing, predict
-from kanrun.engine.training.data import output_scale
+from kanrun.engine.training.data import mean_loss, output_scale
+from kanrun.engine.training.data_fitting import data_factor, rowwise
 from kanrun.runs.records import Table, Value
 from kanrun.study.problem import LearningProblem
 from kanrun.targets import Points
@@ -53,18 +54,18 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
     difference = predict_points(network, problem, points.x) - points.y
     if problem.dataset.classes:
         assert problem.data.test is not None
-        output = predict(network, problem.data.test.x)
-        loss = nn.functional.cross_entropy(output, problem.data.test.y[:, 0].long())
+        loss = mean_loss(predict(network, problem.data.test.x), problem.data.test, "classification", 1.0)
         return {
             "test_max_error": None,
             "r2": None,
-            "test_accuracy": float((difference == 0).mean()),
+            "test_accuracy": float(np.average(difference[:, 0] == 0, weights=points.weights)),
             "test_cross_entropy": float(loss),
         }
     largest = float(np.abs(points.y).max()) or 1.0  # apart, so that squares neither over- nor underflow
     relative = points.y / largest
-    spread = float(((relative - relative.mean(0)) ** 2).sum())
-    r2 = 1 - float(((difference / largest) ** 2).sum()) / spread if spread > 0 else None
+    squares = (relative - np.average(relative, 0, points.weights)) ** 2, (difference / largest) ** 2
+    spread, left = (float(np.average(each.sum(1), weights=points.weights)) for each in squares)
+    r2 = 1 - left / spread if spread > 0 else None
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
 
 
@@ -80,7 +81,7 @@ def effective_parameters(network: Network, problem: LearningProblem, smoothing: 
     if problem.dataset.classes or unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS:
         return None
     exact = deepcopy(network).double()
-    factor = 1 / (output_scale(samples, "regression") * samples.y.numel() ** 0.5)
+    factor = rowwise(data_factor(samples, output_scale(samples, "regression")))
     gram = exact.linearise(samples.x.double())[1].scaled(factor).gram()
     whole = gram.clone()
     if len(rows := smoothing.rows(exact)):
@@ -104,10 +105,12 @@ def linear_rmse(problem: LearningProblem) -> float | None:
 
     shown = [points for points in (dataset.train, dataset.validation) if points is not None]
     x, y = np.concatenate([points.x for points in shown]), np.concatenate([points.y for points in shown])
-    solution, *_ = np.linalg.lstsq(rows(x), y, rcond=None)
+    roots = np.sqrt(np.concatenate([points.shares for points in shown]))[:, None]
+    solution, *_ = np.linalg.lstsq(rows(x) * roots, y * roots, rcond=None)
     difference = rows(dataset.test.x) @ solution - dataset.test.y
     largest = float(np.abs(difference).max()) or 1.0
-    return largest * float(np.sqrt(np.mean((difference / largest) ** 2)))
+    squares = ((difference / largest) ** 2).mean(1)
+    return largest * float(np.sqrt(np.average(squares, weights=dataset.test.weights)))
 
 
 def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:

@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kanrun.config import AutoConfig, ExperimentConfig, SamplingConfig
+from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.training import Samples, TrainingData
-from kanrun.errors import UsageError
 from kanrun.study.resources import device_of
 from kanrun.targets import Dataset, PiecewiseScaling, Points, Target, build_target, make_dataset
 
@@ -41,9 +40,6 @@ class LearningProblem:
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
     """Sample `target`, settings or a target as it is, for `seed`. Raises UsageError for what breaks a rule."""
     known = target if isinstance(target, Target) else build_target(target)
-    weighted = known.points is not None and known.points.weights is not None
-    if weighted and not isinstance(getattr(cfg, "model", None), AutoConfig):
-        raise UsageError("target.weights counts with model=auto alone; leave it out, or the model's settings.")
     dataset = make_dataset(known, sampling, seed)
     return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))
 
@@ -65,7 +61,8 @@ def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> Lear
         if points is None:
             return None
         y = points.y if dataset.classes else dataset.output_scaling.apply(points.y)
-        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y))
+        weights = None if points.weights is None else tensor(points.weights)
+        return Samples(tensor(dataset.input_scaling.apply(points.x)), tensor(y), weights)
 
     train = samples(dataset.train)
     assert train is not None

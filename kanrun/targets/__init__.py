@@ -18,7 +18,6 @@ if TYPE_CHECKING:
         frame_names,
         input_rows,
         is_frame,
-        repeated,
     )
     from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target, scaling_from_plain
     from kanrun.targets.datasets import SplitPolicy, build_target, generator, make_dataset
@@ -38,7 +37,7 @@ if TYPE_CHECKING:
     from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
 
 _NAMES = {
-    "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame repeated",
+    "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
     "data": "Dataset PiecewiseScaling Points Scaling Target scaling_from_plain",
     "datasets": "SplitPolicy build_target generator make_dataset",
     "encoding": "TableCode code_of",
@@ -90,7 +89,6 @@ __all__ = [
     "planar_points",
     "read_inputs",
     "read_values",
-    "repeated",
     "scaling_from_plain",
 ]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -209,14 +208,3 @@ def _weights(weights: Data, rows: int) -> Array | None:
     if (shares < 0).any() or not shares.any():
         raise InvalidData("sample_weight must not be negative, nor zero for all rows.")
     return None if (shares == 1).all() else shares
-
-
-def repeated(target: Target) -> Target:
-    """The target with rows in place of weights. Raises InvalidData for weights that are not whole numbers."""
-    points = target.points
-    if points is None or points.weights is None:
-        return target
-    if (points.weights != np.round(points.weights)).any():
-        raise InvalidData("sample_weight of this model must be whole numbers; model=auto and additive take any.")
-    rows = np.repeat(np.arange(len(points)), points.weights.astype(np.intp))
-    return replace(target, points=Points(points.x[rows], points.y[rows]))

@@ -45,6 +45,11 @@ class Points:
         return Points(self.x[rows], self.y[rows], weights, groups, self.forward)
 
     @property
+    def shares(self) -> Array:
+        """The weights, 1 where there are none, (N,)."""
+        return np.ones(len(self)) if self.weights is None else self.weights
+
+    @property
     def box(self) -> Array:
         """The range of each input, (d, 2)."""
         return np.stack([self.x.min(axis=0), self.x.max(axis=0)], axis=1)

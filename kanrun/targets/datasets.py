@@ -183,10 +183,10 @@ def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scali
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
         return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), train.y.std(0), policy)
-    inputs = _standardised(train.x, policy)
+    inputs = _standardised(train.x, train.weights, policy)
     if target.classes is not None:
         return inputs, Scaling.identity(1)
-    return inputs, _standardised(train.y, policy)
+    return inputs, _standardised(train.y, train.weights, policy)
 
 
 def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
@@ -196,11 +196,12 @@ def _where_needed(middle: Array, size: Array, policy: SplitPolicy) -> Scaling:
     return Scaling(np.where(plain, 0.0, middle), np.where(plain, 1.0, size))
 
 
-def _standardised(values: Array, policy: SplitPolicy) -> Scaling:
-    """By mean and standard deviation; a column that is constant (to rounding) is only shifted."""
+def _standardised(values: Array, weights: Array | None, policy: SplitPolicy) -> Scaling:
+    """By weighted mean and standard deviation; a column that is constant (to rounding) is only shifted."""
     largest = np.abs(values).max(axis=0)
     relative = values / np.where(largest > 0, largest, 1.0)  # whose sums and squares neither over- nor underflow
-    mean, deviation = relative.mean(axis=0) * largest, relative.std(axis=0) * largest
+    mean = np.average(relative, 0, weights)
+    mean, deviation = mean * largest, np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
     return Scaling(mean, np.where(_constant(values, policy), 1.0, deviation))
 
 

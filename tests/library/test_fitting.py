@@ -134,12 +134,35 @@ def test_a_weight_is_a_number_of_rows() -> None:
     assert weighted.summary().facts[freedom] == pytest.approx(repeated.summary().facts[freedom])
     half = fit(X, Y, model="additive", sample_weight=np.full(80, 0.5))
     assert half.score(X, Y) > 0.98
-    kan = fit(X, Y, sample_weight=weights, **SMALL)
-    np.testing.assert_array_equal(
-        kan.predict(X), fit(np.repeat(X, weights, 0), np.repeat(Y, weights), **SMALL).predict(X)
-    )
-    with pytest.raises(UsageError, match="must be whole numbers"):
-        fit(X, Y, sample_weight=np.full(80, 0.5), **SMALL)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"intervals": [4, 8]},
+        {"intervals": [4], "hidden": [1], "starts": 2},
+        {"solver": "lbfgs", "intervals": [4]},
+        {"solver": "adam", "intervals": [4]},
+        {"solver": "lbfgs", "intervals": [3], "task": "classification"},
+        {"model": "mlp", "hidden": [3], "starts": 2},
+        {"model": "polynomial", "degree": 4},
+    ],
+    ids=lambda settings: "-".join(str(value) for value in settings.values()),
+)
+def test_the_weight_of_a_row_is_its_share_of_the_loss(settings: dict[str, Any]) -> None:
+    """Twice the fractions give the same model, and so do repeated rows, where they are the same training rows."""
+    x = X[:, :1] if settings.get("model") == "polynomial" else X
+    y = (np.median(Y) < Y).astype(int) if "task" in settings else Y
+    weights = RNG.integers(1, 4, 80)
+    settings = {"steps": 6, "hidden": [], "validation": 0.0} | settings
+    if settings.get("model") == "polynomial":
+        del settings["hidden"], settings["steps"]
+    weighted = fit(x, y, sample_weight=weights / 2, **settings)
+    repeated = fit(np.repeat(x, weights, 0), np.repeat(y, weights), **settings)
+    np.testing.assert_allclose(weighted.values(x), repeated.values(x), rtol=1e-6, atol=1e-7)
+    assert np.abs(weighted.values(x) - fit(x, y, **settings).values(x)).max() > 1e-5
+    error, same = (each.tables["summary"].iloc[0]["train_rmse"] for each in (weighted, repeated))
+    assert error == pytest.approx(same, rel=1e-6)
 
 
 def test_summary_plot_and_html(automatic: Model) -> None:

@@ -9,13 +9,14 @@ coefficients N(0, 0.3^2 / inputs).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.layers.spline_layer import SplineLayer
-from kanrun.engine.splines import fit_coefficients, local_basis, sample_points
+from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
+from kanrun.engine.splines import fit_coefficients, local_basis, sample_points, uniform_breakpoints
 from kanrun.errors import UsageError
 
 #: Points per input for the expectations that the variance-aware schemes need.
@@ -81,6 +82,22 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
             points = sample_points(layer.grid, 3)
             values = layer.base(points)[:, None, :]
             layer.coefficients.sub_(fit_coefficients(points, values, layer.grid))
+
+
+def fresh_layers(
+    shape: Sequence[int], intervals: int, spec: EdgeSpec, domain: Tensor, initialisation: str,
+    generator: Generator | None, products: Sequence[int],
+) -> list[SplineLayer]:  # fmt: skip
+    """Layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
+    layers = []
+    for i, (inputs, outputs) in enumerate(pairwise(shape)):
+        ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
+        grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
+        more = products[i] if i < len(products) else 0
+        layer = SplineLayer.on_grid(grid, outputs + more, spec, uniform=True)
+        initialise(layer, initialisation, generator)
+        layers.append(layer)
+    return layers
 
 
 def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | None) -> None:

@@ -19,6 +19,8 @@ from kanrun.errors import UsageError
 
 #: Keeps the root differentiable at an edge that is zero.
 EPSILON = 1e-12
+#: Shares of magnitudes count as at least this in the entropy, which keeps the logarithm finite at dead edges.
+LEAST_SHARE = 1e-12
 #: Most numbers in a chunk of edge values.
 CHUNK = 1 << 20
 
@@ -37,6 +39,16 @@ def edge_magnitudes(
     if kind == "mean_abs":
         return _mean_absolute(layer, x)
     raise UsageError(f"{kind} is not a magnitude of edges; choose rms or mean_abs.")
+
+
+def edge_penalty(
+    layer: SplineLayer, x: Float[Tensor, "samples inputs"], l1: float, entropy: float, kind: str
+) -> Tensor:
+    """l1 |Phi|_1 + entropy S(Phi) of the layer's edges on x, differentiable; see `KAN.regularisation`."""
+    magnitudes = edge_magnitudes(layer, x, kind)[layer.mask]
+    size = magnitudes.sum()
+    shares = (magnitudes / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
+    return l1 * size - entropy * (shares * shares.log()).sum()
 
 
 def _root_mean_square(layer: SplineLayer, x: Tensor) -> Tensor:

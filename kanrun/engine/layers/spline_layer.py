@@ -9,15 +9,29 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
+from torch.nn.functional import pad
 
 from kanrun.config import KANConfig, check
 from kanrun.engine.layers.bases import Base, base_function
 from kanrun.engine.layers.functional import edge_sums
-from kanrun.engine.splines import Extrapolation, Grid, equally_spaced, extend, local_basis, uniform_breakpoints
+from kanrun.engine.splines import (
+    Extrapolation,
+    Grid,
+    breakpoints_of,
+    dense_rows,
+    equally_spaced,
+    extend,
+    local_basis,
+    uniform_breakpoints,
+)
 from kanrun.engine.splines.basis_products import by_edges
+from kanrun.engine.splines.least_squares import difference_bands, difference_columns
 from kanrun.errors import UsageError
+
+#: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
+SEEN = 1e-10
 
 Scale = Literal["separate", "single"]
 TrainedScales = Literal["all", "base", "none"]
@@ -42,6 +56,16 @@ class EdgeSpec:
     extrapolation: Extrapolation = "linear"
     trained_scales: TrainedScales = "all"
     base_goes_on: bool = False
+
+    @property
+    def beyond(self) -> str:
+        """What edges do outside their grids."""
+        said = {
+            "linear": "the splines continue linearly",
+            "constant": "the splines keep their values at the ends",
+            "zero": "the splines are zero",
+        }[self.extrapolation]
+        return f"{said} and the base {self.base} continues" if self.base_goes_on else said
 
 
 def edge_spec(
@@ -204,6 +228,67 @@ class SplineLayer(nn.Module):
     ) -> Float[Tensor, "samples out inputs"]:
         """spline_oi(x_i), or its `derivative`-th derivative, without the scales."""
         return by_edges(*local_basis(x, self.grid, derivative), self.coefficients)
+
+    # ------------------------------------------------------- its unknowns: the coefficients, then what weighs the base
+
+    def unknowns_at(self, intervals: int | None = None) -> int:
+        """How many there are, on grids of `intervals` (None: its own)."""
+        functions = (intervals or self.grid.intervals) + self.spec.degree
+        return self.mask.numel() * (functions + (self.trained_base is not None))
+
+    def rows(
+        self, x: Float[Tensor, "samples inputs"], upstream: Float[Tensor, "samples y out"], start: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Columns (samples, 1, non-zeros) from `start` on and values (samples, y, non-zeros) of d y / d unknowns.
+
+        d y / d coefficient = upstream w_s B(x_in) and d y / d w_b = upstream b(x_in), with upstream = d y / d x_out.
+        """
+        basis, interval = local_basis(x, self.grid)
+        edges = torch.arange(self.mask.numel(), device=x.device)
+        functions = edges.view(self.mask.shape)[..., None] * self.grid.functions + start
+        local = interval[:, None, :, None] + torch.arange(self.spec.degree + 1, device=x.device)
+        scaled = upstream[..., None] * self.scales()[1]  # (samples, y, outputs, inputs)
+        index = [(local + functions).flatten(1)[:, None]]
+        values = [(scaled[..., None] * basis[:, None, None]).flatten(2)]
+        if self.trained_base is not None:
+            factors = self.base(x)[:, None] if self.spec.scale == "separate" else self.unscaled_values(x)
+            index.append((edges + start + self.coefficients.numel()).expand(x.shape[0], 1, -1))
+            values.append((upstream[..., None] * (factors * self.mask)[:, None]).flatten(2))
+        return index, values
+
+    def penalty_rows(self, order: int, start: int) -> list[tuple[Tensor, Tensor]]:
+        """Columns from `start` on and values, (rows, order + 1) each: differences of w_s c, and a row for each w_b."""
+        bands = difference_bands(self.grid, order)
+        edges = torch.arange(self.mask.numel(), device=bands.device)[:, None]
+        index = edges[..., None] * self.grid.functions + start + difference_columns(bands)
+        values = bands * self.scales()[1].detach()[:, :, None, None]
+        found = [(index.reshape(-1, order + 1), values.reshape(-1, order + 1))]
+        if self.trained_base is not None:
+            alive = pad(self.mask.reshape(-1, 1).to(bands), (0, order))
+            found.append(((edges + start + self.coefficients.numel()).expand_as(alive), alive))
+        return found
+
+    def touched(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, "inputs functions"]:
+        """Which basis functions see at least one of the samples."""
+        basis, interval = local_basis(x, self.grid)
+        functions = self.grid.functions
+        parts = zip(basis.split(4096), interval.split(4096), strict=True)
+        return torch.stack([(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]).any(0)
+
+    # ----------------------------------------------------------------------------------------- other layers
+
+    def resized(self, inputs: int, outputs: int) -> SplineLayer:
+        """The edges between the first `inputs` and `outputs`; those beyond the own ones are pruned."""
+        own = breakpoints_of(self.knots, self.spec.degree)
+        grid = torch.cat([own[:inputs], own[:1].expand(max(inputs - self.inputs, 0), -1)])
+        new = SplineLayer.on_grid(grid, outputs, self.spec, uniform=self.uniform)
+        part = slice(self.outputs), slice(self.inputs)
+        with torch.no_grad():
+            new.mask.fill_(False)
+            for name, value in new.state_dict(keep_vars=True).items():
+                if name != "knots":
+                    value[part] = getattr(self, name)[:outputs, :inputs]
+        return new
 
     def with_grid(
         self,

@@ -112,8 +112,8 @@ class LocalRows:
         """Squared norms of the columns."""
         return self.values.new_zeros(self.unknowns).scatter_add_(0, self.index.view(-1), self.values.square().view(-1))
 
-    def scaled(self, scale: float) -> LocalRows:
-        """The rows times `scale`, written over these."""
+    def scaled(self, scale: float | Tensor) -> LocalRows:
+        """The rows times `scale`, a number or a column (rows, 1), written over these."""
         self.values.mul_(scale)
         return self
 
@@ -159,7 +159,7 @@ class DenseRows:
     def squares(self) -> Tensor:
         return self.rows.square().sum(0)
 
-    def scaled(self, scale: float) -> DenseRows:
+    def scaled(self, scale: float | Tensor) -> DenseRows:
         self.rows.mul_(scale)
         return self
 

@@ -46,9 +46,12 @@ class Curve(Network):
             rows = (basis[:, None, :, None] * each[None, :, None, :]).flatten(2)
             return basis @ self.coefficients, DenseRows(rows.flatten(0, 1))
 
-    def fit_linear(self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"]) -> bool:
-        design = self.basis(x).double()
-        solution = torch.linalg.lstsq(design.cpu(), y.double().cpu(), driver="gelsd").solution
+    def fit_linear(
+        self, x: Float[Tensor, "samples 1"], y: Float[Tensor, "samples out"], roots: Tensor | None = None
+    ) -> bool:
+        rows = (self.basis(x), y) if roots is None else (self.basis(x) * roots, y * roots)
+        design, right = (each.double().cpu() for each in rows)
+        solution = torch.linalg.lstsq(design, right, driver="gelsd").solution
         with torch.no_grad():
             self.coefficients.copy_(solution)
         return True

@@ -2,69 +2,37 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
 from kanrun.config.registry import resolve
-from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_magnitudes, initialise, move_layer, refine_layer
+from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_penalty, fresh_layers, move_layer, refine_layer
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.layers.learned_edge import LearnedEdge
 from kanrun.engine.layers.spline_layer import Domain, Scale, domain_of, edge_spec
 from kanrun.engine.least_squares.problem import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network, Regridded, checked_shape
+from kanrun.engine.networks.network import Network, Regridded, checked_shape, halved
 from kanrun.engine.splines import (
     Extrapolation,
     breakpoints_from_data,
     breakpoints_of,
     breakpoints_within,
-    dense_rows,
-    local_basis,
     rare_samples,
-    uniform_breakpoints,
 )
-from kanrun.engine.splines.least_squares import difference_bands, difference_columns, penalty_order
+from kanrun.engine.splines.least_squares import penalty_order
 from kanrun.errors import UsageError
 
-#: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
-SEEN = 1e-10
 #: Score below which `KAN.prune` drops an edge, as pykan's does by default (`edge_th`).
 EDGE_THRESHOLD = 3e-2
-#: Shares of magnitudes count as at least this in the entropy, which keeps the logarithm finite at dead edges.
-LEAST_SHARE = 1e-12
-
-
-#: What edges do outside their grids, by the policy of extrapolation.
-BEYOND = {
-    "linear": "the splines continue linearly",
-    "constant": "the splines keep their values at the ends",
-    "zero": "the splines are zero",
-}
-
-
-def _fresh_layers(
-    shape: Sequence[int], intervals: int, spec: EdgeSpec, domain: Tensor, initialisation: str,
-    generator: Generator | None, products: Sequence[int],
-) -> list[SplineLayer]:  # fmt: skip
-    """Layers of widths `shape`, the first grid on `domain`, hidden ones on [-1, 1]."""
-    layers = []
-    for i, (inputs, outputs) in enumerate(itertools.pairwise(shape)):
-        ends = domain if i == 0 else domain.new_tensor([[-1.0, 1.0]]).expand(inputs, 2)
-        grid = uniform_breakpoints(ends[:, 0], ends[:, 1], intervals)
-        more = products[i] if i < len(products) else 0
-        layer = SplineLayer.on_grid(grid, outputs + more, spec, uniform=True)
-        initialise(layer, initialisation, generator)
-        layers.append(layer)
-    return layers
 
 
 class KAN(Network):
@@ -105,7 +73,7 @@ class KAN(Network):
         shape = checked_shape(shape)
         spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
         ends = domain_of(domain, shape[0], dtype, device)
-        self._hold(_fresh_layers(shape, intervals, spec, ends, initialisation, generator, products), products)
+        self._hold(fresh_layers(shape, intervals, spec, ends, initialisation, generator, products), products)
 
     @classmethod
     def of_layers(cls, layers: Sequence[SplineLayer], products: Sequence[int] = ()) -> KAN:
@@ -132,7 +100,7 @@ class KAN(Network):
         products: Sequence[int] = (),
     ) -> KAN:
         """As the constructor, with edges after `spec`."""
-        layers = _fresh_layers(shape, intervals, spec, domain, initialisation, generator, products)
+        layers = fresh_layers(shape, intervals, spec, domain, initialisation, generator, products)
         return cls.of_layers(layers, products)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
@@ -181,8 +149,7 @@ class KAN(Network):
 
     @property
     def beyond(self) -> str:
-        spec = self.layer(0).spec
-        return BEYOND[spec.extrapolation] + (f" and the base {spec.base} continues" if spec.base_goes_on else "")
+        return self.layer(0).spec.beyond
 
     def describe(self) -> dict[str, Any]:
         described = {"kind": self.kind, "layers": [layer.describe() for layer in self]}
@@ -209,9 +176,7 @@ class KAN(Network):
         """The network without the edges whose score on x is below `threshold`; see `prune.pruned`."""
         from kanrun.engine.networks.prune import pruned
 
-        smaller = pruned(self, x, threshold)
-        assert isinstance(smaller, KAN)  # an invariant: it is a copy of this network
-        return smaller
+        return pruned(self, x, threshold)
 
     def regularisation(
         self, x: Float[Tensor, "samples inputs"], *, l1: float = 1.0, entropy: float = 1.0, kind: str = "mean_abs"
@@ -225,10 +190,7 @@ class KAN(Network):
         """
         total = torch.zeros((), dtype=x.dtype, device=x.device)
         for layer, products in zip(self.edge_layers, self.products, strict=True):
-            magnitudes = edge_magnitudes(layer, x, kind)[layer.mask]
-            size = magnitudes.sum()
-            shares = (magnitudes / size.clamp(min=torch.finfo(x.dtype).tiny)).clamp(min=LEAST_SHARE)
-            total = total + l1 * size - entropy * (shares * shares.log()).sum()
+            total = total + edge_penalty(layer, x, l1, entropy, kind)
             x = nodes_of(layer(x), products)
         return total
 
@@ -263,8 +225,7 @@ class KAN(Network):
     def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], LocalRows]:
         """(f(x), J) with the non-zeros of J alone: k + 1 of each edge, however fine the grids.
 
-        By layers: d y / d coefficient = (d y / d x_out) w_s B(x_in), d y / d w_b = (d y / d x_out) b(x_in), the first
-        factor carried backwards.
+        By layers, d y / d x_out carried backwards.
         """
         with torch.no_grad():
             *reaching, y = self.activations(x)
@@ -273,44 +234,31 @@ class KAN(Network):
             index: list[Tensor] = []
             values: list[Tensor] = []
             for layer, at, products in reversed(list(zip(self, reaching, self.products, strict=True))):
-                start -= _unknowns_of(layer)
+                start -= layer.unknowns_at()
                 if products:
                     upstream = by_sums(upstream, layer(at)[:, None], products)
-                basis, interval = local_basis(at, layer.grid)
-                scaled = upstream[..., None] * layer.scales()[1]  # (samples, network outputs, outputs, inputs)
-                values.append((scaled[..., None] * basis[:, None, None]).flatten(2))
-                index.append((_columns(layer, interval) + start).flatten(1)[:, None])
-                if layer.trained_base is not None:
-                    factors = layer.base(at)[:, None] if layer.spec.scale == "separate" else layer.unscaled_values(at)
-                    values.append((upstream[..., None] * (factors * layer.mask)[:, None]).flatten(2))
-                    columns = torch.arange(layer.mask.numel(), device=x.device) + start + layer.coefficients.numel()
-                    index.append(columns.expand(x.shape[0], 1, -1))
+                where, what = layer.rows(at, upstream, start)
+                index, values = [*index, *where], [*values, *what]
                 if layer is not self.layer(0):
                     upstream = upstream @ layer.edge_values(at, 1)
-            where, what = torch.cat(index, -1), torch.cat(values, -1)
-        rows = what.flatten(0, 1)
-        return y, LocalRows(where.expand_as(what).reshape(rows.shape).contiguous(), rows.contiguous(), total)
+            columns, numbers = torch.cat(index, -1), torch.cat(values, -1)
+        rows = numbers.flatten(0, 1)
+        return y, LocalRows(columns.expand_as(numbers).reshape(rows.shape).contiguous(), rows.contiguous(), total)
 
     @property
     def row_terms(self) -> int:
-        return sum(_unknowns_of(layer, 1) for layer in self)
+        return sum(layer.unknowns_at(1) for layer in self)
 
     def penalty_rows(self, order: int | None = None) -> LocalRows:
         """The differences of order m of w_s c, m + 1 non-zeros a row, and a row for each w_b; None: m = degree + 2."""
         indices, values, start = [], [], 0
         orders = [order or penalty_order(layer.spec.degree) for layer in self]
-        terms = max(orders) + 1
         for layer, m in zip(self, orders, strict=True):
-            bands = pad(difference_bands(layer.grid, m), (0, terms - m - 1))
-            edge = torch.arange(layer.mask.numel(), device=bands.device)[:, None, None] * layer.grid.functions + start
-            last = start + layer.coefficients.numel() - 1  # where padding reaches out
-            indices.append((edge + difference_columns(bands)).clamp(max=last).reshape(-1, terms))
-            values.append((bands * layer.scales()[1].detach()[:, :, None, None]).reshape(-1, terms))
-            if layer.trained_base is not None:
-                own = torch.arange(layer.mask.numel(), device=bands.device)[:, None] + last + 1
-                indices.append(own.expand(-1, terms))
-                values.append(pad(layer.mask.reshape(-1, 1).to(bands), (0, terms - 1)))
-            start += _unknowns_of(layer)
+            for index, rows in layer.penalty_rows(m, start):
+                fill = (0, max(orders) + 1 - rows.shape[1])  # zeros, of any column
+                indices.append(pad(index, fill))
+                values.append(pad(rows, fill))
+            start += layer.unknowns_at()
         return LocalRows(torch.cat(indices), torch.cat(values), start)
 
     def support(self, x: Float[Tensor, "samples inputs"]) -> list[Bool[Tensor, "_ _"]]:
@@ -318,7 +266,7 @@ class KAN(Network):
         what the policy of extrapolation continues.
         """
         with torch.no_grad():
-            return [_touched(layer, at) for layer, at in zip(self, self.activations(x), strict=False)]
+            return [layer.touched(at) for layer, at in zip(self, self.activations(x), strict=False)]
 
     def unseen(self, x: Float[Tensor, "samples inputs"]) -> Bool[Tensor, " unknowns"]:
         """Functions that no sample touches; with any of an edge's, what weighs its base, which acts everywhere."""
@@ -339,7 +287,7 @@ class KAN(Network):
     def unknowns_at(self, intervals: int | None) -> int:
         if intervals is None:
             return super().unknowns_at(None)
-        return sum(_unknowns_of(layer, intervals) for layer in self)
+        return sum(layer.unknowns_at(intervals) for layer in self)
 
     def refine(self, intervals: int) -> KAN:
         """The network with every grid on `intervals` intervals over the same range; training goes on from there.
@@ -433,76 +381,26 @@ class KAN(Network):
         """The shape, then its hidden widths halved (rounded up) until all are 1."""
         return [self.shape] if any(self.products) else halved(self.shape)
 
-    def subnetwork(self, shape: Sequence[int]) -> KAN:
+    def subnetwork(self, shape: Sequence[int]) -> Network:
         """The sub-network of the first nodes of each hidden layer.
 
         Coefficients grow by the square root of the fan-in lost, so that a fresh network stays one of the same scale.
         """
         if any(self.products):
-            narrow = super().subnetwork(shape)
-            assert isinstance(narrow, KAN)  # an invariant: it is this network
-            return narrow
-        layers = []
-        for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
-            grid = breakpoints_of(layer.knots, layer.spec.degree)[:inputs]
-            new = SplineLayer.on_grid(grid, outputs, layer.spec, uniform=layer.uniform)
-            with torch.no_grad():
-                for name, parameter in new.named_parameters():
-                    parameter.copy_(dict(layer.named_parameters())[name][:outputs, :inputs])
-                new.coefficients.mul_((layer.inputs / inputs) ** 0.5)
-            layers.append(new)
-        return KAN.of_layers(layers)
+            return super().subnetwork(shape)
+        narrow = self._resized(shape)
+        with torch.no_grad():
+            for layer, old in zip(narrow, self, strict=True):
+                layer.coefficients.mul_((old.inputs / layer.inputs) ** 0.5)
+        return narrow
 
-    def padded(self, shape: Sequence[int]) -> KAN:
+    def padded(self, shape: Sequence[int]) -> Network:
         """The same function in a network of widths `shape`: further nodes are there, and all their edges pruned."""
-        if any(self.products):
-            wide = super().padded(shape)
-            assert isinstance(wide, KAN)  # an invariant: it is this network
-            return wide
-        layers = []
-        for layer, inputs, outputs in zip(self, shape[:-1], shape[1:], strict=True):
-            grid = breakpoints_of(layer.knots, layer.spec.degree)
-            extra = grid[:1].expand(inputs - layer.inputs, -1)
-            new = SplineLayer.on_grid(torch.cat([grid, extra]), outputs, layer.spec, uniform=layer.uniform)
-            with torch.no_grad():
-                for name, parameter in new.named_parameters():
-                    parameter[: layer.outputs, : layer.inputs].copy_(dict(layer.named_parameters())[name])
-                new.mask.fill_(False)
-                new.mask[: layer.outputs, : layer.inputs] = layer.mask
-            layers.append(new)
-        return KAN.of_layers(layers)
+        return super().padded(shape) if any(self.products) else self._resized(shape)
 
-
-def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
-    """`shape`, then its hidden widths halved (rounded up) until all are 1."""
-    shapes = [tuple(shape)]
-    while max(shapes[-1][1:-1], default=1) > 1:
-        last = shapes[-1]
-        shapes.append((last[0], *((width + 1) // 2 for width in last[1:-1]), last[-1]))
-    return shapes
-
-
-def _unknowns_of(layer: SplineLayer, intervals: int | None = None) -> int:
-    """How many unknowns a layer has, on grids of `intervals` (None: its own)."""
-    functions = (intervals or layer.grid.intervals) + layer.spec.degree
-    return layer.mask.numel() * (functions + (layer.trained_base is not None))
-
-
-def _columns(layer: SplineLayer, interval: Int[Tensor, "samples inputs"]) -> Int[Tensor, "samples out inputs local"]:
-    """Positions in the flattened coefficients of the functions that do not vanish in `interval`."""
-    outputs, inputs, functions = layer.coefficients.shape
-    edge = torch.arange(outputs * inputs, device=interval.device).view(outputs, inputs, 1) * functions
-    local = torch.arange(layer.spec.degree + 1, device=interval.device)
-    return interval[:, None, :, None] + local + edge
-
-
-def _touched(layer: SplineLayer, x: Tensor) -> Tensor:
-    grid = layer.grid
-    basis, interval = local_basis(x, grid)
-    touched = torch.zeros(x.shape[1], grid.functions, dtype=torch.bool, device=x.device)
-    for part, at in zip(basis.split(4096), interval.split(4096), strict=True):
-        touched = touched | (dense_rows(part, at, grid.functions).abs() > SEEN).any(0)
-    return touched
+    def _resized(self, shape: Sequence[int]) -> KAN:
+        ends = zip(self, shape[:-1], shape[1:], strict=True)
+        return KAN.of_layers([layer.resized(inputs, outputs) for layer, inputs, outputs in ends])
 
 
 def _largest(values: Float[Tensor, "samples out"]) -> float:

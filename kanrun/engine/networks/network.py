@@ -39,6 +39,15 @@ def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     return widths
 
 
+def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
+    """`shape`, then its hidden widths halved (rounded up) until all are 1."""
+    shapes = [tuple(shape)]
+    while max(shapes[-1][1:-1], default=1) > 1:
+        last = shapes[-1]
+        shapes.append((last[0], *((width + 1) // 2 for width in last[1:-1]), last[-1]))
+    return shapes
+
+
 @dataclass(frozen=True)
 class Regridded(Generic[N_co]):
     """A network on other grids, `how` its function was carried there, and the measured `change` of its function.
@@ -242,8 +251,12 @@ class Network(nn.Module):
 
     # --------------------------------------------------------------------------------------- closed form
 
-    def fit_linear(self, x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out"]) -> bool:
+    def fit_linear(
+        self, x: Float[Tensor, "samples inputs"], y: Float[Tensor, "samples out"], roots: Tensor | None = None
+    ) -> bool:
         """Set the parameters to the least squares solution, and say so: True for models linear in their parameters.
+
+        `roots` (samples, 1) are those of the samples' weights.
 
         False, and nothing changed, for all others.
         """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import deepcopy
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,6 +20,8 @@ from torch import Tensor
 
 from kanrun.engine.layers.functional import of_sums
 from kanrun.engine.networks.network import Network
+
+N = TypeVar("N", bound=Network)
 
 #: The validation error may grow by this when edges go.
 SLACK = 0.05
@@ -45,7 +48,7 @@ def scores(kan: Network, x: Float[Tensor, "samples inputs"]) -> list[Float[Tenso
     return edges
 
 
-def with_masks(kan: Network, masks: Sequence[Bool[Tensor, "_ _"]]) -> Network:
+def with_masks(kan: N, masks: Sequence[Bool[Tensor, "_ _"]]) -> N:
     """A copy of `kan` in which only the edges of `masks` (one a layer) are alive; those pruned before stay pruned.
 
     Edges into a node from which nothing alive leads to an output go too, so the function is that of the masks
@@ -62,7 +65,7 @@ def with_masks(kan: Network, masks: Sequence[Bool[Tensor, "_ _"]]) -> Network:
     return new
 
 
-def pruned(kan: Network, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> Network:
+def pruned(kan: N, x: Float[Tensor, "samples inputs"] | ArrayLike, threshold: float) -> N:
     """`kan` without the edges whose score on x is below `threshold`; at least the best edge into each output stays,
     and the means of lost edges stay as constants."""
     data = torch.as_tensor(x).to(kan.edge_layers[0].knots)
@@ -75,7 +78,7 @@ def pruned(kan: Network, x: Float[Tensor, "samples inputs"] | ArrayLike, thresho
     return _with_means(with_masks(kan, masks), kan, data)
 
 
-def _with_means(new: Network, old: Network, x: Tensor) -> Network:
+def _with_means(new: N, old: N, x: Tensor) -> N:
     """`new` with the mean on x of every edge that it lost added to the largest edge kept into the same node: a constant
     is not noise. B-splines sum to one, so it is added to the coefficients."""
     with torch.no_grad():

@@ -24,6 +24,7 @@ from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, design_matrix, local_basis
 from kanrun.engine.splines.basis_products import row_sums, table_index
 from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
+from kanrun.engine.training.data import Samples
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Curvature:
     """
 
     def __init__(
-        self, network: Network, x: Float[Tensor, "samples inputs"], value: float, size: float,
+        self, network: Network, samples: Samples, value: float, size: float,
         weight: float = 0.0, order: int | None = None,
         policy: CurvaturePolicy = CurvaturePolicy(),
     ) -> None:  # fmt: skip
@@ -61,9 +62,10 @@ class Curvature:
         self._blocks: dict[nn.Parameter, Tensor] = {}
         self._diagonals: dict[nn.Parameter, Tensor] = {}
         if network.edge_layers:
-            part = x[:: -(-x.shape[0] // policy.samples)]
-            for layer, (at, steepness) in zip(network.edge_layers, _steepness(network, part, policy), strict=True):
-                self._add(layer, at.double(), steepness.double() / size**2, (weight, order))
+            part = samples.part(slice(None, None, -(-len(samples) // policy.samples)))
+            counts = 1.0 if part.roots is None else part.roots.double().square()
+            for layer, (at, each) in zip(network.edge_layers, _steepness(network, part.x, policy), strict=True):
+                self._add(layer, at.double(), counts * each.double() / size**2, (weight, order))
 
     @property
     def known(self) -> bool:

@@ -15,10 +15,14 @@ Task = Literal["regression", "classification"]
 
 @dataclass(frozen=True)
 class Samples:
-    """x (samples, inputs) and y (samples, outputs); for classification y (samples, 1) holds class numbers."""
+    """x (samples, inputs) and y (samples, outputs); for classification y (samples, 1) holds class numbers.
+
+    `weights` (samples,) say how many samples each stands for, None: one.
+    """
 
     x: Tensor
     y: Tensor
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return int(self.x.shape[0])
@@ -27,11 +31,31 @@ class Samples:
         """Both sets, these samples first."""
         if other is None:
             return self
-        return Samples(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]))
+        weights = None
+        if self.weights is not None or other.weights is not None:
+            parts = (each.y.new_ones(len(each)) if each.weights is None else each.weights for each in (self, other))
+            weights = torch.cat(list(parts))
+        return Samples(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weights)
 
-    def part(self, index: Tensor) -> Samples:
+    def part(self, index: Tensor | slice) -> Samples:
         """The samples at `index`."""
-        return Samples(self.x[index], self.y[index])
+        return Samples(self.x[index], self.y[index], None if self.weights is None else self.weights[index])
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of values (samples, ...) over samples and all else."""
+        if self.weights is None:
+            return values.mean()
+        return self.weights @ values.flatten(1).mean(1) / self.weights.sum()
+
+    def centred(self) -> Tensor:
+        """y minus its mean over the samples."""
+        mean = self.y.mean(0) if self.weights is None else self.weights @ self.y / self.weights.sum()
+        return self.y - mean
+
+    @property
+    def roots(self) -> Tensor | None:
+        """sqrt(w / mean w), (samples, 1): rows times it are weighted rows; None where all weigh the same."""
+        return None if self.weights is None else (self.weights / self.weights.mean()).sqrt()[:, None]
 
 
 @dataclass(frozen=True)
@@ -83,10 +107,10 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
         return None
     difference = residual(predict(network, samples.x), samples.y, data.task)
     if data.unit is None or data.task != "regression":
-        return float(difference.square().mean().sqrt())
+        return float(samples.mean(difference.square()).sqrt())
     largest = float(data.unit.max())  # kept apart, so that no square of the user's units over- or underflows
     relative = difference * (data.unit / largest).to(difference)
-    return largest * float(relative.square().mean().sqrt())
+    return largest * float(samples.mean(relative.square()).sqrt())
 
 
 def measure(network: nn.Module, data: TrainingData) -> Errors:
@@ -108,18 +132,21 @@ def one_hot(y: Float[Tensor, "samples 1"], output: Float[Tensor, "samples classe
     return functional.one_hot(y[:, 0].long(), output.shape[1]).to(output)
 
 
-def mean_loss(output: Tensor, y: Tensor, task: Task, size: float) -> Tensor:
+def mean_loss(output: Tensor, samples: Samples, task: Task, size: float) -> Tensor:
     """What training lowers: mean squared residual relative to `size`^2, or cross-entropy."""
     if task == "classification":
-        return functional.cross_entropy(output, y[:, 0].long())
-    return ((output - y) / size).square().mean()
+        labels = samples.y[:, 0].long()
+        if samples.weights is None:
+            return functional.cross_entropy(output, labels)
+        return samples.mean(functional.cross_entropy(output, labels, reduction="none")[:, None])
+    return samples.mean(((output - samples.y) / size).square())
 
 
 def output_scale(samples: Samples, task: Task) -> float:
     """The standard deviation of the outputs, which makes losses and penalties free of units (1 where it is 0)."""
     if task == "classification":
         return 1.0
-    deviation = float((samples.y - samples.y.mean(0)).square().mean().sqrt())
+    deviation = float(samples.mean(samples.centred().square()).sqrt())
     return deviation if deviation > 0 else max(1.0, float(samples.y.abs().max()))
 
 
@@ -127,8 +154,8 @@ def baseline_error(data: TrainingData) -> float:
     """The training error, in the user's units, of predicting the mean: what errors are relative to."""
     if data.task == "classification":
         return 1.0
-    difference = data.train.y - data.train.y.mean(0)
+    difference = data.train.centred()
     if data.unit is not None:
         difference = difference * data.unit
-    deviation = float(difference.square().mean().sqrt())
+    deviation = float(data.train.mean(difference.square()).sqrt())
     return deviation if deviation > 0 else 1.0

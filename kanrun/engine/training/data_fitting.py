@@ -2,13 +2,14 @@
 
     F(u) = mean |f(x; u) - y|^2 / scale^2 + weight |D u|^2
 
-over the unknowns u of any network that can be linearised. The Jacobian is kept by its non-zeros (k + 1 of each edge)
-for KANs, dense for other networks, and made anew piece by piece where memory would not hold it.
+over the unknowns u of any network that can be linearised; samples with weights are rows scaled by their roots. The
+Jacobian is kept by its non-zeros (k + 1 of each edge) for KANs, dense for other networks, and made anew piece by piece
+where memory would not hold it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -51,7 +52,7 @@ class DataFitting(Problem):
         self.frozen = network.unseen(samples.x) if freeze_unseen else None
         self.unknowns = network.get_unknowns()
         self.fading = network.intervals is None
-        self._factor = 1 / (scale * samples.y.numel() ** 0.5)
+        self._factor = data_factor(samples, scale)
 
     def objective(self, unknowns: Tensor) -> list[float]:
         return [float(self.residual(unknowns).square().sum())]
@@ -67,12 +68,14 @@ class DataFitting(Problem):
         pieces = max(1, x.shape[0] // max(1, self._held_numbers // each))
         if pieces == 1:
             output, first = self.network.linearise(x)
-            data: LocalRows | DenseRows | StreamedRows = first.scaled(self._factor)
+            data: LocalRows | DenseRows | StreamedRows = first.scaled(rowwise(self._factor))
         else:
             there, parts = deepcopy(self.network), x.tensor_split(pieces)
             with torch.no_grad():
                 output = torch.cat([there(part) for part in parts])
-            data = StreamedRows(partial(_made, there, parts, self._factor), unknowns.numel())
+            factor = self._factor
+            factors = factor.tensor_split(pieces) if isinstance(factor, Tensor) else [factor] * pieces
+            data = StreamedRows(partial(_made, there, parts, factors), unknowns.numel())
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
         held = self._faint(data, residual) if self.frozen is None else self.frozen
@@ -144,6 +147,21 @@ class LevenbergMarquardt:
         self.problem.frozen = state.get("frozen")
 
 
-def _made(network: Network, parts: tuple[Tensor, ...], factor: float) -> Iterator[LocalRows | DenseRows]:
-    for part in parts:
-        yield network.linearise(part)[1].scaled(factor)
+def _made(
+    network: Network, parts: Sequence[Tensor], factors: Sequence[float | Tensor]
+) -> Iterator[LocalRows | DenseRows]:
+    for part, factor in zip(parts, factors, strict=True):
+        yield network.linearise(part)[1].scaled(rowwise(factor))
+
+
+def data_factor(samples: Samples, scale: float) -> float | Tensor:
+    """What turns differences from y into residuals, whose squares add up to their mean / scale^2; one for each of
+    y's numbers where samples have weights."""
+    factor: float = 1 / (scale * samples.y.numel() ** 0.5)
+    roots = samples.roots
+    return factor if roots is None else (factor * roots).expand(samples.y.shape)
+
+
+def rowwise(factor: float | Tensor) -> float | Tensor:
+    """`factor` (samples, outputs) as a column, for the rows of a Jacobian."""
+    return factor.reshape(-1, 1) if isinstance(factor, Tensor) else factor

@@ -34,7 +34,7 @@ class Objective:
 
     def value(self, network: Network, samples: Samples, rough: Roughness) -> Tensor:
         """The objective on some of the samples, differentiable; `rough` is from `roughness`."""
-        loss = mean_loss(network(samples.x), samples.y, self.task, self.size)
+        loss = mean_loss(network(samples.x), samples, self.task, self.size)
         if self.sparsity:
             loss = loss + self.sparsity * network.regularisation(samples.x, kind=self.magnitude)
         return loss + rough(network) if self.weight else loss

@@ -240,7 +240,7 @@ class LBFGS:
     def _renew(self) -> None:
         goal = self.objective
         self._curvature = Curvature(
-            self.network, goal.samples.x, self._here.value, goal.size, goal.weight, goal.order, self.policy.curvature
+            self.network, goal.samples, self._here.value, goal.size, goal.weight, goal.order, self.policy.curvature
         )
 
     def _solve(self, vector: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class _Training:
         smoothing = Smoothing(plan.policy.penalty.first if plan.weight is None else plan.weight, plan.order)
         second_order = plan.solver == "lm"
         several = plan.starts > 1 or (second_order and self._settles(network))
-        if network.fit_linear(self.data.train.x, self.data.train.y) or not several:
+        if network.fit_linear(self.data.train.x, self.data.train.y, self.data.train.roots) or not several:
             return self._training(network, smoothing), network.shape, []
         if second_order:
             rivals, grids, limit = self._started(network, smoothing), self.schedule[:-1], self._affordable(network)
@@ -196,7 +196,7 @@ class _Training:
     def _final_fit(self, chosen: Stage) -> Network:
         """The chosen network after some more steps on training and validation points together."""
         network, policy, everything = deepcopy(chosen.network), self.plan.policy, self.data.everything
-        linear = network.fit_linear(everything.x, everything.y)
+        linear = network.fit_linear(everything.x, everything.y, everything.roots)
         if not linear and self.plan.solver == "lm" and self.data.validation is not None:
             data = replace(self.data, train=everything, validation=None)
             solver = make_solver(network, data, self.plan, chosen.smoothing, self.generator)

@@ -123,9 +123,14 @@ class _Piece:
     y: Tensor
     basis: Float[Tensor, "networks samples inputs functions"]
     base: Float[Tensor, "networks samples inputs"]
+    roots: Tensor | None  # of the samples' weights
 
     def part(self, at: list[int]) -> _Piece:
-        return self if len(self.basis) == 1 else _Piece(self.x, self.y, self.basis[at], self.base[at])
+        return self if len(self.basis) == 1 else replace(self, basis=self.basis[at], base=self.base[at])
+
+    def weighted(self, values: Tensor) -> Tensor:
+        """Values (..., samples, outputs) times the roots of the weights."""
+        return values if self.roots is None else values * self.roots
 
 
 class BatchedFitting(Problem):
@@ -157,7 +162,7 @@ class BatchedFitting(Problem):
         total = (unknowns[:, self._columns] * self._differences).sum(-1).square().sum(1)
         for piece in self._pieces:
             output = _values(self._layers, unknowns, piece)[0][-1]
-            total += ((output - piece.y) * self._factor).square().sum((1, 2))
+            total += (piece.weighted(output - piece.y) * self._factor).square().sum((1, 2))
         return [float(value) for value in total.tolist()]
 
     def linearise(self, unknowns: Tensor) -> Linearisation:
@@ -173,9 +178,13 @@ class BatchedFitting(Problem):
         alike = bool((first.knots == first.knots[:1]).all())
         first = first.part([0]) if alike else first
         each = max(1, numbers // (self.unknowns.numel() * samples.y.shape[1]))
-        pairs = zip(samples.x.split(each), samples.y.split(each), strict=True)
-        wide = [(x.expand(len(first.knots), -1, -1), x, y) for x, y in pairs]
-        return [_Piece(x, y, first.basis(each, 0), first.base(each, 0)) for each, x, y in wide]
+        pieces = [samples.part(part) for part in torch.arange(len(samples), device=samples.x.device).split(each)]
+        roots = [None] * len(pieces) if samples.roots is None else samples.roots.split(each)
+        wide = [one.x.expand(len(first.knots), -1, -1) for one in pieces]
+        return [
+            _Piece(one.x, one.y, first.basis(x, 0), first.base(x, 0), root)
+            for one, x, root in zip(pieces, wide, roots, strict=True)
+        ]
 
 
 def _stacked(layers: Sequence[SplineLayer], products: int) -> _Layer:
@@ -213,7 +222,9 @@ def _rows(layers: list[_Layer], unknowns: Tensor, piece: _Piece) -> tuple[Tensor
         layer.rows(blocks[number], upstream, basis, base)
         if number:
             upstream = upstream @ layer.slopes(reaching[number])
-    return (output - piece.y).flatten(1), jacobian.flatten(1, 2)
+    if piece.roots is not None:
+        jacobian *= piece.roots[..., None]
+    return piece.weighted(output - piece.y).flatten(1), jacobian.flatten(1, 2)
 
 
 Create = Callable[[Generator], Network]

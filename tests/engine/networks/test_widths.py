@@ -7,7 +7,7 @@ import torch
 
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.networks.kan import halved
+from kanrun.engine.networks.network import halved
 
 
 def network(shape: tuple[int, ...]) -> KAN:

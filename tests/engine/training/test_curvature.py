@@ -10,6 +10,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.splines.least_squares import difference_operator
 from kanrun.engine.training.curvature import Curvature
+from kanrun.engine.training.data import Samples
 
 
 def _layer(scale: float) -> tuple[KAN, Tensor]:
@@ -33,7 +34,7 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
     hessian = torch.autograd.functional.hessian(objective, coefficients.detach()).view(9, 9)
     differences = difference_operator(network.layer(0).grid, 5)[0] * scale
     hessian = hessian + 2 * weight * differences.T @ differences
-    metric = Curvature(network, x, 0.0, size, weight)
+    metric = Curvature(network, Samples(x, x), 0.0, size, weight)
     for direction in torch.linalg.eigh(hessian).eigenvectors.T[2:]:  # damping decides in the faintest directions
         solved = metric.solve(coefficients, (hessian @ direction).view(1, 1, 9)).view(9)
         torch.testing.assert_close(solved, direction, rtol=0, atol=0.02)
@@ -42,7 +43,10 @@ def test_one_edge_has_the_inverse_of_its_hessian(scale: float, size: float, weig
 def test_other_networks_are_measured_by_the_identity() -> None:
     parameter = torch.nn.Parameter(torch.ones(2, 3))
     metric = Curvature(
-        MLP((3, 2), "tanh", dtype=torch.float64, generator=torch.Generator()), torch.ones(4, 3), 1.0, 1.0
+        MLP((3, 2), "tanh", dtype=torch.float64, generator=torch.Generator()),
+        Samples(torch.ones(4, 3), torch.ones(4, 2)),
+        1.0,
+        1.0,
     )
     gradient = torch.arange(6.0).view(2, 3)
     assert not metric.known
@@ -53,7 +57,8 @@ def test_other_networks_are_measured_by_the_identity() -> None:
 def test_diagonals_of_wide_grids_are_of_the_networks_precision(dtype: torch.dtype) -> None:
     domain = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
     network = KAN.create((1, 1), 1500, EdgeSpec(), domain=domain, generator=torch.Generator().manual_seed(0)).to(dtype)
-    metric = Curvature(network, torch.linspace(-1, 1, 200, dtype=dtype)[:, None], 1.0, 1.0, 1e-21)
+    x = torch.linspace(-1, 1, 200, dtype=dtype)[:, None]
+    metric = Curvature(network, Samples(x, x), 1.0, 1.0, 1e-21)
     coefficients = network.layer(0).coefficients
     solved = metric.solve(coefficients, torch.ones_like(coefficients))
     assert solved.dtype == dtype

@@ -14,9 +14,10 @@ import torch
 from scipy import sparse
 
 from kanrun import fit, load_run
-from kanrun.config import AutoConfig, FitConfig, KANConfig, SamplingConfig, TableTarget
+from kanrun.config import FitConfig, KANConfig, SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.study.problem import make_problem
+from kanrun.library.fitting import fit_target
+from kanrun.targets import build_target
 
 COMMAND = [str(Path(sys.executable).parent / "kanrun")]
 
@@ -183,11 +184,13 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
         fit(frame, y, monotone={"age": "rising"})
 
 
-def test_weights_are_for_the_automatic_model(tmp_path: Path) -> None:
-    pd.DataFrame({"a": np.arange(30.0), "w": 1.0, "y": np.arange(30.0)}).to_csv(tmp_path / "t.csv", index=False)
-    settings = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
-    sampling = SamplingConfig(train=None, test=0)
-    problem = make_problem(FitConfig(target=settings, model=AutoConfig()), settings, sampling, 0)
-    assert problem.dataset.target.inputs == ("a",)
-    with pytest.raises(UsageError, match=r"target\.weights counts with model=auto alone"):
-        make_problem(FitConfig(target=settings, model=KANConfig()), settings, sampling, 0)
+def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": rng.uniform(-1, 1, 60), "w": rng.uniform(0, 2, 60)})
+    frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
+    frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
+    target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
+    cfg = FitConfig(target=target, model=KANConfig([], [3]), sampling=SamplingConfig(train=None, test=0))
+    fitted = fit_target(cfg, build_target(target))
+    same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])
+    np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
