@@ -103,6 +103,7 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
         yield matched_run.result(case, trained, {**marks, "kan": name, "activation": model.base})
         if seed == cfg.seed:
             yield from count_rows(case, network, name)
+            yield from matched_run.page_network(case, trained, cell["grid"], seed)
         return
     yield from _mlp(cfg, cell, case, seed, marks)
 

@@ -18,9 +18,10 @@ from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
 from kanrun.engine.training.data import baseline_error
 from kanrun.errors import UsageError
-from kanrun.runs.records import Row, Value
+from kanrun.runs.records import Checkpoint, Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
 from kanrun.study.evaluation import scores
+from kanrun.study.model import slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell
@@ -202,6 +203,13 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
             **compared_by(errors.test, quality),
         },
     )
+
+
+def page_network(case: Case, trained: Trained, grid: Any, seed: int) -> Iterator[Checkpoint]:
+    """The KAN for the page of the run, where those of one case and shape share a slider."""
+    shape = "-".join(map(str, trained.network.shape))
+    named = {f"G = {words_of(grid)}": trained.network}
+    yield from slider_checkpoint(case.problem, named, "grid", f"The KAN {shape} on {case.name}", seed)
 
 
 def compared_by(rmse: float | None, quality: Mapping[str, Value]) -> dict[str, Value]:

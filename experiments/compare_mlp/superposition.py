@@ -52,6 +52,8 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     bound = cell["case"].get("bound")
     marks: dict[str, Value] = {"comparison": cfg.comparison, "activation": model.base, "bound": bound}
     yield matched_run.result(case, trained, {**marks, "grid": matched_run.words_of(cell["grid"])})
+    if seed == cfg.seed:
+        yield from matched_run.page_network(case, trained, cell["grid"], seed)
 
 
 def _hidden(case: matched_run.Case) -> list[int]:

@@ -105,6 +105,8 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     from kanrun.experiments.continual.task_sequence import make_sequence
     from kanrun.experiments.continual.training import go_through
 
+    from kanrun.study.model import slider_checkpoint
+
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
     place, tried = marks(cell, learner), []
     for number in range(cell["trials"]):
@@ -116,6 +118,9 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     if cell["part"] == "learners":
         yield functions(learner, sequence, best)
         yield from data(sequence)
+        if seed == cfg.seed:
+            phases = {f"after phase {number}": network for number, network in enumerate(best.networks, 1)}
+            yield from slider_checkpoint(sequence.problem, phases, "phase", f"The network of {learner.name}", seed)
     twin = twin_of(learner, learners_of(cfg)) if "learner" in cell else None
     yield summary(place, learner, twin, sequence, best, tried)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -40,7 +41,7 @@ MARGIN = 0.02
 class LearnerTrial:
     """One pass through all phases.
 
-    `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known then.
+    `matrix[i, j]` is the RMSE on phase j's data after phase i, `functions[i]` what was known then, by `networks[i]`.
     """
 
     number: int
@@ -52,6 +53,7 @@ class LearnerTrial:
     stored: int
     steps: int
     seconds: float
+    networks: tuple[Network, ...]
 
     @property
     def selected(self) -> float:
@@ -66,7 +68,7 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     network = make_network(learner, cfg, sequence, trial, draws)
     plan, _ = make_plan(replace(learner.model, hidden=network.shape[1:-1]), cfg.solver, sequence.problem)
     memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
-    matrix, functions, steps = [], [], 0
+    matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
         if learner.is_kan and learner.model.update_grid:
             network = network.follow(phase.x, grid_eps=learner.model.grid_eps, margin=MARGIN)
@@ -76,13 +78,14 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
         matrix.append([_rmse(network, seen) for seen in sequence.phases])
         if not np.isfinite(matrix[-1]).all():
             raise TrainingFailed(f"{learner.name}, trial {trial}: an error after phase {number} is not finite.")
+        networks.append(deepcopy(network))
         functions.append(outputs(network, sequence.everything.x)[:, 0])
     seconds = perf_counter() - start
     known = torch.stack(functions)
     errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
     return LearnerTrial(
         trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
-        float(errors.square().mean().sqrt()), memory.stored, steps, seconds,
+        float(errors.square().mean().sqrt()), memory.stored, steps, seconds, tuple(networks),
     )  # fmt: skip
 
 

@@ -95,6 +95,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     from kanrun.experiments.extend_grid import extension as study
 
     from kanrun.study.build import make_plan
+    from kanrun.study.model import slider_checkpoint
     from kanrun.study.training_records import follow
 
     problem = study.problem_of(cfg, cell, seed)
@@ -109,6 +110,10 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     yield from study.stage_rows(one, problem, trained)
     yield from study.published_rows(one, problem, trained)
     yield Row("summary", study.summary(one, trained))
+    if cell["part"] == "schedules" and seed == cfg.seed:
+        grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
+        title = f"The KAN {one.marks['shape']} along {one.marks['schedule']}"
+        yield from slider_checkpoint(problem, grids, "grid", title, seed)
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -11,10 +11,10 @@ from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, 
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, in_words, make_plan
 from kanrun.study.evaluation import edge_table, effective_parameters, linear_rmse, points_of, prediction_table, scores
-from kanrun.study.model import model_checkpoint
+from kanrun.study.model import model_checkpoint, slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.training_records import stage_row, stages_checkpoint, state_to_checkpoint, step_row
+from kanrun.study.training_records import stage_row, state_to_checkpoint, step_row
 from kanrun.targets import Target
 
 
@@ -102,5 +102,7 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
     if (table := edge_table(network, problem)) is not None:
         yield table
     yield model_checkpoint(network, problem, summary, seed)
-    if not cell and (stages := stages_checkpoint(trained.stages, seed)) is not None:
-        yield stages
+    if not cell and seed == fit.cfg.seed and len(trained.stages) > 1 and trained.chosen.intervals:
+        grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
+        grids[f"the chosen one: {trained.chosen.intervals} intervals"] = network
+        yield from slider_checkpoint(problem, grids, "grid", "The network, grid by grid", seed)

@@ -170,7 +170,6 @@ def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables
         at = int(name.rpartition("_")[2])
         same = labels["network"].tolist()
         label = same[at] if labels["equation"].nunique() == 1 and at < len(same) else name
-        found[name] = SolutionTables(
-            label, tables[f"solution_{name}"], tables.get(f"points_{name}"), tables.get(f"knots_{name}")
-        )
+        solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
+        found[name] = SolutionTables(label, solution, tables.get(f"points_{name}"), tables.get(f"knots_{name}"))
     return found

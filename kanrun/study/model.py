@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kanrun.engine.networks import Network
+from kanrun.engine.networks import KAN, Network
 from kanrun.engine.training import predict
 from kanrun.errors import InvalidData, KanrunError, UsageError
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
@@ -42,6 +42,8 @@ from kanrun.study.training_records import Arrays, pack, unpack
 
 Array = NDArray[np.float64]
 TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
+#: Numbers that the networks under one slider may have together, and test points beside them.
+MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
 
 
@@ -323,6 +325,34 @@ def model_checkpoint(
         dataset.classes, seed, target.code, errors, gaps,
     )  # fmt: skip
     return checkpoint_of(model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}")
+
+
+def slider_checkpoint(
+    problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
+) -> Iterator[Checkpoint]:
+    """KANs that a page of the run shows under one slider, by their labels, with test points in the user's units.
+
+    Nothing for networks of another kind, and where they have too many numbers.
+    """
+    if not all(isinstance(network, KAN) for network in networks.values()):
+        return
+    arrays, stages = dict[str, Any](), []
+    for number, (label, network) in enumerate(networks.items()):
+        arrays |= pack(network, f"{number}/")
+        stages.append({"label": label, "network": network.describe()})
+    if sum(array.size for array in arrays.values()) > MOST_SLIDER_NUMBERS:
+        return
+    dataset, target = problem.dataset, problem.dataset.target
+    points = dataset.test or dataset.train
+    some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
+    meta = {
+        "slider": slider, "title": title, "stages": stages, "inputs": list(target.inputs),
+        "outputs": list(target.outputs), "domain": target.domain.tolist(), "code": bool(target.code),
+        "classes": list(dataset.classes) if dataset.classes else None, "seed": seed,
+        "input_scaling": dataset.input_scaling.plain(), "output_scaling": dataset.output_scaling.plain(),
+    }  # fmt: skip
+    arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
+    yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
 
 
 def checkpoint_of(model: Model, name: str) -> Checkpoint:

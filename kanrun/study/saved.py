@@ -72,7 +72,7 @@ class LoadedRun:
     @property
     def models(self) -> list[str]:
         """Names of the stored models: by cell, if there are several, then the lowest seed first."""
-        names = (name for name in self.run.checkpoints if not re.fullmatch(r"resume-\d+-\d+|stages-seed\d+", name))
+        names = (name for name in self.run.checkpoints if not re.fullmatch(r"resume-\d+-\d+|.*-seed\d+-stages", name))
         return sorted(names, key=lambda name: (_cell_of(name), name.rpartition("-seed")[0], _seed_of(name)))
 
     def model(self, name: str | None = None) -> Model:

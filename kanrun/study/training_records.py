@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -61,8 +61,6 @@ def _described(description: dict[str, Any]) -> int:
     return int(description.get("functions", 0) * description.get("outputs", 0))
 
 
-#: Numbers that the networks of all grids may have to be kept together.
-MOST_STAGE_NUMBERS = 100_000
 #: Fields of stages and snapshots that are stored as arrays.
 APART = ("network", "best", "random", "memory", "solver")
 
@@ -105,22 +103,6 @@ def stage_row(stage: Stage) -> dict[str, Value]:
 
 def _errors(errors: Errors) -> dict[str, Value]:
     return {"train_rmse": errors.train, "validation_rmse": errors.validation, "test_rmse": errors.test}
-
-
-def stages_checkpoint(stages: Sequence[Stage], seed: int, most: int = MOST_STAGE_NUMBERS) -> Checkpoint | None:
-    """The networks of all grids of a training, for pages on which a slider runs through them; None for one grid, for
-    networks without grids, and where they have more than `most` numbers."""
-    if len(stages) < 2 or stages[0].intervals is None:
-        return None
-    arrays: Arrays = {}
-    for stage in stages:
-        arrays |= pack(stage.network, f"{stage.stage}/")
-    if sum(array.size for array in arrays.values()) > most:
-        return None
-    described = [
-        {"stage": stage.stage, "intervals": stage.intervals, "network": stage.network.describe()} for stage in stages
-    ]
-    return Checkpoint(f"stages-seed{seed}", arrays, {"stages": described})
 
 
 def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoint:

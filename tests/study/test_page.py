@@ -18,13 +18,15 @@ import numpy as np
 import pytest
 import torch
 
+from kanrun.engine.equations import Field
+from kanrun.engine.equations.field import OutputForm
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.page import network_values, write_report
-from kanrun.study.page.living import living_of
+from kanrun.study.page.living import living_of, model_values
 from kanrun.study.training_records import pack
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "version_0_1_0" / "runs"
@@ -77,6 +79,12 @@ def make_run(outputs: Path, text: str = "plain") -> Run:
         "input_scaling": {"shift": [0.1, 0.0], "scale": [2.0, 1.0]}, "output_scaling": {"shift": [3.0], "scale": [0.5]},
     }  # fmt: skip
     folder.record(Checkpoint(f"model-seed0-{text}", pack(network), meta))
+    scalings = {key: meta[key] for key in ("input_scaling", "output_scaling", "inputs", "outputs", "domain", "classes")}
+    for number in range(2):
+        stages = [{"label": f"{text} {number}", "network": network.describe()}]
+        arrays = pack(network, "0/") | {"points/x": np.zeros((30, 2)), "points/y": np.ones((30, 1))}
+        slider = {"title": f"grids of {text}", "slider": text, "stages": stages, **scalings}
+        folder.record(Checkpoint(f"cell{number}-grids-seed0-stages", arrays, slider))
     x = np.linspace(-1, 1, 20)
     columns = {"input:length": x, f"input:{text}": x, "truth:y": x, "prediction:y": x}
     folder.record(Table("predictions", {"split": np.full(20, "test"), **columns}))
@@ -107,7 +115,8 @@ def test_a_page_holds_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
         assert html.escape(word) in text or word == "Settings that differ"
     data = [json.loads(body) for attributes, body in page.scripts if attributes.get("type") == "application/json"]
     assert [one["kind"] for one in data] == ["network", "network"]
-    assert len(data[0]["points"]["x"]) == 20
+    assert [stage["label"] for stage in data[0]["stages"]] == ["plain 0", "plain 1"]
+    assert len(data[0]["points"]["x"]) == 30
     living = [a["data-source"] for _, a in page.tags if a.get("class") == "living"]
     assert living == ["living-0", "living-1"]
 
@@ -131,6 +140,10 @@ def test_a_hostile_run_folder_injects_nothing(tmp_path: Path) -> None:
 
 def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
     run = make_run(tmp_path)
+    for path in run.path.rglob("cell*.safetensors"):
+        path.unlink()
+    (single,) = living_of(run)
+    assert len(single["points"]["x"]) == 20
     for path in run.path.rglob("*.safetensors"):
         path.write_bytes(b"damaged")
     (run.path / "summary.csv").write_text('"')
@@ -194,6 +207,12 @@ def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...],
         cases.append({"model": model, "x": x.tolist()})
         with torch.no_grad():
             expected.append((network(x) * 2 + 1).tolist())
+    network = trained(EdgeSpec(), (2, 3, 6))  # a solution as the sum of three products
+    box = torch.tensor([[-1.0, 1.5], [0.0, 4.0]], dtype=torch.float64)
+    field = Field(network, OutputForm(1, 3, 2), box, torch.tensor([0.7], dtype=torch.float64))
+    cases.append({"model": model_values(field.describe(), Checkpoint("field", pack(field), {})), "x": x.tolist()})
+    with torch.no_grad():
+        expected.append(field(x).tolist())
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "network.js").write_text((resources.files("kanrun.study.page") / "network.js").read_text())
     code = (
@@ -201,5 +220,5 @@ def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...],
         "console.log(JSON.stringify(cases.map(c => c.x.map(x => kan.predict(c.model, x)))))"
     )
     done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-    for spec, found, wanted in zip(SPECS, json.loads(done.stdout), expected, strict=True):
+    for spec, found, wanted in zip([*SPECS, "field"], json.loads(done.stdout), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(spec))

@@ -104,6 +104,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["model.hidden=[2]", "model.intervals=[3,6]", "sampling.train=200", "sampling.test=100", "solver.steps=5"]
     assert main(["fit", *outputs, *small]) == 0
     assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
+    phases = ["parts=[learners]", "peaks=2", "learners=[{name: KAN, kind: kan}]", "trials=1", "seeds=1"]
+    assert main(["continual", *outputs, *phases, "executor=serial"]) == 0
     page = folder / "report.html"
     assert main(["runs", "report", "fit/1", "curves/1", "-o", str(page), "--outputs", str(folder / "outputs")]) == 0
     return folder
@@ -170,6 +172,22 @@ def test_the_page_lives(runs: Path, browser: Browser) -> None:
     })()""")
     assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
     assert browser.value(error) != before
+
+
+def test_phases_of_a_network_run_under_their_slider(runs: Path, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "phases.html"
+    assert main(["runs", "report", "continual/1", "-o", str(page), "--outputs", str(runs / "outputs")]) == 0
+    browser.open(page)
+    error = "document.querySelector('.living .bar span.number').textContent"
+    after_both = browser.value(error)
+    browser.value("""(() => {
+        const slider = document.querySelector('.living input[type=range]');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input'));
+    })()""")
+    assert browser.value("document.querySelector('.living output').textContent") == "after phase 1"
+    one, both = (float(text.rpartition(" ")[2]) for text in (browser.value(error), after_both))
+    assert both < 0.01 * one
 
 
 def test_a_control_point_of_a_spline_moves_a_part_and_of_a_bezier_curve_all(browser: Browser) -> None:

@@ -83,11 +83,14 @@ def _section(run: Run, sources: list[str], room: int) -> str:
     parts += [_tag("p", text) for text in (run.labels.note, ", ".join(run.labels.tags)) if text]
     parts.append(_record(single))
     for living in living_of(single):
-        source = f"living-{len(sources)}"
-        sources.append(f'<script type="application/json" id="{source}">{_json(living)}</script>')
+        source, content = f"living-{len(sources)}", _json(living)
         parts.append(_tag("h3", living["title"]))
+        room -= len(content)
+        if room < 0:
+            parts.append(_tag("p", "It is not here, because the page would be too large: make one of fewer runs."))
+            break
+        sources.append(f'<script type="application/json" id="{source}">{content}</script>')
         parts.append(f'<div class="living" data-source="{source}"></div>')
-        room -= len(sources[-1])
     for path in _figures(single, run):
         image, kind = path.read_bytes(), {".svg": "svg+xml", ".png": "png"}[path.suffix]
         room -= len(image) * 4 // 3

@@ -13,16 +13,15 @@ from kanrun.runs import Checkpoint, Run
 
 Columns = Mapping[str, Sequence[Any]]
 Living = dict[str, Any]
-STAGES = "stages"
-"""The checkpoint `stages-seed0` holds the networks of all grids of a training, each under the number of its stage."""
-_STAGES_NAME = re.compile(rf"{STAGES}-seed\d+")
+_SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
 _RESUME_NAME = re.compile(r"resume-\d+-\d+")
 
 
 @dataclass(frozen=True)
 class PageLimits:
-    """What keeps a page small: numbers of a network that it holds, test points, points of a line, panels, frames."""
+    """What keeps a page small: networks, numbers of one, test points, points of a line, panels, frames."""
 
+    networks: int = 8
     numbers: int = 60_000
     points: int = 300
     line: int = 400
@@ -65,34 +64,56 @@ def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], pr
 
 
 def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
-    """The network of the first seed, with those of its earlier grids where the run keeps them."""
+    """The networks under sliders, those of one title under one; where there are none, that of the first seed."""
     names = [name for name in run.checkpoints if not _RESUME_NAME.fullmatch(name)]
-    models = [name for name in names if not _STAGES_NAME.fullmatch(name)]
-    if not models:
+    found: dict[str, Living] = {}
+    for name in filter(_SLIDER_NAME.fullmatch, names):
+        stored = run.checkpoint(name)
+        title = str(stored.meta["title"])
+        if _size(stored) > limits.numbers or (len(found) >= limits.networks and title not in found):
+            continue
+        named = {f"{number}/": entry for number, entry in enumerate(stored.meta["stages"])}
+        stages = [
+            {"label": str(entry["label"]), "model": model_values(entry["network"], stored, prefix)}
+            for prefix, entry in named.items()
+        ]
+        x, y = stored.arrays["points/x"].tolist(), stored.arrays["points/y"].tolist()
+        if (classes := stored.meta["classes"]) is not None:
+            y = [[str(classes[int(value)]) for value in row] for row in y]
+        slider = _network(title, stored.meta, stages, {"x": x, "y": y}) | {"slider": str(stored.meta["slider"])}
+        found.setdefault(title, slider | {"stages": []})["stages"].extend(stages)
+    yield from found.values()
+    models = [name for name in names if not _SLIDER_NAME.fullmatch(name)]
+    if found or not models:
         return
     stored = run.checkpoint(models[0])
-    if stored.meta["network"].get("kind") != "kan" or _size(stored) > limits.numbers:
+    if _size(stored) > limits.numbers:
         return
-    meta = stored.meta
-    common = {
-        "classes": [str(name) for name in meta["classes"]] if meta["classes"] else None,
-        "inputScaling": meta["input_scaling"],
-        "outputScaling": meta["output_scaling"],
-    }
-    final = network_values(meta["network"], stored.arrays) | common
-    stages = []
-    earlier = f"{STAGES}-seed{meta['seed']}"
-    if earlier in names:
-        kept = run.checkpoint(earlier)
-        for entry in kept.meta["stages"] if _size(kept) <= limits.numbers else ():
-            model = network_values(entry["network"], kept.arrays, f"{entry['stage']}/") | common
-            stages.append({"label": f"{entry['intervals']} intervals", "model": model})
-    stages.append({"label": "the chosen one" if stages else "", "model": final})
-    inputs, outputs = [str(name) for name in meta["inputs"]], [str(name) for name in meta["outputs"]]
-    yield {
-        "kind": "network", "title": f"The network {models[0]}", "stages": stages, "inputs": inputs, "outputs": outputs,
-        "domain": meta["domain"], "classes": common["classes"], "coded": bool(meta.get("code")),
-        "points": _test_points(run, inputs, outputs, limits),
+    stages = [{"label": "", "model": model_values(stored.meta["network"], stored)}]
+    yield _network(f"The network {models[0]}", stored.meta, stages, _test_points(run, models[0], stored.meta, limits))
+
+
+def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str = "") -> Living:
+    """A KAN, or the solution of a differential equation by one; KeyError for what network.js does not evaluate."""
+    meta, arrays = stored.meta, stored.arrays
+    if description.get("kind") == "field" and "hard" not in description:
+        box = arrays[f"{prefix}box"]
+        inner = {"shift": box.mean(1).tolist(), "scale": ((box[:, 1] - box[:, 0]) / 2).tolist()}
+        sizes = arrays[f"{prefix}sizes"]
+        outer = {"shift": [0.0] * len(sizes), "scale": sizes.tolist()}
+        values = network_values(description["network"], arrays, f"{prefix}network.")
+        form = [int(count) for count in description["form"][:3]]
+        return values | {"form": form, "classes": None, "inputScaling": inner, "outputScaling": outer}
+    classes = [str(name) for name in meta["classes"]] if meta["classes"] else None
+    scalings = {"inputScaling": meta["input_scaling"], "outputScaling": meta["output_scaling"]}
+    return network_values(description, arrays, prefix) | scalings | {"classes": classes}
+
+
+def _network(title: str, meta: Mapping[str, Any], stages: list[Living], points: Living) -> Living:
+    return {
+        "kind": "network", "title": title, "stages": stages, "inputs": [str(name) for name in meta["inputs"]],
+        "outputs": [str(name) for name in meta["outputs"]], "domain": meta["domain"],
+        "classes": stages[0]["model"]["classes"], "coded": bool(meta.get("code")), "points": points,
     }  # fmt: skip
 
 
@@ -100,13 +121,23 @@ def _size(stored: Checkpoint) -> int:
     return sum(array.size for array in stored.arrays.values())
 
 
-def _test_points(run: Run, inputs: Sequence[str], outputs: Sequence[str], limits: PageLimits) -> Living:
+def _test_points(run: Run, model: str, meta: Mapping[str, Any], limits: PageLimits) -> Living:
+    """Of the predictions, or of the table of a solution, whose truth may not be known."""
     table = run.columns("predictions")
-    rows = [i for i, split in enumerate(table.get("split", ())) if split == "test"]
-    rows = rows[:: max(1, -(-len(rows) // limits.points))]
-    columns = [[table[f"input:{name}"][i] for i in rows] for name in inputs]
-    truths = [[table[f"truth:{name}"][i] for i in rows] for name in outputs]
-    x, y = ([list(row) for row in zip(*part, strict=True)] for part in (columns, truths))
+    inputs, outputs = ([f"{kind}:{name}" for name in meta[f"{kind}s"]] for kind in ("input", "output"))
+    outputs = [name.replace("output:", "truth:", 1) for name in outputs]
+    if table:
+        table = _where(table, split="test")
+    else:
+        number = model.rpartition("-seed")[0].rpartition("-")[2]
+        table = run.columns(f"solution_{number}")
+        inputs, outputs = list(meta["inputs"]), [f"{name} true" for name in meta["outputs"]]
+    if not all(table.get(name) for name in inputs + outputs):
+        return {"x": [], "y": []}
+    step = max(1, -(-len(table[inputs[0]]) // limits.points))
+    x, y = (
+        [list(row) for row in zip(*(table[name][::step] for name in names), strict=True)] for names in (inputs, outputs)
+    )
     whole = [i for i in range(len(x)) if None not in x[i] and None not in y[i]]
     return {"x": [x[i] for i in whole], "y": [y[i] for i in whole]}
 

@@ -118,9 +118,16 @@ const kan = (() => {
   const scaled = (x, s) => x.map((v, j) => s.points ? interpolated(v, s.points[j], s.values[j]) : (v - s.shift[j]) / s.scale[j]);
   const unscaled = (y, s) => y.map((v, j) => s.points ? interpolated(v, s.values[j], s.points[j]) : v * s.scale[j] + s.shift[j]);
 
+  // Sums of products of outputs, as which solutions of differential equations are sought: [unknowns, terms, factors].
+  function combined(out, [unknowns, terms, factors]) {
+    const product = at => range(factors).reduce((value, f) => value * out[at * factors + f], 1);
+    return range(unknowns).map(u => range(terms).reduce((sum, t) => sum + product(u * terms + t), 0));
+  }
+  const range = count => Array.from({length: count}, (_, i) => i);
+
   // f(x) in the user's units; class probabilities of a classifier.
   function predict(model, x) {
-    const out = activations(model, x)[model.layers.length];
+    const last = activations(model, x)[model.layers.length], out = model.form ? combined(last, model.form) : last;
     if (!model.classes) return unscaled(out, model.outputScaling);
     const most = Math.max(...out), e = out.map(v => Math.exp(v - most)), sum = e.reduce((a, b) => a + b, 0);
     return e.map(v => v / sum);

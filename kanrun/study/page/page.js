@@ -12,6 +12,13 @@
   const shown = v => v === 0 ? "0" : !Number.isFinite(v) ? String(v)
     : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e5 ? String(Number(v.toPrecision(4))) : v.toExponential(2);
   const rmse = differences => Math.sqrt(differences.reduce((s, d) => s + d * d, 0) / Math.max(1, differences.length));
+  // Three to six round numbers of an interval.
+  function ticks(low, high) {
+    const size = 10 ** Math.floor(Math.log10(high - low)), step = size * [0.2, 0.5, 1, 2].find(s => (high - low) / size / s < 6.5);
+    const found = [];
+    for (let i = Math.ceil(low / step); i * step <= high; i++) found.push(Number((i * step).toPrecision(12)));
+    return found;
+  }
   const range = (low, high, count) => Array.from({length: count}, (_, i) => low + (high - low) * i / (count - 1));
 
   // ------------------------------------------------------------------ tables that sort
@@ -50,11 +57,8 @@
       [this.x0, this.x1] = span(xs); [this.y0, this.y1] = span(ys);
       const {left, bottom, top, right, width, height} = this;
       make("svg:path", {class: "axis", d: `M${left} ${top}V${height - bottom}H${width - right}`}, this.svg);
-      for (const share of [0.05, 0.5, 0.95]) {
-        const x = this.x0 + share * (this.x1 - this.x0), y = this.y0 + share * (this.y1 - this.y0);
-        make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, shown(x));
-        make("svg:text", {x: left - 5, y: this.py(y) + 4, "text-anchor": "end"}, this.svg, shown(y));
-      }
+      for (const x of ticks(this.x0, this.x1)) make("svg:text", {x: this.px(x), y: height - bottom + 16, "text-anchor": "middle"}, this.svg, shown(x));
+      for (const y of ticks(this.y0, this.y1)) make("svg:text", {x: left - 5, y: this.py(y) + 4, "text-anchor": "end"}, this.svg, shown(y));
       make("svg:text", {x: width / 2, y: 15, "text-anchor": "middle"}, this.svg, title);
     }
     px(x) { return this.left + (x - this.x0) / (this.x1 - this.x0) * (this.width - this.left - this.right); }
@@ -107,11 +111,12 @@
   }
 
   // ------------------------------------------------------------------ a network
+  const MOST_EDGES = 60;  // of a layer that the diagram draws
   function network(parent, data) {
     let stage = data.stages.length - 1, chosen = [0, 0, 0], model;
     const bar = make("div", {class: "bar"}, parent);
-    const stageSlider = data.stages.length > 1 ? slider(bar, "grid", data.stages.length,
-      i => { stage = i; reset(); }, i => data.stages[i].label) : null;
+    if (data.stages.length > 1) slider(bar, data.slider, data.stages.length,
+      i => { stage = i; reset(); }, i => data.stages[i].label);
     const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
     const error = make("span", {class: "number", role: "status"}, bar);
     const two = make("div", {class: "two"}, parent);
@@ -127,15 +132,19 @@
       const mean = values.reduce((a, b) => a + b) / values.length;
       return Math.sqrt(values.reduce((s, v) => s + (v - mean) ** 2, 0) / values.length);
     }
+    // [strength, out, in] of the edges of a layer, the strongest first
+    const edgesOf = l => model.layers[l].coefficients.flatMap((row, o) => row.map((_, i) => [size(l, o, i), o, i])).sort((a, b) => b[0] - a[0]);
     function draw() { drawDiagram(); drawEdge(); drawResult(); }
     function drawDiagram() {
       diagram.replaceChildren();
+      let left = 0;
       const widths = [model.layers[0].knots.length, ...model.layers.map(layer => layer.coefficients.length)];
       const at = (l, n) => [460 * (n + 0.5) / widths[l], 270 - 240 * l / model.layers.length];
       model.layers.forEach((layer, l) => {
-        const all = layer.coefficients.flatMap((row, o) => row.map((_, i) => [size(l, o, i), o, i])).sort((a, b) => b[0] - a[0]);
+        const all = edgesOf(l);
         const most = all[0][0] || 1;
-        for (const [strength, o, i] of all.slice(0, 60)) {
+        left += Math.max(0, all.length - MOST_EDGES);
+        for (const [strength, o, i] of all.slice(0, MOST_EDGES)) {
           const [x0, y0] = at(l, i), [x1, y1] = at(l + 1, o), here = chosen.join() === [l, o, i].join();
           const line = make("svg:path", {class: here ? "edge chosen" : "edge", d: `M${x0} ${y0}L${x1} ${y1}`, tabindex: 0, role: "button",
             "aria-label": `edge from ${i + 1} to ${o + 1} of layer ${l + 1}`, "stroke-width": 1 + 4 * strength / most,
@@ -155,6 +164,7 @@
         const name = l === 0 ? data.inputs[n] : l === widths.length - 1 ? data.outputs[n] : null;
         if (name) make("svg:text", {x, y: l ? y - 9 : y + 18, "text-anchor": "middle"}, diagram, name);
       } });
+      if (left) make("svg:text", {x: 4, y: 14}, diagram, `the strongest edges; ${left} weaker ones are left out`);
     }
     function seen(l, i) {
       const values = points.x.map(x => kan.activations(model, x)[l][i]).filter(Number.isFinite);
@@ -168,7 +178,7 @@
       const few = c.length <= 40;
       const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, to = l === model.layers.length - 1 ? data.outputs[o] : `h${l + 1}.${o + 1}`;
       edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
-      for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
+      if (few) for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
         y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
       const [first, last] = seen(l, i), inside = xs.map(x => x >= first && x <= last);
       edgePlot.line(xs, ys, "unseen");
@@ -187,7 +197,7 @@
         resultPlot.dots(values.map(v => v[0]), values.map(v => v[v.length - 1]));
         return;
       }
-      error.textContent = `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
+      error.textContent = !truth.length ? "" : `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
       if (data.inputs.length === 1) {
         const [low, high] = data.domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
         resultPlot.begin(xs, [...ys, ...truth.map(y => y[0])], `${data.outputs[0]} over ${data.inputs[0]}; dots: truth`);
@@ -218,10 +228,9 @@
       return {update};
     }
     back.addEventListener("click", reset);
-    const scores = data.stages[stage].model.layers[0].coefficients.flatMap((row, o) => row.map((_, i) => [o, i]));
-    chosen = [0, ...(scores[0] || [0, 0])];
+    model = structuredClone(data.stages[stage].model);
+    chosen = [0, ...edgesOf(0)[0].slice(1)];
     reset();
-    return stageSlider;
   }
 
   // ------------------------------------------------------------------ recorded frames: phases, grids, stages
@@ -273,5 +282,6 @@
     const data = JSON.parse(document.getElementById(section.dataset.source).textContent);
     kinds[data.kind](section, data);
   }
+  window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
   document.documentElement.dataset.ready = "yes";
 })();
