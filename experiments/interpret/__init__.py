@@ -3,8 +3,8 @@
 Reproduces the interpretability chapter of the KAN paper (arXiv 2404.19756, section 2.5 and Figure 2.4): train, prune,
 snap edges to symbolic functions, refit their constants, read the formula off. It differs from the paper in that nobody
 is asked: the shape is searched from simple to deep (multiplication nodes as in KAN 2.0, arXiv 2408.10205, among them),
-candidates are accepted by the validation error after a joint refit of all constants, and the formula comes with a
-certificate.
+candidates are accepted by the validation error after a joint refit of all constants, and the formula comes with
+the largest difference between formula and network.
 """
 
 from __future__ import annotations
@@ -107,15 +107,18 @@ def _results(
     )
 
     formula = problem.in_units(result.formula) if result.formula else None
-    yield summary_row(problem, result, formula, cpu_seconds)
-    yield Note(f"{problem.name}: {formula.expression if formula else 'no formula'}; {result.sentence}")
+    row = summary_row(problem, result, formula, cpu_seconds)
+    yield row
+    said = f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
+    apart = row.values["largest_difference"]
+    yield Note(said if apart is None else f"{said}; largest difference between formula and network {apart:.2g}")
     if formula is not None and problem.dimensions is not None:
         yield Note(f"{problem.name}: the formula was sought in groups without units: its units are those of the output")
     if (rows := input_rows(problem, result)) and len(rows) > 1:
         yield from rows
         yield Note(f"{problem.name}: {inputs_that_matter(rows)}")
     if formula is not None:
-        yield Row("formulas", {"output": problem.output, "kind": result.outcome, **formula.forms()})
+        yield Row("formulas", {"output": problem.output, "kind": row.values["outcome"], **formula.forms()})
         yield formula_checkpoint(problem, formula, result, seed)
         if not formula.splines:
             yield from equivalent_rows(problem, formula, options.policy.proving * options.policy.budget)

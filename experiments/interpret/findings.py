@@ -18,8 +18,8 @@ NOISY, FEYNMAN = 7 / 11, 20 / 27
 def score_claims(summary: pd.DataFrame) -> list[Claim]:
     """On the targets whose truth is known: one claim each; one on all Feynman formulas, and one on all with noise,
     counting those that most seeds recover; and one on the longest time."""
-    called = summary[summary["score"].isin(["exact", "wrong"])]
-    wrong = int((called["score"] == "wrong").sum())
+    called = summary[summary["outcome"].isin(["exact", "wrong"])]
+    wrong = int((called["outcome"] == "wrong").sum())
     sentence = f"formulas called exact that are not the truth, of {len(called)} called exact"
     known = summary[summary["recovered"] != "unknown"]
     noisy = known["noise"] > 0
@@ -27,7 +27,8 @@ def score_claims(summary: pd.DataFrame) -> list[Claim]:
     claims = []
     for name, rows in known[~noisy & ~feynman].groupby("target", sort=False):
         share = float((rows["recovered"] == "yes").mean())
-        spread = f"formula RMSE {rows['formula_rmse'].min():.1e} .. {rows['formula_rmse'].max():.1e}"
+        largest = maximum(rows["formula_rmse"])
+        spread = f"formula RMSE at most {largest:.2g}"
         claims.append(Claim(f"{name}: share of seeds that recover it", share, f">= {SHARE:g}", share >= SHARE, spread))
     every = known[~noisy & feynman]
     if len(every):

@@ -9,14 +9,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from kanrun.figures.network import draw_network, lay_out
-from kanrun.figures.style import BLACK, GREEN, GREY, ORANGE, VERMILLION, WIDTH, first_seed, letters, say_above, styled
+from kanrun.figures.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    VERMILLION,
+    WIDTH,
+    first_seed,
+    letters,
+    say_above,
+    styled,
+)
 
 if TYPE_CHECKING:
     import pandas
 
 _GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
 _LEAST_WIDTH, _WIDEST = 1.9, 11.0
-_SCORES = {"exact": GREEN, "approximate": ORANGE, "failed": VERMILLION, "wrong": BLACK}
+_OUTCOMES = {"exact": GREEN, "formula": BLUE, "partly numeric": ORANGE, "failed": VERMILLION, "wrong": BLACK}
 _MOST = 400
 _MOST_CANDIDATES = 30
 
@@ -112,7 +124,7 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
 def score_card(table: pandas.DataFrame) -> Figure:
     """Return a bar a target: the median seconds over the seeds, coloured by what became of most of them.
 
-    `table` is a suite's summary with the columns target, score, seconds.
+    `table` is a suite's summary with the columns target, outcome, seconds.
     """
     names = list(dict.fromkeys(table["target"]))
     figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(names)), layout="constrained")
@@ -120,11 +132,11 @@ def score_card(table: pandas.DataFrame) -> Figure:
     longest = float(table["seconds"].max())
     for number, name in enumerate(names):
         rows = table[table["target"] == name]
-        counts = rows["score"].value_counts()
-        most = max(_SCORES, key=lambda score: int(counts.get(score, 0)))
+        counts = rows["outcome"].value_counts()
+        most = max(_OUTCOMES, key=lambda outcome: int(counts.get(outcome, 0)))
         seconds = float(rows["seconds"].median())
-        axes.barh(number, seconds, color=_SCORES[most], height=0.7)
-        text = ", ".join(f"{counts[score]} {score}" for score in _SCORES if score in counts)
+        axes.barh(number, seconds, color=_OUTCOMES[most], height=0.7)
+        text = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if score in counts)
         axes.text(seconds + 0.01 * longest, number, text, va="center", fontsize=6)
     axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.35 * longest), xlabel="seconds (median over seeds)")

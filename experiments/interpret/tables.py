@@ -163,8 +163,6 @@ def _node(graph: Graph, node: int) -> str:
     return f"node {graph.mark(node) - graph.inputs}" if node < graph.output else "output"
 
 
-#: R^2 from which on a formula that is not exact counts as an approximation.
-APPROXIMATED = 0.99
 #: Difference from the truth, relative to its size, that a formula called exact may have.
 EQUAL = 1e-9
 
@@ -172,20 +170,20 @@ EQUAL = 1e-9
 def summary_row(
     problem: InterpretationProblem, result: Interpretation, formula: Formula | None, cpu_seconds: float
 ) -> Row:
-    """The result with its certificate, errors in the user's units; `formula` is in these units already."""
-    certificate = result.certificate
+    """The outcome, the largest difference between formula and network, and errors in the user's units; `formula` is in
+    these units already."""
+    certificate, outcome = result.certificate, outcome_of(problem, result)
     return Row(
         "summary",
         {
             "target": problem.name,
             "kind": problem.kind,
             "noise": problem.noise,
-            "outcome": result.outcome,
-            "score": score_of(problem, result),
+            "outcome": outcome,
             "formula": str(formula.expression) if formula else "",
             "formula_rmse": _number(certificate.formula_rmse * problem.unit) if certificate else None,
             "network_rmse": _number(certificate.network_rmse * problem.unit) if certificate else None,
-            "certificate": _number(certificate.difference * problem.unit) if certificate else None,
+            "largest_difference": _number(certificate.difference * problem.unit) if certificate else None,
             "graph_difference": problem.graph_difference,
             "recovered": certificate.recovered if certificate else problem.unknown,
             "form": certificate.form if certificate else problem.unknown,
@@ -198,7 +196,7 @@ def summary_row(
             "complexity": formula.complexity if formula else None,
             "seconds": result.seconds,
             "cpu_seconds": cpu_seconds,
-            "reason": result.sentence,
+            "reason": result.sentence + ("; beyond them it is not the truth" if outcome == "wrong" else ""),
         },
     )
 
@@ -227,24 +225,13 @@ def constant_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[
         yield Row("constants", {"output": problem.output, **vars(each)})
 
 
-def score_of(problem: InterpretationProblem, result: Interpretation) -> str:
-    """`exact`, `approximate` (a formula, of candidates alone or partly numeric, with R^2 of at least 0.99 on the
-    check points), `failed`, or `wrong`: called exact, but not the truth.
-
-    What is called exact is decided without the truth, on noisy points by the truth itself.
-    """
-    assert result.certificate is not None or result.formula is None
-    if result.certificate is not None and (result.outcome == "exact" or result.certificate.recovered == "yes"):
-        return "wrong" if result.outcome == "exact" and not equals_truth(problem.check, result) else "exact"
-    spread = float(np.std(problem.check.y))
-    for formula in (result.formula, result.approximation):
-        if formula is None:
-            continue
-        with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean((formula(problem.check.x) - problem.check.y) ** 2)))
-        if error <= np.sqrt(1 - APPROXIMATED) * spread:
-            return "approximate"
-    return "failed"
+def outcome_of(problem: InterpretationProblem, result: Interpretation) -> str:
+    """The outcome beside the truth, where that is known: `exact` also for noisy points whose formula is recovered, and
+    `wrong` for a formula that was called exact, but is not the truth."""
+    if result.outcome == "exact" and not equals_truth(problem.check, result):
+        return "wrong"
+    recovered = result.certificate is not None and result.certificate.recovered == "yes"
+    return "exact" if recovered else result.outcome
 
 
 def equals_truth(check: Check, result: Interpretation) -> bool:

@@ -103,7 +103,7 @@ def verdict(
             SearchStage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
         )
         yield more[-1]
-    kind, sentence = _judged(outcome, formula_error, certificate, problem.data, reference)
+    kind, sentence = _judged(outcome, formula_error, certificate, data, reference, problem.policy.exact)
     yield Interpretation(
         kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
         choice, (*steps, *more), outcome.approximation, outcome.decisions,
@@ -173,14 +173,15 @@ def _mixed(
 
 
 def _judged(
-    outcome: _Outcome, formula_error: float, certificate: Certificate, data: SearchData, reference: float
+    outcome: _Outcome, formula_error: float, certificate: Certificate, data: SearchData, reference: float, exact: float
 ) -> tuple[str, str]:
     choice = outcome.choice
     if outcome.formula is not None and not outcome.formula.splines:
         error = data.overall_error(outcome.formula)
         if error <= EXACT_FORMULA:
-            known = " and the truth to the same" if certificate.recovered == "yes" else ""
-            return "exact", f"the formula gives all points to {error:.1e} of their spread{known}"
+            close = f"to {error:.1e} of their spread" if error else "to the last digit"
+            known = " and agrees with the truth" if certificate.recovered == "yes" else ""
+            return "exact", f"the formula gives all points {close}{known}"
     poor = f"; the network itself explains {_explained(data, choice):.3g} of the variance"
     poor = poor if choice.network_error > _POOR else ""
     away = ""
@@ -192,8 +193,10 @@ def _judged(
     if outcome.formula.splines:
         count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
-    ratio = data.error(outcome.formula) / max(reference, 1e-300)
-    return "formula", f"the formula is as good as the network ({ratio:.2g} times its error on held-out points){poor}"
+    error = data.error(outcome.formula)
+    ratio = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
+    said = ratio if error > exact else f"its relative error on held-out points is {error:.1g}"
+    return "formula", f"the formula is as good as the network ({said}){poor}"
 
 
 def _explained(data: SearchData, choice: Tried) -> float:
@@ -208,7 +211,7 @@ def constant(data: SearchData, check: Check, source: SourceNetwork | None, began
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
     network = source.itself if source is not None else formula
     certificate = certify(formula, network, (check.x, check.y), fresh(check.domain), None, None)
-    sentence = "no structure found: the output is constant"
+    sentence = "the output is constant"
     return Interpretation("formula", sentence, formula, network, certificate, "", time.monotonic() - began)
 
 
