@@ -74,6 +74,7 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
     low, high = functions["truth"].min(), functions["truth"].max()
     margin = 0.3 * (high - low or 1.0)
     data = data[data["seed"] == data["seed"].min()].drop_duplicates(["phase", "x0"])
+    ends = data.groupby("phase")["x0"].agg(["min", "max"])
     for column, after in enumerate(shown):
         points = data[data["phase"] == after]
         for row, learner in zip(rows, [learners[0], *learners], strict=True):
@@ -82,13 +83,15 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
             row[column].set_ylim(low - margin, high + margin)
             if row is not rows[0]:
                 colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
-                row[column].plot(known["x0"], known["output"], color=colour, lw=1.0)
+                row[column].plot(known["x0"], known["output"], color=GREY, lw=0.4)
+                seen = np.any([known["x0"].between(*pair) for pair in ends.loc[:after].to_numpy()], axis=0)
+                row[column].plot(known["x0"], known["output"].where(seen), color=colour, lw=1.0)
         rows[0][column].plot(points["x0"], points["y"], ".", color=BLACK, ms=2)
         rows[0][column].set_title(f"phase {after}" + (f" of {count}" if count > len(shown) else ""), fontsize=8)
         _name_ends(rows[-1][column], functions["x0"])
     _name_learners(rows, ["data", *learners])
-    remark = "grey: the truth; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
-    say_above(figure, f"{remark}cut off where it leaves the panel")
+    remark = "filled: the truth; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
+    say_above(figure, f"{remark}thin and grey where no phase has shown data yet, cut off where it leaves the panel")
     return figure
 
 

@@ -40,13 +40,14 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     first = metrics[metrics["seed"] == metrics["seed"].min()]
     groups = list(first.groupby(["shape", "schedule"], sort=False))
     figure, panels = small_multiples(len(groups), 3, 2.0, 0.8)
+    several = first["shape"].nunique() > 1
     positive = first[["train_rmse", "test_rmse"]].to_numpy(float)
     positive = positive[np.isfinite(positive) & (positive > 0)]
     for panel, ((shape, schedule), rows) in zip(panels, groups, strict=True):
         steps = np.arange(1, len(rows) + 1)
         for split in ("train", "test"):
             panel.plot(steps, rows[f"{split}_rmse"], color=SPLITS[split], label=split, drawstyle="steps-post", lw=1.2)
-        panel.set(yscale="log", title=f"{shape_name(shape)} {schedule}")
+        panel.set(yscale="log", title=f"{shape_name(shape)} {schedule}" if several else schedule)
         if len(positive):
             panel.set_ylim(positive.min() / 2, positive.max() * 3)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -56,7 +57,8 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
         panel.set_xlabel("step")
     for panel in panels[::3]:
         panel.set_ylabel("RMSE")
-    say_above(figure, "above each stage: its grid intervals $G$")
+    network = "" if several else f"{shape_name(first['shape'].iloc[0])}; "
+    say_above(figure, f"{network}above each stage: its grid intervals $G$")
     legend_of_all(figure, panels, ncols=2)
     return figure
 

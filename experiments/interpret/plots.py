@@ -19,6 +19,7 @@ from kanrun.figures.style import (
     WIDTH,
     first_seed,
     letters,
+    number,
     say_above,
     styled,
 )
@@ -39,7 +40,7 @@ def captions(stages: pandas.DataFrame, summary: pandas.DataFrame) -> list[str]:
     rows = stages[stages["structure"] == chosen].drop_duplicates("stage", keep="last")
     return [
         f"{row.active_edges} edges, {row.parameters} parameters\n"
-        + (f"test RMSE {row.test_rmse:.1e}" if np.isfinite(row.test_rmse) else "undefined on some points")
+        + (f"test RMSE {number(row.test_rmse)}" if np.isfinite(row.test_rmse) else "undefined on some points")
         for row in rows.itertuples()
     ]
 
@@ -82,11 +83,11 @@ def _rows(widths: Sequence[float]) -> list[list[int]]:
     """Return the numbers of what stands in each row of at most `_WIDEST` inches."""
     rows: list[list[int]] = [[]]
     used = 0.0
-    for number, width in enumerate(widths):
+    for place, width in enumerate(widths):
         if rows[-1] and used + width > _WIDEST:
             rows.append([])
             used = 0.0
-        rows[-1].append(number)
+        rows[-1].append(place)
         used += width + _GAP
     return rows
 
@@ -130,14 +131,14 @@ def score_card(table: pandas.DataFrame) -> Figure:
     figure = Figure(figsize=(WIDTH, 1.0 + 0.2 * len(names)), layout="constrained")
     axes = figure.add_subplot()
     longest = float(table["seconds"].max())
-    for number, name in enumerate(names):
+    for place, name in enumerate(names):
         rows = table[table["target"] == name]
         counts = rows["outcome"].value_counts()
         most = max(_OUTCOMES, key=lambda outcome: int(counts.get(outcome, 0)))
         seconds = float(rows["seconds"].median())
-        axes.barh(number, seconds, color=_OUTCOMES[most], height=0.7)
+        axes.barh(place, seconds, color=_OUTCOMES[most], height=0.7)
         text = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if score in counts)
-        axes.text(seconds + 0.01 * longest, number, text, va="center", fontsize=6)
+        axes.text(seconds + 0.01 * longest, place, text, va="center", fontsize=6)
     axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.35 * longest), xlabel="seconds (median over seeds)")
     axes.grid(visible=False, axis="y")

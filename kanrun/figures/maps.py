@@ -48,7 +48,7 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
             bar = figure.colorbar(image, ax=line[2], aspect=22, extend=beyond, **below)
             bar.locator = MaxNLocator(3)
             bar.update_ticks()
-            bar.set_label(f"largest {number(largest)}")
+            bar.set_label(f"largest {number(largest)}", loc="left")  # the power of ten is at the right
             titles = ["truth", "prediction", "prediction - truth"]
         else:
             image = draw_map(line[0], x, y, prediction, _limits(prediction))

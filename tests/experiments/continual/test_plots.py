@@ -44,7 +44,9 @@ def boxes(panel: Axes) -> list[tuple[float, float, float, float]]:
 def test_colours_go_by_what_a_learner_is_and_not_by_its_name() -> None:
     table = functions(1, ("spline", "MLP")).query("x1 == 0")
     panels = phases(table, data().query("phase == 1")).axes
-    assert [panel.lines[0].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
+    assert [panel.lines[1].get_color() for panel in panels[1:]] == [BLUE, VERMILLION]
+    drawn_in_colour = np.asarray(panels[1].lines[1].get_ydata(), dtype=float)
+    assert list(np.isfinite(drawn_in_colour)) == list(AXIS <= 0)  # phase 1 shows [-1, 0]; the rest is grey
 
 
 def test_phases_in_the_plane_have_boxes_and_one_scale() -> None:
