@@ -137,7 +137,7 @@ def score_card(table: pandas.DataFrame) -> Figure:
         most = max(_OUTCOMES, key=lambda outcome: int(counts.get(outcome, 0)))
         seconds = float(rows["seconds"].median())
         axes.barh(place, seconds, color=_OUTCOMES[most], height=0.7)
-        text = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if score in counts)
+        text = ", ".join(f"{counts[outcome]} {outcome}" for outcome in _OUTCOMES if outcome in counts)
         axes.text(seconds + 0.01 * longest, place, text, va="center", fontsize=6)
     axes.set_yticks(range(len(names)), [letters(str(name), 42) for name in names], fontsize=6)
     axes.set(ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.35 * longest), xlabel="seconds (median over seeds)")

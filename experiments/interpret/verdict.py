@@ -194,8 +194,8 @@ def _judged(
         count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
     error = data.error(outcome.formula)
-    ratio = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
-    said = ratio if error > exact else f"its relative error on held-out points is {error:.1g}"
+    said = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
+    said = said if error > exact else f"its relative error on held-out points is {error:.1g}"
     return "formula", f"the formula is as good as the network ({said}){poor}"
 
 

@@ -14,7 +14,7 @@ from kanrun.experiments import fit as fit_experiment
 from kanrun.experiments import interpret as experiment
 from kanrun.experiments.interpret.diagram_edges import edge_tables
 from kanrun.experiments.interpret.findings import certified_claims, score_claims
-from kanrun.experiments.interpret.plots import candidate_map
+from kanrun.experiments.interpret.plots import candidate_map, score_card
 from kanrun.experiments.interpret.problem import problems_of
 from kanrun.experiments.interpret.result import Check, Interpretation
 from kanrun.experiments.interpret.tables import certified_row, equals_truth
@@ -291,6 +291,8 @@ def test_the_score_card_counts_seeds() -> None:
     assert (wrong.measured, wrong.holds) == (1, False)
     assert "of 4 called exact" in wrong.sentence
     assert not slowest.holds
+    written = [text.get_text() for text in score_card(summary.assign(seconds=1.0)).axes[0].texts]
+    assert written == ["1 exact, 1 wrong", "1 exact", "1 exact"]
 
 
 def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong() -> None:
