@@ -19,10 +19,7 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 
 def check(cfg: BenchConfig) -> None:
@@ -76,7 +73,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
             yield from part(cfg, seed)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     from kanrun.experiments.bench import plots
 
     if "layers" in tables:
@@ -90,7 +87,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "time_to_accuracy", plots.error_against_time(tables["time_to_accuracy"], goals)
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     from kanrun.experiments.bench.findings import claims_of
 
     return claims_of(tables)

@@ -100,10 +100,9 @@ def critical_differences(table_ranks: DataFrame) -> Figure:
     `table_ranks` has the columns task, model, mean_rank, critical_difference and tables. Bars join groups of models
     whose ranks lie within the critical difference.
     """
-    tasks = list(table_ranks["task"].unique())
-    figure, panels = small_multiples(len(tasks), 1, 2.4, width=WIDTH)
-    for axes, task in zip(panels, tasks, strict=True):
-        rows = table_ranks[table_ranks["task"] == task].sort_values("mean_rank")
+    figure, panels = small_multiples(table_ranks["task"].nunique(), 1, 2.4, width=WIDTH)
+    for axes, (task, part) in zip(panels, table_ranks.groupby("task", sort=False), strict=True):
+        rows = part.sort_values("mean_rank")
         ranks = rows["mean_rank"].to_numpy(dtype=float)
         apart = float(rows["critical_difference"].iloc[0])
         axes.plot(ranks, np.arange(len(ranks)), "o", color=BLUE, ms=4)

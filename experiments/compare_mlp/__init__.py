@@ -24,12 +24,9 @@ from kanrun.config import CompareMLPConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
+    from kanrun.study.experiment import Claims, Figures, Tables
 
-    from kanrun.runs import Claim
-
-#: The module of each comparison; it has the five functions of an experiment.
+#: The module of each comparison; it has the functions of an experiment but `figures`.
 COMPARISONS = {
     "matched": "matched",
     "universal_approximation": "universal",
@@ -54,12 +51,14 @@ def run(cfg: CompareMLPConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     yield from comparison(cfg.comparison).run(cfg, cell, seed)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     """What the comparison that was run shows."""
-    yield from comparison(tables["summary"]["comparison"].iloc[0]).figures(tables)
+    from kanrun.experiments.compare_mlp.plots import figures_of
+
+    yield from figures_of(tables)
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     """What the comparison that was run checks."""
     return list(comparison(tables["summary"]["comparison"].iloc[0]).claims(tables))
 

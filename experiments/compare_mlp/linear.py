@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -19,9 +19,6 @@ from kanrun.runs.records import Record, Row
 from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
 from kanrun.study.statistics import maximum
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 #: What rounding may leave of an identity (products of six matrices in float64, 1e-16 each, with room for their
@@ -123,21 +120,13 @@ def bits_that_differ(network: MLP, seed: int) -> int:
         assert isinstance(layer, nn.Linear)
         exact = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64)
         x = torch.randn(64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}"))
-        weight, bias, x = (_rounded(values) for values in (layer.weight, layer.bias, x))
+        weight, bias, x = (
+            (each.detach().clamp(-8, 8) / GRAIN).round() * GRAIN for each in (layer.weight, layer.bias, x)
+        )
         exact.load_state_dict({"weight": weight, "bias": bias})
         with torch.no_grad():
             wrong += int((exact(x) != (x[:, None, :] * weight).sum(-1) + bias).sum())
     return wrong
-
-
-def _rounded(values: Tensor) -> Tensor:
-    return (values.detach().clamp(-8, 8) / GRAIN).round() * GRAIN
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    from kanrun.experiments.compare_mlp import plots
-
-    yield "differences", plots.differences(tables["linear"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 import torch
@@ -23,10 +23,7 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Note, Record, Row, Value
 from kanrun.study.build import factory, make_plan, network_shape
 from kanrun.study.resources import generator
-from kanrun.study.statistics import exponent, exponents, maximum
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from kanrun.study.statistics import exponent, maximum
 
 Cell = Mapping[str, Any]
 #: How far the exponents of growth may be from the lecture's: it leaves out what is of lower order, biases and scales,
@@ -194,21 +191,6 @@ def growth_rows(cell: Cell) -> Iterator[Row]:
             counted = {"parameters": kan.count(), "formula": kan_parameters(size_of(kan), EdgeSpec())}
             functions = kan.layer(0).grid.functions
             yield Row("growth", {"model": "kan", **marks, "intervals": intervals, "functions": functions, **counted})
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    """Error against each size, how it falls with parameters, the conventions, and the growth of parameters."""
-    from kanrun.experiments.compare_mlp import plots
-
-    summary = tables["summary"]
-    yield "pareto", plots.pareto(summary)
-    yield "results", plots.results(summary)
-    sizes = summary.groupby(["target", "error_name", "model", "parameters"], sort=False)
-    medians = sizes["error"].median().reset_index()
-    yield "scaling", plots.scaling(medians, exponents(medians, ["target", "model"], "parameters", "error"))
-    yield "conventions", plots.conventions(tables["counts"])
-    if "growth" in tables:
-        yield "growth", plots.growth(tables["growth"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ from kanrun.figures.style import (
     say_above,
     styled,
 )
+from kanrun.study.statistics import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
 SIZES = {"parameters": "parameters", "flops": "FLOPs per sample", "seconds": "seconds of training"}
@@ -168,10 +169,8 @@ def growth(table: DataFrame) -> Figure:
             for column in laws.keys() - {name}:
                 rows = rows[rows[column].isna() | (rows[column] == rows[column].max())]
             if len(rows):
-                rows = rows.sort_values(name)
                 panel.plot(rows[name], rows["parameters"], marker, color=colour, label=word)
-                last = rows.iloc[-1]
-                panel.plot(rows[name], last["parameters"] * (rows[name] / last[name]) ** power, color=colour, lw=0.9)
+                power_law(panel, rows[name], rows["parameters"], power, color=colour, lw=0.9)
         panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
         ticks_at(panel.xaxis, table[name].dropna())
     panels[0].set_ylabel("parameters")
@@ -182,11 +181,9 @@ def growth(table: DataFrame) -> Figure:
 @styled
 def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
     """Relative error of one hidden layer against its width, each seed and the median; lines at the wanted errors."""
-    targets = list(summary["target"].unique())
     figure = new_figure(3.0)
-    panels = grid_of_axes(figure, 1, len(targets))[0]
-    for panel, target in zip(panels, targets, strict=True):
-        rows = summary[summary["target"] == target]
+    panels = grid_of_axes(figure, 1, summary["target"].nunique())[0]
+    for panel, (target, rows) in zip(panels, summary.groupby("target", sort=False), strict=True):
         for index, (activation, some) in enumerate(rows.groupby("activation", sort=False)):
             style, colour = f"{'osD^vPX'[index % 7]}-", CYCLE[index % len(CYCLE)]
             label = f"{activation}: median"
@@ -243,11 +240,10 @@ def differences(linear: DataFrame) -> Figure:
 @styled
 def variants(summary: DataFrame) -> Figure:
     """Test error of a KAN with all tricks and with each switched off: dots are seeds, bars medians."""
-    targets, names = list(summary["target"].unique()), list(summary["variant"].unique())
+    names = list(summary["variant"].unique())
     figure = new_figure(0.28 * len(names) + 1.2)
-    panels = grid_of_axes(figure, 1, len(targets))[0]
-    for panel, target in zip(panels, targets, strict=True):
-        rows = summary[summary["target"] == target]
+    panels = grid_of_axes(figure, 1, summary["target"].nunique())[0]
+    for panel, (target, rows) in zip(panels, summary.groupby("target", sort=False), strict=True):
         for place, variant in enumerate(names):
             errors = rows.loc[rows["variant"] == variant, "error"]
             seeds_across(panel, errors, place)
@@ -319,3 +315,26 @@ def _quartiles(rows: DataFrame) -> tuple[DataFrame, np.ndarray[Any, Any], np.nda
     shapes = grouped["shape"].first().reset_index(drop=True)
     low, high = (grouped["error"].quantile(share).to_numpy(float) for share in (0.25, 0.75))
     return grouped.median(numeric_only=True).reset_index().assign(shape=shapes), low, high
+
+
+def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+    """The figures of the comparison that was run."""
+    summary = tables["summary"]
+    comparison = summary["comparison"].iloc[0]
+    if comparison == "universal_approximation":
+        yield "widths", widths(summary, sorted(tables["reached"]["wanted"].unique()))
+    elif comparison == "kolmogorov_arnold":
+        yield "errors", bars(summary)
+    elif comparison == "no_activation":
+        yield "differences", differences(tables["linear"])
+    elif comparison == "implementation_tricks":
+        yield "variants", variants(summary)
+    else:
+        yield "pareto", pareto(summary)
+        yield "results", results(summary)
+        sizes = summary.groupby(["target", "error_name", "model", "parameters"], sort=False)
+        middle = sizes["error"].median().reset_index()
+        yield "scaling", scaling(middle, exponents(middle, ["target", "model"], "parameters", "error"))
+        yield "conventions", conventions(tables["counts"])
+        if "growth" in tables:
+            yield "growth", growth(tables["growth"])

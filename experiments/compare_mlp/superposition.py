@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from kanrun.experiments.compare_mlp import matched_run
@@ -14,9 +14,6 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Value
 from kanrun.study.statistics import median, value_range
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 
@@ -58,12 +55,6 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
 
 def _hidden(case: matched_run.Case) -> list[int]:
     return [2 * case.problem.inputs + 1]
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    from kanrun.experiments.compare_mlp import plots
-
-    yield "errors", plots.bars(tables["summary"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,6 @@ from kanrun.runs import Claim
 from kanrun.runs.records import Record
 from kanrun.study.build import factory
 from kanrun.study.resources import generator
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 #: What is switched off, by the name it has in tables.
@@ -96,12 +93,6 @@ class _Unscaled:
                         drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
                         parameter.copy_(drawn)
         return network
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    from kanrun.experiments.compare_mlp import plots
-
-    yield "variants", plots.variants(tables["summary"])
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

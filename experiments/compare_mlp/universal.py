@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 from kanrun.experiments.compare_mlp import matched_run
@@ -13,9 +13,6 @@ from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record, Row
 from kanrun.study.build import make_plan
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Cell = Mapping[str, Any]
 #: Most solver steps of each network: the theorem is about the best weights, not about those found soon.
@@ -53,12 +50,6 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     for error in cfg.errors:
         reached = row.values["relative_error"]
         yield Row("reached", {"target": case.name, **marks, "wanted": error, "relative_error": reached})
-
-
-def figures(tables: Mapping[str, pd.DataFrame]) -> Iterator[tuple[str, Figure]]:
-    from kanrun.experiments.compare_mlp import plots
-
-    yield "widths", plots.widths(tables["summary"], sorted(tables["reached"]["wanted"].unique()))
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

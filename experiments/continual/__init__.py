@@ -16,7 +16,7 @@ random start alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -26,10 +26,8 @@ from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
     from kanrun.experiments.continual.learners import Learner
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
 
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 Cells = list[dict[str, Any]]
 
@@ -37,32 +35,23 @@ Cells = list[dict[str, Any]]
 def cells(cfg: ContinualConfig) -> Cells:
     """The cells of every part that is asked for; those beside the first part are trained once, not `trials` times."""
     return [
-        {"part": part, "overlap": cfg.overlap, "trials": 1, **cell} for part in cfg.parts for cell in PARTS[part](cfg)
+        {"part": part, "overlap": cfg.overlap, "trials": 1, **cell}
+        for part in cfg.parts
+        for cell in _of_part(cfg, part)
     ]
 
 
-def learner_cells(cfg: ContinualConfig) -> Cells:
-    from kanrun.experiments.continual.learners import learners_of
+def _of_part(cfg: ContinualConfig, part: str) -> Cells:
+    if part == "learners":
+        from kanrun.experiments.continual.learners import learners_of
 
-    return [{"learner": learner.name, "trials": cfg.trials} for learner in learners_of(cfg)]
-
-
-def grid_cells(cfg: ContinualConfig) -> Cells:
-    return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
-
-
-def overlap_cells(cfg: ContinualConfig) -> Cells:
-    return [{"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared]
-
-
-def depth_cells(cfg: ContinualConfig) -> Cells:
+        return [{"learner": learner.name, "trials": cfg.trials} for learner in learners_of(cfg)]
+    if part == "intervals":
+        return [{"hidden": [], "memory": "none", "intervals": g} for g in cfg.intervals]
+    if part == "overlap":
+        return [{"learner": name, "overlap": share} for share in cfg.overlaps for name in cfg.compared]
     kept = {True: cfg.memories, False: cfg.memories[:1]}  # one layer alone is there to be compared with
     return [{"hidden": list(hidden), "memory": memory} for hidden in cfg.shapes for memory in kept[len(hidden) > 0]]
-
-
-PARTS: dict[str, Callable[[ContinualConfig], Cells]] = {
-    "learners": learner_cells, "intervals": grid_cells, "overlap": overlap_cells, "depth": depth_cells,
-}  # fmt: skip
 
 
 def check(cfg: ContinualConfig) -> None:
@@ -125,14 +114,14 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     yield summary(place, learner, twin, sequence, best, tried)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     """What each part that was run shows."""
     from kanrun.experiments.continual.plots import figures_of
 
     yield from figures_of(tables)
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     from kanrun.experiments.continual.findings import claims_of
 
     return list(claims_of(tables["summary"])) if "summary" in tables else []

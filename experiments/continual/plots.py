@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import DOTS, legend_of_all, medians, small_multiples, ticks_at
+from kanrun.figures.panels import DOTS, legend_of_all, medians, power_law, small_multiples, ticks_at
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -237,9 +237,7 @@ def against_intervals(summary: DataFrame) -> Figure:
     forgotten: Any = {"color": VERMILLION, "label": lost, "floor": SMALLEST, "spread": "none"}
     medians(panel, summary, ("intervals", "worst_forgetting"), "s-", **forgotten)
     power = -(summary["degree"].iloc[0] + 1)
-    at = np.array([summary["intervals"].min(), summary["intervals"].max()], dtype=float)
-    first = summary.loc[summary["intervals"] == at[0], "rmse"].median()
-    panel.plot(at, first * (at / at[0]) ** power, ":", color=GREY, label=f"$G^{{{power:g}}}$")
+    power_law(panel, summary["intervals"], summary["rmse"], power, ls=":", color=GREY, label=f"$G^{{{power:g}}}$")
     panel.set(xscale="log", yscale="log", xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
     ticks_at(panel.xaxis, summary["intervals"])
     figure.legend(loc="outside right center")

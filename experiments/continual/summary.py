@@ -60,12 +60,7 @@ def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> F
 
 def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
     """What tells the rows of a cell apart in every table."""
-    return {
-        "part": cell["part"],
-        "learner": learner.name,
-        "memory": learner.memory,
-        "overlap": cell["overlap"],
-    }
+    return {"part": cell["part"], "learner": learner.name, "memory": learner.memory, "overlap": cell["overlap"]}
 
 
 def role(network: Network) -> str:

@@ -18,7 +18,7 @@ from kanrun.engine.training import Samples, TrainingData
 from kanrun.errors import UsageError
 from kanrun.study.problem import PRECISIONS, LearningProblem
 from kanrun.study.resources import device_of, generator
-from kanrun.targets import Dataset, Points, Scaling, build_target
+from kanrun.targets import Dataset, Points, Scaling, build_target, peaks_formula
 
 Array = NDArray[np.float64]
 ORDERS = ("ascending", "descending", "random")
@@ -45,7 +45,7 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
     centres = centres_of(cfg)
     low, high = centres.min(0) - cfg.spacing / 2, centres.max(0) + cfg.spacing / 2
     half = cfg.spacing / 2 * (1 + overlap)
-    target = build_target(ExpressionTarget(_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist()))
+    target = build_target(ExpressionTarget(peaks_formula(centres, cfg.sharpness), np.stack([low, high], 1).tolist()))
     assert target.function is not None  # an invariant: formulas are functions
     points = [
         _lattice(np.maximum(centre - half, low), np.minimum(centre + half, high), cfg.points)
@@ -119,11 +119,3 @@ def _lattice(low: Array, high: Array, points: int) -> Array:
     each = max(2, round(points ** (1 / len(low))))
     axes = [np.linspace(a, b, each) for a, b in zip(low, high, strict=True)]
     return np.stack([axis.ravel() for axis in np.meshgrid(*axes, indexing="ij")], axis=1)
-
-
-def _formula(centres: Array, sharpness: float) -> str:
-    def peak(centre: Array) -> str:
-        squares = "+".join(f"(x{i}-({float(c)!r}))^2" for i, c in enumerate(centre))
-        return f"exp(-{sharpness!r}*({squares}))"
-
-    return "+".join(map(peak, centres))

@@ -17,10 +17,7 @@ from kanrun.config import CurvesConfig
 from kanrun.runs.records import Record
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 
 def check(cfg: CurvesConfig) -> None:
@@ -41,13 +38,13 @@ def run(cfg: CurvesConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Recor
         yield from PARTS[cell["part"]](cfg, seed)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     from kanrun.experiments.curves.plots import figures_of
 
     yield from figures_of(tables)
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     from kanrun.experiments.curves.findings import claims_of
 
     return list(claims_of(tables))

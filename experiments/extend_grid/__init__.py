@@ -14,48 +14,37 @@ It differs from the paper in the solver (second order) and in the smoothness pen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import ExtendGridConfig
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
-
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 Cells = list[dict[str, Any]]
 
 
 def cells(cfg: ExtendGridConfig) -> Cells:
     """The cells of every part that is asked for, as differences from the configuration."""
-    return [{"part": part, **cell} for part in cfg.parts if part in PARTS for cell in PARTS[part](cfg)]
+    return [{"part": part, **cell} for part in cfg.parts for cell in _of_part(cfg, part)]
 
 
-def schedules(cfg: ExtendGridConfig) -> Cells:
-    return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
+def _of_part(cfg: ExtendGridConfig, part: str) -> Cells:
+    if part == "schedules":
+        return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
+    if part == "scratch":
+        from kanrun.experiments.extend_grid.schedules import schedule_of
 
-
-def scratch(cfg: ExtendGridConfig) -> Cells:
-    from kanrun.experiments.extend_grid.schedules import schedule_of
-
-    grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
-    return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
-
-
-def order(cfg: ExtendGridConfig) -> Cells:
-    narrowest = min(cfg.shapes, key=sum)  # widths that race do not weigh the penalty on every grid
-    shared = {"hidden": narrowest, "schedule": listed(cfg.order_intervals), "points": cfg.order_points}
-    return [{"degree": degree, **shared} for degree in cfg.degrees]
-
-
-def sizes(cfg: ExtendGridConfig) -> Cells:
-    return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
-
-
-def overfit(cfg: ExtendGridConfig) -> Cells:
+        grids = cfg.scratch_intervals or (schedule_of(cfg.schedules[0]).grids if cfg.schedules else ())
+        return [{"hidden": hidden, "schedule": listed([g])} for hidden in cfg.shapes for g in grids]
+    if part == "order":
+        narrowest = min(cfg.shapes, key=sum)  # widths that race do not weigh the penalty on every grid
+        shared = {"hidden": narrowest, "schedule": listed(cfg.order_intervals), "points": cfg.order_points}
+        return [{"degree": degree, **shared} for degree in cfg.degrees]
+    if part == "sizes":
+        return [{"points": points, "schedule": listed(cfg.size_intervals)} for points in cfg.sizes]
     from kanrun.experiments.extend_grid.extension import penalises
 
     few, whole = {"points": cfg.overfit_points}, {"schedule": listed(cfg.overfit_intervals)}
@@ -64,11 +53,6 @@ def overfit(cfg: ExtendGridConfig) -> Cells:
     both = [{**few, **whole}, {**bare, **whole}] if penalises(cfg.solver) else [{**bare, **whole}]
     noisy = [{**cell, "noise": cfg.overfit_noise} for cell in both] if cfg.overfit_noise else []
     return [*both, *alone, *noisy]
-
-
-PARTS: dict[str, Callable[[ExtendGridConfig], Cells]] = {
-    "schedules": schedules, "scratch": scratch, "order": order, "sizes": sizes, "overfit": overfit,
-}  # fmt: skip
 
 
 def listed(intervals: list[int]) -> dict[str, Any]:
@@ -86,7 +70,7 @@ def check(cfg: ExtendGridConfig) -> None:
     for cell in cells(cfg):
         one = study.extension(cfg, cell, problem.inputs, problem.outputs)
         make_plan(one.cfg.model, one.cfg.solver, problem)
-    for sampled in study.of_different_sampling(cells(cfg)):
+    for sampled in {str(study.sampling_of(cfg, cell)): cell for cell in cells(cfg)}.values():
         study.problem_of(cfg, sampled, cfg.seed)
 
 
@@ -116,7 +100,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
         yield from slider_checkpoint(problem, grids, "grid", title, seed)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     """What each part that was run shows."""
     from kanrun.experiments.extend_grid import plots
 
@@ -139,7 +123,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "overfit", plots.overfit(parts["overfit"])
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     """Exactness, order, what the penalty prevents, and what warm starts save."""
     from kanrun.experiments.extend_grid.findings import claims_of
 

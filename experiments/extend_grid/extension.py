@@ -7,7 +7,7 @@ same recipe.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -97,7 +97,7 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
     model = replace(model, intervals=list(schedule.grids))
     check_model(model, inputs)
     sampling = sampling_of(cfg, cell)
-    solver = cfg.solver if cell.get("penalised", True) else without_penalty(cfg.solver)
+    solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, penalty=0.0)
     marks: dict[str, Value] = {
         "part": cell["part"],
         "schedule": whole.name,
@@ -115,11 +115,6 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
     """The cell's own number of training points, share held out and noise, where it has them."""
     return replace(cfg.sampling, **{name: cell[key] for name, key in _SAMPLED.items() if key in cell})
-
-
-def of_different_sampling(cells: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """One cell of each sampling."""
-    return list({tuple(cell.get(key) for key in _SAMPLED.values()): cell for cell in cells}.values())
 
 
 def problem_of(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> LearningProblem:
@@ -143,11 +138,6 @@ def penalises(solver: Any) -> bool:
     """Whether trainings are smoothed: unless told not to, but with Adam only when told to."""
     weight = getattr(solver, "penalty", "auto")
     return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
-
-
-def without_penalty(solver: Any) -> Any:
-    """The solver with a smoothness penalty of weight zero."""
-    return replace(solver, penalty=0.0)
 
 
 def _parameters(cfg: ExtendGridConfig, model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:

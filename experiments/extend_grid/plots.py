@@ -11,15 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import (
-    BANDS,
-    legend_of_all,
-    medians,
-    power_law,
-    shape_name,
-    small_multiples,
-    ticks_at,
-)
+from kanrun.figures.panels import BANDS, legend_of_all, medians, power_law, shape_name, small_multiples, ticks_at
 from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, say_above, styled
 
 #: From which grid on networks can reproduce their points: column of the stages, label, look. One lies on the other.

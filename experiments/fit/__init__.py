@@ -17,10 +17,8 @@ from kanrun.runs.records import Checkpoint, Note, Record
 if TYPE_CHECKING:
     from kanrun.experiments.fit.tables import TableFitting
     from kanrun.experiments.fit.training import Fit
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
 
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
@@ -75,7 +73,7 @@ def run(
     yield from results(fit, cell, seed, trained)
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     """Loss over steps, prediction against truth, residuals, and for KANs the edges and the network."""
     from kanrun.experiments.fit.plots import formula_of, loss_curve
 
@@ -104,7 +102,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "network", network_diagram(tables["edges"])
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     """The bounds that a suite's entries name, against the medians over seeds."""
     from kanrun.study.suite import bound_claims
 

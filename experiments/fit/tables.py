@@ -106,7 +106,8 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
         yield pairs
     if (maps := pair_map_table(fitted, dataset.train, dataset.target.inputs, names)) is not None:
         yield maps
-    yield _members(fitted)
+    members, weights = zip(*member_weights(fitted), strict=True)
+    yield Table("members", {"member": np.array(members), "weight": np.array(weights)})
     yield prediction_table(fitted.network, known)
     if (edges := edge_table(fitted.network, known)) is not None:
         yield edges
@@ -195,8 +196,3 @@ def _summary(
 def _numbers(network: KAN) -> int:
     """Coefficients of the edges that are alive."""
     return sum(int(layer.mask.sum()) * layer.grid.functions for layer in network)
-
-
-def _members(fitted: TableModel) -> Table:
-    names, weights = zip(*member_weights(fitted), strict=True)
-    return Table("members", {"member": np.array(names), "weight": np.array(weights)})

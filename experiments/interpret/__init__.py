@@ -9,7 +9,7 @@ the largest difference between formula and network.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +20,8 @@ from kanrun.runs.records import Note, Record, Row
 if TYPE_CHECKING:
     from kanrun.experiments.interpret.problem import InterpretationProblem
     from kanrun.experiments.interpret.result import Interpretation, Options
-    from matplotlib.figure import Figure
-    from pandas import DataFrame
 
-    from kanrun.runs import Claim
+    from kanrun.study.experiment import Claims, Figures, Tables
 
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
@@ -133,7 +131,7 @@ def _results(
             yield replace(table, name="edges" if problem.only else f"edges-{problem.output}")
 
 
-def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
+def figures(tables: Tables) -> Figures:
     """The stages side by side, the network at the last of them, and which candidate fits which edge; of a suite the
     score card."""
     from kanrun.experiments.interpret.plots import candidate_map, captions, score_card, stages_side_by_side
@@ -151,7 +149,7 @@ def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
         yield "candidates", candidate_map(tables["candidates"])
 
 
-def claims(tables: Mapping[str, DataFrame]) -> list[Claim]:
+def claims(tables: Tables) -> Claims:
     """Whether the seeds recovered the targets whose truth is known, and how near they come to certified values."""
     from kanrun.experiments.interpret.findings import certified_claims, score_claims
 

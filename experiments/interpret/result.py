@@ -124,7 +124,9 @@ def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: flo
     """A formula that was found on scaled data, in the user's units; `points` (N, d) are in the user's units too."""
 
     def number(value: float) -> sympy.Expr:
-        return sympy.Rational(str(value)) if _is_power_of_ten(value) else sympy.Float(value, 17)
+        rounded = f"{value:.0e}"
+        power_of_ten = value > 0 and rounded.startswith("1e") and float(rounded) == value
+        return sympy.Rational(str(value)) if power_of_ten else sympy.Float(value, 17)
 
     scales = zip(formula.names, inputs.shift.tolist(), inputs.scale.tolist(), strict=True)
     swap = {variable(name): (variable(name) - (sympy.Float(s, 17) if s else 0)) / number(c) for name, s, c in scales}
@@ -134,7 +136,3 @@ def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: flo
     if not formula.splines:
         expression = written(simplified(expression, formula.names, points, _RESCALED))
     return replace(formula, expression=expression)
-
-
-def _is_power_of_ten(value: float) -> bool:
-    return value > 0 and f"{value:.0e}".startswith("1e") and float(f"{value:.0e}") == value

@@ -43,12 +43,12 @@ def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     values: dict[str, Any] = {"target": found.name, "parameters": len(found.parameters)}
     for number, start in enumerate(found.starts, 1):
         values[f"start_{number}_digits"] = _digits(found, start)
-    ratio = None
+    ratio, constants = None, int(formula.graph.parameters.size) if formula is not None else None
     if formula is not None and not formula.splines:
         with np.errstate(all="ignore"):
             total = float(np.sum((formula(found.x) - found.y) ** 2))
         ratio = total / found.sum_of_squares if np.isfinite(total) else None
-    return Row("certified", {**values, "residual_ratio": ratio, "constants": _constants(formula)})
+    return Row("certified", {**values, "residual_ratio": ratio, "constants": constants})
 
 
 def _digits(found: NistSet, start: Array) -> float:
@@ -57,10 +57,6 @@ def _digits(found: NistSet, start: Array) -> float:
     constants, _ = fit_constants(problem)
     worst = float(np.max(np.abs(constants / found.certified - 1)))
     return float(min(-np.log10(worst), _MOST_DIGITS)) if worst > 0 else _MOST_DIGITS
-
-
-def _constants(formula: Formula | None) -> int | None:
-    return None if formula is None else int(formula.graph.parameters.size)
 
 
 def stage_row(step: SearchStage, samples: SearchData, check: Check) -> Row:

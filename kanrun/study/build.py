@@ -27,14 +27,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.spline_layer import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import Size, kan_parameters
-from kanrun.engine.training import (
-    AdamOptions,
-    Plan,
-    Task,
-    TrainingPolicy,
-    Work,
-    choose_solver,
-)
+from kanrun.engine.training import AdamOptions, Plan, Task, TrainingPolicy, Work, choose_solver
 from kanrun.errors import UsageError
 from kanrun.study.problem import LearningProblem
 
@@ -123,11 +116,7 @@ def factory(model: Any, problem: LearningProblem, solver: str = "lm") -> Create:
     if isinstance(model, KANConfig) and model.initialisation == "auto":
         model = replace(model, initialisation="spline" if solver == "lm" else "paper")
     create = partial(MODELS[model.kind].build(), model, problem)
-    return partial(_of_second_order, create) if solver == "lm" else create
-
-
-def _of_second_order(create: Create, generator: Generator) -> Network:
-    return create(generator).for_second_order()
+    return (lambda generator: create(generator).for_second_order()) if solver == "lm" else create
 
 
 def create_kan(model: KANConfig, problem: LearningProblem, generator: Generator) -> Network:
@@ -258,12 +247,7 @@ def _training_policy(solver: Any) -> TrainingPolicy:
 def _adam(solver: Any, policy: PlanningPolicy) -> AdamOptions:
     if not isinstance(solver, AdamSolver):
         return AdamOptions(batch=policy.adam_batch)
-    return AdamOptions(
-        learning_rate=solver.learning_rate,
-        schedule=solver.schedule,
-        batch=solver.batch,
-        weight_decay=solver.weight_decay,
-    )
+    return AdamOptions(**{key: vars(solver)[key] for key in ("learning_rate", "schedule", "batch", "weight_decay")})
 
 
 def _weight(settings: Mapping[str, Any], name: str, task: Task, policy: PlanningPolicy) -> float | None:

@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,66 +72,43 @@ def loss_of(
 
 
 def _baselines(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
-    names = ("majority", "logistic regression") if classes else ("mean", "ridge regression")
-    fits = (_constant, _linear, _boosted)
-    return {
-        name: (lambda train, fit=fit: fit(train, classes))  # type: ignore[misc]
-        for name, fit in zip((*names, "gradient boosting"), fits, strict=True)
-    }
-
-
-def _constant(train: Points, classes: int | None) -> Callable[[ndarray], ndarray]:
-    if classes:
-        share = np.bincount(train.y[:, 0].astype(int), train.weights, minlength=classes)
-        return lambda x: np.tile(share / share.sum(), (len(x), 1))
-    return lambda x: np.tile(np.average(train.y, 0, train.weights), (len(x), 1))
-
-
-def _linear(train: Points, classes: int | None) -> Callable[[ndarray], ndarray]:
+    from sklearn.dummy import DummyClassifier, DummyRegressor
+    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     from sklearn.linear_model import LogisticRegression, RidgeCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    if classes:
-        return _probabilities(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), train, classes)
-    return _numbers(make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))), train)
+    estimators = {
+        "majority": DummyClassifier(strategy="prior"),
+        "logistic regression": make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)),
+        "gradient boosting": HistGradientBoostingClassifier(random_state=0),
+    } if classes else {
+        "mean": DummyRegressor(),
+        "ridge regression": make_pipeline(StandardScaler(), RidgeCV(np.logspace(-3, 4, 15))),
+        "gradient boosting": HistGradientBoostingRegressor(random_state=0),
+    }  # fmt: skip
+    return {name: partial(_fitted, estimator, classes) for name, estimator in estimators.items()}
 
 
-def _boosted(train: Points, classes: int | None) -> Callable[[ndarray], ndarray]:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+def _fitted(estimator: Any, classes: int | None, train: Points) -> Callable[[ndarray], ndarray]:
+    """What predicts the outputs, or the probabilities of all classes; a pipeline hands weights to its last step."""
+    from sklearn.base import clone
+    from sklearn.multioutput import MultiOutputRegressor
 
-    if classes:
-        return _probabilities(HistGradientBoostingClassifier(random_state=0), train, classes)
-    parts = [
-        _numbers(HistGradientBoostingRegressor(random_state=0), Points(train.x, train.y[:, o : o + 1], train.weights))
-        for o in range(train.y.shape[1])
-    ]
-    return lambda x: np.concatenate([part(x) for part in parts], 1)
-
-
-def _fit(estimator: Any, train: Points, y: ndarray) -> None:
-    """With the weights of the rows, which a pipeline hands to its last step."""
-    if train.weights is None:
-        estimator.fit(train.x, y)
-        return
+    estimator, y = clone(estimator), train.y[:, 0] if train.y.shape[1] == 1 else train.y
+    if y.ndim > 1 and type(estimator).__name__ == "HistGradientBoostingRegressor":  # which takes one output
+        estimator = MultiOutputRegressor(estimator)
     last = f"{estimator.steps[-1][0]}__" if hasattr(estimator, "steps") else ""
-    estimator.fit(train.x, y, **{f"{last}sample_weight": train.weights})
-
-
-def _numbers(estimator: Any, train: Points) -> Callable[[ndarray], ndarray]:
-    _fit(estimator, train, train.y if train.y.shape[1] > 1 else train.y[:, 0])
-    return lambda x: np.asarray(estimator.predict(x), dtype=np.float64).reshape(len(x), -1)
-
-
-def _probabilities(estimator: Any, train: Points, classes: int) -> Callable[[ndarray], ndarray]:
+    weights = {} if train.weights is None else {f"{last}sample_weight": train.weights}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _fit(estimator, train, train.y[:, 0].astype(int))
-    known = estimator.classes_
+        estimator.fit(train.x, y.astype(int) if classes else y, **weights)
+    if not classes:
+        return lambda x: np.asarray(estimator.predict(x), dtype=np.float64).reshape(len(x), -1)
 
     def predicted(x: ndarray) -> ndarray:
         out = np.zeros((len(x), classes))
-        out[:, known] = estimator.predict_proba(x)
+        out[:, estimator.classes_] = estimator.predict_proba(x)
         return out
 
     return predicted

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy import ndarray
+from pandas import DataFrame, concat
 
 from kanrun.runs.records import Table
 from kanrun.study.cross_validation import loss_of
@@ -29,7 +29,7 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
     centre = np.median(x, axis=0)
     low, high = x.min(0), x.max(0)
     raw = model.raw(x[:MOST_ROWS]).mean(0)
-    columns: dict[str, list[Any]] = {name: [] for name in ("input", "output", "x", "value", "lower", "upper")}
+    parts = []
     for j, name in enumerate(inputs):
         at = np.linspace(low[j], high[j], CURVE_POINTS) if high[j] > low[j] else low[j : j + 1]
         if len(values := np.unique(x[:, j])) <= 2:
@@ -41,14 +41,15 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
         effects = np.stack([h @ one.main[mine] for one in fit.terms], 1)
         width = BAND * np.sqrt(np.maximum(((h @ fit.covariance[np.ix_(mine, mine)]) * h).sum(1), 0))[:, None]
         curves = [_in_units(model, raw, effects + shift) for shift in (0.0, -width, width)]
+        low_ends, high_ends = np.minimum(*curves[1:]), np.maximum(*curves[1:])
         for o, output in enumerate(outputs):
-            columns["input"] += [name] * len(at)
-            columns["output"] += [output] * len(at)
-            columns["x"] += list(at)
-            columns["value"] += list(curves[0][:, o])
-            columns["lower"] += list(np.minimum(curves[1][:, o], curves[2][:, o]))
-            columns["upper"] += list(np.maximum(curves[1][:, o], curves[2][:, o]))
-    return Table("effects", {name: np.array(values) for name, values in columns.items()})
+            ends = {"lower": low_ends[:, o], "upper": high_ends[:, o]}
+            parts.append(DataFrame({"input": name, "output": output, "x": at, "value": curves[0][:, o], **ends}))
+    return _table("effects", parts)
+
+
+def _table(name: str, parts: Sequence[DataFrame]) -> Table:
+    return Table(name, {str(column): values.to_numpy() for column, values in concat(parts).items()})
 
 
 def _in_units(model: TableModel, raw: ndarray, effects: ndarray) -> ndarray:
@@ -82,10 +83,8 @@ def importance_table(model: TableModel, points: Points, inputs: Sequence[str], c
         shuffled[j] = loss_of(model.values(moved), some.y, classes) - before
     share = effect / effect.sum() if effect.sum() > 0 else effect
     largest = np.argsort(-shuffled, kind="stable")
-    return Table(
-        "importance",
-        {"input": np.array(inputs)[largest], "effect": share[largest], "shuffled": shuffled[largest]},
-    )
+    columns = {"input": np.array(inputs), "effect": share, "shuffled": shuffled}
+    return Table("importance", {name: values[largest] for name, values in columns.items()})
 
 
 def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Table | None:
@@ -97,8 +96,7 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
     if not pairs:
         return None
     design = model.fit.design
-    energy = np.sum([p**2 for p in pairs], axis=0)
-    strongest = design.strongest_pairs(energy, 2 * MOST_PAIRS)
+    strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
     h = model.fit.functions[:MOST_ROWS]
     sizes = []
     for i, j in strongest:
@@ -106,14 +104,8 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
         joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
         sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
     order = np.argsort(sizes)[::-1][:MOST_PAIRS]
-    return Table(
-        "pairs",
-        {
-            "input": np.array([inputs[strongest[k][0]] for k in order]),
-            "with": np.array([inputs[strongest[k][1]] for k in order]),
-            "deviation": np.array([sizes[k] for k in order]),
-        },
-    )
+    first, second = (np.array([inputs[strongest[k][side]] for k in order]) for side in (0, 1))
+    return Table("pairs", {"input": first, "with": second, "deviation": np.array(sizes)[order]})
 
 
 def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], outputs: Sequence[str]) -> Table | None:
@@ -128,7 +120,7 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
     fit, x = model.fit, points.x
     raw = model.raw(x[:MOST_ROWS]).mean(0)
     o = len(outputs) - 1 if model.outputs is None else 0
-    columns: dict[str, list[Any]] = {name: [] for name in ("input", "with", "output", "x", "y", "value", "rows")}
+    parts = []
     for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[:MOST_MAPS]:
         i, j = list(inputs).index(first), list(inputs).index(second)
         sides = [_side(x[:, k]) for k in (i, j)]
@@ -140,14 +132,9 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
         effects = np.stack([one.values(h) - one.offset for one in fit.terms], 1)
         nearest = [np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)]
         rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
-        columns["input"] += [first] * len(grid)
-        columns["with"] += [second] * len(grid)
-        columns["output"] += [outputs[o]] * len(grid)
-        columns["x"] += list(grid[:, 0])
-        columns["y"] += list(grid[:, 1])
-        columns["value"] += list(_in_units(model, raw, effects)[:, o])
-        columns["rows"] += list(rows)
-    return Table("pair_maps", {name: np.array(values) for name, values in columns.items()})
+        marks = {"input": first, "with": second, "output": outputs[o], "x": grid[:, 0], "y": grid[:, 1]}
+        parts.append(DataFrame({**marks, "value": _in_units(model, raw, effects)[:, o], "rows": rows}))
+    return _table("pair_maps", parts)
 
 
 def _side(values: ndarray) -> ndarray:

@@ -6,7 +6,7 @@ import importlib
 import inspect
 import traceback
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 Cell = Mapping[str, Any]
 Prepared = dict[tuple[int, int], Any]  # by number of the cell, and seed
+Tables = Mapping[str, "pandas.DataFrame"]  # those of a run, by name
+Figures = Iterator[tuple[str, "Figure"]]
+Claims = list[Claim]
 MOST_TASKS = 100_000
 
 #: Keys whose value says enough.
@@ -51,9 +54,9 @@ class Experiment(Protocol):
 
     def run(self, cfg: Any, cell: Any, seed: int, /) -> Iterable[Record]: ...
 
-    def figures(self, tables: Mapping[str, pandas.DataFrame], /) -> Iterable[tuple[str, Figure]]: ...
+    def figures(self, tables: Tables, /) -> Iterable[tuple[str, Figure]]: ...
 
-    def claims(self, tables: Mapping[str, pandas.DataFrame], /) -> Sequence[Claim]: ...
+    def claims(self, tables: Tables, /) -> Sequence[Claim]: ...
 
 
 @dataclass(frozen=True)

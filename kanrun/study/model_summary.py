@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -148,17 +148,11 @@ def run_html(run: LoadedRun) -> str:
     """Status, summary and figures of a run; the jobs of a sweep."""
     head = f"<p><b>{html.escape(str(run.run.path))}</b>: {html.escape(run.run.status)}</p>"
     if run.jobs:
-        jobs = ((job.run.name, job.run.status) for job in run.jobs)
-        return head + _table(("job", "status"), jobs)
+        jobs = [(job.run.name, job.run.status) for job in run.jobs]
+        return head + pd.DataFrame(jobs, columns=["job", "status"]).to_html(index=False, border=0)
     summary = run.tables["summary"].to_html(index=False, border=0) if "summary" in run.tables else ""
     pictures = (path for path in run.run.figures if path.suffix == ".png")
     return head + summary + "".join(_img(path.read_bytes()) for path in pictures)
-
-
-def _table(head: Sequence[str], rows: Any) -> str:
-    cells = ("".join(f"<td>{html.escape(str(value))}</td>" for value in row) for row in rows)
-    names = "".join(f"<th>{html.escape(name)}</th>" for name in head)
-    return f"<table><tr>{names}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"
 
 
 def _image(figure: Figure) -> str:

@@ -97,7 +97,9 @@ class Reporter:
             self._say(self._part.line(advance, now))
 
     def _recorded(self, task: Task, record: Record) -> None:
-        if isinstance(record, Note) and self._shows(record) and record.text not in self._shown:
+        if isinstance(record, Note) and record.text not in self._shown:
+            if not record.warning and (self._quiet or (record.detail and not self._verbose)):
+                return
             self._shown.add(record.text)
             self._end_stage()
             self._say(f"warning: {record.text}" if record.warning else record.text, "yellow" if record.warning else "")
@@ -106,9 +108,6 @@ class Reporter:
                 self._step(record.values)
             elif record.table == "summary" and self._total > 1:
                 self._results[task.pair] = record.values
-
-    def _shows(self, note: Note) -> bool:
-        return note.warning or (not self._quiet and (self._verbose or not note.detail))
 
     def _step(self, values: Mapping[str, Any]) -> None:
         stage, text = (values.get("stage"), values.get("intervals")), status_line(values)

@@ -73,7 +73,7 @@ class LoadedRun:
     def models(self) -> list[str]:
         """Names of the stored models: by cell, if there are several, then the lowest seed first."""
         names = (name for name in self.run.checkpoints if not re.fullmatch(r"resume-\d+-\d+|.*-seed\d+-stages", name))
-        return sorted(names, key=lambda name: (_cell_of(name), name.rpartition("-seed")[0], _seed_of(name)))
+        return sorted(names, key=_place)
 
     def model(self, name: str | None = None) -> Model:
         """The model called `name`; without one, that of the first seed.
@@ -121,15 +121,10 @@ class LoadedRun:
         ]
 
 
-def _cell_of(name: str) -> int:
-    found = re.match(r"cell(\d+)-", name)
-    return int(found[1]) if found else 0
-
-
-def _seed_of(name: str) -> int:
-    """The seed in a checkpoint's name, which ends with a mark where the target's name was no file name."""
-    found = re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
-    return int(found[1]) if found else 0
+def _place(name: str) -> tuple[int, str, int]:
+    """Cell, words and seed of a checkpoint's name, which ends with a mark where the target's name was no file name."""
+    cell, seed = re.match(r"cell(\d+)-", name), re.search(r"-seed(\d+)(-[0-9a-f]{8})?$", name)
+    return int(cell[1]) if cell else 0, name.rpartition("-seed")[0], int(seed[1]) if seed else 0
 
 
 def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:

@@ -119,20 +119,8 @@ class PowerTransform:
 
 
 def _yeo_johnson_inverse(t: Array, power: float) -> Array:
-    up, down = t >= 0, t < 0
-    out = np.empty_like(t)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        if abs(power) < 1e-9:
-            out[up] = np.expm1(t[up])
-        else:
-            base = t[up] * power + 1
-            out[up] = np.where(base > 0, np.abs(base) ** (1 / power) - 1, np.inf)
-        if abs(power - 2) < 1e-9:
-            out[down] = -np.expm1(-t[down])
-        else:
-            base = 1 - (2 - power) * t[down]
-            out[down] = np.where(base > 0, 1 - np.abs(base) ** (1 / (2 - power)), -np.inf)
-    return out
+    up, down = (special.inv_boxcox1p(np.abs(t), each) for each in (power, 2 - power))
+    return np.where(t >= 0, np.where(np.isnan(up), np.inf, up), np.where(np.isnan(down), -np.inf, -down))
 
 
 def output_map(

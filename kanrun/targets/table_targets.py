@@ -187,11 +187,6 @@ def _table(
     return Target(name, inputs, outputs, points.box, points=points, is_table=True, classes=classes)
 
 
-def _classes(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], x: Array, labels: Sequence[str]) -> Target:
-    classes, index = classes_of(labels, outputs[0])
-    return _table(name, inputs, outputs, x, index[:, None].astype(np.float64), classes)
-
-
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
     """The sorted classes (by number where all are whole numbers) and the index of each row's."""
     different = sorted(set(texts))
@@ -246,7 +241,8 @@ def build_bundled(config: BundledTarget) -> Target:
     if task == "regression":
         return _table(name, inputs, outputs, x, y.to_numpy(dtype=np.float64))
     labels = [f"{outputs[0]} {data.target_names[number]}" for number in y[outputs[0]]]
-    return _classes(name, inputs, outputs, x, labels)
+    classes, index = classes_of(labels, outputs[0])
+    return _table(name, inputs, outputs, x, index[:, None].astype(np.float64), classes)
 
 
 @dataclass(frozen=True, eq=False)

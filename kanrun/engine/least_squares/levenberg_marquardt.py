@@ -33,11 +33,6 @@ class State:
     sizes: Float[Tensor, " unknowns"] | None = None  # the largest squared column norms, where a problem's can fade
     tried: int = 0  # dampings tried so far
 
-    @property
-    def stuck(self) -> bool:
-        """Whether the last step lowered no objective."""
-        return not any(self.found)
-
     def part(self, at: list[int]) -> State:
         """The state of the problems of a batch at `at`."""
         loss, damping = ([each[i] for i in at] for each in (self.loss, self.damping))
@@ -105,7 +100,8 @@ def _quick(problem: Problem, equations: NormalEquations, state: State) -> State:
         for i in problems:
             if lower[i]:
                 gain = (loss[i] - values[i]) / max(float(expected[i]), 1e-300)
-                damping[i] = max(damping[i] / _divisor(gain, policy), policy.smallest)
+                divisor = next((divisor for least, divisor in policy.lowered if gain > least), 1.0)
+                damping[i] = max(damping[i] / divisor, policy.smallest)
                 loss[i], found[i] = values[i], True
             elif not found[i]:
                 damping[i] = min(damping[i] * policy.raised, policy.largest)
@@ -120,11 +116,6 @@ def _chosen(lower: list[bool], moved: Tensor, unknowns: Tensor) -> Tensor:
     if all(lower):
         return moved
     return torch.where(torch.tensor(lower, device=moved.device)[:, None], moved, unknowns)
-
-
-def _divisor(gain: float, policy: LMPolicy) -> float:
-    """What an accepted step divides its damping by."""
-    return next((divisor for least, divisor in policy.lowered if gain > least), 1.0)
 
 
 def _solution(equations: NormalEquations, damping: list[float], loss: list[float]) -> Tensor:

@@ -164,16 +164,18 @@ def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: 
 # such a function at most, they are torch's own arithmetic, with a tensor of (b, s, o).
 
 
-class _WeightedRows(torch.autograd.Function):
+class _Bilinear(torch.autograd.Function):
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs[:3])
+
+
+class _WeightedRows(_Bilinear):
     """As `weighted_rows`."""
 
     @staticmethod
     def forward(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
         return bag(weights, table, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -189,16 +191,12 @@ class _WeightedRows(torch.autograd.Function):
         return flat.unflatten(0, weights.shape[:2]), 0
 
 
-class _RowProducts(torch.autograd.Function):
+class _RowProducts(_Bilinear):
     """As `row_products`."""
 
     @staticmethod
     def forward(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
         return dots(table, grad, index)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -214,17 +212,12 @@ class _RowProducts(torch.autograd.Function):
         return flat.unflatten(0, grad.shape[:2]), 0
 
 
-class _RowSums(torch.autograd.Function):
+class _RowSums(_Bilinear):
     """As `row_sums`."""
 
     @staticmethod
     def forward(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
         return spread(weights, grad, index, rows)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        weights, grad, index, _ = inputs
-        ctx.save_for_backward(weights, grad, index)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:

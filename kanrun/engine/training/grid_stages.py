@@ -220,7 +220,8 @@ class GridTraining:
         best, budget = Best(network, errors.selected), self._budget(network)
         memory = carry(self.memory, self.network, network)
         solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, memory)
-        if log.stage == 1 and self.plan.solver == "lbfgs" and self._has_hidden_grids(network):
+        hidden = self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
+        if log.stage == 1 and self.plan.solver == "lbfgs" and hidden:
             solver, moved = yield from self._settled(solver, moved, best, log)
         method = "start" if moved.how == "unchanged" else moved.how
         transfer = GridTransfer(method, moved.change, before, errors.train)
@@ -270,9 +271,6 @@ class GridTraining:
         margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps
         x = self.data.train.x
         return network.regrid(x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs)
-
-    def _has_hidden_grids(self, network: Network) -> bool:
-        return self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
 
     def _settled(
         self, solver: Solver, moved: Regridded[Network], best: Best, log: StepLog

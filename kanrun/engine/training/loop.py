@@ -125,7 +125,13 @@ class _Training:
         for shape in shapes:
             if candidates and time_is_up():
                 break
-            start = best_start(partial(self._narrow, shape), self.data, self.plan, smoothing.weight, self.generator)
+            start = best_start(
+                partial(self._narrow, shape),
+                self.data,
+                self.plan,
+                smoothing.weight,
+                self.generator,
+            )
             candidates.append((start.loss**0.5, self._training(start.network, smoothing)))
         best = min(loss for loss, _ in candidates)
         return [training for loss, training in candidates if loss <= max(policy.hopeless * best, policy.near)]

@@ -184,7 +184,9 @@ class SolverRun:
     def __init__(self, solver: Solver, limit: int, plan: Plan, data: TrainingData) -> None:
         self.solver, self.settled, self._limit, self._plan = solver, False, limit, plan
         self._seen = replace(data, test=None)
-        self._every = _measured_every(solver, data, plan.policy.grids)
+        rows = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
+        # steps between two measurements: more than 1 where a step looks at few of many samples
+        self._every = max(1, rows // (plan.policy.grids.measured_share * solver.rows))
         self.taken = self.stalled = self.unimproved = 0
 
     def run(self, best: Best, log: StepLog) -> Events[Step, None, bool]:
@@ -215,9 +217,3 @@ class SolverRun:
 def spent(solver: Solver, before: float, policy: GridPolicy) -> bool:
     """Whether the step that came from the objective `before` says that another one is not worth its time."""
     return solver.converged or (solver.stalls and solver.loss > (1 - policy.hardly) * before)
-
-
-def _measured_every(solver: Solver, data: TrainingData, policy: GridPolicy) -> int:
-    """Steps between two measurements: 1, but more where a step looks at few of many samples."""
-    rows = sum(len(part) for part in (data.train, data.validation, data.test) if part is not None)
-    return max(1, rows // (policy.measured_share * solver.rows))
