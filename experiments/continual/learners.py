@@ -25,7 +25,7 @@ from kanrun.engine.networks import ACTIVATIONS, Network
 from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.networks.matching import by_parameters
 from kanrun.engine.training import Objective, Samples, output_scale, predict
-from kanrun.engine.training.penalty import Roughness
+from kanrun.engine.training.data_fitting import Roughness
 from kanrun.errors import UsageError
 from kanrun.study.build import check_model, factory, intervals_of, network_shape
 

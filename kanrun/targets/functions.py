@@ -6,7 +6,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -192,7 +192,15 @@ class SpecialFunction:
             return np.asarray(self.value(x[:, 0], x[:, 1]), dtype=np.float64)[:, None]
 
 
-def _harmonic(order: int, degree: int, azimuth: Array, polar: Array) -> Array:
+def _sn(u: Array, m: Array) -> Array:
+    return np.asarray(special.ellipj(u, m)[0])
+
+
+def _legendre(v: Array, x: Array, order: int) -> Array:
+    return np.asarray(special.lpmv(order, v, x))
+
+
+def _harmonic(azimuth: Array, polar: Array, order: int, degree: int) -> Array:
     return np.asarray(special.sph_harm_y(degree, order, polar, azimuth).real)
 
 
@@ -200,7 +208,7 @@ _AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
 _ANGLE_PARAMETER: Pairs = ((-np.pi, np.pi), (-1.0, 0.9))
 
 SPECIAL: dict[str, SpecialFunction] = {
-    "ellipj": SpecialFunction(lambda u, m: special.ellipj(u, m)[0], ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
+    "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
     "ellipkinc": SpecialFunction(special.ellipkinc, _ANGLE_PARAMETER),  # elliptic integral F(phi, m), first kind
     "ellipeinc": SpecialFunction(special.ellipeinc, _ANGLE_PARAMETER),  # E(phi, m), second kind
     "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
@@ -208,10 +216,10 @@ SPECIAL: dict[str, SpecialFunction] = {
     "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
     "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
     # Associated Legendre functions P_v^m(x).
-    **{f"lpmv_{m}": SpecialFunction(partial(special.lpmv, m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
+    **{f"lpmv_{m}": SpecialFunction(partial(_legendre, order=m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
     # Real parts of spherical harmonics of order m and degree n; x0 is the azimuth, x1 the polar angle.
     **{
-        f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, m, n), _AZIMUTH_POLAR)
+        f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, order=m, degree=n), _AZIMUTH_POLAR)
         for m, n in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))
     },
 }

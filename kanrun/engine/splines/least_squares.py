@@ -32,7 +32,7 @@ def penalty_order(degree: int) -> int:
 def difference_bands(grid: Grid, order: int) -> Float[Tensor, "inputs differences terms"]:
     """sqrt(h_i) m! [xi_i ... xi_{i+m}]: the m + 1 non-zeros at coefficients i to i + m; no rows when G + k <= m.
 
-    See `kanrun.engine.training.penalty`; the Greville abscissae xi are those of the domain scaled to [0, 1].
+    See `kanrun.engine.training.data_fitting`; the Greville abscissae xi are those of the domain scaled to [0, 1].
     """
     points = (_abscissae(grid) - grid.low[:, None]) / (grid.high - grid.low)[:, None]
     inputs, functions = points.shape

@@ -12,8 +12,8 @@ from torch import Generator, Tensor
 
 from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
-from kanrun.engine.training.optimizer_transfer import carry
-from kanrun.engine.training.penalty import Smoothing
+from kanrun.engine.training.data_fitting import Smoothing
+from kanrun.engine.training.first_order import carry
 from kanrun.engine.training.plan import PenaltyPolicy, Plan
 from kanrun.engine.training.solver_run import Best, Clock, Memory, Solver, SolverRun, Step, StepLog, make_solver
 from kanrun.watch import time_is_up

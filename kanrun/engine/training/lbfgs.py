@@ -2,9 +2,9 @@
 
 The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
 every few steps, in place of a multiple of the identity: what badly scaled spline coefficients need. Moves and changes
-of the gradient are kept in the parameters' own units, so they outlive a renewal, and by `optimizer_transfer` a
-refinement. The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is enough
-descent and the slope has become small; values that are not finite count as too high.
+of the gradient are kept in the parameters' own units, so they outlive a renewal, and by `carry` a refinement.
+The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is enough descent and
+the slope has become small; values that are not finite count as too high.
 """
 
 from __future__ import annotations

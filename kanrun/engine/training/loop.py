@@ -21,9 +21,9 @@ from torch import Generator, Tensor
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
+from kanrun.engine.training.data_fitting import Smoothing
 from kanrun.engine.training.grid_stages import GridTraining, Snapshot, Stage, TrainingState
 from kanrun.engine.training.multistart import Create, best_start
-from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import Plan
 from kanrun.engine.training.solver_run import Clock, Step, make_solver, spent
 from kanrun.watch import time_is_up

@@ -25,8 +25,7 @@ from kanrun.engine.least_squares import Linearisation, Problem, Stopping, minimi
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Grid, dense_rows, local_basis
 from kanrun.engine.training.data import Samples, TrainingData, output_scale
-from kanrun.engine.training.data_fitting import DataFitting
-from kanrun.engine.training.penalty import Smoothing
+from kanrun.engine.training.data_fitting import DataFitting, Smoothing
 from kanrun.engine.training.plan import MultistartPolicy, Plan
 from kanrun.errors import TrainingFailed
 from kanrun.watch import advanced, time_is_up

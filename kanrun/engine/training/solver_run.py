@@ -14,10 +14,9 @@ from torch import Generator, Tensor, nn
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, measure, output_scale, rmse
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
-from kanrun.engine.training.penalty import Smoothing
 from kanrun.engine.training.plan import GridPolicy, Plan
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.watch import advanced, time_is_up
@@ -41,7 +40,7 @@ class Solver(Protocol):
         """One step; the objective after it. Raises TrainingFailed where it is not finite."""
 
     def memory(self) -> dict[str, Tensor]:
-        """The past that a solver on the next grid can use, see `optimizer_transfer`; empty where it keeps nothing."""
+        """The past that a solver on the next grid can use, see `carry`; empty where it keeps nothing."""
 
     def state(self) -> dict[str, Tensor] | None:
         """What, beside the network and the generator, a new solver on them goes on from to the same numbers.

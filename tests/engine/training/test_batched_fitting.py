@@ -11,9 +11,8 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy, Stopping, begin, minimise, step
 from kanrun.engine.networks import KAN
 from kanrun.engine.training.data import Samples
-from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
 from kanrun.engine.training.multistart import BatchedFitting
-from kanrun.engine.training.penalty import Smoothing
 
 
 def _samples(inputs: int, outputs: int) -> Samples:

@@ -12,7 +12,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import design_matrix
 from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, TrainingData, TrainingState, make_solver, train
-from kanrun.engine.training.optimizer_transfer import carry, gradient_map
+from kanrun.engine.training.first_order import carry, gradient_map
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 NAME = "layers.0.coefficients"

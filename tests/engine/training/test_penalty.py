@@ -11,7 +11,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Grid, extend, fit_coefficients, greville, uniform_breakpoints
 from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
-from kanrun.engine.training.penalty import Roughness
+from kanrun.engine.training.data_fitting import Roughness
 
 
 def network(degree: int, intervals: int, scale: str = "separate") -> KAN:

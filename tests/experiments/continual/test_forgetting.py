@@ -17,7 +17,7 @@ from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_scale, predict
-from kanrun.engine.training.penalty import Roughness
+from kanrun.engine.training.data_fitting import Roughness
 from kanrun.errors import TrainingFailed
 
 
