@@ -173,24 +173,25 @@ def _summary(
         inside = ~np.isnan(held[:, 0])
         summary[f"cv_{loss}"] = checked.mean()
         summary[f"cv_{loss}_spread"] = checked.spread()
-        if classes:
-            summary["cv_accuracy"] = float((held[inside].argmax(1) == train.y[inside, 0]).mean())
-        else:
-            left, y = held[inside], train.y[inside]
-            summary["cv_r2"] = float(np.mean(1 - ((left - y) ** 2).mean(0) / np.maximum(y.var(0), 1e-300)))
+        name, quality = _quality(held[inside], train.y[inside], classes)
+        summary[f"cv_{name}"] = quality
     if dataset.test is not None and len(dataset.test):
         there = fitted.values(dataset.test.x)
         summary[f"test_{loss}"] = loss_of(there, dataset.test.y, classes)
         summary["clipped"] = fitted.clipped(dataset.test.x)
-        if classes:
-            summary["test_accuracy"] = float((there.argmax(1) == dataset.test.y[:, 0]).mean())
-        else:
-            error = (there - dataset.test.y) ** 2
-            summary["r2"] = float(np.mean(1 - error.mean(0) / np.maximum(dataset.test.y.var(0), 1e-300)))
+        name, quality = _quality(there, dataset.test.y, classes)
+        summary["test_accuracy" if classes else name] = quality
     else:
         summary["clipped"] = fitted.clipped(train.x)
     summary["solver"] = "evidence"
     return summary
+
+
+def _quality(predicted: np.ndarray, y: np.ndarray, classes: int | None) -> tuple[str, float]:
+    """The accuracy of class probabilities, or R^2, the mean over outputs."""
+    if classes:
+        return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())
+    return "r2", float(np.mean(1 - ((predicted - y) ** 2).mean(0) / np.maximum(y.var(0), 1e-300)))
 
 
 def _numbers(network: KAN) -> int:

@@ -200,7 +200,9 @@ class _Execution:
                         self._track(event)
                 finally:
                     events.close()
-                self._ended_early = time_is_up() or self._begun_but_few(left)
+                ended = {*self._recorder.finished, *(task.pair for task, _ in self._recorder.failures)}
+                # only the end of the time leaves trainings out
+                self._ended_early = time_is_up() or any(task.pair not in ended for task in left)
 
     def _track(self, event: TaskEvent) -> None:
         """Tell the tracker, where there is one, of a row of metrics."""
@@ -210,11 +212,6 @@ class _Execution:
             several = len(self._tasks) > 1
             marks = dict(zip(("cell", "seed"), event.task.pair, strict=True)) if several else {}
             self._tracker.row({**event.record.values, **marks})
-
-    def _begun_but_few(self, tasks: Sequence[Task]) -> bool:
-        """Whether trainings were left out, which only the end of the time does."""
-        ended = {*self._recorder.finished, *(task.pair for task, _ in self._recorder.failures)}
-        return any(task.pair not in ended for task in tasks)
 
     def _time_was_up(self) -> str | None:
         """The reason of a run that ended at its limit of seconds."""

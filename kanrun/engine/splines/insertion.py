@@ -44,7 +44,8 @@ def insert_knots(
     k = coarse.degree
     if k == 0:
         return _carry_steps(coefficients, coarse, fine)
-    knots = _clamped(_onto(breakpoints_of(fine.knots, k), breakpoints_of(coarse.knots, k)), k)
+    points = _onto(breakpoints_of(fine.knots, k), breakpoints_of(coarse.knots, k))
+    knots = torch.cat([points[:, :1].expand(-1, k), points, points[:, -1:].expand(-1, k)], 1)
     piece, weights = _weights(coarse, knots)
     clamped = coefficients.new_zeros(*coefficients.shape[:2], fine.functions)
     for p in range(k + 1):
@@ -60,12 +61,6 @@ def _onto(fine: Tensor, coarse: Tensor) -> Tensor:
     right = torch.searchsorted(fine.contiguous(), coarse.contiguous()).clamp(1, fine.shape[1] - 1)
     left_nearer = coarse - fine.gather(1, right - 1) < fine.gather(1, right) - coarse
     return fine.scatter(1, right - left_nearer.long(), coarse)
-
-
-def _clamped(breakpoints: Tensor, degree: int) -> Tensor:
-    """Knots with the ends repeated, `degree` + 1 times in all."""
-    first, last = breakpoints[:, :1].expand(-1, degree), breakpoints[:, -1:].expand(-1, degree)
-    return torch.cat([first, breakpoints, last], 1)
 
 
 def _weights(coarse: Grid, knots: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,10 +16,8 @@ KANs, dense for other networks, and made anew piece by piece where memory would 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -123,7 +121,10 @@ class DataFitting(Problem):
                 output = torch.cat([there(part) for part in parts])
             factor = self._factor
             factors = factor.tensor_split(pieces) if isinstance(factor, Tensor) else [factor] * pieces
-            data = StreamedRows(partial(_made, there, parts, factors), unknowns.numel())
+            pairs = list(zip(parts, factors, strict=True))
+            data = StreamedRows(
+                lambda: (there.linearise(part)[1].scaled(rowwise(each)) for part, each in pairs), unknowns.numel()
+            )
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data
         held = self._faint(data, residual) if self.frozen is None else self.frozen
@@ -193,13 +194,6 @@ class LevenbergMarquardt:
             self.loss = self._state.loss[0]
         self._state = replace(self._state, damping=[float(state["damping"])], sizes=state.get("sizes"))
         self.problem.frozen = state.get("frozen")
-
-
-def _made(
-    network: Network, parts: Sequence[Tensor], factors: Sequence[float | Tensor]
-) -> Iterator[LocalRows | DenseRows]:
-    for part, factor in zip(parts, factors, strict=True):
-        yield network.linearise(part)[1].scaled(rowwise(factor))
 
 
 def data_factor(samples: Samples, scale: float) -> float | Tensor:
