@@ -15,11 +15,16 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from kanrun.config import BenchConfig, KANConfig
+from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
 
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
+
+
+#: What measures the parts that are no parts of `all`.
+APART = {"tables": "table_suite:tables", "ablation": "ablation:ablation", "work": "measurements:search_work"}
 
 
 def check(cfg: BenchConfig) -> None:
@@ -55,18 +60,8 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     yield Row(
         "machine", {"threads": torch.get_num_threads(), "torch": torch.__version__, "machine": platform.machine()}
     )
-    if cell["part"] == "tables":
-        from kanrun.experiments.bench.table_suite import tables
-
-        yield from tables(cfg, seed)
-    if cell["part"] == "ablation":
-        from kanrun.experiments.bench.ablation import ablation
-
-        yield from ablation(cfg, seed)
-    if cell["part"] == "work":
-        from kanrun.experiments.bench.measurements import search_work
-
-        yield from search_work(min(cfg.rounds, 5), seed)
+    if cell["part"] in APART:
+        yield from resolve(f"kanrun.experiments.bench.{APART[cell['part']]}")(cfg, seed)
     for name, part in PARTS.items():
         if cell["part"] in ("all", name):
             yield Note(f"measuring {name}")

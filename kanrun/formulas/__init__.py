@@ -11,3 +11,5 @@ from kanrun.formulas.parsing import (
     variable,
     variables_in,
 )
+
+__all__ = ["constant", "parse", "to_latex", "to_numpy", "to_python", "variable"]  # for plug-ins

@@ -50,6 +50,7 @@ class Progressed:
 class Finished:
     task: Task
     seconds: float
+    time_was_up: bool = False  # of its worker
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def run_local(
                     continue
                 del busy[connection]
                 if isinstance(event, Finished):
-                    if worker.time_is_up:
+                    if event.time_was_up:
                         waiting.clear()
                     idle.append(worker)
                     yield event
@@ -158,7 +159,6 @@ class _Worker:
     def __init__(self, runner: TaskRunner, seconds: float | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        self.time_is_up = False
         arguments = (theirs, runner, seconds)
         self._process = context.Process(target=_serve, args=arguments, daemon=True, name="kanrun-worker")
         self._process.start()
@@ -172,21 +172,13 @@ class _Worker:
 
     def next_event(self) -> Recorded | Progressed | Finished | Failed:
         """Wait for the next event of the worker; Failed if it is gone."""
-        task = self._task
-        if task is None:
+        if self._task is None:
             raise RuntimeError("the worker has no task")
         try:
-            kind, value = self.connection.recv()
+            event: Recorded | Progressed | Finished | Failed = self.connection.recv()
         except (EOFError, ConnectionResetError):
-            return Failed(task, Failure(self._epitaph()))
-        if kind == "record":
-            return Recorded(task, value)
-        if kind == "progress":
-            return Progressed(task, value)
-        if kind == "finished":
-            seconds, self.time_is_up = value
-            return Finished(task, seconds)
-        return Failed(task, value)
+            return Failed(self._task, Failure(self._epitaph()))
+        return event
 
     def end(self) -> None:
         """End the process, whatever it does at the moment."""
@@ -217,18 +209,18 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
         except EOFError:
             return
         clock = time.monotonic()
-        message: tuple[str, Any]
+        end: Finished | Failed
         try:
-            with watching(_sender(connection), seconds):
+            with watching(_sender(connection, task), seconds):
                 for record in runner.run(task, resume):
-                    connection.send(("record", record))
-                message = ("finished", (time.monotonic() - clock, time_is_up()))
+                    connection.send(Recorded(task, record))
+                end = Finished(task, time.monotonic() - clock, time_is_up())
         except Exception as error:  # any error of an experiment is a failure of its task
-            message = ("failed", Failure.of(error))
-        connection.send(message)
+            end = Failed(task, Failure.of(error))
+        connection.send(end)
 
 
-def _sender(connection: Connection) -> Callable[[Advance], None]:
+def _sender(connection: Connection, task: Task) -> Callable[[Advance], None]:
     """A listener that sends what it hears to the parent, no more often than that can show it."""
     last = -TOLD_EVERY
 
@@ -236,7 +228,7 @@ def _sender(connection: Connection) -> Callable[[Advance], None]:
         nonlocal last
         if time.monotonic() - last >= TOLD_EVERY:
             last = time.monotonic()
-            connection.send(("progress", advance))
+            connection.send(Progressed(task, advance))
 
     return send
 

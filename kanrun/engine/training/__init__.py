@@ -9,34 +9,4 @@ from kanrun.engine.training.loop import Event, Trained, fit, train
 from kanrun.engine.training.plan import Plan, TrainingPolicy, Work, choose_solver
 from kanrun.engine.training.solver_run import Solver, Step, make_solver
 
-__all__ = [
-    "LBFGS",
-    "Adam",
-    "AdamOptions",
-    "DataFitting",
-    "Errors",
-    "Event",
-    "GridTransfer",
-    "LevenbergMarquardt",
-    "Objective",
-    "Plan",
-    "Samples",
-    "Smoothing",
-    "Snapshot",
-    "Solver",
-    "Stage",
-    "Step",
-    "Task",
-    "Trained",
-    "TrainingData",
-    "TrainingPolicy",
-    "TrainingState",
-    "Work",
-    "baseline_error",
-    "choose_solver",
-    "fit",
-    "make_solver",
-    "output_scale",
-    "predict",
-    "train",
-]
+__all__ = ["Plan", "Samples", "Smoothing", "Solver", "Trained", "TrainingData", "fit", "train"]  # for plug-ins

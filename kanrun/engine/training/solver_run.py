@@ -144,11 +144,6 @@ class Best:
         self.network, self.error = deepcopy(network), error
         self._like: nn.Module = network
 
-    @classmethod
-    def of(cls, network: Network, data: TrainingData) -> Best:
-        """`network` as it stands."""
-        return cls(network, measure(network, data).selected)
-
     def offer(self, network: Network, errors: Errors) -> bool:
         """Take `network` if its error is lower; says whether it was."""
         if not errors.selected < self.error:

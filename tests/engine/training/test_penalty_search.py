@@ -8,6 +8,7 @@ from torch import Generator
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import Plan, Samples, Smoothing, TrainingData, make_solver
+from kanrun.engine.training.data import measure
 from kanrun.engine.training.grid_stages import PenaltySearch
 from kanrun.engine.training.solver_run import Best, Clock, StepLog
 
@@ -25,7 +26,8 @@ def test_a_finer_grid_leaves_the_straight_line_that_a_coarse_one_took_for_the_tr
     solver = make_solver(network, data, PLAN, heavy, random)
     for _ in range(5):
         solver.step()
-    weighing = PenaltySearch(Best.of(network, data), heavy, data, PLAN, random, StepLog(2, Clock(), data))
+    best = Best(network, measure(network, data).selected)
+    weighing = PenaltySearch(best, heavy, data, PLAN, random, StepLog(2, Clock(), data))
     assert weighing.best.error > 0.2
     list(weighing.search(10, 5, settled=True))
     assert weighing.best.error < 0.01
