@@ -9,32 +9,46 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kanrun.targets.arrays import (
-        Data,
-        array_target,
-        as_array,
-        as_numbers,
-        frame_columns,
-        frame_names,
-        input_rows,
-        is_frame,
-    )
-    from kanrun.targets.data import Dataset, PiecewiseScaling, Points, Scaling, Target, scaling_from_plain
-    from kanrun.targets.datasets import SplitPolicy, build_target, generator, make_dataset
-    from kanrun.targets.encoding import TableCode, code_of
-    from kanrun.targets.functions import (
-        GIVEN_POINTS,
-        NAMED,
-        SPECIAL,
-        feynman_formulas,
-        formula_target,
-        named_formula,
-        peaks_formula,
-    )
-    from kanrun.targets.scores import PowerTransform, ScorePolicy, gaps_of, input_scores, output_map
-    from kanrun.targets.table_file import TableLimits, check_output, is_parquet
-    from kanrun.targets.table_targets import classes_of, planar_points
-    from kanrun.targets.tables import lenient_numbers, read_inputs, read_values
+    from kanrun.targets.arrays import Data as Data
+    from kanrun.targets.arrays import array_target as array_target
+    from kanrun.targets.arrays import as_array as as_array
+    from kanrun.targets.arrays import as_numbers as as_numbers
+    from kanrun.targets.arrays import frame_columns as frame_columns
+    from kanrun.targets.arrays import frame_names as frame_names
+    from kanrun.targets.arrays import input_rows as input_rows
+    from kanrun.targets.arrays import is_frame as is_frame
+    from kanrun.targets.data import Dataset as Dataset
+    from kanrun.targets.data import PiecewiseScaling as PiecewiseScaling
+    from kanrun.targets.data import Points as Points
+    from kanrun.targets.data import Scaling as Scaling
+    from kanrun.targets.data import Target as Target
+    from kanrun.targets.data import scaling_from_plain as scaling_from_plain
+    from kanrun.targets.datasets import SplitPolicy as SplitPolicy
+    from kanrun.targets.datasets import build_target as build_target
+    from kanrun.targets.datasets import generator as generator
+    from kanrun.targets.datasets import make_dataset as make_dataset
+    from kanrun.targets.encoding import TableCode as TableCode
+    from kanrun.targets.encoding import code_of as code_of
+    from kanrun.targets.functions import GIVEN_POINTS as GIVEN_POINTS
+    from kanrun.targets.functions import NAMED as NAMED
+    from kanrun.targets.functions import SPECIAL as SPECIAL
+    from kanrun.targets.functions import feynman_formulas as feynman_formulas
+    from kanrun.targets.functions import formula_target as formula_target
+    from kanrun.targets.functions import named_formula as named_formula
+    from kanrun.targets.functions import peaks_formula as peaks_formula
+    from kanrun.targets.scores import PowerTransform as PowerTransform
+    from kanrun.targets.scores import ScorePolicy as ScorePolicy
+    from kanrun.targets.scores import gaps_of as gaps_of
+    from kanrun.targets.scores import input_scores as input_scores
+    from kanrun.targets.scores import output_map as output_map
+    from kanrun.targets.table_file import TableLimits as TableLimits
+    from kanrun.targets.table_file import check_output as check_output
+    from kanrun.targets.table_file import is_parquet as is_parquet
+    from kanrun.targets.table_targets import classes_of as classes_of
+    from kanrun.targets.table_targets import planar_points as planar_points
+    from kanrun.targets.tables import lenient_numbers as lenient_numbers
+    from kanrun.targets.tables import read_inputs as read_inputs
+    from kanrun.targets.tables import read_values as read_values
 
 _NAMES = {
     "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
@@ -48,49 +62,6 @@ _NAMES = {
     "tables": "lenient_numbers read_inputs read_values",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-__all__ = [
-    "GIVEN_POINTS",
-    "NAMED",
-    "SPECIAL",
-    "Data",
-    "Dataset",
-    "PiecewiseScaling",
-    "Points",
-    "PowerTransform",
-    "Scaling",
-    "ScorePolicy",
-    "SplitPolicy",
-    "TableCode",
-    "TableLimits",
-    "Target",
-    "array_target",
-    "as_array",
-    "as_numbers",
-    "build_target",
-    "check_output",
-    "classes_of",
-    "code_of",
-    "feynman_formulas",
-    "formula_target",
-    "frame_columns",
-    "frame_names",
-    "gaps_of",
-    "generator",
-    "input_rows",
-    "input_scores",
-    "is_frame",
-    "is_parquet",
-    "lenient_numbers",
-    "make_dataset",
-    "named_formula",
-    "output_map",
-    "peaks_formula",
-    "planar_points",
-    "read_inputs",
-    "read_values",
-    "scaling_from_plain",
-]
 
 
 def __getattr__(name: str) -> Any:
