@@ -37,11 +37,11 @@ def cells(cfg: ContinualConfig) -> Cells:
     return [
         {"part": part, "overlap": cfg.overlap, "trials": 1, **cell}
         for part in cfg.parts
-        for cell in _of_part(cfg, part)
+        for cell in cells_of(cfg, part)
     ]
 
 
-def _of_part(cfg: ContinualConfig, part: str) -> Cells:
+def cells_of(cfg: ContinualConfig, part: str) -> Cells:
     if part == "learners":
         from kanrun.experiments.continual.learners import learners_of
 

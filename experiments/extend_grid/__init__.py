@@ -28,10 +28,10 @@ Cells = list[dict[str, Any]]
 
 def cells(cfg: ExtendGridConfig) -> Cells:
     """The cells of every part that is asked for, as differences from the configuration."""
-    return [{"part": part, **cell} for part in cfg.parts for cell in _of_part(cfg, part)]
+    return [{"part": part, **cell} for part in cfg.parts for cell in cells_of(cfg, part)]
 
 
-def _of_part(cfg: ExtendGridConfig, part: str) -> Cells:
+def cells_of(cfg: ExtendGridConfig, part: str) -> Cells:
     if part == "schedules":
         return [{"hidden": hidden, "schedule": entry} for hidden in cfg.shapes for entry in cfg.schedules]
     if part == "scratch":

@@ -16,6 +16,7 @@ KANs, dense for other networks, and made anew piece by piece where memory would 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 
@@ -120,10 +121,12 @@ class DataFitting(Problem):
             with torch.no_grad():
                 output = torch.cat([there(part) for part in parts])
             factor = self._factor
-            factors = factor.tensor_split(pieces) if isinstance(factor, Tensor) else [factor] * pieces
+            factors: Sequence[float | Tensor] = (
+                factor.tensor_split(pieces) if isinstance(factor, Tensor) else [factor] * pieces
+            )
             pairs = list(zip(parts, factors, strict=True))
             data = StreamedRows(
-                lambda: (there.linearise(part)[1].scaled(rowwise(each)) for part, each in pairs), unknowns.numel()
+                lambda: (there.linearise(part)[1].scaled(rowwise(own)) for part, own in pairs), unknowns.numel()
             )
         residual = self._stacked((output - self.samples.y) * self._factor, unknowns)
         rows: Rows = StackedRows(data, self.smoothness) if len(self.smoothness) else data

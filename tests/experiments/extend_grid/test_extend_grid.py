@@ -90,17 +90,22 @@ def test_overfitting_is_tried_on_exact_and_on_noisy_points(finished: Run) -> Non
     assert list(bare.index) == [0.0, 0.01]
     assert (bare["train_rmse"] < 1e-6).all()  # both are reproduced, so what differs is what was reproduced
     assert bare["test_rmse"].nunique() == 2
-    assert {cell.get("noise") for cell in extend_grid.overfit(settings(overfit_noise=0.0))} == {None}
+    assert {cell.get("noise") for cell in extend_grid.cells_of(settings(overfit_noise=0.0), "overfit")} == {None}
 
 
 def test_the_order_is_measured_on_the_narrowest_network() -> None:
-    assert [cell["hidden"] for cell in extend_grid.order(settings(shapes=[[5], [1]], degrees=[2, 3]))] == [[1], [1]]
+    assert [cell["hidden"] for cell in extend_grid.cells_of(settings(shapes=[[5], [1]], degrees=[2, 3]), "order")] == [
+        [1],
+        [1],
+    ]
 
 
 def test_from_scratch_takes_the_grids_that_are_asked_for() -> None:
-    grids = [cell["schedule"]["intervals"] for cell in extend_grid.scratch(settings(scratch_intervals=[5, 9]))]
+    grids = [
+        cell["schedule"]["intervals"] for cell in extend_grid.cells_of(settings(scratch_intervals=[5, 9]), "scratch")
+    ]
     assert grids == [[5], [9]]
-    assert len(extend_grid.scratch(settings())) == len(LIST["intervals"])
+    assert len(extend_grid.cells_of(settings(), "scratch")) == len(LIST["intervals"])
 
 
 def test_without_the_penalty_nothing_but_the_training_error_chooses(finished: Run) -> None:
@@ -165,7 +170,7 @@ def test_first_order_solvers_follow_schedules_too() -> None:
 
 
 def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
-    cells = {name: extend_grid.overfit(settings(solver=solver)) for name, solver in (
+    cells = {name: extend_grid.cells_of(settings(solver=solver), "overfit") for name, solver in (
         ("lm", LMSolver()), ("bare lm", LMSolver(penalty=0.0)), ("bare lbfgs", LBFGSSolver(penalty=0.0)),
         ("adam", AdamSolver()), ("smooth adam", AdamSolver(penalty=1e-12)),
     )}  # fmt: skip
