@@ -1,4 +1,4 @@
-"""Targets that are functions: known by name, Gaussian peaks, your own formula, special functions, Feynman formulas."""
+"""Targets that are functions, known by name or formula, and NIST's certified sets of points."""
 
 from __future__ import annotations
 
