@@ -60,6 +60,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         own_names, points = list(x.inputs), x.sample()
         values = x.values(points)[:, output]
     else:
+        if y is None:
+            raise UsageError("interpret takes a kanrun.Model, or points x and their values y.")
         own_names = frame_names(x) if is_frame(x) else []
         frame = frame_columns(x, own_names) if is_frame(x) else None
         points = as_numbers(x) if frame is None else np.stack([as_numbers(c, repr(n)) for n, c in frame.items()], 1)

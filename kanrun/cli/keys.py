@@ -31,7 +31,7 @@ def keys(
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:
-        raise UsageError(f"no key begins with {prefix!r}{near(prefix, [key.path for key in known])}.")
+        raise UsageError(f"no key begins with {prefix!r}{near(prefix, [key.path for key in known]) or '.'}")
     if as_json:
         print(json.dumps([asdict(key) for key in found], indent=2))
         return

@@ -156,7 +156,7 @@ class Kinds(Mapping[str, K], Generic[K]):
     def find(self, name: object, key: str) -> K:
         """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
         if name not in self:
-            raise UsageError(f"{key}={name} is not one of {', '.join(self)}{near(name, self)}.")
+            raise UsageError(f"{key}={name} is not one of {', '.join(self)}{near(name, self) or '.'}")
         return self[str(name)]
 
 

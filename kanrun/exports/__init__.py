@@ -63,7 +63,8 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     writes it is missing.
     """
     if form not in FORMATS:
-        raise UsageError(f"--format {form} is not one of {', '.join([*FORMATS, 'formula'])}{near(form, FORMATS)}.")
+        known = [*FORMATS, "formula"]
+        raise UsageError(f"--format {form} is not one of {', '.join(known)}{near(form, known) or '.'}")
     return FORMATS[form](model, identifier(Path(file).stem))
 
 

@@ -19,6 +19,7 @@ from sklearn.base import (
     RegressorMixin,
     TransformerMixin,
 )
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
@@ -48,7 +49,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         solver: str = "auto",
         steps: int | None = None,
         validation: float = 0.2,
-        random_state: int = 0,
+        random_state: int | np.random.RandomState | None = 0,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
@@ -75,8 +76,10 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         if self.model == "auto" and len(y) < FEWEST_ROWS:  # too few to leave some of them out
             settings = {"folds": 0, **settings}
         sampling = SamplingConfig(train=None, test=0, validation=self.validation)
-        seed = int(np.random.RandomState(0).randint(2**31) if self.random_state is None else self.random_state)
-        cfg = configuration(described, sampling, self.model, self.solver, {"seed": seed, **settings})
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(0 if seed is None else seed).randint(2**31)
+        cfg = configuration(described, sampling, self.model, self.solver, {"seed": int(seed), **settings})
         self.model_ = fit_target(cfg, target, additive=self.model == ADDITIVE)
         if classification:
             self.classes_ = np.unique(y)

@@ -24,7 +24,7 @@ from kanrun.config import (
     check,
 )
 from kanrun.engine.layers import EdgeSpec
-from kanrun.engine.layers.spline_layer import TrainedScales
+from kanrun.engine.layers.settings import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import AdamOptions, Plan, Task, TrainingPolicy, Work, choose_solver

@@ -26,6 +26,7 @@ from kanrun.targets import (
     Scaling,
     TableCode,
     as_array,
+    as_numbers,
     input_rows,
     read_inputs,
     read_values,
@@ -113,9 +114,10 @@ class Model:
         Raises InvalidData where x and y do not have as many rows.
         """
         predicted = self.predict(x)
-        truth = np.asarray(as_array(y, "y")).reshape(np.shape(predicted)) if np.size(y) == np.size(predicted) else None
-        if truth is None:
-            raise InvalidData(f"y has {len(np.atleast_1d(y))} rows, and x has {len(predicted)}.")
+        truth = np.asarray(as_array(y, "y") if self.classes else as_numbers(y, "y"))
+        if truth.size != np.size(predicted):
+            raise InvalidData(f"y has {len(np.atleast_1d(truth))} rows, and x has {len(predicted)}.")
+        truth = truth.reshape(np.shape(predicted))
         if self.classes:
             return float(np.mean([str(a) == str(b) for a, b in zip(truth, predicted, strict=True)]))
         spread = ((truth - truth.mean(0)) ** 2).sum(0)

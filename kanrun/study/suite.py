@@ -57,7 +57,8 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
         merged = OmegaConf.merge(node, differences)
     except OmegaConfBaseException as error:
         shown = OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
-        raise UsageError(f"{shown} does not fit the configuration: {str(error).splitlines()[0]}.") from error
+        why = str(error).splitlines()[0].rstrip(".")
+        raise UsageError(f"{shown} does not fit the configuration: {why}.") from error
     assert isinstance(merged, DictConfig)
     result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
     check(result)

@@ -37,15 +37,21 @@ def frame_columns(x: Data, names: Sequence[str], what: str = "x") -> dict[str, n
         if name not in keys:
             there = ", ".join(map(repr, own[:10])) or "none"
             raise InvalidData(f"{what} has no column {name!r}; its columns are {there}{near(name, own) or '.'}")
-    return {name: np.asarray(x[keys[name]]) for name in names}
+    columns = {name: np.asarray(x[keys[name]]) for name in names}
+    if len({column.shape for column in columns.values()}) > 1:
+        lengths = ", ".join(str(column.size) for column in columns.values())
+        raise InvalidData(f"the columns of {what} differ in length: {lengths}.")
+    return columns
 
 
 def as_array(x: Data, what: str = "x") -> np.ndarray:
     """`x` as an array of any shape. Raises InvalidData for sparse matrices, ragged lists and complex numbers."""
+    if x is None or isinstance(x, str):
+        raise InvalidData(f"{what} is {x!r}, where an array, a tensor or a DataFrame is needed.")
     if hasattr(x, "toarray") and hasattr(x, "nnz"):
         raise InvalidData(f"{what} is a sparse matrix, which kanrun does not take; give {what}.toarray().")
     if hasattr(x, "detach"):
-        x = x.detach().cpu()
+        x = x.detach().cpu().to_dense()
         x = x.double() if x.is_floating_point() else x  # bfloat16 is no type of numpy
     try:
         array = np.asarray(x)
@@ -91,10 +97,11 @@ def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> 
     """
     raw = [column.name for column in code.columns] if code else list(names)
     if is_frame(x):
-        columns = frame_columns(x, raw)
+        columns = {name: np.atleast_1d(values) for name, values in frame_columns(x, raw).items()}
+        single = isinstance(x, Mapping) and np.ndim(x[next(iter(x))]) == 0
         if code:
-            return code.encode({name: list(values) for name, values in columns.items()})[0], False
-        return np.stack([as_numbers(values, f"the column {name!r}") for name, values in columns.items()], 1), False
+            return code.encode({name: list(values) for name, values in columns.items()})[0], single
+        return np.stack([as_numbers(values, f"the column {name!r}") for name, values in columns.items()], 1), single
     array = as_array(x)
     if hasattr(x, "index") and not callable(x.index) and set(map(str, x.index)) == set(raw):  # one point, by name
         array = np.array([dict(zip(map(str, x.index), array, strict=True))[name] for name in raw])

@@ -48,7 +48,7 @@ def read_nist(folder: str, name: str) -> NistSet:
     path = Path(folder) / f"{name}.dat"
     if not path.is_file():
         known = sorted(each.stem for each in Path(folder).glob("*.dat"))
-        raise UsageError(f"target.name={name!r}: {folder} has no file {name}.dat{near(name, known)}.")
+        raise UsageError(f"target.name={name!r}: {folder} has no file {name}.dat{near(name, known) or '.'}")
     try:
         return _read(name, path.read_text(encoding="ascii"))
     except (KeyError, IndexError, TypeError, ValueError) as error:
@@ -160,7 +160,7 @@ def named_formula(text: str, domain: Any = None) -> Target:
     """A formula in variables of any names, on one (lower, upper) for all of them or a mapping with one for each.
 
     The inputs come in the mapping's order, else in alphabetical order, or are x0, x1, ... as in `build_expression`.
-    Raises UsageError for a variable without a domain and for a domain without a variable.
+    Raises UsageError for a variable without a range; the formula need not depend on every one that has a range.
     """
     names = names_in(text)
     if isinstance(domain, Mapping):

@@ -246,6 +246,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], dict[str, Any], str]] = {
     "missing label": ((X, [None, *["a", "b"] * 39, "a"]), {}, "missing labels"),
     "negative weight": ((X, Y), {"sample_weight": -np.ones(80)}, "must not be negative"),
     "weights of another length": ((X, Y), {"sample_weight": [1.0]}, "one number for each of 80 rows"),
+    "a file's name": (("data.csv", Y), {}, "x is 'data.csv', where an array"),
+    "columns of several lengths": (({"a": [1.0], "b": [1.0, 2.0]}, [1.0, 2.0]), {}, "differ in length: 1, 2"),
     "unknown device": ((X, Y), {"device": "gpu", "model": "kan"}, "device=gpu is not one of"),
     "float16": ((X, Y), {"precision": "float16", "model": "kan"}, "precision=float16 is not one of float64, float32"),
     "unknown model": ((X, Y), {"model": "tree"}, "model=tree is not one of"),

@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor, nn
 
-from kanrun.engine.layers.spline_layer import EdgeSpec, SplineLayer
+from kanrun.engine.layers.settings import EdgeSpec
+from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import fit_coefficients, local_basis, sample_points, uniform_breakpoints
 from kanrun.errors import UsageError
 
@@ -101,6 +102,8 @@ def fresh_layers(
 
 
 def _normal(parameter: nn.Parameter, deviation: float, generator: Generator | None) -> None:
+    if not isinstance(generator, Generator | None):
+        raise UsageError(f"generator={generator!r} must be a torch.Generator, or None for torch's own.")
     # Drawn in float64 on the CPU, so that a seed means the same start in every precision and on every device.
     drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * deviation
     parameter.copy_(drawn)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from kanrun.engine.layers.bases import Base
+from kanrun.engine.layers.settings import check_samples
 from kanrun.engine.layers.spline_layer import SplineLayer
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -32,6 +33,7 @@ def edge_magnitudes(
 
     Pruned edges have sqrt(EPSILON) or 0. Raises UsageError for another kind or without samples.
     """
+    check_samples(x, layer.inputs, layer.knots)
     if x.shape[0] == 0:
         raise UsageError("Edge magnitudes need at least one sample.")
     if kind == "rms":

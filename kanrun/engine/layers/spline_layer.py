@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Literal
 
 import msgspec
@@ -13,9 +12,18 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.config import KANConfig, check
 from kanrun.engine.layers.bases import Base, base_function
 from kanrun.engine.layers.functional import edge_sums
+from kanrun.engine.layers.settings import (
+    Domain,
+    EdgeSpec,
+    Scale,
+    TrainedScales,
+    check_samples,
+    checked_shape,
+    domain_of,
+    edge_spec,
+)
 from kanrun.engine.splines import (
     Extrapolation,
     Grid,
@@ -28,71 +36,9 @@ from kanrun.engine.splines import (
 )
 from kanrun.engine.splines.basis_products import by_edges
 from kanrun.engine.splines.least_squares import difference_bands, difference_columns
-from kanrun.errors import UsageError
 
 #: What a basis function must reach on a sample to be seen by it: at a knot, rounding alone makes values of 1e-40.
 SEEN = 1e-10
-
-Scale = Literal["separate", "single"]
-TrainedScales = Literal["all", "base", "none"]
-
-
-Domain = Sequence[float] | Sequence[Sequence[float]] | Tensor
-
-
-@dataclass(frozen=True)
-class EdgeSpec:
-    """What the edges of a layer are, apart from their numbers.
-
-    `scale`: `separate` is phi = w_b b + w_s spline (arXiv 2404.19756, eq. 2.10); `single` is phi = w (b + spline).
-    `trained_scales` says which w training moves beside the coefficients: `all`; `base`, all but those that only scale
-    the coefficients (w_s, and w without a base); or `none`. `extrapolation` is of the whole edge; with `base_goes_on`
-    the base alone does beyond the grid what it does inside, as in networks of version 0.1.0.
-    """
-
-    degree: int = 3
-    base: str = "silu"
-    scale: Scale = "separate"
-    extrapolation: Extrapolation = "linear"
-    trained_scales: TrainedScales = "all"
-    base_goes_on: bool = False
-
-    @property
-    def beyond(self) -> str:
-        """What edges do outside their grids."""
-        said = {
-            "linear": "the splines continue linearly",
-            "constant": "the splines keep their values at the ends",
-            "zero": "the splines are zero",
-        }[self.extrapolation]
-        return f"{said} and the base {self.base} continues" if self.base_goes_on else said
-
-
-def edge_spec(
-    intervals: int, degree: int, base: str, scale: Scale, extrapolation: Extrapolation, initialisation: str
-) -> EdgeSpec:
-    """The edges of a fresh layer. Raises UsageError for a setting that breaks the rule of `KANConfig`."""
-    if not isinstance(intervals, int):
-        raise UsageError(f"intervals={intervals!r} must be a whole number; refine() makes finer grids of a network.")
-    check(KANConfig([], [], intervals, degree, base, scale, extrapolation, initialisation))
-    return EdgeSpec(degree, base, scale, extrapolation)
-
-
-def domain_of(
-    domain: Domain, inputs: int, dtype: torch.dtype | None, device: torch.device | str | None
-) -> Float[Tensor, "inputs 2"]:
-    """(low, high) of each input, from one pair for all or one for each. Raises UsageError for another shape."""
-    if dtype is not None and not dtype.is_floating_point:
-        raise UsageError(f"dtype={dtype} has no fractions; a spline needs float32 or float64.")
-    try:
-        ends = torch.as_tensor(domain, dtype=dtype or torch.get_default_dtype(), device=device)
-    except (RuntimeError, AssertionError) as error:  # what torch raises for devices that are not there
-        raise UsageError(f"device={device} cannot be used: {str(error).splitlines()[0]}.") from None
-    if ends.shape not in ((2,), (inputs, 2)):
-        raise UsageError(
-            f"domain must be (low, high), or one pair for each of {inputs} inputs, not {tuple(ends.shape)}."
-        )
-    return ends.expand(inputs, 2)
 
 
 class SplineLayer(nn.Module):
@@ -130,6 +76,7 @@ class SplineLayer(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
+        inputs, outputs = checked_shape((inputs, outputs))
         spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
         ends = domain_of(domain, inputs, dtype, device)
         self._build(uniform_breakpoints(ends[:, 0], ends[:, 1], intervals), outputs, spec, uniform=True)
@@ -199,8 +146,7 @@ class SplineLayer(nn.Module):
         return self.base_weight * self.mask, self.spline_weight * self.mask
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
-        if x.shape[-1] != self.inputs:
-            raise UsageError(f"x has {x.shape[-1]} columns, and the layer has {self.inputs} inputs.")
+        check_samples(x, self.inputs, self.knots)
         rows = x.reshape(math.prod(x.shape[:-1]), x.shape[-1])  # no -1: nothing says what it stands for without samples
         y = edge_sums(rows, self.coefficients, *self.scales(), self.base)
         return y.reshape(*x.shape[:-1], self.outputs)
@@ -274,6 +220,15 @@ class SplineLayer(nn.Module):
         functions = self.grid.functions
         parts = zip(basis.split(4096), interval.split(4096), strict=True)
         return torch.stack([(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]).any(0)
+
+    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
+        """Multiply the outputs, in place."""
+        with torch.no_grad():
+            if self.spec.scale == "single":
+                self.weight.mul_(sizes[:, None])
+            else:
+                self.base_weight.mul_(sizes[:, None])
+                self.coefficients.mul_(sizes[:, None, None])
 
     # ----------------------------------------------------------------------------------------- other layers
 

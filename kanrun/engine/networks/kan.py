@@ -17,16 +17,16 @@ from kanrun.config.registry import resolve
 from kanrun.engine.layers import EdgeSpec, SplineLayer, edge_penalty, fresh_layers, move_layer, refine_layer
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.layers.learned_edge import LearnedEdge
-from kanrun.engine.layers.spline_layer import Domain, Scale, domain_of, edge_spec
+from kanrun.engine.layers.settings import Domain, Scale, checked_products, checked_shape, domain_of, edge_spec
 from kanrun.engine.least_squares.problem import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network, Regridded, checked_shape, halved
+from kanrun.engine.networks.network import Network, Regridded, halved
 from kanrun.engine.splines import (
     Extrapolation,
     breakpoints_from_data,
     breakpoints_of,
     breakpoints_within,
-    rare_samples,
+    largest_but_rare,
 )
 from kanrun.engine.splines.least_squares import penalty_order
 from kanrun.errors import UsageError
@@ -72,7 +72,7 @@ class KAN(Network):
         super().__init__()
         shape = checked_shape(shape)
         spec = edge_spec(intervals, degree, base, scale, extrapolation, initialisation)
-        ends = domain_of(domain, shape[0], dtype, device)
+        products, ends = checked_products(products, shape), domain_of(domain, shape[0], dtype, device)
         self._hold(fresh_layers(shape, intervals, spec, ends, initialisation, generator, products), products)
 
     @classmethod
@@ -294,6 +294,8 @@ class KAN(Network):
 
         To a multiple of the old grid the function stays the same but for rounding, else it is the least squares fit.
         """
+        if not isinstance(intervals, int):
+            raise UsageError(f"intervals={intervals!r} must be a whole number.")
         return KAN.of_layers([refine_layer(layer, intervals)[0] for layer in self], self.products[:-1])
 
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
@@ -362,18 +364,12 @@ class KAN(Network):
         new = KAN.of_layers(layers, self.products[:-1])
         with torch.no_grad():
             before, after = self(x), new(x)
-        size = max(_largest(before), torch.finfo(before.dtype).tiny)
-        return Regridded(new, hows.pop() if len(hows) == 1 else "both", _largest(after - before) / size)
+        size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
+        return Regridded(new, hows.pop() if len(hows) == 1 else "both", largest_but_rare(after - before) / size)
 
     def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
         """By the last layer's w, or by its w_b and coefficients."""
-        last = self.layer(-1)
-        with torch.no_grad():
-            if last.spec.scale == "single":
-                last.weight.mul_(sizes[:, None])
-            else:
-                last.base_weight.mul_(sizes[:, None])
-                last.coefficients.mul_(sizes[:, None, None])
+        self.layer(-1).scale_outputs(sizes)
 
     # ---------------------------------------------------------------------------------------- widths
 
@@ -401,9 +397,3 @@ class KAN(Network):
     def _resized(self, shape: Sequence[int]) -> KAN:
         ends = zip(self, shape[:-1], shape[1:], strict=True)
         return KAN.of_layers([layer.resized(inputs, outputs) for layer, inputs, outputs in ends])
-
-
-def _largest(values: Float[Tensor, "samples out"]) -> float:
-    """The largest size of any output, without the samples where it is largest."""
-    count = values.shape[0]
-    return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)

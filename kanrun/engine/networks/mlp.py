@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
+from kanrun.engine.layers.settings import check_place, check_samples, checked_shape
 from kanrun.engine.least_squares.problem import DenseRows
 from kanrun.engine.networks.counting import kanbefair_mlp_flops, mlp_flops
-from kanrun.engine.networks.network import Network, checked_shape
+from kanrun.engine.networks.network import Network
 from kanrun.errors import UsageError
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -48,6 +49,7 @@ class MLP(Network):
         shape = checked_shape(shape)
         if activation not in ACTIVATIONS:
             raise UsageError(f"model.activation={activation} is not known; choose one of {', '.join(ACTIVATIONS)}.")
+        check_place(dtype, device)
         self.activation = activation
         where = torch.get_default_device() if device is None else device  # None would leave them without numbers
         self.linear = nn.ModuleList(
@@ -62,6 +64,8 @@ class MLP(Network):
                     parameter.copy_((2 * drawn - 1) * weight.shape[1] ** -0.5)
 
     def forward(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch out"]:
+        weight = next(self.parameters())
+        check_samples(x, weight.shape[1], weight)
         act = ACTIVATIONS[self.activation]
         for linear in self.linear[:-1]:
             x = act(linear(x))

@@ -31,14 +31,6 @@ from kanrun.errors import UsageError
 N_co = TypeVar("N_co", bound="Network", covariant=True)
 
 
-def checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """The widths. Raises UsageError unless they are at least two positive whole numbers."""
-    widths = tuple(shape) if isinstance(shape, Sequence) and not isinstance(shape, str) else ()
-    if len(widths) < 2 or not all(isinstance(width, int) and width > 0 for width in widths):
-        raise UsageError(f"shape={shape!r} must be widths, inputs first and outputs last, such as [2, 5, 1].")
-    return widths
-
-
 def halved(shape: Sequence[int]) -> list[tuple[int, ...]]:
     """`shape`, then its hidden widths halved (rounded up) until all are 1."""
     shapes = [tuple(shape)]

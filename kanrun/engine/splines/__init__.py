@@ -11,6 +11,7 @@ from kanrun.engine.splines.knots import (
     equally_spaced,
     extend,
     find_interval,
+    largest_but_rare,
     rare_samples,
     subdivide,
     uniform_breakpoints,

@@ -191,6 +191,12 @@ def rare_samples(samples: int) -> int:
     return math.ceil(RARE * samples) if samples >= FEW else 0
 
 
+def largest_but_rare(values: Float[Tensor, "samples out"]) -> float:
+    """The largest size of any output, without the samples where it is largest."""
+    count = values.shape[0]
+    return float(values.abs().amax(1).kthvalue(count - rare_samples(count)).values)
+
+
 def _range(order: Float[Tensor, "samples inputs"]) -> tuple[Tensor, Tensor]:
     """The least and the largest sample of each input that is no outlier, of sorted samples."""
     rare = rare_samples(order.shape[0])
