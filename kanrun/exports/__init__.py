@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from kanrun.engine.equations.field import Field
 from kanrun.errors import UsageError
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
@@ -65,6 +66,11 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
     if form not in FORMATS:
         known = [*FORMATS, "formula"]
         raise UsageError(f"--format {form} is not one of {', '.join(known)}{near(form, known) or '.'}")
+    if any(isinstance(part, Field) and part.hard is not None for part in model.network.modules()):
+        raise UsageError(
+            "a solution with conditions=hard is computed from formulas of its own, which no export holds; "
+            "solve it with conditions=soft."
+        )
     return FORMATS[form](model, identifier(Path(file).stem))
 
 

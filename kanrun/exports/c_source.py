@@ -297,7 +297,21 @@ def _curve_body(layer: Document) -> str:
     )
 
 
-_BODIES = {"splines": _spline_body, "dense": _dense_body, "chebyshev": _curve_body, "bernstein": _curve_body}
+def _products_body(layer: Document) -> str:
+    count, terms, factors = len(layer["sizes"]), layer["terms"], layer["factors"]
+    return (
+        f"    static const double sizes[] = {_numbers(layer['sizes'])};\n    int o, t, f;\n"
+        f"    for (o = 0; o < {count}; o++) {{\n        double sum = 0, product;\n"
+        f"        for (t = 0; t < {terms}; t++, sum += product)\n"
+        f"            for (f = 0, product = 1; f < {factors}; f++) product *= *x++;\n"
+        "        y[o] = sum * sizes[o];\n    }\n"
+    )
+
+
+_BODIES = {
+    "splines": _spline_body, "dense": _dense_body, "chebyshev": _curve_body, "bernstein": _curve_body,
+    "sums_of_products": _products_body,
+}  # fmt: skip
 
 
 def _evaluation(pieces: Document) -> str:
@@ -346,4 +360,6 @@ def _signed(number: float) -> str:
 def _width(layer: Document) -> int:
     if layer["kind"] == "splines":
         return max(int(layer["inputs"]), int(layer["sums"]))
+    if layer["kind"] == "sums_of_products":
+        return len(layer["sizes"])  # what it takes is as wide as the layer before it
     return int(max(np.shape(layer["weights"] if layer["kind"] == "dense" else layer["coefficients"][:1])))

@@ -20,7 +20,8 @@ the middle G + 1 bound the grid's intervals), and `edges`: `from` an input, `to`
 and the `base_weight` of the function `base`. Beyond the grid a spline does as `extrapolation` says (`linear`,
 `constant`, `zero`), and so does the base unless `base_continues`. The last 2 `products` sums multiply in pairs; all
 others are nodes as they are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein`
-have `domain` and `coefficients` (functions, outputs) of these polynomials there.
+have `domain` and `coefficients` (functions, outputs) of these polynomials there. `sums_of_products` adds up `terms`
+products of `factors` values each, in their order, for every output, times its entry of `sizes`.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
 
+from kanrun.engine.equations.field import Field
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.errors import UsageError
@@ -68,6 +70,10 @@ class Exportable(Protocol):
 def document_of(model: Exportable) -> Document:
     """The model as JSON values. Raises UsageError for a kind of network that has no such form, and for NaN in it."""
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
+    network, inputs = deepcopy(model.network).cpu().double(), model.input_scaling
+    if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
+        middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
+        inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
     document = {
         "schema": SCHEMA,
         "columns": _columns(model.code) if model.code else [{"name": name, **plain} for name in model.inputs],
@@ -75,9 +81,9 @@ def document_of(model: Exportable) -> Document:
         "outputs": list(model.outputs),
         "classes": list(model.classes) if model.classes else None,
         "domain": model.domain.tolist(),
-        "input_map": _maps(model.input_scaling),
+        "input_map": _maps(inputs),
         "output_map": None if model.classes else _maps(model.output_scaling),
-        "layers": _layers(deepcopy(model.network).cpu().double()),
+        "layers": _layers(network),
         "errors": None if model.errors is None else np.asarray(model.errors).tolist(),
     }
     _check_finite(document, "the model")
@@ -124,8 +130,13 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         return [{
             "kind": kind, "domain": network.domain[0].tolist(), "coefficients": network.coefficients.detach().tolist()
         }]  # fmt: skip
+    if isinstance(network, Field):
+        form = network.form
+        return [*_layers(network.network), {
+            "kind": "sums_of_products", "terms": form.terms, "factors": form.factors, "sizes": network.sizes.tolist()
+        }]  # fmt: skip
     raise UsageError(
-        f"A model of kind {network.kind} is no network of splines or linear layers; export it with --format torch."
+        f"A model of kind {network.kind} is not one network of splines or linear layers; export it with --format torch."
     )
 
 

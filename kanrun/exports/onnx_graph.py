@@ -258,4 +258,13 @@ def _bernstein(graph: _Graph, layer: Document, x: str) -> str:
     return graph.total(points, 1)
 
 
-_LAYERS = {"splines": _splines, "dense": _dense, "chebyshev": _chebyshev, "bernstein": _bernstein}
+def _sums_of_products(graph: _Graph, layer: Document, x: str) -> str:
+    shape = graph.constant([-1, len(layer["sizes"]), layer["terms"], layer["factors"]], np.int64)
+    products = graph.add("ReduceProd", graph.add("Reshape", x, shape), axes=[3], keepdims=0)
+    return graph.add("Mul", graph.total(products, 2), graph.constant(layer["sizes"]))
+
+
+_LAYERS = {
+    "splines": _splines, "dense": _dense, "chebyshev": _chebyshev, "bernstein": _bernstein,
+    "sums_of_products": _sums_of_products,
+}  # fmt: skip

@@ -163,6 +163,11 @@ def _bernstein(layer: Data, x: Rows) -> Rows:
     return np.broadcast_to(points[:, 0], (len(x), points.shape[2]))
 
 
+def _sums_of_products(layer: Data, x: Rows) -> Rows:
+    factors = x.reshape(len(x), -1, layer["terms"], layer["factors"])
+    return np.asarray(factors.prod(axis=3).sum(axis=2) * np.asarray(layer["sizes"]))
+
+
 def _sigmoid(x: Rows) -> Rows:
     return np.exp(-np.logaddexp(0, -x))
 
@@ -180,6 +185,7 @@ LAYERS: dict[str, Callable[[Data, Rows], Rows]] = {
     "dense": _dense,
     "chebyshev": _chebyshev,
     "bernstein": _bernstein,
+    "sums_of_products": _sums_of_products,
 }
 
 #: Base functions and activations by name, each with its slope.

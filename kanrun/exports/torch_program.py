@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kanrun.engine.equations.field import Windows
 from kanrun.exports.document import Exportable
 from kanrun.targets import PiecewiseScaling, Scaling
 
@@ -31,13 +32,30 @@ def program_bytes(model: Exportable) -> bytes:
 class _InUnits(nn.Module):
     def __init__(self, model: Exportable) -> None:
         super().__init__()
-        self.network = deepcopy(model.network).cpu().eval().requires_grad_(False)
+        network = deepcopy(model.network).cpu().eval().requires_grad_(False)
+        self.network = _Chosen(network) if isinstance(network, Windows) else network
         self.before = _Map(model.input_scaling, inverse=False)
         self.after = None if model.classes else _Map(model.output_scaling, inverse=True)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.network(self.before(x.double()).to(x.dtype)).double()
         return (y.softmax(-1) if self.after is None else self.after(y)).to(x.dtype)
+
+
+class _Chosen(nn.Module):
+    """A solution in windows without branches: every window's at all points, of which each point takes its own."""
+
+    def __init__(self, windows: Windows) -> None:
+        super().__init__()
+        self.fields = windows.fields
+        self.register_buffer("ends", windows.ends)
+
+    ends: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        every = torch.stack([field(x) for field in self.fields])
+        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
+        return every.gather(0, window[None, :, None].expand(1, -1, every.shape[2]))[0]
 
 
 class _Map(nn.Module):

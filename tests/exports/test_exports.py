@@ -20,6 +20,8 @@ import pandas as pd
 import pytest
 import torch
 
+from kanrun.engine.equations.field import Field, OutputForm, Windows
+from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
@@ -80,6 +82,16 @@ def classifier() -> Model:
     return model(kan((2, 4, 3)), outputs=("kind",), classes=("red", "green", "blue"))
 
 
+def field(low: float = 0.0, **more: Any) -> Field:
+    box = torch.tensor([[8.0, 14.0], [low, low + 1.0]], dtype=torch.float64)
+    sizes = torch.tensor([2.0, -0.3], dtype=torch.float64)
+    return Field(kan((2, 3, 12)), OutputForm(2, 3, 2), box, sizes, **more)
+
+
+def solution() -> Model:
+    return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
+
+
 def table() -> Model:
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
     code = TableCode((
@@ -108,6 +120,7 @@ MODELS: dict[str, Any] = {
     "single layer, one interval": lambda: model(kan((3, 2), 1)),
     "single scale": lambda: model(kan(scale="single", base="silu")),
     "of version 0.1.0": lambda: model(kan(base="silu", base_goes_on=True)),
+    "solution": solution,
     "classes": classifier,
     "table": table,
 }
@@ -291,9 +304,10 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
     agree(found, expected, max(1e-6, 3 * own))
 
 
-@pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8"])
+@pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8", "windows"])
 def test_torch_export_has_the_models_numbers(name: str) -> None:
-    one = MODELS[name]()
+    windows = model(Windows([field(9.0), field(10.0), field(11.0)]), output_scaling=Scaling.identity(2))
+    one = windows if name == "windows" else MODELS[name]()
     program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
     for rows in (1, POINTS):
         x = rows_for(one)[:rows]
@@ -311,8 +325,12 @@ def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
     from kanrun.errors import UsageError
 
     one = replace(model(kan()), network=Own())
-    with pytest.raises(UsageError, match="--format torch"):
-        document_of(one)
+    for network in (Own(), Windows([field()])):
+        with pytest.raises(UsageError, match="--format torch"):
+            document_of(replace(one, network=network))
+    built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
+    with pytest.raises(UsageError, match="conditions=hard"):
+        export_bytes(replace(one, network=Windows([field(), built_in])), "torch", "m.pt2")
     with pytest.raises(UsageError, match="c, json, onnx, python, torch"):
         export_bytes(one, "matlab", "m.m")
     assert set(FORMATS) == {"c", "json", "onnx", "python", "torch"}

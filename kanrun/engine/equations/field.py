@@ -195,10 +195,15 @@ class Windows(Network):
 
     def split(self, x: Tensor) -> list[tuple[Field, Tensor]]:
         """Each field with the indices of the points in its window."""
+        window = torch.searchsorted(self.ends, x[:, -1].contiguous())
         fields = [field for field in self.fields if isinstance(field, Field)]
-        ends = torch.stack([field.box[-1, 1] for field in fields[:-1]]) if len(fields) > 1 else x.new_zeros(0)
-        window = torch.searchsorted(ends, x[:, -1].contiguous())
         return [(field, (window == number).nonzero()[:, 0]) for number, field in enumerate(fields)]
+
+    @property
+    def ends(self) -> Float[Tensor, " windows_but_one"]:
+        """Where each window but the last ends."""
+        ends: Tensor = torch.stack([field.box[-1, 1] for field in self.fields])[:-1]  # type: ignore[index]
+        return ends
 
     @property
     def shape(self) -> tuple[int, ...]:
