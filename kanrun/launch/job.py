@@ -109,7 +109,7 @@ def store_settings(folder: Path, config: Mapping[str, Any], overrides: Sequence[
     hydra = folder / ".hydra"
     with storing(hydra):
         hydra.mkdir(parents=True, exist_ok=True)
-    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode())
+    write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode(), durable=True)
     write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(overrides)).encode())
 
 

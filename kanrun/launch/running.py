@@ -110,6 +110,7 @@ def _run(loader: ConfigLoader, plan: Composition, job: Job, folder: Path) -> Non
     context = HydraContext(config_loader=loader, callbacks=Callback())  # type: ignore[arg-type]  # what is called of it
     if not plan.sweep:
         whole.hydra.mode, whole.hydra.run.dir = RunMode.RUN, place
+        whole.hydra.output_subdir = None  # what `_store` wrote there is not written again: a kill would cut it
         _ = run_job(job, whole, "hydra.run.dir", None, context).return_value
         return
     configure_log(whole.hydra.hydra_logging, whole.hydra.verbose)

@@ -51,7 +51,7 @@ def write_atomic(path: Path, content: bytes, durable: bool = False) -> None:
         finally:
             temporary.unlink(missing_ok=True)
         if durable:
-            _sync_folder(path.parent)
+            sync(path.parent)
 
 
 def write_named_file(file: Path, content: bytes) -> None:
@@ -64,10 +64,10 @@ def write_named_file(file: Path, content: bytes) -> None:
         raise UsageError(f"{str(error).rstrip('.')}; choose another file.") from error
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` durable, where the system lets folders be opened."""
+def sync(path: Path) -> None:
+    """Make what was written to a file, or renamed in a folder, survive a power cut, where the system can."""
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+        descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         finally:

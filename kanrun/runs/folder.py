@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.errors import StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
-from kanrun.runs.files import file_name, read_json, remove_temporary, storing, write_json
+from kanrun.runs.files import file_name, read_json, remove_temporary, storing, sync, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.lock import holding
 from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status, StudyProgress
@@ -162,8 +162,12 @@ class RunFolder:
         self._save()
 
     def finish(self, status: Status, reason: str | None = None, trace: str | None = None, **changes: Any) -> None:
-        """Write the final `run.json`, with further `changes` of the manifest, close all tables and release the run."""
-        self._close_tables()
+        """Write the final `run.json`, with further `changes` of the manifest, close all tables and release the run.
+
+        It says nothing of rows that a power cut could still take away.
+        """
+        for path in (*self._paths().values(), self.path / "tables"):
+            sync(path)
         seconds = round(self._earlier + time.monotonic() - self._clock, 3)
         changes |= {"status": status, "reason": reason, "trace": trace, "ended": environment.now(), "seconds": seconds}
         changes["checkpoints"] = checksums(self.path / "checkpoints")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from kanrun.errors import KanrunError, StorageFailed, UsageError
-from kanrun.runs.files import storing
+from kanrun.runs.files import storing, sync
 from kanrun.runs.manifest import MANIFEST_FILE
 from kanrun.runs.reader import Run, subfolders
 from kanrun.suggestions import near_names
@@ -40,6 +40,8 @@ def allocate(outputs: Path, command: str, fill: Callable[[Path], None] | None = 
         if fill is not None:
             fill(hidden)
         folder = _numbered(hidden, parent)
+        for place in (parent, outputs, outputs.absolute().parent):
+            sync(place)
     except OSError as error:
         cause = error.strerror or str(error)
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:

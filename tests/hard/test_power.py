@@ -1,0 +1,227 @@
+"""A power cut at any moment: what the system had not been told to write is lost, and what is left can be read.
+
+The program's writes, renames and syncs are recorded and played back up to each of them into a model of a disk: a file
+keeps what was synced and part of what was not; a folder keeps its entries, or only those that were synced.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kanrun.runs.files
+from kanrun.cli.app import main
+from kanrun.runs import Run, environment
+from kanrun.runs.locations import find_runs
+
+WORDS = ("fit", "target=runge", "model=polynomial", "seeds=3", "sampling.train=40", "-q")
+
+
+@dataclass
+class File:
+    data: bytes = b""
+    synced: int = 0
+
+
+@dataclass
+class Folder:
+    now: dict[str, Any] = field(default_factory=dict)
+    synced: dict[str, Any] = field(default_factory=dict)
+
+
+class Disk:
+    """What the operations make of a folder."""
+
+    def __init__(self, top: Path) -> None:
+        self.top, self.root = top, Folder()
+
+    def _find(self, path: str) -> tuple[Folder, str]:
+        *parents, name = Path(path).relative_to(self.top).parts or ("",)
+        place = self.root
+        for parent in parents:
+            place = place.now[parent]
+        return place, name
+
+    def node(self, path: str) -> Any:
+        place, name = self._find(path)
+        return place.now.get(name) if name else self.root
+
+    def apply(self, kind: str, path: str, more: Any = None) -> None:
+        place, name = self._find(path)
+        if kind in ("mkdir", "create"):
+            place.now.setdefault(name, Folder() if kind == "mkdir" else File())
+        elif kind == "write":
+            place.now[name].data += more
+        elif kind == "sync":
+            node = self.node(path)
+            if isinstance(node, File):
+                node.synced = len(node.data)
+            else:
+                node.synced = dict(node.now)
+        elif kind == "rename" and name in place.now:  # links are not followed
+            other, new = self._find(more)
+            other.now[new] = place.now.pop(name)
+        elif kind == "remove":
+            place.now.pop(name, None)
+
+    def write_to(self, place: Path, entries: bool, share: Callable[[], float]) -> None:
+        """What a power cut leaves, with unsynced entries of folders or without, and a share of unsynced bytes."""
+
+        def write(folder: Folder, at: Path) -> None:
+            at.mkdir(exist_ok=True)
+            for name, node in (folder.now if entries else folder.synced).items():
+                if isinstance(node, Folder):
+                    write(node, at / name)
+                else:
+                    kept = node.synced + int(share() * (len(node.data) - node.synced))
+                    (at / name).write_bytes(node.data[:kept])
+
+        write(self.root, place)
+
+
+def recorded(top: Path, patch: pytest.MonkeyPatch, body: Callable[[], None]) -> list[tuple[Any, ...]]:
+    """The operations below `top` that `body` asks of the system."""
+    operations: list[tuple[Any, ...]] = []
+    real = {name: getattr(os, name) for name in ("open", "write", "fsync", "replace", "rename", "mkdir", "unlink")}
+    paths: dict[int, str] = {}
+
+    def note(kind: str, path: Any, *more: Any) -> None:
+        if Path(path).is_relative_to(top):
+            operations.append((kind, str(path), *more))
+
+    def opened(path: Any, flags: int, *mode: Any, **options: Any) -> int:
+        new = flags & os.O_CREAT and not os.path.lexists(path)
+        number = real["open"](path, flags, *mode, **options)
+        paths[number] = str(path)
+        if new:
+            note("create", path)
+        return int(number)
+
+    def wrote(number: int, data: Any) -> int:
+        count = real["write"](number, data)
+        if number in paths:
+            note("write", paths[number], bytes(data)[:count])
+        return int(count)
+
+    def synced(number: int) -> None:
+        real["fsync"](number)
+        note("sync", paths[number])
+
+    def renamed(name: str) -> Callable[..., None]:
+        def rename(source: Any, target: Any) -> None:
+            real[name](source, target)
+            note("rename", source, str(target))
+
+        return rename
+
+    def made(path: Any, *mode: Any) -> None:
+        real["mkdir"](path, *mode)
+        note("mkdir", path)
+
+    def removed(path: Any, **options: Any) -> None:
+        real["unlink"](path, **options)
+        if "dir_fd" not in options:
+            note("remove", path)
+
+    for name, function in (
+        ("open", opened), ("write", wrote), ("fsync", synced), ("mkdir", made), ("unlink", removed),
+        ("replace", renamed("replace")), ("rename", renamed("rename")),
+    ):  # fmt: skip
+        patch.setattr(os, name, function)
+    patch.setattr(kanrun.runs.files, "open", lambda path, mode: Unbuffered(path), raising=False)
+    body()
+    patch.undo()
+    return operations
+
+
+class Unbuffered:
+    """`open(path, "xb")` through the functions of `os` that are recorded."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+
+    def __enter__(self) -> Unbuffered:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.number)
+
+    def write(self, data: bytes) -> None:
+        os.write(self.number, data)
+
+    def flush(self) -> None: ...
+
+    def fileno(self) -> int:
+        return self.number
+
+
+def numbers(run: Run) -> dict[str, list[str]]:
+    """The rows of each table, without times."""
+    tables = {name: run.table(name) for name in run.tables}
+    kept = {name: table[[c for c in table if "seconds" not in str(c)]] for name, table in tables.items()}
+    return {name: table.to_csv(index=False).splitlines() for name, table in kept.items()}
+
+
+def check_left(outputs: Path, whole: dict[str, list[str]]) -> str:
+    """The status of what a power cut left, all of which must be readable."""
+    runs = find_runs(outputs) if outputs.exists() else []
+    for run in runs:
+        assert isinstance(run.config, dict)
+        assert run.status != "UNREADABLE"
+        for name in run.checkpoints:
+            run.checkpoint(name)
+        rows = numbers(run)
+        if run.status == "COMPLETED":
+            assert rows == whole
+    return runs[0].status if runs else "not there"
+
+
+def prefixes(top: Path, operations: list[tuple[Any, ...]], every: int) -> Iterator[tuple[int, Disk]]:
+    disk = Disk(top)
+    for number, operation in enumerate(operations):
+        disk.apply(*operation)
+        if number % every == 0 or number == len(operations) - 1:
+            yield number, disk
+
+
+def check_power_cuts(tmp_path: Path, patch: pytest.MonkeyPatch, every: int, again: int) -> None:
+    top = tmp_path / "top"
+    top.mkdir()
+    operations = recorded(top, patch, lambda: assert_done(main([*WORDS, "--outputs", str(top / "outputs")])))
+    patch.setattr(environment, "is_alive", lambda *_: False)  # no process outlives a power cut
+    whole = numbers(find_runs(top / "outputs")[0])
+    rng, count, found = random.Random(0), 0, dict[str, int]()
+    shares = {"nothing unsynced": lambda: 0.0, "part": rng.random, "all of it": lambda: 1.0}
+    for number, disk in prefixes(top, operations, every):
+        for entries in (True, False):
+            for name, share in shares.items():
+                left = tmp_path / f"{number}-{entries}-{name}"
+                disk.write_to(left, entries, share)
+                state = check_left(left / "outputs", whole)
+                found[state] = found.get(state, 0) + 1
+                if state not in ("not there", "COMPLETED") and count % again == 0:
+                    assert main(["runs", "resume", str(find_runs(left / "outputs")[0].path), "-q"]) == 0
+                    assert check_left(left / "outputs", whole) == "COMPLETED"
+                    found["resumed"] = found.get("resumed", 0) + 1
+                count += 1
+    print(f"\n{len(operations)} operations, {count} power cuts: {found}; all readable")
+    assert found["COMPLETED"]
+
+
+def assert_done(code: int) -> None:
+    assert code == 0
+
+
+def test_what_a_power_cut_leaves_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_power_cuts(tmp_path, monkeypatch, 60, 12)
+
+
+@pytest.mark.slow
+def test_what_any_power_cut_leaves_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    check_power_cuts(tmp_path, monkeypatch, 1, 50)
