@@ -62,3 +62,29 @@ def watching(listener: Listener | None = None, end: float | None = None) -> Iter
         yield
     finally:
         _watched.listener, _watched.end = before
+
+
+_held = 0  # bodies of `uninterrupted` that run
+_kept: list[BaseException] = []
+
+
+def interrupt(error: BaseException) -> None:
+    """Raise `error` from a signal's handler, or at the end of `uninterrupted`."""
+    if not _held:
+        raise error
+    _kept.append(error)
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Keep signals back that end the command, so that the body happens as a whole or not at all."""
+    global _held  # noqa: PLW0603  # signals belong to the process
+    _held += 1
+    try:
+        yield
+    finally:
+        _held -= 1
+        if not _held and _kept:
+            error = _kept[0]
+            _kept.clear()
+            raise error

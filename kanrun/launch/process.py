@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from kanrun import watch
 from kanrun.errors import Terminated
 
 
@@ -79,12 +80,12 @@ def signals_raise() -> Iterator[Signals]:
             end_at_once(signals.exit_code)
         _say_past_python("kanrun: stopping after this step; Ctrl-C once more ends at once\n")
         if not signals.terminated:
-            raise KeyboardInterrupt
+            watch.interrupt(KeyboardInterrupt())
 
     def terminate(number: int, frame: FrameType | None) -> None:
         if not signals.terminated and not signals.interrupted:
             signals.terminated = True  # a second one must not cut the clean ending short
-            raise Terminated
+            watch.interrupt(Terminated())
 
     handlers = {signal.SIGINT: interrupt, signal.SIGTERM: terminate}
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

@@ -21,6 +21,7 @@ from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status,
 from kanrun.runs.reader import TOP_TABLES, Run
 from kanrun.runs.records import Checkpoint, Record, Row, Table
 from kanrun.runs.tables import CsvFile, keep_rows, order_rows
+from kanrun.watch import uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,17 +103,18 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         if Run(self.path).has_begun:
             raise UsageError(f"{self.path} holds a run already; each run gets a folder of its own.")
-        self._held.enter_context(holding(self.path))
-        self._clock = time.monotonic()
-        self._manifest = dataclasses.replace(
-            manifest,
-            status=Status.RUNNING,
-            started=environment.now(),
-            git=environment.repository(),
-            versions=environment.versions(),
-            **environment.process(),
-        )
-        self._save()
+        with uninterrupted():  # else a signal could leave a lock that nobody knows of
+            self._held.enter_context(holding(self.path))
+            self._clock = time.monotonic()
+            self._manifest = dataclasses.replace(
+                manifest,
+                status=Status.RUNNING,
+                started=environment.now(),
+                git=environment.repository(),
+                versions=environment.versions(),
+                **environment.process(),
+            )
+            self._save()
 
     def record(self, record: Record) -> None:
         """Store one record: a Row is appended, a Table or Checkpoint replaces one of its name.

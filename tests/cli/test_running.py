@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -327,6 +328,15 @@ def test_an_interrupted_sweep_ends(kanrun: Command, fit: Any) -> None:
     assert [cfg.model.degree for cfg in fit.configs] == [2, 9]
     assert manifest(result.folder / "1")["status"] == "INTERRUPTED"
     assert (result.folder / "summary.csv").exists()
+
+
+def test_a_signal_while_a_run_begins_is_recorded(kanrun: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanrun.runs.environment.repository", lambda: os.kill(os.getpid(), signal.SIGTERM))
+    result = kanrun("fit", "-q", "-m", "seed=0,1")
+    assert result.code == 143
+    assert "still running" not in result.err
+    assert manifest(result.folder / "0")["status"] == "INTERRUPTED"
+    assert not (result.folder / "1").exists()
 
 
 @pytest.mark.parametrize(
