@@ -24,6 +24,7 @@ def predict(
             "--output", metavar="FILE", help="Where the predictions go; the ending says as what (CSV, TSV, Parquet)."
         ),
     ],
+    *,
     model: Annotated[
         str | None,
         typer.Option(
@@ -39,6 +40,10 @@ def predict(
     derivatives: Annotated[
         str, typer.Option("--derivatives", metavar="NAMES", help="Add derivatives of an equation's solution: u_x,u_xx.")
     ] = "",
+    spreadsheet_safe: Annotated[
+        bool,
+        typer.Option("--spreadsheet-safe", help="Write the input's cells that a spreadsheet would run as text: '=A1."),
+    ] = False,
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Predict new rows with the model of a run.
@@ -51,5 +56,6 @@ def predict(
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
     found, names = find_run(run, outputs, sweeps=False).path, [name for name in derivatives.split(",") if name.strip()]
-    for warning in predict_table(found, input, output, model, interval, [name.strip() for name in names]):
+    wanted = [name.strip() for name in names]
+    for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
         print(f"kanrun: {warning}", file=sys.stderr)

@@ -341,9 +341,11 @@ def _print_columns(
     if as_csv:
         import csv
 
+        from kanrun.spreadsheets import as_text
+
         writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows({k: as_text(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
         return
     from rich.text import Text
 

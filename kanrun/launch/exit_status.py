@@ -13,6 +13,7 @@ from kanrun.errors import KanrunError
 from kanrun.launch.request import Request
 from kanrun.runs import Manifest, Run, Status
 from kanrun.runs.files import write_atomic
+from kanrun.spreadsheets import as_text
 
 
 def ended_well(manifest: Manifest, request: Request, name: str = "") -> bool:
@@ -85,7 +86,7 @@ def gather_summaries(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
         if path.is_file():
             with path.open(newline="", encoding="utf-8") as file:
                 for row in csv.DictReader(file):
-                    rows.append({"job": str(number), **{key: job.get(key, "") for key in varied}, **row})
+                    rows.append({"job": str(number), **{key: as_text(job.get(key, "")) for key in varied}, **row})
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if rows:
         text = io.StringIO()

@@ -3,7 +3,8 @@
 Every row is one line and one write to the operating system, so a killed writer leaves at most half a last
 line, which readers drop. Newlines inside text become blanks for that reason. The header comes from the
 first row; a row with further columns rewrites the file once with a wider header (atomically, earlier rows
-get empty fields), and a row that lacks columns leaves them empty.
+get empty fields), and a row that lacks columns leaves them empty. Text that a spreadsheet would run as a formula has an
+apostrophe before it in the file.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import StorageFailed
 from kanrun.runs.files import read_bytes, storing, write_atomic
+from kanrun.spreadsheets import as_text, from_text
 
 if TYPE_CHECKING:
     import pandas
@@ -106,7 +108,10 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     header, rows = read_rows(path)
     columns = zip(*rows, strict=True) if header else iter(())
     try:
-        return {name: _typed(values) for name, values in zip(header, [*columns] or [()] * len(header), strict=True)}
+        return {
+            from_text(name): _typed(values)
+            for name, values in zip(header, [*columns] or [()] * len(header), strict=True)
+        }
     except ValueError as error:
         raise StorageFailed(f"{path} is not a CSV table: its rows have different lengths.") from error
 
@@ -115,7 +120,7 @@ def _typed(values: Sequence[str]) -> list[Any]:
     for kind in (int, float, _truth):
         with contextlib.suppress(ValueError):
             return [kind(value) if value else None for value in values]
-    return [value or None for value in values]
+    return [from_text(value) or None for value in values]
 
 
 def _truth(text: str) -> bool:
@@ -161,6 +166,10 @@ def read_table(path: Path) -> pandas.DataFrame:
             )
         except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
             raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
+    if b"'" in content:
+        texts = table.select_dtypes(exclude="number").columns
+        table[texts] = table[texts].map(lambda value: from_text(value) if isinstance(value, str) else value)
+        table.columns = [from_text(str(name)) for name in table]
     return table
 
 
@@ -198,7 +207,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, str):
-        return value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines())
+        return as_text(value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines()))
     return value
 
 

@@ -18,6 +18,7 @@ from kanrun.config.former import translate
 from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
+from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.model import Model, SampleCounts, model_from_checkpoint
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
@@ -147,6 +148,7 @@ def predict_table(
     model: str | None = None,
     level: float | None = None,
     derivatives: Sequence[str] = (),
+    spreadsheet_safe: bool = False,
 ) -> list[str]:
     """Write the model's predictions for the rows of `source` to `output`, as its ending says, and return warnings.
 
@@ -154,6 +156,8 @@ def predict_table(
     label and one column of probabilities per class. An added column whose name is taken is called `prediction:NAME`.
     `derivatives` of a solution of `kanrun solve`, such as u_xx, are further columns.
     With `level` there are columns `lower:NAME` and `upper:NAME`, between which the output lies with that probability.
+    Added names and labels that a spreadsheet would run get an apostrophe before them; cells of the file's own columns
+    do so if `spreadsheet_safe`, and else are counted in a warning.
     Rows outside the trained range or in gaps of it are predicted and counted in a warning. Raises UsageError for
     missing columns, text or missing values where the model has none, and for an output that cannot be written or is not
     a kind of table that kanrun writes; no file is left then.
@@ -167,7 +171,7 @@ def predict_table(
     if not set(needed) <= set(kept):
         read_inputs(source, needed)  # which names the column that is not there
     kinds = column_kinds(source, LIMITS) if is_parquet(output) else {}
-    unknown, row = Counter[str](), 1
+    unknown, row, formulas = Counter[str](), 1, 0
     counts: SampleCounts | None = None
     with table_writer(output, kinds) as write:
         for block in value_blocks(source, None, LIMITS):
@@ -176,9 +180,23 @@ def predict_table(
             counted = trained.counts(x, raw)
             counts, unknown = counted if counts is None else counts + counted, unknown + new
             added = _columns(trained, x, raw, level, row) | {name: trained.derivative(name, x) for name in derivatives}
-            write({**block, **{f"prediction:{name}" if name in block else name: a for name, a in added.items()}})
+            names = {name: f"prediction:{name}" if name in block else as_text(name) for name in added}
+            if not is_parquet(output):
+                formulas += sum(map(formulas_in, block.values()))
+                if spreadsheet_safe:
+                    block = {as_text(name): _safe(values) for name, values in block.items()}  # noqa: PLW2901
+            write(block | {names[name]: values for name, values in added.items()})
             row += len(x)
-    return [*unknown_levels(unknown, row - 1), *trained.sentences(counts or _none(trained))]
+    said = f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe writes them as text"
+    return [
+        *unknown_levels(unknown, row - 1),
+        *trained.sentences(counts or _none(trained)),
+        *([said] if formulas and not spreadsheet_safe else []),
+    ]
+
+
+def _safe(values: Sequence[Any]) -> list[Any]:
+    return [as_text(value) if isinstance(value, str) else value for value in values]
 
 
 def _none(model: Model) -> SampleCounts:
@@ -208,7 +226,7 @@ def _columns(model: Model, x: np.ndarray, raw: np.ndarray, level: float | None, 
         bad = np.flatnonzero((~np.isfinite(values)).any(1))
         raise UsageError(f"the prediction of data row {row + bad[0]} is not finite; are there inputs of extreme size?")
     if model.classes:
-        labels = {model.outputs[0]: np.array(model.classes)[values.argmax(1)]}
+        labels = {model.outputs[0]: np.array(_safe(model.classes))[values.argmax(1)]}
         return labels | {f"probability:{c}": values[:, i] for i, c in enumerate(model.classes)}
     added = {name: values[:, o] for o, name in enumerate(model.outputs)}
     if level is not None:

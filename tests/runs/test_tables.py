@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kanrun.errors import StorageFailed
-from kanrun.runs.tables import CsvFile, keep_rows, read_rows, read_table
+from kanrun.runs.tables import CsvFile, keep_rows, read_columns, read_rows, read_table
 
 
 def test_a_row_with_new_columns_widens_the_table(tmp_path: Path) -> None:
@@ -105,3 +105,17 @@ def test_damage_and_links_are_refused(tmp_path: Path) -> None:
     (tmp_path / "long.csv").write_text("a,b\n1,2,3\n4,5,6\n")
     with pytest.raises(StorageFailed, match="not a CSV table"):
         read_table(tmp_path / "long.csv")
+
+
+def test_text_that_a_spreadsheet_would_run_comes_back(tmp_path: Path) -> None:
+    values = ["=1+1", "-x0 + 1", "'=a", "-1.5", "@b", "it's", "+inf", ""]
+    table = CsvFile(tmp_path / "t.csv")
+    table.extend({"=name": values, "n": range(8)})
+    table.append({"=name": "+2+3", "n": 8})
+    table.close()
+    written = (tmp_path / "t.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in written] == [
+        "'=name", "'=1+1", "'-x0 + 1", "''=a", "-1.5", "'@b", "it's", "+inf", "", "'+2+3"
+    ]  # fmt: skip
+    assert read_table(tmp_path / "t.csv")["=name"].fillna("").tolist() == [*values, "+2+3"]
+    assert read_columns(tmp_path / "t.csv")["=name"] == [*values[:-1], None, "+2+3"]

@@ -86,3 +86,20 @@ def test_classes_by_name(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     out = pd.read_csv(tmp_path / "out.csv")
     np.testing.assert_allclose(out["probability:no"] + out["probability:yes"], 1)
     assert set(out["y"]) <= {"yes", "no"}
+
+
+def test_what_a_spreadsheet_would_run(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.where(np.arange(60) % 2 == 0, "=1+1", "-3")
+    model = fit({"a": np.arange(60.0)}, labels, model="additive")
+    monkeypatch.setattr(saved, "load_run", lambda path: SimpleNamespace(model=lambda name: model))
+    rows = ["a,note", "-1.5,-2e3", "2,=cmd()", "3,+1+2", "4,'=x", "5,plain"]
+    (tmp_path / "new.csv").write_text("\n".join(rows) + "\n")
+    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv")
+    assert "2 cells of new.csv would be run by a spreadsheet" in warnings[-1]
+    out = (tmp_path / "out.csv").read_text().splitlines()
+    assert all(after.startswith(before) for before, after in zip(rows, out, strict=True))
+    assert {line.split(",")[2] for line in out[1:]} <= {"'=1+1", "-3"}
+    warnings = saved.predict_table(run, tmp_path / "new.csv", tmp_path / "out.csv", spreadsheet_safe=True)
+    assert not any("spreadsheet" in warning for warning in warnings)
+    out = (tmp_path / "out.csv").read_text().splitlines()
+    assert [line.split(",")[1] for line in out] == ["note", "-2e3", "'=cmd()", "'+1+2", "''=x", "plain"]

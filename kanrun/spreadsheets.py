@@ -1,0 +1,27 @@
+"""Text in CSV files that a spreadsheet would take for a formula and run: it gets an apostrophe before it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+_NUMBER = r"(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?"
+_FORMULA = re.compile(rf"(?:[=@\t\r]|[+-](?!{_NUMBER}\Z|inf\Z|nan\Z))")
+_MARKED = re.compile(rf"'+{_FORMULA.pattern}")
+_FIRST = frozenset("=@+-\t\r")
+
+
+def as_text(value: str) -> str:
+    """`value` so that spreadsheets show it; `from_text` gives it back."""
+    return f"'{value}" if _FORMULA.match(value) or _MARKED.match(value) else value
+
+
+def from_text(value: str) -> str:
+    """What `as_text` was given."""
+    return value[1:] if _MARKED.match(value) else value
+
+
+def formulas_in(values: Sequence[Any]) -> int:
+    """How many of the values a spreadsheet would run."""
+    return sum(v[:1] in _FIRST and _FORMULA.match(v) is not None for v in values if isinstance(v, str))
