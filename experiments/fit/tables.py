@@ -121,7 +121,8 @@ def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | No
     yield Note({
         "stack": f"the model is a weighted sum of {stack}",
         "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
-        "transformed": f"the model is a weighted sum of {stack}, fitted to a transformed output",
+        "transformed": f"the model is a weighted sum of {stack}",
+        "blend": f"the model is a weighted sum of {stack}",
     }[fitted.chosen])  # fmt: skip
     if checked is None:
         return

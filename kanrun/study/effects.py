@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy import ndarray
 from pandas import DataFrame, concat
+from scipy.special import softmax
 
 from kanrun.runs.records import Table
 from kanrun.study.cross_validation import loss_of
-from kanrun.study.table_model import TableModel, all_logits
+from kanrun.study.table_model import Part, TableModel, all_logits
 from kanrun.targets import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
@@ -28,7 +29,6 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
     x, fit = points.x, model.fit
     centre = np.median(x, axis=0)
     low, high = x.min(0), x.max(0)
-    raw = model.raw(x[:MOST_ROWS]).mean(0)
     parts = []
     for j, name in enumerate(inputs):
         at = np.linspace(low[j], high[j], CURVE_POINTS) if high[j] > low[j] else low[j : j + 1]
@@ -38,9 +38,12 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
         moved[:, j] = at
         mine = fit.design.basis.column == j
         h = fit.design.functions(model.inputs.apply(moved))[:, mine]
-        effects = np.stack([h @ one.main[mine] for one in fit.terms], 1)
-        width = BAND * np.sqrt(np.maximum(((h @ fit.covariance[np.ix_(mine, mine)]) * h).sum(1), 0))[:, None]
-        curves = [_in_units(model, raw, effects + shift) for shift in (0.0, -width, width)]
+
+        def curve(part: Part, deviations: float, h: ndarray = h, mine: ndarray = mine) -> ndarray:
+            spread = np.sqrt(np.maximum(((h @ part.fit.covariance[np.ix_(mine, mine)]) * h).sum(1), 0))[:, None]
+            return np.asarray(np.stack([h @ one.main[mine] for one in part.fit.terms], 1) + deviations * spread)
+
+        curves = [_in_units(model, lambda part, d=d: curve(part, d)) for d in (0.0, -BAND, BAND)]  # type: ignore[misc]
         low_ends, high_ends = np.minimum(*curves[1:]), np.maximum(*curves[1:])
         for o, output in enumerate(outputs):
             ends = {"lower": low_ends[:, o], "upper": high_ends[:, o]}
@@ -52,13 +55,16 @@ def _table(name: str, parts: Sequence[DataFrame]) -> Table:
     return Table(name, {str(column): values.to_numpy() for column, values in concat(parts).items()})
 
 
-def _in_units(model: TableModel, raw: ndarray, effects: ndarray) -> ndarray:
-    """Predictions from the mean raw output and what an input adds to it."""
-    whole = raw + (effects if effects.shape[1] == len(raw) else all_logits(effects))
-    if model.outputs is not None:
-        return model.outputs.invert(whole)
-    likely = np.exp(whole - whole.max(1, keepdims=True))
-    return np.asarray(likely / likely.sum(1, keepdims=True))
+def _in_units(model: TableModel, effects: Callable[[Part], ndarray]) -> ndarray:
+    """Predictions from the mean outputs of the parts and what an input adds to them."""
+    total: ndarray | float = 0.0
+    for part in model.parts:
+        mean = np.stack([one.values(part.fit.functions[:MOST_ROWS]) for one in part.fit.terms], 1).mean(0)
+        whole = mean + effects(part)
+        total = total + part.weight * (
+            softmax(all_logits(whole), 1) if part.outputs is None else part.outputs.invert(whole)
+        )
+    return np.asarray(total)
 
 
 def importance_table(model: TableModel, points: Points, inputs: Sequence[str], classes: int | None, seed: int) -> Table:
@@ -77,7 +83,10 @@ def importance_table(model: TableModel, points: Points, inputs: Sequence[str], c
     order = np.random.default_rng([seed, 32]).permutation(len(some))
     for j in range(len(inputs)):
         mine = fit.design.basis.column == j
-        effect[j] = np.sqrt(sum(float(np.var(h[:, mine] @ one.main[mine])) for one in fit.terms))
+        effect[j] = sum(
+            part.weight * np.sqrt(sum(float(np.var(h[:, mine] @ one.main[mine])) for one in part.fit.terms))
+            * (1.0 if part.outputs is None else float(part.outputs.scale.mean())) for part in model.parts
+        )  # fmt: skip
         moved = some.x.copy()
         moved[:, j] = moved[order, j]
         shuffled[j] = loss_of(model.values(moved), some.y, classes) - before
@@ -90,7 +99,7 @@ def importance_table(model: TableModel, points: Points, inputs: Sequence[str], c
 def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Table | None:
     """The strongest pairs: the standard deviation over training rows of what two inputs do together.
 
-    In units of the network's output (logits for classes, or the transformed output). None without pairs.
+    In units of the output of the larger part (logits for classes, or the transformed output). None without pairs.
     """
     pairs = [one.pairs for one in model.fit.terms if one.pairs is not None]
     if not pairs:
@@ -118,7 +127,6 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
     if pairs is None:
         return None
     fit, x = model.fit, points.x
-    raw = model.raw(x[:MOST_ROWS]).mean(0)
     o = len(outputs) - 1 if model.outputs is None else 0
     parts = []
     for first, second in list(zip(pairs.columns["input"], pairs.columns["with"], strict=True))[:MOST_MAPS]:
@@ -129,11 +137,14 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
         moved[:, [i, j]] = grid
         mine = np.isin(fit.design.basis.column, (i, j))
         h = np.where(mine, fit.design.functions(model.inputs.apply(moved)), 0.0)
-        effects = np.stack([one.values(h) - one.offset for one in fit.terms], 1)
+
+        def joint(part: Part, h: ndarray = h) -> ndarray:
+            return np.stack([one.values(h) - one.offset for one in part.fit.terms], 1)
+
         nearest = [np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)]
         rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
         marks = {"input": first, "with": second, "output": outputs[o], "x": grid[:, 0], "y": grid[:, 1]}
-        parts.append(DataFrame({**marks, "value": _in_units(model, raw, effects)[:, o], "rows": rows}))
+        parts.append(DataFrame({**marks, "value": _in_units(model, joint)[:, o], "rows": rows}))
     return _table("pair_maps", parts)
 
 

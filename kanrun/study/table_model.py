@@ -1,9 +1,10 @@
 """The model of a table that `model=auto` gives: candidates fitted by evidence, stacked, and made one KAN.
 
 Beside the stack of straight lines, effects, steps and pairs over scores of the inputs stands the linear model in the
-user's own units, and where the output is one number, the stack for the transformed output. Which of them is taken
-follows from folds: each leaves rows out, fits everything anew without them - scores, evidence, stack, transform - and
-predicts them. The linear model is taken unless another predicts left-out rows better by more than chance.
+user's own units, and where the output is one number, the stack for the transformed output, which is blended with the
+first in the user's units. Folds say how: each leaves rows out, fits everything anew without them - scores, evidence,
+stack, transform - and predicts them. The linear model is taken unless the blend predicts left-out rows better by more
+than chance.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.interpolate import BSpline
+from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from kanrun.engine.evidence import EvidencePolicy, TableFit, effect_splines, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence import (
+    EvidencePolicy,
+    TableFit,
+    blended,
+    effect_splines,
+    fit_classes,
+    fit_numbers,
+    network_of,
+)  # fmt: skip
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
 from kanrun.study.model import error_levels
@@ -37,13 +47,15 @@ class TablePolicy:
     convex or concave one the output is not transformed.
 
     Without `lottery` the stack alone is fitted: neither the linear model in the user's units nor a transformed output.
-    Candidates are compared by the mean of squared errors (log losses) of rows that folds leave out and of rows that are
-    left out one by one with the variances held; errors beyond `robust` standard deviations of the output count linearly
-    (Huber's loss), so that the few rows of a long tail do not decide. The linear model is taken where this is lower for
-    another candidate by less than `simpler` standard errors of the difference and by less than `negligible` of itself.
-    Of a table of more than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left
-    out alone; with `folds` below 2 rows are left out one by one only. `robust` was chosen on both sets of tables of
-    `kanrun bench part=tables`.
+    The loss is the mean of squared errors (log losses) of rows that folds leave out and of rows that are left out one
+    by one with the variances held; errors beyond `robust` standard deviations of the output count linearly (Huber's
+    loss), so that the few rows of a long tail do not decide. The share of the transformed stack is where it is lowest;
+    nearer than `pure` to 0 or 1 one stack stands alone. Logits are multiplied by the factor where it is lowest, with a
+    normal prior of deviation 1 for its logarithm. The linear model is taken where the loss is lower for the blend by
+    less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a table of more
+    than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out alone; with
+    `folds` below 2 rows are left out one by one only. `robust` was chosen on both sets of tables of `kanrun bench
+    part=tables`.
     """
 
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
@@ -54,6 +66,7 @@ class TablePolicy:
     lottery: bool = True
     folds: int = 5
     robust: float = 1.75
+    pure: float = 0.1
     simpler: float = 0.5
     negligible: float = 0.01
     most_rows: int = 10_000
@@ -93,20 +106,35 @@ class Folds:
 
 
 @dataclass(frozen=True, eq=False)
+class Part:
+    """One fit of a blend: its weight, and the way from its output to the user's units (None for classes)."""
+
+    weight: float
+    fit: TableFit
+    outputs: PiecewiseScaling | None
+
+
+@dataclass(frozen=True, eq=False)
 class TableModel:
     """A fitted table: the network over scores, the maps to and from the user's units, and where it comes from.
 
-    `chosen` names what was taken: `stack`, `linear` or `transformed`. `left_out` (rows, outputs) are predictions of the
-    training rows without the row itself, in the user's units, probabilities for classes; from `folds` where there are.
+    `chosen` names what was taken: `stack`, `linear`, `transformed` or `blend`, the weighted sum of the two `parts`, the
+    larger first. `left_out` (rows, outputs) are predictions of the training rows without the row itself, in the user's
+    units, probabilities for classes; from `folds` where there are.
     """
 
     network: KAN
     inputs: PiecewiseScaling
     outputs: PiecewiseScaling | None
-    fit: TableFit
+    parts: tuple[Part, ...]
     chosen: str
     left_out: ndarray
     folds: Folds | None
+
+    @property
+    def fit(self) -> TableFit:
+        """That of the larger part."""
+        return self.parts[0].fit
 
     def raw(self, x: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows outputs"]:
         """The network's outputs: logits, or outputs before the way back to the user's units."""
@@ -120,7 +148,7 @@ class TableModel:
     def effects(self, output: int = 0) -> list[BSpline]:
         """The effect of each input as a spline over its score u = `inputs.apply(x)`, see `effect_splines`.
 
-        It is in units of the network's output: logits (of class 1 for two classes), or those of the fitted output.
+        It is in units of the larger part's output: logits (of class 1 for two classes), or those of the fitted output.
         """
         return effect_splines(self.fit.terms[output], self.fit.design)
 
@@ -147,46 +175,103 @@ class _Candidate:
         return np.asarray(softmax(all_logits(raw), 1)) if self.outputs is None else self.outputs.invert(raw)
 
 
+@dataclass(frozen=True)
+class _Choice:
+    """A candidate, or the blend; `amount` is the factor of a classifier's logits, or the share of `transformed`."""
+
+    name: str
+    amount: float = 1.0
+
+    def of(self, predictions: Mapping[str, ndarray]) -> ndarray:
+        """What it makes of the candidates' predictions in the user's units."""
+        if self.name == "blend":
+            return np.asarray((1 - self.amount) * predictions["stack"] + self.amount * predictions["transformed"])
+        one = predictions[self.name]
+        return one if self.amount == 1 else np.asarray(softmax(self.amount * np.log(np.maximum(one, LEAST_LIKELY)), 1))
+
+
 def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0) -> TableModel:
     """The model of these training rows; `classes` is how many classes y numbers, None for numbers."""
     every = {one.name: one for one in _candidates(points, classes, policy)}
-    names = list(every)
-    losses = np.stack([_robust(row_losses(one.left_out, points.y, classes), classes, policy) for one in every.values()])
-    folds, left_out = None, {name: one.left_out for name, one in every.items()}
+    predictions, inside, folds = [{name: one.left_out for name, one in every.items()}], np.arange(len(points)), None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
         if len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
             policy = replace(policy, most_rows=0)
         found, number, seconds = _without_folds(points, classes, policy, seed, every)
-        inside = number >= 0
-        if inside.any():  # else the time was up before
-            left_out = found
-            fresh = np.stack([row_losses(found[name], points.y, classes)[inside] for name in names])
-            fresh = _robust(fresh, classes, policy)
-            losses = (losses[:, inside] + fresh) / 2  # these vary less, those see what lies beyond the other rows
-            folds = Folds(_chosen_elsewhere(found, number, losses, policy), number, seconds)
-    best_one = every[names[_best(losses, policy)]]
-    fit = best_one.fit
-    network = network_of(
-        fit.terms, fit.design, fit.functions, fit.noise if not classes else CLASS_NOISE,
-        replace(policy.evidence, shapes=policy.shapes), split=classes == 2,
-        extrapolation="zero" if policy.extrapolation == "zero" else "linear",
-    )  # fmt: skip
-    return TableModel(
-        network, best_one.inputs, best_one.outputs, fit, best_one.name, left_out[best_one.name], folds
-    )  # fmt: skip
+        if (number >= 0).any():  # else the time was up before
+            predictions.append(found)  # the first vary less, these see what lies beyond the other rows
+            inside = np.flatnonzero(number >= 0)
+            folds = Folds(np.full_like(found["linear" if policy.lottery else "stack"], np.nan), number, seconds)
+            for k in range(number.max() + 1):
+                others = inside[number[inside] != k]
+                elsewhere = _choice(points, classes, predictions, others if len(others) else inside, policy)
+                folds.values[number == k] = elsewhere.of(found)[number == k]
+    choice = _choice(points, classes, predictions, inside, policy)
+    return _assembled(every, choice, choice.of(predictions[-1]), folds, classes, policy)
 
 
-def _chosen_elsewhere(
-    found: Mapping[str, ndarray], number: ndarray, losses: Float[ndarray, "candidates rows"], policy: TablePolicy
-) -> ndarray:
-    """For the rows of each fold the predictions of the candidate that is best on the other folds."""
-    names, inside = list(found), number[number >= 0]
-    values = np.full_like(found[names[0]], np.nan)
-    for k in range(inside.max() + 1):
-        others = inside != k
-        best = names[_best(losses[:, others] if others.any() else losses, policy)]
-        values[number == k] = found[best][number == k]
-    return values
+def _assembled(every: Mapping[str, _Candidate], choice: _Choice, left_out: ndarray, folds: Folds | None,
+               classes: int | None, policy: TablePolicy) -> TableModel:  # fmt: skip
+    """The network of what was chosen."""
+    shares = (
+        {"stack": 1 - choice.amount, "transformed": choice.amount} if choice.name == "blend" else {choice.name: 1.0}
+    )
+    parts = []
+    for name, weight in sorted(shares.items(), key=lambda pair: -pair[1]):
+        fit = every[name].fit
+        parts.append(Part(weight, fit.times(choice.amount) if classes else fit, every[name].outputs))
+    networks = [
+        network_of(
+            one.fit.terms, one.fit.design, one.fit.functions, one.fit.noise if not classes else CLASS_NOISE,
+            replace(policy.evidence, shapes=policy.shapes), split=classes == 2, hidden=len(parts) > 1,
+            extrapolation="zero" if policy.extrapolation == "zero" else "linear",
+        ) for one in parts
+    ]  # fmt: skip
+    network = networks[0]
+    if len(parts) > 1:
+        maps = [(one.outputs.values[0], one.weight * one.outputs.points[0]) for one in parts if one.outputs]
+        network = blended(networks, maps)
+    first = every["stack" if choice.name == "blend" else choice.name]
+    return TableModel(network, first.inputs, first.outputs, tuple(parts), choice.name, left_out, folds)
+
+
+def _choice(
+    points: Points,
+    classes: int | None,
+    predictions: Sequence[Mapping[str, ndarray]],
+    rows: ndarray,
+    policy: TablePolicy,
+) -> _Choice:
+    """The blend with the lowest loss on these rows, or the linear model where it is not better by more than chance."""
+
+    def losses(choice: _Choice) -> ndarray:
+        found = [row_losses(choice.of(one), points.y, classes)[rows] for one in predictions]
+        return np.asarray(np.mean([_robust(one, classes, policy) for one in found], axis=0))
+
+    def factor(name: str) -> _Choice:
+        found = minimize_scalar(
+            lambda a: losses(_Choice(name, float(np.exp(a)))).sum() + a * a / 2, bounds=(-2, 2), method="bounded"
+        )
+        return _Choice(name, float(np.exp(found.x)))
+
+    names = list(predictions[0])
+    if classes:
+        best, *rest = [factor(name) if policy.lottery else _Choice(name) for name in names]
+    else:
+        best, *rest = [_Choice(name) for name in names if name != "transformed"]
+        if "transformed" in names:
+            share = float(
+                minimize_scalar(lambda a: losses(_Choice("blend", a)).sum(), bounds=(0, 1), method="bounded").x
+            )
+            ends = {0: _Choice("stack"), 1: _Choice("transformed")}
+            near = min(ends, key=lambda end: abs(end - share))
+            best = ends[near] if abs(near - share) < policy.pure else _Choice("blend", share)
+    if not rest:
+        return best
+    mine, linear = losses(best), losses(rest[0])
+    apart = linear - mine
+    chance = policy.simpler * float(apart.std()) / np.sqrt(len(apart))
+    return rest[0] if float(apart.mean()) <= min(chance, policy.negligible * float(mine.mean())) else best
 
 
 def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None) -> ndarray:
@@ -232,15 +317,6 @@ def _robust(losses: ndarray, classes: int | None, policy: TablePolicy) -> ndarra
     """Squared errors in units of the output's variance, those beyond the square of `robust` as their root grows."""
     most = policy.robust**2
     return losses if classes else np.where(losses <= most, losses, 2 * np.sqrt(most * losses) - most)
-
-
-def _best(losses: Float[ndarray, "candidates rows"], policy: TablePolicy) -> int:
-    """The candidate with the lowest loss, or the last, the linear one, where no other is better by more than chance."""
-    means = losses.mean(1)
-    best = int(means.argmin())
-    apart = losses[-1] - losses[best]
-    chance = policy.simpler * float(apart.std()) / np.sqrt(len(apart))
-    return len(losses) - 1 if float(apart.mean()) <= min(chance, policy.negligible * means[best]) else best
 
 
 def _without_folds(
@@ -330,5 +406,11 @@ def error_quantiles(model: TableModel, y: ndarray) -> Float[ndarray, "outputs le
 
 
 def member_weights(model: TableModel) -> Sequence[tuple[str, float]]:
-    """The members of the stack and their weights."""
-    return [(member.name, float(w)) for member, w in zip(model.fit.members, model.fit.weights, strict=True)]
+    """The members and their weights; those for the transformed output have their name with `transformed` before it."""
+    found = []
+    for part in model.parts:
+        of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
+        found += [
+            (of + m.name, part.weight * float(w)) for m, w in zip(part.fit.members, part.fit.weights, strict=True)
+        ]
+    return found

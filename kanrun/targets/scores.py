@@ -101,12 +101,15 @@ class PowerTransform:
 
     @staticmethod
     def of(y: Array) -> PowerTransform | None:
-        """The transform that makes y (rows,) most normal, None where y is constant."""
+        """The transform from logarithm to logarithm of -y that makes y (rows,) most normal, None where y is constant.
+
+        Stronger ones have a pole, near which the way back turns small errors into endless ones.
+        """
         spread = float(y.std())
         if spread <= 0 or not np.isfinite(spread):
             return None
         unit = spread / 100  # far below the spread, so that positive outputs get nearly a logarithm
-        power = float(np.clip(stats.yeojohnson_normmax(y / unit), -1.0, 2.0))
+        power = float(np.clip(stats.yeojohnson_normmax(y / unit), 0.0, 2.0))
         t = stats.yeojohnson(y / unit, lmbda=power)
         return PowerTransform(unit, power, float(t.mean()), max(float(t.std()), 1e-300))
 
@@ -114,13 +117,10 @@ class PowerTransform:
         return np.asarray((stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.deviation)
 
     def invert(self, t: Array) -> Array:
-        """y; where the power has no value, which is beyond all outputs, infinity of that side."""
-        return self.unit * _yeo_johnson_inverse(t * self.deviation + self.mean, self.power)
-
-
-def _yeo_johnson_inverse(t: Array, power: float) -> Array:
-    up, down = (special.inv_boxcox1p(np.abs(t), each) for each in (power, 2 - power))
-    return np.where(t >= 0, np.where(np.isnan(up), np.inf, up), np.where(np.isnan(down), -np.inf, -down))
+        """y, for t of the outputs."""
+        t = t * self.deviation + self.mean
+        up, down = (special.inv_boxcox1p(np.abs(t), power) for power in (self.power, 2 - self.power))
+        return np.asarray(self.unit * np.where(t >= 0, up, -down))
 
 
 def output_map(
@@ -134,8 +134,9 @@ def output_map(
     """The way between the model's output and the user's units, for each column of the training outputs y.
 
     Without a transform the units are the user's. With one (a single output) the map gives the mean of the output over
-    the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610). It is constant
-    beyond the training range widened by `margin` of it.
+    the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610); beyond the training
+    range the way back goes on as the straight line between its ends. It is constant beyond the range widened by
+    `margin` of it.
     """
     low, high = y.min(0), y.max(0)
     room = min(margin, _UNHELD) * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
@@ -148,7 +149,9 @@ def output_map(
     t = np.concatenate([inside[0] - step * np.arange(4, 0, -1), inside, inside[-1] + step * np.arange(1, 5)])
     errors = np.quantile(residuals, np.linspace(0.025, 0.975, 20))
     ends = (low[0] - room[0], high[0] + room[0])
-    means = np.clip(transform.invert(t[:, None] + errors), *ends).mean(1)
+    with_errors = t[:, None] + errors
+    known = np.clip(with_errors, first, last)
+    means = np.clip(transform.invert(known) + (with_errors - known) * (high - low) / (last - first), *ends).mean(1)
     rising = np.concatenate([[True], np.diff(np.maximum.accumulate(means)) > 1e-12 * (ends[1] - ends[0])])
     return PiecewiseScaling((means[rising],), (t[rising],))
 

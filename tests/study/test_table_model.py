@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import RidgeCV
 
+from kanrun.engine.evidence import EvidencePolicy
 from kanrun.study.cross_validation import OURS, cross_validate
 from kanrun.study.effects import effect_table, importance_table, pair_table
 from kanrun.study.table_model import TableModel, TablePolicy, fit_table, folds_of, training_rows
@@ -123,8 +124,45 @@ def test_a_multiplicative_table_gets_a_transformed_output() -> None:
     x = rng.normal(size=(200, 3))
     y = np.exp(x.sum(1) + 0.5 * rng.normal(size=200))
     model = fit_table(Points(x, y[:, None]), None)
-    assert model.chosen == "transformed"
-    assert model.outputs is not None
+    assert model.parts[0].outputs is not None
+    assert len(model.parts[0].outputs.points[0]) > 2  # the larger part's output is transformed
+
+
+def half_skewed() -> Points:
+    """A sum of a skewed term and straight ones."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(150, 3))
+    y = np.exp(x[:, 0] + 0.5 * rng.normal(size=150)) + x[:, 1] + x[:, 2] + 0.3 * rng.normal(size=150)
+    return Points(x, y[:, None])
+
+
+def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
+    points = half_skewed()
+    model = fit_table(points, None, TablePolicy(folds=3))
+    assert model.chosen == "blend"
+    assert len(model.network.shape) == 4
+    assert sum(part.weight for part in model.parts) == pytest.approx(1)
+    total = np.zeros_like(points.y)
+    for part in model.parts:
+        assert part.outputs is not None
+        total += part.weight * part.outputs.invert(part.fit.terms[0].values(part.fit.functions)[:, None])
+    assert np.sqrt(np.mean((model.values(points.x) - total) ** 2)) < 0.01 * points.y.std()
+    far = model.values(1e3 * points.x)
+    assert far.max() <= points.y.max() + MARGINS.margin * np.ptp(points.y) + ROUNDING
+    effects = effect_table(model, points, ["a", "b", "c"], ["y"]).columns
+    assert (effects["lower"] <= effects["value"] + ROUNDING).all()
+
+
+def test_a_few_wild_rows_do_not_decide_what_is_taken() -> None:
+    """Outputs wrong by a hundred deviations: errors beyond `robust` count linearly."""
+    points = half_skewed()
+    y = points.y.copy()
+    y[:3] += 100 * y.std()
+    new = half_skewed()
+    errors = [
+        rmse(fit_table(Points(points.x, y), None, TablePolicy(robust=robust, folds=2)), new) for robust in (1.75, 1e6)
+    ]
+    assert errors[0] <= errors[1]
 
 
 def test_one_output_that_is_constant_and_two_outputs() -> None:
@@ -230,6 +268,17 @@ def test_classes_of_a_table() -> None:
     best = ((x[:, 0] * x[:, 1] > 0) == labels[:, 0]).mean()  # what knowing the truth would reach
     assert (likely.argmax(1) == labels[:, 0]).mean() > best - 0.04
     assert model.clipped(x) == 0
+
+
+def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_little_work() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(240, 3))
+    labels = np.digitize(x[:, 0] ** 2 + 0.01 * rng.normal(size=240), [0.3, 1.2]).astype(float)[:, None]
+    train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
+    model = fit_table(train, 3, TablePolicy(evidence=EvidencePolicy(most_work=5e6, most_functions=60), folds=2))
+    assert [member.name for member in model.fit.members] == ["linear", "additive", "steps"]  # pairs are too much work
+    likely = model.values(new.x)[np.arange(80), new.y[:, 0].astype(int)]
+    assert -np.log(likely).mean() < 0.25
 
 
 def shaped(rows: int = 120) -> Points:

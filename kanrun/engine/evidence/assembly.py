@@ -22,7 +22,7 @@ from kanrun.engine.evidence.design import SHAPES, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Extrapolation, extend
+from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
 
 OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
@@ -36,7 +36,7 @@ class _Nodes:
     factors: ndarray
 
 
-def network_of(
+def network_of(  # noqa: PLR0913 (keywords)
     fit_terms: Sequence[Terms],
     design: Design,
     h: ndarray,
@@ -44,11 +44,13 @@ def network_of(
     policy: EvidencePolicy,
     *,
     split: bool = False,
+    hidden: bool = False,
     extrapolation: Extrapolation = "linear",
 ) -> KAN:
     """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
 
     `h` are the scaled functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
+    With `hidden` there is a hidden layer without pairs too.
     `extrapolation` is that of the edges of the inputs. The network equals the terms but for the nodes left out, where
     no node leaves the range of its training rows.
     """
@@ -59,7 +61,7 @@ def network_of(
     offsets = np.array([one.offset for one in fit_terms])
     main = np.stack([one.main for one in fit_terms])
     breakpoints = torch.as_tensor(design.basis.breakpoints)
-    if not any(len(one.factors) for one in nodes):
+    if not hidden and not any(len(one.factors) for one in nodes):
         layer = SplineLayer.on_grid(breakpoints, len(mixing), spec, uniform=False)
         edges = _shaped(_edges(design, mixing @ main), policy)
         edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
@@ -76,6 +78,37 @@ def network_of(
     coefficients = _outer(outer.knots.numpy(), nodes, offsets)
     _write(outer, np.tensordot(mixing, coefficients, 1), mixing @ np.any(coefficients, axis=2) != 0)
     return KAN.of_layers([inner, outer])
+
+
+def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:
+    """The sum of networks of one output over the same inputs, each through its piecewise linear map (from, to).
+
+    A third layer has the maps as edges, by Schoenberg's approximation: straight lines exactly, and never outside the
+    range of the map, whose ends go on as constants.
+    """
+    first = [one.layer(0) for one in networks]
+    second = [one.layer(1) for one in networks]
+    inner = SplineLayer.on_grid(
+        breakpoints_of(first[0].knots, DEGREE),
+        sum(len(one.coefficients) for one in first),
+        first[0].spec,
+        uniform=False,
+    )
+    _write(inner, np.concatenate([one.coefficients.detach().numpy() for one in first]), None)
+    middle = SplineLayer.on_grid(
+        torch.cat([breakpoints_of(one.knots, DEGREE) for one in second]), len(networks), second[0].spec, uniform=True
+    )
+    both = [[one.coefficients[0].detach().numpy(), one.mask[0].numpy()] for one in second]
+    _write(middle, *(_block_diagonal([pair[k] for pair in both]) for k in (0, 1)))
+    points = max(len(values) for values, _ in maps)
+    cuts = [values if len(values) == points else np.linspace(values[0], values[-1], points) for values, _ in maps]
+    spec = replace(second[0].spec, extrapolation="constant")
+    outer = SplineLayer.on_grid(torch.as_tensor(np.stack(cuts)), 1, spec, uniform=False)
+    knots = outer.knots.numpy()
+    centres = (knots[:, 1:-3] + knots[:, 2:-2] + knots[:, 3:-1]) / DEGREE
+    edges = [_continued(at, *one) for at, one in zip(centres, maps, strict=True)]
+    _write(outer, np.stack(edges)[None], None)
+    return KAN.of_layers([inner, middle, outer])
 
 
 def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _Nodes:
@@ -126,6 +159,21 @@ def _shaped(edges: ndarray, policy: EvidencePolicy, main: int | None = None) -> 
                 )  # the logit of the first of two classes
                 edge[j] = turn * np.maximum.accumulate(turn * edge[j])
     return edges
+
+
+def _block_diagonal(parts: Sequence[ndarray]) -> ndarray:
+    """Row k has part k at its place and zeros elsewhere."""
+    return np.stack([
+        np.concatenate([part if i == k else np.zeros_like(part) for i, part in enumerate(parts)])
+        for k in range(len(parts))
+    ])  # fmt: skip
+
+
+def _continued(at: ndarray, from_: ndarray, to: ndarray) -> ndarray:
+    """The piecewise linear map at these places, its last pieces continued."""
+    inside = np.interp(at, from_, to)
+    low, high = ((to[i + 1] - to[i]) / (from_[i + 1] - from_[i]) for i in (0, -2))
+    return np.asarray(inside + np.minimum(at - from_[0], 0) * low + np.maximum(at - from_[-1], 0) * high)
 
 
 def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> None:

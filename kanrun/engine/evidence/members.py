@@ -58,6 +58,11 @@ class TableFit:
     effective: float
     variances: dict[str, list[Start]]
 
+    def times(self, factor: float) -> TableFit:
+        """The fit with its terms multiplied."""
+        terms = tuple(one.plus(one, 0.0, factor) for one in self.terms)
+        return replace(self, terms=terms, left_out=factor * self.left_out, covariance=factor**2 * self.covariance)
+
 
 def fit_numbers(
     u: Float[ndarray, "rows inputs"],
@@ -115,8 +120,14 @@ def fit_classes(
     their logits are improved one after the other, and share the variances.
     """
     if classes * len(u) ** 3 > policy.most_work:
-        policy = replace(policy, candidates=tuple(name for name in policy.candidates if name != "pairs"))
+        few = int((policy.most_work / 10 / classes) ** (1 / 3))
+        policy = replace(policy, dense_rows=0, screening_rows=min(few, policy.screening_rows))
     rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy)
+    work = len(u) * (rows.h.shape[1] + policy.most_pairs * policy.pair_functions**2) ** 2 * (classes - (classes == 2))
+    names = tuple(start.variances) if start else policy.candidates
+    if start is None and rows.screens("pairs") and work > policy.most_work / 10:
+        names = tuple(name for name in names if name != "pairs")
+    policy = replace(policy, candidates=names)
     hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
     solutions: dict[str, list[RowsSolution]] = {}
     starts: dict[str, list[Start]] = {}
