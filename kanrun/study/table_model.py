@@ -17,19 +17,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.interpolate import BSpline
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from kanrun.engine.evidence import (
-    EvidencePolicy,
-    TableFit,
-    blended,
-    effect_splines,
-    fit_classes,
-    fit_numbers,
-    network_of,
-)  # fmt: skip
+from kanrun.engine.evidence import EvidencePolicy, TableFit, blended, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
 from kanrun.study.model import error_levels
@@ -145,13 +136,6 @@ class TableModel:
         raw = self.raw(x)
         return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
 
-    def effects(self, output: int = 0) -> list[BSpline]:
-        """The effect of each input as a spline over its score u = `inputs.apply(x)`, see `effect_splines`.
-
-        It is in units of the larger part's output: logits (of class 1 for two classes), or those of the fitted output.
-        """
-        return effect_splines(self.fit.terms[output], self.fit.design)
-
     def clipped(self, x: Float[ndarray, "rows inputs"]) -> float:
         """The share of rows whose prediction was held at an end of the allowed range."""
         if self.outputs is None or not len(x):
@@ -201,7 +185,7 @@ def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT
         if (number >= 0).any():  # else the time was up before
             predictions.append(found)  # the first vary less, these see what lies beyond the other rows
             inside = np.flatnonzero(number >= 0)
-            folds = Folds(np.full_like(found["linear" if policy.lottery else "stack"], np.nan), number, seconds)
+            folds = Folds(np.full_like(next(iter(found.values())), np.nan), number, seconds)
             for k in range(number.max() + 1):
                 others = inside[number[inside] != k]
                 elsewhere = _choice(points, classes, predictions, others if len(others) else inside, policy)

@@ -327,15 +327,6 @@ def test_an_input_beyond_its_range_adds_nothing_with_zero() -> None:
     np.testing.assert_allclose(far[0], far[1])
 
 
-def test_effects_are_splines_that_sum_to_the_prediction() -> None:
-    points = shaped()
-    model = fit_table(points, None, TablePolicy(pairs=False, lottery=False, extrapolation="linear", folds=0))
-    u = model.inputs.apply(points.x)
-    total = sum(effect(u[:, j]) for j, effect in enumerate(model.effects()))
-    np.testing.assert_allclose(total + model.fit.terms[0].offset, model.values(points.x)[:, 0], atol=1e-6)
-    assert all(abs(effect(u[:, j]).mean()) < 1e-9 for j, effect in enumerate(model.effects()))
-
-
 def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
     seen: list[Advance] = []
     points = linear(80)

@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from scipy.interpolate import BSpline
+from scipy import linalg
+from scipy.interpolate import make_interp_spline
 
 from kanrun.engine.evidence.basis import DEGREE
 from kanrun.engine.evidence.design import SHAPES, Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import Extrapolation, breakpoints_of, extend
+from kanrun.engine.splines import Extrapolation, breakpoints_of
 
 OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
@@ -86,28 +87,23 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
     A third layer has the maps as edges, by Schoenberg's approximation: straight lines exactly, and never outside the
     range of the map, whose ends go on as constants.
     """
-    first = [one.layer(0) for one in networks]
-    second = [one.layer(1) for one in networks]
-    inner = SplineLayer.on_grid(
-        breakpoints_of(first[0].knots, DEGREE),
-        sum(len(one.coefficients) for one in first),
-        first[0].spec,
-        uniform=False,
-    )
-    _write(inner, np.concatenate([one.coefficients.detach().numpy() for one in first]), None)
-    middle = SplineLayer.on_grid(
-        torch.cat([breakpoints_of(one.knots, DEGREE) for one in second]), len(networks), second[0].spec, uniform=True
-    )
-    both = [[one.coefficients[0].detach().numpy(), one.mask[0].numpy()] for one in second]
-    _write(middle, *(_block_diagonal([pair[k] for pair in both]) for k in (0, 1)))
+    first, second = ([one.layer(i) for one in networks] for i in (0, 1))
+    edges = np.concatenate([one.coefficients.detach().numpy() for one in first])
+    inner = SplineLayer.on_grid(breakpoints_of(first[0].knots, DEGREE), len(edges), first[0].spec, uniform=False)
+    _write(inner, edges, None)
+    cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
+    middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=True)
+    flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
+    mask = linalg.block_diag(*(one.mask.numpy() for one in second))
+    _write(middle, flat.reshape(len(networks), len(cuts), -1), mask)
     points = max(len(values) for values, _ in maps)
-    cuts = [values if len(values) == points else np.linspace(values[0], values[-1], points) for values, _ in maps]
+    ends = [values if len(values) == points else np.linspace(values[0], values[-1], points) for values, _ in maps]
     spec = replace(second[0].spec, extrapolation="constant")
-    outer = SplineLayer.on_grid(torch.as_tensor(np.stack(cuts)), 1, spec, uniform=False)
+    outer = SplineLayer.on_grid(torch.as_tensor(np.stack(ends)), 1, spec, uniform=False)
     knots = outer.knots.numpy()
     centres = (knots[:, 1:-3] + knots[:, 2:-2] + knots[:, 3:-1]) / DEGREE
-    edges = [_continued(at, *one) for at, one in zip(centres, maps, strict=True)]
-    _write(outer, np.stack(edges)[None], None)
+    ways = [make_interp_spline(*one, k=1)(at) for at, one in zip(centres, maps, strict=True)]
+    _write(outer, np.stack(ways)[None], None)
     return KAN.of_layers([inner, middle, outer])
 
 
@@ -126,16 +122,6 @@ def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _N
     directions = np.zeros((len(keep), count))
     directions[:, active] = vectors[:, keep].T
     return _Nodes(directions, values[keep] / 2)
-
-
-def effect_splines(terms: Terms, design: Design) -> list[BSpline]:
-    """The effect of each input as a function of its score, a cubic spline continued in straight lines beyond its grid.
-
-    Their sum with `terms.offset` is the network's output without pairs; each has mean 0 on the training rows.
-    """
-    coefficients = _edges(design, terms.main[None])[0]
-    knots = extend(torch.as_tensor(design.basis.breakpoints), DEGREE).numpy()
-    return [BSpline(knots[j], coefficients[j], DEGREE) for j in range(design.basis.inputs)]
 
 
 def _edges(design: Design, weights: ndarray) -> ndarray:
@@ -159,21 +145,6 @@ def _shaped(edges: ndarray, policy: EvidencePolicy, main: int | None = None) -> 
                 )  # the logit of the first of two classes
                 edge[j] = turn * np.maximum.accumulate(turn * edge[j])
     return edges
-
-
-def _block_diagonal(parts: Sequence[ndarray]) -> ndarray:
-    """Row k has part k at its place and zeros elsewhere."""
-    return np.stack([
-        np.concatenate([part if i == k else np.zeros_like(part) for i, part in enumerate(parts)])
-        for k in range(len(parts))
-    ])  # fmt: skip
-
-
-def _continued(at: ndarray, from_: ndarray, to: ndarray) -> ndarray:
-    """The piecewise linear map at these places, its last pieces continued."""
-    inside = np.interp(at, from_, to)
-    low, high = ((to[i + 1] - to[i]) / (from_[i + 1] - from_[i]) for i in (0, -2))
-    return np.asarray(inside + np.minimum(at - from_[0], 0) * low + np.maximum(at - from_[-1], 0) * high)
 
 
 def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> None:

@@ -17,9 +17,7 @@ from numpy import ndarray
 from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
-from kanrun.engine.evidence.components import (
-    move,
-)
+from kanrun.engine.evidence.components import move
 from kanrun.engine.evidence.design import Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.row_kernels import COMPONENTS, Form, MemberRows, RowsSolution, Start
