@@ -13,7 +13,7 @@ from kanrun.cli.runs import RunName
 from kanrun.errors import UsageError
 
 
-def predict(
+def predict(  # noqa: PLR0913  # options of a command
     run: RunName,
     input: Annotated[
         Path, typer.Option("--input", metavar="FILE", help="A table (CSV, TSV, Parquet) with the run's input columns.")

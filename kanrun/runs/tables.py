@@ -89,10 +89,12 @@ class CsvFile:
 def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
     """Return header and whole rows as text; half a last line is left out. Raises StorageFailed."""
     text = _whole_lines(read_bytes(path, TABLE_LIMIT)).decode("utf-8", "replace")
+    marked = "'" in text
 
     def rows() -> Iterator[list[str]]:
         try:
-            yield from csv.reader(io.StringIO(text, newline=""))
+            for row in csv.reader(io.StringIO(text, newline="")):
+                yield list(map(from_text, row)) if marked else row
         except csv.Error as error:
             raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
 
@@ -108,10 +110,7 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
     header, rows = read_rows(path)
     columns = zip(*rows, strict=True) if header else iter(())
     try:
-        return {
-            from_text(name): _typed(values)
-            for name, values in zip(header, [*columns] or [()] * len(header), strict=True)
-        }
+        return {name: _typed(values) for name, values in zip(header, [*columns] or [()] * len(header), strict=True)}
     except ValueError as error:
         raise StorageFailed(f"{path} is not a CSV table: its rows have different lengths.") from error
 
@@ -120,7 +119,7 @@ def _typed(values: Sequence[str]) -> list[Any]:
     for kind in (int, float, _truth):
         with contextlib.suppress(ValueError):
             return [kind(value) if value else None for value in values]
-    return [from_text(value) or None for value in values]
+    return [value or None for value in values]
 
 
 def _truth(text: str) -> bool:
@@ -207,11 +206,12 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     if isinstance(value, str):
-        return as_text(value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines()))
+        return value if value.isprintable() else " ".join(value.replace("\0", " ").splitlines())
     return value
 
 
 def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    safe = ([as_text(value) if isinstance(value, str) else value for value in row] for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows(safe)
     return buffer.getvalue().encode("utf-8", "replace")
