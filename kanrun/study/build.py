@@ -27,7 +27,7 @@ from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.settings import TrainedScales
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.engine.networks.counting import Size, kan_parameters
-from kanrun.engine.training import AdamOptions, Plan, Task, TrainingPolicy, Work, choose_solver
+from kanrun.engine.training import Plan, Task, TrainingPolicy, Work, choose_solver
 from kanrun.errors import UsageError
 from kanrun.study.problem import LearningProblem
 
@@ -189,7 +189,7 @@ def make_plan(
         "patience": settings.get("patience") or (policy.patience if name == "lm" and unsmoothed else None),
         "stop_early": automatic,
         "most_unknowns": policy.coefficients + _edges(shape) if automatic else None,
-        "adam": _adam(solver, policy),
+        "adam": solver if isinstance(solver, AdamSolver) else AdamSolver(batch=policy.adam_batch),
         "policy": _training_policy(solver),
     }), why  # fmt: skip
 
@@ -242,12 +242,6 @@ def _training_policy(solver: Any) -> TrainingPolicy:
         return policy
     policy = replace(policy, grids=replace(policy.grids, hardly=solver.tolerance, stalled=solver.slow_tolerance))
     return policy if solver.damping is None else policy.damped(solver.damping)
-
-
-def _adam(solver: Any, policy: PlanningPolicy) -> AdamOptions:
-    if not isinstance(solver, AdamSolver):
-        return AdamOptions(batch=policy.adam_batch)
-    return AdamOptions(**{key: vars(solver)[key] for key in ("learning_rate", "schedule", "batch", "weight_decay")})
 
 
 def _weight(settings: Mapping[str, Any], name: str, task: Task, policy: PlanningPolicy) -> float | None:

@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Generator
 
-from kanrun.config import SOLVERS
+from kanrun.config import SOLVERS, AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
-    AdamOptions,
     Plan,
     Samples,
     Snapshot,
@@ -83,7 +82,11 @@ def steps(events: list[Any]) -> list[tuple[Any, ...]]:
 def test_from_the_middle_of_a_grid(solver: str, network: str, tmp_path: Path) -> None:
     create, settings = NETWORKS[network]
     plan = Plan(
-        solver, steps=45 if solver == "lbfgs" else 7, adam=AdamOptions(0.02, batch=140), policy=POLICY, **settings
+        solver,
+        steps=45 if solver == "lbfgs" else 7,
+        adam=AdamSolver(learning_rate=0.02, batch=140),
+        policy=POLICY,
+        **settings,
     )
     whole, trained = followed(create, plan)
     places = [at for at, event in enumerate(whole) if isinstance(event, Snapshot)]

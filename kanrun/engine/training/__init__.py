@@ -11,7 +11,6 @@ from kanrun.engine.training.data_fitting import DataFitting as DataFitting
 from kanrun.engine.training.data_fitting import LevenbergMarquardt as LevenbergMarquardt
 from kanrun.engine.training.data_fitting import Smoothing as Smoothing
 from kanrun.engine.training.first_order import Adam as Adam
-from kanrun.engine.training.first_order import AdamOptions as AdamOptions
 from kanrun.engine.training.first_order import Objective as Objective
 from kanrun.engine.training.grid_stages import GridTransfer as GridTransfer
 from kanrun.engine.training.grid_stages import Snapshot as Snapshot

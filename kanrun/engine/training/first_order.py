@@ -27,6 +27,8 @@ from jaxtyping import Float
 from numpy.polynomial.legendre import leggauss
 from torch import Generator, Tensor, nn
 
+from kanrun.config.registry import SOLVERS
+from kanrun.config.solvers import AdamSolver
 from kanrun.engine.layers import SplineLayer, carry_coefficients
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Grid, breakpoints_of, design_matrix
@@ -130,15 +132,6 @@ class Objective:
 KEPT = {"steps": "step", "first": "exp_avg", "second": "exp_avg_sq"}
 
 
-@dataclass(frozen=True)
-class AdamOptions:
-    learning_rate: float = 1e-2
-    schedule: str = "cosine"
-    steps: int = 1000  # of the schedule
-    batch: int | None = None
-    weight_decay: float = 0.0
-
-
 class Adam:
     """torch's AdamW with a learning rate schedule; one (mini-)batch a step, drawn from `generator`."""
 
@@ -146,7 +139,7 @@ class Adam:
     stalls = False
 
     def __init__(
-        self, network: Network, objective: Objective, options: AdamOptions, generator: Generator,
+        self, network: Network, objective: Objective, options: AdamSolver, generator: Generator,
         memory: dict[str, Tensor] | None = None,
     ) -> None:  # fmt: skip
         self.network, self.objective, self.options, self.generator = network, objective, options, generator
@@ -206,7 +199,8 @@ class Adam:
     def _share(self) -> float:
         if self.options.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + cos(pi * min(self._taken / max(self.options.steps, 1), 1.0)))
+        steps = self.options.steps or SOLVERS["adam"].steps
+        return 0.5 * (1 + cos(pi * min(self._taken / steps, 1.0)))
 
     def _batch(self) -> Samples:
         samples = self.objective.samples

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kanrun.config.registry import SOLVERS
+from kanrun.config.solvers import AdamSolver
 from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.training.data import Task
-from kanrun.engine.training.first_order import AdamOptions
 from kanrun.engine.training.lbfgs import LBFGSPolicy
 
 
@@ -169,7 +169,7 @@ class Plan:
     stop_early: bool = False  # leave the schedule when two grids in a row did not help
     most_unknowns: int | None = None  # leave it before a grid with more
     history: int = 30
-    adam: AdamOptions = field(default_factory=AdamOptions)
+    adam: AdamSolver = field(default_factory=AdamSolver)
     patience: int | None = None
     policy: TrainingPolicy = TrainingPolicy()
 

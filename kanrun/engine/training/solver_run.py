@@ -77,8 +77,7 @@ def create_lbfgs(
 def create_adam(
     network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
 ) -> Solver:
-    options = replace(plan.adam, steps=plan.steps or SOLVERS["adam"].steps)
-    return Adam(network, _objective(data, plan, smoothing), options, generator, memory)
+    return Adam(network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator, memory)
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Generator
 
+from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
+from kanrun.engine.training import Plan, Samples, Stage, Step, Trained, TrainingData, TrainingState, train
 from kanrun.watch import Advance, time_is_up, watching
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -101,7 +102,7 @@ def test_noise_turns_to_second_differences() -> None:
 
 @pytest.mark.parametrize(("batch", "shown"), [(None, 20), (8, 1)])
 def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) -> None:
-    plan = Plan("adam", (4,), steps=20, adam=AdamOptions(batch=batch))
+    plan = Plan("adam", (4,), steps=20, adam=AdamSolver(batch=batch))
     steps, _, _ = drained(train(create, DATA, plan, Generator().manual_seed(0)))
     assert len(steps) == shown
     assert steps[-1].step == 20

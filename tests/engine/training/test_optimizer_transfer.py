@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
+from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import design_matrix
-from kanrun.engine.training import AdamOptions, Plan, Samples, Stage, TrainingData, TrainingState, make_solver, train
+from kanrun.engine.training import Plan, Samples, Stage, TrainingData, TrainingState, make_solver, train
 from kanrun.engine.training.first_order import carry, gradient_map
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
@@ -63,7 +64,7 @@ def test_a_gradient_of_the_old_splines_is_the_gradient_on_the_finer_grid() -> No
 
 
 def test_adam_takes_the_step_that_its_carried_moments_predict() -> None:
-    data, options = TrainingData(samples()), AdamOptions(0.01, schedule="constant")
+    data, options = TrainingData(samples()), AdamSolver(learning_rate=0.01, schedule="constant")
     plan, old = Plan("adam", adam=options), kan()
     solver = make_solver(old, data, plan, 0.0, generator())
     for _ in range(10):
@@ -86,7 +87,7 @@ def test_adam_takes_the_step_that_its_carried_moments_predict() -> None:
 
 def courses(name: str, seed: int, before: int, after: int) -> tuple[list[float], list[float]]:
     """Losses of the steps after a refinement, with carried memory and afresh."""
-    data, plan = TrainingData(samples()), Plan(name, adam=AdamOptions(0.03, schedule="constant"))
+    data, plan = TrainingData(samples()), Plan(name, adam=AdamSolver(learning_rate=0.03, schedule="constant"))
     old = kan(generator(seed))
     solver = make_solver(old, data, plan, 0.0, generator())
     for _ in range(before):
@@ -115,7 +116,7 @@ def test_a_carried_history_is_no_worse_than_a_fresh_one() -> None:
 @pytest.mark.parametrize("name", ["adam", "lbfgs"])
 def test_a_training_goes_on_from_its_stages_to_the_same_numbers(name: str) -> None:
     data = TrainingData(samples(), samples(60, 3))
-    plan = Plan(name, (4, 8, 16), steps=12, adam=AdamOptions(0.01, batch=64))
+    plan = Plan(name, (4, 8, 16), steps=12, adam=AdamSolver(learning_rate=0.01, batch=64))
     ends = []
     for kept in (0, 2):
         stages: list[Stage] = []

@@ -9,12 +9,11 @@ import torch
 from scipy.optimize import least_squares
 from torch import Generator, nn
 
-from kanrun.config import SOLVERS
+from kanrun.config import SOLVERS, AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.least_squares import LMPolicy
 from kanrun.engine.networks import KAN, MLP
 from kanrun.engine.training import (
-    AdamOptions,
     DataFitting,
     LevenbergMarquardt,
     Plan,
@@ -62,7 +61,7 @@ def test_every_solver_lowers_every_network(name: str, network: str) -> None:
     model = NETWORKS[network]()
     first = measure(model, data).train
     steps = {"lm": 25, "lbfgs": 60, "adam": 300}[name]
-    solver = make_solver(model, data, Plan(name, steps=steps, adam=AdamOptions(0.02)), 0.0, generator())
+    solver = make_solver(model, data, Plan(name, steps=steps, adam=AdamSolver(learning_rate=0.02)), 0.0, generator())
     for _ in range(steps):
         loss = solver.step()
         if solver.converged:
@@ -77,7 +76,7 @@ def test_same_seed_same_numbers(name: str) -> None:
     ends = []
     for _ in range(2):
         model, data = kan(), TrainingData(samples())
-        plan = Plan(name, steps=8, adam=AdamOptions(0.02, batch=32))
+        plan = Plan(name, steps=8, adam=AdamSolver(learning_rate=0.02, batch=32))
         solver = make_solver(model, data, plan, 1e-12, generator(5))
         for _ in range(8):
             solver.step()
@@ -155,7 +154,7 @@ def test_a_local_step_moves_nothing_that_saw_no_data(name: str) -> None:
     data = TrainingData(Samples(x, torch.sin(5 * x)))
     right = torch.linspace(0.3001, 1, 50, dtype=torch.float64)[:, None]  # past 3 intervals of 0.1
     before, unseen = model(right).detach(), ~model.support(x)[0]
-    plan = Plan(name, steps=20, freeze_unseen=True, adam=AdamOptions(0.05, batch=16, weight_decay=0.1))
+    plan = Plan(name, steps=20, freeze_unseen=True, adam=AdamSolver(learning_rate=0.05, batch=16, weight_decay=0.1))
     held = model.layer(0).coefficients.detach().clone()
     solver = make_solver(model, data, plan, 1e-8, generator())
     for _ in range(20):
@@ -182,7 +181,7 @@ def test_a_network_that_is_not_finite_is_refused() -> None:
 
 def test_adam_stops_at_a_loss_that_is_not_finite() -> None:
     data = samples()
-    plan = Plan("adam", steps=5, adam=AdamOptions(learning_rate=1e300, schedule="constant"))
+    plan = Plan("adam", steps=5, adam=AdamSolver(learning_rate=1e300, schedule="constant"))
     solver = make_solver(kan(), TrainingData(data), plan, 0.0, generator())
     solver.step()
     with pytest.raises(TrainingFailed, match=r"step 2 of Adam"):
@@ -194,7 +193,7 @@ def test_classification(name: str) -> None:
     x = samples().x
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model: nn.Module = kan((2, 4, 2))
-    solver = make_solver(model, data, Plan(name, steps=200, adam=AdamOptions(0.03)), 0.0, generator())
+    solver = make_solver(model, data, Plan(name, steps=200, adam=AdamSolver(learning_rate=0.03)), 0.0, generator())
     for _ in range(200):
         solver.step()
     accuracy = (model(x).argmax(1, keepdim=True) == data.train.y).double().mean()

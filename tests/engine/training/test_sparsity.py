@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Generator
 
+from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import AdamOptions, Plan, Samples, TrainingData, make_solver
+from kanrun.engine.training import Plan, Samples, TrainingData, make_solver
 
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 X = torch.rand(200, 2, dtype=torch.float64, generator=Generator().manual_seed(1)) * 2 - 1
@@ -51,7 +52,7 @@ def test_training_with_it_leaves_fewer_edges(solver: str) -> None:
     shares, steps = {}, {"adam": 400, "lbfgs": 80}[solver]
     for weight in (0.0, 1e-2):
         network = kan()
-        plan = Plan(solver, steps=steps, sparsity=weight, adam=AdamOptions(0.02))  # type: ignore[arg-type]
+        plan = Plan(solver, steps=steps, sparsity=weight, adam=AdamSolver(learning_rate=0.02))  # type: ignore[arg-type]
         trained = make_solver(network, TrainingData(Samples(X, X[:, :1])), plan, 0.0, Generator().manual_seed(0))
         for _ in range(steps):
             trained.step()

@@ -16,7 +16,7 @@ from kanrun.experiments.continual.training import MARGIN, go_through
 from kanrun.config import AdamSolver, ContinualConfig, KANConfig, MLPConfig
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP
-from kanrun.engine.training import LBFGS, Adam, AdamOptions, Objective, Samples, Solver, output_scale, predict
+from kanrun.engine.training import LBFGS, Adam, Objective, Samples, Solver, output_scale, predict
 from kanrun.engine.training.data_fitting import Roughness
 from kanrun.errors import TrainingFailed
 
@@ -99,7 +99,7 @@ def test_replay_keeps_some_points_and_rehearsal_none() -> None:
     assert rehearse.stored == 2
 
 
-@pytest.mark.parametrize("solver", [LBFGS, partial(Adam, options=AdamOptions(), generator=torch.Generator())])
+@pytest.mark.parametrize("solver", [LBFGS, partial(Adam, options=AdamSolver(), generator=torch.Generator())])
 def test_what_was_seen_is_held_to_the_last_bit_and_the_rest_learns(solver: Callable[..., Solver]) -> None:
     network, memory, first = flat_kan(), Hold(), phase(-1, 0)
     assert memory.held() == ()

@@ -9,9 +9,10 @@ import torch
 from kanrun.experiments.extend_grid.schedules import Schedule, doubled, threshold_intervals
 from torch import Generator
 
+from kanrun.config import AdamSolver
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN
-from kanrun.engine.training import AdamOptions, Plan, Samples, TrainingData, fit
+from kanrun.engine.training import Plan, Samples, TrainingData, fit
 from kanrun.errors import UsageError
 
 DOMAIN = torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
@@ -81,7 +82,7 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:
-    adam = Plan("adam", starts=1, weight=0.0, adam=AdamOptions(learning_rate=0.2))
+    adam = Plan("adam", starts=1, weight=0.0, adam=AdamSolver(learning_rate=0.2))
     plan = Schedule((3, 6), "plateau", patience=5, steps=400).applied(adam)
     trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)
