@@ -42,9 +42,6 @@ def clamped_knots(inner: Sequence[float] | Array, low: float, high: float, degre
     return np.concatenate([np.full(degree + 1, low), np.asarray(inner, dtype=float), np.full(degree + 1, high)])
 
 
-# ------------------------------------------------------------------------------- through and near points
-
-
 def polynomial_through(x: Array, y: Array, at: Array) -> Array:
     """Return the polynomial of degree N - 1 with the values y (N, dims) at x (N), at the places `at`: (samples, dims).
 
@@ -132,9 +129,6 @@ def approximate(parameters: Array, points: Array, degree: int, control_points: i
     return make_lsq_spline(t, points, clamped_knots(inner, t[0], t[-1], degree), degree)
 
 
-# --------------------------------------------------------------------------------------- Bézier curves
-
-
 def bernstein(u: Array, degree: int) -> Array:
     """Return the degree + 1 Bernstein polynomials binom(n, i) u^i (1 - u)^(n - i) at u (samples): (samples, n + 1)."""
     values: Array = BPoly(np.eye(degree + 1)[:, None], [0.0, 1.0])(u)
@@ -171,9 +165,6 @@ def bezier_pieces(curve: BSpline) -> tuple[Array, Array]:
             curve = curve.insert_knot(at, missing)
     last = np.searchsorted(curve.t, ends[:, 0], side="right") - 1
     return curve.c[last[:, None] + np.arange(-curve.k, 1)], ends
-
-
-# ------------------------------------------------------------------------------------------- measured
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,6 @@ def with_scalings(
 
 
 def _problem(dataset: Dataset, dtype: torch.dtype, device: torch.device) -> LearningProblem:
-
     def tensor(array: NDArray[np.float64]) -> Tensor:
         return torch.tensor(array, dtype=dtype, device=device)
 

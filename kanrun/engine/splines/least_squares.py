@@ -141,7 +141,6 @@ def _banded_solution(
 
 
 def _banded(basis: Tensor, interval: Tensor, values: Tensor, functions: int) -> Tensor | None:
-
     local = basis.shape[1]
     columns = interval[:, None] + torch.arange(local, device=interval.device)
     band = basis.new_zeros(local, functions)  # band[d, f]: function f times function f + d

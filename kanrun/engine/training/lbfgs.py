@@ -175,8 +175,6 @@ class LBFGS:
         self._pairs = self._recalled(state)
         self._here = self._at(self._read(), 0.0, None)
 
-    # -------------------------------------------------------------------------------------------- a step
-
     def _searched(self) -> bool:
         origin, start = self._read(), self._here
         direction = self._direction(start.gradient)
@@ -225,8 +223,6 @@ class LBFGS:
         gradient = self._muted(torch.cat([slope.reshape(-1) for slope in slopes]))
         return Point(t, float(value.detach()), gradient, 0.0 if direction is None else float(gradient @ direction))
 
-    # ------------------------------------------------------------------------------- history and curvature
-
     def _counts(self, move: Tensor, change: Tensor) -> bool:
         return float(move @ change) > self.policy.curved * float(move.norm() * change.norm())
 
@@ -258,8 +254,6 @@ class LBFGS:
         # Copies of their own: where a vector lies in memory decides the last bit of its products.
         muted = [(self._muted(move).clone(), self._muted(change).clone()) for move, change in pairs]
         return [pair for pair in muted if self._counts(*pair)][-self._history :]
-
-    # ---------------------------------------------------------------------------------------- parameters
 
     def _muted(self, vector: Tensor) -> Tensor:
         """`vector` with zeros at what must not move."""
