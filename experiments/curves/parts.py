@@ -168,12 +168,8 @@ def moved_by(cfg: CurvesConfig) -> Array:
 
 def planar_of(cfg: CurvesConfig) -> Planar:
     """The user's points in the plane (or kanrun's own), parametrised."""
-    found = planar_points(cfg.target)
-    points, count = found.points, len(found.points)
-    if found.parameters is None:
-        parameters = parameters_along(points, cfg.spacing)
-    else:
-        parameters = check_parameters(found.parameters)
+    points, given = planar_points(cfg.target)
+    parameters, count = parameters_along(points, cfg.spacing) if given is None else check_parameters(given), len(points)
     if count <= cfg.degree:
         raise UsageError(f"a curve of degree {cfg.degree} goes through at least {cfg.degree + 1} points, not {count}.")
     if cfg.control_points is None:

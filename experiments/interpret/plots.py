@@ -101,21 +101,18 @@ def candidate_map(table: pandas.DataFrame) -> Figure:
     table = first_seed(table).drop_duplicates(["index", "candidate"])
     best = table.groupby("candidate")["one_minus_r2"].min().sort_values()
     candidates = list(best.index[:_MOST_CANDIDATES])
-    edges = list(dict.fromkeys(zip(table["index"], table["edge"], strict=True)))
-    digits = np.full((len(edges), len(candidates)), np.nan)
+    edges = table.drop_duplicates("index").set_index("index")["edge"]
+    losses = table.pivot(index="index", columns="candidate", values="one_minus_r2").loc[edges.index, candidates]
+    digits = -np.log10(losses.clip(lower=1e-16).to_numpy(dtype=float))
     figure = Figure(figsize=(1.8 + 0.3 * len(candidates), 1.4 + 0.25 * len(edges)), layout="constrained")
     axes = figure.add_subplot()
-    for row, (index, _) in enumerate(edges):
-        for _, match in table[table["index"] == index].iterrows():
-            if match["candidate"] in candidates:
-                column = candidates.index(match["candidate"])
-                digits[row, column] = -np.log10(max(float(match["one_minus_r2"]), 1e-16))
-                if int(match["rank"]) == 0:
-                    axes.plot(column, row, "o", color="white", ms=4, mec="black")
+    for _, match in table[(table["rank"] == 0) & table["candidate"].isin(candidates)].iterrows():
+        row = list(edges.index).index(match["index"])
+        axes.plot(candidates.index(match["candidate"]), row, "o", color="white", ms=4, mec="black")
     image = axes.imshow(digits, cmap="viridis", vmin=0, aspect="auto")
     figure.colorbar(image, ax=axes, label="digits of R²: −log₁₀(1 − R²)")
     axes.set_xticks(range(len(candidates)), [letters(str(name), 18) for name in candidates], rotation=90)
-    axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for _, edge in edges])
+    axes.set_yticks(range(len(edges)), [letters(str(edge), 24) for edge in edges])
     axes.grid(visible=False)
     say_above(figure, "dot: the best by error and complexity; white: not fitted")
     return figure

@@ -104,14 +104,10 @@ GIVEN_POINTS: dict[str, Points] = {
 """Points without a truth between them."""
 
 
-@dataclass(frozen=True)
-class _OneOutput:
-    """A function (N, d) to (N, 1) from one to (N,)."""
-
-    value: Callable[[Array], Array]
-
-    def __call__(self, x: Array) -> Array:
-        return self.value(x)[:, None]
+def _function(expression: sympy.Expr, inputs: Sequence[str]) -> Callable[[Array], Array]:
+    """(N, d) to (N, 1)."""
+    value = to_numpy(expression, inputs)
+    return lambda x: value(x)[:, None]
 
 
 def formula_target(
@@ -119,7 +115,7 @@ def formula_target(
 ) -> Target:
     """The target of an expression in `inputs`, with its domain read and its values on it checked."""
     box = read_domain(domain, len(inputs), default)
-    return check_finite(Target(name, tuple(inputs), ("y",), box, expression, _OneOutput(to_numpy(expression, inputs))))
+    return check_finite(Target(name, tuple(inputs), ("y",), box, expression, _function(expression, inputs)))
 
 
 def build_named(config: NamedTarget) -> Target:
@@ -285,7 +281,7 @@ def formula_of_file(path: str, name: str, domain: Any) -> Target:
     swap = {variable(old): variable(new) for old, new in zip(names, inputs, strict=True)}
     expression = expression.xreplace(swap)  # 0/0 on part of a published range is no reason to refuse it
     box = read_domain(domain, len(inputs), ranges)
-    return Target(name, tuple(inputs), ("y",), box, expression, _OneOutput(to_numpy(expression, inputs)))
+    return Target(name, tuple(inputs), ("y",), box, expression, _function(expression, inputs))
 
 
 @cache

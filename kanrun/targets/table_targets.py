@@ -245,27 +245,19 @@ def build_bundled(config: BundledTarget) -> Target:
     return _table(name, inputs, outputs, x, index[:, None].astype(np.float64), classes)
 
 
-@dataclass(frozen=True, eq=False)
-class PlanarPoints:
-    """Points (N, 2) in the order of a curve and, where the user gave them, their parameters (N)."""
-
-    points: Array
-    parameters: Array | None
-
-
-def planar_points(config: PointsTarget) -> PlanarPoints:
-    """Two columns of the user's file, or kanrun's own points.
+def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
+    """Points (N, 2) in the order of a curve, of the user's file or kanrun's own, and their parameters (N) if given.
 
     Raises UsageError for a file that is not a table, for columns that are not there or hold anything but
     finite numbers, and where no two columns of numbers are found.
     """
     check(config, "target.")
     if config.path is None:
-        return PlanarPoints(_spiral(), None)
+        return _spiral(), None
     columns = list(config.columns) if config.columns is not None else _found_columns(config.path)
     wanted = columns if config.parameter is None else [*columns, config.parameter]
     numbers = read_inputs(config.path, wanted)
-    return PlanarPoints(numbers[:, :2], numbers[:, 2] if config.parameter is not None else None)
+    return numbers[:, :2], numbers[:, 2] if config.parameter is not None else None
 
 
 def _found_columns(path: str) -> list[str]:
