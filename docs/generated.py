@@ -104,7 +104,13 @@ def reference() -> str:
         thing = getattr(kanrun, name)
         if thing.__module__.startswith("kanrun.experiments."):  # which lie beside the package, where griffe looks
             called = f"{thing.__module__}.{name}{inspect.signature(thing)}"
-            lines += [f"## {name}", "", "```text", called, "```", "", inspect.getdoc(thing) or "", ""]
+            text = re.sub(
+                r"^Examples:\n((?: .*\n)+)",
+                lambda m: f"```pycon\n{inspect.cleandoc(m[1])}\n```\n",
+                inspect.getdoc(thing) or "",
+                flags=re.MULTILINE,
+            )
+            lines += [f"## {name}", "", "```text", called, "```", "", text, ""]
         else:
             lines += [f"::: {thing.__module__}.{thing.__qualname__}", ""]
     return "\n".join(lines)

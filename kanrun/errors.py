@@ -4,7 +4,16 @@ from __future__ import annotations
 
 
 class KanrunError(Exception):
-    """Something kanrun refuses or could not do; its text is one sentence for the user."""
+    """Something kanrun refuses or could not do; its text is one sentence for the user.
+
+    Examples:
+        >>> from kanrun import KAN, KanrunError
+        >>> try:
+        ...     KAN([2])
+        ... except KanrunError as error:
+        ...     print(error)
+        shape=[2] must be widths, inputs first and outputs last, such as [2, 5, 1].
+    """
 
     exit_code = 1
 

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 
 from kanrun.cli.app import main
-from kanrun.config import TARGETS
+from kanrun.config import EXPERIMENTS, TARGETS
 from kanrun.config.keys import keys_of
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+GUIDES = sorted(DOCS.glob("*.md"))
 QUICK = ("training_loop", "experiment")  # pages whose Python needs no run
 
 
@@ -111,6 +112,36 @@ def cluster() -> Iterator[str]:
 
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as local:
         yield str(local.scheduler_address)
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that has docs/examples/, and two runs."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(DOCS / "examples", tmp_path / "docs" / "examples")
+    for seed in (0, 1):
+        settings = [f"seed={seed}", "target=product", "model.hidden=[]", "model.intervals=[5]", "sampling.train=100"]
+        assert main(["fit", "-q", *settings]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("page", GUIDES, ids=lambda page: page.stem)
+def test_every_block_of_a_guide_runs(page: Path, space: dict[str, Any]) -> None:
+    """With two runs there; trainings, of which the lecture has hours, are planned (--dry-run), all else is done.
+
+    Lines that name a file of the reader's own are not tried.
+    """
+    for language, text in blocks(page):
+        if language == "python":
+            exec(compile(text, page.name, "exec"), space)
+            continue
+        for line in text.splitlines():
+            words = shlex.split(line, comments=True)[1:]
+            own = [word for word in words if word.startswith("target.path=") and not Path(word[12:]).exists()]
+            if words and not own:
+                planned = ["--dry-run"] if words[0] in EXPERIMENTS else ["--yes"] if "remove" in words else []
+                assert main([*words, *planned]) == 0, line
 
 
 @pytest.mark.slow

@@ -53,7 +53,16 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
     Without y, x is a trained `kanrun.Model`: the formula is that of its `output`, on the inputs that it was trained on.
     `names` are the variables (default: the names of columns or inputs where they are words, else x0, x1, ...);
     `candidates` names functions of the table, `own` adds formulas in x0; `hidden` fixes the KAN's hidden widths; it
-    ends after work of `budget`, about seconds of one core. Raises UsageError for data that are not finite, too few or
+    ends after work of `budget`, about seconds of one core.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kanrun import interpret
+        >>> x = np.linspace(-1, 1, 200)
+        >>> interpret(x, 3 * x**2 + 1)
+        Interpretation(exact: 3*x0**2 + 1)
+
+    Raises UsageError for data that are not finite, too few or
     constant inputs only.
     """
     if isinstance(x, Model):

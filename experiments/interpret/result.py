@@ -97,7 +97,10 @@ class Interpretation:
         return list({step.stage: step for step in self.steps if step.name == self.structure}.values())
 
     def __str__(self) -> str:
-        return str(self.formula.expression) if self.formula else self.sentence
+        return str(self.formula) if self.formula else self.sentence
+
+    def __repr__(self) -> str:
+        return f"Interpretation({self.outcome}: {self})"
 
     def _repr_html_(self) -> str:
         said = f"<p>{html.escape(self.sentence)}</p>"

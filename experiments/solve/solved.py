@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from kanrun.experiments.solve.problem import (
 from kanrun.experiments.solve.records import checkpoint, random_points, residuals
 from kanrun.experiments.solve.verdict import errors, verdict
 from numpy.typing import ArrayLike, NDArray
+from pandas import DataFrame
 
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.config.equations import FormConfig
@@ -47,6 +49,13 @@ class SolvedEquation:
     reason: str
     seconds: float
     seed: int = 0
+
+    def __repr__(self) -> str:
+        return f"SolvedEquation({self.problem.name} by {self.network}: {self.verdict}, {self.reason})"
+
+    def _repr_html_(self) -> str:
+        facts = DataFrame.from_dict(self.summary(), orient="index").to_html(header=False, border=0)
+        return f"<p><b>{escape(self.verdict)}</b>: {escape(self.reason)}</p>{facts}"
 
     @cached_property
     def model(self) -> Model:
@@ -151,7 +160,17 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     `variables` gives each variable its range, time last; `conditions` are sentences such as "u = 0 at x=0, x=1" or
     "u_x periodic in x". `find` holds first guesses of constants that are sought, `data` measured values: a file or
     columns by name. `network` is one of the settings `networks` of `kanrun solve`; `hard` builds in conditions where
-    they can be. Raises UsageError for an equation, condition or table that breaks a rule, TrainingFailed where the
+    they can be.
+
+    Examples:
+        >>> from kanrun import solve
+        >>> decay = solve("u_x = -u", {"x": (0, 1)}, ["u = 1 at x=0"], exact="exp(-x)", intervals=[4])
+        >>> decay([[1.0]]).round(4)
+        array([[0.3679]])
+        >>> decay.derivative("u_x", [[0.0]]).round(3)
+        array([-1.])
+
+    Raises UsageError for an equation, condition or table that breaks a rule, TrainingFailed where the
     residual is nowhere finite.
     """
     given = EquationConfig(

@@ -147,6 +147,13 @@ class KANRegressor(RegressorMixin, _KANEstimator):  # type: ignore[misc]
     After `fit`, `model_` is the `kanrun.Model`, with `summary()`, `plot()` and `save()`; `formula_()` interprets it,
     and `transform` gives the values of its last hidden nodes. Columns of a DataFrame must be those of `fit` in their
     order, as everywhere in scikit-learn; columns of text become indicators of their levels.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kanrun import KANRegressor
+        >>> x = np.linspace(-1, 1, 100)[:, None]
+        >>> KANRegressor("additive").fit(x, x[:, 0] ** 2).predict([[0.5]]).round(2)
+        array([0.25])
     """
 
     def fit(self, X: Data, y: Data, sample_weight: Data = None) -> Self:
@@ -171,6 +178,13 @@ class KANClassifier(ClassifierMixin, _KANEstimator):  # type: ignore[misc]
     """Classification by `kanrun.fit`, of two or more classes; parameters as of `KANRegressor`.
 
     `classes_` are the labels in their order.
+
+    Examples:
+        >>> import numpy as np
+        >>> from kanrun import KANClassifier
+        >>> x = np.linspace(-1, 1, 100)[:, None]
+        >>> KANClassifier("additive").fit(x, x[:, 0] > 0).predict([[-0.5], [0.5]])
+        array([False,  True])
     """
 
     classes_: NDArray[Any]

@@ -86,6 +86,16 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     `validation=0.2`, `train=1000`, `noise=0.1`, `precision="float32"`, `device="cpu"`, ... All rows are used, unless
     `test` says how many are kept to test on. The same settings and seed give the same numbers as the command line.
 
+    Examples:
+        >>> import numpy as np
+        >>> from kanrun import fit
+        >>> x = np.linspace(-1, 1, 200)
+        >>> model = fit(x, np.exp(x))
+        >>> model.predict([0.0]).round(2)
+        array([1.])
+        >>> fit(formula="x*sin(2*y)", domain={"x": (0, 1), "y": (-1, 1)}, hidden=[], steps=3).inputs
+        ('x', 'y')
+
     Ctrl-C ends a training in order with the best so far, and a warning; a second one interrupts it. `progress` shows a
     line while it trains, by default in interactive sessions.
 

@@ -68,6 +68,21 @@ class Model:
     """A trained network with its names and units: call it with inputs in the user's units.
 
     `domain` (inputs, 2) is the range it was trained on; `classes` the labels of a classifier, else None.
+
+    Examples:
+        >>> import numpy as np
+        >>> import tempfile
+        >>> from kanrun import Model, fit
+        >>> length = np.linspace(0.5, 1.5, 60)
+        >>> model = fit({"length": length}, 2.006 * np.sqrt(length))
+        >>> model
+        Model(kan 1-1: length -> y)
+        >>> model.predict({"length": [1.0, 1.2]}).round(2)
+        array([2.01, 2.2 ])
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     again = Model.load(model.save(f"{folder}/pendulum"))
+        >>> bool(again.predict([1.0]) == model.predict([1.0]))
+        True
     """
 
     network: Network
@@ -83,6 +98,10 @@ class Model:
     gaps: tuple[Array, ...] = ()  # of each input, (gaps, 2): inside the trained range, where no training rows lie
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict, compare=False, repr=False)  # of its training
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # what was said of its training
+
+    def __repr__(self) -> str:
+        shape = "-".join(map(str, self.network.shape))
+        return f"Model({self.network.kind} {shape}: {', '.join(self.inputs)} -> {', '.join(self.outputs)})"
 
     def __call__(self, x: Data) -> Array:
         """f(x) (samples, outputs) for samples x; class probabilities (samples, classes) for a classifier.

@@ -132,6 +132,15 @@ def load_run(run: str | Path, outputs: str | Path = "outputs") -> LoadedRun:
     """The run or sweep that `run` names: config, tables, trained models. Nothing in its folder is ever executed.
 
     `run` is `latest`, `fit/latest`, `fit/v0003`, `fit/v0003/0`, a path, a tag, or the beginning of a name in `outputs`.
+
+    Examples:
+        >>> from kanrun import load_run
+        >>> run = load_run("fit/latest")
+        >>> run.model().inputs
+        ('x0',)
+        >>> len(run.tables["summary"])
+        1
+
     Raises UsageError at once where there is no such run.
     """
     return LoadedRun(find_run(str(run), Path(outputs)))

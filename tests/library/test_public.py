@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import os
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import kanrun
+from kanrun.cli.app import main
 
 PROGRAM = """
 from typing import assert_type
@@ -50,6 +52,18 @@ def test_the_names_are_shown_and_lead_somewhere() -> None:
         assert getattr(kanrun, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'kan'"):
         _ = kanrun.kan  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", kanrun.__all__)
+def test_the_examples_of_the_reference_hold(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder with the run that the one of `load_run` reads."""
+    monkeypatch.chdir(tmp_path)
+    if name == "load_run":
+        assert main(["fit", "-q", "target=runge", "model=polynomial"]) == 0
+    thing = getattr(kanrun, name)
+    found = doctest.DocTestFinder(recurse=False).find(thing, name, module=sys.modules[thing.__module__], globs={})
+    assert found[0].examples
+    assert doctest.DocTestRunner().run(found[0]).failed == 0
 
 
 def test_importing_kanrun_loads_nothing_and_takes_under_a_tenth_of_a_second() -> None:

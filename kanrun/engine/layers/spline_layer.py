@@ -49,6 +49,13 @@ class SplineLayer(nn.Module):
     `initialisation` by name, drawn from `generator` (None: torch's own). `on_grid` makes an empty layer on any grid.
     Raises UsageError for a value that breaks its rule.
 
+    Examples:
+        >>> import torch
+        >>> from kanrun import KANLayer
+        >>> network = torch.nn.Sequential(KANLayer(2, 8), torch.nn.LayerNorm(8), KANLayer(8, 1))
+        >>> network(torch.zeros(4, 2)).shape
+        torch.Size([4, 1])
+
     Parameters: `coefficients` (outputs, inputs, G + k); `base_weight` and `spline_weight` (outputs, inputs), or
     one `weight` when spec.scale is `single`. Buffers: `knots` (inputs, G + 2k + 1) and `mask`
     (outputs, inputs), false where an edge is pruned.

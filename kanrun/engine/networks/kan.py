@@ -44,8 +44,20 @@ class KAN(Network):
     `generator` (None: torch's own). `refine`, `prune` and `regrid` return new networks, whose parameters need a new
     optimiser. Raises UsageError for a value that breaks its rule.
 
-    The *unknowns* of second-order training are of each layer the coefficients, then what
-    weighs the base. What only scales the coefficients (w_s) is redundant with them and stays.
+    Examples:
+        >>> import torch
+        >>> from kanrun import KAN
+        >>> kan = KAN([2, 5, 1], generator=torch.Generator().manual_seed(0))
+        >>> kan(torch.zeros(3, 2)).shape
+        torch.Size([3, 1])
+        >>> fine = kan.refine(20)
+        >>> torch.allclose(fine(torch.ones(1, 2)), kan(torch.ones(1, 2)), atol=1e-5)
+        True
+        >>> kan.edge(0, 4, 1)(0.5, derivative=1).shape
+        torch.Size([])
+
+    The *unknowns* of second-order training are of each layer the coefficients, then what weighs the base. What only
+    scales the coefficients (w_s) is redundant with them and stays.
 
     `products` says how many nodes of each hidden layer multiply: the last ones, each the product of two sums of edges,
     so that a layer has as many outputs more than the next one has inputs.

@@ -32,6 +32,11 @@ class MLP(Network):
 
     Weights and biases of `MLP([2, 16, 1])` are uniform within 1 / sqrt(fan in), torch's own default, drawn from
     `generator` (None: torch's own). Raises UsageError for an unknown activation.
+
+    Examples:
+        >>> from kanrun import MLP
+        >>> MLP([2, 16, 1], "tanh").count()
+        65
     """
 
     kind = "mlp"

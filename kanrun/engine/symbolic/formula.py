@@ -106,6 +106,9 @@ class Formula:
     rounded: tuple[tuple[int, str, float, str], ...] = ()
     splines: tuple[tuple[str, Spline], ...] = ()
 
+    def __repr__(self) -> str:
+        return str(self.expression)
+
     def __call__(self, x: Array) -> Array:
         """Values (N,) at x (N, inputs); nan where the formula is not real."""
         if self.splines:
