@@ -11,12 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from kanrun.cli import runs
+from kanrun.cli import run_changes
 from kanrun.cli.experiments import Plugins, add_experiment, with_info_value
-from kanrun.cli.export import export
 from kanrun.cli.init import init
 from kanrun.cli.keys import keys
-from kanrun.cli.predict import predict
+from kanrun.cli.models import export, predict
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in
 from kanrun.errors import KanrunError
@@ -61,7 +60,7 @@ app.command("predict")(predict)
 app.command("export")(export)
 app.command("init")(init)
 app.command("keys")(keys)
-app.add_typer(runs.app, name="runs")
+app.add_typer(run_changes.app, name="runs")
 
 
 _LONGEST = 2000  # letters of a sentence

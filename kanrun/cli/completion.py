@@ -14,8 +14,14 @@ from kanrun.config.keys import listed_values
 from kanrun.config.rules import MISSING
 from kanrun.errors import KanrunError
 
-_COLUMNS = ("target.inputs", "target.outputs", "target.exclude", "target.categories", "target.columns")
+_COLUMNS = ("inputs", "outputs", "exclude", "categories", "columns", "weights", "split", "monotone", "units")
 _RUNS = ("from_run",)
+#: Settings that take these names beside others.
+_NAMES = {
+    "device": ["auto", "cpu", "cuda", "mps"],
+    "order": ["ascending", "descending", "random"],
+    "target.split": ["random", "group:", "time:"],
+}
 _HYDRA = "hydra"
 
 
@@ -41,14 +47,14 @@ def complete_override(ctx: Any, incomplete: str) -> list[str]:
 def completions(command: str, words: Sequence[str], word: str, outputs: Path = Path("outputs")) -> list[str]:
     """All groups, choices, settings and values that begin with `word`, given the other overrides `words`.
 
-    A single one that ends with `=`, `.` or `/` is followed by what may come after it, so that the shell
+    A single one that ends with `=`, `.`, `/` or `:` is followed by what may come after it, so that the shell
     does not end the word there.
     """
     if command not in EXPERIMENTS:
         return []
     sign = word[: len(word) - len(word.lstrip("+~"))]
     found = _matching(command, words, word[len(sign) :], outputs)
-    while len(found) == 1 and found[0] != word[len(sign) :] and found[0].endswith(("=", ".", "/")):
+    while len(found) == 1 and found[0] != word[len(sign) :] and found[0].endswith(("=", ".", "/", ":")):
         following = [name for name in _matching(command, words, found[0], outputs) if name != found[0]]
         if not following:
             break
@@ -141,7 +147,9 @@ def _values(settings: Any, key: str, value: str, outputs: Path) -> list[str]:
         return runs_beginning(value, outputs)
     if key.endswith("path"):
         return _files(value)
-    if key in _COLUMNS:
+    if key in _NAMES and ":" not in value:
+        return _NAMES[key]
+    if key.rpartition(".")[2] in _COLUMNS and OmegaConf.select(settings, "target.path", throw_on_missing=False):
         return _columns(str(OmegaConf.select(settings, "target.path", throw_on_missing=False) or ""), value)
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(settings, parent, throw_on_missing=False) if parent else settings
@@ -179,14 +187,13 @@ def _ruled(schema: Any, name: str, present: Any) -> list[str]:
 
 
 def _columns(path: str, value: str) -> list[str]:
-    """The columns of a table, each after those that are written in the brackets already."""
+    """The columns of a table, each after what is written before it: other columns, a bracket, or `time:`."""
     from kanrun.targets.tables import column_names
 
-    bracket = "[" if value.startswith("[") else ""
-    written, comma, _ = value.rpartition(",")
-    before = f"{written}{comma}" if comma else bracket
+    before = value[: max(value.rfind(mark) for mark in ",[{:") + 1]
+    written = [part.partition(":")[0].strip() for part in before.lstrip("[{").split(",")]
     with contextlib.suppress(KanrunError, OSError):
-        return [f"{before}{name}" for name in column_names(path) if name not in written.lstrip("[").split(",")]
+        return [f"{before}{name}" for name in column_names(path) if name not in written]
     return []
 
 

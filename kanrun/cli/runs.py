@@ -1,4 +1,4 @@
-"""`kanrun runs`: list, show, compare, label, repeat, continue and remove runs."""
+"""`kanrun runs`: list, ask, show, compare and report runs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kanrun.cli.completion import complete_override, complete_run
-from kanrun.cli.experiments import Outputs, Quiet, Strict
-from kanrun.errors import KanrunError, UsageError
+from kanrun.cli.completion import complete_run
+from kanrun.cli.experiments import Outputs
+from kanrun.errors import KanrunError
 
 if TYPE_CHECKING:
     from kanrun.runs import Run
@@ -28,15 +28,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="As JSON, for programs.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV, for programs.")]
 RunName = Annotated[str, typer.Argument(metavar="RUN", help=_RUN, autocompletion=complete_run)]
 RunNames = Annotated[list[str], typer.Argument(metavar="RUN...", help=_RUN, autocompletion=complete_run)]
-Force = Annotated[
-    bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
-]
-Address = Annotated[
-    str | None, typer.Option("--address", metavar="ADDRESS", help="The Dask scheduler's, of a run with executor=dask.")
-]
-Elsewhere = Annotated[
-    str | None, typer.Option("--executor", metavar="KIND", help="Go on in serial, local or dask, whatever the run had.")
-]
 
 
 @app.command("list")
@@ -210,125 +201,6 @@ def diff_runs(
                 report.print_line(console, f"{mark} {name}: {value}")
 
 
-@app.command("rerun")
-def rerun_run(
-    run: RunName,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="OVERRIDES", help="Further changes.", autocompletion=complete_override),
-    ] = None,
-    outputs: Outputs = Path("outputs"),
-    quiet: Quiet = False,
-    strict: Strict = False,
-) -> None:
-    """Run a run or sweep again from its own words; without further overrides its numbers are compared.
-
-    Exits with 1 if numbers differ that the same version on the same machine should have reproduced.
-    """
-    from kanrun.launch.rerunning import rerun
-    from kanrun.runs import find_run
-
-    raise typer.Exit(rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict))
-
-
-@app.command("resume")
-def resume_run(
-    run: RunName,
-    outputs: Outputs = Path("outputs"),
-    quiet: Quiet = False,
-    strict: Strict = False,
-    force: Force = False,
-    executor: Elsewhere = None,
-    address: Address = None,
-) -> None:
-    """Continue a run or a sweep that was interrupted; what it had finished is not run again."""
-    from kanrun.launch import GoingOn, resume, resume_sweep
-    from kanrun.runs import find_run
-
-    how = GoingOn(quiet=quiet, strict=strict, force=force, executor=executor, address=address)
-    found = find_run(run, outputs)
-    raise typer.Exit(resume_sweep(found.path, how) if found.is_sweep else resume(found.path, how))
-
-
-@app.command("tag")
-def tag_run(
-    run: RunName,
-    tags: Annotated[list[str] | None, typer.Argument(metavar="TAG...", help="Words without blanks.")] = None,
-    remove: Annotated[bool, typer.Option("--remove", help="Take these tags away; without tags, all.")] = False,
-    outputs: Outputs = Path("outputs"),
-) -> None:
-    """Give a run tags, by which it is found and listed; without tags, say which it has."""
-    from kanrun.runs import find_run
-    from kanrun.runs.manifest import RunLabels, check_tags
-
-    check_tags(tags or ())
-    found = find_run(run, outputs)
-    before = found.labels.tags
-    if remove:
-        if missing := [tag for tag in tags or () if tag not in before]:
-            raise UsageError(f"{found.name} does not bear the tag {missing[0]}; it has {', '.join(before) or 'none'}.")
-        after = tuple(tag for tag in before if tags and tag not in tags)
-    else:
-        after = tuple(dict.fromkeys((*before, *(tags or ()))))
-    if after != before:
-        RunLabels(after, found.labels.note).store(found.path)
-    print(f"{found.name}: {', '.join(after) or 'no tags'}")
-
-
-@app.command("note")
-def note_run(
-    run: RunName,
-    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="A sentence; an empty one removes it.")] = None,
-    outputs: Outputs = Path("outputs"),
-) -> None:
-    """Write a sentence about a run, which replaces the last one; without TEXT, say it."""
-    from kanrun.runs import find_run
-    from kanrun.runs.manifest import RunLabels
-
-    found = find_run(run, outputs)
-    if text is not None:
-        RunLabels(found.labels.tags, " ".join(text.split())).store(found.path)
-    print(f"{found.name}: {found.labels.note or 'no note'}")
-
-
-@app.command("remove")
-def remove_runs(
-    runs: RunNames,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-    outputs: Outputs = Path("outputs"),
-) -> None:
-    """Delete the folders of runs or sweeps, after asking; nothing outside OUTPUTS, and no run that goes on."""
-    from kanrun.runs import find_run
-    from kanrun.runs.locations import remove_run
-
-    found = list({run.path: run for run in (find_run(word, outputs) for word in runs)}.values())
-    for run in found:
-        remove_run(run, outputs, check_only=True)
-    if not yes:
-        names = ", ".join(run.name for run in found)
-        if not typer.confirm(f"Delete {names} with all {sum(_files(run) for run in found)} files?", err=True):
-            raise UsageError("nothing was deleted.")
-    for run in found:
-        remove_run(run, outputs)
-        print(f"deleted {run.path}")
-
-
-@app.command("figures")
-def redraw_figures(
-    run: RunName,
-    format: Annotated[
-        str | None, typer.Option("--format", metavar="FORMAT", help="A further format beside PNG and SVG: pdf.")
-    ] = None,
-    outputs: Outputs = Path("outputs"),
-) -> None:
-    """Draw the figures of a run again from its recorded tables."""
-    from kanrun.runs import find_run
-    from kanrun.study.comparison import redraw
-
-    for path in redraw(find_run(run, outputs, sweeps=False), format):
-        print(path)
-
-
 def _print_columns(
     columns: Columns, as_json: bool = False, as_csv: bool = False, more: int = 0, first: Sequence[str] = ()
 ) -> None:
@@ -396,10 +268,6 @@ def _single(word: str, outputs: Path) -> Run:
     if found.is_sweep:
         return found.best_job or found.jobs[0]
     return found
-
-
-def _files(run: Run) -> int:
-    return sum(path.is_file() for path in run.path.rglob("*"))
 
 
 def _readable(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kanrun.cli.earlier_runs import with_run_folders
+from kanrun.cli.experiments import with_run_folders
 from kanrun.errors import UsageError
 from kanrun.runs import Manifest, RunFolder, Status
 

@@ -183,6 +183,7 @@ def test_runs_list_and_show(kanrun: Command) -> None:
         ([], "study=", ["study=toy_suite"]),
         ([], "st", ["study=", "study=toy_suite"]),
         ([], "sch", []),
+        ([], "device=c", ["device=cpu", "device=cuda"]),
         ([], "hydra/sweep", ["hydra/sweeper=", "hydra/sweeper=basic"]),
         (["nonsense["], "solver=l", ["solver=lbfgs", "solver=lm"]),
     ],
@@ -202,6 +203,11 @@ def test_completion_of_the_columns_of_the_table_at_hand(tmp_path: Path) -> None:
     words = ["target=table", f"target.path={tmp_path}/houses.csv"]
     assert completions("fit", words, "target.outputs=pr") == ["target.outputs=price"]
     assert completions("fit", words, "target.inputs=[rooms,a") == ["target.inputs=[rooms,area"]
+    assert completions("fit", words, "target.weights=a") == ["target.weights=area"]
+    assert completions("fit", words, "target.split=t")[1:] == [
+        f"target.split=time:{n}" for n in ("area", "price", "rooms")
+    ]
+    assert completions("fit", words, "target.monotone={rooms: up,p") == ["target.monotone={rooms: up,price"]
 
 
 @pytest.mark.parametrize(

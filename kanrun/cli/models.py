@@ -1,8 +1,9 @@
-"""`kanrun predict`: what a trained model says about new inputs."""
+"""`kanrun predict` and `kanrun export`: what a trained model says about new inputs, and a file of it alone."""
 
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,11 @@ import typer
 from kanrun.cli.experiments import Outputs
 from kanrun.cli.runs import RunName
 from kanrun.errors import UsageError
+
+ModelName = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help="Which of its models, by its file's name. Default: the first seed's."),
+]
 
 
 def predict(  # noqa: PLR0913  # options of a command
@@ -25,12 +31,7 @@ def predict(  # noqa: PLR0913  # options of a command
         ),
     ],
     *,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            "--model", metavar="NAME", help="Which of its models, by its file's name. Default: the first seed's."
-        ),
-    ] = None,
+    model: ModelName = None,
     interval: Annotated[
         float | None,
         typer.Option(
@@ -59,3 +60,37 @@ def predict(  # noqa: PLR0913  # options of a command
     wanted = [name.strip() for name in names]
     for warning in predict_table(found, input, output, model, interval, wanted, spreadsheet_safe):
         print(f"kanrun: {warning}", file=sys.stderr)
+
+
+class ExportFormat(StrEnum):
+    """What --format takes."""
+
+    C = "c"
+    PYTHON = "python"
+    JSON = "json"
+    ONNX = "onnx"
+    TORCH = "torch"
+    FORMULA = "formula"
+
+
+def export(
+    run: RunName,
+    form: Annotated[
+        ExportFormat,
+        typer.Option(
+            "--format", help="c, python (NumPy alone), json, onnx, torch (.pt2); formula: of kanrun interpret."
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The file; a formula's is LaTeX for .tex, else text.")
+    ],
+    model: ModelName = None,
+    outputs: Outputs = Path("outputs"),
+) -> None:
+    """Write the model of a run as one file that works without kanrun, in the units of the data."""
+    from kanrun.runs import find_run
+    from kanrun.study.saved import load_run
+
+    for sentence in load_run(find_run(run, outputs, sweeps=False).path).export(form, output, model):
+        print(f"kanrun: {sentence}", file=sys.stderr)
+    print(output)
