@@ -12,6 +12,8 @@ from kanrun.cli.experiments import Outputs, Quiet, Strict
 from kanrun.cli.runs import RunName, RunNames, app
 from kanrun.errors import UsageError
 
+__all__ = ["app"]
+
 Force = Annotated[
     bool, typer.Option("--force", help="Also where another host started it, on which it must have ended.")
 ]
