@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import sympy
 from hypothesis import HealthCheck, given, settings
+from matplotlib.mathtext import MathTextParser
 
 from kanrun.errors import UsageError
 from kanrun.formulas import FUNCTIONS, parse, to_latex, to_numpy, to_python, variable, variables_of
@@ -177,6 +178,13 @@ def test_python_source_is_the_same_function(text: str, tmp_path: Path) -> None:
 
 def test_latex_and_python_names() -> None:
     assert to_latex(parse("x0^2/3")) == r"\frac{x_{0}^{2}}{3}"
+
+
+@pytest.mark.parametrize(
+    "text", ["1.5e-9*x0/(x1+0.7)", "exp(-x0^2/2)/sqrt(2*pi)", "abs(x0)^(3/2)*atan(x1)", "asinh(x0*x1)", "x0^x1*sec(x0)"]
+)
+def test_latex_is_accepted_by_a_typesetter(text: str) -> None:
+    MathTextParser("path").parse(f"${to_latex(parse(text))}$")
     assert "def formula(b, a):" in to_python(parse("a*b", ["a", "b"]), ["b", "a"])
     with pytest.raises(UsageError, match="'petal width' is not a Python name"):
         to_python(parse("x0"), ["petal width"])

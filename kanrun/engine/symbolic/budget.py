@@ -8,6 +8,7 @@ of one core (`kanrun bench part=work`).
 from __future__ import annotations
 
 import contextlib
+import inspect
 import math
 import sys
 import threading
@@ -25,8 +26,8 @@ Event = TypeVar("Event")
 class WorkCosts:
     """Units of a Jacobian: for itself, for an edge, for an entry, for one of the products of its normal equations; of a
     trial step: for itself, for an edge, for one of the products that solve it; of a value of a candidate on a search
-    grid; of a pair of them, and an entry of it; of a pair of small expressions, and of one; of least squares and
-    of a Gaussian process for one of their products, and for an entry of a covariance; of a function call in sympy."""
+    grid; of a pair of functions, and an entry of it; of a small expression; of least squares and of a Gaussian process
+    for one of their products, and for an entry of a covariance; of a function call in sympy."""
 
     jacobian: float = 1.1e-4
     edge: float = 4e-5
@@ -38,8 +39,7 @@ class WorkCosts:
     grid_value: float = 4e-8
     pair: float = 2.2e-9
     pair_entry: float = 3e-11
-    expressions: float = 1.7e-8
-    expression: float = 2e-5
+    expression: float = 1.3e-5
     least_squares: float = 8e-10
     covariance: float = 8e-11
     covariance_entry: float = 1.1e-8
@@ -71,8 +71,9 @@ def count_work(units: float) -> None:
 
 
 def _counting(frame: FrameType, event: str, argument: Any) -> None:
-    _thread.calls = calls = _thread.calls + 1
-    if not calls % _CALLS:
+    _thread.calls += 1
+    if _thread.calls >= _CALLS and not frame.f_code.co_flags & inspect.CO_GENERATOR:  # which may be at its end: an
+        _thread.calls = 0  # exception is ignored there
         count_work(_CALLS * COSTS.call)
 
 

@@ -23,7 +23,8 @@ def graph_of_expression(expression: sympy.Expr, inputs: int) -> Graph:
     Raises KanrunError for a function that is no candidate.
     """
     builder = _Builder(inputs)
-    builder.sum_of(expression)
+    numbers = expression.replace(lambda e: e.is_number and not e.is_Number, lambda e: sympy.Float(e.evalf(20), 17))
+    builder.sum_of(numbers)
     return builder.graph()
 
 

@@ -17,13 +17,14 @@ import sympy
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import variable
 
 #: Work of fitting a guess to all points.
 _GUESS = 2e-3
-#: Share of the variance that rounding leaves, and what a less simple entry adds: of exact pairs the simplest wins.
-_EXACT, _SIMPLER = 1e-11, 1e-18
+#: Share of the variance that rounding leaves: of pairs that leave no more the simplest wins.
+_EXACT = 1e-11
 
 
 Build = Callable[..., sympy.Expr]
@@ -41,8 +42,8 @@ _FUNCTIONS: tuple[tuple[str, Compute, Build, float, bool], ...] = (
     ("1/sqrt", lambda u: 1 / np.sqrt(u), lambda e: 1 / sympy.sqrt(e), 2.0, True),
     ("exp", np.exp, sympy.exp, 1.0, True),
     ("exp", lambda u: np.exp(-u), lambda e: sympy.exp(-e), 1.5, True),
-    ("gaussian", lambda u: np.exp(-u * u), lambda e: sympy.exp(-(e**2)), 2.0, False),
-    ("gaussian", lambda u: np.exp(-u * u / 2), lambda e: sympy.exp(-(e**2) / 2), 2.5, False),
+    ("gaussian", lambda u: np.exp(-u * u), lambda e: sympy.exp(-(e**2)), 2.0, True),
+    ("gaussian", lambda u: np.exp(-u * u / 2), lambda e: sympy.exp(-(e**2) / 2), 2.5, True),
     ("log", np.log, sympy.log, 1.0, True),
     ("sin", np.sin, sympy.sin, 1.0, True),
     ("cos", np.cos, sympy.cos, 1.0, True),
@@ -65,6 +66,9 @@ _FUNCTIONS: tuple[tuple[str, Compute, Build, float, bool], ...] = (
     ("1/x", lambda u: 1 / (1 + u * u), lambda e: 1 / (1 + e**2), 2.2, False),
     ("sqrt", lambda u: np.sqrt(1 + u * u), lambda e: sympy.sqrt(1 + e**2), 2.2, False),
     ("sqrt", lambda u: np.sqrt(1 - u * u), lambda e: sympy.sqrt(1 - e**2), 2.2, False),
+    ("sqrt", lambda u: np.sqrt(1 + u), lambda e: sympy.sqrt(1 + e), 2.0, True),
+    ("sqrt", lambda u: np.sqrt(1 - u), lambda e: sympy.sqrt(1 - e), 2.0, True),
+    ("log", lambda u: np.log(1 + u), lambda e: sympy.log(1 + e), 2.0, True),
     ("exp", lambda u: np.exp(u) - 1, lambda e: sympy.exp(e) - 1, 2.0, False),
 )  # fmt: skip
 
@@ -92,25 +96,29 @@ class _Entries:
     values: list[Array] = field(default_factory=list)
     builds: list[Callable[[], sympy.Expr]] = field(default_factory=list)
     sizes: list[float] = field(default_factory=list)
-    seen: set[bytes] = field(default_factory=set)
+    seen: dict[bytes, int] = field(default_factory=dict)
 
     def add(self, values: Array, build: Callable[[], sympy.Expr], size: float, largest: float) -> None:
-        """Keep it unless it is not finite, constant, huge or there already."""
+        """Keep it unless it is not finite, constant, huge or there already, up to a factor, in a form as simple."""
         top = float(np.abs(values).max(initial=0.0)) if np.isfinite(values).all() else np.inf
         if not 1e-12 < top < largest or float(np.ptp(values)) < 1e-9 * top:
             return
         key = np.round(values / top, 9).tobytes()
         negative = np.round(-values / top, 9).tobytes()
-        if key not in self.seen and negative not in self.seen:
-            self.seen.add(key)
+        count_work(COSTS.expression)
+        index = self.seen.get(key, self.seen.get(negative))
+        if index is None:
+            self.seen[key] = len(self.values)
             self.values.append(values)
             self.builds.append(build)
             self.sizes.append(size)
-            count_work(COSTS.expression)
+        elif size < self.sizes[index]:
+            self.values[index], self.builds[index], self.sizes[index] = values, build, size
 
 
 def _grown(u: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> _Entries:
-    """Variables, functions of them, products and sums of two of these, and functions of those."""
+    """Variables, functions of them, products and sums of two of these, and functions of those; what joins two variables
+    comes before functions of functions of one."""
     entries, largest = _Entries(allowed), policy.largest
     with np.errstate(all="ignore"):
         for i in range(u.shape[1]):
@@ -153,13 +161,14 @@ def _called(form: Build, *builds: Callable[[], sympy.Expr]) -> Callable[[], symp
 _BINARY: tuple[tuple[Callable[[Array, Array], Array], Build], ...] = (
     (np.multiply, lambda a, b: a * b),
     (np.divide, lambda a, b: a / b),
+    (lambda a, b: b / a, lambda a, b: b / a),
     (np.add, lambda a, b: a + b),
     (np.subtract, lambda a, b: a - b),
 )
 
 
 def _combine(entries: _Entries, i: int, j: int, policy: ExpressionPairsPolicy) -> None:
-    size = entries.sizes[i] + entries.sizes[j] + 0.5
+    size = entries.sizes[i] + entries.sizes[j] + (0.5 if max(entries.sizes[i], entries.sizes[j]) > 1 else -0.5)
     for compute, form in _BINARY:
         entries.add(compute(entries.values[i], entries.values[j]), _called(form, entries.builds[i], entries.builds[j]),
                     size, policy.largest)  # fmt: skip
@@ -196,111 +205,70 @@ def _plainness(expression: sympy.Expr) -> float:
 
 @dataclass(frozen=True)
 class _Guess:
-    """The transformed output as a linear combination of entries; `outer` gives y, `quotient` are entries times it."""
+    """The transformed output over `weight` as a linear combination of entries; `outer` gives y over weight, `quotient`
+    are entries times it."""
 
     terms: tuple[sympy.Expr, ...]
-    times: tuple[sympy.Expr, ...]
-    transform: Compute
-    outer: Build
+    times: tuple[sympy.Expr, ...] = ()
+    transform: Compute = lambda y: y
+    outer: Build = lambda e: e
     logarithms: bool = False
+    weight: sympy.Expr = sympy.S.One
 
 
 def _guesses(
     values: Array, builds: list[Callable[[], sympy.Expr]], y: Array, allowed: set[str], policy: ExpressionPairsPolicy
 ) -> Iterator[list[_Guess]]:
     """Guesses of one kind after the other."""
-    plain = _Standard.of(values)
-    for number, (needs, transform, outer) in enumerate(OUTPUTS):
-        if needs not in allowed:
-            continue
-        with np.errstate(all="ignore"):
-            t = transform(y)
-        if not np.isfinite(t).all() or np.ptp(t) < 1e-12 * np.abs(t).max(initial=1e-300):
-            continue
-        if number in (6, 7, 8) and np.abs(y).max() > (20 if number == 6 else np.pi / 2):
-            continue
-        pairs = _best_pairs(plain, plain, t, policy)
-        yield [_Guess((builds[i](), builds[j]()), (), transform, outer) for i, j in pairs]
-        triples = _best_triples(plain, t, policy)
+    one = np.ones((1, len(y)))
+
+    def near(t: Array, first: Array = values, second: Array | None = None) -> list[tuple[int, int]]:
+        pairs = nearest_pairs(t, first, one, policy.kept, others=second, floor=_EXACT)
+        return [(i, j) for left, i, j in pairs if left < policy.promising]
+
+    for number, transform, outer, t in _outputs(y, allowed):
+        yield [_Guess((builds[i](), builds[j]()), (), transform, outer) for i, j in near(t)]
+        triples = _best_triples(values[: policy.triples], t, policy)
         yield [_Guess(tuple(builds[i]() for i in chosen), (), transform, outer) for chosen in triples]
         if number < 3:
-            few = plain.values[: policy.quotients]
-            pairs = _best_pairs(_Standard.of(few), _Standard.of(few * t), t, policy)
-            yield [_Guess((builds[i](),), (builds[j](),), transform, outer) for i, j in pairs]
+            few = values[: policy.quotients]
+            yield [_Guess((builds[i](),), (builds[j](),), transform, outer) for i, j in near(t, few, few * t)]
     signed = np.sign(y)
     if (signed == signed[0]).all():
         same = [i for i in range(len(values)) if (np.sign(values[i]) == np.sign(values[i, 0])).all()]
-        logs = np.log(np.abs(values[same]))
-        kept = [k for k in range(len(same)) if np.ptp(logs[k]) > 1e-9]
-        unit = _Standard.of(logs[kept])
-        pairs = _best_pairs(unit, unit, np.log(np.abs(y)), policy)
-        both = [tuple(builds[same[kept[k]]]() for k in pair) for pair in pairs]
+        pairs = near(np.log(np.abs(y)), np.log(np.abs(values[same])))
+        both = [tuple(builds[same[k]]() for k in pair) for pair in pairs]
         yield [_Guess(two, (), lambda y: np.log(np.abs(y)), sympy.exp, logarithms=True) for two in both]
+    for k in range(min(policy.weights, len(values))):
+        weight, weighed = builds[k](), y / values[k]
+        for number, transform, outer, t in _outputs(weighed, allowed):
+            few = values[: policy.quotients] if number else values
+            yield [_Guess((builds[i](), builds[j]()), (), transform, outer, weight=weight) for i, j in near(t, few)]
 
 
-@dataclass(frozen=True)
-class _Standard:
-    """Entries with mean 0 and norm 1, and their products with one another."""
-
-    values: Array
-    unit: Array
-
-    @classmethod
-    def of(cls, values: Array) -> _Standard:
-        centred = values - values.mean(1, keepdims=True)
-        norm = np.linalg.norm(centred, axis=1, keepdims=True)
-        return cls(values, centred / np.where(norm > 0, norm, np.inf))
+def _outputs(y: Array, allowed: set[str]) -> Iterator[tuple[int, Compute, Build, Array]]:
+    """The transforms of y that are defined and do not blow it up: number, itself, what undoes it, its values."""
+    for number, (needs, transform, outer) in enumerate(OUTPUTS):
+        with np.errstate(all="ignore"):
+            t = transform(y)
+        usable = np.isfinite(t).all() and np.ptp(t) >= 1e-12 * np.abs(t).max(initial=1e-300)
+        large = number in (6, 7, 8) and np.abs(y).max() > (20 if number == 6 else np.pi / 2)
+        if needs in allowed and usable and not large:
+            yield number, transform, outer, t
 
 
-def _unit(t: Array) -> Array:
-    centred = t - t.mean()
-    unit: Array = centred / np.linalg.norm(centred)
-    return unit
+def _best_triples(values: Array, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int, int]]:
+    """The two triples of entries that leave the least of t: pairs beside each of them."""
+    one, found = np.ones(len(t)), []
+    for i in range(len(values) - 2):
+        for left, j, k in nearest_pairs(t, values[i + 1 :], np.stack([one, values[i]]), 1):
+            found.append((left * _left(values[i], t), (i, i + 1 + j, i + 1 + k)))
+    return [chosen for left, chosen in sorted(found)[:2] if left < policy.promising]
 
 
-def _best_pairs(first: _Standard, second: _Standard, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int]]:
-    """The few pairs of a first and a second entry that leave the least of t, one of each pair (i, j), (j, i)."""
-    t = _unit(t)
-    r, s = first.unit @ t, second.unit @ t
-    count_work(COSTS.expressions * len(r) * len(s))
-    best: list[tuple[float, int, int]] = []
-    for start in range(0, len(r), policy.block):
-        part = slice(start, start + policy.block)
-        g = first.unit[part] @ second.unit.T
-        lower = 1 - g * g
-        lower[lower < policy.parallel] = np.inf
-        left = 1 - (r[part, None] ** 2 + s[None] ** 2 - 2 * r[part, None] * s[None] * g) / lower
-        left[np.isinf(lower)] = 1.0
-        left = np.maximum(left, _EXACT) + _SIMPLER * np.add.outer(np.arange(start, start + len(g)), np.arange(len(s)))
-        at = np.argpartition(left, policy.kept, axis=None)[: policy.kept]
-        best += [(float(left.flat[k]), start + int(k) // left.shape[1], int(k) % left.shape[1]) for k in at]
-    best.sort()
-    pairs: dict[frozenset[int], tuple[int, int]] = {}
-    for left_over, i, j in best:
-        if left_over < policy.promising:
-            pairs.setdefault(frozenset((i, j)), (i, j))
-    return list(pairs.values())[: policy.kept]
-
-
-def _best_triples(entries: _Standard, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int, int]]:
-    """The few triples of the first entries that leave the least of t: pairs after each entry was projected out."""
-    unit, t = entries.unit[: policy.triples], _unit(t)
-    count_work(COSTS.expressions * len(unit) ** 3 / 3)
-    found: list[tuple[float, tuple[int, int, int]]] = []
-    for i, one in enumerate(unit):
-        rest = unit[i + 1 :] - np.outer(unit[i + 1 :] @ one, one)
-        size = np.linalg.norm(rest, axis=1)
-        rest = rest / np.where(size > policy.parallel**0.5, size, np.inf)[:, None]
-        target = t - (t @ one) * one
-        r, g = rest @ target, rest @ rest.T
-        lower = 1 - g * g
-        lower[lower < policy.parallel] = np.inf
-        left = float(target @ target) - (r[:, None] ** 2 + r[None] ** 2 - 2 * r[:, None] * r[None] * g) / lower
-        if left.size > 1:
-            k = int(np.argmin(left))
-            found.append((float(left.flat[k]), (i, i + 1 + k // left.shape[1], i + 1 + k % left.shape[1])))
-    found.sort()
-    return [chosen for left_over, chosen in found[:2] if left_over < policy.promising]
+def _left(entry: Array, t: Array) -> float:
+    """The share of the variance of t that a line in the entry leaves."""
+    return 1 - float(np.corrcoef(entry, t)[0, 1]) ** 2
 
 
 def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
@@ -311,7 +279,8 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
     count_work(_GUESS)
     with np.errstate(all="ignore"):
-        t = guess.transform(y)
+        weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
+        t = guess.transform(y / weight)
         columns = [to_numpy(term, names)(x) for term in (*guess.terms, *guess.times)]
         if guess.logarithms:
             columns = [np.log(np.abs(column)) for column in columns]
@@ -329,7 +298,7 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         cut = len(guess.terms)
         top = sympy.Add(*(c * e for c, e in zip(numbers[:cut], guess.terms, strict=True))) + numbers[-1]
         below = 1 - sympy.Add(*(c * e for c, e in zip(numbers[cut:-1], guess.times, strict=True)))
-        expression = guess.outer(top / below)
+        expression = guess.weight * guess.outer(top / below)
     with np.errstate(all="ignore"):
         residual = to_numpy(expression, names)(x) - y if expression.free_symbols else np.full(len(y), np.inf)
         if guess.outer is sympy.sqrt and (y < 0).all():

@@ -1,9 +1,11 @@
-"""Graphs of one input joined from terms: polynomials, sums, and what such a graph is called and costs."""
+"""Graphs of one input joined from terms: polynomials, their quotients, sums; what such a graph is called and costs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+
+import numpy as np
 
 from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Array, power
 from kanrun.engine.symbolic.dictionary import call
@@ -24,6 +26,43 @@ def polynomial_graph(powers: Sequence[int], coefficients: Array, scale: float, *
     first = calls[0].function
     first = replace(first, free=first.free + "d" * free).changed(d=constant)
     return Joined("sum", (Call(first), *calls[1:]))
+
+
+def quotient_of_polynomials(t: Array, y: Array, above: int, below: int) -> Joined:
+    """P / Q of degrees `above` and `below` for y = P / Q at t, as the linear equation y Q = P gives them, without the
+    terms that are zero."""
+    scale = float(np.abs(t).max())
+    p_powers, q_powers = list(range(above + 1)), list(range(below + 1))
+    while True:
+        up = np.stack([(t / scale) ** k for k in p_powers], axis=1)
+        down = np.stack([(t / scale) ** k for k in q_powers], axis=1)
+        system = np.concatenate([up, -y[:, None] * down], axis=1)
+        norms = np.linalg.norm(system, axis=0)
+        null = np.linalg.svd(system / norms, full_matrices=False)[2][-1]
+        share = np.abs(null)
+        least = int(np.argmin(share))
+        if share[least] > _ZERO * share.max() or len(share) <= _FEWEST:
+            break
+        if least < len(p_powers):
+            p_powers.pop(least)
+        else:
+            q_powers.pop(least - len(p_powers))
+    null = null / norms
+    p, q = null[: len(p_powers)], null[len(p_powers) :]
+    if p_powers == [0]:
+        inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, float(p[0] / np.abs(q).max()), 0.0), "c")
+        return Joined("sum", (Call(inverse, polynomial_graph(q_powers, q / np.abs(q).max(), scale)),))
+    fixed = 0 if q_powers[0] == 0 else q_powers[-1]
+    unit = q[q_powers.index(fixed)] / scale**fixed
+    denominator = polynomial_graph(q_powers, q / unit, scale, fixed=fixed)
+    inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "")
+    return Joined(
+        "sum", (Joined("product", (polynomial_graph(p_powers, p / unit, scale), Call(inverse, denominator))),)
+    )
+
+
+#: Share of the largest coefficient that counts as zero, and the coefficients that a quotient has at least.
+_ZERO, _FEWEST = 1e-7, 3
 
 
 def with_constant(terms: Sequence[Part], constant: float) -> Joined:

@@ -9,16 +9,17 @@ from collections.abc import Sequence
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work, counted_calls
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.expression_pairs import OUTPUTS
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
-from kanrun.formulas import variable
+from kanrun.formulas import to_numpy, variable
 
 
 def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.Expr | None:
-    """A quotient of polynomials of few terms in all inputs that gives y or y^2 on all points to rounding, or None.
+    """A quotient of polynomials of few terms in all inputs, or its root, that gives y on all points to rounding, or
+    None.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where Q is not 0. Degrees
     rise until least squares leaves nothing; then monomials in the inputs themselves are left out as long as that stays
@@ -32,7 +33,7 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
     most = min(len(y) // 3, policy.monomials)
     for transform, outer in (OUTPUTS[0][1:], OUTPUTS[2][1:]):
         t = transform(y)
-        if not np.isfinite(t).all() or (outer is sympy.sqrt and (y < 0).any()):
+        if not np.isfinite(t).all():
             continue
         allowed = 1e-12 * float(np.abs(t).max())
         found: tuple[int, list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
@@ -55,10 +56,11 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
         if found is None:
             continue
         expression = _quotient(x, t, found[1], found[2], policy)
-        if expression is None or (outer is sympy.sqrt and _has_squares(expression)):
-            continue  # the root of a square has lost its sign
-        expression = outer(expression)
-        return expression if expression.free_symbols else None
+        if expression is not None and outer is sympy.sqrt:
+            with counted_calls():
+                expression = _root(expression, x, y)
+        if expression is not None and expression.free_symbols:
+            return expression
     return None
 
 
@@ -83,11 +85,24 @@ def _quotient(
     return sympy.Add(*top) / sympy.Add(*bottom)
 
 
-def _has_squares(quotient: sympy.Expr) -> bool:
-    """Whether a polynomial divides numerator or denominator more than once."""
+def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
+    """The root of a quotient of polynomials with the signs of y, or None: what divides it twice is outside the root."""
     exact = quotient.xreplace({c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)})
-    parts = (part for part in sympy.fraction(sympy.cancel(exact)) if part.free_symbols)
-    return any(times > 1 for part in parts for _, times in sympy.factor_list(part)[1])
+    outside, inside = sympy.Integer(1), sympy.Integer(1)
+    for part, sign in zip(sympy.fraction(sympy.cancel(exact)), (1, -1), strict=True):
+        number, factors = sympy.factor_list(part)
+        inside *= number**sign
+        for factor, times in factors:
+            outside *= factor ** (sign * (times // 2))
+            inside *= factor ** (sign * (times % 2))
+    root = outside * sympy.sqrt(inside) if outside.free_symbols else sympy.sqrt(quotient)
+    value = to_numpy(root, [f"x{i}" for i in range(x.shape[1])])(x) if root.free_symbols else np.zeros_like(y)
+    root, value = (root, value) if value @ y > 0 else (-root, -value)
+    return root if float(np.abs(value - y).max()) <= _ALMOST * float(np.abs(y).max()) else None
+
+
+#: Largest difference between y and the root of a quotient whose numbers were taken for fractions.
+_ALMOST = 1e-6
 
 
 def _columns(x: Array, t: Array, above: Sequence[tuple[int, ...]], below: Sequence[tuple[int, ...]]) -> Array:

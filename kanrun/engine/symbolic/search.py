@@ -14,7 +14,6 @@ from kanrun.engine.symbolic.description_length import EXACT, length_of
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.selection import met_noise
 from kanrun.engine.symbolic.separability import module_templates
 from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
 from kanrun.engine.symbolic.structure import in_all_inputs, simple_laws, structure, structured_formulas
@@ -65,7 +64,6 @@ def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[
     yield from run.deepen()
     if len(inputs) > 2 and not run.over():
         templates, run.unstructured = module_templates(problem, generator)
-        run.simple_done = True
         yield from run.attempt(templates)
         yield from run.deepen()
     for shape in deep_shapes(len(inputs)) if len(inputs) > 1 else ():
@@ -89,21 +87,21 @@ class _Search:
         self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, TrainedGraph]] = []
         self.unstructured = np.inf  # the error of a wide network, once it is trained
-        self.simple_done = self.data.x.shape[1] <= 2  # an inaccurate network of several inputs may just lack structure
 
     def is_exact(self) -> bool:
         """Whether a formula gives all points to rounding."""
         return any(each.is_exact(self.policy.exact) for each in self.tried)
 
     def over(self) -> bool:
-        """Whether a formula is exact, or as good as any network (noise is then all that is left), or the budget is
-        spent."""
+        """Whether a formula is exact, or as good as any network with only noise left, or the budget is spent."""
         if self.is_exact() or self.budget.over:
             return True
         best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
-        noisy = best > self.policy.selection.noisy and len(self.trained) > 2 and self.simple_done
         good = [each for each in self.tried if each.formula_error <= 1.05 * best]
-        return any(noisy or (each.formula is not None and met_noise(each.formula, self.problem)) for each in good)
+        return any(
+            each.formula is not None and each.formula_error > self.policy.selection.smooth
+            and self.data.only_noise(each.formula) for each in good
+        )  # fmt: skip
 
     def recorded(self, events: Iterator[SearchStage | Tried]) -> Iterator[SearchStage | Tried]:
         """The events, with what was tried noted as having had its longer look."""

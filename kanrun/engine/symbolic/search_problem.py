@@ -224,26 +224,25 @@ class ExpressionPairsPolicy:
 
     Products and sums of two are formed of the `factors` simplest entries, functions of the `inner` simplest of these,
     and with a variable of the `thirds` simplest; the `entries` simplest are kept, of values up to `largest`. Pairs of
-    all, of the first `quotients` in quotients, triples of the first `triples` are compared on `points`, `kept` of those
-    that leave less than `promising` of the variance are fitted to all points, `block` rows at a time; entries are
-    `parallel` when that much of them differs. A formula is exact at a relative error of `exact`; of the `returned`
+    all, also times one of the first `weights`, of the first `quotients` in quotients, triples of the first `triples`
+    are compared on `points`, `kept` of those that leave less than `promising` of the variance are fitted to all points.
+    A formula is exact at a relative error of `exact`; of the `returned`
     nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a `degree` to
     choose from and `terms` in the end.
     """
 
     variables: int = 5
-    factors: int = 40
+    factors: int = 60
     inner: int = 120
     thirds: int = 120
-    entries: int = 2500
+    entries: int = 3200
     quotients: int = 600
     triples: int = 160
+    weights: int = 8
     largest: float = 1e6
     points: int = 80
     kept: int = 6
     promising: float = 1e-4
-    block: int = 500
-    parallel: float = 1e-7
     exact: float = 1e-10
     returned: int = 8
     refined: int = 2

@@ -70,6 +70,12 @@ class Tried:
         return self.formula is not None and self.formula_error <= exact
 
 
+def matched(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
+    """What was found without a network, as one stage."""
+    yield SearchStage("match", tried.name, tried.network, tried.formula_error, time.monotonic() - began)
+    yield tried
+
+
 def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """Prunes a trained network, extends its grids again, and snaps its edges, with composites where they must be."""
     for event in snapped(name, trained, problem):

@@ -24,7 +24,7 @@ from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import Selected
-from kanrun.engine.symbolic.snapping import SearchStage, Tried
+from kanrun.engine.symbolic.snapping import SearchStage, Tried, matched
 from kanrun.engine.symbolic.symmetries import Reduction, power_law, reduced
 from kanrun.engine.symbolic.trees import expanded
 from kanrun.engine.symbolic.univariate import match_formulas
@@ -49,7 +49,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
         expression = law()
         tried = _tried(name, expression, problem) if expression is not None else None
         if tried is not None and tried.formula_error < problem.policy.worth:
-            yield from _shown(tried, began)
+            yield from matched(tried, began)
             if tried.is_exact(_goal(problem)):
                 return
 
@@ -62,20 +62,15 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     for expression in _expressions(inner, problem, reduction):
         tried = _tried(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(_goal(problem)):
-            yield from _shown(tried, began)
+            yield from matched(tried, began)
             return
         others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
     for tried in sorted(others, key=lambda each: each.selected.length)[: problem.policy.expression_pairs.refined]:
-        yield from _shown(tried, began)
+        yield from matched(tried, began)
 
 
 def _goal(problem: SearchProblem) -> float:
     return max(problem.policy.exact, EXACT)
-
-
-def _shown(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
-    yield SearchStage("match", tried.name, tried.network, tried.formula_error, time.monotonic() - began)
-    yield tried
 
 
 def _name(reduction: Reduction) -> str:

@@ -15,17 +15,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
 from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, power
-from kanrun.engine.symbolic.dictionary import (
-    Dictionary,
-    call,
-    dictionary,
-    factors,
-    known,
-    nearest_pairs,
-    products,
-    scaled,
-    unscaled,
-)
+from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, factors, known, products, scaled, unscaled
 from kanrun.engine.symbolic.edge_matching import EdgeMatch
 from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.graph import Graph
@@ -33,10 +23,11 @@ from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.joined_graphs import (
     graph_complexity,
     graph_name,
-    polynomial_graph,
+    quotient_of_polynomials,
     summed_graphs,
     with_constant,
 )
+from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Call, Joined, Part, Subgraph, graph_of, sound
@@ -209,40 +200,9 @@ class _Search:
                 q = np.polynomial.chebyshev.chebval(unit, v[-1][above + 1 :])
                 sound = (np.sign(q) == np.sign(q[0])).all() and np.abs(q).min() > 1e-6 * np.abs(q).max()
                 if sound and errors[above, below] <= self.goal and errors[above, below] < self.policy.sudden * fewer:
-                    self.try_quotient(max(above, below), below)
+                    self.keep(quotient_of_polynomials(self.t, self.y, max(above, below), below))
                     if self.exact():
                         return
-
-    def try_quotient(self, above: int, below: int) -> None:
-        """P / Q with a quotient of monomials in t, from the linear solution; without the terms that are zero."""
-        scale = float(np.abs(self.t).max())
-        p_powers, q_powers = list(range(above + 1)), list(range(below + 1))
-        while True:
-            up = np.stack([(self.t / scale) ** k for k in p_powers], axis=1)
-            down = np.stack([(self.t / scale) ** k for k in q_powers], axis=1)
-            system = np.concatenate([up, -self.y[:, None] * down], axis=1)
-            norms = np.linalg.norm(system, axis=0)
-            null = np.linalg.svd(system / norms, full_matrices=False)[2][-1]
-            share = np.abs(null)
-            least = int(np.argmin(share))
-            if share[least] > 1e-7 * share.max() or len(share) <= 3:
-                break
-            if least < len(p_powers):
-                p_powers.pop(least)
-            else:
-                q_powers.pop(least - len(p_powers))
-        null = null / norms
-        p, q = null[: len(p_powers)], null[len(p_powers) :]
-        if p_powers == [0]:
-            inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, float(p[0] / np.abs(q).max()), 0.0), "c")
-            self.keep(Joined("sum", (Call(inverse, polynomial_graph(q_powers, q / np.abs(q).max(), scale)),)))
-            return
-        fixed = 0 if q_powers[0] == 0 else q_powers[-1]
-        unit = q[q_powers.index(fixed)] / scale**fixed
-        denominator = polynomial_graph(q_powers, q / unit, scale, fixed=fixed)
-        inverse = Symbolic(TABLE["1/x"], (1.0, 0.0, 1.0, 0.0), "")
-        quotient = Joined("product", (polynomial_graph(p_powers, p / unit, scale), Call(inverse, denominator)))
-        self.keep(Joined("sum", (quotient,)))
 
     def pairs(
         self,

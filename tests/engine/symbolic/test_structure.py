@@ -64,6 +64,8 @@ def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
     [
         "(1 - x0*x1)/sqrt(1 - x0^2)",
         "sqrt(1 + x0^2 - 2*x0*cos(x1))",
+        "exp(-x0/x1) + x0/x1^2",
+        pytest.param("x1*log(x0 + x1^2)", marks=pytest.mark.slow),
         pytest.param("(x0 + 2)/(1 + 3*x1*x0)", marks=pytest.mark.slow),
         pytest.param("exp(x1*log(x0))", marks=pytest.mark.slow),
         pytest.param("0.5*x0 + sin(x0*x1) + 4*exp(-x1)", marks=pytest.mark.slow),
@@ -84,6 +86,7 @@ def test_pairs_and_triples_of_small_expressions_are_found(text: str) -> None:
         ("x0*x3 + x1*x4 + 2.5*x2^3 - x0*x1*x2", 5),
         ("20 - x0 - x0*x1/(1 + 0.5*x0^2)", 2),
         ("sqrt(x0^2 + 3*x1*x2 + 1)", 3),
+        ("(x0 - x1)/sqrt(x2^2/5 + x3^2/7)", 4),
         pytest.param("0.8 + 24.3*(2*x1 + 3*x2^2)/(4*x3^3 + 5*x0^4)", 4, marks=pytest.mark.slow),
     ],
 )
@@ -122,6 +125,7 @@ EXPRESSIONS = [
     "exp(-(2*x0 - 1)^2)*sin(3*x1 + 2) + log(x2/x0)",
     "sqrt((x0 + x1)/(x1*x2 + 2)) - 7*(x0 - x2)*(x1 + x2)",
     "x0^x1 + tanh(x2*(x0 + 1))",
+    "sqrt(35)*(x0 - x1)/sqrt(7*x1 + pi*x2)",
     "1/(1 + exp(x0*x1)) + abs(x0 - x1)*asin(x2/9)",
 ]
 

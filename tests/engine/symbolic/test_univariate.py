@@ -7,8 +7,9 @@ import pytest
 
 from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
-from kanrun.engine.symbolic.dictionary import dictionary, nearest_pairs
+from kanrun.engine.symbolic.dictionary import dictionary
 from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.trees import Joined, graph_of
 from kanrun.engine.symbolic.univariate import match_formulas
 from kanrun.formulas import parse, to_numpy
@@ -34,6 +35,14 @@ def test_a_function_of_one_variable_is_found(formula: str, low: float, high: flo
     other = np.linspace(low, high, 300)[1:-1, None]
     found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)  # type: ignore[attr-defined]
     np.testing.assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
+
+
+def test_two_entries_of_the_dictionary_are_found_together() -> None:
+    t = np.random.default_rng(0).uniform(0.1, 3.0, 200)
+    budget = Budget(2.0)
+    match = match_formulas(t, np.sin(t**2) + t**2, choose(["x", "sin", "x^2"]), 0.0, budget)[0]
+    assert match.loss < 1e-24
+    assert budget.used < 0.5
 
 
 @pytest.mark.slow
@@ -92,3 +101,11 @@ def test_work_is_cut_off_at_its_limit() -> None:
     with pytest.raises(WorkSpent), at_most(1.0):
         count_work(2.0)
     count_work(2.0)  # no limit is left behind
+
+
+def test_one_of_each_of_two_sets_and_of_exact_pairs_the_first() -> None:
+    generator = np.random.default_rng(2)
+    first, second = generator.normal(size=(2, 30, 20))
+    first[20], y = first[3], first[3] - 2 * second[7] + 5
+    (loss, i, j), *_ = nearest_pairs(y, first, np.ones((1, 20)), 4, others=second, floor=1e-11)
+    assert (loss, i, j) == (1e-11, 3, 7)
