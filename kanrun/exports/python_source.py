@@ -1,4 +1,4 @@
-"""A model as one Python file that needs NumPy alone: the module `runtime` with the model's data after it."""
+"""A model as one Python file that needs NumPy alone: the module `runtime`, what it uses, and the model's data."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from typing import Any
 
 from kanrun.exports import runtime
 from kanrun.exports.document import Document
+from kanrun.targets.encoding import days_from, place_of, text_of
 
 _END = '''
 
-def predict(table: Any) -> Rows:
+def predict(table: Any) -> Array:
     """Outputs (rows, outputs) for a table or for rows of numbers; see the top of the file."""
     return evaluate(MODEL, encode(MODEL, table))
 '''
@@ -18,7 +19,10 @@ def predict(table: Any) -> Rows:
 
 def python_source(pieces: Document) -> str:
     """The file's text. All that comes from the model stands in it as literals."""
-    return f"{inspect.getsource(runtime)}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_END}"
+    lines = inspect.getsource(runtime).splitlines(keepends=True)
+    own = "".join(line for line in lines if not line.startswith("from kanrun."))
+    used = "".join(f"\n\n{inspect.getsource(function)}" for function in (days_from, place_of, text_of))
+    return f"{own}{used}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_END}"
 
 
 def _literal(value: Any, indent: str) -> str:

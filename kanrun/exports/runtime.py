@@ -15,14 +15,16 @@ from typing import Any
 
 import numpy as np
 
-Rows = np.ndarray[Any, np.dtype[np.float64]]
+from kanrun.targets.encoding import days_from, place_of, text_of
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
 FARTHEST = 1e154  # beyond a grid, in its units, as far as splines continue linearly: nothing overflows
 
 
-def encode(model: Data, table: Any) -> Rows:
-    """Rows of the model's inputs (rows, inputs) from columns by name, or from rows of numbers. Raises ValueError."""
+def encode(model: Data, table: Any) -> Array:
+    """Array of the model's inputs (rows, inputs) from columns by name, or from rows of numbers. Raises ValueError."""
     if not hasattr(table, "keys"):
         rows = np.asarray(table, dtype=np.float64)
         if rows.ndim == 1:
@@ -36,9 +38,9 @@ def encode(model: Data, table: Any) -> Rows:
     return np.concatenate([_encoded(column, list(table[column["name"]])) for column in model["columns"]], axis=1)
 
 
-def _encoded(column: Data, values: list[Any]) -> Rows:
+def _encoded(column: Data, values: list[Any]) -> Array:
     if column["levels"] is not None:
-        texts = np.array([_text(value) for value in values], dtype=object)
+        texts = np.array([text_of(value) for value in values], dtype=object)
         return np.stack([(texts == level).astype(np.float64) for level in column["levels"]], axis=1)
     if column["parts"] is not None:
         numbers = _days(values)
@@ -48,38 +50,18 @@ def _encoded(column: Data, values: list[Any]) -> Rows:
     if column["fill"] is None and missing.any():
         raise ValueError(f"the column {column['name']!r} has missing values, and the model was trained on none")
     filled = np.where(missing, 0.0 if column["fill"] is None else column["fill"], numbers)
-    parts = [_place(filled, part) for part in column["parts"] or ()]
+    parts = [place_of(filled, part) for part in column["parts"] or ()]
     return np.stack([filled, *parts, *([missing.astype(np.float64)] if column["indicator"] else [])], axis=1)
 
 
-def _days(values: list[Any]) -> Rows:
+def _days(values: list[Any]) -> Array:
     """Dates, such as 2024-12-31 or 2024-12-31T18:00, as days since 1970-01-01; numbers are days already."""
     if all(isinstance(value, float | int) for value in values):
         return np.asarray(values, dtype=np.float64)
-    texts = [
-        "" if _text(value) in ("(missing)", "NaT") else _text(value).split("+")[0].rstrip("Zz") for value in values
-    ]
-    instants = np.array([text or "NaT" for text in texts], dtype="M8[us]")
-    return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
+    return days_from(["" if text_of(value) in ("(missing)", "NaT") else text_of(value) for value in values])
 
 
-def _place(days: Rows, part: str) -> Rows:
-    """The day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
-    if part == "hour":
-        return np.asarray(days % 1.0 * 24)
-    whole = np.floor(days)
-    if part == "weekday":
-        return np.asarray((whole + 3) % 7)
-    dates = whole.astype("M8[D]")
-    return np.asarray((dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
-
-
-def _text(value: Any) -> str:
-    text = "" if value is None else str(value).strip()
-    return "(missing)" if text == "" or (isinstance(value, float) and math.isnan(value)) else text
-
-
-def evaluate(model: Data, x: Any) -> Rows:
+def evaluate(model: Data, x: Any) -> Array:
     """f(x) (rows, outputs) for rows of inputs x (rows, inputs), both in the units of the training data."""
     x = _mapped(model["input_map"], np.asarray(x, dtype=np.float64), "points", "values")
     for layer in model["layers"]:
@@ -90,7 +72,7 @@ def evaluate(model: Data, x: Any) -> Rows:
     return _mapped(model["output_map"], x, "values", "points")
 
 
-def _mapped(maps: list[Data], x: Rows, source: str, to: str) -> Rows:
+def _mapped(maps: list[Data], x: Array, source: str, to: str) -> Array:
     """Each column through its piecewise linear map, constant beyond its ends, or through (x - shift) / scale."""
     columns = []
     for one, column in zip(maps, x.T, strict=True):
@@ -103,7 +85,7 @@ def _mapped(maps: list[Data], x: Rows, source: str, to: str) -> Rows:
     return np.stack(columns, axis=1)
 
 
-def _splines(layer: Data, x: Rows) -> Rows:
+def _splines(layer: Data, x: Array) -> Array:
     """The sums of a layer of edges, then its nodes: the last 2 m sums are the factors of m products."""
     pairs = zip(layer["breakpoints"], x.T, strict=True)
     reached = [_reached(layer, np.asarray(points), column) for points, column in pairs]
@@ -121,7 +103,7 @@ def _splines(layer: Data, x: Rows) -> Rows:
     return np.concatenate([sums[:, :plain], sums[:, plain::2] * sums[:, plain + 1 :: 2]], axis=1)
 
 
-def _reached(layer: Data, points: Rows, x: Rows) -> tuple[Any, ...]:
+def _reached(layer: Data, points: Array, x: Array) -> tuple[Any, ...]:
     """Of one input: its interval, its place u in [-1, 1] there, what multiplies a slope beyond the grid, whether it
     counts, and the base function."""
     held = np.clip(x, points[0], points[-1])
@@ -138,12 +120,12 @@ def _reached(layer: Data, points: Rows, x: Rows) -> tuple[Any, ...]:
     return interval, (held - points[interval]) / half - 1, slopes, inside, base
 
 
-def _dense(layer: Data, x: Rows) -> Rows:
+def _dense(layer: Data, x: Array) -> Array:
     sums = x @ np.asarray(layer["weights"]).T + np.asarray(layer["biases"])
     return np.asarray(BASES[layer["activation"]][0](sums))
 
 
-def _chebyshev(layer: Data, x: Rows) -> Rows:
+def _chebyshev(layer: Data, x: Array) -> Array:
     """A sum of Chebyshev polynomials of t, -1 at the lower end of the domain and 1 at the upper one."""
     low, high = layer["domain"]
     t, coefficients = 2 * ((x - low) / (high - low)) - 1, np.asarray(layer["coefficients"])
@@ -153,7 +135,7 @@ def _chebyshev(layer: Data, x: Rows) -> Rows:
     return np.asarray(coefficients[0] + t * later - last)
 
 
-def _bernstein(layer: Data, x: Rows) -> Rows:
+def _bernstein(layer: Data, x: Array) -> Array:
     """A Bezier curve by de Casteljau's means of neighbouring control points."""
     low, high = layer["domain"]
     u = ((x - low) / (high - low))[:, :, None]
@@ -163,24 +145,24 @@ def _bernstein(layer: Data, x: Rows) -> Rows:
     return np.broadcast_to(points[:, 0], (len(x), points.shape[2]))
 
 
-def _sums_of_products(layer: Data, x: Rows) -> Rows:
+def _sums_of_products(layer: Data, x: Array) -> Array:
     factors = x.reshape(len(x), -1, layer["terms"], layer["factors"])
     return np.asarray(factors.prod(axis=3).sum(axis=2) * np.asarray(layer["sizes"]))
 
 
-def _sigmoid(x: Rows) -> Rows:
+def _sigmoid(x: Array) -> Array:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _normal(x: Rows) -> Rows:
+def _normal(x: Array) -> Array:
     return np.asarray(0.5 * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))))
 
 
-def _density(x: Rows) -> Rows:
+def _density(x: Array) -> Array:
     return np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
 
 
-LAYERS: dict[str, Callable[[Data, Rows], Rows]] = {
+LAYERS: dict[str, Callable[[Data, Array], Array]] = {
     "splines": _splines,
     "dense": _dense,
     "chebyshev": _chebyshev,

@@ -19,9 +19,37 @@ from kanrun.targets.tables import MISSING_WORDS, lenient_numbers
 
 MOST_LEVELS = 40  # of a category that get an indicator of their own, the most frequent first
 FEWEST_ROWS = 2  # with a level; rarer ones are all zeros, like levels that were never seen
-EMPTY = "(missing)"  # the level of rows without one
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}  # of a date, and the days after which each comes back
 LONG_ENOUGH = 1.2  # times its period that dates must span for a place in it to be told from the date itself
+
+
+# The next three are written into exported Python files, and stand on NumPy alone.
+
+
+def text_of(value: Any) -> str:
+    """Without blanks around it; "(missing)" for None, NaN and nothing."""
+    text = "" if value is None else str(value).strip()
+    return "(missing)" if text == "" or (isinstance(value, float) and np.isnan(value)) else text
+
+
+def days_from(texts: list[str]) -> Array:
+    """Dates in ISO 8601 as days since 1970-01-01, NaN for an empty one. Raises ValueError for other texts."""
+    instants = np.array([text.split("+")[0].rstrip("Zz") or "NaT" for text in texts], dtype="M8[us]")
+    return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
+
+
+def place_of(days: Array, part: str) -> Array:
+    """The day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
+    if part == "hour":
+        return np.asarray(days % 1.0 * 24)
+    whole = np.floor(days)
+    if part == "weekday":
+        return np.asarray((whole + 3) % 7)
+    dates = whole.astype("M8[D]")
+    return np.asarray((dates - dates.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
+
+
+EMPTY = text_of(None)  # the level of rows without one
 
 
 @dataclass(frozen=True)
@@ -48,7 +76,7 @@ class ColumnCode:
     def encode(self, values: Sequence[Any]) -> tuple[Array, int]:
         """(rows, features), and how many values are of no known level. Raises UsageError for text among numbers."""
         if self.levels is not None:
-            texts = np.array([_text(value) for value in values], dtype=object)
+            texts = np.array([text_of(value) for value in values], dtype=object)
             columns = [(texts == level).astype(np.float64) for level in self.levels]
             known = {*self.levels, self.levels[0] if self.levels else EMPTY}
             return np.stack(columns, 1), sum(text not in known for text in texts)
@@ -61,7 +89,7 @@ class ColumnCode:
             raise UsageError(f"the column {self.name!r} holds {text!r}, where the model was trained on {kind}.")
         missing = np.isnan(numbers)
         filled = np.where(missing, self.fill, numbers)
-        parts = [_place(filled, part) for part in self.parts or ()]
+        parts = [place_of(filled, part) for part in self.parts or ()]
         return np.stack([filled, *parts, *([missing.astype(np.float64)] if self.indicator else [])], 1), 0
 
 
@@ -159,28 +187,16 @@ def days_of(values: Sequence[Any]) -> Array | None:
 
     These are 2024-12-31 with or without a time after a blank or a T, and what Parquet holds as dates and times.
     """
-    texts = [EMPTY if _text(value).casefold() in MISSING_WORDS else _text(value) for value in values]
+    texts = [EMPTY if text_of(value).casefold() in MISSING_WORDS else text_of(value) for value in values]
     if not any(text != EMPTY for text in texts) or not all(text == EMPTY or _DATE.match(text) for text in texts):
         return None
     try:
-        instants = np.array(["NaT" if text == EMPTY else text.split("+")[0].rstrip("Zz") for text in texts], "M8[us]")
+        return days_from(["" if text == EMPTY else text for text in texts])
     except ValueError:
         return None
-    return np.where(np.isnat(instants), np.nan, instants.astype(np.int64) / 86_400e6)
 
 
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([ T]\d\d:\d\d.*)?$", re.ASCII)
-
-
-def _place(days: Array, part: str) -> Array:
-    """The day of the year (1 to 366), the weekday (0 is Monday), or the hour."""
-    if part == "hour":
-        return np.asarray(days % 1.0 * 24)
-    whole = np.floor(days)
-    if part == "weekday":
-        return np.asarray((whole + 3) % 7)
-    instants = whole.astype("M8[D]")
-    return np.asarray((instants - instants.astype("M8[Y]").astype("M8[D]")).astype(np.float64) + 1)
 
 
 def _parts(days: Array) -> tuple[str, ...]:
@@ -189,23 +205,18 @@ def _parts(days: Array) -> tuple[str, ...]:
     return tuple(
         part
         for part, period in DAYS.items()
-        if np.ptp(there) >= LONG_ENOUGH * period and len(np.unique(_place(there, part))) > 1
+        if np.ptp(there) >= LONG_ENOUGH * period and len(np.unique(place_of(there, part))) > 1
     )
 
 
-def _text(value: Any) -> str:
-    text = "" if value is None else str(value).strip()
-    return EMPTY if text == "" or (isinstance(value, float) and np.isnan(value)) else text
-
-
 def _share_of_text(values: Sequence[Any]) -> float:
-    held = [value for value in values if _text(value).casefold() not in MISSING_WORDS and _text(value) != EMPTY]
+    held = [value for value in values if text_of(value).casefold() not in MISSING_WORDS and text_of(value) != EMPTY]
     return sum(lenient_numbers([value])[1] is not None for value in held) / max(len(held), 1)
 
 
 def _levels(values: Sequence[Any]) -> tuple[str, ...]:
     """The levels that get an indicator; of two that all rows have, the second alone."""
-    counts = Counter(_text(value) for value in values)
+    counts = Counter(text_of(value) for value in values)
     kept = [level for level, count in counts.most_common(MOST_LEVELS) if count >= FEWEST_ROWS]
     if len(counts) == len(kept) <= 2:
         kept = sorted(kept)[1:]
