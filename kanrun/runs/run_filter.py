@@ -43,11 +43,6 @@ class RunFilter:
         """Whether `row` fulfils it. What a row does not have is None, and a comparison of other types is false."""
         return bool(self._holds(row))
 
-    def check_columns(self, known: Collection[str]) -> None:
-        """Raise UsageError for a name that no run has."""
-        for name in sorted(self.columns - set(known)):
-            raise unknown_column(name, known, f"in the condition {self.text!r}")
-
     def _part(self, node: ast.AST) -> Part:
         match node:
             case ast.BoolOp(op=op, values=values):

@@ -137,7 +137,7 @@ class TimeLimit:
     began: float
     share: float = 0.93
     """Of the seconds, for trainings, whose last step ends a little later."""
-    results: float = 4.0
+    results: float = 4.5
     """Further seconds kept for figures and claims. Both were chosen so that runs of 10 seconds and more of `fit`, which
     draws five figures, end within a tenth of their limit, on a machine that is busy with other work too."""
 
