@@ -194,6 +194,7 @@ def _predictor(make: Callable[[Points], Any], train: Points, classes: int | None
 
 def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
     from sklearn import ensemble, linear_model, neural_network, svm
+    from sklearn.calibration import CalibratedClassifierCV
     from sklearn.compose import TransformedTargetRegressor
     from sklearn.model_selection import GridSearchCV
     from sklearn.pipeline import make_pipeline
@@ -205,6 +206,10 @@ def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
     def scaled(estimator: Any) -> Any:
         return make_pipeline(StandardScaler(), estimator)
 
+    def calibrated(train: Points) -> Any:
+        search = GridSearchCV(scaled(svm.SVC()), grid, cv=5).fit(train.x, train.y[:, 0])
+        return fitted(CalibratedClassifierCV(search.best_estimator_, ensemble=False))(train)
+
     network = {"hidden_layer_sizes": (64, 64), "early_stopping": True, "max_iter": 500, "random_state": 0}
     kind = "classifier" if classes else "regressor"
     grid = {f"sv{kind[0]}__C": [0.3, 1, 3, 10, 30, 100], f"sv{kind[0]}__gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
@@ -215,7 +220,7 @@ def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
                 Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, scoring="neg_log_loss"))),
             "gradient boosting": fitted(ensemble.HistGradientBoostingClassifier(random_state=0)),
             "random forest": fitted(ensemble.RandomForestClassifier(300, random_state=0)),
-            "support vectors": fitted(scaled(svm.SVC(probability=True, random_state=0))),
+            "support vectors": calibrated,
             "MLP": fitted(scaled(neural_network.MLPClassifier(**network))),
         }  # fmt: skip
     else:

@@ -190,7 +190,9 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
     frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
     target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
-    cfg = FitConfig(target=target, model=KANConfig([], [3]), sampling=SamplingConfig(train=None, test=0))
+    cfg = FitConfig(
+        target=target, model=KANConfig(hidden=[], intervals=[3]), sampling=SamplingConfig(train=None, test=0)
+    )
     fitted = fit_target(cfg, build_target(target))
     same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])
     np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
