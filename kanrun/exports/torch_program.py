@@ -48,7 +48,7 @@ class _Chosen(nn.Module):
     def __init__(self, windows: Windows) -> None:
         super().__init__()
         self.fields = windows.fields
-        self.register_buffer("ends", windows.ends)
+        self.register_buffer("ends", windows.ends.clone())  # a view would be stored with all that it is of
 
     ends: Tensor
 

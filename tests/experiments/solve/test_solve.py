@@ -71,6 +71,9 @@ def test_the_library_solves_and_differentiates() -> None:
     assert found(x)[:, 0] == pytest.approx(np.sin(x), abs=1e-9)
     assert found.derivative("u_x", x) == pytest.approx(np.cos(x), abs=1e-7)
     assert found.residual(x)[:, 0] == pytest.approx(0, abs=1e-4)
+    assert "solved" in repr(found)
+    assert "\n" not in repr(found)
+    assert found._repr_html_().startswith("<p><b>solved</b>")
 
 
 def test_constants_come_with_standard_errors_from_columns() -> None:
