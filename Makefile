@@ -12,7 +12,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow coverage lint bench docs build clean
+.PHONY: help fit test test-slow fuzz coverage lint bench docs build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -27,6 +27,9 @@ test: $(VENV)/installed-dev ## the default test suite
 
 test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+
+fuzz: $(VENV)/installed-dev ## random input to all readers; how long: make fuzz ARGS=--seconds=60
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hard/test_fuzz.py $(or $(ARGS),--seconds=20)
 
 coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)

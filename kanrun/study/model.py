@@ -432,7 +432,8 @@ def _check_sizes(model: Model) -> None:
         if found != needed:
             raise ValueError(f"{name} has {found} entries, and the network {needed}")
     for scaling in (model.input_scaling, model.output_scaling):
-        zero = scaling.invert(np.zeros(len(scaling.scale)))
+        with np.errstate(all="ignore"):
+            zero = scaling.invert(np.zeros(len(scaling.scale)))
         if not (np.isfinite(scaling.scale) & (scaling.scale > 0) & np.isfinite(zero)).all():
             raise ValueError("a scaling is not finite, or a scale of it not positive")
     if not np.isfinite(model.domain).all():

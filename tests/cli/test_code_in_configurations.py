@@ -1,4 +1,6 @@
-"""A configuration that someone sends cannot run code through what Hydra builds by itself."""
+"""A configuration that someone sends cannot run code through what Hydra builds by itself, nor through a sweep.
+
+`tests/hard/test_attacks.py` has the attacks on one run."""
 
 from __future__ import annotations
 
@@ -12,62 +14,12 @@ import pytest
 Refused = Callable[..., str]
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["+hydra.callbacks.x._target_=os.getcwd"],
-        ["++hydra.callbacks={x:{_target_:os.getcwd}}"],
-        ["hydra.launcher._target_=os.getcwd"],
-        ["hydra.sweeper._target_=os.getcwd"],
-        ["+hydra.launcher.x._target_=os.getcwd"],
-        ["+hydra.launcher.x=[{_target_:os.getcwd}]"],
-        ["hydra.job_logging.handlers.console.class=os.getcwd"],
-        ["hydra.hydra_logging.handlers.console.class=os.getcwd"],
-        ["+hydra.job_logging.handlers.console.()=os.getcwd"],
-        ["++hydra.job_logging.formatters.plain={(): os.getcwd}"],
-        ["hydra.job_logging.handlers.console.stream=ext://os.environ"],
-        ["hydra.job_logging.handlers.console.stream=${seed}"],
-        ["hydra.job_logging.handlers.file.filename=/tmp/elsewhere.log"],
-        ["hydra.job_logging.handlers.file.filename=${hydra.runtime.output_dir}/../../x"],
-        ["hydra.job.name=../x"],
-        ["+hydra.job.env_set.LD_PRELOAD=x"],
-        ["hydra.searchpath=[pkg://antigravity]"],
-        ["hydra.searchpath=[structured://antigravity]"],
-        ["hydra/job_logging=colorlog"],
-    ],
-)
-def test_on_the_command_line(refused: Refused, words: list[str]) -> None:
-    assert refused("fit", *words)
-    assert refused("fit", "-m", *words)
-
-
-FILES = {
-    "callbacks": "hydra: {callbacks: {x: {_target_: os.getcwd}}}",
-    "launcher": "hydra: {launcher: {_target_: os.getcwd}}",
-    "sweeper": "hydra: {sweeper: {_target_: os.getcwd}}",
-    "inner": "hydra: {launcher: {x: {y: {_target_: os.getcwd}}}}",
-    "logging": "hydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}",
-    "factory": "hydra: {job_logging: {handlers: {console: {'()': os.getcwd}}}}",
-    "stream": "hydra: {hydra_logging: {handlers: {console: {stream: 'ext://os.environ'}}}}",
-    "environment": "hydra: {job: {env_set: {PYTHONPATH: x}}}",
-    "configuration's folder": "hydra: {output_subdir: ../../elsewhere}",
-    "no configuration's folder": "hydra: {output_subdir: null}",
-    "jobs' folders": "hydra: {sweep: {subdir: '../${hydra.job.num}'}}",
-}
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_in_a_group_of_the_users_own(refused: Refused, tmp_path: Path, name: str) -> None:
-    (tmp_path / "mine" / "extra").mkdir(parents=True)
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{FILES[name]}\n")
-    assert refused("fit", "--config-dir", "mine", "+extra=sent")
-    assert refused("fit", "-m", "--config-dir", "mine", "+extra=sent")
-
-
 def test_in_a_choice_of_a_sweep(refused: Refused, tmp_path: Path) -> None:
     (tmp_path / "mine" / "extra").mkdir(parents=True)
     (tmp_path / "mine" / "extra" / "good.yaml").write_text("# @package _global_\nseed: 1\n")
-    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(f"# @package _global_\n{FILES['logging']}\n")
+    (tmp_path / "mine" / "extra" / "sent.yaml").write_text(
+        "# @package _global_\nhydra: {job_logging: {handlers: {console: {class: os.getcwd}}}}\n"
+    )
     assert "job_logging" in refused("fit", "-m", "--config-dir", "mine", "+extra=good,sent")
 
 

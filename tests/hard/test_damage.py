@@ -104,8 +104,8 @@ def test_a_lost_checkpoint_is_missed_and_not_replaced_by_the_next(
 def forged(trained: Path, folder: Path, change) -> Path:  # type: ignore[no-untyped-def]
     """The run in `folder` with its first checkpoint changed and its checksums computed anew."""
     shutil.copytree(trained, folder)
-    run = load_run(folder).run
-    stored = run.checkpoint(run.checkpoints[0])
+    loaded = load_run(folder)
+    stored = loaded.run.checkpoint(loaded.models[0])
     arrays, meta = dict(stored.arrays), json.loads(json.dumps(stored.meta))
     arrays, meta = change(arrays, meta) or (arrays, meta)
     write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, arrays, meta))
@@ -187,8 +187,8 @@ def test_a_checkpoint_that_does_not_fit_its_schema_is_refused(
 def test_a_checkpoint_of_the_first_format_is_read_with_a_warning(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder)
-    run = load_run(folder).run
-    stored = run.checkpoint(run.checkpoints[0])
+    loaded = load_run(folder)
+    stored = loaded.run.checkpoint(loaded.models[0])
     text = json.dumps({"name": stored.name, "meta": stored.meta})
     path = folder / "checkpoints" / f"{stored.name}.safetensors"
     safetensors.numpy.save_file(stored.arrays, path, metadata={"kanrun": text})

@@ -1,0 +1,202 @@
+"""Random formulas, overrides, tables, YAML, run folders and checkpoints: an answer or a refusal, never an error.
+
+`make fuzz ARGS=--seconds=60` gives each of them as many CPU seconds. Case n is made from the seed n.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kanrun import load_run
+from kanrun.cli.app import main
+from kanrun.errors import KanrunError
+from kanrun.formulas import parse
+from kanrun.runs.artifacts import write_checkpoint
+from kanrun.runs.files import yaml_as_plain
+from kanrun.runs.records import Checkpoint
+from kanrun.targets import read_values
+from kanrun.targets.tables import columns_of
+
+Case = Callable[[random.Random], object]
+SECONDS = 1.0  # where the option is not there
+
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+FORMULA = [
+    *_words("x0 x1 x_2 pi e I sin exp log max sqrt Abs + - * / ** ^ ( ) , . 1 2.5 1e9 0 = [ ' x0.x1 _"),
+    " ",
+    "\n",
+]
+WORDS = _words(
+    "seed seeds model model.degree solver.steps target target.domain sampling.train hydra.run.dir note tags precision "
+    "threads +x ~seed ++y.z model.intervals"
+)
+VALUES = [
+    *_words("1 -1 0 1e400 nan null [1,2] [[0,1]] ${seed} ${oc.env:HOME} choice(1,2) range(3) kan true a,b [ } = 1_0 '"),
+    *('"', "\\", "\t", "", "{a: 1}", "\u00e9", "x" * 300),
+]
+YAML = [
+    *_words("a: b [ ] { } , *x | > ' 1e5 1_0 .nan ~ 2001-01-01 --- ... %YAML"),
+    *(": ", "\n", "  ", "- ", "&x ", "!!str ", "!!python/name:os.system ", '"', "? ", "# c", "<<: ", "\t"),
+]
+
+
+def some(rng: random.Random, parts: list[str], most: int) -> str:
+    return "".join(rng.choices(parts, k=rng.randint(1, most)))
+
+
+def damaged(rng: random.Random, content: bytes) -> bytes:
+    """`content` with some bytes changed, taken out, doubled or put in."""
+    data = bytearray(content)
+    for _ in range(rng.randint(1, 6)):
+        at, size = rng.randrange(len(data) + 1), rng.randint(1, 12)
+        data[at : at + rng.choice([0, size])] = rng.choice([
+            b"", rng.randbytes(size), bytes(data[at : at + size]) * 3, b'"', b",", b"\n", b"[", b"-1e999", b"\0"
+        ])  # fmt: skip
+    return bytes(data)
+
+
+def replaced(rng: random.Random, value: Any) -> Any:
+    """Plain values with one of them, somewhere, another one."""
+    if isinstance(value, dict | list) and value and rng.random() < 0.9:
+        key = rng.choice(list(value)) if isinstance(value, dict) else rng.randrange(len(value))
+        changed = value.copy()
+        changed[key] = replaced(rng, value[key])
+        if rng.random() < 0.1:
+            del changed[key]
+        return changed
+    return rng.choice([None, True, -1, 0, 3, 10**9, 10**30, 0.5, float("nan"), float("inf"), "", "kan", [], {}, [[1]]])
+
+
+def called(*words: str) -> str:
+    """What a call of the command came to; an error of Python's fails the test."""
+    code = main(list(words))
+    return "done" if code == 0 else "refused"
+
+
+def fuzz(kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> None:
+    seconds = request.config.getoption("--seconds", SECONDS)
+    begun = time.process_time()
+    counts: Counter[str] = Counter()
+    number = 0
+    while time.process_time() - begun < seconds:
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)
+                outcome = str(case(random.Random(number)))
+        except KanrunError as error:
+            outcome = "refused" if str(error).strip() else "refused without a word"
+        except BaseException as error:
+            raise AssertionError(f"{kind}, case {number}: {type(error).__name__}: {error}") from error
+        said = capfd.readouterr().err
+        assert not re.search(r"kanrun: \w*(Error|Exception)\b|Traceback", said), f"{kind}, case {number}: {said[-500:]}"
+        counts[outcome] += 1
+        assert outcome != "refused without a word"
+        number += 1
+    with capfd.disabled():
+        print(f"\n{number} {kind}: {dict(counts)}")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    outputs = tmp_path_factory.mktemp("trained")
+    words = ["target=product", "model.hidden=[2]", "solver.steps=2", "solver.starts=1", "sampling.train=50"]
+    assert main(["fit", *words, "-q", "--outputs", str(outputs)]) == 0
+    return outputs / "fit" / "v0001"
+
+
+def test_formulas(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str]) -> None:
+    def case(rng: random.Random) -> str:
+        parse(some(rng, FORMULA, 20))
+        return "done"
+
+    fuzz("formulas", case, request, capfd)
+
+
+def test_overrides(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def case(rng: random.Random) -> str:
+        words = [f"{rng.choice(WORDS)}={some(rng, VALUES, 2)}" for _ in range(rng.randint(1, 2))]
+        return called("fit", "target=runge", "model=polynomial", *words, "--dry-run")
+
+    fuzz("overrides", case, request, capfd)
+
+
+def test_tables(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    whole = b'a,b,"c d"\n1,2.5,x\n-3,,"y ""z"""\n4e5,nan,\n' * 3
+
+    def case(rng: random.Random) -> str:
+        path = tmp_path / rng.choice(["t.csv", "t.tsv", "t.csv.gz", "t.parquet", "t.zip"])
+        path.write_bytes(damaged(rng, whole))
+        columns_of(path)
+        read_values(path)
+        return "done"
+
+    fuzz("tables", case, request, capfd)
+
+
+def test_yaml(request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    def case(rng: random.Random) -> str:
+        yaml_as_plain(some(rng, YAML, 30), tmp_path / "x.yaml")
+        return "done"
+
+    fuzz("YAML texts", case, request, capfd)
+
+
+def test_run_folders(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path
+) -> None:
+    def case(rng: random.Random) -> str:
+        folder = tmp_path / "run"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(trained, folder)
+        path = folder / rng.choice([".hydra/config.yaml", "run.json", "metrics.csv", "summary.csv", "progress.json"])
+        stored = path.read_bytes()
+        if path.suffix == ".json" and rng.random() < 0.5:
+            path.write_text(json.dumps(replaced(rng, json.loads(stored))))
+        else:
+            path.write_bytes(damaged(rng, stored))
+        done = called("runs", "show", str(folder))
+        for name in load_run(folder).tables:
+            assert len(load_run(folder).tables[name]) >= 0
+        return done
+
+    fuzz("run folders", case, request, capfd)
+
+
+def test_checkpoints(
+    request: pytest.FixtureRequest, capfd: pytest.CaptureFixture[str], tmp_path: Path, trained: Path
+) -> None:
+    """Descriptions with one value changed and their checksum computed anew."""
+    loaded = load_run(trained)
+    stored = loaded.run.checkpoint(loaded.models[0])
+    shutil.copytree(trained, folder := tmp_path / "run")
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**record, "checkpoints": {}}))
+
+    def case(rng: random.Random) -> str:
+        meta = replaced(rng, json.loads(json.dumps(stored.meta)))
+        if not isinstance(meta, dict):
+            return "no description"
+        write_checkpoint(folder / "checkpoints", Checkpoint(stored.name, stored.arrays, meta))
+        load_run(folder).model().values([[0.5, 0.5]])
+        return "done"
+
+    fuzz("checkpoints", case, request, capfd)
