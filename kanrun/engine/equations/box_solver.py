@@ -86,7 +86,8 @@ class BoxSolver:
         while True:
             if self.before:
                 self.origin = self.before[min(len(found), len(self.before) - 1)].solution
-            blocks = self._blocks(*self._collocation(solution), weights.conditions, weights.data)
+            points, shares = self._collocation(solution)
+            blocks = self._blocks(points, shares, weights.conditions, weights.data, edges_of(solution))
             problem = ResidualProblem(solution, blocks, constants)
             before_last = (solution.intervals or 0) < (schedule[-1] or 0)
             stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
@@ -112,11 +113,12 @@ class BoxSolver:
 
     def sensitivity(self, stage: EquationStage) -> float:
         """See `EquationStage.sensitivity`."""
-        blocks = self._blocks(*self._collocation(stage.solution), 1.0, 1.0)
+        blocks = self._blocks(*self._collocation(stage.solution), 1.0, 1.0, edges_of(stage.solution))
         return sensitivity(ResidualProblem(stage.solution, blocks, stage.constants), self._fresh(stage.solution))
 
     def _collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
-        """The points inside: in one variable a quadrature rule over the grid, else low-discrepancy and added ones.
+        """The points inside: a quadrature rule over the grid in one variable and where the last variable has
+        polynomials, else low-discrepancy and added points.
 
         A rule makes the rows the integral of the squared residual, for which splines converge faster than at points
         that fall anywhere in the intervals.
@@ -126,7 +128,10 @@ class BoxSolver:
             if edges is None:
                 edges = torch.linspace(-1, 1, policy.pieces + 1, dtype=self.system.box.dtype)[None]
             each = min(-(-policy.points // (edges.shape[1] - 1)), policy.points_per_interval)
-            return gauss_points(self.system.box, edges[0], each)
+            return gauss_points(self.system.box, [(edges[0], each)])
+        if solution.form.fixed_last and edges is not None:
+            whole = edges[1, [0, -1]]
+            return gauss_points(self.system.box, [(edges[0], policy.points_in_space), (whole, solution.form.terms + 2)])
         count = policy.points
         if self.ansatz.grows or self.ansatz.widens:
             count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
@@ -165,6 +170,8 @@ class BoxSolver:
     def _started(self) -> tuple[Field, Tensor]:
         """The best of several random networks at few points: all take a few steps, the better ones more."""
         policy = self.policy
+        if self.ansatz.form.fixed_last:
+            return with_polynomials(self._random()), self.system.guesses()
         blocks = self._blocks(self.inside.first(policy.start_points), None, policy.condition_weight, policy.data_weight)
         racing = [(0.0, self._random(), self.system.guesses()) for _ in range(policy.rounds[0][0])]
         if self.ansatz.form.separated:
@@ -230,7 +237,10 @@ class BoxSolver:
     def _widened(self, solution: Field, constants: Tensor, weights: ConditionWeights) -> Field:
         """The field with further terms: the best of some random ones after a few steps."""
         policy = self.policy
-        blocks = self._blocks(*self._collocation(solution), weights.conditions, weights.data)
+        if solution.form.fixed_last:
+            return with_terms(solution, policy.terms_added, policy.added_size, self.generator)
+        points, shares = self._collocation(solution)
+        blocks = self._blocks(points, shares, weights.conditions, weights.data, edges_of(solution))
         tried = [
             self._raced(
                 with_terms(solution, policy.terms_added, policy.added_size, self.generator), constants, blocks, 3
@@ -260,13 +270,17 @@ class BoxSolver:
                 layers[number], _ = move_layer(layers[number], grid, uniform=True)
         return solution.with_network(KAN.of_layers(layers))
 
-    def _blocks(self, points: Tensor, shares: Tensor | None, weight: float, data_weight: float = 1.0) -> list[Block]:
+    def _blocks(
+        self, points: Tensor, shares: Tensor | None, weight: float, data_weight: float = 1.0,
+        edges: Tensor | None = None,
+    ) -> list[Block]:  # fmt: skip
         """The rows of all that must hold; equations weigh 1, conditions `weight`, measured values `data_weight`."""
         equations = [
             Block(f"equation {number}", each, points, shares=shares)
             for number, each in enumerate(self.system.equations)
         ]
-        conditions = self._carried(condition_blocks(self.system, self.policy.face_points, weight, data_weight))
+        each = self.policy.face_points
+        conditions = self._carried(condition_blocks(self.system, each, weight, data_weight, edges))
         return with_units([*equations, *conditions], self.system, self.sizes)
 
     def _carried(self, blocks: list[Block]) -> list[Block]:
@@ -293,7 +307,8 @@ class BoxSolver:
     ) -> EquationStage:  # fmt: skip
         fresh = self._fresh(solution)
         equation = self._measured(self._blocks(fresh, None, 1.0), solution, constants, of_equation=True)
-        between = self._carried(condition_blocks(self.system, 2 * self.policy.face_points + 1, 1.0))
+        between = condition_blocks(self.system, 2 * self.policy.face_points + 1, 1.0, edges=edges_of(solution))
+        between = self._carried(between)
         conditions = self._measured(
             with_units(between, self.system, self.sizes), solution, constants, of_equation=False
         )

@@ -69,7 +69,12 @@ class EquationPolicy:
     #: Size of the numbers of added terms, in units of the solution.
     added_size: float = 0.1
 
-    # Windows in time.
+    # Windows in time. Where there is one variable beside time, they hold polynomials of it (`OutputForm.fixed_last`).
+    terms_in_time: int = 6  #: so many polynomials at first
+    most_terms_in_time: int = 8
+    points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
+    most_intervals_in_space: int = 160  #: of the other variable
+    most_unknowns_in_window: int = 1500
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
     accepted_change: float = 1e-3  #: change from the last grid of a window that holds
     grown: float = 10.0  #: or so many times the change of the window before
@@ -82,7 +87,7 @@ class EquationPolicy:
     most_windows: int = 256  #: a window is not made shorter than this part of the whole range
     longer: float = 1.5  #: factor from a window that held to the next
     #: Share of the knots that follow the root of the curvature at the end of the window before, the rest is uniform.
-    curvature: float = 0.5
+    curvature: float = 0.85
 
 
 @dataclass(frozen=True)

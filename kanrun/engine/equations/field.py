@@ -31,12 +31,15 @@ class OutputForm:
 
     `terms` products of `factors` outputs each are summed for every unknown; factors = 1 is the plain output. In a
     `separated` form there is one factor for each variable, which it alone depends on: u = sum_r prod_i f_ri(x_i).
+    With `fixed_last` those of the last variable are polynomials that stay as they are, so that u is linear in what is
+    trained, as in the method of lines.
     """
 
     unknowns: int = 1
     terms: int = 1
     factors: int = 1
     separated: bool = False
+    fixed_last: bool = False
 
     @property
     def outputs(self) -> int:
@@ -48,6 +51,12 @@ class OutputForm:
         if not self.separated:
             return torch.ones(self.outputs, inputs, dtype=torch.bool)
         return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
+
+    def trained(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
+        """Which of these edges are trained."""
+        chosen = self.mask(inputs)
+        chosen[:, -1] &= not self.fixed_last
+        return chosen
 
     def combine(self, outputs: Tensor, monomials: Monomials) -> Float[Tensor, "components points unknowns"]:
         """The jets of the unknowns from those of the network's outputs."""
@@ -133,12 +142,14 @@ class Field(Network):
 
     @property
     def active(self) -> Bool[Tensor, " numbers"] | None:
-        """Which of the network's numbers belong to edges that are not masked; None for all."""
-        layers = self.network.edge_layers
-        if not layers or all(bool(layer.mask.all()) for layer in layers):
+        """Which of the network's numbers belong to edges that are trained; None for all."""
+        layers = list(self.network.edge_layers)
+        edges = [layer.mask.bool() for layer in layers]
+        if self.form.fixed_last:
+            edges[0] = edges[0] & self.form.trained(layers[0].inputs)
+        if all(bool(each.all()) for each in edges):
             return None
-        masks = [layer.mask[..., None].expand_as(layer.coefficients).flatten() for layer in layers]
-        return torch.cat(masks)
+        return torch.cat([e[..., None].expand_as(x.coefficients).flatten() for e, x in zip(edges, layers, strict=True)])
 
     def get_unknowns(self) -> Float[Tensor, " unknowns"]:
         found, active = self.network.get_unknowns(), self.active
@@ -148,14 +159,13 @@ class Field(Network):
         if (active := self.active) is None:
             self.network.set_unknowns(values)
             return
-        every = values.new_zeros(len(active))
+        every = self.network.get_unknowns().clone()
         every[active] = values
         self.network.set_unknowns(every)
 
     def jacobian(self, jets: FieldJets, total: Float[Tensor, ""]) -> Float[Tensor, "points unknowns"]:
         """As `NetworkJets.jacobian`, of the numbers that `get_unknowns` returns."""
-        found, active = jets.network.jacobian(total), self.active
-        return found if active is None else found[:, active]
+        return jets.network.jacobian(total, self.active)
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         return [(f"network.{name}", parameter) for name, parameter in self.network.unknowns()]

@@ -50,6 +50,9 @@ class SolutionGrowth:
         most_in_one = policy.most_intervals if whole else policy.most_intervals_in_windows
         self.enough = policy.enough if one else policy.enough_in_more
         self.most_intervals = most_in_one if one else policy.most_intervals_in_more
+        self.most_unknowns = policy.most_unknowns
+        if ansatz.form.fixed_last:
+            self.most_intervals, self.most_unknowns = policy.most_intervals_in_space, policy.most_unknowns_in_window
         self.used = 0  # grids of the schedule so far, the first one apart
         #: Residuals at which a part of the range is good enough: where more did not help, and where it did.
         self.small, self.target = 0.0 if whole else policy.accepted, 0.0
@@ -94,10 +97,11 @@ class SolutionGrowth:
     def _can_widen(self, last: EquationStage) -> bool:
         form = last.solution.form
         more = last.unknowns * (form.terms + self.policy.terms_added) / form.terms
-        small = form.terms + self.policy.terms_added <= self.policy.most_terms and more <= self.policy.most_unknowns
+        most = self.policy.most_terms_in_time if form.fixed_last else self.policy.most_terms
+        small = form.terms + self.policy.terms_added <= most and more <= self.most_unknowns
         return self.ansatz.widens and small and form.factors > 1
 
     def _can_grow(self, last: EquationStage) -> bool:
         if not self.ansatz.grows or last.intervals is None:
             return False
-        return 2 * last.intervals <= self.most_intervals and 2 * last.unknowns <= self.policy.most_unknowns
+        return 2 * last.intervals <= self.most_intervals and 2 * last.unknowns <= self.most_unknowns

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kanrun.engine.equations.jets import Monomials, derivatives
@@ -31,8 +31,11 @@ class _Traced(ABC):
     output: Tensor
 
     @abstractmethod
-    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int]) -> None:
-        """Add the derivatives by the layer's unknowns to `jacobian` (points, unknowns), from those by `output`."""
+    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], active: Tensor | None) -> None:
+        """Add the derivatives by the layer's unknowns to `jacobian` (points, unknowns), from those by `output`.
+
+        `active` (all unknowns,) marks those that have a column; None for all.
+        """
 
 
 class _TracedSplines(_Traced):
@@ -54,11 +57,19 @@ class _TracedSplines(_Traced):
             self.base = monomials.compose(derivatives(function, z[0], monomials.order), z)
             self.output = self.output + self.base @ base_weight.T
 
-    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int]) -> None:
+    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], active: Tensor | None) -> None:
         outputs, inputs, functions = self.layer.coefficients.shape
-        values = torch.einsum("mno,mnik->noik", adjoint, self.basis.detach()) * self.scale[..., None]
-        edge = torch.arange(outputs * inputs, device=adjoint.device).view(outputs, inputs, 1) * functions
-        columns = edge + self.columns[:, None] + starts[f"{self.prefix}coefficients"]
+        start = starts[f"{self.prefix}coefficients"]
+        if active is None:
+            values = torch.einsum("mno,mnik->noik", adjoint, self.basis.detach()) * self.scale[..., None]
+            edge = torch.arange(outputs * inputs, device=adjoint.device).view(outputs, inputs, 1) * functions
+            columns = edge + self.columns[:, None] + start
+        else:
+            place, marked = active.cumsum(0) - 1, active[start : start + outputs * inputs * functions]
+            o, i = marked.view(outputs, inputs, functions)[..., 0].nonzero().unbind(1)
+            values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], self.basis.detach()[:, :, i])
+            values = values * self.scale[o, i][:, None]
+            columns = place[start + (o * inputs + i)[:, None] * functions + self.columns[:, i]]
         jacobian.scatter_add_(1, columns.flatten(1), values.flatten(1))
         if self.base is not None and (start := starts.get(f"{self.prefix}base_weight")) is not None:
             values = torch.einsum("mno,mni->noi", adjoint, self.base.detach()) * self.layer.mask
@@ -77,7 +88,7 @@ class _TracedLinear(_Traced):
         out = self.input @ weight.T
         self.output = torch.cat([out[:1] + bias, out[1:]])
 
-    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int]) -> None:
+    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], active: Tensor | None) -> None:
         values = torch.einsum("mno,mni->noi", adjoint, self.input.detach()).flatten(1)
         start = starts[f"{self.prefix}weight"]
         jacobian[:, start : start + values.shape[1]] += values
@@ -97,16 +108,19 @@ class NetworkJets:
     def outputs(self) -> Tensor:
         return self.layers[-1].output
 
-    def jacobian(self, total: Float[Tensor, ""], keep: bool = False) -> Float[Tensor, "points unknowns"]:
-        """The derivatives by the unknowns of values, one a point, whose sum is `total`.
+    def jacobian(
+        self, total: Float[Tensor, ""], active: Bool[Tensor, " unknowns"] | None = None
+    ) -> Float[Tensor, "points unknowns"]:
+        """The derivatives by the `active` unknowns of values, one a point, whose sum is `total`.
 
-        Each value may depend on the outputs at its own point only. `keep` keeps the graph for further values.
+        Each value may depend on the outputs at its own point only.
         """
         nodes = [layer.output for layer in self.layers]
-        adjoints = torch.autograd.grad(total, nodes, retain_graph=keep)
-        jacobian = nodes[0].new_zeros(nodes[0].shape[1], self.unknowns)
+        adjoints = torch.autograd.grad(total, nodes)
+        columns = self.unknowns if active is None else int(active.sum())
+        jacobian = nodes[0].new_zeros(nodes[0].shape[1], columns)
         for layer, adjoint in zip(self.layers, adjoints, strict=True):
-            layer.add_jacobian(adjoint, jacobian, self.starts)
+            layer.add_jacobian(adjoint, jacobian, self.starts, active)
         return jacobian
 
 

@@ -29,6 +29,7 @@ def solve(
     length = (high - low) / windows if isinstance(windows, int) else high - low
     shortest = (high - low) / policy.most_windows if windows == "auto" else length
     hard = hard_conditions(system, last=windows is None) if ansatz.hard else None
+    cut = _of_windows(ansatz, policy, len(system.box))
     start, last, began = low, list[EquationStage](), time.process_time()
     before: tuple[EquationStage, ...] = ()
     tries: list[tuple[float, BoxSolver, list[EquationStage]]] = []  # of the present window: its end, and what came out
@@ -36,7 +37,9 @@ def solve(
         end = high if start + 1.1 * length >= high else start + length
         part = system if (start, end) == (low, high) else system.until(start, end)
         shorter = windows == "auto" and end - start > 1.01 * shortest
-        solver = BoxSolver(part, ansatz, policy, generator, before=before, whole=not shorter, hard=hard)
+        solver = BoxSolver(
+            part, ansatz if part is system else cut, policy, generator, before=before, whole=not shorter, hard=hard
+        )
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
@@ -61,6 +64,14 @@ def solve(
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
     return Solution(network, last[-1].constants, last[-1].standard_errors, tuple(last), reached=end)
+
+
+def _of_windows(ansatz: Ansatz, policy: EquationPolicy, variables: int) -> Ansatz:
+    """What the solution in a window is sought as: beside one other variable, with polynomials of time."""
+    if variables != 2 or not ansatz.form.separated:
+        return ansatz
+    terms = policy.terms_in_time if ansatz.widens else ansatz.form.terms
+    return replace(ansatz, form=replace(ansatz.form, terms=terms, fixed_last=True))
 
 
 def _holds(stages: list[EquationStage], policy: EquationPolicy, earlier: float | None) -> bool:

@@ -116,23 +116,39 @@ class PointSequence:
         return self.box[:, 0] + drawn * (self.box[:, 1] - self.box[:, 0])
 
 
-def gauss_points(box: Tensor, edges: Float[Tensor, " ends"], each: int) -> tuple[Tensor, Tensor]:
-    """Gauss-Legendre points, `each` in every interval of `edges` (on [-1, 1]), and their weights with mean 1."""
-    nodes, weights = np.polynomial.legendre.leggauss(max(2, each))
-    ends = edges.cpu().numpy()
-    width = np.diff(ends)[:, None]
-    share = ((ends[:-1, None] + width * (nodes + 1) / 2).reshape(-1, 1) + 1) / 2
-    points = box[:, 0] + torch.as_tensor(share).to(box) * (box[:, 1] - box[:, 0])
-    shares = (width / 2 * weights / 2).reshape(-1)
-    return points, torch.as_tensor(shares * len(shares)).to(box)
+def gauss_points(box: Tensor, pieces: Sequence[tuple[Float[Tensor, " ends"], int]]) -> tuple[Tensor, Tensor]:
+    """All combinations of Gauss-Legendre points of the variables, and their weights with mean 1.
+
+    `pieces` has for each variable the ends of its intervals on [-1, 1], and the number of points in each of them.
+    """
+    axes, shares = list[Tensor](), torch.ones(1, dtype=box.dtype)
+    for (edges, each), (low, high) in zip(pieces, box.tolist(), strict=True):
+        nodes, weights = np.polynomial.legendre.leggauss(max(2, each))
+        ends = edges.cpu().numpy()
+        width = np.diff(ends)[:, None]
+        share = ((ends[:-1, None] + width * (nodes + 1) / 2).reshape(-1) + 1) / 2
+        axes.append(torch.as_tensor(low + share * (high - low)).to(box))
+        shares = torch.outer(shares, torch.as_tensor((width / 2 * weights / 2).reshape(-1))).reshape(-1)
+    return torch.cartesian_prod(*axes).reshape(len(shares), -1), (shares * len(shares)).to(box)
 
 
-def on_face(face: Face, box: Tensor, count: int) -> Float[Tensor, "points variables"]:
-    """About `count` points of a face: evenly spaced along one free variable, a regular grid in two."""
+def on_face(
+    face: Face, box: Tensor, count: int, edges: Float[Tensor, "variables ends"] | None = None
+) -> Float[Tensor, "points variables"]:
+    """About `count` points of a face: evenly spaced along one free variable, a regular grid in two.
+
+    Along one variable they are evenly spaced in every interval of `edges` (on [-1, 1]), three in each or more.
+    """
     fixed = dict(face)
     free = [number for number in range(len(box)) if number not in fixed]
-    each = max(2, round(count ** (1 / max(len(free), 1))))
-    axes = [torch.linspace(float(box[n, 0]), float(box[n, 1]), each, dtype=box.dtype) for n in free]
+    if edges is not None and len(free) == 1:
+        ends = ((edges[free[0]].cpu().numpy() + 1) / 2).clip(0, 1)
+        place = np.linspace(0, len(ends) - 1, max(count, 3 * len(ends) - 2))
+        axes = [box[free[0], 0] + torch.as_tensor(np.interp(place, range(len(ends)), ends)) * box[free[0]].diff()]
+    else:
+        each = max(2, round(count ** (1 / max(len(free), 1))))
+        axes = [torch.linspace(float(box[n, 0]), float(box[n, 1]), each, dtype=box.dtype) for n in free]
+    each = len(axes[0]) if axes else 1
     points = box.new_zeros(each ** len(free), len(box))
     for number, value in fixed.items():
         points[:, number] = value
@@ -141,16 +157,18 @@ def on_face(face: Face, box: Tensor, count: int) -> Float[Tensor, "points variab
     return points
 
 
-def condition_blocks(system: System, count: int, weight: float, data_weight: float = 1.0) -> list[Block]:
-    """The conditions at about `count` points a face, and the measured values."""
+def condition_blocks(
+    system: System, count: int, weight: float, data_weight: float = 1.0, edges: Tensor | None = None
+) -> list[Block]:
+    """The conditions at about `count` points a face (see `on_face`), and the measured values."""
     blocks = []
     for condition in system.conditions:
         if condition.periodic is None:
-            points = torch.cat([on_face(face, system.box, count) for face in condition.faces])
+            points = torch.cat([on_face(face, system.box, count, edges) for face in condition.faces])
             blocks.append(Block(condition.name, condition.relation, points, weight))
         else:
             low, high = (
-                on_face(((condition.periodic, float(end)),), system.box, count)
+                on_face(((condition.periodic, float(end)),), system.box, count, edges)
                 for end in system.box[condition.periodic]
             )
             blocks.append(Block(condition.name, condition.relation, low, weight, partner=high))
