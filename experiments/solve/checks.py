@@ -119,13 +119,18 @@ def notes(system: System) -> list[str]:
             points = on_face(tuple(sorted(together.items())), system.box, _POINTS).numpy()
             one, other = (to_numpy(value, names)(points) for value in values if value is not None)
             gap = float(np.abs(one - other).max())
-            if gap > _AGREEMENT * (np.abs(one).max() + np.abs(other).max()):
+            if gap > _AGREEMENT * max(_size(value, face, system) for value, face in ((values[0], a), (values[1], b))):
                 where = ", ".join(f"{names[number]}={value:g}" for number, value in sorted(together.items()))
                 found.append(
                     f"{first.relation.text} and {second.relation.text} differ by {gap:.3g} where they meet, at "
                     f"{where}: the solution jumps there, and the residual stays large around it"
                 )
     return found
+
+
+def _size(value: sympy.Expr, face: Face, system: System) -> float:
+    """The largest absolute value on a face."""
+    return float(np.abs(to_numpy(value, system.vocabulary.variables)(on_face(face, system.box, _POINTS).numpy())).max())
 
 
 def check_exact(system: System, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]) -> None:

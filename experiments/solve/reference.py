@@ -1,14 +1,17 @@
 """Plain numerical solutions to compare with: ordinary equations by Runge-Kutta, evolution in one space by lines.
 
 In space sixth-order finite differences on a uniform grid, trigonometric interpolation on a ring, Chebyshev's points
-for equations of second order in time; in time scipy's
-`solve_ivp` with tight tolerances. Boundary value problems in space have no reference here.
+for equations of second order in time; in time scipy's `solve_ivp` with tight tolerances. Boundary value problems in
+space have no reference here.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import sympy
@@ -39,6 +42,8 @@ class ReferencePolicy:
     times: int = 401  #: kept, between which cubic splines interpolate
     relative: float = 1e-10  #: tolerances of the time steps
     absolute: float = 1e-12
+    explicit: int = 20_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
+    evaluations: int = 50_000  #: of the slope in time at most; beyond it there is no reference
 
 
 def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) -> Reference | None:
@@ -132,10 +137,12 @@ def _ordinary(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
             float(highest[u](row)[0]) if o + 1 == solved.orders[u] else y[states.index((u, o + 1))] for u, o in states
         ])  # fmt: skip
 
-    found = integrate.solve_ivp(
-        slope, (start, end), first, method="DOP853", rtol=1e-13, atol=policy.absolute, dense_output=True
-    )
-    if not found.success or found.sol is None:
+    tries: list[tuple[int, dict[str, Any]]] = [
+        (policy.evaluations, {"method": "DOP853", "rtol": 1e-13}),
+        (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
+    ]
+    found = _stepped(slope, (start, end), first, tries, atol=policy.absolute, dense_output=True)
+    if found is None or found.sol is None:
         return None
     values, kept = found.sol, [states.index((u, 0)) for u in range(len(solved.orders))]
     return lambda points: np.asarray(values(points[:, 0])[kept].T)
@@ -203,12 +210,14 @@ def _integrated(
         assert condition is not None  # an invariant: asked for before
         first.append(_value(condition.relation, np.stack([x, np.full_like(x, low)], axis=1)))
     band = None if spaces[0].band is None else spaces[0].band * count
-    found = integrate.solve_ivp(
-        slope, (low, high), np.stack(first, axis=1).reshape(-1), t_eval=times, rtol=policy.relative,
-        atol=policy.absolute, **({"method": "DOP853"} if isinstance(spaces[0], _Chebyshev)
-                                 else {"method": "LSODA", "lband": band, "uband": band}),
-    )  # fmt: skip
-    if not found.success or not np.isfinite(found.y).all():
+    tries: list[tuple[int, dict[str, Any]]] = [(policy.evaluations, {"method": "LSODA", "lband": band, "uband": band})]
+    if isinstance(spaces[0], _Chebyshev):
+        tries = [(policy.evaluations, {"method": "DOP853"})]
+    elif isinstance(spaces[0], _Ring):  # waves in a ring need no implicit steps, which damp them
+        tries.insert(0, (policy.explicit, {"method": "DOP853"}))
+    begun = np.stack(first, axis=1).reshape(-1)
+    found = _stepped(slope, (low, high), begun, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute)
+    if found is None or not np.isfinite(found.y).all():
         return None
     kept = found.y.reshape(len(x), count, len(times))
     return np.stack(
@@ -218,6 +227,30 @@ def _integrated(
             for i, t in enumerate(times)
         ]
     )  # fmt: skip
+
+
+class _TooLong(Exception):
+    """The time steps take more evaluations than they may."""
+
+
+def _stepped(
+    slope: Callable[[float, Array], Array], span: tuple[float, float], first: Array,
+    tries: Sequence[tuple[int, dict[str, Any]]], **settings: Any,
+) -> Any | None:  # fmt: skip
+    """The first of `tries`, a method with the evaluations that it may take, that reaches the end; None without one."""
+    for most, method in tries:
+        calls = itertools.count()
+
+        def counted(t: float, y: Array, calls: itertools.count[int] = calls, most: int = most) -> Array:
+            if next(calls) >= most:
+                raise _TooLong
+            return slope(t, y)
+
+        with suppress(_TooLong):
+            found = integrate.solve_ivp(counted, span, first, **settings, **method)
+            if found.success:
+                return found
+    return None
 
 
 def _interpolated(system: System, table: Array, policy: ReferencePolicy) -> Reference:

@@ -71,14 +71,16 @@ class EquationPolicy:
 
     # Windows in time. Where there is one variable beside time, they hold polynomials of it (`OutputForm.fixed_last`).
     terms_in_time: int = 6  #: so many polynomials at first
-    most_terms_in_time: int = 8
+    most_terms_in_time: int = 12
     points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
     most_intervals_in_space: int = 160  #: of the other variable
     most_unknowns_in_window: int = 1500
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
+    accepted_at_once: float = 1e-4  #: the same of the whole range, where windows hold polynomials
     accepted_change: float = 1e-3  #: change from the last grid of a window that holds
     grown: float = 10.0  #: or so many times the change of the window before
     lost: float = 0.1  #: change from the last grid at which a later window ends the solution
+    settling: int = 4  #: grids after which so large a change means that a shorter window is needed
     hopeless: float = 0.02  #: residual from the second grid on at which a window that grids do not help is given up
     #: Tries of a window in several variables after which shortening it ends, where the residual of the last is not
     #: below this share of the first one's. Units of residuals are those of the window: they double with every halving.

@@ -77,7 +77,8 @@ class SolutionGrowth:
         if last.change is not None and last.change <= self.enough and self.ansatz.grows:
             return None
         helped = len(found) < 2 or last.equation.rms <= self.policy.helpful * found[-2].equation.rms
-        if not planned and last.equation.rms <= (self.target if helped else self.small):
+        settled = last.change is None or last.change <= self.policy.accepted_change
+        if not planned and settled and last.equation.rms <= (self.target if helped else self.small):
             return None
         order = ["grid", "terms"] if helped == (self.actions[-1] == "grid") else ["terms", "grid"]
         if not helped and not planned and len(found) > 2 and self.actions[-1] != self.actions[-2]:

@@ -110,7 +110,7 @@ class NetworkJets:
 
     def jacobian(
         self, total: Float[Tensor, ""], active: Bool[Tensor, " unknowns"] | None = None
-    ) -> Float[Tensor, "points unknowns"]:
+    ) -> Float[Tensor, "points columns"]:
         """The derivatives by the `active` unknowns of values, one a point, whose sum is `total`.
 
         Each value may depend on the outputs at its own point only.

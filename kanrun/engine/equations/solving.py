@@ -46,7 +46,8 @@ def solve(
             yield replace(stage, window=len(last), total_seconds=time.process_time() - began)
             if shorter and _hopeless(stages, policy):
                 break
-        holds = _holds(stages, policy, before[-1].change if before else None)
+        accepted = policy.accepted_at_once if shorter and cut.form.fixed_last and part is system else policy.accepted
+        holds = _holds(stages, policy, accepted, before[-1].change if before else None)
         tries.append((end, solver, stages))
         if shorter and not holds and not time_is_up() and not _in_vain(tries, policy):
             length = max((end - start) / 2, shortest)
@@ -70,17 +71,16 @@ def _of_windows(ansatz: Ansatz, policy: EquationPolicy, variables: int) -> Ansat
     """What the solution in a window is sought as: beside one other variable, with polynomials of time."""
     if variables != 2 or not ansatz.form.separated:
         return ansatz
-    terms = policy.terms_in_time if ansatz.widens else ansatz.form.terms
-    return replace(ansatz, form=replace(ansatz.form, terms=terms, fixed_last=True))
+    return replace(ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True)
 
 
-def _holds(stages: list[EquationStage], policy: EquationPolicy, earlier: float | None) -> bool:
-    """Whether a window's last grid has small residuals, and the grid before differs by little.
+def _holds(stages: list[EquationStage], policy: EquationPolicy, accepted: float, earlier: float | None) -> bool:
+    """Whether a window's last grid has `accepted` residuals, and the grid before differs by little.
 
     The difference adds up over windows; `earlier` is that of the window before, which may grow by a factor.
     """
     last = stages[-1]
-    small = last.equation.rms <= policy.accepted and last.conditions.rms <= policy.accepted
+    small = max(last.equation.rms, last.conditions.rms) <= accepted
     most = max(policy.accepted_change, policy.grown * (earlier or 0.0))
     return small and (last.change is None or last.change <= most)
 
@@ -94,8 +94,10 @@ def _in_vain(tries: list[tuple[float, BoxSolver, list[EquationStage]]], policy: 
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:
-    """Whether residuals are large and finer grids do not help."""
+    """Whether residuals are large and finer grids do not help, or finer grids still change the solution much."""
     if len(stages) < 2:
         return False
+    if len(stages) >= policy.settling and (stages[-1].change or 0.0) > policy.lost:
+        return True
     residual = stages[-1].equation.rms
     return not residual <= policy.hopeless and not residual <= policy.helpful * stages[-2].equation.rms

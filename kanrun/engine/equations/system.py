@@ -116,7 +116,7 @@ class PointSequence:
         return self.box[:, 0] + drawn * (self.box[:, 1] - self.box[:, 0])
 
 
-def gauss_points(box: Tensor, pieces: Sequence[tuple[Float[Tensor, " ends"], int]]) -> tuple[Tensor, Tensor]:
+def gauss_points(box: Tensor, pieces: Sequence[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     """All combinations of Gauss-Legendre points of the variables, and their weights with mean 1.
 
     `pieces` has for each variable the ends of its intervals on [-1, 1], and the number of points in each of them.

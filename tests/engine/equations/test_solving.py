@@ -22,14 +22,14 @@ from kanrun.engine.equations import (
     Windows,
     solve,
 )
-from kanrun.engine.equations.system import PointSequence, gauss_points, sizes_of
+from kanrun.engine.equations.system import PointSequence, gauss_points, on_face, sizes_of
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import Vocabulary, parse_relation
 
 SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=((4, 6), (2, 10)), start_points=150)
-PLAIN = OutputForm()
+PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
 
 
@@ -114,12 +114,17 @@ def test_units_of_the_solution_and_of_the_variable_change_nothing(unit: float) -
     assert theirs.last[-1].equation.rms == pytest.approx(ours.last[-1].equation.rms, rel=1e-2)
 
 
-def test_the_jacobian_of_all_blocks_is_what_differences_say() -> None:
+@pytest.mark.parametrize(
+    ("hidden", "form"), [((2,), PLAIN), ((), SEPARATED), ((), replace(SEPARATED, fixed_last=True))]
+)
+def test_the_jacobian_of_all_blocks_is_what_differences_say(hidden: tuple[int, ...], form: OutputForm) -> None:
     conditions = {"ring": (0, "u_x = 0"), "start": ((((1, 0.0),),), "u = sin(x)")}
     problem = system({"x": (0, 1), "t": (0, 1)}, "u_t = D*u_xx + u*u_x", conditions, {"D": 0.3})
     drawn = Generator().manual_seed(0)
-    field = Field(kan(2, (2,))(1, drawn), PLAIN, problem.box, torch.tensor([2.0], dtype=torch.float64))
+    field = Field(kan(2, hidden)(form.outputs, drawn), form, problem.box, torch.tensor([2.0], dtype=torch.float64))
     with torch.no_grad():
+        if form.separated:
+            field.network.edge_layers[0].mask.copy_(form.mask(2))
         for _, parameter in field.unknowns():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
     inside = PointSequence(problem.box, drawn).first(9)
@@ -163,11 +168,30 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
 
 
 def test_gauss_points_integrate_polynomials() -> None:
-    points, shares = gauss_points(
-        torch.tensor([[1.0, 3.0]], dtype=torch.float64), torch.tensor([-1.0, -0.5, 0.1, 1.0], dtype=torch.float64), 3
-    )
-    assert len(points) == 9
-    assert float((shares * points[:, 0] ** 5).mean()) == pytest.approx((3**6 - 1) / 6 / 2, rel=1e-13)
+    edges = torch.tensor([-1.0, -0.5, 0.1, 1.0], dtype=torch.float64)
+    box = torch.tensor([[1.0, 3.0], [0.0, 4.0]], dtype=torch.float64)
+    points, shares = gauss_points(box, [(edges, 3), (edges[[0, -1]], 2)])
+    assert points.shape == (18, 2)
+    mean = float((shares * points[:, 0] ** 5 * points[:, 1] ** 2).mean())
+    assert mean == pytest.approx((3**6 - 1) / 6 / 2 * 16 / 3, rel=1e-13)
+
+
+def test_a_travelling_wave_is_precise_in_windows() -> None:
+    start = ((((1, 0.0),),), "u = exp(sin(2*pi*x))")
+    conditions = {"ring": (0, "u = 0"), "start": start}
+    problem = system({"x": (0, 1), "t": (0, 1)}, "u_t + u_x = 0", conditions)
+    form = replace(SEPARATED, terms=8)
+    found = solution(problem, kan(2, intervals=10), form, intervals=(10, 20, 40), windows=5)
+    assert all(stage.solution.form.fixed_last for stage in found.last)
+    assert error(found, lambda x: torch.exp(torch.sin(2 * torch.pi * (x[:, 0] - x[:, 1]))), problem.box) < 1e-5
+
+
+def test_points_of_a_face_follow_its_knots() -> None:
+    box = torch.tensor([[0.0, 1.0], [0.0, 2.0]], dtype=torch.float64)
+    edges = torch.tensor([[-1.0, -0.98, -0.96, -0.94, 1.0]] * 2, dtype=torch.float64)
+    points = on_face(((1, 0.0),), box, 4, edges)
+    assert int((points[:, 0] < 0.03).sum()) == 9
+    assert points[[0, -1], 0].tolist() == [0.0, 1.0]
 
 
 def test_a_residual_that_is_nowhere_finite_is_said() -> None:
