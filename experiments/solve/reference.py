@@ -42,7 +42,7 @@ class ReferencePolicy:
     times: int = 401  #: kept, between which cubic splines interpolate
     relative: float = 1e-10  #: tolerances of the time steps
     absolute: float = 1e-12
-    explicit: int = 20_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
+    explicit: int = 60_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
     evaluations: int = 50_000  #: of the slope in time at most; beyond it there is no reference
 
 
