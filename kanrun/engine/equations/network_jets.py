@@ -59,17 +59,17 @@ class _TracedSplines(_Traced):
 
     def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], active: Tensor | None) -> None:
         outputs, inputs, functions = self.layer.coefficients.shape
-        start = starts[f"{self.prefix}coefficients"]
+        begin = starts[f"{self.prefix}coefficients"]
         if active is None:
             values = torch.einsum("mno,mnik->noik", adjoint, self.basis.detach()) * self.scale[..., None]
             edge = torch.arange(outputs * inputs, device=adjoint.device).view(outputs, inputs, 1) * functions
-            columns = edge + self.columns[:, None] + start
+            columns = edge + self.columns[:, None] + begin
         else:
-            place, marked = active.cumsum(0) - 1, active[start : start + outputs * inputs * functions]
+            place, marked = active.cumsum(0) - 1, active[begin : begin + outputs * inputs * functions]
             o, i = marked.view(outputs, inputs, functions)[..., 0].nonzero().unbind(1)
             values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], self.basis.detach()[:, :, i])
             values = values * self.scale[o, i][:, None]
-            columns = place[start + (o * inputs + i)[:, None] * functions + self.columns[:, i]]
+            columns = place[begin + (o * inputs + i)[:, None] * functions + self.columns[:, i]]
         jacobian.scatter_add_(1, columns.flatten(1), values.flatten(1))
         if self.base is not None and (start := starts.get(f"{self.prefix}base_weight")) is not None:
             values = torch.einsum("mno,mni->noi", adjoint, self.base.detach()) * self.layer.mask

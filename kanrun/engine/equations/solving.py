@@ -46,14 +46,15 @@ def solve(
             yield replace(stage, window=len(last), total_seconds=time.process_time() - began)
             if shorter and _hopeless(stages, policy):
                 break
-        accepted = policy.accepted_at_once if shorter and cut.form.fixed_last and part is system else policy.accepted
+        accepted = policy.accepted_of_polynomials if cut.form.fixed_last else policy.accepted
         holds = _holds(stages, policy, accepted, before[-1].change if before else None)
         tries.append((end, solver, stages))
-        if shorter and not holds and not time_is_up() and not _in_vain(tries, policy):
+        alike = [each for each in tries if each[1].ansatz is solver.ansatz]
+        if shorter and not holds and not time_is_up() and not _in_vain(alike, policy):
             length = max((end - start) / 2, shortest)
             continue
-        if not holds:
-            end, solver, stages = tries[0] if _in_vain(tries, policy) else tries[-1]
+        if not holds and _in_vain(alike, policy):
+            end, solver, stages = min(tries[0], alike[0], key=lambda each: each[2][-1].equation.rms)
         tries = []
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
         before = tuple(stages[-2:])
@@ -86,7 +87,7 @@ def _holds(stages: list[EquationStage], policy: EquationPolicy, accepted: float,
 
 
 def _in_vain(tries: list[tuple[float, BoxSolver, list[EquationStage]]], policy: EquationPolicy) -> bool:
-    """Whether shorter windows do not help, in several variables, where they are dear: as where conditions jump."""
+    """Whether shorter windows of one form do not help, in several variables: as where conditions jump."""
     if len(tries) < policy.vain_tries or len(tries[0][2][0].solution.box) == 1:
         return False
     first, last = (stages[-1].equation.rms for _, _, stages in (tries[0], tries[-1]))
@@ -94,10 +95,8 @@ def _in_vain(tries: list[tuple[float, BoxSolver, list[EquationStage]]], policy: 
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:
-    """Whether residuals are large and finer grids do not help, or finer grids still change the solution much."""
-    if len(stages) < 2:
-        return False
+    """Whether residuals are large and neither grids nor terms help, or finer grids still change the solution much."""
     if len(stages) >= policy.settling and (stages[-1].change or 0.0) > policy.lost:
         return True
     residual = stages[-1].equation.rms
-    return not residual <= policy.hopeless and not residual <= policy.helpful * stages[-2].equation.rms
+    return len(stages) > 2 and not residual <= max(policy.hopeless, policy.helpful * stages[-3].equation.rms)
