@@ -61,7 +61,7 @@ class EquationPolicy:
     enough_in_more: float = 1e-6  #: the same in two and three variables
     most_intervals: int = 640  #: in one variable
     most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
-    most_intervals_in_more: int = 80
+    most_intervals_in_more: int = 160
     most_unknowns: int = 1000
     most_terms: int = 16
     terms_added: int = 2
@@ -73,7 +73,6 @@ class EquationPolicy:
     terms_in_time: int = 6  #: so many polynomials at first
     most_terms_in_time: int = 12
     points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
-    most_intervals_in_space: int = 160  #: of the other variable
     most_unknowns_in_window: int = 1500
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
     accepted_of_polynomials: float = 3e-4  #: the same where windows hold polynomials of time

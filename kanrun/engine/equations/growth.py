@@ -50,9 +50,7 @@ class SolutionGrowth:
         most_in_one = policy.most_intervals if whole else policy.most_intervals_in_windows
         self.enough = policy.enough if one else policy.enough_in_more
         self.most_intervals = most_in_one if one else policy.most_intervals_in_more
-        self.most_unknowns = policy.most_unknowns
-        if ansatz.form.fixed_last:
-            self.most_intervals, self.most_unknowns = policy.most_intervals_in_space, policy.most_unknowns_in_window
+        self.most_unknowns = policy.most_unknowns_in_window if ansatz.form.fixed_last else policy.most_unknowns
         self.used = 0  # grids of the schedule so far, the first one apart
         #: Residuals at which a part of the range is good enough: where more did not help, and where it did.
         self.small, self.target = 0.0 if whole else policy.accepted, 0.0
