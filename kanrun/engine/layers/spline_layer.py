@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import msgspec
@@ -227,6 +227,18 @@ class SplineLayer(nn.Module):
         functions = self.grid.functions
         parts = zip(basis.split(4096), interval.split(4096), strict=True)
         return torch.stack([(dense_rows(part, at, functions).abs() > SEEN).any(0) for part, at in parts]).any(0)
+
+    def fix_spline_scale(self) -> None:
+        """What only scales the coefficients is no longer trained."""
+        if self.spec.trained_scales == "all":
+            self.spec = replace(self.spec, trained_scales="base")
+            weight = self.weight if self.spec.scale == "single" else self.spline_weight
+            weight.requires_grad_(self.spec.scale == "single" and self.spec.base != "zero")
+
+    def count_pruned(self) -> int:
+        """How many trained numbers pruned edges hold."""
+        each = sum(p.numel() for p in self.parameters() if p.requires_grad) // self.mask.numel()
+        return each * int((~self.mask).sum())
 
     def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
         """Multiply the outputs, in place."""

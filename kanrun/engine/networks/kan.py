@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from copy import deepcopy
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -149,11 +148,7 @@ class KAN(Network):
 
     def count(self) -> int:
         """How many numbers training moves; what a pruned edge holds does not count."""
-        total = super().count()
-        for layer in self:
-            each = sum(p.numel() for p in layer.parameters() if p.requires_grad) // layer.mask.numel()
-            total -= each * int((~layer.mask).sum())
-        return total
+        return super().count() - sum(layer.count_pruned() for layer in self)
 
     def flops(self) -> dict[str, float | None]:
         fair = kanbefair_flops(size_of(self), self.layer(0).spec.base)
@@ -220,10 +215,7 @@ class KAN(Network):
         """w_s (without a base: w) stays where it is: the coefficients have the same scale."""
         new = deepcopy(self)
         for layer in new:
-            if layer.spec.trained_scales == "all":
-                layer.spec = replace(layer.spec, trained_scales="base")
-                weight = layer.weight if layer.spec.scale == "single" else layer.spline_weight
-                weight.requires_grad_(layer.spec.scale == "single" and layer.spec.base != "zero")
+            layer.fix_spline_scale()
         return new
 
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
@@ -365,12 +357,8 @@ class KAN(Network):
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         with torch.no_grad():
             reaching = self.activations(x)
-        for layer, values in list(zip(self, reaching, strict=False))[1:]:
-            low, high, width = values.amin(0), values.amax(0), layer.grid.high - layer.grid.low
-            inside = (low >= layer.grid.low) & (high <= layer.grid.high)
-            if not bool((inside & (high - low >= share * width)).all()):
-                return False
-        return True
+        hidden = list(zip(self, reaching, strict=False))[1:]
+        return all(layer.grid.covers(values, share) for layer, values in hidden)
 
     def _measured(self, layers: Sequence[SplineLayer], hows: set[str], x: Tensor) -> Regridded[KAN]:
         new = KAN.of_layers(layers, self.products[:-1])

@@ -39,6 +39,12 @@ class Grid:
         """The same grid in float64."""
         return Grid(self.knots.double(), self.degree, self.uniform, self.extrapolation)
 
+    def covers(self, values: Float[Tensor, "samples inputs"], share: float) -> bool:
+        """Whether all values lie inside and fill at least `share` of every input's range."""
+        low, high = values.amin(0), values.amax(0)
+        inside = (low >= self.low) & (high <= self.high)
+        return bool((inside & (high - low >= share * (self.high - self.low))).all())
+
     @property
     def intervals(self) -> int:
         """G, the paper's number of grid intervals."""
