@@ -117,10 +117,7 @@ def fit_classes(
     The noise of a row follows from its probabilities (iteratively reweighted least squares); with more than two classes
     their logits are improved one after the other, and share the variances.
     """
-    if classes * len(u) ** 3 > policy.most_work:
-        few = int((policy.most_work / 10 / classes) ** (1 / 3))
-        policy = replace(policy, dense_rows=0, screening_rows=min(few, policy.screening_rows))
-    rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy)
+    rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy, classes)
     work = len(u) * (rows.h.shape[1] + policy.most_pairs * policy.pair_functions**2) ** 2 * (classes - (classes == 2))
     names = tuple(start.variances) if start else policy.candidates
     if start is None and rows.screens("pairs") and work > policy.most_work / 10:

@@ -40,13 +40,16 @@ class RowsSolution:
 class MemberRows:
     """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
 
-    def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy) -> None:
+    def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> None:
         self.policy, self.weights = policy, weights
         self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
         self.h = self.design.functions(u)
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
-        self.screened = np.sort(order[: policy.screening_rows])
+        most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
+        self.too_long = len(u) > most or bool(policy.shapes)
+        few = int(most / 10 ** (1 / 3)) if classes > 1 else policy.screening_rows
+        self.screened = np.sort(order[: min(few, policy.screening_rows)])
         self.longer = np.sort(order[: policy.most_rows])
         every = self.design.all_pairs()
         few = self.h.shape[1] + len(self.design.pair_columns(every)[0]) <= min(policy.most_functions, len(u))
@@ -56,8 +59,7 @@ class MemberRows:
 
     def screens(self, name: str) -> bool:
         """Whether the pairs have to be chosen first: there are too many of them, and too many rows for kernels."""
-        too_long = len(self.h) > self.policy.dense_rows or bool(self.policy.shapes)
-        return name == "pairs" and not self.pairs and too_long and not self.screened_already
+        return name == "pairs" and not self.pairs and self.too_long and not self.screened_already
 
     def functions(self, name: str) -> int:
         """How many functions of single inputs a candidate has."""
