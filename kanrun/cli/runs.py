@@ -211,13 +211,9 @@ def _print_columns(
         print(json.dumps(rows, indent=2, default=str))
         return
     if as_csv:
-        import csv
+        from kanrun.runs.tables import csv_lines
 
-        from kanrun.spreadsheets import as_text
-
-        writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: as_text(v) if isinstance(v, str) else v for k, v in row.items()} for row in rows)
+        print(csv_lines([names, *(row.values() for row in rows)]).decode(), end="")
         return
     from rich.text import Text
 

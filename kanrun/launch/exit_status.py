@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 import sys
 from collections.abc import Sequence
@@ -13,7 +11,7 @@ from kanrun.errors import KanrunError
 from kanrun.launch.request import Request
 from kanrun.runs import Manifest, Run, Status
 from kanrun.runs.files import write_atomic
-from kanrun.spreadsheets import as_text
+from kanrun.runs.tables import csv_lines, read_rows
 
 
 def ended_well(manifest: Manifest, request: Request, name: str = "") -> bool:
@@ -84,13 +82,10 @@ def gather_summaries(folder: Path, overrides: Sequence[Sequence[str]]) -> None:
     for number, job in enumerate(settings):
         path = folder / str(number) / "summary.csv"
         if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    rows.append({"job": str(number), **{key: as_text(job.get(key, "")) for key in varied}, **row})
+            header, lines = read_rows(path)
+            varying = {key: job.get(key, "") for key in varied}
+            rows += [{"job": str(number), **varying, **dict(zip(header, line, strict=False))} for line in lines]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     if rows:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(folder / "summary.csv", text.getvalue().encode())
+        body = ([row.get(column, "") for column in columns] for row in rows)
+        write_atomic(folder / "summary.csv", csv_lines([columns, *body]))

@@ -46,7 +46,7 @@ class CsvFile:
         lists, rows = _lists(columns)
         descriptor = self._open_with(list(lists))
         empty = [None] * rows
-        rest = memoryview(_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
+        rest = memoryview(csv_lines(zip(*(lists.get(name, empty) for name in self._header), strict=True)))
         with storing(self.path):
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
@@ -55,7 +55,7 @@ class CsvFile:
         """Make the table hold these rows and no others, atomically. Raises StorageFailed."""
         self.close()
         lists, _ = _lists(columns)
-        write_atomic(self.path, _lines([list(lists), *zip(*lists.values(), strict=True)]))
+        write_atomic(self.path, csv_lines([list(lists), *zip(*lists.values(), strict=True)]))
 
     def sync(self) -> None:
         """Make the rows written so far survive a power cut."""
@@ -78,7 +78,7 @@ class CsvFile:
             rows = read_rows(self.path)[1] if self._header else iter(())
             self._header = [*self._header, *further]
             padding = [""] * len(further)
-            write_atomic(self.path, _lines([self._header, *(row + padding for row in rows)]))
+            write_atomic(self.path, csv_lines([self._header, *(row + padding for row in rows)]))
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
             with storing(self.path):
@@ -132,7 +132,7 @@ def keep_rows(path: Path, keep: Callable[[Mapping[str, str]], bool]) -> None:
     """Rewrite the table at `path` with the rows for which `keep` is true, atomically; order stays."""
     header, rows = read_rows(path)
     kept = [row for row in rows if keep(dict(zip(header, row, strict=False)))]
-    write_atomic(path, _lines([header, *kept]))
+    write_atomic(path, csv_lines([header, *kept]))
 
 
 def order_rows(path: Path, key: Callable[[Mapping[str, str]], tuple[int, ...]]) -> None:
@@ -141,7 +141,7 @@ def order_rows(path: Path, key: Callable[[Mapping[str, str]], tuple[int, ...]]) 
     keyed = [(key(dict(zip(header, row, strict=False))), row) for row in rows]
     ordered = sorted(keyed, key=lambda pair: pair[0])
     if any(a is not b for a, b in zip(keyed, ordered, strict=True)):
-        write_atomic(path, _lines([header, *(row for _, row in ordered)]))
+        write_atomic(path, csv_lines([header, *(row for _, row in ordered)]))
 
 
 def read_table(path: Path) -> pandas.DataFrame:
@@ -210,7 +210,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _lines(rows: Iterable[Sequence[Any]]) -> bytes:
+def csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
+    """Rows as CSV, safe for spreadsheets."""
     buffer = io.StringIO()
     safe = ([as_text(value) if isinstance(value, str) else value for value in row] for row in rows)
     csv.writer(buffer, lineterminator="\n").writerows(safe)
