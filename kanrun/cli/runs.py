@@ -213,7 +213,7 @@ def _print_columns(
     if as_csv:
         from kanrun.runs.tables import csv_lines
 
-        print(csv_lines([names, *(row.values() for row in rows)]).decode(), end="")
+        print(csv_lines([names, *([*row.values()] for row in rows)]).decode(), end="")
         return
     from rich.text import Text
 
