@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 LINT := build/lint
+OLDEST := build/oldest
 ARGS ?=
 
 # The first of these that is new enough, python3 itself if it fits.
@@ -12,7 +13,7 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
 	if $$name -c '$(FITS)' 2>/dev/null; then echo $$name; break; fi; done)
 
-.PHONY: help fit test test-slow fuzz coverage lint bench docs build clean
+.PHONY: help fit test test-slow test-oldest fuzz coverage lint bench docs build clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -30,6 +31,20 @@ test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
 
 fuzz: $(VENV)/installed-dev ## random input to all readers; how long: make fuzz ARGS=--seconds=60
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hard/test_fuzz.py $(or $(ARGS),--seconds=20)
+
+# uv is the installer that can choose the lowest versions; torch stays the one of .venv, through links.
+test-oldest: $(VENV)/installed-dev ## the default tests with the oldest packages that are declared, torch as installed
+	rm -rf $(OLDEST) && $(PYTHON) -m venv $(OLDEST) && $(OLDEST)/bin/python -m pip install -q uv
+	$(BIN)/python -c 'import torch; print("torch==" + torch.__version__.split("+")[0])' > $(OLDEST)/torch.txt
+	$(OLDEST)/bin/uv pip compile -q --resolution lowest-direct --python $(OLDEST)/bin/python -c $(OLDEST)/torch.txt \
+		--extra dev --no-header --no-annotate -o $(OLDEST)/all.txt pyproject.toml
+	grep -vE '^(torch|nvidia|triton|cuda)' $(OLDEST)/all.txt > $(OLDEST)/lowest.txt
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -r $(OLDEST)/lowest.txt
+	$(BIN)/python -c 'import pathlib, sys, torch; site = pathlib.Path(torch.__file__).parents[1]; \
+		[pathlib.Path(sys.argv[1], f.name).symlink_to(f) for f in site.glob("*torch*") if f.name.startswith(("torch", "functorch"))]' \
+		$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -e .
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 $(ARGS)
 
 coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)

@@ -55,7 +55,7 @@ def test_types_come_back_from_parquet(run: Path, tmp_path: Path) -> None:
     first = pd.read_parquet(tmp_path / "out.parquet")
     assert [str(first[name].dtype) for name in ("n", "a", "late")] == ["int64", "float64", "float64"]
     assert first["id"][4] == "004"
-    stamped = first.assign(when=pd.Timestamp("2024-01-01"), seen=True).drop(columns="y")
+    stamped = first.assign(when=pd.Timestamp("2024-01-01").as_unit("ms"), seen=True).drop(columns="y")
     stamped.to_parquet(tmp_path / "again.parquet", index=False)
     saved.predict_table(run, tmp_path / "again.parquet", tmp_path / "last.parquet")
     last = pd.read_parquet(tmp_path / "last.parquet")
