@@ -14,9 +14,9 @@ import torch
 from scipy import sparse
 
 from kanrun import fit, load_run
-from kanrun.config import FitConfig, KANConfig, SamplingConfig, TableTarget
+from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
-from kanrun.library.fitting import fit_target
+from kanrun.library.fitting import configuration, fit_target
 from kanrun.targets import build_target
 
 COMMAND = [str(Path(sys.executable).parent / "kanrun")]
@@ -190,9 +190,8 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     frame = frame.assign(y=frame["a"] ** 2 + 0.1 * rng.normal(size=60))
     frame.to_csv(tmp_path / "t.csv", index=False, float_format="%.17g")
     target = TableTarget(path=str(tmp_path / "t.csv"), outputs=["y"], weights="w")
-    cfg = FitConfig(
-        target=target, model=KANConfig(hidden=[], intervals=[3]), sampling=SamplingConfig(train=None, test=0)
-    )
+    sampling = SamplingConfig(train=None, test=0, validation=0.2)
+    cfg = configuration(target, sampling, "kan", None, {"hidden": [], "intervals": [3]})
     fitted = fit_target(cfg, build_target(target))
     same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])
     np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
