@@ -12,7 +12,7 @@ import sympy
 from scipy import stats
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.refit import RefitSettings, refit
@@ -81,7 +81,7 @@ def round_constants(
     graph: Graph, data: SearchData, allowed: float, policy: RoundingPolicy = RoundingPolicy()
 ) -> RoundedGraph:
     """Fixes constants at nice numbers one after another, refitting the others; each stays only if the relative
-    validation error is then at most `allowed`."""
+    validation error is then at most `allowed`, or, where points have noise, the description of all points shorter."""
     changes: list[tuple[int, str, float, str]] = []
     refused: set[tuple[int, str, sympy.Expr]] = set()
     while True:
@@ -90,7 +90,10 @@ def round_constants(
             return RoundedGraph(graph, tuple(changes))
         index, name, number = proposal
         trial = refit(_fixed(graph, index, name, number), data.x, data.y, RefitSettings(steps=20)).graph
-        if data.error(trial) <= allowed:
+        noisy = data.overall_error(graph) > EXACT
+        if data.error(trial) <= allowed or (
+            noisy and description_length(trial, data) <= description_length(graph, data)
+        ):
             changes.append((index, name, _constant(graph, index, name), str(number)))
             graph = trial
         else:
