@@ -16,11 +16,10 @@ from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
-from kanrun.engine.training.data import baseline_error
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
-from kanrun.study.evaluation import scores
+from kanrun.study.evaluation import relative_error, scores
 from kanrun.study.model import slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
@@ -197,7 +196,7 @@ def result(case: Case, trained: Trained, marks: Mapping[str, Value]) -> Row:
             "train_rmse": errors.train,
             "validation_rmse": errors.validation,
             "test_rmse": errors.test,
-            "relative_error": errors.test / baseline_error(case.problem.data) if errors.test is not None else None,
+            "relative_error": relative_error(errors.reported, case.problem.dataset),
             "test_accuracy": quality.get("test_accuracy"),
             "test_cross_entropy": quality.get("test_cross_entropy"),
             **compared_by(errors.test, quality),

@@ -93,7 +93,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
         trained = yield from follow(study.extend(one, problem, plan, seed), one.step_rows)
     yield from study.stage_rows(one, problem, trained)
     yield from study.published_rows(one, problem, trained)
-    yield Row("summary", study.summary(one, trained))
+    yield Row("summary", study.summary(one, problem, trained))
     if cell["part"] == "schedules" and seed == cfg.seed:
         grids = {f"{stage.intervals} intervals": stage.network for stage in trained.stages}
         title = f"The KAN {one.marks['shape']} along {one.marks['schedule']}"

@@ -20,7 +20,7 @@ from kanrun.engine.training.data import baseline_error
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.runs.records import Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, refuse_unused
-from kanrun.study.evaluation import points_of
+from kanrun.study.evaluation import points_of, relative_error
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.training_records import stage_row, step_row
@@ -205,7 +205,7 @@ def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
     if test is None:
         return None
     difference = predict(stage.network, test.x) - test.y
-    return float((difference if unit is None else difference * unit).square().median().sqrt())
+    return float((difference if unit is None else difference * unit).abs().median())
 
 
 def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
@@ -221,7 +221,7 @@ def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -
             yield Row("published", {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values})
 
 
-def summary(one: Extension, trained: Trained) -> dict[str, Value]:
+def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:
     """The grid that validation chose, and what it reached."""
     chosen = trained.chosen
     return {
@@ -230,6 +230,7 @@ def summary(one: Extension, trained: Trained) -> dict[str, Value]:
         "parameters": chosen.network.count(),
         "validation_rmse": chosen.errors.validation,
         "test_rmse": trained.errors.test,
+        "relative_error": relative_error(trained.errors.reported, problem.dataset),
         "steps": sum(stage.steps for stage in trained.stages),
         "seconds": trained.seconds,
     }

@@ -16,7 +16,7 @@ from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
 from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, loss_of
 from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_map_table, pair_table
-from kanrun.study.evaluation import edge_table, prediction_table
+from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
 from kanrun.study.model import model_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
@@ -96,6 +96,9 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
         yield from _fold_rows(checked, classes)
     known = with_scalings(problem, fitted.inputs, fitted.outputs)
     summary = _summary(fitting, fitted, checked, known)
+    for name, rows in (("cv_r2", "left-out rows"), ("r2", "test rows")):
+        if name in summary:
+            yield from doubts(summary[name], rows)
     yield Row("summary", {**summary, "fit_seconds": fit_seconds, "seconds": time.perf_counter() - started})
     yield from bound_rows(cell, summary)
     names = dataset.classes or dataset.target.outputs
@@ -133,9 +136,9 @@ def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | No
         yield Note(
             f"cross-validated {what} of {name}: {mean:.4g}{spread} ({np.mean(checked.seconds[name]):.2g} s per fit)"
         )
-    if len(means) > 1:
+    others = min((mean for name, mean in means.items() if name != OURS), default=0.0)
+    if others > 0:  # 0 where the outputs are constant
         best = min(means, key=lambda name: means[name])
-        others = min(mean for name, mean in means.items() if name != OURS)
         if best == OURS:
             yield Note(f"kanrun predicts left-out rows best, {1 - means[OURS] / others:.1%} below the next")
         else:
@@ -184,15 +187,17 @@ def _summary(
         summary["test_accuracy" if classes else name] = quality
     else:
         summary["clipped"] = fitted.clipped(train.x)
+    if not classes:
+        summary["relative_error"] = relative_error(summary.get("test_rmse", summary.get("cv_rmse")), dataset)
     summary["solver"] = "evidence"
     return summary
 
 
-def _quality(predicted: np.ndarray, y: np.ndarray, classes: int | None) -> tuple[str, float]:
-    """The accuracy of class probabilities, or R^2, the mean over outputs."""
+def _quality(predicted: np.ndarray, y: np.ndarray, classes: int | None) -> tuple[str, float | None]:
+    """The accuracy of class probabilities, or R^2."""
     if classes:
         return "accuracy", float((predicted.argmax(1) == y[:, 0]).mean())
-    return "r2", float(np.mean(1 - ((predicted - y) ** 2).mean(0) / np.maximum(y.var(0), 1e-300)))
+    return "r2", r_squared(predicted - y, y)
 
 
 def _numbers(network: KAN) -> int:

@@ -10,7 +10,16 @@ from kanrun.config import FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, in_words, make_plan
-from kanrun.study.evaluation import edge_table, effective_parameters, linear_rmse, points_of, prediction_table, scores
+from kanrun.study.evaluation import (
+    doubts,
+    edge_table,
+    effective_parameters,
+    linear_rmse,
+    points_of,
+    prediction_table,
+    relative_error,
+    scores,
+)
 from kanrun.study.model import model_checkpoint, slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
@@ -85,10 +94,13 @@ def results(fit: Fit, cell: Mapping[str, Any], seed: int, trained: Trained) -> I
         "train_rmse": trained.errors.train,
         "validation_rmse": trained.errors.validation,
         "test_rmse": trained.errors.test,
+        "relative_error": relative_error(trained.errors.reported, dataset),
         **scores(network, problem),
         "solver": fit.plan.solver if any(stage.steps for stage in trained.stages) else "least squares",
         "seconds": trained.seconds,
     }
+    if not dataset.classes and points_of(dataset.test):
+        yield from doubts(summary["r2"], "test points")
     if fit.cfg.target.kind in ("table", "bundled") and (linear := linear_rmse(problem)) is not None:
         beaten = trained.errors.test is not None and trained.errors.test < linear
         verdict = "beats" if beaten else "does not beat"

@@ -169,6 +169,9 @@ def summary_row(
     """The outcome, the largest difference between formula and network, and errors in the user's units; `formula` is in
     these units already."""
     certificate, outcome = result.certificate, outcome_of(problem, result)
+    relative = (
+        certificate.formula_rmse / problem.samples.spread if certificate and np.ptp(problem.samples.y) else np.nan
+    )
     return Row(
         "summary",
         {
@@ -179,6 +182,7 @@ def summary_row(
             "formula": str(formula.expression) if formula else "",
             "formula_rmse": _number(certificate.formula_rmse * problem.unit) if certificate else None,
             "network_rmse": _number(certificate.network_rmse * problem.unit) if certificate else None,
+            "relative_error": _number(relative),
             "largest_difference": _number(certificate.difference * problem.unit) if certificate else None,
             "graph_difference": problem.graph_difference,
             "recovered": certificate.recovered if certificate else problem.unknown,

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from kanrun.study.table_model import Folds, row_losses, training_rows
-from kanrun.targets import Points
+from kanrun.targets import Points, root_mean_square
 from kanrun.watch import time_is_up
 
 OURS = "kanrun"
@@ -68,7 +68,7 @@ def loss_of(
     """Root mean square error, or log loss of probabilities."""
     if classes:
         return float(np.average(row_losses(predicted, y, classes), weights=weights))
-    return float(np.sqrt(np.average(((predicted - y) ** 2).mean(1), weights=weights)))
+    return float(root_mean_square(root_mean_square(predicted - y, weights)))
 
 
 def _baselines(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:

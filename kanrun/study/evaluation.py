@@ -18,9 +18,9 @@ from kanrun.engine.networks import Network
 from kanrun.engine.training import Smoothing, predict
 from kanrun.engine.training.data import mean_loss, output_scale
 from kanrun.engine.training.data_fitting import data_factor, rowwise
-from kanrun.runs.records import Table, Value
+from kanrun.runs.records import Note, Table, Value
 from kanrun.study.problem import LearningProblem
-from kanrun.targets import Points
+from kanrun.targets import Dataset, Points, constant, root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -61,12 +61,43 @@ def scores(network: nn.Module, problem: LearningProblem) -> dict[str, Value]:
             "test_accuracy": float(np.average(difference[:, 0] == 0, weights=points.weights)),
             "test_cross_entropy": float(loss),
         }
-    largest = float(np.abs(points.y).max()) or 1.0  # apart, so that squares neither over- nor underflow
-    relative = points.y / largest
-    squares = (relative - np.average(relative, 0, points.weights)) ** 2, (difference / largest) ** 2
-    spread, left = (float(np.average(each.sum(1), weights=points.weights)) for each in squares)
-    r2 = 1 - left / spread if spread > 0 else None
+    r2 = r_squared(difference, points.y, points.weights)
     return {"test_max_error": float(np.abs(difference).max()), "r2": r2}
+
+
+def r_squared(difference: Array, y: Array, weights: Array | None = None) -> float | None:
+    """1 - the mean squared difference over the variance of y (rows, outputs); None where all outputs are constant."""
+    spread = spread_of(y, weights)
+    if spread is None:
+        return None
+    return 1 - float((root_mean_square(root_mean_square(difference, weights)) / spread) ** 2)
+
+
+def spread_of(y: Array, weights: Array | None = None) -> float | None:
+    """The root mean square over rows and outputs of y minus each output's mean; None where all outputs are constant."""
+    if constant(y).all():
+        return None
+    return float(root_mean_square(root_mean_square(y - np.average(y, 0, weights), weights)))
+
+
+def relative_error(error: float | None, dataset: Dataset) -> float | None:
+    """A root mean square error over the standard deviation of the training outputs; None where these are constant.
+
+    It has no unit: predicting the mean has 1, whatever the outputs are measured in. In summaries it is of the test
+    points, or, without any, of those for validation or left out in a cross-validation. None for classes.
+    """
+    if error is None or dataset.classes:
+        return None
+    spread = spread_of(dataset.train.y, dataset.train.weights)
+    return None if spread is None else error / spread
+
+
+def doubts(r2: Value, points: str) -> Iterator[Note]:
+    """A warning where R^2 on these `points` says nothing, or says that the model is worse than none."""
+    if r2 is None:
+        yield Note(f"R^2 is undefined: the outputs of the {points} are constant", warning=True)
+    elif isinstance(r2, float) and not r2 >= 0:
+        yield Note(f"R^2 of the {points} is {r2:.3g}: their mean would predict them better", warning=True)
 
 
 def effective_parameters(network: Network, problem: LearningProblem, smoothing: Smoothing) -> float | None:
@@ -108,9 +139,7 @@ def linear_rmse(problem: LearningProblem) -> float | None:
     roots = np.sqrt(np.concatenate([points.shares for points in shown]))[:, None]
     solution, *_ = np.linalg.lstsq(rows(x) * roots, y * roots, rcond=None)
     difference = rows(dataset.test.x) @ solution - dataset.test.y
-    largest = float(np.abs(difference).max()) or 1.0
-    squares = ((difference / largest) ** 2).mean(1)
-    return largest * float(np.sqrt(np.average(squares, weights=dataset.test.weights)))
+    return float(root_mean_square(root_mean_square(difference, dataset.test.weights)))
 
 
 def prediction_table(network: nn.Module, problem: LearningProblem) -> Table:

@@ -14,6 +14,7 @@ import pandas as pd
 
 from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
+from kanrun.targets import root_mean_square
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ FACTS = {
     "validation_rmse": "RMSE, validation",
     "cv_rmse": "RMSE, cross-validated",
     "test_rmse": "RMSE, test",
+    "relative_error": "RMSE over the outputs' deviation",
     "train_cross_entropy": "cross-entropy, training",
     "cv_cross_entropy": "cross-entropy, cross-validated",
     "test_cross_entropy": "cross-entropy, test",
@@ -96,7 +98,7 @@ def _contributions(model: Model) -> pd.DataFrame:
         values = model.values(at)
         if model.classes:
             return float((np.array(model.classes)[values.argmax(1)] != truth[:, 0].astype(str)).mean())
-        return float(np.sqrt(np.mean((values - truth.astype(float)) ** 2)))
+        return float(root_mean_square((values - truth.astype(float)).ravel()))
 
     order, before, shuffled = np.random.default_rng(0).permutation(len(x)), error(x), []
     for column in range(x.shape[1]):

@@ -16,9 +16,9 @@ from kanrun.runs.manifest import Claim
 Columns = Mapping[str, Sequence[Any]]
 # Which columns a narrow terminal shows first; in the table they stay in the order of summary.csv.
 _FIRST = (
-    "cell", "seed", "test_rmse", "test_accuracy", "test_cross_entropy", "rmse", "worst_forgetting", "quartiles",
-    "learner", "target", "model", "variant", "part", "overlap", "schedule", "degree", "train_points", "noise",
-    "penalised", "shape", "parameters", "intervals", "activation", "seconds", "flops", "inference_seconds",
+    "cell", "seed", "test_rmse", "relative_error", "test_accuracy", "test_cross_entropy", "rmse", "worst_forgetting",
+    "quartiles", "learner", "target", "model", "variant", "part", "overlap", "schedule", "degree", "train_points",
+    "noise", "penalised", "shape", "parameters", "intervals", "activation", "seconds", "flops", "inference_seconds",
     "validation_rmse", "train_rmse",
 )  # fmt: skip
 # The errors whose quartiles over seeds stand beside their median.

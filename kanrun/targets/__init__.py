@@ -22,9 +22,12 @@ if TYPE_CHECKING:
     from kanrun.targets.data import Points as Points
     from kanrun.targets.data import Scaling as Scaling
     from kanrun.targets.data import Target as Target
+    from kanrun.targets.data import in_own_units as in_own_units
+    from kanrun.targets.data import root_mean_square as root_mean_square
     from kanrun.targets.data import scaling_from_plain as scaling_from_plain
     from kanrun.targets.datasets import SplitPolicy as SplitPolicy
     from kanrun.targets.datasets import build_target as build_target
+    from kanrun.targets.datasets import constant as constant
     from kanrun.targets.datasets import generator as generator
     from kanrun.targets.datasets import make_dataset as make_dataset
     from kanrun.targets.encoding import TableCode as TableCode
@@ -52,8 +55,8 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
-    "data": "Dataset PiecewiseScaling Points Scaling Target scaling_from_plain",
-    "datasets": "SplitPolicy build_target generator make_dataset",
+    "data": "Dataset PiecewiseScaling Points Scaling Target in_own_units root_mean_square scaling_from_plain",
+    "datasets": "SplitPolicy build_target constant generator make_dataset",
     "encoding": "TableCode code_of",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
     "scores": "PowerTransform ScorePolicy gaps_of input_scores output_map",

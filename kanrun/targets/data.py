@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 
 
+def root_mean_square(values: Array, weights: Array | None = None) -> Any:
+    """Root of the weighted mean of squares over the first axis, for values of any size."""
+    relative, exponent = in_own_units(values)
+    return np.ldexp(np.sqrt(np.average(relative**2, 0, weights)), exponent)
+
+
+def deviation(values: Array) -> Any:
+    """The standard deviation over the first axis, for values of any size."""
+    relative, exponent = in_own_units(values)
+    return np.ldexp(relative.std(axis=0), exponent)
+
+
+def in_own_units(values: Array) -> tuple[Array, NDArray[np.intp]]:
+    """`values` in units of 2^exponent, an exact division after which the largest of each column is from 1 to 2, so that
+    squares neither over- nor underflow."""
+    exponent = np.frexp(np.abs(values).max(axis=0))[1] - 1
+    return np.ldexp(values, -exponent), exponent
+
+
 @dataclass(frozen=True, eq=False)
 class Points:
     """Inputs x (N, d) with outputs y (N, m); `weights` (N,) say how many rows each stands for, None: one.

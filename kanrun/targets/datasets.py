@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from kanrun.config import TARGETS, SamplingConfig, check
 from kanrun.errors import UsageError
-from kanrun.targets.data import Array, Dataset, Points, Scaling, Target
+from kanrun.targets.data import Array, Dataset, Points, Scaling, Target, deviation
 from kanrun.targets.domains import shown
 
 PURPOSES = {"train": 0, "test": 1, "noise": 2, "validation": 3, "rows": 4}
@@ -45,7 +45,7 @@ def with_noise(points: Points, noise: float, rng: np.random.Generator) -> Points
     """Normal noise on y; its standard deviation is `noise` times that of each output over these points."""
     if not noise:
         return points
-    return replace(points, y=points.y + noise * points.y.std(axis=0) * rng.standard_normal(points.y.shape))
+    return replace(points, y=points.y + noise * deviation(points.y) * rng.standard_normal(points.y.shape))
 
 
 def split_order(count: int, rng: np.random.Generator, labels: NDArray[np.intp] | None = None) -> NDArray[np.intp]:
@@ -182,7 +182,7 @@ def _scalings(target: Target, train: Points, policy: SplitPolicy) -> tuple[Scali
     as they are; class indices never."""
     if not target.is_table:
         middle, half = target.domain.mean(1), np.diff(target.domain)[:, 0] / 2
-        return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), train.y.std(0), policy)
+        return _where_needed(middle, half, policy), _where_needed(train.y.mean(0), deviation(train.y), policy)
     inputs = _standardised(train.x, train.weights, policy)
     if target.classes is not None:
         return inputs, Scaling.identity(1)
@@ -201,11 +201,12 @@ def _standardised(values: Array, weights: Array | None, policy: SplitPolicy) -> 
     largest = np.abs(values).max(axis=0)
     relative = values / np.where(largest > 0, largest, 1.0)  # whose sums and squares neither over- nor underflow
     mean = np.average(relative, 0, weights)
-    mean, deviation = mean * largest, np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
-    return Scaling(mean, np.where(_constant(values, policy), 1.0, deviation))
+    mean, size = mean * largest, np.sqrt(np.average((relative - mean) ** 2, 0, weights)) * largest
+    return Scaling(mean, np.where(constant(values, policy), 1.0, size))
 
 
-def _constant(values: Array, policy: SplitPolicy) -> NDArray[np.bool_]:
+def constant(values: Array, policy: SplitPolicy = SplitPolicy()) -> NDArray[np.bool_]:
+    """Which columns are constant, to rounding."""
     with np.errstate(over="ignore"):  # a range beyond float64 is infinite, and so not constant
         return np.asarray(np.ptp(values, axis=0) <= policy.constant * np.abs(values).max(axis=0))
 
@@ -223,8 +224,8 @@ def _notes(target: Target, train: Points, policy: SplitPolicy) -> list[str]:
         names, values = [*names, *target.outputs], np.concatenate([train.x, train.y], axis=1)
     notes = [
         f"column {name!r} of {target.name} is constant ({value:g}) in the training rows"
-        for name, constant, value in zip(names, _constant(values, policy), values[0], strict=True)
-        if constant
+        for name, same, value in zip(names, constant(values, policy), values[0], strict=True)
+        if same
     ]
     for i, name in enumerate(target.classes or ()):
         if not (train.y[:, 0] == i).any():

@@ -86,6 +86,11 @@ class Errors:
     test: float | None
 
     @property
+    def reported(self) -> float | None:
+        """The error on points that no step saw: on test points, without any on those for validation."""
+        return self.validation if self.test is None else self.test
+
+    @property
     def selected(self) -> float:
         """What selections compare: the validation error, or the training error where nothing is held out.
 
@@ -105,7 +110,11 @@ def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> flo
     """sqrt(mean |f(x) - y|^2) over samples and outputs, in the user's units; None without samples."""
     if samples is None or len(samples) == 0:
         return None
-    difference = residual(predict(network, samples.x), samples.y, data.task)
+    return _in_units(residual(predict(network, samples.x), samples.y, data.task), samples, data)
+
+
+def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float:
+    """The root mean square of differences of outputs (samples, outputs), in the user's units."""
     if data.unit is None or data.task != "regression":
         return float(samples.mean(difference.square()).sqrt())
     largest = float(data.unit.max())  # kept apart, so that no square of the user's units over- or underflows
@@ -154,8 +163,5 @@ def baseline_error(data: TrainingData) -> float:
     """The training error, in the user's units, of predicting the mean: what errors are relative to."""
     if data.task == "classification":
         return 1.0
-    difference = data.train.centred()
-    if data.unit is not None:
-        difference = difference * data.unit
-    deviation = float(data.train.mean(difference.square()).sqrt())
+    deviation = _in_units(data.train.centred(), data.train, data)
     return deviation if deviation > 0 else 1.0
