@@ -131,8 +131,8 @@ _BASES = {
     "gaussian": ("exp(-x * x)", "-2 * x * exp(-x * x)"),
 }
 
-_LAYER = """
-static void layer%(number)d(const double *x, double *y)
+_FUNCTION = """
+static void %(name)s(const double *x, double *y)
 {
 %(body)s}
 """
@@ -140,7 +140,7 @@ static void layer%(number)d(const double *x, double *y)
 
 def c_source(pieces: Document, name: str) -> str:
     """The file's text; `name` goes before every name that it exports and must be a C identifier."""
-    layers = pieces["layers"]
+    layers = list(_every_layer(pieces))
     outputs = pieces["classes"] or pieces["outputs"]
     parts = [_HEAD % {"inputs": len(pieces["inputs"]), "outputs": len(outputs)}]
     for what, texts in (("inputs", pieces["inputs"]), ("outputs", outputs)):
@@ -157,8 +157,7 @@ def c_source(pieces: Document, name: str) -> str:
     if any(layer["kind"] == "splines" for layer in layers):
         parts.append(_SPLINES)
     parts += _base_functions(layers)
-    parts += [_LAYER % {"number": number, "body": _BODIES[layer["kind"]](layer)} for number, layer in enumerate(layers)]
-    parts.append(_evaluation(pieces))
+    parts += [*_network(pieces, "network"), _evaluation(pieces)]
     return "".join(parts).replace("@", name)
 
 
@@ -308,6 +307,37 @@ def _products_body(layer: Document) -> str:
     )
 
 
+def _every_layer(part: Document) -> Iterator[Document]:
+    for layer in part["layers"]:
+        yield layer
+        for window in layer.get("windows", ()):
+            yield from _every_layer(window)
+
+
+def _network(part: Document, name: str) -> Iterator[str]:
+    """The function `name` of a map of inputs and layers, after those that it calls."""
+    inputs, layers = len(part["input_map"]), part["layers"]
+    lines = [f"    double v0[{inputs}];\n", *_map_lines(part["input_map"], "x", "v0", "points")]
+    for number, layer in enumerate(layers):
+        own, goal = f"{name}_{number}", "y"
+        if layer["kind"] == "windows":
+            windows = [f"{own}_{window}" for window, _ in enumerate(layer["windows"])]
+            for window, inner in zip(windows, layer["windows"], strict=True):
+                yield from _network(inner, window)
+            tests = [*(f"if (x[{inputs - 1}] <= {end!r}) " for end in layer["ends"]), ""]
+            calls = (f"{test}{window}(x, y);\n" for test, window in zip(tests, windows, strict=True))
+            body = f"    {'    else '.join(calls)}"
+        else:
+            body = _BODIES[layer["kind"]](layer)
+        yield _FUNCTION % {"name": own, "body": body}
+        if layer is not layers[-1]:
+            goal = f"v{number + 1}"
+            width = layer["sums"] if layer["kind"] == "splines" else len(layer["biases"])
+            lines.append(f"    double {goal}[{width}];\n")
+        lines.append(f"    {own}(v{number}, {goal});\n")
+    yield _FUNCTION % {"name": name, "body": "".join(lines)}
+
+
 _BODIES = {
     "splines": _spline_body, "dense": _dense_body, "chebyshev": _curve_body, "bernstein": _curve_body,
     "sums_of_products": _products_body,
@@ -315,24 +345,18 @@ _BODIES = {
 
 
 def _evaluation(pieces: Document) -> str:
-    """The exported function: units in, layer after layer, units out."""
-    layers, outputs = pieces["layers"], len(pieces["classes"] or pieces["outputs"])
-    widest = max(len(pieces["inputs"]), outputs, *(_width(layer) for layer in layers))
-    lines = [f"    double a[{widest}], b[{widest}];\n"]
-    lines += _map_lines(pieces["input_map"], "x", "a", "points")
-    here, there = "a", "b"
-    for number, _ in enumerate(layers):
-        lines.append(f"    layer{number}({here}, {there});\n")
-        here, there = there, here
+    """The exported function: the network between the user's units."""
+    outputs = len(pieces["classes"] or pieces["outputs"])
+    lines = ["    network(x, y);\n"]
     if pieces["classes"] is not None:
         lines.append(
-            f"    {{\n        double highest = {here}[0], total = 0;\n        int i;\n"
-            f"        for (i = 1; i < {outputs}; i++) if ({here}[i] > highest) highest = {here}[i];\n"
-            f"        for (i = 0; i < {outputs}; i++) total += y[i] = exp({here}[i] - highest);\n"
-            f"        for (i = 0; i < {outputs}; i++) y[i] /= total;\n    }}\n"
+            "    double highest = y[0], total = 0;\n    int i;\n"
+            f"    for (i = 1; i < {outputs}; i++) if (y[i] > highest) highest = y[i];\n"
+            f"    for (i = 0; i < {outputs}; i++) total += y[i] = exp(y[i] - highest);\n"
+            f"    for (i = 0; i < {outputs}; i++) y[i] /= total;\n"
         )
     else:
-        lines += _map_lines(pieces["output_map"], here, "y", "values")
+        lines += _map_lines(pieces["output_map"], "y", "y", "values")
     return (
         "\nvoid @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS]);\n\n"
         f"void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS])\n{{\n{''.join(lines)}}}\n"
@@ -355,11 +379,3 @@ def _map_lines(maps: Sequence[Document], source: str, to: str, direction: str) -
 
 def _signed(number: float) -> str:
     return f"({number!r})" if number < 0 else repr(number)
-
-
-def _width(layer: Document) -> int:
-    if layer["kind"] == "splines":
-        return max(int(layer["inputs"]), int(layer["sums"]))
-    if layer["kind"] == "sums_of_products":
-        return len(layer["sizes"])  # what it takes is as wide as the layer before it
-    return int(max(np.shape(layer["weights"] if layer["kind"] == "dense" else layer["coefficients"][:1])))

@@ -21,12 +21,14 @@ and the `base_weight` of the function `base`. Beyond the grid a spline does as `
 `constant`, `zero`), and so does the base unless `base_continues`. The last 2 `products` sums multiply in pairs; all
 others are nodes as they are. `dense` has `weights` (out, in), `biases` and `activation`; `chebyshev` and `bernstein`
 have `domain` and `coefficients` (functions, outputs) of these polynomials there. `sums_of_products` adds up `terms`
-products of `factors` values each, in their order, for every output, times its entry of `sizes`.
+products of `factors` values each, in their order, for every output, times its entry of `sizes`. `windows` has
+`windows`, each with an `input_map` and `layers` of its own, and `ends`, one fewer: a point is in the first window whose
+end is not below its last value, beyond all ends in the last window.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -34,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline as ScipySpline
 
-from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.field import Field, Windows
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.errors import UsageError
@@ -70,10 +72,6 @@ class Exportable(Protocol):
 def document_of(model: Exportable) -> Document:
     """The model as JSON values. Raises UsageError for a kind of network that has no such form, and for NaN in it."""
     plain = {"levels": None, "fill": None, "indicator": False, "parts": None}
-    network, inputs = deepcopy(model.network).cpu().double(), model.input_scaling
-    if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
-        middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
-        inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
     document = {
         "schema": SCHEMA,
         "columns": _columns(model.code) if model.code else [{"name": name, **plain} for name in model.inputs],
@@ -81,13 +79,20 @@ def document_of(model: Exportable) -> Document:
         "outputs": list(model.outputs),
         "classes": list(model.classes) if model.classes else None,
         "domain": model.domain.tolist(),
-        "input_map": _maps(inputs),
+        **_part(deepcopy(model.network).cpu().double(), model.input_scaling),
         "output_map": None if model.classes else _maps(model.output_scaling),
-        "layers": _layers(network),
         "errors": None if model.errors is None else np.asarray(model.errors).tolist(),
     }
     _check_finite(document, "the model")
     return document
+
+
+def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
+    """A network behind the map of its inputs."""
+    if isinstance(network, Field) and isinstance(inputs, Scaling):  # which has units of its own
+        middle, half = network.box.mean(1).numpy(), network.half_extent.numpy()
+        inputs = Scaling(inputs.shift + middle * inputs.scale, half * inputs.scale)
+    return {"input_map": _maps(inputs), "layers": _layers(network)}
 
 
 def _columns(code: TableCode) -> list[dict[str, Any]]:
@@ -135,6 +140,11 @@ def _layers(network: Network) -> list[dict[str, Any]]:
         return [*_layers(network.network), {
             "kind": "sums_of_products", "terms": form.terms, "factors": form.factors, "sizes": network.sizes.tolist()
         }]  # fmt: skip
+    if isinstance(network, Windows):
+        windows = [
+            _part(field, Scaling.identity(network.shape[0])) for field in network.fields if isinstance(field, Field)
+        ]
+        return [{"kind": "windows", "ends": network.ends.tolist(), "windows": windows}]
     raise UsageError(
         f"A model of kind {network.kind} is not one network of splines or linear layers; export it with --format torch."
     )
@@ -174,11 +184,14 @@ def in_pieces(document: Document) -> Document:
     """The document with `breakpoints` (G + 1) of each input in place of its knots, and in place of the B-spline
     coefficients of an edge its `pieces` (G, k + 1): coefficients of the powers of u, which runs from -1 to 1 over an
     interval, lowest first."""
-    layers = [_pieces(layer) if layer["kind"] == "splines" else layer for layer in document["layers"]]
-    return {**document, "layers": layers}
+    return {**document, "layers": [_pieces(layer) for layer in document["layers"]]}
 
 
-def _pieces(layer: Mapping[str, Any]) -> dict[str, Any]:
+def _pieces(layer: Document) -> Document:
+    if layer["kind"] == "windows":
+        return {**layer, "windows": [in_pieces(window) for window in layer["windows"]]}
+    if layer["kind"] != "splines":
+        return layer
     degree, knots = layer["degree"], np.asarray(layer["knots"])
     breakpoints = knots[:, degree : knots.shape[1] - degree]
     middle, half = (breakpoints[:, 1:] + breakpoints[:, :-1]) / 2, (breakpoints[:, 1:] - breakpoints[:, :-1]) / 2

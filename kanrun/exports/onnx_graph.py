@@ -28,10 +28,7 @@ def onnx_bytes(pieces: Document) -> bytes:
     except ImportError as error:
         raise UsageError("--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'.") from error
     graph = _Graph()
-    x = graph.cast("x", np.float64)
-    x = graph.cast(_mapped(graph, pieces["input_map"], x, "points", "values"), np.float32)
-    for layer in pieces["layers"]:
-        x = _LAYERS[layer["kind"]](graph, layer, x)
+    x = _network(graph, pieces, "x")
     if pieces["classes"] is not None:
         graph.add("Softmax", x, axis=1, name="y")
     else:
@@ -101,6 +98,13 @@ def _interval(graph: _Graph, held: str, inner: NDArray[np.float64], kind: Any) -
 
 def _held(graph: _Graph, x: str, low: Any, high: Any, kind: Any) -> str:
     return graph.add("Min", graph.add("Max", x, graph.constant(low, kind)), graph.constant(high, kind))
+
+
+def _network(graph: _Graph, part: Document, x: str) -> str:
+    x = graph.cast(_mapped(graph, part["input_map"], graph.cast(x, np.float64), "points", "values"), np.float32)
+    for layer in part["layers"]:
+        x = _LAYERS[layer["kind"]](graph, layer, x)
+    return x
 
 
 def _mapped(graph: _Graph, maps: Sequence[Document], x: str, source: str, to: str) -> str:
@@ -264,7 +268,16 @@ def _sums_of_products(graph: _Graph, layer: Document, x: str) -> str:
     return graph.add("Mul", graph.total(products, 2), graph.constant(layer["sizes"]))
 
 
+def _windows(graph: _Graph, layer: Document, x: str) -> str:
+    """Every window's outputs at all points, of which each point takes its own."""
+    last = graph.cast(graph.add("Gather", x, graph.constant([-1], np.int64), axis=1), np.float64)
+    found, *later = (_network(graph, window, x) for window in layer["windows"])
+    for end, window in zip(layer["ends"], later, strict=True):
+        found = graph.add("Where", graph.add("Greater", last, graph.constant(end, np.float64)), window, found)
+    return found
+
+
 _LAYERS = {
     "splines": _splines, "dense": _dense, "chebyshev": _chebyshev, "bernstein": _bernstein,
-    "sums_of_products": _sums_of_products,
+    "sums_of_products": _sums_of_products, "windows": _windows,
 }  # fmt: skip

@@ -63,13 +63,18 @@ def _days(values: list[Any]) -> Array:
 
 def evaluate(model: Data, x: Any) -> Array:
     """f(x) (rows, outputs) for rows of inputs x (rows, inputs), both in the units of the training data."""
-    x = _mapped(model["input_map"], np.asarray(x, dtype=np.float64), "points", "values")
-    for layer in model["layers"]:
-        x = LAYERS[layer["kind"]](layer, x)
+    x = _network(model, np.asarray(x, dtype=np.float64))
     if model["classes"] is not None:
         raised = np.exp(x - x.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
     return _mapped(model["output_map"], x, "values", "points")
+
+
+def _network(part: Data, x: Array) -> Array:
+    x = _mapped(part["input_map"], x, "points", "values")
+    for layer in part["layers"]:
+        x = LAYERS[layer["kind"]](layer, x)
+    return x
 
 
 def _mapped(maps: list[Data], x: Array, source: str, to: str) -> Array:
@@ -146,8 +151,14 @@ def _bernstein(layer: Data, x: Array) -> Array:
 
 
 def _sums_of_products(layer: Data, x: Array) -> Array:
-    factors = x.reshape(len(x), -1, layer["terms"], layer["factors"])
+    factors = x.reshape(len(x), len(layer["sizes"]), layer["terms"], layer["factors"])
     return np.asarray(factors.prod(axis=3).sum(axis=2) * np.asarray(layer["sizes"]))
+
+
+def _windows(layer: Data, x: Array) -> Array:
+    chosen = np.searchsorted(layer["ends"], x[:, -1])
+    parts = [_network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])]
+    return np.concatenate(parts)[np.argsort(np.argsort(chosen, kind="stable"))]
 
 
 def _sigmoid(x: Array) -> Array:
@@ -168,6 +179,7 @@ LAYERS: dict[str, Callable[[Data, Array], Array]] = {
     "chebyshev": _chebyshev,
     "bernstein": _bernstein,
     "sums_of_products": _sums_of_products,
+    "windows": _windows,
 }
 
 #: Base functions and activations by name, each with its slope.

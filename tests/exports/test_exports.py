@@ -92,6 +92,13 @@ def solution() -> Model:
     return model(field(9.0), input_scaling=Scaling.identity(2), output_scaling=Scaling.identity(2))
 
 
+def windows() -> Model:
+    fields = [field(low) for low in (9.0, 10.0, 11.0)]
+    for number, each in enumerate(fields):
+        each.network.layer(0).coefficients.data += number
+    return replace(solution(), network=Windows(fields))
+
+
 def table() -> Model:
     """Categories, missing values, maps with corners and held ends, as `model=auto` has them."""
     code = TableCode((
@@ -121,6 +128,8 @@ MODELS: dict[str, Any] = {
     "single scale": lambda: model(kan(scale="single", base="silu")),
     "of version 0.1.0": lambda: model(kan(base="silu", base_goes_on=True)),
     "solution": solution,
+    "windows": windows,
+    "one window": lambda: replace(solution(), network=Windows([field()])),
     "classes": classifier,
     "table": table,
 }
@@ -133,8 +142,10 @@ MODELS |= {
 
 
 def rows_for(one: Model) -> np.ndarray:
-    """Points in a range twice as wide as the trained one."""
-    return np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
+    """Points in a range twice as wide as the trained one, of which some are where windows meet."""
+    rows = np.random.default_rng(1).uniform(5, 17, (POINTS, one.domain.shape[0]))
+    rows[10:12, -1] = 10.0, 11.0
+    return rows
 
 
 def agree(found: Any, expected: np.ndarray, relative: float = 1e-12) -> None:
@@ -173,7 +184,8 @@ def test_the_document_has_the_models_numbers(name: str) -> None:
     one = MODELS[name]()
     document = json.loads(export_bytes(one, "json", "m.json"))
     x = rows_for(one)
-    agree(evaluate(in_pieces(document), x), one.values(x))
+    for rows in (x, x[:1]):
+        agree(evaluate(in_pieces(document), rows), one.values(rows))
 
 
 needs_cc = pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler")
@@ -192,7 +204,7 @@ def test_c_has_the_models_numbers(name: str, tmp_path: Path) -> None:
     assert np.isnan(through_c(library, "a_model", np.full((1, x.shape[1]), np.nan), expected.shape[1])).any()
 
 
-@pytest.mark.parametrize("name", ["table", "classes", "mlp"])
+@pytest.mark.parametrize("name", ["table", "classes", "mlp", "windows"])
 def test_python_needs_numpy_alone(name: str, tmp_path: Path) -> None:
     one = MODELS[name]()
     file = written(one, "python", tmp_path / "m.py")
@@ -306,8 +318,7 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8", "windows"])
 def test_torch_export_has_the_models_numbers(name: str) -> None:
-    windows = model(Windows([field(9.0), field(10.0), field(11.0)]), output_scaling=Scaling.identity(2))
-    one = windows if name == "windows" else MODELS[name]()
+    one = MODELS[name]()
     program = torch.export.load(io.BytesIO(export_bytes(one, "torch", "m.pt2")))
     for rows in (1, POINTS):
         x = rows_for(one)[:rows]
@@ -325,9 +336,8 @@ def test_a_model_without_a_document_is_refused_in_one_sentence() -> None:
     from kanrun.errors import UsageError
 
     one = replace(model(kan()), network=Own())
-    for network in (Own(), Windows([field()])):
-        with pytest.raises(UsageError, match="--format torch"):
-            document_of(replace(one, network=network))
+    with pytest.raises(UsageError, match="--format torch"):
+        document_of(one)
     built_in = field(hard=HardConditions(("x", "y"), ("0", "0"), ("1", "1")))
     with pytest.raises(UsageError, match="conditions=hard"):
         export_bytes(replace(one, network=Windows([field(), built_in])), "torch", "m.pt2")
