@@ -14,14 +14,21 @@ from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
 from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
-from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, loss_of
-from kanrun.study.effects import distribution_table, effect_table, importance_table, pair_map_table, pair_table
+from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, error_quantiles, loss_of
+from kanrun.study.effects import (
+    distribution_table,
+    effect_table,
+    importance_table,
+    member_weights,
+    pair_map_table,
+    pair_table,
+)
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
 from kanrun.study.model import model_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.table_model import TableModel, TablePolicy, error_quantiles, fit_table, member_weights
+from kanrun.study.table_model import TableModel, TablePolicy, fit_table
 from kanrun.suggestions import near
 from kanrun.targets import Target, gaps_of
 

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from kanrun.study.table_model import Folds, row_losses, training_rows
-from kanrun.targets import Points, root_mean_square
+from kanrun.study.model import error_levels
+from kanrun.study.table_model import Folds, TableModel, row_losses, training_rows
+from kanrun.targets import Points, deviation, ordinary_units, root_mean_square
 from kanrun.watch import time_is_up
 
 OURS = "kanrun"
@@ -39,7 +40,7 @@ class CrossValidation:
 
     def spread(self, name: str = OURS) -> float:
         """The standard deviation over folds."""
-        return float(np.std(self.losses[name]))
+        return float(deviation(self.losses[name]))
 
 
 def cross_validate(points: Points, classes: int | None, folds: Folds, *, baselines: bool) -> CrossValidation:
@@ -47,15 +48,17 @@ def cross_validate(points: Points, classes: int | None, folds: Folds, *, baselin
     losses: dict[str, list[float]] = {OURS: []}
     seconds: dict[str, list[float]] = {OURS: list(folds.seconds)}
     models = _baselines(classes) if baselines and not time_is_up() else {}
+    ordinary, _, unit = ordinary_units(points, classes)
     for k in range(len(folds.seconds)):
         held = np.flatnonzero(folds.number == k)
-        train, test = points.take(training_rows(points, folds.number, k)), points.take(held)
+        train, test = ordinary.take(training_rows(points, folds.number, k)), points.take(held)
         losses[OURS].append(loss_of(folds.values[held], test.y, classes, test.weights))
         for name, fit in models.items():
             started = time.process_time()
             predicted = fit(train)
             seconds.setdefault(name, []).append(time.process_time() - started)
-            losses.setdefault(name, []).append(loss_of(predicted(test.x), test.y, classes, test.weights))
+            found = np.ldexp(predicted(ordinary.x[held]), unit)
+            losses.setdefault(name, []).append(loss_of(found, test.y, classes, test.weights))
     return CrossValidation(
         {name: np.array(found) for name, found in losses.items()},
         {name: np.array(found) for name, found in seconds.items()},
@@ -69,6 +72,21 @@ def loss_of(
     if classes:
         return float(np.average(row_losses(predicted, y, classes), weights=weights))
     return float(root_mean_square(root_mean_square(predicted - y, weights)))
+
+
+def error_quantiles(model: TableModel, y: ndarray) -> Float[ndarray, "outputs levels"] | None:
+    """Quantiles of truth - prediction over rows that were left out, in the network's units; None for classes.
+
+    The levels are stretched for as many rows as there are, and one more.
+    """
+    if model.outputs is None:
+        return None
+    left_out = model.left_out if model.folds is None else model.folds.values
+    inside = ~np.isnan(left_out[:, 0])
+    error = model.outputs.apply(y[inside]) - model.outputs.apply(left_out[inside])
+    count = max(int(inside.sum()), 1)
+    levels = np.clip(0.5 + (error_levels() - 0.5) * (count + 1) / count, 0, 1)
+    return np.quantile(error, levels, axis=0).T
 
 
 def _baselines(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:

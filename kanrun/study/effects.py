@@ -167,3 +167,14 @@ def distribution_table(points: Points, inputs: Sequence[str]) -> Table:
             "x": np.concatenate([np.quantile(column, levels) for column in points.x.T]),
         },
     )
+
+
+def member_weights(model: TableModel) -> Sequence[tuple[str, float]]:
+    """The members and their weights; those for the transformed output have their name with `transformed` before it."""
+    found = []
+    for part in model.parts:
+        of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
+        found += [
+            (of + m.name, part.weight * float(w)) for m, w in zip(part.fit.members, part.fit.weights, strict=True)
+        ]
+    return found

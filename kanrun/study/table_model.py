@@ -23,8 +23,15 @@ from scipy.special import softmax
 from kanrun.engine.evidence import EvidencePolicy, TableFit, blended, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
-from kanrun.study.model import error_levels
-from kanrun.targets import PiecewiseScaling, Points, PowerTransform, ScorePolicy, input_scores, output_map
+from kanrun.targets import (
+    PiecewiseScaling,
+    Points,
+    PowerTransform,
+    ScorePolicy,
+    input_scores,
+    ordinary_units,
+    output_map,
+)
 from kanrun.watch import advanced, time_is_up
 
 
@@ -136,6 +143,16 @@ class TableModel:
         raw = self.raw(x)
         return np.asarray(softmax(raw, 1)) if self.outputs is None else self.outputs.invert(raw)
 
+    def times(self, x: ndarray, y: ndarray) -> TableModel:
+        """The model of inputs times 2^x (inputs,) and outputs times 2^y (outputs,); classes stay as they are."""
+        inputs, folds = self.inputs.times(x), self.folds
+        if self.outputs is None:
+            return replace(self, inputs=inputs)
+        parts = tuple(replace(one, outputs=one.outputs and one.outputs.times(y)) for one in self.parts)
+        folds = folds and replace(folds, values=np.ldexp(folds.values, y))
+        left_out = np.ldexp(self.left_out, y)
+        return replace(self, inputs=inputs, outputs=self.outputs.times(y), parts=parts, left_out=left_out, folds=folds)
+
     def clipped(self, x: Float[ndarray, "rows inputs"]) -> float:
         """The share of rows whose prediction was held at an end of the allowed range."""
         if self.outputs is None or not len(x):
@@ -176,6 +193,13 @@ class _Choice:
 
 def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0) -> TableModel:
     """The model of these training rows; `classes` is how many classes y numbers, None for numbers."""
+    points, x, y = ordinary_units(points, classes, policy.scores)
+    model = _fitted(points, classes, policy, seed)
+    return model.times(x, y) if x.any() or y.any() else model
+
+
+def _fitted(points: Points, classes: int | None, policy: TablePolicy, seed: int) -> TableModel:
+    """As `fit_table`, of columns of ordinary size."""
     every = {one.name: one for one in _candidates(points, classes, policy)}
     predictions, inside, folds = [{name: one.left_out for name, one in every.items()}], np.arange(len(points)), None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
@@ -372,29 +396,3 @@ def _candidates(
 def all_logits(logits: ndarray) -> ndarray:
     """One logit for each class: the one of two classes is split."""
     return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
-
-
-def error_quantiles(model: TableModel, y: ndarray) -> Float[ndarray, "outputs levels"] | None:
-    """Quantiles of truth - prediction over rows that were left out, in the network's units; None for classes.
-
-    The levels are stretched for as many rows as there are, and one more.
-    """
-    if model.outputs is None:
-        return None
-    left_out = model.left_out if model.folds is None else model.folds.values
-    inside = ~np.isnan(left_out[:, 0])
-    error = model.outputs.apply(y[inside]) - model.outputs.apply(left_out[inside])
-    count = max(int(inside.sum()), 1)
-    levels = np.clip(0.5 + (error_levels() - 0.5) * (count + 1) / count, 0, 1)
-    return np.quantile(error, levels, axis=0).T
-
-
-def member_weights(model: TableModel) -> Sequence[tuple[str, float]]:
-    """The members and their weights; those for the transformed output have their name with `transformed` before it."""
-    found = []
-    for part in model.parts:
-        of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
-        found += [
-            (of + m.name, part.weight * float(w)) for m, w in zip(part.fit.members, part.fit.weights, strict=True)
-        ]
-    return found

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from kanrun.targets.data import Points as Points
     from kanrun.targets.data import Scaling as Scaling
     from kanrun.targets.data import Target as Target
-    from kanrun.targets.data import in_own_units as in_own_units
+    from kanrun.targets.data import deviation as deviation
     from kanrun.targets.data import root_mean_square as root_mean_square
     from kanrun.targets.data import scaling_from_plain as scaling_from_plain
     from kanrun.targets.datasets import SplitPolicy as SplitPolicy
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from kanrun.targets.scores import ScorePolicy as ScorePolicy
     from kanrun.targets.scores import gaps_of as gaps_of
     from kanrun.targets.scores import input_scores as input_scores
+    from kanrun.targets.scores import ordinary_units as ordinary_units
     from kanrun.targets.scores import output_map as output_map
     from kanrun.targets.table_file import TableLimits as TableLimits
     from kanrun.targets.table_file import check_output as check_output
@@ -55,11 +56,11 @@ if TYPE_CHECKING:
 
 _NAMES = {
     "arrays": "Data array_target as_array as_numbers frame_columns frame_names input_rows is_frame",
-    "data": "Dataset PiecewiseScaling Points Scaling Target in_own_units root_mean_square scaling_from_plain",
+    "data": "Dataset PiecewiseScaling Points Scaling Target deviation root_mean_square scaling_from_plain",
     "datasets": "SplitPolicy build_target constant generator make_dataset",
     "encoding": "TableCode code_of",
     "functions": "GIVEN_POINTS NAMED SPECIAL feynman_formulas formula_target named_formula peaks_formula",
-    "scores": "PowerTransform ScorePolicy gaps_of input_scores output_map",
+    "scores": "PowerTransform ScorePolicy gaps_of input_scores ordinary_units output_map",
     "table_file": "TableLimits check_output is_parquet",
     "table_targets": "classes_of planar_points",
     "tables": "lenient_numbers read_inputs read_values",

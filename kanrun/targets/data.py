@@ -136,6 +136,10 @@ class PiecewiseScaling:
         """JSON values, for `scaling_from_plain`."""
         return {"points": [a.tolist() for a in self.points], "values": [a.tolist() for a in self.values]}
 
+    def times(self, exponent: NDArray[np.intp]) -> PiecewiseScaling:
+        """The map of a multiplied by 2^exponent (features,)."""
+        return PiecewiseScaling(tuple(map(np.ldexp, self.points, exponent)), self.values)
+
     def apply(self, a: Array) -> Array:
         """User's units (..., features) to the model's."""
         return self._mapped(a, self.points, self.values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special, stats
 
-from kanrun.targets.data import Array, PiecewiseScaling
+from kanrun.targets.data import Array, PiecewiseScaling, Points, in_own_units
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class ScorePolicy:
     continued to `room` of the range of scores on either side and constant beyond (`straight_room` for straight scores,
     which only the linear model has). Predictions are held within the range of the training outputs, widened by `margin`
     of it on either side, those of the linear model by `linear_margin`: on long tails a line goes on as far as the rows.
-    Between neighbouring values further apart than `gap` of an input's range nothing was learned.
+    Between neighbouring values further apart than `gap` of an input's range nothing was learned. A column whose largest
+    value is beyond 2^-ordinary or 2^ordinary is fitted in units of it.
     """
 
     few: int = 8
@@ -32,6 +35,18 @@ class ScorePolicy:
     linear_margin: float = 10.0
     output_knots: int = 129
     gap: float = 0.1
+    ordinary: int = 30
+
+
+def ordinary_units(points: Points, classes: int | None, policy: ScorePolicy = ScorePolicy()) -> tuple[Points, Any, Any]:
+    """The points with every column over 2^exponent, and the exponents of x and y, which are 0 for ordinary sizes."""
+
+    def exponents(a: Array) -> NDArray[np.intp]:
+        found = in_own_units(a)[1]
+        return np.where(a.any(axis=0) & (np.abs(found) > policy.ordinary), found, 0)
+
+    x, y = exponents(points.x), np.zeros(1, dtype=np.intp) if classes else exponents(points.y)
+    return replace(points, x=np.ldexp(points.x, -x), y=np.ldexp(points.y, -y)), x, y
 
 
 def input_scores(

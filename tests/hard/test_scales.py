@@ -10,37 +10,42 @@ import pytest
 
 from kanrun.cli.app import main
 
+MODELS = {"kan": ["model=kan", "model.hidden=[1]", "model.intervals=[5]", "solver.starts=2"], "auto": ["model=auto"]}
+BOUNDS = {("kan", "float64"): 1e-6, ("kan", "float32"): 1e-3, ("auto", "float64"): 2e-3}
 MANY = [
-    (precision, 10.0**x, 10.0**y)
-    for precision, powers in (("float64", (-300, -150, 150, 300)), ("float32", (-30, 30)))
+    (model, precision, 10.0**x, 10.0**y)
+    for model, precision, powers in (
+        ("kan", "float64", (-300, -150, 150, 300)),
+        ("kan", "float32", (-300, -30, 30, 300)),
+        ("auto", "float64", (-300, -40, 40, 300)),
+    )
     for x in powers
     for y in powers
 ]
 
 
-def relative_error(folder: Path, precision: str, x_unit: float, y_unit: float) -> tuple[float, float]:
-    """Test RMSE over the output's unit, and R2, of a KAN on 300 rows of a smooth function in these units."""
+def relative_error(folder: Path, model: str, precision: str, x_unit: float, y_unit: float) -> tuple[float, float]:
+    """Test RMSE over the output's unit, and R2, of a model on 300 rows of a smooth function in these units."""
     x = np.random.default_rng(0).uniform(0, 1, 300)
     pd.DataFrame({"x": x * x_unit, "y": (1 + np.sin(3 * x) / 2) * y_unit}).to_csv(folder / "t.csv", index=False)
-    words = ["fit", "-q", "target=table", f"target.path={folder / 't.csv'}", "target.outputs=y", "model=kan"]
-    more = ["model.hidden=[1]", "model.intervals=[5]", "solver.starts=2", f"precision={precision}"]
-    assert main([*words, *more, "--outputs", str(folder / "outputs")]) == 0
+    words = ["fit", "-q", "target=table", f"target.path={folder / 't.csv'}", "target.outputs=y", "sampling.test=60"]
+    assert main([*words, *MODELS[model], f"precision={precision}", "--outputs", str(folder / "outputs")]) == 0
     summary = pd.read_csv(folder / "outputs" / "fit" / "v0001" / "summary.csv")
     return float(summary.test_rmse[0]) / y_unit, float(summary.r2[0])
 
 
-def check_units(tmp_path: Path, precision: str, x_unit: float, y_unit: float) -> None:
-    error, r2 = relative_error(tmp_path, precision, x_unit, y_unit)
-    assert 0 < error < (1e-6 if precision == "float64" else 1e-3)
+def check_units(tmp_path: Path, model: str, precision: str, x_unit: float, y_unit: float) -> None:
+    error, r2 = relative_error(tmp_path, model, precision, x_unit, y_unit)
+    assert 0 < error < BOUNDS[model, precision]
     assert 0.9999 < r2 < 1
 
 
-@pytest.mark.parametrize("unit", [1e-300, 1e300])
-def test_units_at_the_ends_of_float64(unit: float, tmp_path: Path) -> None:
-    check_units(tmp_path, "float64", 1 / unit, unit)
+@pytest.mark.parametrize(("model", "unit"), [("kan", 1e-300), ("kan", 1e300), ("auto", 1e-300)])
+def test_units_at_the_ends_of_float64(model: str, unit: float, tmp_path: Path) -> None:
+    check_units(tmp_path, model, "float64", 1 / unit, unit)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("precision", "x_unit", "y_unit"), MANY)
-def test_units_of_every_size(precision: str, x_unit: float, y_unit: float, tmp_path: Path) -> None:
-    check_units(tmp_path, precision, x_unit, y_unit)
+@pytest.mark.parametrize(("model", "precision", "x_unit", "y_unit"), MANY)
+def test_units_of_every_size(model: str, precision: str, x_unit: float, y_unit: float, tmp_path: Path) -> None:
+    check_units(tmp_path, model, precision, x_unit, y_unit)

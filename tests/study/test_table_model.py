@@ -142,6 +142,10 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
     assert model.chosen == "blend"
     assert len(model.network.shape) == 4
     assert sum(part.weight for part in model.parts) == pytest.approx(1)
+    for power in (-990, 990):  # in any unit
+        same = fit_table(Points(np.ldexp(points.x, -power), np.ldexp(points.y, power)), None, TablePolicy(folds=3))
+        error = np.ldexp(same.values(np.ldexp(points.x, -power)), -power) - model.values(points.x)
+        assert np.abs(error).max() < 1e-6 * points.y.std()
     total = np.zeros_like(points.y)
     for part in model.parts:
         assert part.outputs is not None
