@@ -19,8 +19,8 @@ from kanrun.engine.training import Plan, Trained, fit
 from kanrun.errors import UsageError
 from kanrun.runs.records import Checkpoint, Row, Value
 from kanrun.study.build import check_model, edge_spec, factory, make_plan, network_shape, refuse_unused
+from kanrun.study.checkpoints import slider_checkpoint
 from kanrun.study.evaluation import relative_error, scores
-from kanrun.study.model import slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.suite import with_cell

@@ -94,7 +94,7 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     from kanrun.experiments.continual.task_sequence import make_sequence
     from kanrun.experiments.continual.training import go_through
 
-    from kanrun.study.model import slider_checkpoint
+    from kanrun.study.checkpoints import slider_checkpoint
 
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
     place, tried = marks(cell, learner), []

@@ -79,7 +79,7 @@ def run(cfg: ExtendGridConfig, cell: Mapping[str, Any], seed: int) -> Iterator[R
     from kanrun.experiments.extend_grid import extension as study
 
     from kanrun.study.build import make_plan
-    from kanrun.study.model import slider_checkpoint
+    from kanrun.study.checkpoints import slider_checkpoint
     from kanrun.study.training_records import follow
 
     problem = study.problem_of(cfg, cell, seed)

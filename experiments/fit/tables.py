@@ -14,6 +14,7 @@ from kanrun.config import TARGETS, AutoConfig, FitConfig, SamplingConfig, check
 from kanrun.engine.networks import KAN
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row, Table
+from kanrun.study.checkpoints import model_checkpoint
 from kanrun.study.cross_validation import OURS, CrossValidation, cross_validate, error_quantiles, loss_of
 from kanrun.study.effects import (
     distribution_table,
@@ -24,7 +25,6 @@ from kanrun.study.effects import (
     pair_table,
 )
 from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squared, relative_error
-from kanrun.study.model import model_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell

@@ -10,6 +10,7 @@ from kanrun.config import FitConfig
 from kanrun.engine.training import Event, Plan, Snapshot, Stage, Step, Trained, TrainingState
 from kanrun.runs.records import Checkpoint, Note, Record, Row
 from kanrun.study.build import Create, factory, in_words, make_plan
+from kanrun.study.checkpoints import model_checkpoint, slider_checkpoint
 from kanrun.study.evaluation import (
     doubts,
     edge_table,
@@ -20,7 +21,6 @@ from kanrun.study.evaluation import (
     relative_error,
     scores,
 )
-from kanrun.study.model import model_checkpoint, slider_checkpoint
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.training_records import stage_row, state_to_checkpoint, step_row

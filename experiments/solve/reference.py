@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import sympy
-from numpy.polynomial import chebyshev
+from kanrun.experiments.solve.space_grids import Chebyshev, Ring, Walls, value_of
 from numpy.typing import NDArray
 from scipy import fft, integrate, interpolate
 
@@ -113,13 +113,6 @@ def _initial(system: System, number: int, order: int) -> Condition | None:
     return None
 
 
-def _value(relation: Relation, points: Array) -> Array:
-    """The value that a relation linear in its one derivative gives it at points."""
-    zeros = np.concatenate([points, np.zeros((len(points), 1))], axis=1)
-    slope = relation.slopes(zeros)[:, 0]
-    return np.asarray(-relation.residual(zeros) / slope)
-
-
 def _ordinary(system: System, solved: _Solved, policy: ReferencePolicy) -> Reference | None:
     time = system.vocabulary.variables[0]
     start, end = map(float, system.box[0])
@@ -127,7 +120,7 @@ def _ordinary(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
     conditions = [_initial(system, *state) for state in states]
     if any(condition is None for condition in conditions):
         return None
-    first = np.array([_value(each.relation, np.array([[start]]))[0] for each in conditions if each is not None])
+    first = np.array([value_of(each.relation, np.array([[start]]))[0] for each in conditions if each is not None])
     names = [time, *(_time_name(system, system.vocabulary.unknowns[u], o) for u, o in states)]
     highest = [to_numpy(formula, names) for formula in solved.formulas]
 
@@ -157,7 +150,7 @@ def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
     if all(condition.periodic == 0 for condition in ends) and ends:
         kept = None
         for nodes in policy.rings:
-            found = _integrated(system, solved, [_Ring.over(system, nodes)] * len(solved.orders), policy)
+            found = _integrated(system, solved, [Ring.over(system, nodes)] * len(solved.orders), policy)
             if found is None:
                 return None
             kept, spectrum = found, np.abs(fft.rfft(found[:, :-1], axis=1)).max(axis=(0, 2))
@@ -168,10 +161,10 @@ def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
     if any(found is None for found in relations):
         return None
     low, high = system.box[0].tolist()
-    spaces: list[_Walls | _Chebyshev] = [
-        _Walls(low, high, policy.nodes, found or [])
+    spaces: list[Walls | Chebyshev] = [
+        Walls(low, high, policy.nodes, found or [])
         if max(solved.orders) == 1
-        else _Chebyshev(low, high, policy.chebyshev, found or [], policy.even)
+        else Chebyshev(low, high, policy.chebyshev, found or [], policy.even)
         for found in relations
     ]
     table = _integrated(system, solved, spaces, policy)
@@ -179,7 +172,7 @@ def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Refer
 
 
 def _integrated(
-    system: System, solved: _Solved, spaces: Sequence[_Ring | _Walls | _Chebyshev], policy: ReferencePolicy
+    system: System, solved: _Solved, spaces: Sequence[Ring | Walls | Chebyshev], policy: ReferencePolicy
 ) -> Array | None:
     """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
     variables, unknowns = system.vocabulary.variables, system.vocabulary.unknowns
@@ -208,12 +201,12 @@ def _integrated(
     for u, o in states:
         condition = _initial(system, u, o)
         assert condition is not None  # an invariant: asked for before
-        first.append(_value(condition.relation, np.stack([x, np.full_like(x, low)], axis=1)))
+        first.append(value_of(condition.relation, np.stack([x, np.full_like(x, low)], axis=1)))
     band = None if spaces[0].band is None else spaces[0].band * count
     tries: list[tuple[int, dict[str, Any]]] = [(policy.evaluations, {"method": "LSODA", "lband": band, "uband": band})]
-    if isinstance(spaces[0], _Chebyshev):
+    if isinstance(spaces[0], Chebyshev):
         tries = [(policy.evaluations, {"method": "DOP853"})]
-    elif isinstance(spaces[0], _Ring):  # waves in a ring need no implicit steps, which damp them
+    elif isinstance(spaces[0], Ring):  # waves in a ring need no implicit steps, which damp them
         tries.insert(0, (policy.explicit, {"method": "DOP853"}))
     begun = np.stack(first, axis=1).reshape(-1)
     found = _stepped(slope, (low, high), begun, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute)
@@ -260,33 +253,6 @@ def _interpolated(system: System, table: Array, policy: ReferencePolicy) -> Refe
     return lambda points: np.stack([each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1)
 
 
-class _Ring:
-    """A periodic space grid: derivatives by the discrete Fourier transform."""
-
-    band: int | None = None
-
-    def __init__(self, low: float, high: float, nodes: int) -> None:
-        self.x = low + (high - low) * np.arange(nodes) / nodes
-        self._wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
-
-    @classmethod
-    def over(cls, system: System, nodes: int) -> _Ring:
-        low, high = system.box[0].tolist()
-        return cls(low, high, nodes)
-
-    def derivative(self, values: Array, order: int) -> Array:
-        return values if order == 0 else np.asarray(fft.irfft(self._wave**order * fft.rfft(values), n=len(values)))
-
-    def filled(self, values: Array, t: float) -> Array:
-        return values
-
-    def fix(self, slopes: Array) -> None:
-        """Nothing: all nodes move."""
-
-    def closed(self, values: Array) -> Array:
-        return np.append(values, values[0])
-
-
 def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
     """The conditions of an unknown at both ends, [] where it has none and needs none; None for others than one each."""
     of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
@@ -304,104 +270,3 @@ def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relat
             return None
         found.append(there[0].relation)
     return found
-
-
-class _Chebyshev:
-    """A space grid of Chebyshev's points with one condition, on the value or the slope, at each end."""
-
-    band: int | None = None
-
-    def __init__(self, low: float, high: float, nodes: int, ends: list[Relation], even: int) -> None:
-        points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
-        self.x = low + (points + 1) / 2 * (high - low)
-        self._ends = ends
-        inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
-        self._even = chebyshev.chebvander(np.linspace(-1, 1, even), nodes - 1) @ inverse
-        self._matrices = [
-            chebyshev.chebvander(points, nodes - 1 - order)
-            @ chebyshev.chebder(np.eye(nodes), order) @ inverse * (2 / (high - low)) ** order
-            for order in range(1, 5)
-        ]  # fmt: skip
-
-    def derivative(self, values: Array, order: int) -> Array:
-        return values if order == 0 else np.asarray(self._matrices[order - 1] @ values)
-
-    def filled(self, values: Array, t: float) -> Array:
-        """The values with those at the ends as their conditions say."""
-        values = values.copy()
-        slope, sides = self._matrices[0], [0, -1]
-        rows, right = np.eye(2), np.zeros(2)
-        for i, relation in enumerate(self._ends):
-            right[i] = _value(relation, np.array([[self.x[sides[i]], t]]))[0]
-            if relation.derivatives[0].index != (0, 0):
-                rows[i] = slope[sides[i], sides]
-                right[i] -= slope[sides[i], 1:-1] @ values[1:-1]
-        if self._ends:
-            values[sides] = np.linalg.solve(rows, right)
-        return values
-
-    def fix(self, slopes: Array) -> None:
-        """Nodes at ends with conditions do not move by the equation."""
-        if self._ends:
-            slopes[[0, -1]] = 0.0
-
-    def closed(self, values: Array) -> Array:
-        return np.asarray(self._even @ values)
-
-
-class _Walls:
-    """A space grid with one condition, on the value or the slope, at each end; differences over seven nodes.
-
-    An unknown without derivatives in space has no conditions and no fixed nodes.
-    """
-
-    band = 7
-
-    def __init__(self, low: float, high: float, nodes: int, ends: list[Relation]) -> None:
-        self.x = np.linspace(low, high, nodes)
-        self._ends = ends
-        self._step = (high - low) / (nodes - 1)
-        self._weights = {order: _difference_weights(order) for order in range(1, 5)}
-
-    def derivative(self, values: Array, order: int) -> Array:
-        if order == 0:
-            return values
-        inside, left = self._weights[order]
-        result = np.empty_like(values)
-        result[3:-3] = np.convolve(values, inside[::-1], mode="valid")
-        for i in range(3):
-            result[i] = left[i] @ values[:7]
-            result[-1 - i] = (-1) ** order * (left[i] @ values[:-8:-1])
-        return result / self._step**order
-
-    def filled(self, values: Array, t: float) -> Array:
-        """The values with those at the ends as their conditions say."""
-        values = values.copy()
-        left = self._weights[1][1][0] / self._step
-        for end, relation in zip((0, -1), self._ends, strict=False):
-            wanted = float(_value(relation, np.array([[self.x[end], t]]))[0])
-            if relation.derivatives[0].index == (0, 0):
-                values[end] = wanted
-            else:
-                sign = 1.0 if end == 0 else -1.0
-                near = values[1:7] if end == 0 else values[-2:-8:-1]
-                values[end] = (sign * wanted - left[1:] @ near) / left[0]
-        return values
-
-    def fix(self, slopes: Array) -> None:
-        """Nodes at ends with conditions do not move by the equation."""
-        if self._ends:
-            slopes[[0, -1]] = 0.0
-
-    def closed(self, values: Array) -> Array:
-        return values
-
-
-def _difference_weights(order: int) -> tuple[Array, Array]:
-    """Weights of seven nodes at unit distance for a derivative at the middle node, and at the first three."""
-    nodes = np.arange(7.0)
-    rows = []
-    for at in (3.0, 0.0, 1.0, 2.0):
-        powers = np.vander(nodes - at, 7, increasing=True).T
-        rows.append(np.linalg.solve(powers, np.eye(7)[order] * float(sympy.factorial(order))))
-    return rows[0], np.stack(rows[1:])

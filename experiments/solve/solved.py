@@ -28,7 +28,8 @@ from kanrun.config.rules import check
 from kanrun.engine.equations import EquationStage, Solution
 from kanrun.engine.equations import solve as solve_system
 from kanrun.errors import UsageError
-from kanrun.study.model import Model, model_from_checkpoint
+from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.study.model import Model
 from kanrun.study.resources import generator
 
 Array = NDArray[np.float64]

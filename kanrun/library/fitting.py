@@ -34,8 +34,9 @@ from kanrun.experiments.fit import run
 from kanrun.experiments.fit.tables import TableFitting, prepare_table
 from kanrun.experiments.fit.training import make_fit
 from kanrun.runs.records import Checkpoint, Note, Record, Row, Table
+from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.execute import TimeLimit
-from kanrun.study.model import Model, model_from_checkpoint
+from kanrun.study.model import Model
 from kanrun.study.resources import threads_of, using_threads
 from kanrun.study.suite import with_cell
 from kanrun.study.table_model import TablePolicy

@@ -1,10 +1,10 @@
-"""A trained model in the units of its data, and the checkpoint that holds it."""
+"""A trained model in the units of its data."""
 
 from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +14,9 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.training import predict
-from kanrun.errors import InvalidData, KanrunError, UsageError
+from kanrun.errors import InvalidData, UsageError
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
 from kanrun.runs.records import Checkpoint
@@ -30,21 +30,14 @@ from kanrun.targets import (
     input_rows,
     read_inputs,
     read_values,
-    scaling_from_plain,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from kanrun.study.model_summary import ModelSummary
-    from kanrun.study.problem import LearningProblem
-
-from kanrun.study.training_records import Arrays, pack, unpack
 
 Array = NDArray[np.float64]
-TABLES = "tables/"  # what the names of arrays begin with that belong to a model's tables
-#: Numbers that the networks under one slider may have together, and test points beside them.
-MOST_SLIDER_NUMBERS, MOST_SLIDER_POINTS = 100_000, 300
 _WHOLE = re.compile(r"-?\d{1,18}")  # a class that is a whole number
 
 
@@ -165,6 +158,8 @@ class Model:
 
         The name gets the ending .safetensors. Raises StorageFailed where it cannot be written.
         """
+        from kanrun.study.checkpoints import TABLES, checkpoint_of
+
         file = Path(path).with_suffix(".safetensors") if Path(path).suffix != ".safetensors" else Path(path)
         checkpoint = checkpoint_of(self, file.stem)
         numbers = {
@@ -192,6 +187,8 @@ class Model:
 
         Raises KanrunError for a file that is missing, damaged or no model of kanrun.
         """
+        from kanrun.study.checkpoints import model_from_checkpoint
+
         return model_from_checkpoint(read_checkpoint(Path(path)))
 
     def sample(self) -> Array:
@@ -329,122 +326,3 @@ class Model:
 def error_levels(count: int = 199) -> Array:
     """The probabilities of the quantiles of errors that a model stores."""
     return np.linspace(0.005, 0.995, count)
-
-
-def model_checkpoint(
-    network: Network,
-    problem: LearningProblem,
-    summary: dict[str, Any],
-    seed: int,
-    errors: Array | None = None,
-    gaps: tuple[Array, ...] = (),
-) -> Checkpoint:
-    """`network` with all that predicting needs. Its name tells target, shape, points and seed apart."""
-    dataset, target = problem.dataset, problem.dataset.target
-    model = Model(
-        network, target.inputs, target.outputs, target.domain, dataset.input_scaling, dataset.output_scaling,
-        dataset.classes, seed, target.code, errors, gaps,
-    )  # fmt: skip
-    return checkpoint_of(model, f"{summary['target']}-{summary['shape']}-{summary['train_points']}-seed{seed}")
-
-
-def slider_checkpoint(
-    problem: LearningProblem, networks: Mapping[str, Network], slider: str, title: str, seed: int
-) -> Iterator[Checkpoint]:
-    """KANs that a page of the run shows under one slider, by their labels, with test points in the user's units.
-
-    Nothing for networks of another kind, and where they have too many numbers.
-    """
-    if not all(isinstance(network, KAN) for network in networks.values()):
-        return
-    arrays, stages = dict[str, Any](), []
-    for number, (label, network) in enumerate(networks.items()):
-        arrays |= pack(network, f"{number}/")
-        stages.append({"label": label, "network": network.describe()})
-    if sum(array.size for array in arrays.values()) > MOST_SLIDER_NUMBERS:
-        return
-    dataset, target = problem.dataset, problem.dataset.target
-    points = dataset.test or dataset.train
-    some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
-    meta = {
-        "slider": slider, "title": title, "stages": stages, "inputs": list(target.inputs),
-        "outputs": list(target.outputs), "domain": target.domain.tolist(), "code": bool(target.code),
-        "classes": list(dataset.classes) if dataset.classes else None, "seed": seed,
-        "input_scaling": dataset.input_scaling.plain(), "output_scaling": dataset.output_scaling.plain(),
-    }  # fmt: skip
-    arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
-    yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
-
-
-def checkpoint_of(model: Model, name: str) -> Checkpoint:
-    """The model as arrays and JSON, for `model_from_checkpoint`."""
-    meta = {
-        "network": model.network.describe(),
-        "inputs": list(model.inputs),
-        "outputs": list(model.outputs),
-        "domain": model.domain.tolist(),
-        "classes": list(model.classes) if model.classes else None,
-        "input_scaling": model.input_scaling.plain(),
-        "output_scaling": model.output_scaling.plain(),
-        "seed": model.seed,
-        "errors": None if model.errors is None else model.errors.tolist(),
-        "code": model.code.plain() if model.code else None,
-        "gaps": [inside.tolist() for inside in model.gaps],
-    }
-    return Checkpoint(name, pack(model.network), meta)
-
-
-def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
-    """The model that `model_checkpoint` stored. Raises KanrunError where something is missing or does not fit."""
-    meta = checkpoint.meta
-    try:
-        model = Model(
-            unpack(meta["network"], {name: a for name, a in checkpoint.arrays.items() if not name.startswith(TABLES)}),
-            tuple(meta["inputs"]),
-            tuple(meta["outputs"]),
-            np.array(meta["domain"], dtype=np.float64),
-            scaling_from_plain(meta["input_scaling"]),
-            scaling_from_plain(meta["output_scaling"]),
-            tuple(meta["classes"]) if meta["classes"] else None,
-            int(meta["seed"]),
-            TableCode.from_plain(meta["code"]) if meta.get("code") else None,
-            np.array(meta["errors"], dtype=np.float64) if meta.get("errors") else None,
-            tuple(np.array(inside, dtype=np.float64).reshape(-1, 2) for inside in meta.get("gaps") or ()),
-            _tables(meta.get("tables", {}), checkpoint.arrays),
-            tuple(map(str, meta.get("notes", ()))),
-        )
-        _check_sizes(model)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
-    return model
-
-
-def _check_sizes(model: Model) -> None:
-    """Raise ValueError where names, ranges and scalings do not fit the network, or are not finite."""
-    inputs, outputs = model.network.shape[0], model.network.shape[-1]
-    for name, found, needed in (
-        ("inputs", len(model.inputs), inputs),
-        ("domain", len(model.domain), inputs),
-        ("input_scaling", len(model.input_scaling.scale), inputs),
-        ("output_scaling", outputs if model.classes else len(model.output_scaling.scale), outputs),
-        ("classes" if model.classes else "outputs", len(model.classes or model.outputs), outputs),
-    ):
-        if found != needed:
-            raise ValueError(f"{name} has {found} entries, and the network {needed}")
-    for scaling in (model.input_scaling, model.output_scaling):
-        with np.errstate(all="ignore"):
-            zero = scaling.invert(np.zeros(len(scaling.scale)))
-        if not (np.isfinite(scaling.scale) & (scaling.scale > 0) & np.isfinite(zero)).all():
-            raise ValueError("a scaling is not finite, or a scale of it not positive")
-    if not np.isfinite(model.domain).all():
-        raise ValueError("a range is not finite")
-
-
-def _tables(texts: dict[str, dict[str, Any]], arrays: Arrays) -> dict[str, pd.DataFrame]:
-    """The tables that `Model.save` stored."""
-    return {
-        str(name): pd.DataFrame(
-            {c: arrays[f"{TABLES}{name}/{c}"] if values is None else values for c, values in columns.items()}
-        )
-        for name, columns in texts.items()
-    }

@@ -19,7 +19,8 @@ from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 from kanrun.spreadsheets import as_text, formulas_in
-from kanrun.study.model import Model, SampleCounts, model_from_checkpoint
+from kanrun.study.checkpoints import model_from_checkpoint
+from kanrun.study.model import Model, SampleCounts
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.table_writing import table_writer

@@ -10,7 +10,7 @@ import pytest
 from kanrun.engine.networks import KAN, MLP
 from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint
-from kanrun.study.model import model_from_checkpoint
+from kanrun.study.checkpoints import model_from_checkpoint
 
 EDGES = {"degree": 3, "base": "silu", "scale": "separate", "outside": "linear", "trainable_scales": True}
 HUGE = 10**6
