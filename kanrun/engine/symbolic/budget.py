@@ -29,21 +29,21 @@ class WorkCosts:
     grid; of a pair of functions, and an entry of it; of a small expression; of least squares and of a Gaussian process
     for one of their products, and for an entry of a covariance; of a function call in sympy."""
 
-    jacobian: float = 1.1e-4
-    edge: float = 4e-5
-    entry: float = 1.7e-8
-    normal: float = 3.5e-11
-    trial: float = 3.5e-5
-    trial_edge: float = 2.4e-5
-    solution: float = 1.5e-11
-    grid_value: float = 4e-8
-    pair: float = 2.2e-9
-    pair_entry: float = 3e-11
-    expression: float = 1.3e-5
-    least_squares: float = 8e-10
-    covariance: float = 8e-11
-    covariance_entry: float = 1.1e-8
-    call: float = 8e-7
+    jacobian: float = 9.4e-5
+    edge: float = 3.4e-5
+    entry: float = 1.45e-8
+    normal: float = 3e-11
+    trial: float = 3e-5
+    trial_edge: float = 2e-5
+    solution: float = 1.3e-11
+    grid_value: float = 3.4e-8
+    pair: float = 1.9e-9
+    pair_entry: float = 2.6e-11
+    expression: float = 1.1e-5
+    least_squares: float = 6.8e-10
+    covariance: float = 6.8e-11
+    covariance_entry: float = 9.4e-9
+    call: float = 6.8e-7
 
     def linearised(self, edges: int, parameters: int, points: int) -> float:
         """Units of a Jacobian of `parameters` at `points` and its normal equations."""
