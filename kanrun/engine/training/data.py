@@ -122,6 +122,27 @@ def _in_units(difference: Tensor, samples: Samples, data: TrainingData) -> float
     return largest * float(samples.mean(relative.square()).sqrt())
 
 
+def not_finite(network: nn.Module, samples: Samples) -> str:
+    """Which quantity behind an error that is not finite is the first that is not, at how many places, and a remedy."""
+    numbers = torch.cat([value.detach().flatten() for value in network.parameters()])
+    output = predict(network, samples.x)
+    for name, values in (
+        ("parameters of the network", numbers),
+        ("inputs of the training points", samples.x),
+        ("outputs of the training points", samples.y),
+        ("outputs of the network at the training points", output),
+    ):
+        bad = int((~values.isfinite()).sum())
+        if bad:
+            cause = f"{bad} of {values.numel()} {name} are not finite"
+            break
+    else:
+        cause = f"outputs of the network reach {float(output.abs().max()):.1e}, and a step or a square overflows"
+    single = numbers.dtype == torch.float32
+    remedy = "use precision=float64" if single else "look for values of the data that are far from all others"
+    return f"{cause}; {remedy}, or use solver=adam with a lower solver.learning_rate"
+
+
 def measure(network: nn.Module, data: TrainingData) -> Errors:
     """Errors of `network` on the three sets."""
     train = rmse(network, data.train, data)

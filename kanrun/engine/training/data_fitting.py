@@ -37,7 +37,7 @@ from kanrun.engine.least_squares import (
 )
 from kanrun.engine.networks import Network
 from kanrun.engine.splines.least_squares import difference_bands, penalty_order
-from kanrun.engine.training.data import Samples, predict
+from kanrun.engine.training.data import Samples, not_finite, predict
 from kanrun.errors import TrainingFailed
 
 
@@ -160,7 +160,8 @@ class LevenbergMarquardt:
         self._state = begin(problem, policy)
         self.loss, self.converged = self._state.loss[0], False
         if not self.loss < float("inf"):
-            raise TrainingFailed("The network's output is not finite before the first step.")
+            cause = not_finite(self.network, problem.samples)
+            raise TrainingFailed(f"The error is not finite before the first step: {cause}.")
 
     @property
     def damping(self) -> float:

@@ -32,7 +32,7 @@ from kanrun.config.solvers import AdamSolver
 from kanrun.engine.layers import SplineLayer, carry_coefficients
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Grid, breakpoints_of, design_matrix
-from kanrun.engine.training.data import Samples, Task, mean_loss
+from kanrun.engine.training.data import Samples, Task, mean_loss, not_finite
 from kanrun.engine.training.data_fitting import Roughness
 from kanrun.errors import TrainingFailed
 
@@ -163,9 +163,8 @@ class Adam:
         self._optimiser.zero_grad()
         value = self.objective.value(self.network, samples, self._rough)
         if not bool(torch.isfinite(value)):
-            raise TrainingFailed(
-                f"The loss is not finite at step {self._taken + 1} of Adam; lower solver.learning_rate."
-            )
+            cause = not_finite(self.network, samples)
+            raise TrainingFailed(f"The loss is not finite at step {self._taken + 1} of Adam: {cause}.")
         torch.autograd.backward(value)
         self._optimiser.step()
         self._locks.restore()

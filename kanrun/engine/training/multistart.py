@@ -24,7 +24,7 @@ from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares import Linearisation, Problem, Stopping, minimise
 from kanrun.engine.networks import KAN, Network
 from kanrun.engine.splines import Grid, dense_rows, local_basis
-from kanrun.engine.training.data import Samples, TrainingData, output_scale
+from kanrun.engine.training.data import Samples, TrainingData, not_finite, output_scale
 from kanrun.engine.training.data_fitting import DataFitting, Smoothing
 from kanrun.engine.training.plan import MultistartPolicy, Plan
 from kanrun.errors import TrainingFailed
@@ -258,7 +258,7 @@ def best_start(create: Create, data: TrainingData, plan: Plan, weight: float, ge
         if best.loss < inf and time_is_up():
             break
     if best.loss == inf:
-        raise TrainingFailed(f"None of {starts} starts stayed finite; look at the scale of the data.")
+        raise TrainingFailed(f"None of {starts} starts stayed finite: {not_finite(best.network, data.train)}.")
     return best
 
 

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from kanrun.config.registry import SOLVERS
 from kanrun.engine.networks import Network
-from kanrun.engine.training.data import Errors, TrainingData, measure, output_scale, rmse
+from kanrun.engine.training.data import Errors, TrainingData, measure, not_finite, output_scale, rmse
 from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
 from kanrun.engine.training.first_order import Adam, Objective
 from kanrun.engine.training.lbfgs import LBFGS
@@ -196,7 +196,8 @@ class SolverRun:
                 continue
             errors = measure(solver.network, self._seen)
             if not errors.train < float("inf"):
-                raise TrainingFailed(f"The error is not finite at stage {log.stage}, step {log.steps}.")
+                cause = not_finite(solver.network, self._seen.train)
+                raise TrainingFailed(f"The error is not finite at stage {log.stage}, step {log.steps}: {cause}.")
             self.unimproved = 0 if best.offer(solver.network, errors) else self.unimproved + 1
             self.stalled = self.stalled + 1 if solver.stalls and loss > (1 - grids.stalled) * before else 0
             impatient = patience is not None and self.unimproved >= patience
