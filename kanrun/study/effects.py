@@ -59,8 +59,7 @@ def _in_units(model: TableModel, effects: Callable[[Part], ndarray]) -> ndarray:
     """Predictions from the mean outputs of the parts and what an input adds to them."""
     total: ndarray | float = 0.0
     for part in model.parts:
-        mean = np.stack([one.values(part.fit.functions[:MOST_ROWS]) for one in part.fit.terms], 1).mean(0)
-        whole = mean + effects(part)
+        whole = part.fit.mean + effects(part)
         total = total + part.weight * (
             softmax(all_logits(whole), 1) if part.outputs is None else part.outputs.invert(whole)
         )
@@ -106,7 +105,7 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
         return None
     design = model.fit.design
     strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
-    h = model.fit.functions[:MOST_ROWS]
+    h = model.fit.functions(slice(0, MOST_ROWS))
     sizes = []
     for i, j in strongest:
         a, b = design.basis.column == i, design.basis.column == j

@@ -230,7 +230,7 @@ def _assembled(every: Mapping[str, _Candidate], choice: _Choice, left_out: ndarr
         parts.append(Part(weight, fit.times(choice.amount) if classes else fit, every[name].outputs))
     networks = [
         network_of(
-            one.fit.terms, one.fit.design, one.fit.functions, one.fit.noise if not classes else CLASS_NOISE,
+            one.fit.terms, one.fit.design, one.fit.functions(), one.fit.noise if not classes else CLASS_NOISE,
             replace(policy.evidence, shapes=policy.shapes), split=classes == 2, hidden=len(parts) > 1,
             extrapolation="zero" if policy.extrapolation == "zero" else "linear",
         ) for one in parts
@@ -363,22 +363,22 @@ def _candidates(
     scoring = replace(policy.scores, room=room, straight_room=room)
     base = replace(policy.evidence, shapes=policy.shapes)
     scores, stack = input_scores(x, scoring, weights, straight=bent), replace(base, candidates=kept)
+    lines = replace(base, candidates=("linear",), functions=1, step_functions=0)
 
     def known(name: str) -> TableFit | None:
         return start[name].fit if start else None
 
     def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> _Candidate:
         linear = name == "linear"
-        evidence = replace(base, candidates=("linear",)) if linear else stack
-        fit = fit_numbers(inputs.apply(x), t, evidence, weights, known(name))
+        fit = fit_numbers(inputs.apply(x), t, lines if linear else stack, weights, known(name))
         clip = policy.extrapolation != "linear"  # the ends of the outputs
         margin = policy.scores.linear_margin if linear else policy.scores.margin
         outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf)
         return _Candidate(name, inputs, outputs, fit, outputs.invert(fit.left_out))
 
     def labels(name: str, inputs: PiecewiseScaling) -> _Candidate:
-        evidence = replace(base, candidates=("linear",)) if name == "linear" else stack
-        fit = fit_classes(inputs.apply(x), y[:, 0].astype(np.intp), classes or 0, evidence, weights, known(name))
+        of, evidence = y[:, 0].astype(np.intp), lines if name == "linear" else stack
+        fit = fit_classes(inputs.apply(x), of, classes or 0, evidence, weights, known(name))
         return _Candidate(name, inputs, None, fit, np.asarray(softmax(all_logits(fit.left_out), 1)))
 
     yield labels("stack", scores) if classes else numbers("stack", scores, y, None)

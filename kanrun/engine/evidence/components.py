@@ -102,9 +102,9 @@ class Moments:
         right: ndarray | float = 0.0
         total: ndarray | float = 0.0
         for part in _blocks(len(y)):
-            x = columns(part)
-            weighted = x * weights[part, None]
-            gram, right, total = gram + weighted.T @ x, right + weighted.T @ y[part], total + weighted.sum(0)
+            root = np.sqrt(weights[part])
+            x = columns(part) * root[:, None]
+            gram, right, total = gram + x.T @ x, right + x.T @ (root * y[part]), total + x.T @ root
         count = float(weights.sum())
         mean, level = np.asarray(total) / count, float(weights @ y) / count
         centred = np.asarray(gram) - count * np.outer(mean, mean)
@@ -123,9 +123,7 @@ class Moments:
         With `constraints` A the coefficients b are the most probable ones with A b >= 0; their covariance stays that
         without.
         """
-        kept = np.flatnonzero(prior > 0)
-        hessian = self.gram[np.ix_(kept, kept)] / noise
-        hessian[np.diag_indices(len(kept))] += 1 / prior[kept]
+        kept, hessian = self.hessian(prior, noise)
         if constraints is None:
             inverse = _inverse(hessian)
             solution = inverse @ self.right[kept] / noise
@@ -134,16 +132,25 @@ class Moments:
             inverse = _inverse(hessian)
         coefficients, covariance = np.zeros(len(prior)), np.zeros((len(prior), len(prior)))
         coefficients[kept], covariance[np.ix_(kept, kept)] = solution, inverse
-        return FunctionPosterior(self.level - float(self.mean @ coefficients), coefficients, covariance, noise, self)
+        offset = self.level - float(self.mean @ coefficients)
+        return FunctionPosterior(offset, coefficients, covariance, prior, noise, self)
+
+    def hessian(self, prior: Float[ndarray, " functions"], noise: float) -> tuple[ndarray, ndarray]:
+        """Which functions have a prior variance, and the inverse of their covariance."""
+        kept = np.flatnonzero(prior > 0)
+        hessian = self.gram[np.ix_(kept, kept)] / noise
+        hessian[np.diag_indices(len(kept))] += 1 / prior[kept]
+        return kept, hessian
 
 
 @dataclass(frozen=True, eq=False)
 class FunctionPosterior:
-    """`offset`, `coefficients` (functions,) and their `covariance`, for one variance of the noise."""
+    """`offset`, `coefficients` (functions,) and their `covariance`, for one `prior` and one variance of the noise."""
 
     offset: float
     coefficients: ndarray
     covariance: ndarray
+    prior: ndarray
     noise: float
     moments: Moments
 
@@ -156,13 +163,20 @@ class FunctionPosterior:
         return np.concatenate([self.offset + columns(part) @ self.coefficients for part in _blocks(rows)])
 
     def rows(self, columns: Callable[[slice], ndarray], weights: ndarray, y: ndarray) -> tuple[ndarray, ndarray]:
-        """What rows get, and what each gets from the fit without it."""
-        fitted, leverage = np.empty(len(y)), np.empty(len(y))
+        """What rows get, and what each gets from the fit without it.
+
+        The leverage x'H^-1 x is |R^-1 x|^2 by the factor R R' of H: half of the work of a product with the covariance.
+        """
+        fitted, leverage = np.empty(len(y)), np.full(len(y), 1 / self.moments.count)
+        kept, hessian = self.moments.hessian(self.prior, self.noise)
+        factor = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
         for part in _blocks(len(y)):
             x = columns(part)
             fitted[part] = self.offset + x @ self.coefficients
-            x = x - self.moments.mean
-            leverage[part] = ((x @ self.covariance) * x).sum(1) / self.noise + 1 / self.moments.count
+            if len(kept):
+                x = np.take(x, kept, 1) - self.moments.mean[kept]
+                half = linalg.blas.dtrsm(1 / np.sqrt(self.noise), factor, x.T, lower=1, overwrite_b=1)
+                leverage[part] += np.einsum("ij,ij->j", half, half)
         return fitted, y - (y - fitted) / np.maximum(1 - weights * leverage, 1e-6)
 
 

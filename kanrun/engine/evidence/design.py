@@ -93,7 +93,9 @@ class Design:
 
     def functions(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
         """h of encoded rows."""
-        return np.asarray(self.basis.values(u) / np.sqrt(self.basis.roughness))
+        values = self.basis.values(u)
+        values /= np.sqrt(self.basis.roughness)
+        return values
 
     def main_kernels(self, h: ndarray) -> list[ndarray]:
         """Kernels of the lines, of the wiggles and of the steps."""

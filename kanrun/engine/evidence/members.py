@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.row_kernels import COMPONENTS, Form, MemberRows, RowsSolution, Start
 
 _LEAST_WEIGHT = 1e-3  # of p (1 - p), so that no row has endless noise
+_MEAN_ROWS = 2000
 _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
 
 
@@ -39,14 +41,14 @@ class Member:
 class TableFit:
     """The stacked whole of one table, and its members.
 
-    `functions` are the scaled functions of the rows; `terms` and `left_out` (rows, outputs) as in a member; classes
-    have an output each, two classes the one logit of the second. `noise` is the standard deviation of what is left (1
-    for classes). `covariance` (functions, functions) is that of the first output's main effects, `effective` their
-    effective degrees of freedom.
+    `u` (rows, inputs) are the rows; `terms` and `left_out` (rows, outputs) as in a member; classes have an output each,
+    two classes the one logit of the second. `noise` is the standard deviation of what is left (1 for classes).
+    `covariance` (functions, functions) is that of the first output's main effects, `effective` their effective degrees
+    of freedom.
     """
 
     design: Design
-    functions: ndarray
+    u: ndarray
     members: tuple[Member, ...]
     weights: ndarray
     terms: tuple[Terms, ...]
@@ -55,6 +57,16 @@ class TableFit:
     covariance: ndarray
     effective: float
     variances: dict[str, list[Start]]
+
+    def functions(self, rows: slice = slice(None)) -> Float[ndarray, "rows functions"]:
+        """The scaled functions of rows, which are not kept: of a long table they are many times the table itself."""
+        return self.design.functions(self.u[rows])
+
+    @cached_property
+    def mean(self) -> Float[ndarray, " outputs"]:
+        """The mean of each output over the first rows."""
+        h = self.functions(slice(0, _MEAN_ROWS))
+        return np.asarray(np.stack([one.values(h) for one in self.terms], 1).mean(0))
 
     def times(self, factor: float) -> TableFit:
         """The fit with its terms multiplied."""
@@ -167,7 +179,7 @@ def _whole(rows: MemberRows, members: Sequence[Member], weights: ndarray, noise:
     left_out = sum(w * member.left_out for w, member in zip(weights, members, strict=True))
     spread = additive.covariance if additive.covariance is not None else np.zeros((rows.h.shape[1],) * 2)
     return TableFit(
-        rows.design, rows.h, tuple(members), weights, tuple(terms), np.asarray(left_out), noise, spread * scale**2,
+        rows.design, rows.u, tuple(members), weights, tuple(terms), np.asarray(left_out), noise, spread * scale**2,
         additive.effective, starts,
     )  # fmt: skip
 

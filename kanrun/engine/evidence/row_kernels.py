@@ -41,7 +41,7 @@ class MemberRows:
     """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
 
     def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> None:
-        self.policy, self.weights = policy, weights
+        self.policy, self.weights, self.u = policy, weights, u
         self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
         self.h = self.design.functions(u)
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
@@ -149,12 +149,17 @@ class MemberRows:
         """The variances of a candidate and its terms for an output of numbers."""
         screening, some = self.screens(name), self.sampled(name)
         form = self.of(name, some)
-        variances, noise = form.estimate(y[some], self.weights[some], COMPONENTS[name], self.policy, start)
-        if screening:
-            self.screen([(noise / self.weights, y)], variances)
+        if isinstance(form, _Kernels) or len(some) < len(y):
+            start = form.estimate(y[some], self.weights[some], COMPONENTS[name], self.policy, start)
+            if not screening:
+                return self.solve(name, start[0], start[1] / self.weights, y), start
+            self.screen([(start[1] / self.weights, y)], start[0])
             form = self.of(name)
-            variances, noise = form.estimate(y, self.weights, COMPONENTS[name], self.policy, (variances, noise))
-        return self.solve(name, variances, noise / self.weights, y), (variances, noise)
+            assert isinstance(form, _Columns)
+        moments = Moments.of(form, self.weights, y)  # the most work of a long table: once for variances and terms
+        variances, noise = estimate_of_moments(moments, form.kinds, COMPONENTS[name], self.policy, start)
+        posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
+        return form.solution(posterior, self.weights, y), (variances, noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +185,10 @@ class _Kernels:
 
 @dataclass(frozen=True, eq=False)
 class _Columns:
-    """A candidate over functions: of single inputs, then products h_a h_b; each with its kind and its scale."""
+    """A candidate over functions: those `kept` of single inputs, or all of them and then products h_a h_b.
+
+    Each has its kind and its scale, which is 1 for single inputs.
+    """
 
     h: ndarray
     a: ndarray
@@ -192,8 +200,10 @@ class _Columns:
 
     def __call__(self, part: slice) -> ndarray:
         h = self.h[part]
-        whole = np.concatenate([h, h[:, self.a] * h[:, self.b]], 1) if len(self.a) else h
-        return np.asarray(whole[:, self.kept] * self.scale)
+        if not len(self.a):
+            return np.take(h, self.kept, 1)
+        a, b = (np.take(h, index, 1) for index in (self.a, self.b))  # np.take: ten times faster than h[:, index]
+        return np.concatenate([h, a * b * self.scale[h.shape[1] :]], 1)
 
     def sizes(self, components: int, weights: ndarray) -> ndarray:
         squares = np.average(self(slice(0, _SIZED)) ** 2, 0, weights[:_SIZED])

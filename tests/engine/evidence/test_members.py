@@ -75,7 +75,7 @@ def test_pure_noise_is_left_alone() -> None:
     u, y = rng.normal(size=(200, 6)), rng.normal(size=(200, 1))
     fit = fit_numbers(u, y, POLICY)
     assert fit.effective < 12
-    assert np.std(fit.terms[0].values(fit.functions)) < 0.4
+    assert np.std(fit.terms[0].values(fit.functions())) < 0.4
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
@@ -83,10 +83,10 @@ def test_the_network_is_the_weighted_sum_of_the_members(outputs: int) -> None:
     u, y = data()
     y = np.concatenate([y, -3 * y + u[:, :1]], 1)[:, :outputs]
     fit = fit_numbers(u, y, POLICY)
-    network = network_of(fit.terms, fit.design, fit.functions, fit.noise, EXACT)
+    network = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()
-    members = [np.stack([t.values(fit.functions) for t in member.terms], 1) for member in fit.members]
+    members = [np.stack([t.values(fit.functions()) for t in member.terms], 1) for member in fit.members]
     expected = np.tensordot(fit.weights, np.stack(members), 1)
     np.testing.assert_allclose(found, expected, atol=1e-12 * float(network.layer(0).coefficients.detach().abs().max()))
     assert network.shape[0] == 4
@@ -96,8 +96,8 @@ def test_the_network_is_the_weighted_sum_of_the_members(outputs: int) -> None:
 def test_nodes_that_are_left_out_change_little() -> None:
     u, y = data()
     fit = fit_numbers(u, y, POLICY)
-    whole = network_of(fit.terms, fit.design, fit.functions, fit.noise, EXACT)
-    small = network_of(fit.terms, fit.design, fit.functions, fit.noise, POLICY)
+    whole = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
+    small = network_of(fit.terms, fit.design, fit.functions(), fit.noise, POLICY)
     assert small.shape[1] < whole.shape[1]
     with torch.no_grad():
         change = small(torch.as_tensor(u)) - whole(torch.as_tensor(u))
@@ -122,7 +122,7 @@ def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
     labels = np.array([rng.choice(classes, p=p) for p in truth])
     policy = replace(POLICY, dense_rows=dense_rows)
     fit = fit_classes(u, labels, classes, policy)
-    network = network_of(fit.terms, fit.design, fit.functions, 0.1, policy, split=classes == 2)
+    network = network_of(fit.terms, fit.design, fit.functions(), 0.1, policy, split=classes == 2)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).softmax(-1).numpy()
     assert np.abs(found - truth).mean() < 0.09
