@@ -17,16 +17,18 @@ from kanrun.errors import UsageError
 from kanrun.exports.document import Document
 
 OPSET, IR_VERSION = 17, 8  # of 2022, which every runtime of today reads
+_EXTREME = 1e30  # units of inputs and outputs from its inverse to itself are far enough from the ends of float32
 _LARGEST = 1e18  # beyond a grid, in its units, as far as splines continue: float32 ends at 3e38
 
 
 def onnx_bytes(pieces: Document) -> bytes:
-    """The file's content. Raises UsageError where the package onnx is missing."""
+    """The file's content. Raises UsageError for units beyond float32, and where the package onnx is missing."""
     try:
         import onnx
         from onnx import TensorProto, helper
     except ImportError as error:
         raise UsageError("--format onnx needs onnx, which is not installed: pip install 'kanrun[onnx]'.") from error
+    _check_units(pieces)
     graph = _Graph()
     x = _network(graph, pieces, "x")
     if pieces["classes"] is not None:
@@ -49,6 +51,18 @@ def onnx_bytes(pieces: Document) -> bytes:
         })  # fmt: skip
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def _check_units(pieces: Document) -> None:
+    sizes = {name: np.abs(ends).max() for name, ends in zip(pieces["inputs"], pieces["domain"], strict=True)}
+    for name, one in zip(pieces["outputs"], pieces["output_map"] or (), strict=False):
+        sizes[name] = np.abs(one["points"] if "points" in one else (one["shift"], one["scale"])).max()
+    for name, size in sizes.items():
+        if size and not 1 / _EXTREME <= size <= _EXTREME:
+            raise UsageError(
+                f"{name} has values near {size:.0e}, and the inputs and outputs of --format onnx are float32, "
+                f"for {1 / _EXTREME:.0e} to {_EXTREME:.0e}; change its unit, or export the model as python or c."
+            )
 
 
 class _Graph:

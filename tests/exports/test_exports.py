@@ -316,6 +316,15 @@ def test_onnx_has_the_models_numbers(name: str) -> None:
     agree(found, expected, max(1e-6, 3 * own))
 
 
+def test_onnx_refuses_units_beyond_float32() -> None:
+    from kanrun.errors import UsageError
+
+    pytest.importorskip("onnx")
+    one = MODELS["table"]()
+    with pytest.raises(UsageError, match=r"has values near \d.*e-\d+, and the inputs and outputs of --format onnx"):
+        export_bytes(replace(one, domain=one.domain * 1e-40), "onnx", "m.onnx")
+
+
 @pytest.mark.parametrize("name", ["products", "table", "classes", "bspline", "degree 8", "windows"])
 def test_torch_export_has_the_models_numbers(name: str) -> None:
     one = MODELS[name]()
