@@ -104,6 +104,8 @@ def _results(
         summary_row,
     )
 
+    from kanrun.study.evaluation import doubts
+
     formula = problem.in_units(result.formula) if result.formula else None
     row = summary_row(problem, result, formula, cpu_seconds)
     yield row
@@ -112,6 +114,8 @@ def _results(
     yield Note(said if apart is None else f"{said}; largest difference between formula and network {apart:.2g}")
     if formula is not None and problem.dimensions is not None:
         yield Note(f"{problem.name}: the formula was sought in groups without units: its units are those of the output")
+    if formula is not None and row.values["formula_rmse"] is not None:
+        yield from doubts(row.values["r2"], "check points")
     if (rows := input_rows(problem, result)) and len(rows) > 1:
         yield from rows
         yield Note(f"{problem.name}: {inputs_that_matter(rows)}")

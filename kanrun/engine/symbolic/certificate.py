@@ -61,7 +61,7 @@ def certify(
         rmse = _rmse(formula(x), y)
         difference = float(np.max(np.abs(formula(fresh) - network(fresh)), initial=0.0))
     variance = float(np.var(y))
-    r2 = 1 - rmse**2 / variance if variance > 0 else float(rmse == 0.0)
+    r2 = 1 - rmse**2 / variance if variance > 0 else np.nan
 
     def certificate(recovered: str, form: str, symbolically: str) -> Certificate:
         return Certificate(difference, rmse, network_rmse, r2, len(fresh), recovered, form, symbolically)
