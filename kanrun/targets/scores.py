@@ -46,6 +46,8 @@ def ordinary_units(points: Points, classes: int | None, policy: ScorePolicy = Sc
         return np.where(a.any(axis=0) & (np.abs(found) > policy.ordinary), found, 0)
 
     x, y = exponents(points.x), np.zeros(1, dtype=np.intp) if classes else exponents(points.y)
+    if not (x.any() or y.any()):
+        return points, x, y
     return replace(points, x=np.ldexp(points.x, -x), y=np.ldexp(points.y, -y)), x, y
 
 
