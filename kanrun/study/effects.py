@@ -105,6 +105,8 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
         return None
     design = model.fit.design
     strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
+    if not len(strongest):
+        return None
     h = model.fit.functions(slice(0, MOST_ROWS))
     sizes = []
     for i, j in strongest:

@@ -240,6 +240,7 @@ def test_an_attack_fails(
         (at / "secret.yaml").write_text(f"# @package _global_\nnote: {SECRET}\n")
     monkeypatch.chdir(place)
     monkeypatch.setenv("SECRET", SECRET)
+    monkeypatch.setenv("KANRUN_PLUGINS", "")  # which --plugin adds to
     attack = ATTACKS[kind][name]
     words = attack(place) if callable(attack) else attack
     before = {path for path in tmp_path.rglob("*") if path.name != "outputs"}

@@ -192,7 +192,7 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not name open files")
-def test_only_run_json_and_checkpoints_wait_for_the_disk(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_checkpoints_and_tables_of_a_finished_run_wait_for_the_disk(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
 
     def note(descriptor: int) -> None:
@@ -201,7 +201,8 @@ def test_only_run_json_and_checkpoints_wait_for_the_disk(run_toy: RunToy, monkey
     monkeypatch.setattr(os, "fsync", note)
     run_toy()
     files = {name.split(".")[1] + name[-4:] if name.startswith(".") else name for name in synced}
-    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", "metrics.csv", "curve.csv", "v0001", "checkpoints"}
+    folders = {"outputs", "toy", "v0001", "checkpoints"}
+    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", "metrics.csv", "curve.csv", *folders}
     assert sum(".run.json" in name for name in synced) == 2  # when it starts and when it ends
 
 
