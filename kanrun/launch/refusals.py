@@ -42,6 +42,7 @@ FOLDER_KEYS = ("submitit_folder", "temp_folder")
 VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
 NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # What a configuration may set of `hydra`, looked at below where it could do harm; the rest stays as Hydra has it.
+_PRE_DISPATCH = re.compile(r"\d+|all|(\d+ ?\* ?)?n_jobs")
 SETTABLE = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set")
 # What Hydra writes itself, and the folders that kanrun sets whatever a file says of them.
 _WRITTEN = ("run", "sweep.dir", "sweep.mode", "runtime", "overrides", "help", "hydra_help", "job.override_dirname",
@@ -184,6 +185,11 @@ def _check_script(launcher: DictConfig, typed: set[str]) -> None:
             raise UsageError(f"hydra.launcher.{key} holds shell commands: give it on the command line, not in a file.")
         if isinstance(value, str) and ("\n" in value or "\r" in value):
             raise UsageError(f"hydra.launcher.{path} has a line break, which a job's script must not get.")
+        if key == "pre_dispatch" and not _PRE_DISPATCH.fullmatch(str(value)):
+            raise UsageError(
+                f"hydra.launcher.pre_dispatch={value} is refused, since joblib would evaluate it; give a whole number, "
+                "all, or a multiple such as 2*n_jobs."
+            )
 
 
 def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:

@@ -95,12 +95,13 @@ def check_names(names: Sequence[str], file: Path) -> None:
 
 def positions(wanted: Sequence[str], names: Sequence[str], file: Path) -> list[int]:
     """Where the wanted columns lie. Raises UsageError for one that is not there, with near names."""
+    places = {name: place for place, name in enumerate(names)}
     for name in wanted:
-        if name not in names:
+        if name not in places:
             known = [column for column in names if column]
             listed = ", ".join(known[:20]) + (", ..." if len(known) > 20 else "")
             raise UsageError(f"{file.name} has no column {name!r}{near(name, known)}; its columns are {listed}.")
-    return [list(names).index(name) for name in wanted]
+    return [places[name] for name in wanted]
 
 
 def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int], list[list[str]]]]:

@@ -192,7 +192,9 @@ def test_what_was_prepared_while_checking_is_not_built_again(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the system does not name open files")
-def test_records_checkpoints_and_tables_of_a_finished_run_wait_for_the_disk(run_toy: RunToy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_a_power_cut_must_not_take_waits_for_the_disk(
+    run_toy: RunToy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
 
     def note(descriptor: int) -> None:
@@ -201,8 +203,9 @@ def test_records_checkpoints_and_tables_of_a_finished_run_wait_for_the_disk(run_
     monkeypatch.setattr(os, "fsync", note)
     run_toy()
     files = {name.split(".")[1] + name[-4:] if name.startswith(".") else name for name in synced}
-    folders = {"outputs", "toy", "v0001", "checkpoints"}
-    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", "metrics.csv", "curve.csv", *folders}
+    tables = {"summary.csv", "details.csv", "metrics.csv", "curve.csv"}
+    folders = {"outputs", "toy", "v0001", "checkpoints", "tables", tmp_path.name}
+    assert files <= {"run.tmp", "model-3-0.tmp", "resume-0-0.tmp", *tables, *folders}
     assert sum(".run.json" in name for name in synced) == 2  # when it starts and when it ends
 
 
