@@ -106,7 +106,7 @@ def model_from_checkpoint(checkpoint: Checkpoint) -> Model:
             tuple(map(str, meta.get("notes", ()))),
         )
         _check_sizes(model)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise KanrunError(f"Checkpoint {checkpoint.name} does not describe a model: {error!r}.") from error
     return model
 

@@ -44,7 +44,7 @@ def unpack(description: dict[str, Any], arrays: Arrays, prefix: str = "") -> Net
         network = from_description(description)
         network.to(floats.pop())
         network.load_state_dict(state)
-    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise KanrunError(
             f"The checkpoint's arrays do not fit its description: {str(error).splitlines()[0]}"
         ) from error
