@@ -149,11 +149,11 @@ def _is_wave(graph: Graph, index: int) -> bool:
 
 
 def _nice_shift(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
-    """A nice number and a quarter of a turn: the sine is then a cosine with a nice shift."""
-    for quarter in (sympy.pi / 2, -sympy.pi / 2):
-        rest = nice(value - float(quarter), window, policy)
+    """A nice number and quarters of a turn: the sine is then a sine or a cosine with a nice shift."""
+    for turn in (sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
+        rest = nice(value - float(turn), window, policy)
         if rest is not None:
-            return rest + quarter
+            return rest + turn
     return None
 
 

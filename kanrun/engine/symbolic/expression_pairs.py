@@ -182,7 +182,7 @@ def pair_formulas(
     pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
     u, y = data.x[pick], data.y[pick]
     entries = _grown(u, allowed, policy)
-    order = _smallest(entries, policy.entries)
+    order = _smallest(entries, policy.plain)
     values = np.array([entries.values[i] for i in order])
     builds = [entries.builds[i] for i in order]
     found: list[tuple[float, sympy.Expr]] = []
@@ -220,14 +220,16 @@ def _guesses(
     values: Array, builds: list[Callable[[], sympy.Expr]], y: Array, allowed: set[str], policy: ExpressionPairsPolicy
 ) -> Iterator[list[_Guess]]:
     """Guesses of one kind after the other."""
-    one = np.ones((1, len(y)))
+    one, plain, values = np.ones((1, len(y))), values, values[: policy.entries]
 
     def near(t: Array, first: Array = values, second: Array | None = None) -> list[tuple[int, int]]:
         pairs = nearest_pairs(t, first, one, policy.kept, others=second, floor=_EXACT)
         return [(i, j) for left, i, j in pairs if left < policy.promising]
 
     for number, transform, outer, t in _outputs(y, allowed):
-        yield [_Guess((builds[i](), builds[j]()), (), transform, outer) for i, j in near(t)]
+        yield [
+            _Guess((builds[i](), builds[j]()), (), transform, outer) for i, j in near(t, values if number else plain)
+        ]
         triples = _best_triples(values[: policy.triples], t, policy)
         yield [_Guess(tuple(builds[i]() for i in chosen), (), transform, outer) for chosen in triples]
         if number < 3:

@@ -53,6 +53,7 @@ class UnivariatePolicy:
     products: int = 6000
     simple: int = 400
     singles: int = 6
+    promising: float = 1e-2
     kept: int = 200
     polished: int = 24
     steps: int = 60
@@ -223,18 +224,19 @@ class ExpressionPairsPolicy:
     """A dictionary of small expressions of up to `variables` variables, and what is made of its entries.
 
     Products and sums of two are formed of the `factors` simplest entries, functions of the `inner` simplest of these,
-    and with a variable of the `thirds` simplest; the `entries` simplest are kept, of values up to `largest`. Pairs of
-    all, also times one of the first `weights`, of the first `quotients` in quotients, triples of the first `triples`
-    are compared on `points`, `kept` of those that leave less than `promising` of the variance are fitted to all points.
-    A formula is exact at a relative error of `exact`; of the `returned`
-    nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a `degree` to
-    choose from and `terms` in the end.
+    and with a variable of the `thirds` simplest; the `plain` simplest are kept for y itself and the `entries` simplest
+    for all else, of values up to `largest`. Pairs of all, also times one of the first `weights`, of the first
+    `quotients` in quotients, triples of the first `triples` are compared on `points`, `kept` of those that leave less
+    than `promising` of the variance are fitted to all points. A formula is exact at a relative error of `exact`; of the
+    `returned` nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a
+    `degree` to choose from and `terms` in the end.
     """
 
     variables: int = 5
-    factors: int = 60
-    inner: int = 120
-    thirds: int = 120
+    factors: int = 120
+    inner: int = 300
+    thirds: int = 200
+    plain: int = 8000
     entries: int = 3200
     quotients: int = 600
     triples: int = 160
@@ -249,6 +251,32 @@ class ExpressionPairsPolicy:
     degree: int = 6
     monomials: int = 250
     terms: int = 12
+
+
+@dataclass(frozen=True)
+class RidgePolicy:
+    """A quadratic polynomial and one function of a bilinear form of up to `variables` inputs scaled to [-1, 1].
+
+    The slopes of the form come from `waves` in a sine, `ratios` where only the ratio of slopes and shift counts, else
+    `slopes`; up to `widest` in all, and the grid is thinned to at most `most`. Of each function and factor the `kept`
+    nearest that leave less than `promising` of the variance, and of all these the `tried` best, are fitted at `points`
+    with `steps` from `damping`, until one is exact at a relative error of `exact`; the `returned` best come out.
+    """
+
+    variables: int = 3
+    waves: tuple[float, ...] = tuple(0.75 * k for k in range(-12, 13))
+    slopes: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
+    ratios: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    widest: float = 24.0
+    most: int = 16000
+    points: int = 200
+    kept: int = 2
+    promising: float = 0.5
+    tried: int = 16
+    steps: int = 60
+    damping: float = 1e-2
+    exact: float = 1e-8
+    returned: int = 3
 
 
 @dataclass(frozen=True)
@@ -320,6 +348,7 @@ class SearchPolicy:
     structure_loss: float = 1e-13
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
     expression_pairs: ExpressionPairsPolicy = field(default_factory=ExpressionPairsPolicy)
+    ridge: RidgePolicy = field(default_factory=RidgePolicy)
     training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)
     pruning: PruningPolicy = field(default_factory=PruningPolicy)
     matching: MatchingPolicy = field(default_factory=MatchingPolicy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import sympy
@@ -319,7 +320,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_logarithms, sympy.factor_terms),
     (_logarithms, _gathered),
     (sympy.factor_terms,),
-    (sympy.factor,),
+    (partial(sympy.factor, deep=True),),
     (sympy.factor, _common_factors),
     (sympy.simplify,),
     (sympy.simplify, _common_factors),

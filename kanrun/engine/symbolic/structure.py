@@ -22,6 +22,7 @@ from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import Selected
 from kanrun.engine.symbolic.snapping import SearchStage, Tried, matched
@@ -89,6 +90,8 @@ def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction
         yield found
     if inner.x.shape[1] <= policy.variables:
         yield from (expression for expression, _ in pair_formulas(inner, problem.candidates, policy))
+    if 1 < inner.x.shape[1] <= problem.policy.ridge.variables:
+        yield from ridge_formulas(inner, problem.candidates, problem.policy.ridge)
 
 
 def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.Expr]:

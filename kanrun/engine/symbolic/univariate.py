@@ -110,6 +110,9 @@ class _Search:
             yield True
         self.singles(plain, products(simple, simple.chosen(range(min(policy.simple // 3, len(simple.families))))))
         yield False
+        for target in (plain, *others):
+            self.singles(target, every, simplest)
+            yield False
         self.pairs(plain, every, None, policy.polished)
         yield False
         self.sums_with_factor(plain, nice)
@@ -131,22 +134,25 @@ class _Search:
             self.pairs(plain, simple, None, 1, beside=(simple, index))
             yield False
 
-    def singles(self, target: _Target, entries: Dictionary) -> None:
-        """c_0 + c_1 f for the entries nearest to the target."""
-        left = entries.values - entries.values.mean(axis=1, keepdims=True)
-        rest = target.values - target.values.mean()
-        with np.errstate(all="ignore"):
-            slope = (left @ rest) / np.einsum("mn,mn->m", left, left)
-        count_work(COSTS.grid_value * left.size)
-        loss = np.nan_to_num(1 - slope * (left @ rest) / (rest @ rest), nan=1.0)
-        taken: set[str] = set()
-        for index in np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)]):
-            if len(taken) == self.policy.singles or self.exact():
+    def singles(self, target: _Target, entries: Dictionary, weights: Dictionary | None = None) -> None:
+        """w (c_0 + c_1 f) for the entries f nearest to the target, w one of the weights or 1."""
+        ones = np.ones((1, self.t.size))
+        ranked: list[tuple[float, float, int, int]] = []
+        for number, w in enumerate(ones if weights is None else weights.values):
+            loss = _left_by_each(target.values, entries.values * w, w)
+            first = np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)])[: self.policy.kept]
+            ranked += [(max(float(loss[i]), self.goal**2), float(entries.sizes[i]), int(i), number) for i in first]
+        taken: set[tuple[str, int]] = set()
+        for left, _, index, number in sorted(ranked):
+            if len(taken) == self.policy.singles or self.exact() or (weights and left > self.policy.promising):
                 return
-            if entries.families[index] not in taken:
-                taken.add(entries.families[index])
-                constant = float(target.values.mean() - slope[index] * entries.values[index].mean())
-                self.try_sum([entries.tree(int(index), float(slope[index]))], constant, None, target.inverse)
+            if (entries.families[index], number) in taken:
+                continue
+            taken.add((entries.families[index], number))
+            w = ones[0] if weights is None else weights.values[number]
+            constant, slope = np.linalg.lstsq(np.stack([w, w * entries.values[index]], 1), target.values, rcond=None)[0]
+            weight = None if weights is None else (weights, number)
+            self.try_sum([entries.tree(index, float(slope))], float(constant), weight, target.inverse)
 
     def targets(self) -> list[_Target]:
         """Functions of y, each with what undoes it."""
@@ -390,6 +396,16 @@ class _Search:
         match = EdgeMatch(Subgraph(fitted.graph, name), loss, graph_complexity(fitted.graph), name, self.goal**2)
         self.found.append(match)
         return match
+
+
+def _left_by_each(values: Array, entries: Array, beside: Array) -> Array:
+    """The share of the variance of values (N,) that `beside` (N,) and each of the entries (M, N) leave."""
+    q = beside / np.linalg.norm(beside)
+    left = entries - (entries @ q)[:, None] * q
+    rest = values - (values @ q) * q
+    count_work(COSTS.grid_value * left.size)
+    explained = (left @ rest) ** 2 / np.einsum("mn,mn->m", left, left)
+    return np.asarray(np.nan_to_num(rest @ rest - explained, nan=np.inf) / np.sum((values - values.mean()) ** 2))
 
 
 def _unit(t: Array) -> Array:
