@@ -18,6 +18,7 @@ from kanrun.config import BenchConfig, KANConfig
 from kanrun.config.registry import resolve
 from kanrun.errors import UsageError
 from kanrun.runs.records import Note, Record, Row
+from kanrun.watch import time_is_up
 
 if TYPE_CHECKING:
     from kanrun.study.experiment import Claims, Figures, Tables
@@ -63,7 +64,7 @@ def run(cfg: BenchConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
     if cell["part"] in APART:
         yield from resolve(f"kanrun.experiments.bench.{APART[cell['part']]}")(cfg, seed)
     for name, part in PARTS.items():
-        if cell["part"] in ("all", name):
+        if cell["part"] in ("all", name) and not time_is_up():
             yield Note(f"measuring {name}")
             yield from part(cfg, seed)
 

@@ -27,6 +27,7 @@ from torch.utils._pytree import tree_leaves
 from kanrun.engine.layers import EdgeSpec, SplineLayer, initialise
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.splines import uniform_breakpoints
+from kanrun.watch import time_is_up
 
 Step = Callable[[], None]
 
@@ -43,7 +44,7 @@ def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str,
     found: dict[str, list[float]] = {name: [] for name in steps}
     began = time.perf_counter()
     for number in range(rounds):
-        if number >= SLOW_ROUNDS and time.perf_counter() - began > seconds:
+        if (number >= SLOW_ROUNDS and time.perf_counter() - began > seconds) or (number and time_is_up()):
             break
         names = list(steps)
         for name in names[number % len(names) :] + names[: number % len(names)]:

@@ -26,6 +26,7 @@ from kanrun.runs.records import Note, Record, Row
 from kanrun.study.cross_validation import OURS, loss_of
 from kanrun.study.table_model import fit_table
 from kanrun.targets import Points
+from kanrun.watch import time_is_up
 
 TEST_SHARE, MOST_ROWS, MOST_LEVELS = 0.25, 2000, 40
 
@@ -123,6 +124,8 @@ def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:
         for split in range(cfg.splits):
             with threadpool_limits(limits=1):
                 found = list(_measured(source, frame, output, seed + split))
+            if time_is_up():  # in the middle of a fit
+                break
             rows += found
             yield from (Row("tables", row) for row in found)
     if rows:
