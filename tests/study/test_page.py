@@ -19,10 +19,12 @@ import pytest
 import torch
 
 from kanrun.engine.equations import Field
-from kanrun.engine.equations.field import OutputForm
+from kanrun.engine.equations.field import OutputForm, Windows
+from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.layers.bases import BASES
-from kanrun.engine.networks import KAN
+from kanrun.engine.networks import KAN, MLP, Network
+from kanrun.engine.networks.mlp import ACTIVATIONS
 from kanrun.errors import UsageError
 from kanrun.runs import Checkpoint, Claim, Manifest, Row, Run, RunFolder, RunLabels, Status, Table
 from kanrun.study.page import network_values, write_report
@@ -154,6 +156,38 @@ def test_damaged_runs_are_shown_as_what_is_left_of_them(tmp_path: Path) -> None:
         write_report([run], tmp_path / "no" / "where.html")
 
 
+def run_of(outputs: Path, network: Network) -> Run:
+    """A run of `solve` whose model is `network`, of x and t."""
+    folder = RunFolder.create(outputs, "solve")
+    folder.start(Manifest("solve"))
+    scalings = {f"{kind}_scaling": {"shift": [0.0], "scale": [1.0]} for kind in ("input", "output")}
+    meta = {"network": network.describe(), "inputs": ["x", "t"], "outputs": ["u"], "domain": [[-1, 1], [0, 2]]}
+    folder.record(Checkpoint("model-0-seed0", pack(network), meta | scalings | {"classes": None, "seed": 0}))
+    points = {"x": np.zeros(5), "t": np.array([0.0, 0.5, 1.0, 1.5, 2.0]), "u true": np.ones(5)}
+    folder.record(Table("solution_0", points))
+    folder.finish(Status.COMPLETED)
+    return Run(folder.path)
+
+
+def field_to(end: float, hard: HardConditions | None = None) -> Field:
+    box = torch.tensor([[-1.0, 1.0], [end - 1.0, end]], dtype=torch.float64)
+    return Field(trained(EdgeSpec()), OutputForm(), box, torch.ones(1, dtype=torch.float64), hard)
+
+
+def test_windows_of_time_are_under_a_slider_each_with_its_points(tmp_path: Path) -> None:
+    (living,) = living_of(run_of(tmp_path, Windows([field_to(1.0), field_to(2.0)])))
+    assert living["slider"] == "window"
+    assert [stage["label"] for stage in living["stages"]] == ["t from 0 to 1", "t from 1 to 2"]
+    assert [[x[1] for x in stage["points"]["x"]] for stage in living["stages"]] == [[0, 0.5, 1], [1.5, 2]]
+
+
+def test_a_network_that_the_page_cannot_evaluate_is_named(tmp_path: Path) -> None:
+    hard = HardConditions(("x", "t"), ("x",), ("t",))
+    (living,) = living_of(run_of(tmp_path, field_to(1.0, hard)))
+    assert living["said"] == "The page cannot evaluate a solution with conditions=hard; its figures show it."
+    assert living["said"] in page_of(tmp_path, run_of(tmp_path, field_to(1.0, hard)))
+
+
 @pytest.mark.parametrize(
     ("name", "slider", "frames", "panels"),
     [("continual", "phase", 2, 2), ("extend-grid", "grid", 2, 2), ("interpret", "stage", 7, 2)],
@@ -213,6 +247,13 @@ def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...],
     cases.append({"model": model_values(field.describe(), Checkpoint("field", pack(field), {})), "x": x.tolist()})
     with torch.no_grad():
         expected.append(field(x).tolist())
+    mlps = [MLP((2, 4, 1), name, generator=torch.Generator().manual_seed(1), dtype=x.dtype) for name in ACTIVATIONS]
+    for mlp in mlps:
+        scalings = {"input_scaling": identity, "output_scaling": {"shift": [0.0], "scale": [1.0]}, "classes": None}
+        stored = Checkpoint("mlp", pack(mlp), scalings)
+        cases.append({"model": model_values(mlp.describe(), stored), "x": x.tolist()})
+        with torch.no_grad():
+            expected.append(mlp(x).tolist())
     (tmp_path / "cases.json").write_text(json.dumps(cases))
     (tmp_path / "network.js").write_text((resources.files("kanrun.study.page") / "network.js").read_text())
     code = (
@@ -220,5 +261,5 @@ def test_the_script_computes_what_the_engine_computes(products: tuple[int, ...],
         "console.log(JSON.stringify(cases.map(c => c.x.map(x => kan.predict(c.model, x)))))"
     )
     done = subprocess.run([node, "-e", code], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
-    for spec, found, wanted in zip([*SPECS, "field"], json.loads(done.stdout), expected, strict=True):
+    for spec, found, wanted in zip([*SPECS, "field", *ACTIVATIONS], json.loads(done.stdout), expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-9, err_msg=str(spec))

@@ -85,6 +85,9 @@ def _section(run: Run, sources: list[str], room: int) -> str:
     for living in living_of(single):
         source, content = f"living-{len(sources)}", _json(living)
         parts.append(_tag("h3", living["title"]))
+        if living["kind"] == "absent":
+            parts.append(_tag("p", living["said"]))
+            continue
         room -= len(content)
         if room < 0:
             parts.append(_tag("p", "It is not here, because the page would be too large: make one of fewer runs."))

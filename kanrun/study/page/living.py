@@ -14,6 +14,7 @@ from kanrun.runs import Checkpoint, Run
 Columns = Mapping[str, Sequence[Any]]
 Living = dict[str, Any]
 _SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
+_SHOWN = 2.0  # how far from 0 the edges of an MLP are drawn, in standard deviations of an input
 _RESUME_NAME = re.compile(r"resume-\d+-\d+")
 
 
@@ -37,10 +38,12 @@ def living_of(run: Run, limits: PageLimits = PageLimits()) -> Iterator[Living]:
 
 
 def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str = "") -> Living:
-    """A stored KAN as network.js evaluates it.
+    """A stored KAN or MLP as network.js evaluates it.
 
     Raises KeyError for a network of another kind, ValueError for shapes that do not fit each other.
     """
+    if description["kind"] == "mlp":
+        return {"layers": _dense_layers(description, arrays, prefix), "products": []}
     layers = []
     for number, each in enumerate(description["layers"]):
         spec, at = each["edges"], f"{prefix}layers.{number}."
@@ -61,6 +64,22 @@ def network_values(description: Mapping[str, Any], arrays: Mapping[str, Any], pr
         })  # fmt: skip
     products = [int(count) for count in description.get("products", ())]
     return {"layers": layers, "products": products + [0] * (len(layers) - len(products))}
+
+
+def _dense_layers(description: Mapping[str, Any], arrays: Mapping[str, Any], prefix: str) -> list[Living]:
+    """Linear layers as edges w x, the base function identity of weight w, and nodes with a bias and an activation."""
+    layers, count = [], len(description["shape"]) - 1
+    for number in range(count):
+        weights, biases = (arrays[f"{prefix}linear.{number}.{name}"] for name in ("weight", "bias"))
+        none = [[0.0] * weights.shape[1]] * weights.shape[0]
+        ends = [-_SHOWN, -_SHOWN, _SHOWN, _SHOWN]  # of a degree of 1, for what is drawn of an edge
+        layers.append({
+            "degree": 1, "base": "identity", "extrapolation": "linear", "baseGoesOn": True,
+            "knots": [ends] * weights.shape[1], "coefficients": [[[0.0, 0.0]] * weights.shape[1]] * weights.shape[0],
+            "baseWeight": weights.tolist(), "splineWeight": none, "bias": biases.tolist(),
+            "activation": str(description["activation"]) if number < count - 1 else "identity",
+        })  # fmt: skip
+    return layers
 
 
 def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
@@ -87,10 +106,37 @@ def _networks(run: Run, limits: PageLimits) -> Iterator[Living]:
     if found or not models:
         return
     stored = run.checkpoint(models[0])
+    title, network = f"The network {models[0]}", stored.meta["network"]
     if _size(stored) > limits.numbers:
+        yield {"kind": "absent", "title": title, "said": f"It has {_size(stored)} numbers, too many for a page."}
         return
-    stages = [{"label": "", "model": model_values(stored.meta["network"], stored)}]
-    yield _network(f"The network {models[0]}", stored.meta, stages, _test_points(run, models[0], stored.meta, limits))
+    points = _test_points(run, models[0], stored.meta)
+    try:
+        if network["kind"] == "windows":
+            stages = _windows(network, stored, points, limits)
+            yield _network(title, stored.meta, stages, points) | {"slider": "window"}
+        else:
+            stages = [{"label": "", "model": model_values(network, stored)}]
+            yield _network(title, stored.meta, stages, _thinned(points, limits.points))
+    except KeyError:
+        what = "a solution with conditions=hard" if "hard" in str(network) else f"a model of kind {network['kind']}"
+        yield {"kind": "absent", "title": title, "said": f"The page cannot evaluate {what}; its figures show it."}
+
+
+def _windows(description: Mapping[str, Any], stored: Checkpoint, points: Living, limits: PageLimits) -> list[Living]:
+    """A stage for each window of time, with the test points in it."""
+    stages = []
+    for number, field in enumerate(description["fields"]):
+        prefix = f"fields.{number}."
+        box = stored.arrays[f"{prefix}box"].tolist()
+        low, high = box[-1]
+        inside = [i for i, x in enumerate(points["x"]) if (low < x[-1] or not number) and x[-1] <= high]
+        part = {name: [values[i] for i in inside] for name, values in points.items()}
+        stages.append({
+            "label": f"{stored.meta['inputs'][-1]} from {low:.4g} to {high:.4g}", "domain": box,
+            "model": model_values(field, stored, prefix), "points": _thinned(part, limits.points),
+        })  # fmt: skip
+    return stages
 
 
 def model_values(description: Mapping[str, Any], stored: Checkpoint, prefix: str = "") -> Living:
@@ -121,7 +167,7 @@ def _size(stored: Checkpoint) -> int:
     return sum(array.size for array in stored.arrays.values())
 
 
-def _test_points(run: Run, model: str, meta: Mapping[str, Any], limits: PageLimits) -> Living:
+def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
     """Of the predictions, or of the table of a solution, whose truth may not be known."""
     table = run.columns("predictions")
     inputs, outputs = ([f"{kind}:{name}" for name in meta[f"{kind}s"]] for kind in ("input", "output"))
@@ -134,12 +180,13 @@ def _test_points(run: Run, model: str, meta: Mapping[str, Any], limits: PageLimi
         inputs, outputs = list(meta["inputs"]), [f"{name} true" for name in meta["outputs"]]
     if not all(table.get(name) for name in inputs + outputs):
         return {"x": [], "y": []}
-    step = max(1, -(-len(table[inputs[0]]) // limits.points))
-    x, y = (
-        [list(row) for row in zip(*(table[name][::step] for name in names), strict=True)] for names in (inputs, outputs)
-    )
+    x, y = ([list(row) for row in zip(*(table[name] for name in names), strict=True)] for names in (inputs, outputs))
     whole = [i for i in range(len(x)) if None not in x[i] and None not in y[i]]
     return {"x": [x[i] for i in whole], "y": [y[i] for i in whole]}
+
+
+def _thinned(points: Living, most: int) -> Living:
+    return {name: _thin(values, most) for name, values in points.items()}
 
 
 def _curves(run: Run, _: PageLimits) -> Iterator[Living]:

@@ -91,8 +91,10 @@ const kan = (() => {
     return y;
   }
 
+  // The sums of a layer; nodes of an MLP have a bias and an activation.
   function layerValues(layer, x) {
-    return layer.coefficients.map((row, o) => row.reduce((sum, _, i) => sum + edge(layer, o, i, x[i]), 0));
+    const sums = layer.coefficients.map((row, o) => row.reduce((sum, _, i) => sum + edge(layer, o, i, x[i]), 0));
+    return layer.bias ? sums.map((sum, o) => bases[layer.activation][0](sum + layer.bias[o])) : sums;
   }
 
   // The last 2 m sums of a layer are the factors of m products.

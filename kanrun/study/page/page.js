@@ -124,9 +124,14 @@
     const edgePlot = new Plot(two, "edge"), resultPlot = new Plot(two, "prediction");
     const own = make("div", {}, two);
     const inputs = ownInputs();
-    const points = data.points;
+    let points = data.points, domain = data.domain;  // of a window of time, where there are several
 
-    function reset() { model = structuredClone(data.stages[stage].model); draw(); }
+    function reset() {
+      model = structuredClone(data.stages[stage].model);
+      points = data.stages[stage].points || data.points;
+      domain = data.stages[stage].domain || data.domain;
+      draw();
+    }
     function size(l, o, i) {
       const layer = model.layers[l], [low, high] = kan.ends(layer, i), values = range(low, high, 21).map(x => kan.edge(layer, o, i, x));
       const mean = values.reduce((a, b) => a + b) / values.length;
@@ -183,6 +188,10 @@
       const [first, last] = seen(l, i), inside = xs.map(x => x >= first && x <= last);
       edgePlot.line(xs, ys, "unseen");
       edgePlot.line(xs.filter((_, k) => inside[k]), ys.filter((_, k) => inside[k]), "curve");
+      if (layer.bias) {  // the line w x of an MLP, by its end
+        const w = layer.baseWeight[o];
+        edgePlot.handles([[high, w[i] * high]], "end of the line", (_, x, y) => { w[i] = y / high; drawEdge(); drawResult(); });
+      }
       if (!few || weight === 0) return;
       edgePlot.line(places, c.map(v => weight * v), "polygon");
       edgePlot.handles(places.map((x, k) => [x, weight * c[k]]), "control point", (k, _, y) => { c[k] = y / weight; drawEdge(); drawResult(); });
@@ -199,7 +208,7 @@
       }
       error.textContent = !truth.length ? "" : `RMSE on ${values.length} test points: ${shown(rmse(values.flatMap((v, k) => v.map((y, o) => y - truth[k][o]))))}`;
       if (data.inputs.length === 1) {
-        const [low, high] = data.domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
+        const [low, high] = domain[0], xs = range(low, high, 301), ys = xs.map(x => kan.predict(model, [x])[0]);
         resultPlot.begin(xs, [...ys, ...truth.map(y => y[0])], `${data.outputs[0]} over ${data.inputs[0]}; dots: truth`);
         resultPlot.dots(points.x.map(x => x[0]), truth.map(y => y[0]), "data", 2);
         resultPlot.line(xs, ys);
@@ -214,7 +223,7 @@
       if (data.coded) { make("p", {}, own, "Own inputs need the encoding of the table: kanrun predict takes them."); return {update() {}}; }
       make("h3", {}, own, "Own inputs");
       const fields = data.inputs.map((name, j) => {
-        const [low, high] = data.domain[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
+        const [low, high] = (data.stages[stage].domain || data.domain)[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
         const number = make("input", {type: "number", step: "any", value: Number(((low + high) / 2).toPrecision(4)), "aria-label": name}, label);
         number.addEventListener("input", update);
         return number;
@@ -222,8 +231,9 @@
       const output = make("p", {class: "number", role: "status"}, own);
       function update() {
         const x = fields.map(field => Number(field.value)), y = kan.predict(model, x), names = data.classes || data.outputs;
-        const outside = x.some((v, j) => v < data.domain[j][0] || v > data.domain[j][1]);
-        output.textContent = names.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? " (outside the trained range)" : "");
+        const outside = x.some((v, j) => v < domain[j][0] || v > domain[j][1]);
+        const range = data.stages[stage].domain ? "window" : "trained range";
+        output.textContent = names.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? ` (outside the ${range})` : "");
       }
       return {update};
     }
