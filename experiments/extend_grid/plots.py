@@ -35,6 +35,7 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     several = first["shape"].nunique() > 1
     positive = first[["train_rmse", "test_rmse"]].to_numpy(float)
     positive = positive[np.isfinite(positive) & (positive > 0)]
+    beyond: dict[str, None] = {}
     for panel, ((shape, schedule), rows) in zip(panels, groups, strict=True):
         steps = np.arange(1, len(rows) + 1)
         for split in ("train", "test"):
@@ -44,13 +45,14 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
             panel.set_ylim(positive.min() / 2, positive.max() * 3)
         panel.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         _mark_grids(panel, steps, rows)
-        _mark_crossings(panel, steps, rows, stages[(stages["shape"] == shape) & (stages["schedule"] == schedule)])
+        own = stages[(stages["shape"] == shape) & (stages["schedule"] == schedule)]
+        beyond |= dict.fromkeys(_mark_crossings(panel, steps, rows, own))
     for panel in panels[-3:]:
         panel.set_xlabel("step")
     for panel in panels[::3]:
         panel.set_ylabel("RMSE")
     network = "" if several else f"{shape_name(first['shape'].iloc[0])}; "
-    say_above(figure, f"{network}above each stage: its grid intervals $G$")
+    say_above(figure, "\n".join([f"{network}above each stage: its grid intervals $G$", *beyond]))
     legend_of_all(figure, panels, ncols=2)
     return figure
 
@@ -70,13 +72,14 @@ def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> No
         panel.annotate(text, place, xycoords=("data", "axes fraction"), fontsize=6.5, color=GREY, **near)
 
 
-def _mark_crossings(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame) -> None:
+def _mark_crossings(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame, stages: DataFrame) -> Iterator[str]:
+    """Mark the steps; yield a remark on each mark that no grid reaches."""
     for at, text, look in _marks(stages):
         past = np.flatnonzero(rows["intervals"].to_numpy() >= at)
         if len(past):
             panel.axvline(steps[past[0]], zorder=0, label=f"from here on {text.replace(' = ', ' ≥ ')}", **look)
         else:
-            panel.plot([], [], label=f"{text}: not before $G = {at:g}$", **look)
+            yield f"{text}: not before $G = {at:g}$"
 
 
 @styled
@@ -85,6 +88,7 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
     shapes = list(stages["shape"].unique())
     figure = new_figure(2.7 * len(shapes) + 1.0)
     axes = grid_of_axes(figure, len(shapes), 2)
+    beyond: dict[str, None] = {}
     for row, shape in zip(axes, shapes, strict=True):
         rows = stages[stages["shape"] == shape]
         for panel, name in ((row[0], "test_rmse"), (row[1], "test_root_median_square")):
@@ -95,7 +99,7 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                 panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
             _log_log(panel, (rows[rows["compared"]] if rows["compared"].any() else rows)["intervals"])
             panel.set_title(shape_name(shape))
-            _mark_thresholds(panel, rows, shape if len(shapes) > 1 else "")
+            beyond |= dict.fromkeys(_mark_thresholds(panel, rows, shape if len(shapes) > 1 else ""))
         if published is not None:
             known = published[published["shape"] == shape].drop_duplicates("intervals")
             for column, marker, label in (("paper", "x", "paper, Figure 2.3"), ("pykan", "+", "pykan 0.2.8")):
@@ -103,7 +107,7 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                     row[0].plot(known["intervals"], known[column], marker, color=BLACK, ms=5, label=label, zorder=4)
         row[0].set_ylabel("test RMSE")
         row[1].set_ylabel("root of the median square")
-    say_above(figure, BANDS)
+    say_above(figure, "\n".join([BANDS, *beyond]))
     legend_of_all(figure, [row[0] for row in axes], ncols=3)
     return figure
 
@@ -197,6 +201,7 @@ def overfit(stages: DataFrame) -> Figure:
     figure = new_figure(3.2, WIDTH if len(levels) > 1 else 4.4)
     panels = figure.subplots(1, len(levels), squeeze=False)[0]
     looks = ((True, "with penalty", "o-", CYCLE[0]), (False, "without penalty", "s--", CYCLE[1]))
+    beyond: dict[str, None] = {}
     for panel, (noise, rows) in zip(panels, levels, strict=True):
         for penalised, label, style, colour in looks:
             some = rows[(rows["start"] == "warm") & (rows["penalised"] == penalised)]
@@ -208,12 +213,12 @@ def overfit(stages: DataFrame) -> Figure:
         if len(alone):
             label = "without penalty, from scratch: test"
             panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label=label)
-        _mark_thresholds(panel, rows)
+        beyond |= dict.fromkeys(_mark_thresholds(panel, rows))
         _log_log(panel, stages["intervals"])
         level = f"{100 * noise:.3g} % noise" if noise else "exact"
         panel.set_title(f"{stages['train_points'].iloc[0]} points, {level}")
     panels[0].set_ylabel("RMSE")
-    say_above(figure, BANDS)
+    say_above(figure, "\n".join([BANDS, *beyond]))
     legend_of_all(figure, panels, ncols=2)
     return figure
 
@@ -231,14 +236,14 @@ def _marks(stages: DataFrame) -> Iterator[tuple[float, str, dict[str, Any]]]:
             yield float(at), text, look
 
 
-def _mark_thresholds(panel: Axes, rows: DataFrame, shape: str = "") -> None:
-    """Both marks on an axis of G; `shape` is named with what is too far to be drawn, which differs between shapes."""
+def _mark_thresholds(panel: Axes, rows: DataFrame, shape: str = "") -> Iterator[str]:
+    """Draw both marks on an axis of G; yield a remark on each that is too far, with its `shape`."""
     for at, text, look in _marks(rows):
         if at <= FARTHEST * rows["intervals"].max():
             panel.axvline(at, zorder=0, label=text, **look)
         else:
             whose = f" for {shape_name(shape)}" if shape else ""
-            panel.plot([], [], label=f"{text}: at $G = {at:g}${whose}", **look)
+            yield f"{text}: at $G = {at:g}${whose}"
 
 
 def _points_at(stages: DataFrame, name: str, intervals: float) -> float:
