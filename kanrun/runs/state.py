@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,9 +24,9 @@ def unfinished(run: Run) -> Iterator[str]:
     status = run.status
     if status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"} and not _failed(run):
         return
-    again = f"`kanrun runs resume {run.name}`"
+    path = os.path.relpath(run.path)  # also of other outputs than the ones that a name is looked for in
     if status == "NOT BEGUN":
-        yield f"it never began; `kanrun runs resume {run.name.rpartition('/')[0]}` runs it with the rest of its sweep"
+        yield f"it never began; `kanrun runs resume {os.path.dirname(path)}` runs it with the rest of its sweep"
         return
     try:
         manifest = run.manifest
@@ -41,7 +42,7 @@ def unfinished(run: Run) -> Iterator[str]:
         parts.append(f"{begun} continue{'s' if begun == 1 else ''} from the last checkpoint")
     if (rest := total - finished - begun) > 0:
         parts.append("it starts again" if total == 1 else f"{rest} start{'s' if rest == 1 else ''} anew")
-    yield f"{again}: {', '.join(part for part in parts if part)}"
+    yield f"`kanrun runs resume {path}`: {', '.join(part for part in parts if part)}"
 
 
 def swept(run: Run) -> list[dict[str, Any]]:
@@ -65,7 +66,8 @@ def _sweep_left(run: Run) -> Iterator[str]:
     left = [job for job in run.jobs if job.status != Status.COMPLETED or _failed(job)]
     if left:
         done = len(run.jobs) - len(left)
-        yield f"`kanrun runs resume {run.name}`: {done} of {len(run.jobs)} jobs are complete and kept, the others run"
+        again = f"`kanrun runs resume {os.path.relpath(run.path)}`"
+        yield f"{again}: {done} of {len(run.jobs)} jobs are complete and kept, the others run"
 
 
 def _failed(run: Run) -> bool:

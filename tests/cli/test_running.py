@@ -141,7 +141,8 @@ def test_a_sweep_is_listed_and_interrupted_again_and_goes_on_elsewhere(kanrun: C
     listed = [run["status"] for run in json.loads(kanrun("runs", "list", "--json").out)]
     assert listed == ["INTERRUPTED (0 of 3 jobs)"]
     assert (
-        "`kanrun runs resume fit/v0001`: 0 of 3 jobs are complete and kept" in kanrun("runs", "show", "fit/v0001").out
+        "`kanrun runs resume outputs/fit/v0001`: 0 of 3 jobs are complete and kept"
+        in kanrun("runs", "show", "fit/v0001").out
     )
     alone = kanrun("runs", "resume", "fit/v0001/1")
     assert alone.code == 2
