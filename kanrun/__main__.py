@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ def main() -> None:
         code = command()
     except KeyboardInterrupt:
         code = 130
+    gc.freeze()  # or all that libraries hold is searched for garbage, for a second, only to end
     try:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # while libraries are taken down, it would show their tracebacks
         sys.stdout.flush()
