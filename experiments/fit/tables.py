@@ -64,7 +64,10 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Ta
             "take model=kan."
         )
     shapes = _shapes(model, problem)
-    policy = TablePolicy(pairs=model.pairs, extrapolation=model.extrapolation, folds=model.folds, shapes=shapes)
+    policy = TablePolicy(
+        pairs=model.pairs, extrapolation=model.extrapolation, shapes=shapes,
+        folds=0 if model.selection == "evidence" else model.folds, one_fold=model.selection == "validation",
+    )  # fmt: skip
     return TableFitting(cfg, problem, policy)
 
 
@@ -183,7 +186,8 @@ def _summary(
         held = fitted.folds.values
         inside = ~np.isnan(held[:, 0])
         summary[f"cv_{loss}"] = checked.mean()
-        summary[f"cv_{loss}_spread"] = checked.spread()
+        if len(checked.losses[OURS]) > 1:
+            summary[f"cv_{loss}_spread"] = checked.spread()
         name, quality = _quality(held[inside], train.y[inside], classes)
         summary[f"cv_{name}"] = quality
     if dataset.test is not None and len(dataset.test):

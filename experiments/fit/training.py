@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kanrun.config import FitConfig
@@ -50,7 +50,8 @@ def make_fit(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Target 
     """
     check_bounds(cell)
     cfg = with_cell(cfg, cell)
-    problem = make_problem(cfg, target or cfg.target, cfg.sampling, seed)
+    held = 0.0 if vars(cfg.model).get("selection") == "evidence" else cfg.sampling.validation
+    problem = make_problem(cfg, target or cfg.target, replace(cfg.sampling, validation=held), seed)
     plan, why = make_plan(cfg.model, cfg.solver, problem)
     return Fit(cfg, problem, plan, why, factory(cfg.model, problem, plan.solver))
 

@@ -13,7 +13,7 @@ import typer
 from kanrun.cli.completion import complete_override
 from kanrun.cli.help import ExperimentCommand
 from kanrun.config.former import rename_override
-from kanrun.config.registry import ExperimentKind, with_table_model
+from kanrun.config.registry import ExperimentKind, with_group, with_table_model
 
 
 class Shown(StrEnum):
@@ -101,7 +101,7 @@ def add_experiment(app: typer.Typer, experiment: ExperimentKind) -> None:
         from kanrun.launch import Request, launch
         from kanrun.launch.quoting import hydra_words
 
-        renamed = [rename_override(word) for word in overrides or ()]
+        renamed = [rename_override(with_group(experiment, word)) for word in overrides or ()]
         for _, warning in renamed:
             if warning is not None:
                 print(f"kanrun: {warning}", file=sys.stderr)

@@ -45,6 +45,12 @@ class KANConfig:
     )  # fmt: skip
     update_grid: bool = setting(True, "whether hidden grids follow the range of what reaches them")
     frozen_scales: bool = setting(False, "whether w_b and w_s stay where they start")
+    selection: str = setting(
+        "validation",
+        "what chooses the weight of the smoothness penalty: points held out (sampling.validation), or the evidence of "
+        "all training points, for noisy data (solver=lm)",
+        choices=("validation", "evidence"),
+    )
     kind: str = "kan"
 
 
@@ -120,7 +126,13 @@ class AutoConfig:
         {}, "inputs whose effect only goes up or down, such as {age: up}", choices=("up", "down")
     )
     curvature: dict[str, str] = setting({}, "inputs whose effect is convex or concave", choices=("convex", "concave"))
-    folds: int = setting(5, "folds of the cross-validation; 0 leaves it out", minimum=0)
+    selection: str = setting(
+        "cv",
+        "what chooses among candidates, and errors are measured on: each of the folds left out, one of them "
+        "(validation), or rows left out one by one in closed form (evidence)",
+        choices=("cv", "validation", "evidence"),
+    )
+    folds: int = setting(5, "folds of the cross-validation", minimum=2)
     baselines: bool = setting(True, "whether mean, ridge and boosting are cross-validated on the same folds")
     kind: str = "auto"
 

@@ -219,6 +219,19 @@ def _declares(table: Kinds[Any], kind: type[Kind], builder: str, more: Mapping[s
 _TRAINING = ("model", "solver", "study", "precision", "suite")
 
 
+def with_group(experiment: ExperimentKind, word: str) -> str:
+    """An override with the group of its key before it, where one group of the experiment has it: model.folds=5."""
+    signs = word[: len(word) - len(word.lstrip("+~"))]
+    key = word.removeprefix(signs).partition("=")[0]
+    own = experiment.settings.__dataclass_fields__
+    if key in own or key in GROUPS or not key.isidentifier():
+        return word
+    kinds = {name: [kind.settings for kind in group.values()] for name, group in GROUPS.items()}
+    kinds["sampling"] = [type(own["sampling"].default_factory())] if "sampling" in own else []
+    found = [name for name in kinds if name in own and any(key in one.__dataclass_fields__ for one in kinds[name])]
+    return f"{signs}{found[0]}.{word.removeprefix(signs)}" if len(found) == 1 else word
+
+
 def with_table_model(experiment: ExperimentKind, words: Sequence[str]) -> list[str]:
     """The overrides with the model that `experiment` takes for tables.
 

@@ -74,7 +74,7 @@ class _KANEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstim
         given = {"hidden": self.hidden, "intervals": self.intervals, "degree": self.degree, "steps": self.steps}
         settings = {key: value for key, value in given.items() if value is not None} | dict(self.settings or {})
         if self.model == "auto" and len(y) < FEWEST_ROWS:  # too few to leave some of them out
-            settings = {"folds": 0, **settings}
+            settings = {"selection": "evidence", **settings}
         sampling = SamplingConfig(train=None, test=0, validation=self.validation)
         seed = self.random_state
         if not isinstance(seed, int | np.integer):

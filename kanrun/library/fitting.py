@@ -148,7 +148,7 @@ def configuration(
         automatic = {one.name for one in fields(AutoConfig)} | points | whole - {"precision"}
         model = "auto" if table and solver is None and settings.keys() <= automatic else "kan"
     if model == ADDITIVE:
-        model, settings = "auto", {"pairs": False, "folds": 0, **settings}
+        model, settings = "auto", {"pairs": False, "selection": "evidence", **settings}
     chosen, trained = MODELS.find(model, "model").settings(), SOLVERS.find(solver or "auto", "solver").settings()
     if isinstance(chosen, AutoConfig):
         chosen.baselines = False

@@ -169,8 +169,14 @@ def make_plan(
         name, why = choose_solver(_work(model, shape, problem, policy), problem.data.task)
         if name == "lm" and problem.domain.element_size() < 8:
             name, why = "lbfgs", "lbfgs: second-order steps need float64."
+    if vars(model).get("selection") == "evidence" and name != "lm":
+        raise UsageError(
+            f"model.selection=evidence is for solver=lm, and solver={name} trains here; leave it at validation."
+        )
     known = {field.name for field in fields(Plan)}
     settings = {"update_grid": False, **vars(model), **vars(solver)}
+    if settings.get("selection") == "evidence":
+        settings["select_width"] = False  # whose choice needs points that are held out
     if settings.get("freeze_unseen") and name != "lm" and not settings.get("frozen_scales", True):
         why += (
             " solver.freeze_unseen holds coefficients and w_b; w_s moves the function unless model.frozen_scales=true."

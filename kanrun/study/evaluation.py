@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training import Smoothing, predict
-from kanrun.engine.training.data import mean_loss, output_scale
-from kanrun.engine.training.data_fitting import data_factor, rowwise
+from kanrun.engine.training.data import mean_loss
+from kanrun.engine.training.evidence import determined
 from kanrun.runs.records import Note, Table, Value
 from kanrun.study.problem import LearningProblem
 from kanrun.targets import Dataset, Points, constant, root_mean_square
@@ -101,25 +100,15 @@ def doubts(r2: Value, points: str) -> Iterator[Note]:
 
 
 def effective_parameters(network: Network, problem: LearningProblem, smoothing: Smoothing) -> float | None:
-    """Effective degrees of freedom tr((G + P)^+ G): how many of the parameters the training points determine.
+    """Effective degrees of freedom: how many of the parameters the training points determine.
 
-    G = J'J of the outputs on the training points and P the smoothness penalty, scaled as in second-order training
-    (Hastie, Tibshirani, Friedman, The Elements of Statistical Learning, eq. 5.16). None for classes and where the
-    matrices would be large.
+    None for classes and where the matrices would be large.
     """
     samples = problem.data.everything
     unknowns = network.get_unknowns().numel()
     if problem.dataset.classes or unknowns > MOST_UNKNOWNS or unknowns * len(samples) * problem.outputs > MOST_NUMBERS:
         return None
-    exact = deepcopy(network).double()
-    factor = rowwise(data_factor(samples, output_scale(samples, "regression")))
-    gram = exact.linearise(samples.x.double())[1].scaled(factor).gram()
-    whole = gram.clone()
-    if len(rows := smoothing.rows(exact)):
-        rows.add_gram(whole)
-    values, vectors = torch.linalg.eigh(whole)
-    kept = values > values[-1] * unknowns * torch.finfo(values.dtype).eps
-    return float((((vectors.T @ gram) * vectors.T).sum(1)[kept] / values[kept]).sum())
+    return determined(network, samples, smoothing).effective
 
 
 def linear_rmse(problem: LearningProblem) -> float | None:

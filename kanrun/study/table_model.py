@@ -51,9 +51,9 @@ class TablePolicy:
     nearer than `pure` to 0 or 1 one stack stands alone. Logits are multiplied by the factor where it is lowest, with a
     normal prior of deviation 1 for its logarithm. The linear model is taken where the loss is lower for the blend by
     less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a table of more
-    than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out alone; with
-    `folds` below 2 rows are left out one by one only. `robust` was chosen on both sets of tables of `kanrun bench
-    part=tables`.
+    than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out alone, as with
+    `one_fold`; with `folds` below 2 rows are left out one by one only. `robust` was chosen on both sets of tables of
+    `kanrun bench part=tables`.
     """
 
     evidence: EvidencePolicy = field(default_factory=EvidencePolicy)
@@ -63,6 +63,7 @@ class TablePolicy:
     shapes: tuple[tuple[int, str], ...] = ()
     lottery: bool = True
     folds: int = 5
+    one_fold: bool = False
     robust: float = 1.75
     pure: float = 0.1
     simpler: float = 0.5
@@ -203,7 +204,7 @@ def _fitted(points: Points, classes: int | None, policy: TablePolicy, seed: int)
     every = {one.name: one for one in _candidates(points, classes, policy)}
     predictions, inside, folds = [{name: one.left_out for name, one in every.items()}], np.arange(len(points)), None
     if policy.folds > 1 and len(points) >= 2 * policy.folds:
-        if len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
+        if policy.one_fold or len(points) * (classes or 1) * points.x.shape[1] ** 2 > policy.fold_work:
             policy = replace(policy, most_rows=0)
         found, number, seconds = _without_folds(points, classes, policy, seed, every)
         if (number >= 0).any():  # else the time was up before

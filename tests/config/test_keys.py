@@ -10,6 +10,7 @@ from kanrun.cli.app import main
 from kanrun.cli.completion import completions
 from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import keys_of
+from kanrun.config.registry import with_group
 
 
 def test_every_key_of_every_command_has_a_sentence_and_a_type() -> None:
@@ -50,3 +51,12 @@ def test_tab_offers_the_values_of_a_key() -> None:
     values = next(key.choices for key in keys_of("fit") if (key.path, key.where[0]) == ("model.base", "model=kan"))
     assert completions("fit", [], "model.base=") == [f"model.base={value}" for value in sorted(values)]
     assert completions("fit", [], "model.frozen_scales=t") == ["model.frozen_scales=true"]
+
+
+def test_a_key_that_one_group_alone_has_needs_no_group() -> None:
+    fit, written = (
+        EXPERIMENTS["fit"],
+        ["folds=5", "selection=cv", "noise=0.1", "seed=1", "kind=kan", "target=x", "+x.y=1"],
+    )
+    grouped = ["model.folds=5", "model.selection=cv", "sampling.noise=0.1", *written[3:]]
+    assert [with_group(fit, word) for word in written] == grouped

@@ -94,12 +94,12 @@ def test_arrays_tensors_and_frames_are_the_same_data(automatic: Model) -> None:
         (X.tolist(), Y.tolist()),
         ({"a": X[:, 0], "b": X[:, 1]}, Y),
     ):
-        np.testing.assert_array_equal(fit(x, y, folds=0).predict(X), expected)
+        np.testing.assert_array_equal(fit(x, y, selection="evidence").predict(X), expected)
     np.testing.assert_array_equal(automatic.predict(FRAME[["mass", "length"]]), expected)
     assert automatic.predict(X[0]) == pytest.approx(expected[0], rel=1e-12)
     with pytest.raises(ValueError, match="no column 'mass'"):
         automatic.predict(FRAME.rename(columns={"mass": "Mass"}))
-    several = fit(X, np.stack([Y, -Y], 1), folds=0)
+    several = fit(X, np.stack([Y, -Y], 1), selection="evidence")
     assert several.outputs == ("y0", "y1")
     assert several.predict(X).shape == (80, 2)
 
@@ -108,7 +108,7 @@ def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
     kind = np.where(np.arange(80) % 2 == 0, "steel", "wood")
     frame = FRAME.assign(kind=kind)
     frame.loc[5, "mass"] = np.nan
-    model = fit(frame, Y + 2.0 * (kind == "wood"), folds=0)
+    model = fit(frame, Y + 2.0 * (kind == "wood"), selection="evidence")
     assert model.inputs == ("length", "mass", "mass is missing", "kind=wood")
     assert model.score(frame, Y + 2.0 * (kind == "wood")) > 0.98
     point = frame.iloc[[7]]
@@ -117,10 +117,10 @@ def test_text_and_missing_values_of_a_frame_are_encoded() -> None:
 
 def test_classes_keep_their_labels() -> None:
     labels = np.where(np.median(Y) < Y, "high", "low")
-    model = fit(X, labels, folds=0)
+    model = fit(X, labels, selection="evidence")
     assert model.classes == ("high", "low")
     assert model.score(X, labels) > 0.9
-    numbers = fit(X, (np.median(Y) < Y).astype(int) * 5, task="classification", folds=0)
+    numbers = fit(X, (np.median(Y) < Y).astype(int) * 5, task="classification", selection="evidence")
     assert set(numbers.predict(X)) == {0, 5}
     np.testing.assert_allclose(numbers(X[:4]).sum(1), 1)
 
@@ -274,15 +274,15 @@ def test_what_does_not_fit_is_one_sentence(name: str) -> None:
 
 def test_constant_columns_and_float16_data_are_no_obstacle() -> None:
     with_constant = np.column_stack([X, np.ones(80)])
-    model = fit(with_constant, Y, folds=0)
+    model = fit(with_constant, Y, selection="evidence")
     assert model.score(with_constant, Y) > 0.99
     assert any("constant" in note for note in model.notes)
-    assert fit(X.astype(np.float16), Y, folds=0).score(X, Y) > 0.99
+    assert fit(X.astype(np.float16), Y, selection="evidence").score(X, Y) > 0.99
 
 
 @pytest.mark.slow
 def test_the_formula_behind_a_model() -> None:
-    model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), folds=0)
+    model = fit(X[:, :1], 2 * np.sin(3 * X[:, 0]), selection="evidence")
     found = kanrun.interpret(model, budget=5.0)
     assert found.formula is not None
     assert "$" in found._repr_html_()

@@ -13,6 +13,7 @@ from torch import Generator, Tensor
 from kanrun.engine.networks import Network, Regridded
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
 from kanrun.engine.training.data_fitting import Smoothing
+from kanrun.engine.training.evidence import likelier_weight
 from kanrun.engine.training.first_order import carry
 from kanrun.engine.training.plan import PenaltyPolicy, Plan
 from kanrun.engine.training.solver_run import Best, Clock, Memory, Solver, SolverRun, Step, StepLog, make_solver
@@ -104,6 +105,21 @@ class PenaltySearch:
             self.best, self.smoothing = reached, smoothing
         return helped, reached.error
 
+    def evidence(self) -> Events[Step, None, float]:
+        """Weights of larger and larger evidence; returns the error of new points over the training error, expected."""
+        policy, network, inflation = self.policy, self.best.network, 1.0
+        for _ in range(policy.evidence_updates):
+            weight, inflation = likelier_weight(network, self.data.train, self.smoothing)
+            if max(weight / self.smoothing.weight, self.smoothing.weight / weight) < policy.settled or time_is_up():
+                break
+            self.smoothing = replace(self.smoothing, weight=max(weight, policy.smallest))
+            solver = make_solver(deepcopy(network), self.data, self.plan, self.smoothing, self.generator)
+            run = SolverRun(solver, policy.evidence_steps, self.plan, self.data)
+            yield from run.run(Best(network, 0.0), self.log)
+            network = solver.network
+        self.best = Best(network, measure(network, replace(self.data, test=None)).train * inflation)
+        return inflation
+
     def _trained(self, network: Network, smoothing: Smoothing, steps: int) -> Events[Step, None, Best]:
         """The best network of some steps from `network`, its own error left out of account."""
         solver = make_solver(network, self.data, self.plan, smoothing, self.generator)
@@ -136,6 +152,12 @@ class Stage:
     transfer: GridTransfer
     random: Tensor  # the generator's state
     memory: Memory = field(default_factory=dict)  # of the solver, at its end
+    inflation: float = 1.0  # the expected error of new points over the training error, where nothing is held out
+
+    @property
+    def selected(self) -> float:
+        """The error that grids are compared by."""
+        return self.errors.selected * self.inflation
 
 
 @dataclass(frozen=True)
@@ -179,7 +201,7 @@ class GridTraining:
     @property
     def lowest(self) -> float:
         """The lowest validation error of a stage."""
-        return min((stage.errors.selected for stage in self.stages), default=inf)
+        return min((stage.selected for stage in self.stages), default=inf)
 
     def advance(
         self, intervals: int | None, *, tries: int, snapshot: Snapshot | None = None
@@ -194,11 +216,13 @@ class GridTraining:
         else:
             run, best, transfer = self._resumed(snapshot)
         yield from self._run(run, best, log, transfer)
-        solver, policy = run.solver, self.plan.policy.penalty
+        solver, policy, inflation = run.solver, self.plan.policy.penalty, 1.0
         self.memory = carry(solver.memory(), solver.network, best.network)
         if self.plan.solver == "lm" and self.plan.weight is None and policy.searches:
             search = PenaltySearch(best, self.smoothing, self.data, self.plan, self.generator, log)
-            if log.stage == 1:
+            if self.plan.selection == "evidence":
+                inflation, tries = (yield from search.evidence()), 0
+            elif log.stage == 1:
                 yield from search.smooth()
             if tries:
                 yield from search.search(self._budget(best.network), tries, run.settled)
@@ -206,7 +230,7 @@ class GridTraining:
         self.network = best.network
         stage = Stage(
             log.stage, best.network.intervals, best.network, measure(best.network, self.data), log.steps,
-            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), self.memory,
+            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), self.memory, inflation,
         )  # fmt: skip
         self.stages.append(stage)
         return stage

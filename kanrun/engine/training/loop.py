@@ -93,7 +93,7 @@ class _Training:
             stage = yield from training.advance(self.schedule[position], tries=tries, snapshot=snapshot)
             snapshot = None
             yield from self._shown([stage])
-        chosen = min(training.stages, key=lambda stage: stage.errors.selected)
+        chosen = min(training.stages, key=lambda stage: stage.selected)
         network = self._final_fit(chosen)
         if network.shape != (full := shape or self.create(self.generator).shape):
             network = network.padded(full)
@@ -103,7 +103,10 @@ class _Training:
     def _first(self) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
         """The training that continues, the shape asked for, and the events of the grids where it was selected."""
         network, plan = self.create(self.generator), self.plan
-        smoothing = Smoothing(plan.policy.penalty.first if plan.weight is None else plan.weight, plan.order)
+        penalty = plan.policy.penalty
+        smoothing = Smoothing(penalty.first if plan.weight is None else plan.weight, plan.order)
+        if plan.selection == "evidence" and plan.weight is None:
+            smoothing = Smoothing(penalty.evidence_first, penalty.rough_order)
         second_order = plan.solver == "lm"
         several = plan.starts > 1 or (second_order and self._settles(network))
         if network.fit_linear(self.data.train.x, self.data.train.y, self.data.train.roots) or not several:
@@ -177,7 +180,7 @@ class _Training:
             return True
         if not self.plan.stop_early:
             return False
-        policy, errors = self.plan.policy.grids, [stage.errors.selected for stage in training.stages]
+        policy, errors = self.plan.policy.grids, [stage.selected for stage in training.stages]
         if errors[-1] <= policy.rounding * baseline_error(self.data):
             return True
         helped = [i for i, error in enumerate(errors) if i == 0 or error < policy.helped * min(errors[:i])]

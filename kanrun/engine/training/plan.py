@@ -100,6 +100,12 @@ class PenaltyPolicy:
     rough_weights: tuple[float, ...] = tuple(10.0**-e for e in range(-1, 7))
     rough_steps: int = 8
     plateau: int = 2
+    #: By the evidence: second differences (`rough_order`) with this weight at the start, at most so many updates with
+    #: so many steps each, until the weight changes by less than the factor `settled`.
+    evidence_first: float = 1e-6
+    evidence_updates: int = 12
+    evidence_steps: int = 3
+    settled: float = 1.2
 
 
 @dataclass(frozen=True)
@@ -159,6 +165,7 @@ class Plan:
     starts: int = 1
     weight: float | None = None
     order: int | None = None  # of the smoothness penalty, by default degree + 2
+    selection: str = "validation"  # what chooses the weight and the grid: validation points, or the evidence
     select_width: bool = False
     sparsity: float = 0.0  # weight of the paper's penalty of large edges: LBFGS's and Adam's
     magnitude: str = "rms"  # of an edge there, or mean_abs as in the paper

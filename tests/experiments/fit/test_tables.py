@@ -175,7 +175,9 @@ def test_shapes_are_settings_by_the_name_of_the_input() -> None:
     frame = pd.DataFrame({"age": rng.uniform(20, 60, 60), "size": rng.normal(size=60)})
     y = np.sin(frame["age"] / 5) + frame["size"] + 0.3 * rng.normal(size=60)
     at = pd.DataFrame({"age": np.linspace(0, 80, 200), "size": 0.0})
-    free, kept = (fit(frame, y, folds=0, **words).predict(at) for words in ({}, {"monotone": {"age": "up"}}))
+    free, kept = (
+        fit(frame, y, selection="evidence", **words).predict(at) for words in ({}, {"monotone": {"age": "up"}})
+    )
     assert np.diff(free).min() < -0.01
     assert np.diff(kept).min() >= -1e-12
     with pytest.raises(UsageError, match="there is no input 'ages' whose shape could be kept; did you mean age"):
