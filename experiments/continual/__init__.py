@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kanrun.config import ContinualConfig, KANConfig
 from kanrun.errors import UsageError
 from kanrun.runs.records import Record
+from kanrun.watch import time_is_up
 
 if TYPE_CHECKING:
     from kanrun.experiments.continual.learners import Learner
@@ -99,6 +100,8 @@ def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Re
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
     place, tried = marks(cell, learner), []
     for number in range(cell["trials"]):
+        if number and time_is_up():
+            break
         trial = go_through(learner, cfg, sequence, number, seed)
         tried.append(trial)
         yield trial_row(place, trial)

@@ -32,6 +32,7 @@ from kanrun.engine.training import predict as outputs
 from kanrun.errors import TrainingFailed
 from kanrun.study.build import make_plan
 from kanrun.study.resources import generator
+from kanrun.watch import time_is_up
 
 #: A grid that follows the data reaches this share of their range beyond it.
 MARGIN = 0.02
@@ -95,7 +96,7 @@ def _budget(plan: Plan) -> int:
 
 
 def _learn(solver: Solver, budget: int, where: str) -> int:
-    """Train on one phase until the solver converges or its steps are spent; returns how many it took."""
+    """Train on one phase until the solver converges, or steps or time are spent; returns how many it took."""
     for step in range(1, budget + 1):
         try:
             loss = solver.step()
@@ -103,7 +104,7 @@ def _learn(solver: Solver, budget: int, where: str) -> int:
             raise TrainingFailed(f"{where}, step {step}: {error}") from error
         if not np.isfinite(loss):
             raise TrainingFailed(f"{where}, step {step}: the loss is not finite.")
-        if solver.converged:
+        if solver.converged or time_is_up():
             return step
     return budget
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from kanrun.study.experiment import Claims, Figures, Tables
 
+RESULTS = 24  # see `kanrun.study.experiment.Experiment`
+
 
 def cells(cfg: FitConfig) -> list[dict[str, Any]]:
     """One cell, or the suite's."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from kanrun.study.experiment import Claims, Figures, Tables
 
+RESULTS = 2  # of a suite, see `kanrun.study.experiment.Experiment`
+
 
 def cells(cfg: InterpretConfig) -> list[dict[str, Any]]:
     """One cell, or the suite's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, ParamSpec
 
@@ -166,3 +167,11 @@ def truths(column: pandas.Series[Any]) -> pandas.Series[bool]:
 
 def is_numeric(table: pandas.DataFrame, columns: Sequence[str]) -> bool:
     return all(table[name].dtype.kind in "fiub" for name in columns if name in table)
+
+
+def draw_small_figure() -> None:
+    """Draw a line as PNG and SVG to nowhere, as a measure of what drawing takes on this machine."""
+    figure = Figure(layout="constrained")
+    figure.subplots().plot([0, 1])
+    for form in ("png", "svg"):
+        figure.savefig(io.BytesIO(), format=form)

@@ -185,7 +185,8 @@ def fit_target(cfg: FitConfig, target: Target, *, additive: bool = False, progre
         policy = replace(prepared.policy, evidence=plain.evidence, lottery=plain.lottery, folds=plain.folds)
         prepared = replace(prepared, policy=policy)
     recorded, line = _Recorded(cfg.seed), _ProgressLine()
-    limit = None if cfg.max_seconds is None else TimeLimit(cfg.max_seconds, time.process_time()).end
+    seconds = cfg.max_seconds
+    limit = None if seconds is None else TimeLimit(seconds, time.process_time(), results=0.0, program=0.0).end
     watched = watching(line.show if progress else None, limit)
     with using_threads(threads_of(cfg)), watched, _ctrl_c(not automatic) as stop:
         for record in run(cfg, {}, cfg.seed, prepared=prepared):

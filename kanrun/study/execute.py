@@ -101,7 +101,9 @@ def execute(  # noqa: PLR0913  (each is an option)
     if cfg.tags or cfg.note:
         RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
-    limit = None if cfg.max_seconds is None else TimeLimit(cfg.max_seconds, process_time() if began is None else began)
+    limit = None
+    if cfg.max_seconds is not None:
+        limit = TimeLimit.of(cfg.max_seconds, process_time() if began is None else began, experiment)
     tracker = None
     if cfg.tracker is not None:
         tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
@@ -129,22 +131,42 @@ def execute(  # noqa: PLR0913  (each is an option)
     return outcome
 
 
+RESULTS = 22
+"""Small figures that take as long as the figures and claims of an experiment which does not say so itself."""
+
+
 @dataclass(frozen=True)
 class TimeLimit:
-    """CPU seconds of a run, `began` being those of the process at its beginning."""
+    """CPU seconds of a run: `began` are those of the process at its beginning, `results` are kept for what follows the
+    trainings."""
 
     seconds: float
     began: float
-    share: float = 0.93
-    """Of the seconds, for trainings, whose last step ends a little later."""
-    results: float = 4.5
-    """Further seconds kept for figures and claims. Both were chosen so that runs of 10 seconds and more of `fit`, which
-    draws five figures, end within a tenth of their limit, on a machine that is busy with other work too."""
+    results: float
+    share: float = 0.98
+    """Of the seconds, since the last step of a training ends a little later."""
+    program: float = 0.8
+    """Seconds of the program itself, before the command is read and after its results are shown."""
 
     @property
     def end(self) -> float:
         """CPU seconds of the process at which trainings end; they have a third of the seconds in any case."""
-        return self.began + max(self.share * self.seconds - self.results, self.seconds / 3)
+        return self.began + max(self.share * self.seconds - self.results - self.program, self.seconds / 3)
+
+    @classmethod
+    def of(cls, seconds: float, began: float, experiment: Experiment) -> TimeLimit:
+        """The limit, with as much time for results as the experiment says, in small figures as they take here and now.
+
+        They are drawn before the trainings, so that nothing has to be loaded after them.
+        """
+        from kanrun.figures.style import draw_small_figure
+
+        taken = []
+        for _ in range(2):
+            before = process_time()
+            draw_small_figure()
+            taken.append(process_time() - before)
+        return cls(seconds, began, min(taken) * getattr(experiment, "RESULTS", RESULTS))
 
 
 class _Execution:

@@ -44,6 +44,7 @@ class Experiment(Protocol):
     - `prepare(cfg, cell, seed)` builds all that `run` needs to train, or raises UsageError. `run` then takes what it
       returned as the argument `prepared`, None where nothing was prepared: before a study runs, the first seed of each
       cell is prepared, and what the first task needs is kept for it;
+    - `RESULTS`: how many small figures take as long as its figures and claims, for `max_seconds`;
     - `using_threads(n)` is a context manager that limits the threads of one training; without it, torch's are set.
 
     `run` may take a fourth argument `resume: Checkpoint | None`: the checkpoint that an earlier attempt yielded

@@ -156,11 +156,12 @@ class Model:
     def save(self, path: str | Path) -> Path:
         """Write the model and its tables to one file (safetensors, with the description as JSON beside it).
 
-        The name gets the ending .safetensors. Raises StorageFailed where it cannot be written.
+        The name gets the ending .safetensors, which `load` may be given or not. Raises StorageFailed where it cannot be
+        written.
         """
         from kanrun.study.checkpoints import TABLES, checkpoint_of
 
-        file = Path(path).with_suffix(".safetensors") if Path(path).suffix != ".safetensors" else Path(path)
+        file = _with_ending(path)
         checkpoint = checkpoint_of(self, file.stem)
         numbers = {
             f"{TABLES}{name}/{column}": values.to_numpy()
@@ -189,7 +190,7 @@ class Model:
         """
         from kanrun.study.checkpoints import model_from_checkpoint
 
-        return model_from_checkpoint(read_checkpoint(Path(path)))
+        return model_from_checkpoint(read_checkpoint(Path(path) if Path(path).is_file() else _with_ending(path)))
 
     def sample(self) -> Array:
         """Encoded inputs (samples, inputs) that it was trained on, or without its tables 1000 points of its domain."""
@@ -326,3 +327,7 @@ class Model:
 def error_levels(count: int = 199) -> Array:
     """The probabilities of the quantiles of errors that a model stores."""
     return np.linspace(0.005, 0.995, count)
+
+
+def _with_ending(path: str | Path) -> Path:
+    return Path(path) if Path(path).suffix == ".safetensors" else Path(f"{path}.safetensors")

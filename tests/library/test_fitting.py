@@ -183,9 +183,9 @@ def test_summary_plot_and_html(automatic: Model) -> None:
 
 
 def test_it_is_stored_read_back_and_pickled(automatic: Model, tmp_path: Path) -> None:
-    file = automatic.save(tmp_path / "period")
-    assert file.name == "period.safetensors"
-    for back in (Model.load(file), pickle.loads(pickle.dumps(automatic))):
+    file = automatic.save(tmp_path / "period.v1")
+    assert file.name == "period.v1.safetensors"
+    for back in (Model.load(file), Model.load(tmp_path / "period.v1"), pickle.loads(pickle.dumps(automatic))):
         np.testing.assert_array_equal(back.predict(X), automatic.predict(X))
         assert str(back.summary()) == str(automatic.summary())
         assert len(back.plot("effects").axes) == len(automatic.plot("effects").axes)

@@ -91,7 +91,8 @@ class BoxSolver:
             problem = ResidualProblem(solution, blocks, constants)
             before_last = (solution.intervals or 0) < (schedule[-1] or 0)
             stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
-            state, steps = minimise(problem, policy.lm, stopping if before_last else policy.stage)
+            chosen = stopping if before_last else policy.stage
+            state, steps = minimise(problem, policy.lm, chosen, ended=time_is_up)
             previous = found[-1].solution if found else None
             solution, constants = problem.solution(state.unknowns)
             stage = self._stage(problem, solution, constants, state, steps, previous)
@@ -194,7 +195,7 @@ class BoxSolver:
     ) -> tuple[float, Field, Tensor]:
         """The objective, field and constants after some steps; infinity where the start is not finite."""
         problem = ResidualProblem(candidate, blocks, constants)
-        state, _ = minimise(problem, self.policy.lm, replace(self.policy.start, steps=steps))
+        state, _ = minimise(problem, self.policy.lm, replace(self.policy.start, steps=steps), ended=time_is_up)
         found, constants = problem.solution(state.unknowns)
         return state.loss[0], self._fitted_grids(found, self.inside.first(self.policy.start_points)), constants
 

@@ -7,7 +7,7 @@ bends it by geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885). Batch
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from math import inf, isfinite
 
@@ -63,16 +63,23 @@ def step(problem: Problem, state: State, policy: LMPolicy) -> State:
 
 
 def minimise(
-    problem: Problem, policy: LMPolicy, stopping: Stopping, damping: Sequence[float] | None = None
+    problem: Problem,
+    policy: LMPolicy,
+    stopping: Stopping,
+    damping: Sequence[float] | None = None,
+    ended: Callable[[], bool] = lambda: False,
 ) -> tuple[State, int]:
-    """The state at the end of the iteration, and the steps taken; each problem of a batch stops by itself."""
+    """The state at the end of the iteration, and the steps taken; each problem of a batch stops by itself.
+
+    `ended` is asked before each step.
+    """
     state = begin(problem, policy, damping)
     problems = range(len(state.loss))
     slow = [0 for _ in problems]
     for taken in range(stopping.steps):
         left = [i for i in problems if state.found[i] and state.loss[i] > stopping.floor]
         active = [i for i in left if slow[i] < stopping.patience]
-        if not active:
+        if not active or ended():
             return state, taken
         before = state.loss
         if len(active) == len(before):
