@@ -21,10 +21,11 @@ from kanrun.engine.symbolic import (
     SimplificationPolicy,
     Tried,
     exactly,
+    round_numbers,
     simplified,
     written,
 )
-from kanrun.formulas import variable
+from kanrun.formulas import to_numpy, variable
 from kanrun.targets import Scaling
 
 Array = NDArray[np.float64]
@@ -121,6 +122,8 @@ def tens(values: Array) -> Scaling:
 _LARGE = 1e3
 #: Formulas in the user's units are simplified once more.
 _RESCALED = SimplificationPolicy(budget=0.5)
+#: Relative difference of values at which a number is another one that is written differently.
+_SAME = 1e-12
 
 
 def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: float, points: Array) -> Formula:
@@ -137,5 +140,11 @@ def in_units(formula: Formula, inputs: Scaling, out_shift: float, out_scale: flo
     if out_shift:
         return replace(formula, expression=expression + sympy.Float(out_shift, 17))
     if not formula.splines:
+        values = to_numpy(expression, formula.names)(points)
+
+        def same(form: sympy.Expr) -> bool:
+            return np.allclose(to_numpy(form, formula.names)(points), values, rtol=_SAME, atol=0, equal_nan=True)
+
+        expression = round_numbers(expression, same)
         expression = written(simplified(expression, formula.names, points, _RESCALED))
     return replace(formula, expression=expression)

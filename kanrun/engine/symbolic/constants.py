@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -85,7 +85,8 @@ def round_constants(
     changes: list[tuple[int, str, float, str]] = []
     refused: set[tuple[int, str, sympy.Expr]] = set()
     while True:
-        proposal = _nearest(graph, _standard_errors(graph, data.x, data.y), refused, policy)
+        errors = _standard_errors(graph, data.x, data.y)
+        proposal = _negligible(graph, errors, refused, data.x) or _nearest(graph, errors, refused, policy)
         if proposal is None:
             return RoundedGraph(graph, tuple(changes))
         index, name, number = proposal
@@ -118,6 +119,22 @@ def _fixed(graph: Graph, index: int, name: str, number: sympy.Expr) -> Graph:
     )
 
 
+def _negligible(
+    graph: Graph, errors: Iterable[tuple[int, str]], refused: set[tuple[int, str, sympy.Expr]], x: Array
+) -> tuple[int, str, sympy.Expr] | None:
+    """A free shift that is nothing beside what it is added to, as zero."""
+    outs = graph.edge_outputs(x)[1]
+    for index, name in errors:
+        shift, zero = _constant(graph, index, name), (index, name, sympy.S.Zero)
+        if name == "d" and zero not in refused and abs(shift) < _NEGLIGIBLE * np.abs(outs[index]).max():
+            return zero
+    return None
+
+
+#: Share of the largest value of a function beside which a shift is nothing.
+_NEGLIGIBLE = 1e-9
+
+
 def _nearest(
     graph: Graph,
     errors: dict[tuple[int, str], float],
@@ -132,7 +149,7 @@ def _nearest(
         window = max(3 * error, policy.known * max(abs(value), 1e-3))
         number = nice(value, window, policy)
         if number is None and name == "b" and _is_wave(graph, index):
-            number = _nice_shift(value, window, policy)
+            number = nice_phase(value, window, policy)
         if number is None or (index, name, number) in refused:
             continue
         distance = abs(value - float(number)) / max(error, policy.known * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
@@ -148,7 +165,7 @@ def _is_wave(graph: Graph, index: int) -> bool:
     return isinstance(function, Symbolic) and function.candidate.name in ("sin", "cos")
 
 
-def _nice_shift(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
+def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
     """A nice number and quarters of a turn: the sine is then a sine or a cosine with a nice shift."""
     for turn in (sympy.pi / 2, -sympy.pi / 2, sympy.pi, -sympy.pi):
         rest = nice(value - float(turn), window, policy)

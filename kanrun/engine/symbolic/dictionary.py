@@ -51,6 +51,11 @@ class Dictionary:
         count_work(COSTS.grid_value * left.size)
         return self.chosen(order[np.sort(first)[:most]])
 
+    def varied(self, alike: int, most: int) -> Dictionary:
+        """The first `most` entries of which at most `alike` are of one family."""
+        index = [i for i, family in enumerate(self.families) if self.families[:i].count(family) < alike]
+        return self.chosen(index[:most])
+
     def __add__(self, other: Dictionary) -> Dictionary:
         return Dictionary(
             np.concatenate([self.values, other.values]), np.concatenate([self.sizes, other.sizes]),

@@ -147,12 +147,12 @@ def search_grid(candidate: Candidate) -> Array:
     """Points (a, b) for arguments a tau + b of tau in [-1, 1]; only constants that are not redundant vary."""
     domain = candidate.domain
     if "a" not in candidate.free and (domain.low == 0.0 or domain.pole == 0.0):
-        beyond = 1 + np.logspace(-4, 1.5, 24)
+        beyond = 1 + np.logspace(-4, 1.5, 40)
         return np.concatenate([_pairs([1.0], beyond), _pairs([-1.0], beyond)])
     if "a" not in candidate.free:
         return _pairs([1.0], np.concatenate([np.linspace(-1.5, 1.5, 31), [-5, -3, -2, 2, 3, 5]]))
     if "b" not in candidate.free:
-        sizes = np.logspace(-1.5, 1.3, 24)
+        sizes = np.logspace(-1.5, 1.3, 60)
         return _pairs(np.concatenate([-sizes, sizes]), [0.0])
     if candidate.name in ("sin", "cos"):
         return _pairs(np.concatenate([[0.25, 0.5, 0.75], np.arange(1.0, 30.0, 0.4)]), np.arange(8) * np.pi / 8)

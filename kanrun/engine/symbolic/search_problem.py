@@ -35,10 +35,11 @@ class UnivariatePolicy:
     as that is taken. Polynomials have a degree of at most `degree`, rational functions degrees of at most `rational` in
     all; both count where the residual falls to `sudden` of what it was at once; combinations within other families have
     at most `sums` terms. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of
-    the `simple` ones among these. `singles` of them are refitted, for at most `steps` steps; of their pairs the `kept`
-    best are looked at and `polished` families of them refitted; `first` entries are tried as the third term. Terms are
-    added to a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge of several gets
-    work of `budget`.
+    the `simple` ones among these, or of half as many of which at most `alike` are of one family. `singles` of them are
+    refitted, for at most `steps` steps, with a factor if they leave less than `promising` of the variance; of their
+    pairs the `kept` best are looked at and `polished` families of them refitted; `first` entries are tried as the third
+    term. Terms are added to a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge
+    of several gets work of `budget`.
     """
 
     points: int = 120
@@ -52,8 +53,9 @@ class UnivariatePolicy:
     nice: int = 2500
     products: int = 6000
     simple: int = 400
+    alike: int = 3
     singles: int = 6
-    promising: float = 1e-2
+    promising: float = 0.1
     kept: int = 200
     polished: int = 24
     steps: int = 60

@@ -12,7 +12,7 @@ import sympy
 
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, counted_calls
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.constants import nice
+from kanrun.engine.symbolic.constants import nice, nice_phase
 from kanrun.engine.symbolic.search_problem import RoundingPolicy, SimplificationPolicy
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy, variable
@@ -350,8 +350,12 @@ def round_numbers(
 ) -> sympy.Expr:
     """`expression` with as many decimal numbers as `allowed` lets pass made nice or left out."""
     floats = sorted(expression.atoms(sympy.Float), key=lambda each: (abs(float(each)), str(each)))
+    phases = {part for wave in expression.atoms(sympy.sin, sympy.cos) for part in sympy.Add.make_args(wave.args[0])}
     for number in floats[: policy.numbers]:
-        rounded = nice(float(number), policy.window * max(abs(float(number)), 1e-3), policy)
+        window = policy.window * max(abs(float(number)), 1e-3)
+        rounded = nice(float(number), window, policy)
+        if rounded is None and number in phases:
+            rounded = nice_phase(float(number), window, policy)
         if rounded is None:
             continue
         trial = expression.xreplace({number: rounded})

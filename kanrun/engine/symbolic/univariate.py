@@ -108,12 +108,16 @@ class _Search:
         for target in others:
             self.singles(target, wide)
             yield True
-        self.singles(plain, products(simple, simple.chosen(range(min(policy.simple // 3, len(simple.families))))))
+        varied = nice.varied(policy.alike, policy.simple // 2)
+        self.singles(plain, products(varied, varied))
         yield False
         for target in (plain, *others):
             self.singles(target, every, simplest)
             yield False
         self.pairs(plain, every, None, policy.polished)
+        yield False
+        powers = [i for i, family in enumerate(simplest.families) if family in ("x", "x^2", "x^3")]
+        self.pairs(plain, nice, None, 4, simplest.chosen(powers))
         yield False
         self.sums_with_factor(plain, nice)
         yield False
@@ -131,7 +135,7 @@ class _Search:
                 self.pairs(target, simple, (simplest, index), 2)
                 yield False
         for index in range(min(policy.first, len(simple.families))):
-            self.pairs(plain, simple, None, 1, beside=(simple, index))
+            self.pairs(plain, simple, None, 1, simple.chosen([index]))
             yield False
 
     def singles(self, target: _Target, entries: Dictionary, weights: Dictionary | None = None) -> None:
@@ -216,11 +220,12 @@ class _Search:
         entries: Dictionary,
         weight: tuple[Dictionary, int] | None,
         polished: int,
-        beside: tuple[Dictionary, int] | None = None,
+        beside: Dictionary | None = None,
     ) -> None:
-        """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w a factor or 1."""
+        """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w a factor or 1, with those `beside`
+        them in the sum."""
         w = weight[0].values[weight[1]] if weight else np.ones_like(self.t)
-        fixed = [w] if beside is None else [w, w * beside[0].values[beside[1]]]
+        fixed = [w, *(w * beside.values if beside else ())]
         trial = nearest_pairs(target.values, entries.values * w, np.stack(fixed), self.policy.kept)
         taken: set[str] = set()
         for loss, i, j in trial:
@@ -239,8 +244,7 @@ class _Search:
                 for k, factor in zip((i, j), c[len(fixed) :], strict=True)
                 if abs(factor) * np.abs(w * entries.values[k]).max() > 1e-12 * np.abs(target.values).max()
             ]
-            if beside is not None:
-                terms.append(beside[0].tree(beside[1], float(c[1])))
+            terms += [beside.tree(k, float(c[k + 1])) for k in range(len(beside.families))] if beside else []
             self.try_sum(terms, float(c[0]), weight, target.inverse)
             if self.exact():
                 return
