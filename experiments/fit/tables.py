@@ -130,13 +130,11 @@ def run_table(fitting: TableFitting, cell: Mapping[str, Any], seed: int) -> Iter
 
 def _said(fitted: TableModel, checked: CrossValidation | None, classes: int | None) -> Iterator[Note]:
     """Which candidate was taken, who wins the comparison, and how many predictions were held."""
-    stack = ", ".join(f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0)
+    stack = ", ".join(f"{name} {weight:.0%}" for name, weight in member_weights(fitted) if weight > 0.005)
     yield Note({
-        "stack": f"the model is a weighted sum of {stack}",
         "linear": "the model is linear in its inputs: nothing else predicts left-out rows better",
-        "transformed": f"the model is a weighted sum of {stack}",
-        "blend": f"the model is a weighted sum of {stack}",
-    }[fitted.chosen])  # fmt: skip
+        "sparse": "the model is additive, with effects of few inputs: nothing else predicts left-out rows better",
+    }.get(fitted.chosen, f"the model is a weighted sum of {stack}"))  # fmt: skip
     if checked is None:
         return
     what = "log loss" if classes else "RMSE"

@@ -39,8 +39,8 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
         mine = fit.design.basis.column == j
         h = fit.design.functions(model.inputs.apply(moved))[:, mine]
 
-        def curve(part: Part, deviations: float, h: ndarray = h, mine: ndarray = mine) -> ndarray:
-            spread = np.sqrt(np.maximum(((h @ part.fit.covariance[np.ix_(mine, mine)]) * h).sum(1), 0))[:, None]
+        def curve(part: Part, deviations: float, j: int = j, h: ndarray = h, mine: ndarray = mine) -> ndarray:
+            spread = np.sqrt(np.maximum(((h @ part.fit.covariance[j]) * h).sum(1), 0))[:, None]
             return np.asarray(np.stack([h @ one.main[mine] for one in part.fit.terms], 1) + deviations * spread)
 
         curves = [_in_units(model, lambda part, d=d: curve(part, d)) for d in (0.0, -BAND, BAND)]  # type: ignore[misc]
@@ -107,10 +107,10 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
     strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
     if not len(strongest):
         return None
-    h = model.fit.functions(slice(0, MOST_ROWS))
+    h, column = model.fit.functions(slice(0, MOST_ROWS))[:, design.places], design.basis.column[design.places]
     sizes = []
     for i, j in strongest:
-        a, b = design.basis.column == i, design.basis.column == j
+        a, b = column == i, column == j
         joint = [((h[:, a] @ p[np.ix_(a, b)]) * h[:, b]).sum(1) for p in pairs]
         sizes.append(float(np.sqrt(sum(np.var(part) for part in joint))))
     order = np.argsort(sizes)[::-1][:MOST_PAIRS]

@@ -50,7 +50,8 @@ class TablePolicy:
     loss), so that the few rows of a long tail do not decide. The share of the transformed stack is where it is lowest;
     nearer than `pure` to 0 or 1 one stack stands alone. Logits are multiplied by the factor where it is lowest, with a
     normal prior of deviation 1 for its logarithm. The linear model is taken where the loss is lower for the blend by
-    less than `simpler` standard errors of the difference and by less than `negligible` of itself. Of a table of more
+    less than `simpler` standard errors of the difference and by less than `negligible` of itself; the sparse fit where
+    it is better than the blend by more than `sparser` standard errors in the folds. Of a table of more
     than `most_rows` rows, or of more than `fold_work` rows x classes x inputs^2, one fold is left out alone, as with
     `one_fold`; with `folds` below 2 rows are left out one by one only. `robust` was chosen on both sets of tables of
     `kanrun bench part=tables`.
@@ -67,7 +68,8 @@ class TablePolicy:
     robust: float = 1.75
     pure: float = 0.1
     simpler: float = 0.5
-    negligible: float = 0.01
+    sparser: float = 1.0
+    negligible: float = 0.003
     most_rows: int = 10_000
     fold_work: float = 2e7
 
@@ -81,7 +83,7 @@ class TablePolicy:
 
         The work does not grow with rows times functions squared more than once, and weights are repeated rows exactly.
         """
-        evidence = EvidencePolicy(candidates=("additive",), step_functions=0, most_functions=10**9)
+        evidence = EvidencePolicy(candidates=("additive",), step_functions=0, most_functions=10**9, sparse_rounds=0)
         return TablePolicy(evidence, extrapolation="linear", lottery=False, folds=0)
 
 
@@ -117,7 +119,7 @@ class Part:
 class TableModel:
     """A fitted table: the network over scores, the maps to and from the user's units, and where it comes from.
 
-    `chosen` names what was taken: `stack`, `linear`, `transformed` or `blend`, the weighted sum of the two `parts`, the
+    `chosen` names what was taken: `stack`, `sparse`, `linear`, `transformed` or `blend`, the weighted sum of the two `parts`, the
     larger first. `left_out` (rows, outputs) are predictions of the training rows without the row itself, in the user's
     units, probabilities for classes; from `folds` where there are.
     """
@@ -251,10 +253,14 @@ def _choice(
     rows: ndarray,
     policy: TablePolicy,
 ) -> _Choice:
-    """The blend with the lowest loss on these rows, or the linear model where it is not better by more than chance."""
+    """The blend with the lowest loss on these rows, or another candidate.
 
-    def losses(choice: _Choice) -> ndarray:
-        found = [row_losses(choice.of(one), points.y, classes)[rows] for one in predictions]
+    That is the sparse fit where it is better by more than chance on the last predictions, and the linear model where
+    what is chosen is not better than it by more than chance.
+    """
+
+    def losses(choice: _Choice, seen: Sequence[Mapping[str, ndarray]] = predictions) -> ndarray:
+        found = [row_losses(choice.of(one), points.y, classes)[rows] for one in seen]
         return np.asarray(np.mean([_robust(one, classes, policy) for one in found], axis=0))
 
     def factor(name: str) -> _Choice:
@@ -263,24 +269,26 @@ def _choice(
         )
         return _Choice(name, float(np.exp(found.x)))
 
+    def chance(apart: ndarray, errors: float) -> float:
+        return errors * float(apart.std()) / np.sqrt(len(apart))
+
     names = list(predictions[0])
-    if classes:
-        best, *rest = [factor(name) if policy.lottery else _Choice(name) for name in names]
-    else:
-        best, *rest = [_Choice(name) for name in names if name != "transformed"]
-        if "transformed" in names:
-            share = float(
-                minimize_scalar(lambda a: losses(_Choice("blend", a)).sum(), bounds=(0, 1), method="bounded").x
-            )
-            ends = {0: _Choice("stack"), 1: _Choice("transformed")}
-            near = min(ends, key=lambda end: abs(end - share))
-            best = ends[near] if abs(near - share) < policy.pure else _Choice("blend", share)
-    if not rest:
+    single = {name: factor(name) if classes and policy.lottery else _Choice(name) for name in names}
+    best = single["stack"]
+    if "transformed" in names:
+        ends = {0: best, 1: single["transformed"]}
+        share = float(minimize_scalar(lambda a: losses(_Choice("blend", a)).sum(), bounds=(0, 1), method="bounded").x)
+        near = min(ends, key=lambda end: abs(end - share))
+        best = ends[near] if abs(near - share) < policy.pure else _Choice("blend", share)
+    if "sparse" in names:
+        apart = losses(best, predictions[-1:]) - losses(single["sparse"], predictions[-1:])
+        best = single["sparse"] if float(apart.mean()) > chance(apart, policy.sparser) else best
+    if "linear" not in names:
         return best
-    mine, linear = losses(best), losses(rest[0])
-    apart = linear - mine
-    chance = policy.simpler * float(apart.std()) / np.sqrt(len(apart))
-    return rest[0] if float(apart.mean()) <= min(chance, policy.negligible * float(mine.mean())) else best
+    mine = losses(best)
+    apart = losses(single["linear"]) - mine
+    enough = min(chance(apart, policy.simpler), policy.negligible * float(mine.mean()))
+    return single["linear"] if float(apart.mean()) <= enough else best
 
 
 def folds_of(points: Points, policy: TablePolicy, seed: int, labels: ndarray | None = None) -> ndarray:
@@ -356,7 +364,7 @@ def _without_folds(
 def _candidates(
     points: Points, classes: int | None, policy: TablePolicy, start: Mapping[str, _Candidate] | None = None
 ) -> Iterator[_Candidate]:
-    """The stack, where it may be chosen the stack for the transformed output, and last the linear model."""
+    """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
     kept = tuple(name for name in policy.evidence.candidates if policy.pairs or name != "pairs")
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
@@ -371,7 +379,8 @@ def _candidates(
 
     def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> _Candidate:
         linear = name == "linear"
-        fit = fit_numbers(inputs.apply(x), t, lines if linear else stack, weights, known(name))
+        evidence = lines if linear else stack if transform is None else replace(stack, sparse_rounds=0)
+        fit = fit_numbers(inputs.apply(x), t, evidence, weights, known(name))
         clip = policy.extrapolation != "linear"  # the ends of the outputs
         margin = policy.scores.linear_margin if linear else policy.scores.margin
         outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf)
@@ -382,9 +391,14 @@ def _candidates(
         fit = fit_classes(inputs.apply(x), of, classes or 0, evidence, weights, known(name))
         return _Candidate(name, inputs, None, fit, np.asarray(softmax(all_logits(fit.left_out), 1)))
 
-    yield labels("stack", scores) if classes else numbers("stack", scores, y, None)
+    whole = labels("stack", scores) if classes else numbers("stack", scores, y, None)
+    yield whole
     if not policy.lottery:
         return
+    if (sparse := whole.fit.sparse) is not None:
+        outputs = whole.outputs
+        left_out = softmax(all_logits(sparse.left_out), 1) if outputs is None else outputs.invert(sparse.left_out)
+        yield _Candidate("sparse", scores, outputs, sparse, np.asarray(left_out))
     if start is None or "transformed" in start:
         transform = PowerTransform.of(y[:, 0]) if y.shape[1] == 1 and not (classes or bent) else None
         if transform is not None and (start is not None or abs(transform.power - 1) > PLAIN_POWER):

@@ -110,10 +110,11 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
 def _nodes(terms: Terms, h: ndarray, noise: float, policy: EvidencePolicy) -> _Nodes:
     """The eigenvectors of the pairs, without the small ones that together change the training rows the least."""
     count = h.shape[1]
-    if terms.pairs is None:
+    if terms.pairs is None or terms.places is None:
         return _Nodes(np.zeros((0, count)), np.zeros(0))
-    active = np.flatnonzero(np.any(terms.pairs != 0, axis=0))
-    values, vectors = np.linalg.eigh(terms.pairs[np.ix_(active, active)])
+    inside = np.flatnonzero(np.any(terms.pairs != 0, axis=0))
+    active = terms.places[inside]
+    values, vectors = np.linalg.eigh(terms.pairs[np.ix_(inside, inside)])
     part = (h[:, active] @ vectors) ** 2 * (values / 2)
     part -= part.mean(0)
     order = np.argsort((part**2).mean(0))[::-1]

@@ -12,6 +12,7 @@ Source: A. Demmler and C. Reinsch, Numerische Mathematik 24 (1975) 375-382; S. W
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -85,6 +86,11 @@ class ReducedBasis:
     @property
     def inputs(self) -> int:
         return len(self.breakpoints)
+
+    @cached_property
+    def places(self) -> tuple[Int[ndarray, " functions"], ...]:
+        """Where the functions of each input are."""
+        return tuple(np.flatnonzero(self.column == j) for j in range(self.inputs))
 
     def values(self, u: Float[ndarray, "rows inputs"]) -> Float[ndarray, "rows functions"]:
         """The functions at these rows, continued in straight lines beyond the grids."""

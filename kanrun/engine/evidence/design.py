@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,16 +26,21 @@ MAIN = 3
 
 @dataclass(frozen=True, eq=False)
 class Terms:
-    """f = offset + h'main + h'pairs h / 2, h the scaled functions; `pairs` is None where there are none."""
+    """f = offset + h'main + g'pairs g / 2, h the scaled functions and g those of them that take part in pairs, at
+    `places`; `pairs` is None where there are none."""
 
     offset: float
     main: Float[ndarray, " functions"]
-    pairs: Float[ndarray, "functions functions"] | None = None
+    pairs: Float[ndarray, "paired paired"] | None = None
+    places: Int[ndarray, " paired"] | None = None
 
     def values(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, " rows"]:
         """f of rows by their scaled functions."""
         y = self.offset + h @ self.main
-        return np.asarray(y if self.pairs is None else y + ((h @ self.pairs) * h).sum(1) / 2)
+        if self.pairs is None or self.places is None:
+            return np.asarray(y)
+        g = np.take(h, self.places, 1)
+        return np.asarray(y + ((g @ self.pairs) * g).sum(1) / 2)
 
     def plus(self, other: Terms, weight: float, own: float = 1.0) -> Terms:
         """own * self + weight * other."""
@@ -43,6 +49,7 @@ class Terms:
             own * self.offset + weight * other.offset,
             own * self.main + weight * other.main,
             sum(parts[1:], parts[0]) if parts else None,
+            other.places if self.places is None else self.places,
         )
 
 
@@ -131,19 +138,26 @@ class Design:
         main = variances[self.main] * (h.T @ weights)
         if not np.any(variances[MAIN:]):
             return Terms(offset, main)
-        scale = np.where(self.paired, np.sqrt(self.relevance)[self.basis.column], 0.0)
-        g = h * scale
-        return Terms(offset, main, self._kinds(variances) * (g.T @ (g * weights[:, None])) * np.outer(scale, scale))
+        scale = np.sqrt(self.relevance)[self.basis.column[self.places]]
+        g = np.take(h, self.places, 1) * scale
+        pairs = self._kinds(variances) * (g.T @ (g * weights[:, None])) * np.outer(scale, scale)
+        return Terms(offset, main, pairs, self.places)
 
-    def _kinds(self, variances: ndarray) -> Float[ndarray, "functions functions"]:
+    @cached_property
+    def places(self) -> Int[ndarray, " paired"]:
+        """Of the functions that take part in pairs."""
+        return np.flatnonzero(self.paired)
+
+    def _kinds(self, variances: ndarray) -> Float[ndarray, "paired paired"]:
         """The variance of every product of two functions, 0 for two of one input."""
         line, mixed, rough = variances[MAIN:]
-        kind = np.where(self.lines[:, None], np.where(self.lines, line, mixed), np.where(self.lines, mixed, rough))
-        return np.where(self.basis.column[:, None] == self.basis.column, 0.0, kind)
+        lines, column = self.lines[self.places], self.basis.column[self.places]
+        kind = np.where(lines[:, None], np.where(lines, line, mixed), np.where(lines, mixed, rough))
+        return np.where(column[:, None] == column, 0.0, kind)
 
-    def strongest_pairs(self, energy: Float[ndarray, "functions functions"], most: int) -> list[tuple[int, int]]:
+    def strongest_pairs(self, energy: Float[ndarray, "paired paired"], most: int) -> list[tuple[int, int]]:
         """The pairs of inputs with the largest sums of squared terms, the largest first."""
-        member = (self.basis.column[:, None] == np.arange(self.basis.inputs)).astype(float)
+        member = (self.basis.column[self.places][:, None] == np.arange(self.basis.inputs)).astype(float)
         of_pairs = np.triu(member.T @ energy @ member, 1)
         order = np.argsort(of_pairs, axis=None)[::-1][:most]
         found = zip(*np.unravel_index(order, of_pairs.shape), strict=True)
@@ -160,6 +174,12 @@ class Design:
         if not pairs:
             return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
         return np.concatenate(left), np.concatenate(right)
+
+    @property
+    def products(self) -> int:
+        """How many products all pairs have."""
+        each = np.bincount(self.basis.column[self.places], minlength=1)
+        return int((each.sum() ** 2 - (each**2).sum()) // 2)
 
     def all_pairs(self) -> list[tuple[int, int]]:
         """Every pair of inputs that have functions."""

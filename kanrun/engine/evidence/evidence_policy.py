@@ -21,6 +21,10 @@ class EvidencePolicy:
     `negligible` of the output's variance is left out.
     `relevance` is the least weight of an input in pairs, where the input with the largest effect has 1 + `relevance`.
 
+    Sparse: the additive candidate fitted again `sparse_rounds` times, each with the variances of an input's functions
+    in proportion to the size of its effect before, plus `least_share` of the largest (the group lasso by reweighting),
+    where a table has at least `sparse_inputs` inputs.
+
     Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
     pairs that are strongest in a sample of `screening_rows` rows.
@@ -51,6 +55,9 @@ class EvidencePolicy:
     settled: float = 0.02
     negligible: float = 1e-5
     relevance: float = 0.05
+    sparse_rounds: int = 2
+    sparse_inputs: int = 6
+    least_share: float = 1e-3
     dense_rows: int = 2500
     screening_rows: int = 1500
     most_pairs: int = 24

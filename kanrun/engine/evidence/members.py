@@ -7,7 +7,7 @@ negative and sum to one, and the stacked whole is again of the form `Terms`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,11 +21,12 @@ from scipy.special import expit, log_softmax, softmax
 from kanrun.engine.evidence.components import move
 from kanrun.engine.evidence.design import Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
-from kanrun.engine.evidence.row_kernels import COMPONENTS, Form, MemberRows, RowsSolution, Start
+from kanrun.engine.evidence.row_kernels import COMPONENTS, Blocks, Form, MemberRows, RowsSolution, Start
 
 _LEAST_WEIGHT = 1e-3  # of p (1 - p), so that no row has endless noise
 _MEAN_ROWS = 2000
 _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
+SPARSE = "sparse"  # the candidate beside the stack
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +44,8 @@ class TableFit:
 
     `u` (rows, inputs) are the rows; `terms` and `left_out` (rows, outputs) as in a member; classes have an output each,
     two classes the one logit of the second. `noise` is the standard deviation of what is left (1 for classes).
-    `covariance` (functions, functions) is that of the first output's main effects, `effective` their effective degrees
-    of freedom.
+    `covariance` (functions, functions of each input) is that of the first output's main effects, `effective` their
+    effective degrees of freedom. `sparse` is the fit with few inputs, which is not in the stack.
     """
 
     design: Design
@@ -54,9 +55,10 @@ class TableFit:
     terms: tuple[Terms, ...]
     left_out: ndarray
     noise: float
-    covariance: ndarray
+    covariance: Blocks
     effective: float
     variances: dict[str, list[Start]]
+    sparse: TableFit | None = None
 
     def functions(self, rows: slice = slice(None)) -> Float[ndarray, "rows functions"]:
         """The scaled functions of rows, which are not kept: of a long table they are many times the table itself."""
@@ -71,7 +73,8 @@ class TableFit:
     def times(self, factor: float) -> TableFit:
         """The fit with its terms multiplied."""
         terms = tuple(one.plus(one, 0.0, factor) for one in self.terms)
-        return replace(self, terms=terms, left_out=factor * self.left_out, covariance=factor**2 * self.covariance)
+        covariance = tuple(factor**2 * part for part in self.covariance)
+        return replace(self, terms=terms, left_out=factor * self.left_out, covariance=covariance)
 
 
 def fit_numbers(
@@ -92,8 +95,9 @@ def fit_numbers(
     scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
     scale = np.where(scale > 0, scale, 1.0)
     t = (y - shift) / scale
-    solutions: dict[str, list[RowsSolution]] = {name: [] for name in policy.candidates}
-    starts: dict[str, list[Start]] = {name: [] for name in policy.candidates}
+    names = _with_sparse(policy.candidates, rows)
+    solutions: dict[str, list[RowsSolution]] = {name: [] for name in names}
+    starts: dict[str, list[Start]] = {name: [] for name in names}
     for o, column in enumerate(t.T):
         for name in policy.candidates:
             found, variances = rows.numbers(name, column, start.variances[name][o] if start else None)
@@ -101,19 +105,27 @@ def fit_numbers(
             starts[name].append(variances)
             if name == "additive":
                 rows.relevant([found.terms])
+        if SPARSE in names:
+            found = solutions["additive"][-1]
+            for _ in range(policy.sparse_rounds):
+                found, variances = rows.narrowed([found.terms]).numbers(
+                    "additive", column, start.variances[SPARSE][o] if start else None
+                )
+            solutions[SPARSE].append(found)
+            starts[SPARSE].append(variances)
     left_out = {name: np.stack([one.left_out for one in found], 1) for name, found in solutions.items()}
-    stack = _stack_numbers(list(left_out.values()), t, weights)
+    stack = _stack_numbers([left_out[name] for name in policy.candidates], t, weights)
     members = tuple(
         Member(
             name,
-            tuple(Terms(s * one.terms.offset + m, s * one.terms.main, _times(one.terms.pairs, s))
+            tuple(Terms(s * one.terms.offset + m, s * one.terms.main, _times(one.terms.pairs, s), one.terms.places)
                   for one, m, s in zip(solutions[name], shift, scale, strict=True)),
             left_out[name] * scale + shift,
         )
-        for name in policy.candidates
+        for name in names
     )  # fmt: skip
-    noise = float(np.mean(np.sqrt([one[-1][1] for one in zip(*starts.values(), strict=True)]) * scale))
-    return _whole(rows, members, stack, noise, _of_effects(solutions), float(scale[0]), starts)
+    noises = {name: float(np.mean(np.sqrt([one[1] for one in starts[name]]) * scale)) for name in names}
+    return _Solved(rows, members, solutions, starts, noises, float(scale[0])).whole(stack)
 
 
 def fit_classes(
@@ -131,57 +143,91 @@ def fit_classes(
     """
     rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy, classes)
     work = len(u) * (rows.h.shape[1] + policy.most_pairs * policy.pair_functions**2) ** 2 * (classes - (classes == 2))
-    names = tuple(start.variances) if start else policy.candidates
+    names = tuple(name for name in start.variances if name != SPARSE) if start else policy.candidates
     if start is None and rows.screens("pairs") and work > policy.most_work / 10:
         names = tuple(name for name in names if name != "pairs")
     policy = replace(policy, candidates=names)
     hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
     solutions: dict[str, list[RowsSolution]] = {}
     starts: dict[str, list[Start]] = {}
+
+    def begun(name: str) -> ndarray | None:
+        return start.variances[name][0][0] if start else None
+
     for name in policy.candidates:
-        variances = _class_variances(rows, name, hot, start.variances[name][0][0] if start else None)
-        if rows.screens(name):
-            some = rows.screened
-            known = _start(hot, rows.weights)
-            known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
-            rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
-        logits = _logits(rows.of(name), variances, hot, rows.weights, policy)
-        problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
-        solutions[name] = [rows.solve(name, variances, *one) for one in problems]
-        starts[name] = [(variances, 1.0)]
+        solutions[name], starts[name] = _classes_of(rows, name, hot, begun(name))
         if name == "additive":
             rows.relevant([one.terms for one in solutions[name]])
+    if SPARSE in (every := _with_sparse(policy.candidates, rows)):
+        found = solutions["additive"]
+        for _ in range(policy.sparse_rounds):
+            narrowed = rows.narrowed([one.terms for one in found])
+            found, starts[SPARSE] = _classes_of(narrowed, "additive", hot, begun(SPARSE))
+        solutions[SPARSE] = found
     left_out = {
         name: np.clip(np.stack([one.left_out for one in found], 1), -_LARGEST_LOGIT, _LARGEST_LOGIT)
         for name, found in solutions.items()
     }
-    stack = _stack_classes(list(left_out.values()), labels, rows.weights)
-    members = tuple(
-        Member(name, tuple(one.terms for one in solutions[name]), left_out[name]) for name in policy.candidates
-    )
-    return _whole(rows, members, stack, 1.0, _of_effects(solutions), 1.0, starts)
+    stack = _stack_classes([left_out[name] for name in policy.candidates], labels, rows.weights)
+    members = tuple(Member(name, tuple(one.terms for one in solutions[name]), left_out[name]) for name in every)
+    return _Solved(rows, members, solutions, starts, dict.fromkeys(every, 1.0), 1.0).whole(stack)
 
 
-def _of_effects(solutions: dict[str, list[RowsSolution]]) -> RowsSolution:
-    """The solution whose main effects have the bands: the richest one without pairs."""
-    found = [solutions[name] for name in ("steps", "additive") if name in solutions]
-    return (found or list(solutions.values()))[0][0]
+def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
+    """The candidates that are fitted: the sparse one beside the additive one."""
+    few = rows.u.shape[1] < rows.policy.sparse_inputs or not rows.policy.sparse_rounds
+    return tuple(names) if few or "additive" not in names else (*names, SPARSE)
 
 
-def _whole(rows: MemberRows, members: Sequence[Member], weights: ndarray, noise: float, additive: RowsSolution,
-           scale: float, starts: dict[str, list[Start]]) -> TableFit:  # fmt: skip
-    terms = []
-    for o in range(len(members[0].terms)):
-        whole = Terms(0.0, np.zeros_like(members[0].terms[o].main))
-        for member, weight in zip(members, weights, strict=True):
-            whole = whole.plus(member.terms[o], float(weight))
-        terms.append(whole)
-    left_out = sum(w * member.left_out for w, member in zip(weights, members, strict=True))
-    spread = additive.covariance if additive.covariance is not None else np.zeros((rows.h.shape[1],) * 2)
-    return TableFit(
-        rows.design, rows.u, tuple(members), weights, tuple(terms), np.asarray(left_out), noise, spread * scale**2,
-        additive.effective, starts,
-    )  # fmt: skip
+def _classes_of(
+    rows: MemberRows, name: str, hot: ndarray, start: ndarray | None
+) -> tuple[list[RowsSolution], list[Start]]:
+    """A candidate's solution for the logit of each class, and its variances."""
+    policy = rows.policy
+    variances = _class_variances(rows, name, hot, start)
+    if rows.screens(name):
+        some = rows.screened
+        known = _start(hot, rows.weights)
+        known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
+        rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
+    logits = _logits(rows.of(name), variances, hot, rows.weights, policy)
+    problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
+    return [rows.solve(name, variances, *one) for one in problems], [(variances, 1.0)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Solved:
+    """All candidates of a table; `noises` are their standard deviations of what is left."""
+
+    rows: MemberRows
+    members: tuple[Member, ...]
+    solutions: Mapping[str, Sequence[RowsSolution]]
+    starts: dict[str, list[Start]]
+    noises: Mapping[str, float]
+    scale: float
+
+    def whole(self, weights: ndarray) -> TableFit:
+        """The stack, with the bands of the richest member without pairs, and the sparse one beside it."""
+        names = tuple(one.name for one in self.members if one.name != SPARSE)
+        bands = next((name for name in ("steps", "additive") if name in names), names[0])
+        found = self._sum(names, weights, bands)
+        return replace(found, sparse=self._sum((SPARSE,), np.ones(1), SPARSE)) if SPARSE in self.solutions else found
+
+    def _sum(self, names: Sequence[str], weights: ndarray, bands: str) -> TableFit:
+        members = tuple(one for one in self.members if one.name in names)
+        terms = []
+        for o in range(len(members[0].terms)):
+            whole = Terms(0.0, np.zeros_like(members[0].terms[o].main))
+            for member, weight in zip(members, weights, strict=True):
+                whole = whole.plus(member.terms[o], float(weight))
+            terms.append(whole)
+        left_out = sum(w * member.left_out for w, member in zip(weights, members, strict=True))
+        band = self.solutions[bands][0]
+        covariance = tuple(part * self.scale**2 for part in band.covariance)
+        return TableFit(
+            self.rows.design, self.rows.u, members, weights, tuple(terms), np.asarray(left_out), self.noises[names[-1]],
+            covariance, band.effective, self.starts,
+        )  # fmt: skip
 
 
 def _times(matrix: ndarray | None, factor: float) -> ndarray | None:

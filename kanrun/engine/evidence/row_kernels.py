@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 
 import numpy as np
+from jaxtyping import Float
 from numpy import ndarray
 
 from kanrun.engine.evidence.basis import ReducedBasis
@@ -28,13 +30,16 @@ _SIZED = 4096  # rows by which the size of a component is judged
 Start = tuple[ndarray, float]  # variances of components and of the noise
 
 
+Blocks = tuple[ndarray, ...]  # covariances of the functions of each input
+
+
 @dataclass(frozen=True, eq=False)
 class RowsSolution:
     terms: Terms
     fitted: ndarray
     left_out: ndarray
-    covariance: ndarray | None = None
-    effective: float = 0.0
+    covariance: Blocks
+    effective: float
 
 
 class MemberRows:
@@ -44,6 +49,7 @@ class MemberRows:
         self.policy, self.weights, self.u = policy, weights, u
         self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
         self.h = self.design.functions(u)
+        self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
         most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
@@ -51,9 +57,8 @@ class MemberRows:
         few = int(most / 10 ** (1 / 3)) if classes > 1 else policy.screening_rows
         self.screened = np.sort(order[: min(few, policy.screening_rows)])
         self.longer = np.sort(order[: policy.most_rows])
-        every = self.design.all_pairs()
-        few = self.h.shape[1] + len(self.design.pair_columns(every)[0]) <= min(policy.most_functions, len(u))
-        self.pairs = every if few else []
+        enough = self.h.shape[1] + self.design.products <= min(policy.most_functions, len(u))
+        self.pairs = self.design.all_pairs() if enough else []
         self.screened_already = False
         self._kernels: list[ndarray] = []
 
@@ -96,7 +101,7 @@ class MemberRows:
         if conditions is not None:
             padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
             conditions = padded[:, kept] * scale[kept]
-        return _Columns(h, a, b, kinds[kept], scale[kept], kept, conditions)
+        return _Columns(h, a, b, kinds[kept], scale[kept], kept, self.design, conditions)
 
     def _kernels_of(self, name: str, h: ndarray, whole: bool) -> list[ndarray]:
         """Those of a candidate; those of all rows are kept."""
@@ -111,34 +116,56 @@ class MemberRows:
 
     def relevant(self, terms: Sequence[Terms]) -> None:
         """Inputs with large effects are more likely to take part in pairs."""
-        effects = np.zeros(self.design.basis.inputs)
-        for j in range(len(effects)):
-            one = self.design.basis.column == j
-            effects[j] = np.sqrt(sum(float(((self.h[:, one] @ t.main[one]) ** 2).mean()) for t in terms))
-        largest = effects.max(initial=0.0)
-        share = np.sqrt(effects / largest) if largest > 0 else np.ones_like(effects)
-        self.design = self.design.with_relevance(share + self.policy.relevance)
+        self.design = self.design.with_relevance(np.sqrt(self._shares(terms)) + self.policy.relevance)
         self._kernels = self._kernels[:MAIN]
+
+    def _shares(self, terms: Sequence[Terms]) -> Float[ndarray, " inputs"]:
+        """The size of each input's effect, the largest 1."""
+        effects = np.zeros(self.design.basis.inputs)
+        for j, one in enumerate(self.design.basis.places):
+            h = self.h[:, one] / self.scale[one]
+            effects[j] = np.sqrt(sum(float(((h @ t.main[one]) ** 2).mean()) for t in terms))
+        largest = effects.max(initial=0.0)
+        return effects / largest if largest > 0 else np.ones_like(effects)
+
+    def narrowed(self, terms: Sequence[Terms]) -> MemberRows:
+        """The same rows with the variance of each input's functions in proportion to the size of its effect."""
+        scale = np.sqrt(self._shares(terms) + self.policy.least_share)[self.design.basis.column]
+        other = copy(self)
+        other.h, other.scale, other._kernels = self.h * scale / self.scale, scale, []
+        if self.design.constraints is not None:
+            other.design = replace(self.design, constraints=self.design.constraints * scale / self.scale)
+        return other
 
     def solve(self, name: str, variances: ndarray, noise: ndarray, y: ndarray) -> RowsSolution:
         """The candidate's terms for given variances of its components and of each row's noise."""
         form = self.of(name)
         if isinstance(form, _Columns):
-            return form.solution(form.posterior(variances, noise, y), 1 / noise, y)
+            return self._in_units(form.solution(form.posterior(variances, noise, y), 1 / noise, y))
         found = solve(form.kernels, variances, noise, y)
         whole = np.zeros(len(KINDS))
         whole[: len(variances)] = variances
         terms = self.design.terms(self.h, found.offset, found.weights, whole)
         prior = whole[self.design.main]
         scaled = self.h * prior
-        spread = np.diag(prior) - scaled.T @ (found.projection @ scaled)
-        return RowsSolution(terms, y - noise * found.weights, found.left_out(y), spread, _effective(spread, prior))
+        product = found.projection @ scaled
+        places = self.design.basis.places
+        spread = tuple(np.diag(prior[one]) - scaled[:, one].T @ product[:, one] for one in places)
+        known = prior > 0
+        effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
+        return self._in_units(RowsSolution(terms, y - noise * found.weights, found.left_out(y), spread, effective))
+
+    def _in_units(self, found: RowsSolution) -> RowsSolution:
+        """The solution in terms of the design's functions."""
+        pairs = zip(found.covariance, self.design.basis.places, strict=True)
+        covariance = tuple(part * np.outer(self.scale[one], self.scale[one]) for part, one in pairs)
+        return replace(found, terms=replace(found.terms, main=found.terms.main * self.scale), covariance=covariance)
 
     def screen(self, problems: Sequence[tuple[ndarray, ndarray]], variances: ndarray) -> None:
         """Choose the pairs of a table too long for kernels by fits to `screened` rows: (noise, y) of each output."""
         h, form = self.h[self.screened], self.of("pairs", self.screened)
         assert isinstance(form, _Kernels)
-        energy = np.zeros((h.shape[1],) * 2)
+        energy = np.zeros((len(self.design.places),) * 2)
         for noise, y in problems:
             found = solve(form.kernels, variances, noise[self.screened], y[self.screened])
             terms = self.design.terms(h, found.offset, found.weights, variances)
@@ -159,7 +186,7 @@ class MemberRows:
         moments = Moments.of(form, self.weights, y)  # the most work of a long table: once for variances and terms
         variances, noise = estimate_of_moments(moments, form.kinds, COMPONENTS[name], self.policy, start)
         posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
-        return form.solution(posterior, self.weights, y), (variances, noise)
+        return self._in_units(form.solution(posterior, self.weights, y)), (variances, noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,6 +223,7 @@ class _Columns:
     kinds: ndarray
     scale: ndarray
     kept: ndarray
+    design: Design
     constraints: ndarray | None = None
 
     def __call__(self, part: slice) -> ndarray:
@@ -227,24 +255,23 @@ class _Columns:
         """The terms of a posterior over these functions."""
         fitted, left_out = posterior.rows(self, weights, y)
         count = self.h.shape[1]
-        every, spread = np.zeros(count + len(self.a)), np.zeros((count, count))
+        every = np.zeros(count + len(self.a))
         every[self.kept] = posterior.coefficients * self.scale
         pairs = None
         if len(self.a):
-            pairs = np.zeros((count, count))
-            pairs[self.a, self.b] = pairs[self.b, self.a] = every[count:]
+            a, b = (np.searchsorted(self.design.places, one) for one in (self.a, self.b))
+            pairs = np.zeros((len(self.design.places),) * 2)
+            pairs[a, b] = pairs[b, a] = every[count:]
         main = self.kept < count
-        inside = posterior.covariance[np.ix_(main, main)]
-        spread[np.ix_(self.kept[main], self.kept[main])] = inside
-        return RowsSolution(
-            Terms(posterior.offset, every[:count], pairs), fitted, left_out, spread, posterior.effective(main)
-        )
-
-
-def _effective(covariance: ndarray, prior: ndarray) -> float:
-    """How many of the coefficients the data determine rather than their prior."""
-    known = prior > 0
-    return float(np.sum(1 - np.diag(covariance)[known] / prior[known]))
+        spread = []
+        for mine in self.design.basis.places:
+            here = main & np.isin(self.kept, mine)
+            place = np.searchsorted(mine, self.kept[here])
+            part = np.zeros((len(mine),) * 2)
+            part[np.ix_(place, place)] = posterior.covariance[np.ix_(here, here)]
+            spread.append(part)
+        terms = Terms(posterior.offset, every[:count], pairs, None if pairs is None else self.design.places)
+        return RowsSolution(terms, fitted, left_out, tuple(spread), posterior.effective(main))
 
 
 Form = _Kernels | _Columns
