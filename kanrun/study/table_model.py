@@ -119,9 +119,9 @@ class Part:
 class TableModel:
     """A fitted table: the network over scores, the maps to and from the user's units, and where it comes from.
 
-    `chosen` names what was taken: `stack`, `sparse`, `linear`, `transformed` or `blend`, the weighted sum of the two `parts`, the
-    larger first. `left_out` (rows, outputs) are predictions of the training rows without the row itself, in the user's
-    units, probabilities for classes; from `folds` where there are.
+    `chosen` names what was taken: `stack`, `sparse`, `linear`, `transformed` or `blend`, the weighted sum of the two
+    `parts`, the larger first. `left_out` (rows, outputs) are predictions of the training rows without the row itself,
+    in the user's units, probabilities for classes; from `folds` where there are.
     """
 
     network: KAN
@@ -270,7 +270,7 @@ def _choice(
         return _Choice(name, float(np.exp(found.x)))
 
     def chance(apart: ndarray, errors: float) -> float:
-        return errors * float(apart.std()) / np.sqrt(len(apart))
+        return errors * float(apart.std() / np.sqrt(len(apart)))
 
     names = list(predictions[0])
     single = {name: factor(name) if classes and policy.lottery else _Choice(name) for name in names}

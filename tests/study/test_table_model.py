@@ -341,3 +341,14 @@ def test_folds_that_do_not_fit_into_the_time_are_left_out() -> None:
     with watching(seen.append):
         fit_table(points, None)
     assert [(one.part, one.done) for one in seen if one.part == "folds"] == [("folds", k) for k in (0, 0, 1, 2, 3, 4)]
+
+
+def test_few_of_many_inputs_are_found() -> None:
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=(560, 100))
+    y = 2 * x[:, 0] + x[:, 1] ** 2 + 0.3 * rng.normal(size=560)
+    model = fit_table(Points(x[:80], y[:80, None]), None)
+    assert model.chosen == "sparse"
+    assert np.mean((model.values(x[80:])[:, 0] - y[80:]) ** 2) < 0.3 * y.var()
+    sizes = [np.abs(model.fit.terms[0].main[one]).max() for one in model.fit.design.basis.places]
+    assert set(np.argsort(sizes)[-2:]) == {0, 1}
