@@ -122,6 +122,8 @@ def _finishing(
 ) -> Iterator[SearchStage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
     allowed = max((1 + conditions.slack) * reference, problem.policy.exact)
+    if _interpolates(choice, problem.data):
+        allowed = 1.0
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
@@ -178,7 +180,7 @@ def _judged(
     choice = outcome.choice
     if outcome.formula is not None and not outcome.formula.splines:
         error = data.overall_error(outcome.formula)
-        if error <= EXACT_FORMULA:
+        if error <= EXACT_FORMULA and data.supports(outcome.formula.graph.parameters.size):
             close = f"to {error:.1e} of their spread" if error else "to the last digit"
             known = " and agrees with the truth" if certificate.recovered == "yes" else ""
             return "exact", f"the formula gives all points {close}{known}"
@@ -194,9 +196,16 @@ def _judged(
         count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
     error = data.error(outcome.formula)
+    if _interpolates(choice, data):
+        return "formula", f"the shortest description of so few points; it leaves {error:.2g} of their spread"
     said = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
     said = said if error > exact else f"its relative error on held-out points is {error:.1g}"
     return "formula", f"the formula is as good as the network ({said}){poor}"
+
+
+def _interpolates(choice: Tried, data: SearchData) -> bool:
+    """Whether there are hardly more points than the network has parameters, so that its error is no measure."""
+    return data.count <= choice.network.parameters.size + 1
 
 
 def _explained(data: SearchData, choice: Tried) -> float:

@@ -1,8 +1,9 @@
 """The data that a formula is sought on, and the description length by which formulas are compared on them.
 
 The description length is N log(error) + log(N) / 2 for every free constant and unit of complexity, in nats, over all N
-points (Schwarz, Annals of Statistics 6, 1978, 461). On noisy data every further constant must pay for itself; on exact
-data N log(error) dominates, down to EXACT, below which only the size counts.
+points (Schwarz, Annals of Statistics 6, 1978, 461); of few points it is N / (N - k - 1) for each of the k constants and
+halves of units, where that is more (Hurvich and Tsai, Biometrika 76, 1989, 297). On noisy data every further constant
+must pay for itself; on exact data N log(error) dominates, down to EXACT, below which only the size counts.
 """
 
 from __future__ import annotations
@@ -39,6 +40,16 @@ class SearchData:
         best of several models reaches by chance on so few points."""
         by_mean = self.error(lambda x: np.full(x.shape[0], float(np.mean(self.y))))
         return by_mean * max(0.8, 1 - 2 / float(np.sqrt(self.validation_y.size)))
+
+    @cached_property
+    def count(self) -> int:
+        """N: all points, of too few to set some aside these once."""
+        return self.y.size + (0 if np.array_equal(self.x, self.validation_x) else self.validation_y.size)
+
+    def supports(self, constants: int) -> bool:
+        """Whether there are points enough to tell a formula of so many constants that gives all of them from others
+        that do."""
+        return _POINTS_A_CONSTANT * constants + _POINTS <= self.count
 
     def overall_error(self, model: Callable[[Array], Array]) -> float:
         """The same as `error` over all points, those that constants were fitted to among them."""
@@ -81,6 +92,8 @@ class SearchData:
         return float(np.mean((rest[held] - guess[held]) ** 2)) > (1 - _EXPLAINED) * float(np.mean(rest[held] ** 2))
 
 
+#: Points that a formula takes to be known as exact: for every constant, and beyond.
+_POINTS_A_CONSTANT, _POINTS = 2, 5
 #: Standard errors of a correlation, inputs up to which cubic polynomials are few enough, and the share of the residuals
 #: that, explained, shows that they are no noise.
 _LIKE, _FEW, _EXPLAINED = 3.5, 5, 0.05
@@ -92,10 +105,14 @@ EXACT = 1e-11
 def description_length(graph: Graph, samples: SearchData) -> float:
     """Nats, up to a constant of the data; inf where the graph is not finite on them."""
     error = samples.overall_error(graph)
-    return length_of(error, graph.parameters.size + graph.complexity, samples) if np.isfinite(error) else np.inf
+    return length_of(error, graph.parameters.size, graph.complexity, samples) if np.isfinite(error) else np.inf
 
 
-def length_of(error: float, size: float, samples: SearchData) -> float:
-    """Nats for a relative `error` over all points with `size` constants and units of complexity."""
-    count = samples.y.size + samples.validation_y.size
-    return count * float(np.log(max(error, EXACT))) + 0.5 * float(np.log(count)) * size
+def length_of(error: float, constants: int, complexity: float, samples: SearchData) -> float:
+    """Nats for a relative `error` over all points; inf where there is no point more than the constants take."""
+    count, each = samples.count, 0.5 * float(np.log(samples.count))
+    taken = constants + complexity / 2
+    if taken and count <= taken + 1:
+        return float("inf")
+    few = max(count / (count - taken - 1) - each, 0.0) * taken
+    return count * float(np.log(max(error, EXACT))) + each * (constants + complexity) + few

@@ -1,4 +1,4 @@
-"""All pairs of many functions at once, by their correlations: which two explain values best."""
+"""Few of many functions: the pairs that explain values best, by all correlations at once, and backward elimination."""
 
 from __future__ import annotations
 
@@ -64,3 +64,31 @@ def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
     norm = np.linalg.norm(left, axis=1)
     use = np.flatnonzero(norm > _LEFT * np.linalg.norm(entries, axis=1))
     return use, left[use] / norm[use, None]
+
+
+def few_terms(columns: Array, y: Array, allowed: float) -> Array | None:
+    """Coefficients (columns,) that leave at most `allowed` of y (N,), as few as backward elimination needs; None where
+    all columns (N, columns) leave more."""
+    kept = list(range(columns.shape[1]))
+
+    def solve(chosen: list[int]) -> Array | None:
+        count_work(COSTS.least_squares * len(y) * len(chosen) ** 2)
+        found = np.asarray(np.linalg.lstsq(columns[:, chosen], y, rcond=1e-17)[0], dtype=np.float64)
+        return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - y) ** 2))) <= allowed else None
+
+    solved = solve(kept)
+    if solved is None:
+        return None
+    step = max(len(kept) // 2, 1)
+    while step and len(kept) > 1:
+        order = np.argsort(np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0))
+        for rest in (order[min(step, len(kept) - 1) :], *([np.delete(order, 1)] if step == 1 else [])):
+            fewer = sorted(kept[i] for i in rest)
+            if (trial := solve(fewer)) is not None:
+                kept, solved = fewer, trial
+                break
+        else:
+            step //= 2
+    full = np.zeros(columns.shape[1])
+    full[kept] = solved
+    return full

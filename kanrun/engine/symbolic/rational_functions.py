@@ -13,6 +13,7 @@ from kanrun.engine.symbolic.budget import COSTS, count_work, counted_calls
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.expression_pairs import OUTPUTS
+from kanrun.engine.symbolic.pairs import few_terms
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import to_numpy, variable
 
@@ -75,7 +76,7 @@ def _quotient(
     sizes = np.linalg.norm(columns, axis=0)
     null = np.linalg.svd(np.linalg.qr(columns / sizes)[1])[2][-1]
     one = int(np.argmax(np.abs(null[: len(below)])))
-    solved = _few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
+    solved = few_terms(np.delete(columns, one, axis=1), -columns[:, one], allowed)
     if solved is None or np.count_nonzero(solved) > policy.terms:
         return None
     natural = np.insert(solved, one, 1.0) / [float(np.prod(scale ** np.array(power))) for power in (*below, *above)]
@@ -124,30 +125,3 @@ def _monomial(x: Array, power: tuple[int, ...]) -> Array:
 def _term(power: tuple[int, ...], coefficient: float) -> sympy.Expr:
     number = sympy.Integer(1) if coefficient == 1.0 else sympy.Float(coefficient, 17)
     return number * sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))
-
-
-def _few_terms(columns: Array, t: Array, allowed: float) -> Array | None:
-    """Coefficients (columns,) that leave at most `allowed` of t, as few as backward elimination needs; None where all
-    columns leave more."""
-    kept = list(range(columns.shape[1]))
-
-    def solve(chosen: list[int]) -> Array | None:
-        count_work(COSTS.least_squares * len(t) * len(chosen) ** 2)
-        found = np.asarray(np.linalg.lstsq(columns[:, chosen], t, rcond=1e-17)[0], dtype=np.float64)
-        return found if float(np.sqrt(np.mean((columns[:, chosen] @ found - t) ** 2))) <= allowed else None
-
-    solved = solve(kept)
-    if solved is None:
-        return None
-    step = len(kept) // 2
-    while step and len(kept) > 1:
-        sizes = np.abs(solved) * np.linalg.norm(columns[:, kept], axis=0)
-        fewer = sorted(kept[i] for i in np.argsort(sizes)[min(step, len(kept) - 1) :])
-        trial = solve(fewer)
-        if trial is None:
-            step //= 2
-        else:
-            kept, solved = fewer, trial
-    full = np.zeros(columns.shape[1])
-    full[kept] = solved
-    return full

@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.description_length import EXACT, length_of
+from kanrun.engine.symbolic.description_length import length_of
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
@@ -90,7 +90,7 @@ class _Search:
 
     def is_exact(self) -> bool:
         """Whether a formula gives all points to rounding."""
-        return any(each.is_exact(self.policy.exact) for each in self.tried)
+        return any(each.is_exact(self.problem) for each in self.tried)
 
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network with only noise left, or the budget is spent."""
@@ -235,12 +235,12 @@ def choose_formula(tried: Sequence[Tried], problem: SearchProblem) -> Tried | No
 
     A network without a formula counts as one that is the policy's `unread` times as wrong.
     """
-    exact = [each for each in tried if each.is_exact(max(problem.policy.exact, EXACT))]
+    exact = [each for each in tried if each.is_exact(problem)]
     if exact:
         return min(exact, key=lambda each: each.formula.complexity if each.formula else np.inf)
 
     def length(each: Tried) -> float:
-        unread = length_of(problem.policy.unread * each.network_error, 0.0, problem.data)
+        unread = length_of(problem.policy.unread * each.network_error, 0, 0.0, problem.data)
         return each.selected.length if each.formula else unread
 
     return min(tried, key=length, default=None)

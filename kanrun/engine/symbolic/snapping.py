@@ -10,6 +10,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.description_length import EXACT
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
@@ -66,8 +67,11 @@ class Tried:
     def matches(self) -> Matches:
         return self.selected.matches
 
-    def is_exact(self, exact: float) -> bool:
-        return self.formula is not None and self.formula_error <= exact
+    def is_exact(self, problem: SearchProblem) -> bool:
+        """Whether the formula gives the points to rounding, and there are enough of them for its constants."""
+        goal = max(problem.policy.exact, EXACT)
+        enough = self.formula is not None and problem.data.supports(self.formula.parameters.size)
+        return enough and self.formula_error <= goal
 
 
 def matched(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
@@ -101,7 +105,7 @@ def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterato
 
 def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator[SearchStage | Tried]:
     """What was tried, after a longer search within work of `allowance` where it is not exact yet."""
-    if tried.is_exact(problem.policy.exact):
+    if tried.is_exact(problem):
         yield tried
         return
     began = time.monotonic()

@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
+from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
@@ -51,7 +51,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
         tried = _tried(name, expression, problem) if expression is not None else None
         if tried is not None and tried.formula_error < problem.policy.worth:
             yield from matched(tried, began)
-            if tried.is_exact(_goal(problem)):
+            if tried.is_exact(problem):
                 return
 
 
@@ -62,16 +62,12 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     others: list[Tried] = []
     for expression in _expressions(inner, problem, reduction):
         tried = _tried(_name(reduction), reduction.restored(expression), problem)
-        if tried is not None and tried.is_exact(_goal(problem)):
+        if tried is not None and tried.is_exact(problem):
             yield from matched(tried, began)
             return
         others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
     for tried in sorted(others, key=lambda each: each.selected.length)[: problem.policy.expression_pairs.refined]:
         yield from matched(tried, began)
-
-
-def _goal(problem: SearchProblem) -> float:
-    return max(problem.policy.exact, EXACT)
 
 
 def _name(reduction: Reduction) -> str:

@@ -27,7 +27,7 @@ from kanrun.engine.symbolic.joined_graphs import (
     summed_graphs,
     with_constant,
 )
-from kanrun.engine.symbolic.pairs import nearest_pairs
+from kanrun.engine.symbolic.pairs import few_terms, nearest_pairs
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Call, Joined, Part, Subgraph, graph_of, sound
@@ -145,7 +145,8 @@ class _Search:
         for number, w in enumerate(ones if weights is None else weights.values):
             loss = _left_by_each(target.values, entries.values * w, w)
             first = np.lexsort([entries.sizes, np.maximum(loss, self.goal**2)])[: self.policy.kept]
-            ranked += [(max(float(loss[i]), self.goal**2), float(entries.sizes[i]), int(i), number) for i in first]
+            places = [int(i) for i in first if np.isfinite(loss[i])]
+            ranked += [(max(float(loss[i]), self.goal**2), float(entries.sizes[i]), i, number) for i in places]
         taken: set[tuple[str, int]] = set()
         for left, _, index, number in sorted(ranked):
             if len(taken) == self.policy.singles or self.exact() or (weights and left > self.policy.promising):
@@ -322,36 +323,19 @@ class _Search:
     def try_terms(self, terms: Sequence[Call], most: int) -> None:
         """A linear combination of terms that is exact, with as few as that takes, if these are at most `most`."""
         usable = [term for term in terms if known(term.function.candidate, self.names) and term.function.allows(self.t)]
-        columns = np.stack([np.ones_like(self.t), *(term.function.value(self.t) for term in usable)], axis=1)
-        columns[:, 1:] -= columns[:, 1:].mean(axis=0)
-        columns /= np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
-        kept = list(range(1, columns.shape[1]))
-        goal = 10 * self.goal
-        c, error = self.combined(columns[:, [0, *kept]])
-        while error <= goal and len(kept) > 1:
-            for least in np.argsort(np.abs(c[1:]))[:2]:
-                fewer = kept[:least] + kept[least + 1 :]
-                c, error = self.combined(columns[:, [0, *fewer]])
-                if error <= goal:
-                    kept = fewer
-                    break
-            else:
-                break
-        c, error = self.combined(columns[:, [0, *kept]])
-        if error <= goal and len(kept) <= most:
-            chosen = [usable[k - 1] for k in kept]
-            plain = np.stack([np.ones_like(self.t), *(term.function.value(self.t) for term in chosen)], axis=1)
-            norms = np.linalg.norm(plain, axis=0)
-            c = np.linalg.lstsq(plain / norms, self.y, rcond=None)[0] / norms
-            self.try_sum(
-                [scaled(term, float(f)) for term, f in zip(chosen, c[1:], strict=True)], float(c[0]), None, None
-            )
-
-    def combined(self, columns: Array) -> tuple[Array, float]:
-        """The combination of columns (N, K) nearest to y, and its error relative to the spread."""
-        c = np.linalg.lstsq(columns, self.y, rcond=1e-15)[0]
-        count_work(COSTS.grid_value * columns.size * columns.shape[1])
-        return np.asarray(c, dtype=np.float64), float(np.sqrt(np.mean((self.y - columns @ c) ** 2))) / self.spread
+        values = [term.function.value(self.t) for term in usable]
+        usable = [term for term, each in zip(usable, values, strict=True) if np.isfinite(each).all()]
+        plain = np.stack([np.ones_like(self.t), *(each for each in values if np.isfinite(each).all())], axis=1)
+        columns = np.concatenate([plain[:, :1], plain[:, 1:] - plain[:, 1:].mean(axis=0)], axis=1)
+        solved = few_terms(
+            columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300), self.y, 10 * self.goal * self.spread
+        )
+        kept = [] if solved is None else [0, *(np.flatnonzero(solved[1:]) + 1)]
+        if 1 < len(kept) <= most + 1:
+            norms = np.linalg.norm(plain[:, kept], axis=0)
+            c = np.linalg.lstsq(plain[:, kept] / norms, self.y, rcond=None)[0] / norms
+            parts = [scaled(usable[k - 1], float(f)) for k, f in zip(kept[1:], c[1:], strict=True)]
+            self.try_sum(parts, float(c[0]), None, None)
 
     def families(self) -> None:
         """Linear combinations within families of functions with whole numbers for constants."""

@@ -44,9 +44,12 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
 def test_a_shorter_description_is_more_accurate_or_smaller() -> None:
     x, y = noisy(lambda x: x[:, 0], 0, 1, 1, 0)
     samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
-    assert length_of(1e-3, 30.0, samples) < length_of(1e-2, 3.0, samples)
-    assert length_of(1e-2, 3.0, samples) < length_of(1e-2, 4.0, samples)
-    assert length_of(0.1 * EXACT, 3.0, samples) == length_of(EXACT, 3.0, samples)
+    assert length_of(1e-3, 10, 20.0, samples) < length_of(1e-2, 1, 2.0, samples)
+    assert length_of(1e-2, 1, 2.0, samples) < length_of(1e-2, 2, 2.0, samples)
+    assert length_of(0.1 * EXACT, 1, 2.0, samples) == length_of(EXACT, 1, 2.0, samples)
+    few = SearchData(x[:8], y[:8], x[:8], y[:8])
+    assert length_of(1e-2, 2, 2.0, few) < length_of(1e-9, 6, 2.0, few), "eight points do not pay for six constants"
+    assert not few.supports(2), "a formula of two constants through eight points is not known as exact"
     undefined = one_edge("log", "bcd", 1.0, -2.0, 1.0, 0.0)
     assert description_length(undefined, samples) == np.inf
 
