@@ -111,6 +111,7 @@ def summary(
             "backward_transfer": found.backward_transfer,
             "between_rmse": best.between,
             "rmse": best.rmse,
+            "relative_error": best.rmse / float(sequence.everything.y.std()),
             "best_spline_rmse": best_spline(network, sequence) if learner.plain else None,
             "trial": best.number,
             "steps": best.steps,

@@ -32,15 +32,19 @@ def cells(cfg: FitConfig) -> list[dict[str, Any]]:
 
 def prepare(cfg: FitConfig, cell: Mapping[str, Any], seed: int) -> Fit | TableFitting:
     """Build everything that a training needs."""
-    from kanrun.study.suite import with_cell
-
-    if MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only:
+    if _tables_only(cfg, cell):
         from kanrun.experiments.fit.tables import prepare_table
 
         return prepare_table(cfg, cell, seed)
     from kanrun.experiments.fit.training import make_fit
 
     return make_fit(cfg, cell, seed)
+
+
+def _tables_only(cfg: FitConfig, cell: Mapping[str, Any]) -> bool:
+    from kanrun.study.suite import with_cell
+
+    return MODELS.find(with_cell(cfg, cell).model.kind, "model.kind").tables_only
 
 
 def run(
@@ -51,17 +55,18 @@ def run(
     prepared: Fit | TableFitting | None = None,
 ) -> Iterator[Record]:
     """Train one network; one row per step as it trains, the rest at the end."""
-    from kanrun.experiments.fit.tables import TableFitting, run_table
+    fit: Any = prepared or prepare(cfg, cell, seed)
+    if _tables_only(cfg, cell):
+        from kanrun.experiments.fit.tables import run_table
+
+        yield from run_table(fit, cell, seed)
+        return
     from kanrun.experiments.fit.training import Progress, results
 
     from kanrun.engine.training import train
     from kanrun.study.resources import generator
     from kanrun.study.training_records import follow, state_from_checkpoint
 
-    fit = prepared or prepare(cfg, cell, seed)
-    if isinstance(fit, TableFitting):
-        yield from run_table(fit, cell, seed)
-        return
     done = state_from_checkpoint(resume, fit.problem.domain.device)
     if resume is None:
         yield from (Note(text, warning=True) for text in fit.problem.dataset.notes)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special, stats
+from scipy import special
 
 from kanrun.targets.data import Array, PiecewiseScaling, Points, in_own_units
 
@@ -122,6 +122,8 @@ class PowerTransform:
 
         Stronger ones have a pole, near which the way back turns small errors into endless ones.
         """
+        from scipy import stats  # takes half a second, which only tables need pay
+
         spread = float(y.std())
         if spread <= 0 or not np.isfinite(spread):
             return None
@@ -131,6 +133,8 @@ class PowerTransform:
         return PowerTransform(unit, power, float(t.mean()), max(float(t.std()), 1e-300))
 
     def apply(self, y: Array) -> Array:
+        from scipy import stats
+
         return np.asarray((stats.yeojohnson(y / self.unit, lmbda=self.power) - self.mean) / self.deviation)
 
     def invert(self, t: Array) -> Array:

@@ -7,13 +7,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from omegaconf import OmegaConf
 
 from kanrun.errors import UsageError
 from kanrun.launch.refusals import LAUNCHERS, check_slurm
+from kanrun.runs import Run
 
 # Python runs a sitecustomize.py on its path in every process, workers included.
 FAKE = """
@@ -65,3 +68,32 @@ def test_slurm_is_asked_for_where_it_is(monkeypatch: pytest.MonkeyPatch, tmp_pat
         check_slurm(OmegaConf.create({"_target_": places["submitit_slurm"]}))
     (tmp_path / "srun").touch(mode=0o755)
     check_slurm(OmegaConf.create({"_target_": places["submitit_slurm"]}))
+
+
+@pytest.mark.slow
+def test_a_sweep_whose_launcher_is_killed_is_resumed_to_the_same_numbers(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    words = ["fit", "-q", "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "seed=range(8)", "solver=adam",
+             "solver.steps=2000", "target=runge"]  # fmt: skip
+    command = [sys.executable, "-c", code, *words]
+    done = subprocess.run([*command, "--outputs", "whole"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    process = subprocess.Popen([*command, "--outputs", "killed"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+    whole, killed = (Run(tmp_path / name / "fit" / "v0001") for name in ("whole", "killed"))
+    until = time.monotonic() + 300
+    while not list(killed.path.glob("*/summary.csv")) and time.monotonic() < until:
+        time.sleep(0.1)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.wait()
+    _, left = psutil.wait_procs(children, timeout=60)
+    assert not left  # its workers end by themselves
+    begun = len(list(killed.path.glob("*/run.json")))
+    again = [sys.executable, "-c", code, "runs", "resume", str(killed.path), "-q"]
+    done = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for before, after in zip(whole.jobs, killed.jobs, strict=True):
+        errors = [list(run.table("summary")["test_rmse"]) for run in (before, after)]
+        assert errors[0] == errors[1]
+    print(f"\nlauncher killed when {begun} of 8 jobs had begun: all 8 have the numbers of an undisturbed sweep")

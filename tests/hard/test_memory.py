@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 
 from kanrun.cli.app import main
 from kanrun.config.experiments import FitConfig
 from kanrun.config.models import KANConfig, MLPConfig
 from kanrun.config.targets import SamplingConfig
+from kanrun.runs import Run
 from kanrun.study.resources import need_of
 
 TOO_LARGE = {
@@ -54,3 +60,53 @@ def test_runs_take_more_than_the_estimate(words: str, tmp_path: Path) -> None:
     cfg = FitConfig(model=KANConfig(hidden=hidden), sampling=SamplingConfig(train=200_000))
     unit = 1 if sys.platform == "darwin" else 1024
     assert need_of(cfg).memory < peak * unit
+
+
+@pytest.mark.slow
+def test_the_memory_of_a_long_study_is_flat(tmp_path: Path) -> None:
+    """300 cells in two workers: what the program and each worker hold late is what they held early, to 5 %."""
+    code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    words = ["fit", "-q", "target=runge", "seeds=300", "model.hidden=[]", "sampling.train=200"]
+    command = [sys.executable, "-c", code, *words, "executor=local", "executor.workers=2"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    parent, summary = psutil.Process(process.pid), tmp_path / "outputs" / "fit" / "v0001" / "summary.csv"
+    samples: list[tuple[int, dict[int, int]]] = []  # finished cells, and the bytes of each process
+    while process.poll() is None:
+        with contextlib.suppress(psutil.NoSuchProcess, OSError):
+            held = {each.pid: each.memory_info().rss for each in (parent, *parent.children())}
+            samples.append((summary.read_text().count("\n") - 1, held))
+        time.sleep(0.25)
+    assert process.returncode == 0
+    early = [held for done, held in samples if 40 <= done < 100]
+    late = [held for done, held in samples if 240 <= done < 300]
+    grown = {
+        pid: float(np.median([held[pid] for held in late if pid in held])) / np.median([h[pid] for h in early]) - 1
+        for pid in early[0]
+        if all(pid in held for held in early) and any(pid in held for held in late)
+    }
+    assert len(grown) >= 3  # the program and its workers
+    print(f"\n300 cells in two workers: memory grew by {', '.join(f'{each:+.1%}' for each in grown.values())}")
+    assert max(grown.values()) <= 0.05
+
+
+@pytest.mark.slow
+def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    x = draw.normal(size=(1_000_000, 10))
+    y = np.sin(x[:, 0]) + x[:, 1] * x[:, 2] + 0.3 * x[:, 3] ** 2 + 0.5 * draw.normal(size=len(x))
+    names = ",".join([*(f"c{column}" for column in range(10)), "y"])
+    np.savetxt(tmp_path / "rows.csv", np.column_stack([x, y]), fmt="%.6g", delimiter=",", header=names, comments="")
+    code = "import resource, sys; from kanrun.cli.app import main; main(); " \
+        "print(resource.getrusage(resource.RUSAGE_SELF))"  # fmt: skip
+    words = ["fit", "-q", "target=table", "target.path=rows.csv", "target.outputs=y", "baselines=false"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    used = dict(re.findall(r"(\w+)=([\d.]+)", done.stdout))
+    memory = float(used["ru_maxrss"]) * (1 if sys.platform == "darwin" else 1024) / 2**30
+    error = float(Run(tmp_path / "outputs" / "fit" / "v0001").table("summary")["cv_rmse"].iloc[0])
+    print(
+        f"\n1,000,000 rows x 10: {memory:.2f} GiB, {float(used['ru_utime']):.0f} CPU s, cv_rmse {error:.3f} (noise 0.5)"
+    )
+    assert memory < 4
+    assert error < 0.55

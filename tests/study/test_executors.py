@@ -80,6 +80,23 @@ def test_workers_end_when_the_study_is_stopped(tmp_path: Path, monkeypatch: pyte
     assert Run(folder.path).status == "INTERRUPTED"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["local", "dask"])
+def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
+    kind: str, run_toy: RunToy, same_tables: SameTables, request: pytest.FixtureRequest, capsys: Any
+) -> None:
+    sizes = list(range(2, 152))
+    dying = sizes[::3] + sizes[1::3]
+    address = None if kind == "local" else request.getfixturevalue("cluster").scheduler_address
+    _, serial = run_toy(sizes=sizes)
+    outcome, run = run_toy(executor=(kind, 2 if kind == "local" else None, address), sizes=sizes, dies_once=dying)
+    assert outcome.status == Status.COMPLETED
+    same_tables(serial, run)
+    again = capsys.readouterr().err.count("starts again")
+    assert again == (len(dying) if kind == "local" else 0)  # Dask's scheduler runs them again itself
+    print(f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run")
+
+
 ORPHANS = """
 import sys
 from pathlib import Path

@@ -1,0 +1,65 @@
+"""The same configuration gives the same numbers, whatever hash seed, threads of libraries and executor."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from kanrun.runs import Run
+from kanrun.runs.locations import find_runs
+
+CALLS = {
+    "kan": ["fit", "seeds=2", "sampling.train=200"],
+    "adam": ["fit", "target=runge", "solver=adam", "solver.steps=50", "seeds=2"],
+    "table": ["fit", "target=bundled", "target.name=diabetes", "seeds=2"],
+    "continual": ["continual", "seeds=2"],
+    "formula": ["interpret", "target.formula=exp(-x)*sin(3*y)", "budget=10", "seeds=2"],
+    "equation": ["solve", "equation=pendulum", "seeds=2"],
+}
+WAYS = {
+    "another hash seed": ({"PYTHONHASHSEED": "7"}, []),
+    "two threads of the libraries": ({"OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2", "MKL_NUM_THREADS": "2"}, []),
+    "two workers": ({}, ["executor=local", "executor.workers=2"]),
+}
+
+
+def tables_of(words: list[str], outputs: Path, environment: dict[str, str]) -> dict[str, str]:
+    """Every table of the run, as text to the last digit, without the columns of times and of processes."""
+    code = "import sys; from kanrun.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", code, *words, "-q", "--outputs", str(outputs)]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    (run,) = find_runs(outputs)
+    frames = {name: run.table(name) for name in run.tables}
+    return {
+        name: frame[[c for c in frame if "seconds" not in str(c)]].to_csv(index=False)
+        for name, frame in frames.items()
+        if name != "baselines"  # other libraries' models
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("call", CALLS)
+def test_nothing_around_a_run_changes_its_numbers(call: str, tmp_path: Path) -> None:
+    one = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    expected = tables_of(CALLS[call], tmp_path / "first", one)
+    for number, (way, (environment, words)) in enumerate(WAYS.items()):
+        found = tables_of([*CALLS[call], *words], tmp_path / str(number), {**one, **environment})
+        differing = [name for name in expected if found[name] != expected[name]]
+        assert not differing, f"{way}: other numbers in {differing}"
+    print(f"\n{call}: {len(expected)} tables the same in {1 + len(WAYS)} ways")
+
+
+@pytest.mark.slow
+def test_two_threads_change_no_more_than_the_last_digits(tmp_path: Path) -> None:
+    for threads in (1, 2):
+        tables_of([*CALLS["kan"], f"threads={threads}"], tmp_path / str(threads), {})
+    one, two = (Run(tmp_path / str(threads) / "fit" / "v0001").table("summary")["test_rmse"] for threads in (1, 2))
+    difference = float(np.max(np.abs(one / two - 1)))
+    print(f"\ntest_rmse with threads=2: relative difference {difference:.1e}")
+    assert difference < 0.5
