@@ -28,6 +28,7 @@ from kanrun.engine.symbolic import (
     search,
 )
 from kanrun.errors import UsageError
+from kanrun.formulas import as_variables
 from kanrun.study.model import Model
 from kanrun.targets import Data, Scaling, as_numbers, frame_columns, frame_names, is_frame
 
@@ -76,8 +77,8 @@ def interpret(  # noqa: PLR0913 (keywords of a public function)
         points = as_numbers(x) if frame is None else np.stack([as_numbers(c, repr(n)) for n, c in frame.items()], 1)
         values = as_numbers(y, "y")
         points = points[:, None] if points.ndim == 1 else points
-    if names is None and own_names and all(name.isidentifier() for name in own_names):
-        names = own_names
+    if names is None and own_names:
+        names = as_variables(own_names)
     _check_data(points, values)
     inputs, given, unit = tens(points), points, float(tens(values[:, None]).scale[0])
     points, values = inputs.apply(points), values / unit

@@ -16,10 +16,18 @@ from omegaconf.errors import OmegaConfBaseException
 from kanrun.config import InterpretConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.prune import prune_on_validation, pruned
-from kanrun.engine.symbolic import Formula, GraphTrainingPolicy, SearchData, SearchPolicy, SimplificationPolicy, choose
+from kanrun.engine.symbolic import (
+    Formula,
+    GraphTrainingPolicy,
+    SearchData,
+    SearchPolicy,
+    SimplificationPolicy,
+    choose,
+    renamed,
+)
 from kanrun.engine.symbolic.from_network import graph_of, values_of
 from kanrun.errors import UsageError
-from kanrun.formulas import variable
+from kanrun.formulas import as_variables, variable
 from kanrun.formulas.units import dimensions
 from kanrun.runs import Run
 from kanrun.runs.records import Checkpoint, Note
@@ -125,13 +133,13 @@ class InterpretationProblem:
         return Note(text, warning=not self.network.faithful)
 
     def in_units(self, formula: Formula) -> Formula:
-        """The formula in the user's units; as it is where nothing was standardised."""
+        """The formula in the user's units and, where they can stand in one, names."""
         plain = not self.input_scaling.shift.any() and (self.input_scaling.scale == 1).all()
         if plain and self.unit == 1 and self.output_scaling.shift[self.index] == 0:
-            return formula
+            return renamed(formula, as_variables(self.inputs))
         shift = float(self.output_scaling.shift[self.index])
         points = self.input_scaling.invert(self.samples.validation_x)
-        return in_units(formula, self.input_scaling, shift, self.unit, points)
+        return renamed(in_units(formula, self.input_scaling, shift, self.unit, points), as_variables(self.inputs))
 
 
 def options_of(cfg: InterpretConfig) -> Options:
@@ -239,9 +247,8 @@ def _notes(dataset: Dataset) -> tuple[Note, ...]:
     """What was said of the data, and what the inputs are called in formulas where that is not their name."""
     notes = tuple(Note(text, warning=True) for text in dataset.notes)
     names = dataset.target.inputs
-    if tuple(names) == tuple(f"x{i}" for i in range(len(names))):
-        return notes
-    return (*notes, Note("in formulas " + ", ".join(f"x{i} is {name}" for i, name in enumerate(names))))
+    pairs = [pair for pair in zip(as_variables(names), names, strict=True) if pair[0] != pair[1]]
+    return (*notes, Note("in formulas " + ", ".join(f"{short} is {name}" for short, name in pairs))) if pairs else notes
 
 
 def formula_checkpoint(

@@ -67,18 +67,23 @@ class ExperimentConfig:
             yield f"device=mps has no {self.precision}; add precision=float32."
 
 
+#: Keys that one target alone has for users stand for it.
+_TARGETS = {"target.formula": "target=expression", "target.path": "target=table", "target.outputs": "target=table"}
+
+
 @experiment(
     "fit",
     "Train a model on a function, a formula or a table.",
     examples=(
         "kanrun fit",
         "kanrun fit seeds=5 'model.hidden=[1]' sampling.train=3000",
-        "kanrun fit target=expression 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
-        "kanrun fit target=table target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
+        "kanrun fit 'target.formula=exp(-x0)*sin(3*x1)' 'target.domain=[[-1,1],[0,2]]'",
+        "kanrun fit target.path=houses.csv 'target.inputs=[rooms,area (m2)]' target.outputs=price",
         "kanrun fit study=toy_suite",
         "kanrun fit -m model.degree=2,3,4",
     ),
     table_model="auto",
+    implied=_TARGETS,
 )
 @dataclass
 class FitConfig(ExperimentConfig):
@@ -138,6 +143,7 @@ class CurvesConfig(ExperimentConfig):
         "kanrun extend-grid study=paper",
         "kanrun extend-grid 'parts=[order]' 'degrees=[2,3]'",
     ),
+    implied=_TARGETS,
 )
 @dataclass
 class ExtendGridConfig(ExperimentConfig):
@@ -179,12 +185,13 @@ class ExtendGridConfig(ExperimentConfig):
     "Find the formula behind a function or a table, and verify it.",
     examples=(
         "kanrun interpret",
-        "kanrun interpret target=expression 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
+        "kanrun interpret 'target.formula=x0*log(x1)' 'target.domain=[[0,1],[0.2,2]]'",
         "kanrun interpret 'model.hidden=[5]'",
         "kanrun interpret 'candidates=[sin,exp,x^2]' 'own_candidates.bump=1/(1+x0^2)'",
         "kanrun interpret from_run=fit/latest",
         "kanrun interpret study=symbolic_suite executor=local",
     ),
+    implied=_TARGETS,
 )
 @dataclass
 class InterpretConfig(ExperimentConfig):
@@ -213,10 +220,11 @@ class InterpretConfig(ExperimentConfig):
     examples=(
         "kanrun compare-mlp",
         "kanrun compare-mlp match=flops",
-        "kanrun compare-mlp target=expression 'target.formula=x0*sin(x1)' 'model.hidden=[2]'",
-        "kanrun compare-mlp target=table target.path=houses.csv 'target.inputs=[rooms]' target.outputs=price",
+        "kanrun compare-mlp 'target.formula=x0*sin(x1)' 'model.hidden=[2]'",
+        "kanrun compare-mlp target.path=houses.csv 'target.inputs=[rooms]' target.outputs=price",
         "kanrun compare-mlp study=no_activation",
     ),
+    implied=_TARGETS,
 )
 @dataclass
 class CompareMLPConfig(ExperimentConfig):

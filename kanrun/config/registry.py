@@ -99,8 +99,10 @@ class ExperimentKind(Kind):
     implied: Mapping[str, str] = field(default_factory=dict)  # a key, and the choice that setting it stands for
 
     def completed(self, overrides: Sequence[str]) -> list[str]:
-        """The overrides with the choices that they imply in front, each unless its group is chosen already."""
+        """The overrides with the choices that they imply in front, each unless its group is chosen, or a study is."""
         keys = {word.lstrip("+").partition("=")[0] for word in overrides}
+        if "study" in keys:
+            return list(overrides)
         chosen = dict.fromkeys(choice for key, choice in self.implied.items() if key in keys)
         return [*(choice for choice in chosen if choice.partition("=")[0] not in keys), *overrides]
 

@@ -38,10 +38,10 @@ class GaussianPeaksTarget:
 @target("kanrun.targets.functions:build_expression")
 @dataclass
 class ExpressionTarget:
-    """Your own formula in x0, x1, ..."""
+    """Your own formula."""
 
-    formula: str = setting(MISSING, "formula in x0, x1, ...")
-    domain: Any = setting(None, f"{_DOMAIN}; null is [-1, 1]")
+    formula: str = setting(MISSING, "formula in x0, x1, ... or in other names, which are sorted")
+    domain: Any = setting(None, f"{_DOMAIN}, or by name as {{t: [0,1], r: [1,2]}}; null is [-1, 1]")
     units: dict[str, str] = setting({}, _UNITS)
     kind: str = "expression"
 

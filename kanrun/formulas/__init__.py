@@ -7,6 +7,7 @@ from kanrun.formulas.forms import variables_of as variables_of
 from kanrun.formulas.parsing import CONSTANTS as CONSTANTS
 from kanrun.formulas.parsing import FUNCTIONS as FUNCTIONS
 from kanrun.formulas.parsing import FormulaLimits as FormulaLimits
+from kanrun.formulas.parsing import as_variables as as_variables
 from kanrun.formulas.parsing import constant as constant
 from kanrun.formulas.parsing import names_in as names_in
 from kanrun.formulas.parsing import parse as parse

@@ -8,6 +8,7 @@ Sizes are bounded before anything is computed, so that no text can keep the prog
 from __future__ import annotations
 
 import ast
+import keyword
 import math
 import re
 import warnings
@@ -162,6 +163,22 @@ def names_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, .
     called = {id(node.func) for node in nodes if isinstance(node, ast.Call)}
     names = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in called}
     return tuple(sorted(names - CONSTANTS.keys()))
+
+
+def as_variables(names: Sequence[str]) -> tuple[str, ...]:
+    """`names` where a formula can have each of them as a variable, else x0, x1, ...
+
+    A name may be no Python word, no function or constant of formulas, none of the splines f1, f2, ... in them, and no
+    x0, x1, ... out of place.
+    """
+    taken = {*FUNCTIONS, *CONSTANTS, *keyword.kwlist, "numpy", "scipy"}
+    numbered = tuple(f"x{i}" for i in range(len(names)))
+
+    def usable(name: str, own: str) -> bool:
+        numbered_otherwise = name != own and re.fullmatch(r"[fx]\d+", name)
+        return name.isascii() and name.isidentifier() and name not in taken and not numbered_otherwise
+
+    return tuple(names) if all(map(usable, names, numbered)) else numbered
 
 
 def _read(text: str, variables: Sequence[str] | None, limits: FormulaLimits, what: str) -> sympy.Expr:

@@ -94,7 +94,9 @@ def _columns(value: str) -> str:
 
 
 def _domain(value: str) -> str:
-    """Nested lists of numbers, with constants such as 0.4*pi as strings."""
+    """Nested lists of numbers, with constants such as 0.4*pi as strings, or such lists by name."""
+    if value.startswith("{"):
+        return _mapping(value, _domain)
     if value.startswith("[") and _split(value, nested=True) is None:
         return value  # Hydra's refusal tells that a bracket is missing
     if _in_brackets(value):
@@ -102,8 +104,8 @@ def _domain(value: str) -> str:
     return value if _NUMBER.fullmatch(value) or _has_interpolation(value) else _string(value)
 
 
-def _mapping(value: str) -> str:
-    """Texts by name in braces, `{age: up}`."""
+def _mapping(value: str, quote: Callable[[str], str] = _string) -> str:
+    """Values by name in braces, `{age: up}`."""
     if not (value.startswith("{") and value.endswith("}")):
         return value
     pairs = [part.partition(":") for part in split(value[1:-1])]
@@ -111,7 +113,7 @@ def _mapping(value: str) -> str:
         return value  # Hydra's refusal tells that names take no quotes
     names = [re.sub(r"[\\()\[\]{}:=,]", r"\\\g<0>", name.strip()) for name, _, _ in pairs]
     entries = zip(names, pairs, strict=True)
-    return f"{{{', '.join(f'{name}: {_string(text.strip())}' for name, (_, _, text) in entries)}}}"
+    return f"{{{', '.join(f'{name}: {quote(text.strip())}' for name, (_, _, text) in entries)}}}"
 
 
 def _study(value: str, module: str) -> str:

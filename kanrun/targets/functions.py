@@ -145,30 +145,29 @@ def peaks_formula(centres: Array, sharpness: float) -> str:
 
 
 def build_expression(config: ExpressionTarget) -> Target:
-    """The user's formula. Its inputs are the variables written in it, also one that cancels such as x2 in
-    x0 + 0*x2, so that irrelevant inputs can be had."""
-    text = " ".join(config.formula.split())
-    name = text if len(text) <= 60 else text[:57] + "..."
-    return formula_target(name, parse(config.formula), variables_in(config.formula), config.domain)
+    """The user's formula."""
+    return named_formula(config.formula, config.domain)
 
 
 def named_formula(text: str, domain: Any = None) -> Target:
     """A formula in variables of any names, on one (lower, upper) for all of them or a mapping with one for each.
 
-    The inputs come in the mapping's order, else in alphabetical order, or are x0, x1, ... as in `build_expression`.
-    Raises UsageError for a variable without a range; the formula need not depend on every one that has a range.
+    The inputs come in the mapping's order, else in alphabetical order, or are x0, x1, ... up to the last one written,
+    also if it cancels as x2 in x0 + 0*x2: so irrelevant inputs can be had. Raises UsageError for a variable without a
+    range; the formula need not depend on every one that has a range.
     """
+    text = " ".join(text.split())
     names = names_in(text)
     if isinstance(domain, Mapping):
         if missing := [name for name in names if name not in domain]:
             raise UsageError(f"domain has no range of the variable {missing[0]!r} of {text!r}.")
-        names, domain = tuple(domain), list(domain.values())
-    elif names and all(re.fullmatch(r"x\d+", name) for name in names):
+        names, domain = tuple(map(str, domain)), list(domain.values())
+    elif any(re.fullmatch(r"x\d+", name) for name in names) or not names:
         names = variables_in(text)
     expression = parse(text, names)
     numbered = {variable(name): variable(f"x{i}") for i, name in enumerate(names)}
-    indices = list(map(str, numbered.values()))
-    target = formula_target(" ".join(text.split())[:60], expression.xreplace(numbered), indices, domain)
+    shown = text if len(text) <= 60 else text[:57] + "..."
+    target = formula_target(shown, expression.xreplace(numbered), list(map(str, numbered.values())), domain)
     return replace(target, inputs=names)
 
 

@@ -114,3 +114,11 @@ def test_a_name_can_be_taken_once() -> None:
     table.add(ModelKind("one", "", object))
     with pytest.raises(ValueError, match="two kinds of model called 'one'"):
         table.add(ModelKind("one", "", object))
+
+
+def test_a_key_of_one_target_alone_selects_it_unless_a_target_or_a_study_is_chosen() -> None:
+    fit = EXPERIMENTS["fit"]
+    assert fit.completed(["target.formula=x0"]) == ["target=expression", "target.formula=x0"]
+    assert fit.completed(["target.path=a.csv", "target.outputs=y"])[0] == "target=table"
+    for words in (["target=feynman", "target.path=all.yaml"], ["study=toy_suite", "target.path=a.csv"], ["seed=1"]):
+        assert fit.completed(words) == words

@@ -13,7 +13,7 @@ import sympy
 from hypothesis import given, settings
 
 from kanrun.errors import UsageError
-from kanrun.formulas import constant, parse, variable, variables_in, variables_of
+from kanrun.formulas import as_variables, constant, parse, variable, variables_in, variables_of
 
 X0, X1 = variable("x0"), variable("x1")
 
@@ -282,3 +282,19 @@ def test_constant_refuses(value: str | float, sentence: str) -> None:
     with pytest.raises(UsageError) as caught:
         constant(value)
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "variables"),
+    [
+        (["length", "g"], ("length", "g")),
+        (["x0", "x1"], ("x0", "x1")),
+        (["x1", "x0"], ("x0", "x1")),
+        (["length (m)", "g"], ("x0", "x1")),
+        (["lambda", "g"], ("x0", "x1")),
+        (["sin", "g"], ("x0", "x1")),
+        (["f1", "g"], ("x0", "x1")),
+    ],
+)
+def test_names_of_columns_are_variables_where_a_formula_can_have_them(names: list[str], variables: object) -> None:
+    assert as_variables(names) == variables

@@ -18,7 +18,7 @@ CALLS = {
     "adam": ["fit", "target=runge", "solver=adam", "solver.steps=50", "seeds=2"],
     "table": ["fit", "target=bundled", "target.name=diabetes", "seeds=2"],
     "continual": ["continual", "seeds=2"],
-    "formula": ["interpret", "target.formula=exp(-x)*sin(3*y)", "budget=10", "seeds=2"],
+    "formula": ["interpret", "target.formula=exp(-x)*sin(3*y)", "budget=5", "seeds=2"],
     "equation": ["solve", "equation=pendulum", "seeds=2"],
 }
 WAYS = {

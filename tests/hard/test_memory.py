@@ -96,9 +96,9 @@ def test_a_table_of_a_million_rows_is_fitted_within_four_gib(tmp_path: Path) -> 
     y = np.sin(x[:, 0]) + x[:, 1] * x[:, 2] + 0.3 * x[:, 3] ** 2 + 0.5 * draw.normal(size=len(x))
     names = ",".join([*(f"c{column}" for column in range(10)), "y"])
     np.savetxt(tmp_path / "rows.csv", np.column_stack([x, y]), fmt="%.6g", delimiter=",", header=names, comments="")
-    code = "import resource, sys; from kanrun.cli.app import main; main(); " \
+    code = "import resource, sys; from kanrun.cli.app import main; assert main() == 0; " \
         "print(resource.getrusage(resource.RUSAGE_SELF))"  # fmt: skip
-    words = ["fit", "-q", "target=table", "target.path=rows.csv", "target.outputs=y", "baselines=false"]
+    words = ["fit", "-q", "target=table", "target.path=rows.csv", "target.outputs=y", "model.baselines=false"]
     done = subprocess.run(
         [sys.executable, "-c", code, *words], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -51,8 +51,22 @@ def test_an_input_that_cancels_is_still_an_input() -> None:
 
 
 @pytest.mark.parametrize(
+    ("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
+)
+def test_variables_of_other_names(domain: Any, inputs: tuple[str, str]) -> None:
+    target = build("r^2*exp(-t)", domain)
+    assert target.inputs == inputs
+    assert target.function is not None
+    x = np.array([[0.5, 1.5]])
+    r, t = x[0] if domain is None else x[0, ::-1]
+    np.testing.assert_allclose(target.function(x), [[r**2 * np.exp(-t)]])
+
+
+@pytest.mark.parametrize(
     ("formula", "domain", "sentence"),
     [
+        ("x0*y", None, "unknown name 'y'; the variables are x0"),
+        ("r*t", {"r": [0, 1]}, "domain has no range of the variable 't'"),
         ("x0", [[1, -1]], "target.domain of x0 is [1, -1], but lower must be below upper"),
         ("x0*x1", [[0, 1], [2, 2]], "target.domain of x1 is [2, 2], but lower must be below upper"),
         ("x0*x1", [[0, 1]], "target.domain has 1 pair, but the target has 2 variables; write one [lower, upper]"),
@@ -60,7 +74,7 @@ def test_an_input_that_cancels_is_still_an_input() -> None:
         ("x0", [], "target.domain has 0 pairs"),
         ("x0", 3, "target.domain=3 is not a list of pairs"),
         ("x0", "[[0,1]]", "is not a list of pairs"),
-        ("x0", {"x0": [0, 1]}, "is not a list of pairs"),
+        ("x0", {"y": [0, 1]}, "domain has no range of the variable 'x0'"),
         ("x0", [[0, 1, 2]], "target.domain of x0 is [0, 1, 2], not a pair"),
         ("x0 + x1", [[0, 1], 1], "target.domain of x1 is 1, not a pair"),
         ("x0", [["a", 1]], "target.domain of x0: number 'a': unknown name 'a'"),
