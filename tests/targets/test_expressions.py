@@ -50,9 +50,7 @@ def test_an_input_that_cancels_is_still_an_input() -> None:
     assert target.function(np.zeros((4, 3))).shape == (4, 1)
 
 
-@pytest.mark.parametrize(
-    ("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))]
-)
+@pytest.mark.parametrize(("domain", "inputs"), [(None, ("r", "t")), ({"t": [0, "0.5*pi"], "r": [1, 2]}, ("t", "r"))])
 def test_variables_of_other_names(domain: Any, inputs: tuple[str, str]) -> None:
     target = build("r^2*exp(-t)", domain)
     assert target.inputs == inputs
