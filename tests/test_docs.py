@@ -16,6 +16,7 @@ from kanrun.cli.app import app
 from kanrun.cli.experiments import with_info_value
 from kanrun.cli.help import groups_of
 from kanrun.config import EXPERIMENTS
+from kanrun.config.registry import with_group
 from kanrun.launch import Request
 from kanrun.launch.composing import compose, opened
 from kanrun.launch.quoting import hydra_words
@@ -79,7 +80,9 @@ def test_a_command_line_is_accepted(line: str, monkeypatch: pytest.MonkeyPatch) 
     if name not in EXPERIMENTS:
         return
     multirun = context.params["multirun"]
-    overrides = tuple(hydra_words(EXPERIMENTS[name].completed(context.params["overrides"] or ()), name, multirun))
+    experiment = EXPERIMENTS[name]
+    typed_words = [with_group(experiment, word) for word in context.params["overrides"] or ()]
+    overrides = tuple(hydra_words(experiment.completed(typed_words), name, multirun))
     request = Request(name, overrides, multirun=multirun)
     with opened(request) as loader:
         for job in compose(request, loader).jobs:
