@@ -45,7 +45,7 @@ SITE = load_generated()
 PAGES = [ROOT / "README.md", *sorted(set(DOCS.rglob("*.md")) - {DOCS / "lecture.md"})]
 #: Text of each page with code by its name, or what makes it.
 TEXTS: dict[str, Any] = {page.stem: page.read_text(encoding="utf-8") for page in PAGES} | {
-    Path(name).stem: text for name, text in SITE.lecture().items()
+    name.removesuffix(".md"): text for name, text in SITE.lecture().items()
 }
 TEXTS = {name: text for name, text in TEXTS.items() if "```" in text} | {"export": SITE.export}
 
@@ -138,13 +138,14 @@ Data:   y               x
 
 
 def shortened(block: str) -> str:
-    """The block with `max_seconds=60` where its comment says that it takes longer, or that nobody knows."""
-    block = re.sub(
-        r"^(kanrun .*?)  # (\d+) s",
-        lambda m: f"{m[1]} max_seconds={MINUTE}" if int(m[2]) > MINUTE else m[0],
-        block,
-        flags=re.MULTILINE,
-    )
+    """The block with `max_seconds=60` where a comment says that a command takes longer, or a file is the reader's."""
+
+    def limited(found: re.Match[str]) -> str:
+        seconds = re.match(r"(\d+) s", found[2])
+        long = int(seconds[1]) > MINUTE if seconds else "minutes" in found[2]
+        return f"{found[1]} max_seconds={MINUTE}" if long else found[0]
+
+    block = re.sub(r"^(kanrun .*?)  # (.*)$", limited, block, flags=re.MULTILINE)
     return re.sub(r"(target\.path=(?!docs/)\S+)", rf"\1 max_seconds={MINUTE}", block)
 
 

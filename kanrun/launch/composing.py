@@ -147,7 +147,7 @@ def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
 
 
 def _check(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
-    refusals.check_added(command, composed, parsed)
+    refusals.check_added(command, parsed)
     refusals.check_hydra(module_of(command), composed.hydra, parsed)
     refusals.check_cluster(composed, parsed)
 

@@ -62,21 +62,25 @@ def check_overrides(parsed: Sequence[Override]) -> None:
             )
 
 
-def check_added(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:
+def check_added(command: str, parsed: Sequence[Override]) -> None:
     """Raises UsageError for a key added with + that is one letter off one that exists: a mistyped setting that would
     change nothing."""
-    known = {key.path for key in keys_of(command)}
-    added = [override.key_or_group for override in parsed if override.is_add() or override.is_force_add()]
-    for key in (key for key in added if key not in known):
-        parent, _, last = key.rpartition(".")
-        node = OmegaConf.select(composed, parent, throw_on_missing=False) if parent else composed
-        names = [str(name) for name in node] if isinstance(node, DictConfig) else []
-        there = [name for name in names if (f"{parent}.{name}" if parent else name) not in added]
-        if last not in there and (close := [name for name in there if one_letter_off(last, name)]):
-            meant = f"{parent}.{close[0]}" if parent else close[0]
-            raise UsageError(
-                f"there is no key {key}; did you mean {meant}? Words of your own go into tags=[...] and note=...."
-            )
+    known = [key.path.split(".") for key in keys_of(command)]
+    for override in parsed:
+        parts = str(override.key_or_group).split(".")
+        if parts in known or not (override.is_add() or override.is_force_add()):
+            continue
+        for depth, part in enumerate(parts):
+            names = {path[depth] for path in known if path[:depth] == parts[:depth] and len(path) > depth}
+            if part in names:
+                continue
+            for name in sorted(name for name in names if one_letter_off(part, name)):
+                meant = ".".join([*parts[:depth], name, *parts[depth + 1 :]])
+                raise UsageError(
+                    f"there is no key {'.'.join(parts)}; did you mean {meant}? "
+                    "Words of your own go into tags=[...] and note=...."
+                )
+            break
 
 
 def check_search_path(request: Request, parsed: Sequence[Override]) -> None:

@@ -134,7 +134,7 @@ def test_a_sweep_ends_with_its_jobs_and_a_figure_over_its_settings(kanrun: Comma
 
 
 def test_an_added_key_one_letter_off_is_refused_and_words_of_ones_own_have_a_place(kanrun: Command) -> None:
-    for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1"):
+    for word in ("+model.degre=4", "++model.hiden=[3]", "+sede=1", "+modle.hidden=[3]"):
         refused = kanrun("fit", word)
         assert refused.code == 2
         assert "did you mean" in refused.err

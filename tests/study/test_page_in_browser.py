@@ -104,6 +104,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     small = ["model.hidden=[2]", "model.intervals=[3,6]", "sampling.train=200", "sampling.test=100", "solver.steps=5"]
     assert main(["fit", *outputs, *small]) == 0
     assert main(["curves", *outputs, "parts=[bezier,bspline]"]) == 0
+    assert main(["fit", *outputs, "model=mlp", "model.hidden=[3]", *small[2:]]) == 0
+    assert main(["solve", *outputs, "equation=heat", "equation.windows=2", "networks=[{kind: kan}]"]) == 0
     phases = ["parts=[learners]", "peaks=2", "learners=[{name: KAN, kind: kan}]", "trials=1", "seeds=1"]
     assert main(["continual", *outputs, *phases, "executor=serial"]) == 0
     page = folder / "report.html"
@@ -172,6 +174,29 @@ def test_the_page_lives(runs: Path, browser: Browser) -> None:
     })()""")
     assert browser.value("document.querySelector('.living output').textContent") == "3 intervals"
     assert browser.value(error) != before
+
+
+def test_an_mlp_and_windows_of_time_live(runs: Path, browser: Browser, tmp_path: Path) -> None:
+    page = tmp_path / "others.html"
+    assert main(["runs", "report", "fit/2", "solve/1", "-o", str(page), "--outputs", str(runs / "outputs")]) == 0
+    browser.open(page)
+    error = "document.querySelector('.living .bar span.number').textContent"
+    before = browser.value(error)
+    browser.value("document.querySelector('.handle').focus()")
+    browser.key("ArrowUp")
+    assert browser.value(error) != before
+    field = "document.querySelectorAll('.living')[1].querySelectorAll('input[type=number]')[1].value"
+    late = float(browser.value(field))
+    browser.value("""(() => {
+        const slider = document.querySelectorAll('.living')[1].querySelector('input[type=range]');
+        slider.value = 0;
+        slider.dispatchEvent(new Event('input'));
+    })()""")
+    assert float(browser.value(field)) < late
+    said = "document.querySelectorAll('.living')[1].querySelector('p.number').textContent"
+    assert "outside" not in browser.value(said)
+    methods = [event.get("method") for event in browser.events]
+    assert "Runtime.exceptionThrown" not in methods
 
 
 def test_phases_of_a_network_run_under_their_slider(runs: Path, browser: Browser, tmp_path: Path) -> None:

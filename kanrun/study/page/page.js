@@ -116,7 +116,7 @@
     let stage = data.stages.length - 1, chosen = [0, 0, 0], model;
     const bar = make("div", {class: "bar"}, parent);
     if (data.stages.length > 1) slider(bar, data.slider, data.stages.length,
-      i => { stage = i; reset(); }, i => data.stages[i].label);
+      i => { stage = i; reset(); inputs.intoDomain(); }, i => data.stages[i].label);
     const back = make("button", {class: "plain", type: "button"}, bar, "as trained");
     const error = make("span", {class: "number", role: "status"}, bar);
     const two = make("div", {class: "two"}, parent);
@@ -166,7 +166,7 @@
       widths.forEach((count, l) => { for (let n = 0; n < count; n++) {
         const [x, y] = at(l, n);
         make("svg:circle", {class: "node", cx: x, cy: y, r: 4}, diagram);
-        const name = l === 0 ? data.inputs[n] : l === widths.length - 1 ? data.outputs[n] : null;
+        const name = l === 0 ? data.inputs[n] : l === widths.length - 1 && !model.form ? data.outputs[n] : null;
         if (name) make("svg:text", {x, y: l ? y - 9 : y + 18, "text-anchor": "middle"}, diagram, name);
       } });
       if (left) make("svg:text", {x: 4, y: 14}, diagram, `the strongest edges; ${left} weaker ones are left out`);
@@ -181,7 +181,7 @@
       const weight = layer.splineWeight[o][i];
       const places = c.map((_, k) => { let s = 0; for (let j = 1; j <= degree; j++) s += knots[k + j]; return degree ? s / degree : (knots[k] + knots[k + 1]) / 2; });
       const few = c.length <= 40;
-      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, to = l === model.layers.length - 1 ? data.outputs[o] : `h${l + 1}.${o + 1}`;
+      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, last = l === model.layers.length - 1, to = last && model.form ? `factor ${o + 1}` : last ? data.outputs[o] : `h${l + 1}.${o + 1}`;
       edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
       if (few) for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
         y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
@@ -220,7 +220,7 @@
       resultPlot.dots(t, p);
     }
     function ownInputs() {
-      if (data.coded) { make("p", {}, own, "Own inputs need the encoding of the table: kanrun predict takes them."); return {update() {}}; }
+      if (data.coded) { make("p", {}, own, "Own inputs need the encoding of the table: kanrun predict takes them."); return {update() {}, intoDomain() {}}; }
       make("h3", {}, own, "Own inputs");
       const fields = data.inputs.map((name, j) => {
         const [low, high] = (data.stages[stage].domain || data.domain)[j], line = make("div", {class: "bar"}, own), label = make("label", {}, line, `${name} `);
@@ -235,7 +235,14 @@
         const range = data.stages[stage].domain ? "window" : "trained range";
         output.textContent = names.map((name, o) => `${name} = ${shown(y[o])}`).join(", ") + (outside ? ` (outside the ${range})` : "");
       }
-      return {update};
+      function intoDomain() {  // of another window of time
+        fields.forEach((field, j) => {
+          const [low, high] = domain[j], value = Number(field.value);
+          if (value < low || value > high) field.value = Number(((low + high) / 2).toPrecision(4));
+        });
+        update();
+      }
+      return {update, intoDomain};
     }
     back.addEventListener("click", reset);
     model = structuredClone(data.stages[stage].model);
