@@ -181,7 +181,7 @@
       const weight = layer.splineWeight[o][i];
       const places = c.map((_, k) => { let s = 0; for (let j = 1; j <= degree; j++) s += knots[k + j]; return degree ? s / degree : (knots[k] + knots[k + 1]) / 2; });
       const few = c.length <= 40;
-      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, last = l === model.layers.length - 1, to = last && model.form ? `factor ${o + 1}` : last ? data.outputs[o] : `h${l + 1}.${o + 1}`;
+      const from = l === 0 ? data.inputs[i] : `h${l}.${i + 1}`, ending = model.form ? `factor ${o + 1}` : data.outputs[o], to = l === model.layers.length - 1 ? ending : `h${l + 1}.${o + 1}`;
       edgePlot.begin([...xs, ...(few ? places : [])], [...ys, ...(few ? c.map(v => weight * v) : [])], `${from} → ${to}`);
       if (few) for (const knot of knots.slice(degree, knots.length - degree)) make("svg:line", {class: "knot", x1: edgePlot.px(knot), x2: edgePlot.px(knot),
         y1: edgePlot.top, y2: edgePlot.height - edgePlot.bottom}, edgePlot.svg);
