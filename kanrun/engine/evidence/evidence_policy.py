@@ -13,8 +13,9 @@ class EvidencePolicy:
 
     Basis: `intervals` of every input's cubic grid, half of whose spacing follows the quantiles (`grid_eps`), no
     interval narrower than `narrowest` of the uniform one; `functions` kept of each input, of which `pair_functions`
-    take part in pairs (the straight line and the smoothest wiggles); beside them `step_functions`, where the data tell
-    `fewest_steps` or more apart. In intervals without rows curvature counts `stiffness` times.
+    take part in pairs (the straight line and the smoothest wiggles; `long_pair_functions` where rows are too many for
+    kernels); beside them `step_functions`, where the data tell `fewest_steps` or more apart. In intervals without rows
+    curvature counts `stiffness` times.
 
     Evidence: estimated on at most `most_rows` rows (`evidence_rows` where all pairs are solved over rows) by at most
     `rounds` steps, until no logarithm of a variance moves by `settled`; a component that explains less than
@@ -44,7 +45,8 @@ class EvidencePolicy:
     grid_eps: float = 0.5
     narrowest: float = 1e-2
     functions: int = 10
-    pair_functions: int = 4
+    pair_functions: int = 8
+    long_pair_functions: int = 4
     stiffness: float = 100.0
     step_functions: int = 24
     fewest_steps: int = 3

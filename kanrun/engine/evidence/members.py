@@ -142,7 +142,9 @@ def fit_classes(
     their logits are improved one after the other, and share the variances.
     """
     rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy, classes)
-    work = len(u) * (rows.h.shape[1] + policy.most_pairs * policy.pair_functions**2) ** 2 * (classes - (classes == 2))
+    work = (
+        len(u) * (rows.h.shape[1] + policy.most_pairs * policy.long_pair_functions**2) ** 2 * (classes - (classes == 2))
+    )
     names = tuple(name for name in start.variances if name != SPARSE) if start else policy.candidates
     if start is None and rows.screens("pairs") and work > policy.most_work / 10:
         names = tuple(name for name in names if name != "pairs")

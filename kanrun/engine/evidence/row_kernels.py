@@ -47,13 +47,14 @@ class MemberRows:
 
     def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> None:
         self.policy, self.weights, self.u = policy, weights, u
-        self.design = Design.of(ReducedBasis.of(u, policy, weights), policy)
+        most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
+        self.too_long = len(u) > most or bool(policy.shapes)
+        paired = policy.long_pair_functions if self.too_long else policy.pair_functions
+        self.design = Design.of(ReducedBasis.of(u, policy, weights), replace(policy, pair_functions=paired))
         self.h = self.design.functions(u)
         self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
-        most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
-        self.too_long = len(u) > most or bool(policy.shapes)
         few = int(most / 10 ** (1 / 3)) if classes > 1 else policy.screening_rows
         self.screened = np.sort(order[: min(few, policy.screening_rows)])
         self.longer = np.sort(order[: policy.most_rows])
