@@ -63,11 +63,25 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     for expression in _expressions(inner, problem, reduction):
         tried = _tried(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(problem):
-            yield from matched(tried, began)
+            yield from matched(_without_needless_addends(tried, reduction.restored(expression), problem), began)
             return
         others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
     for tried in sorted(others, key=lambda each: each.selected.length)[: problem.policy.expression_pairs.refined]:
         yield from matched(tried, began)
+
+
+def _without_needless_addends(exact: Tried, expression: sympy.Expr, problem: SearchProblem) -> Tried:
+    """An exact formula without the addends that it does not need, as where two near sines stand for one."""
+    sums = sorted(expression.atoms(sympy.Add), key=lambda total: (total.count_ops(), str(total)))
+    for total in sums:
+        for addend in total.args:
+            if addend.is_number:
+                continue
+            smaller = expression.xreplace({total: total - addend})
+            tried = _tried(exact.name, smaller, problem) if smaller.free_symbols else None
+            if tried is not None and tried.is_exact(problem):
+                return _without_needless_addends(tried, smaller, problem)
+    return exact
 
 
 def _name(reduction: Reduction) -> str:
