@@ -135,6 +135,13 @@ class Moments:
         offset = self.level - float(self.mean @ coefficients)
         return FunctionPosterior(offset, coefficients, covariance, prior, noise, self)
 
+    def fitted(self, columns: Callable[[slice], ndarray], prior: Float[ndarray, " functions"], rows: int) -> ndarray:
+        """What rows get from the most probable coefficients, for noise of variance 1 and positive variances `prior`."""
+        _, hessian = self.hessian(prior, 1.0)
+        solution = linalg.solve(hessian, self.right, assume_a="pos", overwrite_a=True, check_finite=False)
+        offset = self.level - float(self.mean @ solution)
+        return np.concatenate([offset + columns(part) @ solution for part in _blocks(rows)])
+
     def hessian(self, prior: Float[ndarray, " functions"], noise: float) -> tuple[ndarray, ndarray]:
         """Which functions have a prior variance, and the inverse of their covariance."""
         kept = np.flatnonzero(prior > 0)

@@ -186,13 +186,13 @@ def _classes_of(
 ) -> tuple[list[RowsSolution], list[Start]]:
     """A candidate's solution for the logit of each class, and its variances."""
     policy = rows.policy
-    variances = _class_variances(rows, name, hot, start)
+    variances, logits = _class_variances(rows, name, hot, start)
     if rows.screens(name):
         some = rows.screened
         known = _start(hot, rows.weights)
         known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
         rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
-    logits = _logits(rows.of(name), variances, hot, rows.weights, policy)
+    logits = _logits(rows.of(name), variances, hot, rows.weights, policy, logits if len(logits) == len(hot) else None)
     problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
     return [rows.solve(name, variances, *one) for one in problems], [(variances, 1.0)]
 
@@ -287,21 +287,22 @@ def _start(hot: ndarray, weights: ndarray) -> ndarray:
 
 
 def _logits(form: Form, variances: ndarray, hot: ndarray, weights: ndarray, policy: EvidencePolicy,
-            start: ndarray | None = None) -> ndarray:  # fmt: skip
-    """The most probable logits of rows, for given variances."""
+            start: ndarray | None = None, settled: float = 1.0) -> ndarray:  # fmt: skip
+    """The most probable logits of rows, for given variances, or `settled` times further from them than the policy's."""
     logits = _start(hot, weights) if start is None else start.copy()
     for _ in range(policy.newton_steps):
         before = logits.copy()
         for c in range(hot.shape[1]):
             fitted = form.fitted(variances, *_working(logits, hot, c, weights))
             logits[:, c] = before[:, c] + np.clip(fitted - before[:, c], -_LARGEST_MOVE, _LARGEST_MOVE)
-        if np.abs(logits - before).max() < policy.newton_settled:
+        p = _probabilities(logits)
+        if (np.abs(logits - before) * 2 * np.sqrt(p * (1 - p))).max() < settled * policy.newton_settled:
             break
     return logits
 
 
-def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray | None) -> ndarray:
-    """The variances of a candidate's components for classes, from a sample of rows."""
+def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray | None) -> tuple[ndarray, ndarray]:
+    """The variances of a candidate's components for classes, from a sample of rows, and the logits of these."""
     policy = rows.policy
     some = rows.sampled(name, hot.shape[1])
     form, inside, weights = rows.of(name, some), hot[some], rows.weights[some]
@@ -310,7 +311,7 @@ def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray |
     variances = np.where(there, 1 / len(sizes) / np.where(there, sizes, 1.0), 0.0) if start is None else start.copy()
     logits = _start(inside, weights)
     for _ in range(policy.rounds):
-        logits = _logits(form, variances, inside, weights, policy, logits)
+        logits = _logits(form, variances, inside, weights, policy, logits, settled=10.0)
         first: ndarray | float = 0.0
         information: ndarray | float = 0.0
         for c in range(inside.shape[1]):
@@ -321,4 +322,4 @@ def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray |
         variances[variances * sizes < policy.negligible * 10] = 0.0
         if not len(change) or np.abs(change).max() < 3 * policy.settled:
             break
-    return variances
+    return variances, logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float
@@ -27,6 +28,7 @@ from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 #: The candidates, and of how many components each is.
 COMPONENTS = {"linear": 1, "additive": 2, "steps": MAIN, "pairs": len(KINDS)}
 _SIZED = 4096  # rows by which the size of a component is judged
+_HELD = 1 << 22  # numbers of a table's functions that are held and not made anew
 Start = tuple[ndarray, float]  # variances of components and of the noise
 
 
@@ -228,6 +230,15 @@ class _Columns:
     constraints: ndarray | None = None
 
     def __call__(self, part: slice) -> ndarray:
+        if len(self.h) * (self.h.shape[1] + len(self.a)) <= _HELD:
+            return self._every[part]
+        return self._of(part)
+
+    @cached_property
+    def _every(self) -> ndarray:
+        return self._of(slice(None))
+
+    def _of(self, part: slice) -> ndarray:
         h = self.h[part]
         if not len(self.a):
             return np.take(h, self.kept, 1)
@@ -244,7 +255,15 @@ class _Columns:
         return estimate_of_moments(Moments.of(self, weights, y), self.kinds, components, policy, start)
 
     def fitted(self, variances: ndarray, noise: ndarray, y: ndarray) -> ndarray:
-        return self.posterior(variances, noise, y).fitted(self, len(y))
+        prior = variances[self.kinds]
+        if self.constraints is not None:
+            return self.posterior(variances, noise, y).fitted(self, len(y))
+        kept = np.flatnonzero(prior > 0)
+
+        def columns(part: slice) -> ndarray:
+            return np.take(self(part), kept, 1) if len(kept) < len(prior) else self(part)
+
+        return Moments.of(columns, 1 / noise, y).fitted(columns, prior[kept], len(y))
 
     def posterior(self, variances: ndarray, noise: ndarray, y: ndarray) -> FunctionPosterior:
         return Moments.of(self, 1 / noise, y).posterior(variances[self.kinds], 1.0, self.constraints)
