@@ -43,6 +43,10 @@ def register() -> None:
             store.store(name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__)
 
 
+#: Columns that a sentence names.
+MOST_NAMES = 20
+
+
 def typed(
     command: str, composed: DictConfig, *, extras: bool = False, warn: Callable[[str], None] = lambda _: None
 ) -> ExperimentConfig:
@@ -64,10 +68,21 @@ def typed(
             OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
     missing = sorted(OmegaConf.missing_keys(composed))
     if missing:
-        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}=VALUE.")
+        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}={_columns(composed, missing[0])}.")
     settings: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
     check(settings)
     return settings
+
+
+def _columns(composed: DictConfig, missing: str) -> str:
+    """What to write for a missing setting: of a table's outputs, its columns."""
+    path = OmegaConf.select(composed, "target.path", throw_on_missing=False)
+    if missing != "target.outputs" or path is None:
+        return "VALUE"
+    from kanrun.targets.tables import column_names
+
+    names = column_names(path)
+    return f"[NAME], of the columns {', '.join(names[:MOST_NAMES])}{' and more' if len(names) > MOST_NAMES else ''}"
 
 
 def _group(group: str, node: Any, extras: bool) -> DictConfig:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 Refused = Callable[..., str]
+PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
 
 
 @pytest.mark.parametrize(
@@ -92,7 +93,11 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
         (["sampling.noise=nan"], ["sampling.noise=nan is not a number"]),
         (["target=gaussian_peaks", "target.centres=[0,nan]"], ["target.centres.1=nan is not a number"]),
         (["target=expression"], ["target.formula must be given"]),
-        (["target=table", "target.path=x.csv"], ["target.outputs must be given"]),
+        (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
+        (
+            [f"target.path={PENDULUM}"],
+            ["target.outputs must be given, as target.outputs=[NAME], of the columns length"],
+        ),
         (["seed=${nope}"], ["seed", "'nope' not found"]),
         (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
     ],
