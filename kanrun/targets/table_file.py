@@ -16,6 +16,7 @@ import io
 import itertools
 import lzma
 import os
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -129,6 +130,8 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
                 width = len(rows[0])
                 limits.check_cells(count + len(rows), width, file)
                 columns = [list(map(str.strip, column)) for column in zip(*rows, strict=True)]
+                if separator == ";":
+                    columns = [list(map(_with_point, column)) for column in columns]
                 if not count:
                     check_names([name for (name,) in columns], file)
                 count += len(rows)
@@ -143,6 +146,14 @@ def text_blocks(file: Path, limits: TableLimits) -> Iterator[tuple[Sequence[int]
         raise UsageError(f"{file.name} cannot be read: {error.strerror or error}.") from None
     if count < 2:
         raise UsageError(f"{file.name} has {'a header but ' * count}no rows.")
+
+
+def _with_point(text: str) -> str:
+    """A number with a decimal comma, as files with semicolons write it, with a point."""
+    return text.replace(",", ".") if _DECIMAL_COMMA.match(text) else text
+
+
+_DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+([eE][+-]?\d+)?$", re.ASCII)
 
 
 def _filled(

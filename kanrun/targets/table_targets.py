@@ -89,12 +89,17 @@ def _read_table(asked: _Asked, _stamps: tuple[tuple[int, ...], ...]) -> Target:
     y, labels = _outputs(file, asked)
     code, x, kept, notes = _encoded(file, asked.inputs, asked.categories, asked.missing)
     weights, groups = _roles(file, asked)
-    keep = np.flatnonzero(kept)
+    there = _known(y, labels)
+    if not there.all():
+        notes = (*notes, f"{(~there).sum()} of {len(there)} rows of {file.name} have missing outputs and are left out")
+    keep, x = np.flatnonzero(kept & there), x[there[kept]]
+    if len(keep) < min(2, len(there)):
+        raise UsageError(f"{file.name} has {len(keep)} rows without missing values; set target.missing=indicator.")
     if weights is not None and (weights < 0).any():
         raise UsageError(f"the column {asked.weights!r} of {file.name} has a negative weight.")
     if weights is not None:
         keep = keep[weights[keep] > 0]
-        x = x[weights[kept] > 0]
+        x = x[weights[kept & there] > 0]
         if len(keep) < 2:
             raise UsageError(f"the column {asked.weights!r} of {file.name} leaves {len(keep)} rows with a weight.")
         weights = weights[keep] * len(keep) / weights[keep].sum()  # of mean 1: they say how rows compare
@@ -115,11 +120,17 @@ def _read_table(asked: _Asked, _stamps: tuple[tuple[int, ...], ...]) -> Target:
 
 
 def _outputs(file: Path, asked: _Asked) -> tuple[Array, list[str] | None]:
+    drop = asked.missing == "drop"  # NaN and "" are then left out
     if asked.task == "regression":
         advice = dict.fromkeys(asked.outputs, "text labels need target.task=classification")
-        return read_columns(file, asked.outputs, advice=advice)[0], None
-    y, (labels,) = read_columns(file, (), asked.outputs)
+        return read_columns(file, asked.outputs, advice=advice, drop=drop)[0], None
+    y, (labels,) = read_columns(file, (), asked.outputs, drop=drop)
     return y, labels
+
+
+def _known(y: Array, labels: list[str] | None) -> NDArray[np.bool_]:
+    """The rows that have all outputs."""
+    return np.asarray(~np.isnan(y).any(1) if labels is None else [label != "" for label in labels])
 
 
 def _roles(file: Path, asked: _Asked) -> tuple[Array | None, Array | None]:
@@ -140,8 +151,11 @@ def _test_points(asked: _Asked, code: TableCode | None, classes: tuple[str, ...]
     file = asked.files[1]
     y, labels = _outputs(file, asked)
     x = read_columns(file, asked.inputs)[0] if code is None else code.encode(read_values(file, asked.inputs))[0]
+    there = _known(y, labels)
+    x, y = x[there], y[there]
     if labels is None or classes is None:
         return Points(x, y)
+    labels = [label for label in labels if label]
     names = classes_of([*labels, *classes], asked.outputs[0])[0]
     if unknown := [name for name in names if name not in classes]:
         raise UsageError(f"{file.name} has the class {unknown[0]!r}, which is in no row of {asked.files[0].name}.")

@@ -32,12 +32,15 @@ def read_columns(
     labels: Sequence[str] = (),
     advice: Mapping[str, str] | None = None,
     limits: TableLimits = TableLimits(),
+    *,
+    drop: bool | None = None,
 ) -> tuple[Array, list[list[str]]]:
     """These columns of a file that `check_path` accepted: numbers (rows, columns), and texts of each label column.
 
     true and false count as 1 and 0. `advice` says what to do about text in a column. Raises UsageError for a file that
     is not a table, for columns that are not there, and for missing, infinite and text values among the numbers or
-    missing labels, with their count and first row.
+    missing labels, with their count and first row; with `drop` missing ones are NaN and "", and where it is False the
+    refusal offers it.
     """
     wanted = [*numbers, *labels]
     faults = {name: _Faults() for name in wanted}
@@ -51,10 +54,14 @@ def read_columns(
             parts[-1][:, i] = _to_numbers(block[i], rows, faults[name])
         for column, name, text in zip(block[len(numbers) :], labels, texts, strict=True):
             text.extend(_to_labels(column, rows, faults[name]))
+    offered = "; or set target.missing=drop" if drop is False else ""
+    for each in faults.values() if drop else ():
+        each.first.pop("missing", None)
     bad = [name for name in faults if faults[name].first]
     if bad:
         others = f"; so have {', '.join(bad[1:6])}" if len(bad) > 1 else ""
         hint = f"; {advice[bad[0]]}" if advice and bad[0] in advice and "text" in faults[bad[0]].first else ""
+        hint = offered if set(faults[bad[0]].first) == {"missing"} else hint
         raise UsageError(
             f"column {bad[0]!r} of {file.name} has {faults[bad[0]]}{others}; correct or remove such rows{hint}."
         )

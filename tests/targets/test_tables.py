@@ -21,8 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kanrun.config import TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableLimits, read_inputs
+from kanrun.targets.table_targets import build_table
 from kanrun.targets.tables import columns_of
 
 TEXT = "a,b,sepal length (cm)\n1,2,3.5\n4,-5e-1,.25\n"
@@ -143,7 +145,7 @@ def _refused(path: Path | str, names: list[str], sentence: str, limits: TableLim
             "column 'b' of data.csv has 2 values that are not numbers (first 'x y' in row 3)",
         ),
         ("a,b\n1,2020-01-01\n", ["b"], "(first '2020-01-01' in row 2)"),
-        ("a;b\n1;2,5\n", ["b"], "(first '2,5' in row 2)"),
+        ("a;b\n1;2,5x\n", ["b"], "(first '2,5x' in row 2)"),
         ("a,b\n1,0x10\n", ["b"], "(first '0x10' in row 2)"),
         ("a,b\n1,2\n2,12_1\n", ["b"], "(first '12_1' in row 3)"),
         ("a,b\n1,inf\n2,-inf\n3,1e999\n", ["b"], "column 'b' of data.csv has 3 infinite values (first in row 2)"),
@@ -301,3 +303,22 @@ def test_numbers_are_read_to_the_last_bit(
     path = tmp_path_factory.mktemp("exact") / "data.csv"
     pd.DataFrame(rows, columns=["x 1", "n"]).to_csv(path, index=False)
     np.testing.assert_array_equal(read_inputs(path, ["n", "x 1"]), [[n, x] for x, n in rows])
+
+
+def test_decimal_commas_between_semicolons_are_points(write: Callable[..., Path]) -> None:
+    np.testing.assert_array_equal(read_inputs(write("a;b\n1,5;-2\n2,25e1;3\n"), ["a", "b"]), [[1.5, -2], [22.5, 3]])
+
+
+def test_rows_without_an_output_are_refused_or_left_out(write: Callable[..., Path]) -> None:
+    path = str(write("a,b,kind\n1,1,x\n2,,y\n3,3,\n4,4,x\n5,5,y\n"))
+    with pytest.raises(UsageError, match=r"1 missing value .* or set target.missing=drop\.$"):
+        build_table(TableTarget(path, ["a"], ["b"]))
+    found = build_table(TableTarget(path, ["a"], ["b"], missing="drop"))
+    assert found.points is not None
+    np.testing.assert_array_equal(found.points.y[:, 0], [1, 3, 4, 5])
+    assert found.notes == ("1 of 5 rows of data.csv have missing outputs and are left out",)
+    labels = build_table(TableTarget(path, ["a"], ["kind"], "classification", missing="drop", test_path=path))
+    assert labels.points is not None
+    assert labels.test is not None
+    np.testing.assert_array_equal(labels.points.x, labels.test.x)
+    np.testing.assert_array_equal(labels.points.y[:, 0], [0, 1, 0, 1])
