@@ -126,13 +126,8 @@ _GRIDS: dict[str, list[tuple[float, float]]] = {
     "cosh": [(k, 0.0) for k in (1.0, 2.0, 0.5)],
     "j0": [(1.0, 0.0), (2.0, 0.0)],
 }
-_POWERS = (
-    *range(1, 13),
-    *range(-1, -13, -1),
-    *(Fraction(p, 2) for p in (1, -1, 3, 5, -3)),
-    Fraction(1, 3),
-    Fraction(2, 3),
-)
+_HALVES = (Fraction(p, 2) for p in (1, -1, 3, 5, -3))
+_POWERS = (*range(1, 13), *range(-1, -13, -1), *_HALVES, Fraction(1, 3), Fraction(2, 3))
 
 
 def _inner(t: Array, names: set[str]) -> list[tuple[str, Array, Callable[[float, float], Joined], float]]:

@@ -20,8 +20,10 @@ _Term = tuple[int, EdgeFunction]
 def graph_of_expression(expression: sympy.Expr, inputs: int) -> Graph:
     """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free.
 
-    Raises KanrunError for a function that is no candidate.
+    Raises KanrunError for a function that is no candidate, and where a number is not finite.
     """
+    if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
+        raise KanrunError("A number of the expression is not finite.")
     builder = _Builder(inputs)
     numbers = expression.replace(lambda e: e.is_number and not e.is_Number, lambda e: sympy.Float(e.evalf(20), 17))
     builder.sum_of(numbers)

@@ -94,8 +94,12 @@ def scale_node(graph: Graph, node: int, factor: float, shift: float = 0.0) -> Gr
 
 
 def scale_edge(graph: Graph, index: int, factor: float) -> Graph:
-    """The graph in which edge `index` gives factor * its old value."""
+    """The graph in which edge `index` gives factor * its old value; scale and shift that were fixed are free then."""
     function, source = graph.edges[index].function, graph.edges[index].source
+    if isinstance(function, Symbolic) and abs(factor) != 1.0:
+        freed = "c" + "d" * (function.constants[3] != 0.0)
+        more = "".join(name for name in freed if name in function.candidate.free and name not in function.free)
+        function = replace(function, free=function.free + more)
     if isinstance(function, Spline | Symbolic):
         return graph.with_function(index, function.scaled(factor))
     if factor == 1.0:
@@ -142,6 +146,8 @@ def _absorb_argument(graph: Graph, index: int) -> Graph:
         function = function.changed("d", d=0.0, b=b * factor)
     if factor != 1.0 or shift != 0.0:
         graph = scale_node(graph, node, factor, shift)
+        moves = function.constants[1] != 0.0 and "b" not in function.free
+        function = replace(function, free=function.free + "b" * (moves and "b" in candidate.free))
     return graph.with_function(index, function)
 
 

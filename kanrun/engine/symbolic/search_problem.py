@@ -68,33 +68,6 @@ class UnivariatePolicy:
 
 
 @dataclass(frozen=True)
-class CompositePolicy:
-    """Composites of two candidates: chains outer(inner(t)) and products of two `factors`, by name.
-
-    Both functions are tried on grids of at most `chain_grids` and `product_grid` constants, at `coarse` equal steps;
-    `kept` starts of a pair are refitted on a third of the `points` for `quick_steps`, the `polished` best of all on
-    all points for `steps`, and the `returned` best are matches.
-    """
-
-    points: int = 120
-    coarse: int = 61
-    chain_grids: tuple[int, int] = (32, 40)
-    product_grid: int = 24
-    kept: int = 3
-    quick_steps: int = 8
-    polished: int = 40
-    steps: int = 60
-    returned: int = 6
-    inner: tuple[str, ...] = ("x^2", "exp", "sin", "cosh", "1/x", "log", "sqrt", "tanh")
-    outer: tuple[str, ...] = (
-        "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "x^2", "sin", "tanh", "arctan", "arcsin", "gaussian",
-    )  # fmt: skip
-    factors: tuple[str, ...] = (
-        "x", "x^2", "1/x", "1/x^2", "sqrt", "1/sqrt", "exp", "log", "sin", "tanh", "gaussian",
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
 class GraphTrainingPolicy:
     """Training splines on a structure: several coarse starts, the best of them on finer and finer grids.
 
@@ -145,7 +118,7 @@ class SelectionPolicy:
     `width` graphs with `branches` candidates an edge, within work of `budget`.
 
     `variants` graphs of the same function beside the plain one are tried, if a match in them scores below `clear`.
-    Composites are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
+    Formulas are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
     error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
     times as wrong or less, which shows that the network's grid was the limit. Between `smooth` and `noisy` it is noise
     where the residuals have nothing of the inputs in them; splines of exact data leave less. Errors below `near` are
@@ -355,7 +328,6 @@ class SearchPolicy:
     pruning: PruningPolicy = field(default_factory=PruningPolicy)
     matching: MatchingPolicy = field(default_factory=MatchingPolicy)
     univariate: UnivariatePolicy = field(default_factory=UnivariatePolicy)
-    composites: CompositePolicy = field(default_factory=CompositePolicy)
     selection: SelectionPolicy = field(default_factory=SelectionPolicy)
     mixing: MixingPolicy = field(default_factory=MixingPolicy)
     rounding: RoundingPolicy = field(default_factory=RoundingPolicy)

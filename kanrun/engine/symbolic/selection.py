@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.composites import match_composites
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
@@ -185,8 +184,6 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
         exact = 0.0 if alone and not noisy else (0.3 if noisy else 0.1) * accuracy
         allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
         more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
-        if not any(match.loss <= max(exact, 1e-9) ** 2 for match in more) and not alone and not budget.over:
-            more += match_composites(t, outs[i], problem.candidates, policy.composites)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)
     return wider
 

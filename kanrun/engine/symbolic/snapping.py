@@ -81,7 +81,7 @@ def matched(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
 
 
 def refine_to_formula(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterator[SearchStage | Tried]:
-    """Prunes a trained network, extends its grids again, and snaps its edges, with composites where they must be."""
+    """Prunes a trained network, extends its grids again, and snaps its edges, to formulas where they must be."""
     for event in snapped(name, trained, problem):
         if isinstance(event, Tried):
             yield from deepened(event, problem, problem.policy.selection.budget)
@@ -170,7 +170,7 @@ def partly_symbolic(
     """`network` with edges snapped one by one, the clearest first, as long as its relative validation error after a
     joint refit stays at most `allowed`.
 
-    `known` are matches found before (composites among them) by edge; no candidate is tried after work of `allowance`.
+    `known` are matches found before (formulas among them) by edge; no candidate is tried after work of `allowance`.
     """
     reference, budget = max(problem.data.error(network), 1e-300), Budget(allowance)
     graph, decisions = network, dict[int, Decision]()

@@ -34,6 +34,7 @@ from kanrun.engine.symbolic.simplification import (
     expansion_terms,
     proven_equal,
     quotients_out_of_powers,
+    round_numbers,
     simplified,
     written,
 )
@@ -274,6 +275,11 @@ def test_a_formula_is_written_as_a_person_would(text: str, expected: str) -> Non
     expression = parse(text)
     decimal = expression.xreplace({n: sympy.Float(n, 17) for n in expression.atoms(sympy.Rational) if not n.is_Integer})
     assert str(written(simplified(decimal, ["x0", "x1"], points))) == expected
+
+
+def test_the_phase_of_a_wave_may_hold_half_a_turn() -> None:
+    wave = round_numbers(sympy.sin(parse("x0") + sympy.Float(np.pi - 1.0, 17)), lambda form: True)
+    assert str(wave) == "-sin(x0 - 1)"
 
 
 def test_confidence_intervals_hold_the_constants() -> None:

@@ -1,4 +1,4 @@
-"""Graphs: values and Jacobians by finite differences, canonical forms, pruning, the penalty, composites."""
+"""Graphs: values and Jacobians by finite differences, canonical forms, pruning, the penalty."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import pytest
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
+from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
 from kanrun.engine.symbolic.graph_training import magnitudes, sparsity_rows
 from kanrun.engine.symbolic.invariances import canonical, product_pairs, straightened
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
 from kanrun.engine.symbolic.trees import Call, Joined, Subgraph, expanded, graph_of
+from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
 
@@ -93,6 +95,11 @@ def test_linear_detours_are_taken_out() -> None:
     simple = canonical(graph)
     assert len(simple.operations) == 1
     np.testing.assert_allclose(simple(X), graph(X), rtol=1e-13)
+
+
+def test_the_scale_of_a_product_stays_free() -> None:
+    graph = canonical(graph_of_expression(parse("1.02*x0*x1"), 2))
+    assert graph.parameters.tolist() == [1.02]
 
 
 def test_leaving_out_a_node_leaves_out_what_only_led_to_it() -> None:

@@ -15,6 +15,7 @@ from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expressi
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.rational_functions import rational_function
+from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.structure import _tried, _without_needless_addends
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
@@ -50,6 +51,15 @@ def test_symmetries_leave_fewer_variables(text: str, inputs: int, left: int) -> 
     np.testing.assert_allclose(factor * inner.y, data.y, rtol=1e-12)
     if left == 0:
         np.testing.assert_allclose(inner.y, inner.y[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "text", ["x0*x1 + tanh(1.3*x0 - 0.6*x1)", pytest.param("exp(-x0)*sin(5*x0+x1)", marks=pytest.mark.slow)]
+)
+def test_a_polynomial_and_a_function_of_a_form_are_found(text: str) -> None:
+    data = points(text, -2, 2, 2)
+    found = next(ridge_formulas(data, choose(None), POLICY.ridge))
+    assert data.error(to_numpy(found, ["x0", "x1"])) < 1e-12
 
 
 def test_a_variable_that_is_zero_somewhere_is_no_divisor() -> None:
@@ -145,6 +155,8 @@ def test_an_expression_is_its_graph(text: str) -> None:
 def test_a_function_that_is_no_candidate_is_no_graph() -> None:
     with pytest.raises(KanrunError, match="is no candidate"):
         graph_of_expression(parse("erf(x0) + x1"), 2)
+    with pytest.raises(KanrunError, match="not finite"):
+        graph_of_expression(parse("x0") + sympy.zoo, 1)
 
 
 def test_a_graph_in_groups_is_one_in_the_inputs() -> None:

@@ -21,7 +21,10 @@ FOUND = [
     pytest.param("log(x0^2+x0+1)+log(x0+2)", 0, 2, marks=pytest.mark.slow),
     ("2.5*exp(-0.21*x0)*sin(3.3*x0)+0.8", 0, 6),
     pytest.param("x0^1.6/(0.8+x0^1.6)", 0.1, 5, marks=pytest.mark.slow),
+    ("x0/(exp(x0/7)-1)", 0.1, 18),
     pytest.param("x0^3/(exp(x0)-1)", 0.2, 8, marks=pytest.mark.slow),
+    pytest.param("sin(x0^3)*cos(x0^2)-1", -1, 1, marks=pytest.mark.slow),
+    pytest.param("x0^3+x0^2+x0+sin(x0)+sin(x0^2)", -1, 1, marks=pytest.mark.slow),
     pytest.param("abs(x0)^1.5", -2, 2, marks=pytest.mark.slow),
 ]
 
@@ -35,6 +38,11 @@ def test_a_function_of_one_variable_is_found(formula: str, low: float, high: flo
     other = np.linspace(low, high, 300)[1:-1, None]
     found = to_numpy(to_expression(match.function.graph, ["x0"]), ["x0"])(other)  # type: ignore[attr-defined]
     np.testing.assert_allclose(found, truth(other), rtol=1e-9, atol=1e-11)
+
+
+def test_arguments_at_which_functions_overflow_are_no_obstacle() -> None:
+    t = np.linspace(1.0, 900.0, 60)
+    assert match_formulas(t, 3 * np.log(t) + np.cos(t), choose(None), 0.0, Budget(1.0))
 
 
 def test_two_entries_of_the_dictionary_are_found_together() -> None:
