@@ -30,7 +30,7 @@ from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
 from kanrun.study.table_model import TableModel, TablePolicy, fit_table
 from kanrun.suggestions import near
-from kanrun.targets import Target, gaps_of
+from kanrun.targets import ScorePolicy, Target, gaps_of
 
 FEWEST_ROWS = 10  # to train on: variances of several kinds of terms are estimated from them
 
@@ -65,7 +65,8 @@ def prepare_table(cfg: FitConfig, cell: Mapping[str, Any], seed: int, target: Ta
         )
     shapes = _shapes(model, problem)
     policy = TablePolicy(
-        pairs=model.pairs, extrapolation=model.extrapolation, shapes=shapes,
+        scores=ScorePolicy(bounds=_bounds(model, problem)), pairs=model.pairs, shapes=shapes,
+        extrapolation=model.extrapolation,
         folds=0 if model.selection == "evidence" else model.folds, one_fold=model.selection == "validation",
     )  # fmt: skip
     return TableFitting(cfg, problem, policy)
@@ -81,6 +82,19 @@ def _shapes(model: AutoConfig, problem: LearningProblem) -> tuple[tuple[int, str
     if asked and classes and len(classes) > 2:
         raise UsageError("model.monotone and model.curvature are for numbers and for two classes.")
     return tuple((names.index(name), shape) for name, shape in asked.items())
+
+
+def _bounds(model: AutoConfig, problem: LearningProblem) -> tuple[float, float]:
+    """Between what outputs lie. Raises UsageError where a training row's does not, and for classes."""
+    if model.bounds is None:
+        return -np.inf, np.inf
+    low, high = model.bounds
+    y = problem.dataset.train.y
+    if problem.dataset.classes:
+        raise UsageError("model.bounds is for numbers; probabilities of classes lie between 0 and 1.")
+    if y.min() < low or y.max() > high:
+        raise UsageError(f"model.bounds={model.bounds} is too narrow: the outputs go from {y.min():g} to {y.max():g}.")
+    return low, high
 
 
 def all_rows(sampling: SamplingConfig) -> SamplingConfig:

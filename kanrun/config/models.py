@@ -126,6 +126,9 @@ class AutoConfig:
         {}, "inputs whose effect only goes up or down, such as {age: up}", choices=("up", "down")
     )
     curvature: dict[str, str] = setting({}, "inputs whose effect is convex or concave", choices=("convex", "concave"))
+    bounds: list[float] | None = setting(
+        None, "least and largest value that outputs can have, such as [0,1]; predictions never leave them", length=2
+    )
     selection: str = setting(
         "cv",
         "what chooses among candidates, and errors are measured on: each of the folds left out, one of them "
@@ -137,7 +140,9 @@ class AutoConfig:
     kind: str = "auto"
 
     def conflicts(self, at: str) -> Iterator[str]:
-        """An input keeps one shape."""
+        """An input keeps one shape; bounds are in order."""
+        if self.bounds is not None and self.bounds[0] >= self.bounds[1]:
+            yield f"{at}bounds={self.bounds} must be a smaller and a larger number."
         for name in self.monotone:
             if name in self.curvature:
                 yield f"the input {name!r} is both in {at}monotone and in {at}curvature; keep one of them."

@@ -197,6 +197,9 @@ class _Choice:
 def fit_table(points: Points, classes: int | None, policy: TablePolicy = DEFAULT_POLICY, seed: int = 0) -> TableModel:
     """The model of these training rows; `classes` is how many classes y numbers, None for numbers."""
     points, x, y = ordinary_units(points, classes, policy.scores)
+    if y.any():
+        least, most = (np.ldexp(end, -y) for end in policy.scores.bounds)
+        policy = replace(policy, scores=replace(policy.scores, bounds=(least, most)))
     model = _fitted(points, classes, policy, seed)
     return model.times(x, y) if x.any() or y.any() else model
 

@@ -22,6 +22,7 @@ class ScorePolicy:
     continued to `room` of the range of scores on either side and constant beyond (`straight_room` for straight scores,
     which only the linear model has). Predictions are held within the range of the training outputs, widened by `margin`
     of it on either side, those of the linear model by `linear_margin`: on long tails a line goes on as far as the rows.
+    They never leave `bounds`, which all outputs or each of them have.
     Between neighbouring values further apart than `gap` of an input's range nothing was learned. A column whose largest
     value is beyond 2^-ordinary or 2^ordinary is fitted in units of it.
     """
@@ -36,6 +37,7 @@ class ScorePolicy:
     output_knots: int = 129
     gap: float = 0.1
     ordinary: int = 30
+    bounds: tuple[Any, Any] = (-np.inf, np.inf)
 
 
 def ordinary_units(points: Points, classes: int | None, policy: ScorePolicy = ScorePolicy()) -> tuple[Points, Any, Any]:
@@ -157,19 +159,20 @@ def output_map(
     Without a transform the units are the user's. With one (a single output) the map gives the mean of the output over
     the left-out `residuals` of the transformed one (smearing; N. Duan, JASA 78 (1983) 605-610); beyond the training
     range the way back goes on as the straight line between its ends. It is constant beyond the range widened by
-    `margin` of it.
+    `margin` of it, and at the policy's bounds.
     """
     low, high = y.min(0), y.max(0)
     room = min(margin, _UNHELD) * np.where(high > low, high - low, np.maximum(np.abs(low), 1.0))
+    least, most = np.maximum(low - room, policy.bounds[0]), np.minimum(high + room, policy.bounds[1])
     if transform is None:
-        ends = tuple(np.array(pair) for pair in zip(low - room, high + room, strict=True))
+        ends = tuple(np.array(pair) for pair in zip(least, most, strict=True))
         return PiecewiseScaling(ends, ends)
     first, last = transform.apply(np.array([low[0], high[0]]))
     inside = np.linspace(first, last, policy.output_knots)
     step = (inside[-1] - inside[0]) / 8
     t = np.concatenate([inside[0] - step * np.arange(4, 0, -1), inside, inside[-1] + step * np.arange(1, 5)])
     errors = np.quantile(residuals, np.linspace(0.025, 0.975, 20))
-    ends = (low[0] - room[0], high[0] + room[0])
+    ends = (least[0], most[0])
     with_errors = t[:, None] + errors
     known = np.clip(with_errors, first, last)
     means = np.clip(transform.invert(known) + (with_errors - known) * (high - low) / (last - first), *ends).mean(1)

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -199,3 +200,18 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
     fitted = fit_target(cfg, build_target(target))
     same = fit(frame[["a"]], frame["y"], sample_weight=frame["w"], hidden=[], intervals=[3])
     np.testing.assert_allclose(fitted.predict(frame), same.predict(frame), rtol=1e-9)
+
+
+def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused() -> None:
+    x = np.linspace(-2, 2, 80)[:, None]
+    y = np.clip(0.5 + 0.4 * x[:, 0] + 0.05 * np.random.default_rng(2).normal(size=80), 0, 1)
+    at = np.linspace(-20, 20, 99)[:, None]
+    settings: dict[str, Any] = {"extrapolation": "linear", "selection": "evidence"}
+    assert np.ptp(fit(x, y, **settings).predict(at)) > 1.05
+    held = fit(x, y, bounds=[0, 1], **settings).predict(at)
+    assert held.min() >= 0
+    assert held.max() <= 1
+    huge = fit(x, 2.0**60 * y, bounds=[0, 2.0**60], **settings).predict(at)
+    np.testing.assert_allclose(huge, 2.0**60 * held, rtol=1e-6, atol=2.0**40)
+    with pytest.raises(UsageError, match="is too narrow: the outputs go from 0 to 1"):
+        fit(x, y, bounds=[0, 0.5])
