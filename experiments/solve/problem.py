@@ -53,13 +53,17 @@ class Comparison:
 
 @dataclass(frozen=True)
 class SolveProblem:
-    """A system, its exact solution and the true values of sought constants where they are known."""
+    """A system, its exact solution and the true values of sought constants where they are known.
+
+    `easier` are the systems with the constants' values of `equation.continuation`, in that order.
+    """
 
     name: str
     system: System
     reader: Reader
     exact: Sequence[sympy.Expr] | None
     truth: Mapping[str, float]
+    easier: Sequence[System] = ()
 
     @cached_property
     def comparison(self) -> Comparison | None:
@@ -80,6 +84,30 @@ class NetworkChoice:
 
 def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
     """The problem of `cfg.equation`. Raises UsageError for an equation, condition, box or table that breaks a rule."""
+    made = _made(cfg, seed)
+    easier = [
+        _made(replace(cfg, equation=replace(cfg.equation, constants=values, exact=None)), seed).system
+        for values in _continued(cfg.equation)
+    ]
+    return replace(made, easier=easier)
+
+
+def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
+    """The constants of each easier problem."""
+    given, constants = dict(equation.continuation or {}), dict(equation.constants or {})
+    for name, values in given.items():
+        if name not in constants:
+            raise UsageError(
+                f"equation.continuation has {name}, which equation.constants does not have; give it there."
+            )
+        if not isinstance(values, list | tuple) or len(values) != len(next(iter(given.values()))):
+            raise UsageError(f"equation.continuation.{name}={values} must be a list, as long as those of others.")
+    if given and equation.windows not in ("auto", 1, None):
+        raise UsageError("equation.continuation solves the whole range at once; leave out equation.windows.")
+    return [{**constants, **dict(zip(given, row, strict=True))} for row in zip(*given.values(), strict=True)]
+
+
+def _made(cfg: SolveConfig, seed: int) -> SolveProblem:
     equation = cfg.equation
     box = _box(equation)
     unknowns, sought = tuple(equation.unknowns), tuple(equation.find or ())
@@ -119,7 +147,7 @@ def policy_of(cfg: SolveConfig) -> EquationPolicy:
 def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | None:
     """The setting `windows`, checked. Raises UsageError where the equation cannot be cut into windows."""
     windows = cfg.equation.windows
-    possible = system.evolves and not system.vocabulary.constants
+    possible = system.evolves and not system.vocabulary.constants and not cfg.equation.continuation
     if windows == "auto":
         return "auto" if possible and ansatz.intervals[0] is not None else None
     if windows is None or windows == 1:

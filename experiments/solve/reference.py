@@ -239,7 +239,7 @@ def _stepped(
                 raise _TooLong
             return slope(t, y)
 
-        with suppress(_TooLong):
+        with suppress(_TooLong, ValueError):  # scipy refuses slopes that are not finite by a ValueError
             found = integrate.solve_ivp(counted, span, first, **settings, **method)
             if found.success:
                 return found

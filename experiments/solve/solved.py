@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from html import escape
 from typing import Any
@@ -123,17 +124,19 @@ def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Every grid as it ends, then the solution."""
-    windows = windows_of(cfg, problem.system, choice.ansatz)
-    stages = solve_system(problem.system, choice.ansatz, policy_of(cfg), generator(seed, "training"), windows)
-    seconds = 0.0
-    while True:
-        try:
-            stage = next(stages)
-        except StopIteration as end:
-            solution: Solution = end.value
-            break
-        yield stage
-        seconds = stage.total_seconds
+    windows, drawn = windows_of(cfg, problem.system, choice.ansatz), generator(seed, "training")
+    start, began = None, time.process_time()
+    for system in (*problem.easier, problem.system):
+        ansatz = choice.ansatz if system is problem.system else replace(choice.ansatz, grows=False, widens=False)
+        stages = solve_system(system, ansatz, policy_of(cfg), drawn, windows, start)
+        while True:
+            try:
+                yield next(stages)
+            except StopIteration as end:
+                solution: Solution = end.value
+                break
+        start = solution.last[-1].solution
+    seconds = time.process_time() - began
     measured = errors(problem, solution.network, random_points(problem, seed))
     outcome, reason = verdict(solution, problem.system.box, measured["l2"])
     yield SolvedEquation(problem, choice.label, solution, measured, outcome, reason, seconds, seed)
@@ -147,6 +150,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     unknowns: Sequence[str] = ("u",),
     constants: Mapping[str, float | str] | None = None,
     exact: str | Sequence[str] | None = None,
+    continuation: Mapping[str, Sequence[float]] | None = None,
     find: Mapping[str, float] | None = None,
     data: str | Mapping[str, Sequence[float]] | None = None,
     network: Mapping[str, Any] | None = None,
@@ -159,9 +163,9 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     """The solution of a differential equation with its certificate.
 
     `variables` gives each variable its range, time last; `conditions` are sentences such as "u = 0 at x=0, x=1" or
-    "u_x periodic in x". `find` holds first guesses of constants that are sought, `data` measured values: a file or
-    columns by name. `network` is one of the settings `networks` of `kanrun solve`; `hard` builds in conditions where
-    they can be.
+    "u_x periodic in x". `continuation` holds values of constants that are solved for first. `find` holds first guesses
+    of constants that are sought, `data` measured values: a file or columns by name. `network` is one of the settings
+    `networks` of `kanrun solve`; `hard` builds in conditions where they can be.
 
     Examples:
         >>> from kanrun import solve
@@ -178,6 +182,7 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
         variables={name: list(ends) for name, ends in variables.items()},
         unknowns=list(unknowns),
         constants=None if constants is None else dict(constants),
+        continuation=None if continuation is None else {name: list(each) for name, each in continuation.items()},
         formula=formula if isinstance(formula, str) else list(formula),
         conditions=dict(conditions) if isinstance(conditions, Mapping) else list(conditions),
         exact=exact if exact is None or isinstance(exact, str) else list(exact),

@@ -34,6 +34,9 @@ class EquationConfig:
     variables: Any = setting(MISSING, "each variable with its range, such as {x: [0,1], t: [0,1]}; time comes last")
     unknowns: list[str] = setting(["u"], "the functions that are sought", least=1, distinct=True)
     constants: Any = setting(None, "numbers by name, for use in all formulas")
+    continuation: Any = setting(
+        None, "values of constants that are solved for first, each solution a start for the next: {nu: [0.1, 0.03]}"
+    )
     formula: Any = setting(MISSING, "the equation, such as u_t = u_xx; a list for a system")
     conditions: Any = setting(
         None,
@@ -58,7 +61,7 @@ class EquationConfig:
 
     def conflicts(self, at: str) -> Iterator[str]:
         """Mappings are mappings."""
-        for name in ("variables", "constants", "conditions", "find"):
+        for name in ("variables", "constants", "continuation", "conditions", "find"):
             value = getattr(self, name)
             sentences = name == "conditions" and isinstance(value, list | tuple)
             if value is not None and value != MISSING and not isinstance(value, Mapping) and not sentences:

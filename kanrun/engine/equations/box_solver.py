@@ -16,9 +16,9 @@ from math import exp, inf, log
 import torch
 from torch import Generator, Tensor
 
-from kanrun.engine.equations.enrichment import edges_of, held, insert, with_polynomials, with_terms
+from kanrun.engine.equations.enrichment import edges_of, held, insert, with_fewer_terms, with_polynomials, with_terms
 from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Residuals
-from kanrun.engine.equations.field import Field
+from kanrun.engine.equations.field import Field, OutputForm
 from kanrun.engine.equations.growth import ConditionWeights, SolutionGrowth
 from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, sensitivity, standard_errors
@@ -27,7 +27,6 @@ from kanrun.engine.equations.system import (
     System,
     condition_blocks,
     gauss_points,
-    initial_values,
     sizes_of,
     with_units,
 )
@@ -36,6 +35,7 @@ from kanrun.engine.least_squares import State, minimise
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import uniform_breakpoints
 from kanrun.errors import TrainingFailed
+from kanrun.formulas.equations import parse_relation
 from kanrun.watch import advanced, time_is_up
 
 
@@ -54,9 +54,11 @@ class BoxSolver:
         self.system, self.ansatz = system, ansatz
         self.policy, self.generator, self.before = policy, generator, before
         self.whole, self.hard = whole, hard
+        self.first: Field | None = None  # what the first grid begins with
         self._began = time.process_time()
         self.inside, self.candidates, self.unseen = (PointSequence(system.box, generator) for _ in range(3))
         self.sizes = self._sizes()
+        self.coarse: EquationStage | None = None  # the solution that the last change is from, in windows
         self.origin: Field | None = None  # whose end the initial conditions are, in a later window
         self.added = system.box.new_zeros(0, len(system.box))
 
@@ -74,48 +76,85 @@ class BoxSolver:
     def stages(self) -> Iterator[EquationStage]:
         """Solve grid by grid. Raises TrainingFailed where the residual is not finite at every start."""
         policy = self.policy
-        schedule: list[int | None] = [*self.ansatz.intervals]
         solution, constants = self._begun()
-        if self.before and solution.intervals is not None:
-            schedule = [stage.intervals for stage in self.before]
-        weights = ConditionWeights(policy)
+        schedule = self._schedule(solution)
+        self.weights = ConditionWeights(policy, linear=solution.form.fixed_last)
         found: list[EquationStage] = []
         plan = SolutionGrowth(self.ansatz, policy, schedule, len(self.system.box), self.whole)
         plan.target = 2 * self.before[-1].equation.rms if self.before else 0.0
-        plan.widening = len({stage.solution.form.terms for stage in self.before}) == 2
         while True:
             if self.before:
-                self.origin = self.before[min(len(found), len(self.before) - 1)].solution
-            points, shares = self._collocation(solution)
-            blocks = self._blocks(points, shares, weights.conditions, weights.data, edges_of(solution))
-            problem = ResidualProblem(solution, blocks, constants)
-            before_last = (solution.intervals or 0) < (schedule[-1] or 0)
-            stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
-            chosen = stopping if before_last else policy.stage
-            state, steps = minimise(problem, policy.lm, chosen, ended=time_is_up)
-            previous = found[-1].solution if found else None
-            solution, constants = problem.solution(state.unknowns)
-            stage = self._stage(problem, solution, constants, state, steps, previous)
+                own = solution.form.fixed_last or len(found) >= len(self.before)
+                self.origin = self.before[-1 if own else len(found)].solution
+            coarse, previous = (solution.intervals or 0) < (schedule[-1] or 0), found[-1].solution if found else None
+            stage, problem = self._solved(solution, constants, coarse=coarse, previous=previous)
+            solution, constants = stage.solution, stage.constants
             found.append(replace(stage, least_data=min([stage.data, *(each.data for each in found)])))
-            advanced("grids", len(found), None, state.loss[0] ** 0.5)
+            advanced("grids", len(found), None, stage.objective**0.5)
+            action = None if time_is_up() else plan.next(found)
+            if action is None and solution.form.fixed_last and not time_is_up():
+                found[-1] = self._with_coarser(found[-1])
             yield found[-1]
-            if time_is_up():
-                return
-            weights.follow(problem, state.unknowns)
-            action = plan.next(found)
             if action is None:
                 return
+            self.weights.follow(problem, torch.cat([solution.get_unknowns(), constants]))
             kind, intervals = action
             if kind == "terms":
-                solution = self._widened(solution, constants, weights)
+                solution = self._widened(solution, constants)
             else:
                 self._add_points(solution, constants)
                 solution = self._refined(solution, constants, intervals)
 
+    def _schedule(self, solution: Field) -> list[int | None]:
+        """The grids to begin with: as coarse ones as the window before had, or that hold initial values."""
+        schedule, begun = [*self.ansatz.intervals], solution.intervals
+        if begun is None:
+            return schedule
+        if self.before:
+            return [begun] if solution.form.fixed_last else [stage.intervals for stage in self.before]
+        if begun == schedule[0]:
+            return schedule
+        finer = 2 * begun <= (
+            self.policy.most_intervals if len(self.system.box) == 1 else self.policy.most_intervals_in_more
+        )
+        return [begun, *([each for each in schedule if (each or 0) > begun] or [2 * begun] * finer)]
+
+    def _solved(
+        self, solution: Field, constants: Tensor, *, coarse: bool, previous: Field | None
+    ) -> tuple[EquationStage, ResidualProblem]:
+        """One grid, and the problem that was solved on it."""
+        policy, weights = self.policy, self.weights
+        points, shares = self._collocation(solution)
+        blocks = self._blocks(points, shares, weights.conditions, weights.data, edges_of(solution), solution)
+        problem = ResidualProblem(solution, blocks, constants)
+        stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
+        state, steps = minimise(problem, policy.lm, stopping if coarse else policy.stage, ended=time_is_up)
+        found, constants = problem.solution(state.unknowns)
+        return self._stage(problem, found, constants, state, steps, previous), problem
+
+    def _with_coarser(self, stage: EquationStage) -> EquationStage:
+        """In windows: the stage with its difference from a solution on fewer intervals with one polynomial less.
+
+        That one continues its like of the window before, so that the difference estimates the error of all windows.
+        """
+        fine, policy = stage.solution, self.policy
+        if self.before:
+            self.origin = self.before[0].solution
+        intervals = max(2, round(policy.coarser * (fine.intervals or 1)))
+        fewer = with_fewer_terms(fine, 1)
+        start = fewer.with_network(fewer.network.refined(intervals, fewer.inner(self._fresh(fine))).network)
+        self.coarse, _ = self._solved(start, stage.constants, coarse=False, previous=fine)
+        return replace(stage, change=self.coarse.change)
+
     def sensitivity(self, stage: EquationStage) -> float:
         """See `EquationStage.sensitivity`."""
-        blocks = self._blocks(*self._collocation(stage.solution), 1.0, 1.0, edges_of(stage.solution))
-        return sensitivity(ResidualProblem(stage.solution, blocks, stage.constants), self._fresh(stage.solution))
+        field = stage.solution
+        if (
+            field.form.separated and not field.form.fixed_last
+        ):  # directions that the terms may have lost: a constant, ...
+            field = with_terms(field, self.policy.terms_added, 0.0, self.generator, lowest=True)
+        blocks = self._blocks(*self._collocation(field), 1.0, 1.0, edges_of(field), stage.solution)
+        return sensitivity(ResidualProblem(field, blocks, stage.constants), self._fresh(field))
 
     def _collocation(self, solution: Field) -> tuple[Tensor, Tensor | None]:
         """The points inside: a quadrature rule over the grid in one variable and where the last variable has
@@ -131,8 +170,9 @@ class BoxSolver:
             each = min(-(-policy.points // (edges.shape[1] - 1)), policy.points_per_interval)
             return gauss_points(self.system.box, [(edges[0], each)])
         if solution.form.fixed_last and edges is not None:
-            whole = edges[1, [0, -1]]
-            return gauss_points(self.system.box, [(edges[0], policy.points_in_space), (whole, solution.form.terms + 2)])
+            ends = (edges[0, [0, -2]] + edges[0, [1, -1]]) / 2  # where splines have more functions than inside
+            pieces, whole = torch.cat([edges[0], ends]).sort().values, edges[1, [0, -1]]
+            return gauss_points(self.system.box, [(pieces, policy.points_in_space), (whole, solution.form.terms + 2)])
         count = policy.points
         if self.ansatz.grows or self.ansatz.widens:
             count = max(count, round(policy.points_per_unknown * len(solution.get_unknowns())))
@@ -144,8 +184,9 @@ class BoxSolver:
     def _begun(self) -> tuple[Field, Tensor]:
         """The field that the first grid begins with."""
         if self.before and self.before[0].solution.intervals is not None:
-            return self._continuing(self.before[0].solution), self.system.guesses()
-        return self._started()
+            before = self.before[-1 if self.ansatz.form.fixed_last else 0].solution
+            return self._continuing(before), self.system.guesses()
+        return self._started() if self.first is None else (self.first, self.system.guesses())
 
     def _continuing(self, before: Field) -> Field:
         """`before` held in time on this box, with knots where it bends at its end."""
@@ -172,7 +213,7 @@ class BoxSolver:
         """The best of several random networks at few points: all take a few steps, the better ones more."""
         policy = self.policy
         if self.ansatz.form.fixed_last:
-            return with_polynomials(self._random()), self.system.guesses()
+            return self._at_beginning(), self.system.guesses()
         blocks = self._blocks(self.inside.first(policy.start_points), None, policy.condition_weight, policy.data_weight)
         racing = [(0.0, self._random(), self.system.guesses()) for _ in range(policy.rounds[0][0])]
         if self.ansatz.form.separated:
@@ -180,8 +221,8 @@ class BoxSolver:
                 *racing[: policy.random_if_separated],
                 (0.0, with_polynomials(racing[0][1]), self.system.guesses()),
             ]
-        elif (resting := self._at_rest(racing[0][1])) is not None:
-            racing[-1] = (0.0, resting, self.system.guesses())
+        elif len(self.system.box) == 1 and racing[0][1].intervals is not None:
+            racing[-2:] = [(0.0, field, self.system.guesses()) for field in self._smooth(racing[0][1])]
         for kept, steps in policy.rounds:
             racing = [self._raced(each, constants, blocks, steps) for _, each, constants in racing[:kept]]
             racing.sort(key=lambda entry: entry[0])
@@ -199,10 +240,11 @@ class BoxSolver:
         found, constants = problem.solution(state.unknowns)
         return state.loss[0], self._fitted_grids(found, self.inside.first(self.policy.start_points)), constants
 
-    def _random(self) -> Field:
-        network = self.ansatz.create(self.ansatz.form.outputs, self.generator)
-        if self.ansatz.form.separated:
-            network.edge_layers[0].mask.copy_(self.ansatz.form.mask(len(self.system.box)))
+    def _random(self, form: OutputForm | None = None) -> Field:
+        form = form or self.ansatz.form
+        network = self.ansatz.create(form.outputs, self.generator)
+        if form.separated:
+            network.edge_layers[0].mask.copy_(form.mask(len(self.system.box)))
         low, high = map(log, self.policy.start_sizes)
         size = exp(low + (high - low) * float(torch.rand((), generator=self.generator)))
         with torch.no_grad():
@@ -210,22 +252,53 @@ class BoxSolver:
                 for _, parameter in network.unknowns():
                     drawn = torch.randn(parameter.shape, generator=self.generator, dtype=parameter.dtype)
                     parameter.copy_(drawn.to(parameter) * size)
-        candidate = Field(network, self.ansatz.form, self.system.box, self.sizes, self.hard)
+        candidate = Field(network, form, self.system.box, self.sizes, self.hard)
         return self._fitted_grids(candidate, self.inside.first(self.policy.start_points))
 
-    def _at_rest(self, field: Field) -> Field | None:
-        """In one variable: the unknowns at their initial values everywhere, where conditions name these."""
-        values = initial_values(self.system)
-        if values is None or len(field.network.edge_layers) != 1 or field.form.factors != 1 or self.hard:
-            return None
-        (layer,) = field.network.edge_layers
-        moved, _ = move_layer(
-            layer, uniform_breakpoints(layer.grid.low, layer.grid.high, layer.grid.intervals), uniform=True
-        )
-        shares = (values / self.sizes)[:, None].expand(-1, field.form.terms).flatten() / field.form.terms
-        with torch.no_grad():
-            moved.coefficients.copy_(shares[:, None, None].expand_as(moved.coefficients))
-        return field.with_network(KAN.of_layers([moved]))
+    def _at_beginning(self) -> Field:
+        """The initial values at all times, on a grid that holds them, with further polynomials of time."""
+        form, start = self.ansatz.form, float(self.system.box[-1, 0])
+        field = with_polynomials(self._random(replace(form, terms=1)))
+        last = len(self.system.box) - 1
+        begins = [
+            each for each in self.system.conditions
+            if all((last, start) in face for face in each.faces) and each.faces
+            and not any(derivative.index[last] for derivative in each.relation.derivatives)
+        ]  # fmt: skip
+        known = replace(self.system, conditions=tuple(begins), measured=())
+        while begins:
+            problem, finer = (
+                ResidualProblem(field, with_units(each, self.system, self.sizes), self.system.guesses())
+                for each in (
+                    condition_blocks(known, count, 1.0, edges=edges_of(field))
+                    for count in (self.policy.face_points, self.policy.start_points)
+                )
+            )
+            state, _ = minimise(problem, self.policy.lm, self.policy.coarse)
+            field, intervals = problem.solution(state.unknowns)[0], 2 * (field.intervals or 1)
+            left = finer.residual(state.unknowns)
+            if float(left.square().sum()) <= self.policy.held**2 or 2 * intervals > self.policy.most_intervals_in_more:
+                break
+            points, squares = torch.cat([each.points for each in finer.blocks]), left.square()
+            field = insert(field, intervals, points, squares, self.policy.halved, self.policy.narrowest)
+        return with_terms(field, form.terms - 1, 0.0, self.generator)
+
+    def _smooth(self, field: Field) -> list[Field]:
+        """In one variable: functions as smooth as conditions and measured values let them be, and constant ones.
+
+        The first have small derivatives of the equations' order, the second small first ones.
+        """
+        vocabulary, found = self.system.vocabulary, list[Field]()
+        points, shares = self._collocation(field)
+        held = self._blocks(points, shares, self.policy.condition_weight, self.policy.condition_weight)
+        for order in (max(each.order for each in self.system.equations), 1):
+            names = [f"{name}_{vocabulary.variables[0] * order}" for name in vocabulary.unknowns]
+            bends = [Block(name, parse_relation(f"{name} = 0", vocabulary), points, shares=shares) for name in names]
+            blocks = [*with_units(bends, self.system, self.sizes), *held[len(self.system.equations) :]]
+            problem = ResidualProblem(field, blocks, self.system.guesses())
+            state, _ = minimise(problem, self.policy.lm, self.policy.coarse)
+            found.append(problem.solution(state.unknowns)[0])
+        return found
 
     def _refined(self, solution: Field, constants: Tensor, intervals: int | None) -> Field:
         if intervals is None or solution.intervals is None:
@@ -235,13 +308,13 @@ class BoxSolver:
         finer = insert(solution, intervals, points, squares, self.policy.halved, self.policy.narrowest)
         return self._fitted_grids(finer, points)
 
-    def _widened(self, solution: Field, constants: Tensor, weights: ConditionWeights) -> Field:
+    def _widened(self, solution: Field, constants: Tensor) -> Field:
         """The field with further terms: the best of some random ones after a few steps."""
         policy = self.policy
         if solution.form.fixed_last:
             return with_terms(solution, policy.terms_added, policy.added_size, self.generator)
         points, shares = self._collocation(solution)
-        blocks = self._blocks(points, shares, weights.conditions, weights.data, edges_of(solution))
+        blocks = self._blocks(points, shares, self.weights.conditions, self.weights.data, edges_of(solution))
         tried = [
             self._raced(
                 with_terms(solution, policy.terms_added, policy.added_size, self.generator), constants, blocks, 3
@@ -273,7 +346,7 @@ class BoxSolver:
 
     def _blocks(
         self, points: Tensor, shares: Tensor | None, weight: float, data_weight: float = 1.0,
-        edges: Tensor | None = None,
+        edges: Tensor | None = None, solution: Field | None = None,
     ) -> list[Block]:  # fmt: skip
         """The rows of all that must hold; equations weigh 1, conditions `weight`, measured values `data_weight`."""
         equations = [
@@ -282,7 +355,7 @@ class BoxSolver:
         ]
         each = self.policy.face_points
         conditions = self._carried(condition_blocks(self.system, each, weight, data_weight, edges))
-        return with_units([*equations, *conditions], self.system, self.sizes)
+        return with_units([*equations, *conditions], self.system, self.sizes, solution)
 
     def _carried(self, blocks: list[Block]) -> list[Block]:
         """The blocks, those at the beginning of a window with the values of the solution before it."""
@@ -307,12 +380,12 @@ class BoxSolver:
         previous: Field | None,
     ) -> EquationStage:  # fmt: skip
         fresh = self._fresh(solution)
-        equation = self._measured(self._blocks(fresh, None, 1.0), solution, constants, of_equation=True)
+        blocks = self._blocks(fresh, None, 1.0, solution=solution)
+        equation = self._measured(blocks, solution, constants, of_equation=True)
         between = condition_blocks(self.system, 2 * self.policy.face_points + 1, 1.0, edges=edges_of(solution))
         between = self._carried(between)
-        conditions = self._measured(
-            with_units(between, self.system, self.sizes), solution, constants, of_equation=False
-        )
+        between = with_units(between, self.system, self.sizes, solution)
+        conditions = self._measured(between, solution, constants, of_equation=False)
         change = None
         if previous is not None:
             with torch.no_grad():

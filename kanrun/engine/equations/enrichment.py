@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from kanrun.engine.equations.field import Field, OutputForm
 from kanrun.engine.layers import SplineLayer, move_layer, refine_layer
 from kanrun.engine.networks import KAN
-from kanrun.engine.splines import breakpoints_of, fit_coefficients
+from kanrun.engine.splines import breakpoints_of, fit_coefficients, sample_points
 
 
 def edges_of(solution: Field) -> Float[Tensor, "variables points"] | None:
@@ -32,7 +32,8 @@ def insert(
 
     `squares` are squared residuals at `points`; each variable's intervals collect those of their slabs, and the one
     with the largest sum is halved, after which its halves count `halved` times as much each. Hidden layers keep equally
-    spaced knots. A number of intervals below the present one draws them anew.
+    spaced knots, as does a last variable of fixed polynomials. A number of intervals below the present one draws them
+    anew.
     """
     edges = edges_of(solution)
     assert edges is not None  # an invariant: asked of networks with grids only
@@ -44,6 +45,8 @@ def insert(
         _split(edges[i], _collected(inner[:, i], squares, edges[i]), intervals, halved, narrowest)
         for i in range(len(edges))
     ]
+    if solution.form.fixed_last:
+        rows[-1] = torch.linspace(-1, 1, intervals + 1).to(edges)
     breakpoints = torch.stack(rows)
     spacing = breakpoints.diff(dim=1)
     uniform = bool((spacing.amax(1) - spacing.amin(1) < 1e-9).all())
@@ -79,11 +82,12 @@ def _split(edges: Tensor, sums: Tensor, intervals: int, halved: float, narrowest
     return edges.new_tensor([*sorted(low for _, low, _ in (*queue, *kept)), ends[-1]])
 
 
-def with_terms(solution: Field, count: int, size: float, generator: Generator) -> Field:
+def with_terms(solution: Field, count: int, size: float, generator: Generator, *, lowest: bool = False) -> Field:
     """The field with `count` more terms.
 
-    In a separated form these leave the function as it is: their first factors are zero, the others polynomials. Else
-    they have random numbers of that size in the last layer.
+    In a separated form these leave the function as it is: their first factors are zero, the others polynomials, the
+    `lowest` or those that follow on the terms that are there. Else they have random numbers of that size in the last
+    layer.
     """
     layers = list(solution.network.edge_layers)
     last, form = layers[-1], solution.form
@@ -98,11 +102,26 @@ def with_terms(solution: Field, count: int, size: float, generator: Generator) -
             more = torch.ones_like(parts[:, :1]).expand(-1, count, *parts.shape[2:]).clone()
             if name == "coefficients" and form.separated:
                 shape = (form.unknowns, wider.terms, form.factors)
-                more = _polynomials(last, wider).unflatten(0, shape)[:, form.terms :]
+                more = _polynomials(last, wider).unflatten(0, shape)
+                more = more[:, :count] if lowest else more[:, form.terms :]
             elif name == "coefficients":
                 more = size * torch.randn(more.shape, generator=generator, dtype=more.dtype)
             new.copy_(torch.cat([parts, more], dim=1).flatten(0, 2))
     return Field(KAN.of_layers([*layers[:-1], made]), wider, solution.box, solution.sizes, solution.hard)
+
+
+def with_fewer_terms(solution: Field, count: int) -> Field:
+    """The field without its last `count` terms, of which one at least stays; of one layer without base functions."""
+    (layer,), form = solution.network.edge_layers, solution.form
+    fewer = replace(form, terms=max(1, form.terms - count))
+    edges = breakpoints_of(layer.knots, layer.spec.degree)
+    made = SplineLayer.on_grid(edges, fewer.outputs, layer.spec, uniform=layer.uniform)
+    made.mask.copy_(fewer.mask(layer.inputs))
+    with torch.no_grad():
+        for (_, new), (_, old) in zip(made.named_parameters(), layer.named_parameters(), strict=True):
+            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))
+            new.copy_(parts[:, : fewer.terms].flatten(0, 2))
+    return Field(KAN.of_layers([made]), fewer, solution.box, solution.sizes, solution.hard)
 
 
 def with_polynomials(field: Field) -> Field:
@@ -120,14 +139,13 @@ def with_polynomials(field: Field) -> Field:
 
 def _polynomials(layer: SplineLayer, form: OutputForm) -> Tensor:
     """Coefficients (outputs, inputs, functions) of a separated form: term r has the r-th product of polynomials."""
-    inputs, functions = layer.inputs, layer.coefficients.shape[2]
+    inputs = layer.inputs
     degrees = sorted(itertools.product(range(form.terms), repeat=inputs - 1), key=lambda each: (sum(each), each))
-    nodes = np.cos(np.pi * (np.arange(4 * functions) + 0.5) / (4 * functions))
-    table = np.polynomial.legendre.legvander(nodes, form.terms - 1)
-    values = torch.as_tensor(table).to(layer.coefficients)[:, :, None].expand(-1, -1, inputs)
-    x = torch.as_tensor(nodes).to(layer.coefficients)[:, None].expand(-1, inputs)
+    x = sample_points(layer.grid, layer.spec.degree + 1)
+    table = np.moveaxis(np.polynomial.legendre.legvander(x.cpu().numpy(), form.terms - 1), 2, 1)
+    values = torch.as_tensor(table).to(layer.coefficients)
     fitted = fit_coefficients(x, values, layer.grid)  # (degrees, inputs, functions)
-    result = layer.coefficients.new_zeros(form.unknowns, form.terms, inputs, inputs, functions)
+    result = layer.coefficients.new_zeros(form.unknowns, form.terms, inputs, inputs, layer.coefficients.shape[2])
     for term in range(form.terms):
         for number, degree in enumerate(degrees[term], start=1):
             result[:, term, number, number] = fitted[degree, number]

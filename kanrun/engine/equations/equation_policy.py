@@ -35,6 +35,7 @@ class EquationPolicy:
     coarse: Stopping = Stopping(steps=15, gain=1e-2)  #: of a grid before the last planned one
     lm: LMPolicy = LMPolicy(damping=1e-4, smallest=1e-15, thorough=False, tries=12)
     condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
+    condition_weight_of_polynomials: float = 1e4  #: the same in windows with polynomials of time
     growth: float = 10.0  #: factor of that weight from grid to grid; at least 1
     largest_weight: float = 1e6
     #: Factor by which the conditions' part of the objective must exceed the equation's, and have risen, to be taken for
@@ -60,6 +61,7 @@ class EquationPolicy:
     enough: float = 1e-9  #: change from the last grid at which no further one follows in one variable
     enough_in_more: float = 1e-6  #: the same in two and three variables
     most_intervals: int = 640  #: in one variable
+    most_if_unsettled: int = 2560  #: the same as long as grids change the solution by more than `accepted_change`
     most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
     most_intervals_in_more: int = 160
     most_unknowns: int = 1000
@@ -72,6 +74,10 @@ class EquationPolicy:
     # Windows in time. Where there is one variable beside time, they hold polynomials of it (`OutputForm.fixed_last`).
     terms_in_time: int = 6  #: so many polynomials at first
     most_terms_in_time: int = 12
+    #: Relative difference from the initial values at most on the first grid, which has more intervals where needed.
+    held: float = 1e-3
+    #: Share of the intervals, beside one polynomial less, of the solution that estimates the error.
+    coarser: float = 0.85
     points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
     most_unknowns_in_window: int = 1500
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds

@@ -19,8 +19,10 @@ class ConditionWeights:
     less on each grid, as long as they have a larger part of the objective than the equation.
     """
 
-    def __init__(self, policy: EquationPolicy) -> None:
-        self.policy, self.conditions, self.data = policy, policy.condition_weight, policy.data_weight
+    def __init__(self, policy: EquationPolicy, *, linear: bool = False) -> None:
+        self.policy, self.data = policy, policy.data_weight
+        self.least = policy.condition_weight_of_polynomials if linear else policy.condition_weight
+        self.conditions = self.least
         self._part, self._stays = 0.0, False
 
     def follow(self, problem: ResidualProblem, unknowns: Tensor) -> None:
@@ -31,7 +33,7 @@ class ConditionWeights:
             parts[known if known in parts else "condition"] += loss
         heavy = parts["condition"] > policy.outweighed * parts["equation"]
         if heavy and 0 < self._part < parts["condition"]:
-            self.conditions, self._stays = max(self.conditions / policy.growth, policy.condition_weight), True
+            self.conditions, self._stays = max(self.conditions / policy.growth, self.least), True
         elif not self._stays:
             self.conditions = min(self.conditions * policy.growth, policy.largest_weight)
         self._part = parts["condition"]
@@ -47,6 +49,7 @@ class SolutionGrowth:
     ) -> None:
         self.ansatz, self.policy, self.schedule = ansatz, policy, schedule
         one = variables == 1
+        self.one = one and whole
         most_in_one = policy.most_intervals if whole else policy.most_intervals_in_windows
         self.enough = policy.enough if one else policy.enough_in_more
         self.most_intervals = most_in_one if one else policy.most_intervals_in_more
@@ -54,7 +57,6 @@ class SolutionGrowth:
         self.used = 0  # grids of the schedule so far, the first one apart
         #: Residuals at which a part of the range is good enough: where more did not help, and where it did.
         self.small, self.target = 0.0 if whole else policy.accepted, 0.0
-        self.widening = False  # whether the second grid of a later window has more terms in place of intervals
         self.actions: list[str] = ["grid"]
 
     def next(self, found: list[EquationStage]) -> tuple[str, int | None] | None:
@@ -69,9 +71,6 @@ class SolutionGrowth:
         planned = self.used + 1 < len(self.schedule)
         if not isfinite(last.equation.rms):
             return None
-        if self.widening and len(found) == 1:
-            self.used = 1
-            return "terms", None
         if last.change is not None and last.change <= self.enough and self.ansatz.grows:
             return None
         helped = len(found) < 2 or last.equation.rms <= self.policy.helpful * found[-2].equation.rms
@@ -103,4 +102,6 @@ class SolutionGrowth:
     def _can_grow(self, last: EquationStage) -> bool:
         if not self.ansatz.grows or last.intervals is None:
             return False
+        if self.one and (last.change or 0.0) > self.policy.accepted_change:
+            return 2 * last.unknowns <= self.policy.most_if_unsettled
         return 2 * last.intervals <= self.most_intervals and 2 * last.unknowns <= self.most_unknowns

@@ -5,21 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Generator as Events
 from dataclasses import replace
+from math import inf, isfinite
 
 from torch import Generator
 
 from kanrun.engine.equations.boundary_interpolation import hard_conditions
 from kanrun.engine.equations.box_solver import BoxSolver
 from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Solution
-from kanrun.engine.equations.field import Windows
+from kanrun.engine.equations.field import Field, Windows
 from kanrun.engine.equations.system import System
 from kanrun.watch import time_is_up
 
 
 def solve(
-    system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, windows: int | str | None = None
+    system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, windows: int | str | None = None,
+    first: Field | None = None,
 ) -> Events[EquationStage, None, Solution]:  # fmt: skip
-    """Solve the system; yields every grid, returns the solution.
+    """Solve the system; yields every grid, returns the solution. It begins with the field `first` where one is given.
 
     `windows` cuts the last variable into so many parts of one length; with `auto` a part that does not hold (see
     `EquationPolicy.accepted`) is halved and tried again; where the shortest one does not hold either, or the error has
@@ -32,14 +34,14 @@ def solve(
     cut = _of_windows(ansatz, policy, len(system.box))
     start, last, began = low, list[EquationStage](), time.process_time()
     before: tuple[EquationStage, ...] = ()
-    tries: list[tuple[float, BoxSolver, list[EquationStage]]] = []  # of the present window: its end, and what came out
+    tries: list[tuple[float, BoxSolver, list[EquationStage], float]] = []  # of the present window: its end, what came
     while not last or start < high - 1e-9 * (high - low):
         end = high if start + 1.1 * length >= high else start + length
         part = system if (start, end) == (low, high) else system.until(start, end)
         shorter = windows == "auto" and end - start > 1.01 * shortest
-        solver = BoxSolver(
-            part, ansatz if part is system else cut, policy, generator, before=before, whole=not shorter, hard=hard
-        )
+        chosen = ansatz if part is system else cut
+        solver = BoxSolver(part, chosen, policy, generator, before=before, whole=not shorter, hard=hard)
+        solver.first = first
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
@@ -47,17 +49,18 @@ def solve(
             if shorter and _hopeless(stages, policy):
                 break
         accepted = policy.accepted_of_polynomials if cut.form.fixed_last else policy.accepted
-        holds = _holds(stages, policy, accepted, before[-1].change if before else None)
-        tries.append((end, solver, stages))
-        alike = [each for each in tries if each[1].ansatz is solver.ansatz]
-        if shorter and not holds and not time_is_up() and not _in_vain(alike, policy):
+        excess = _excess(stages, policy, accepted, before[-1].change if before else None)
+        tries.append((end, solver, stages, excess))
+        alike, holds = [each for each in tries if each[1].ansatz is solver.ansatz], excess <= 1
+        in_vain = not holds and _in_vain([each[3] for each in alike], policy, len(system.box))
+        if shorter and not holds and not time_is_up() and not in_vain:
             length = max((end - start) / 2, shortest)
             continue
-        if not holds and _in_vain(alike, policy):
-            end, solver, stages = min(tries[0], alike[0], key=lambda each: each[2][-1].equation.rms)
+        if in_vain:
+            end, solver, stages, _ = min(tries[0], alike[0], key=lambda each: each[2][-1].equation.rms)
         tries = []
         last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
-        before = tuple(stages[-2:])
+        before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
         if time_is_up():
             break
         if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
@@ -75,23 +78,20 @@ def _of_windows(ansatz: Ansatz, policy: EquationPolicy, variables: int) -> Ansat
     return replace(ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True)
 
 
-def _holds(stages: list[EquationStage], policy: EquationPolicy, accepted: float, earlier: float | None) -> bool:
-    """Whether a window's last grid has `accepted` residuals, and the grid before differs by little.
+def _excess(stages: list[EquationStage], policy: EquationPolicy, accepted: float, earlier: float | None) -> float:
+    """How many times too large the residuals of a window's last grid are, or its change; at most 1 where it holds.
 
-    The difference adds up over windows; `earlier` is that of the window before, which may grow by a factor.
+    The change adds up over windows; `earlier` is that of the window before, which may grow by a factor.
     """
     last = stages[-1]
-    small = max(last.equation.rms, last.conditions.rms) <= accepted
     most = max(policy.accepted_change, policy.grown * (earlier or 0.0))
-    return small and (last.change is None or last.change <= most)
+    found = max(max(last.equation.rms, last.conditions.rms) / accepted, (last.change or 0.0) / most)
+    return found if isfinite(found) else inf
 
 
-def _in_vain(tries: list[tuple[float, BoxSolver, list[EquationStage]]], policy: EquationPolicy) -> bool:
+def _in_vain(excesses: list[float], policy: EquationPolicy, variables: int) -> bool:
     """Whether shorter windows of one form do not help, in several variables: as where conditions jump."""
-    if len(tries) < policy.vain_tries or len(tries[0][2][0].solution.box) == 1:
-        return False
-    first, last = (stages[-1].equation.rms for _, _, stages in (tries[0], tries[-1]))
-    return not last <= policy.vain * first
+    return variables > 1 and len(excesses) >= policy.vain_tries and excesses[-1] > policy.vain * excesses[0]
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:

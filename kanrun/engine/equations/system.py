@@ -11,6 +11,7 @@ from jaxtyping import Float
 from scipy.stats import qmc
 from torch import Generator, Tensor
 
+from kanrun.engine.equations.field import Field
 from kanrun.engine.equations.residuals import Block
 from kanrun.formulas.equations import Relation, Vocabulary
 
@@ -177,40 +178,33 @@ def condition_blocks(
     return blocks
 
 
-def initial_values(system: System) -> Float[Tensor, " unknowns"] | None:
-    """The unknowns at the lower end of the one variable, where conditions such as u = 1 say all of them; else None."""
-    values: dict[int, float] = {}
-    for condition in system.conditions if len(system.box) == 1 else ():
-        held = condition.relation.derivatives
-        if condition.faces and len(held) == 1 and not sum(held[0].index):
-            at = torch.tensor([[value for _, value in condition.faces[0]]], dtype=system.box.dtype)
-            left = _at_zero(condition.relation, system, at)
-            slope = condition.relation.slopes(
-                np.concatenate([at.numpy(), np.zeros((1, 1)), system.guesses().numpy()[None]], axis=1)
-            )[0, 0]
-            values.setdefault(held[0].unknown, float(-left[0] / slope))
-    unknowns = range(len(system.vocabulary.unknowns))
-    return system.box.new_tensor([values[each] for each in unknowns]) if len(values) == len(unknowns) else None
+def with_units(blocks: Sequence[Block], system: System, sizes: Tensor, solution: Field | None = None) -> list[Block]:
+    """The blocks with the size of their terms as the unit of their residuals, so that units of the user cancel.
+
+    Terms are measured at values of the given sizes, or at those of `solution` where they are smaller there.
+    """
+    return [replace(block, unit=unit_of(block.relation, system, sizes, block.points, solution)) for block in blocks]
 
 
-def with_units(blocks: Sequence[Block], system: System, sizes: Float[Tensor, " unknowns"]) -> list[Block]:
-    """The blocks with the size of their terms as the unit of their residuals, so that units of the user cancel."""
-    return [replace(block, unit=unit_of(block.relation, system, sizes, block.points)) for block in blocks]
-
-
-def unit_of(relation: Relation, system: System, sizes: Tensor, points: Tensor, samples: int = 256) -> float:
+def unit_of(
+    relation: Relation, system: System, sizes: Tensor, points: Tensor, solution: Field | None = None, samples: int = 256
+) -> float:
     """The largest root mean square of a term |dR/du_a| times the size of u_a, at points with values of that size.
 
-    The size of a derivative is the unknown's divided by half the box's extent for each differentiation.
+    The size of a derivative is the unknown's divided by half the box's extent for each differentiation. With `solution`
+    the slope dR/du_a is taken there too, and the smaller of the two counts.
     """
-    half = system.half
+    half, drawn = system.half, np.random.default_rng(0)
     scale = [float(sizes[each.unknown] / (half ** half.new_tensor(each.index)).prod()) for each in relation.derivatives]
-    at = points[: min(samples, len(points))].cpu().numpy()
-    values = np.random.default_rng(0).standard_normal((len(at), len(scale))) * scale
-    constants = np.broadcast_to(system.guesses().cpu().numpy(), (len(at), len(system.vocabulary.constants)))
-    slopes = relation.slopes(np.concatenate([at, values, constants], axis=1))[:, : len(scale)]
-    sizes_of_terms = np.sqrt(np.mean((np.nan_to_num(slopes) * scale) ** 2, axis=0))
-    return float(sizes_of_terms.max()) or 1.0
+    at = points[: min(samples, len(points))] if solution is None else points[drawn.permutation(len(points))[:samples]]
+    values = [drawn.standard_normal((len(at), len(scale))) * scale]
+    if solution is not None:
+        found = [solution.derivative(at, each.index)[:, each.unknown].cpu() for each in relation.derivatives]
+        values.append(np.stack(found, axis=1))
+    fixed = np.broadcast_to(system.guesses().cpu().numpy(), (len(at), len(system.vocabulary.constants)))
+    rows = [np.concatenate([at.cpu().numpy(), each, fixed], axis=1) for each in values]
+    terms = [np.nan_to_num(relation.slopes(each)[:, : len(scale)]) * scale for each in rows]
+    return min(float(np.sqrt(np.mean(each**2, axis=0)).max()) for each in terms) or 1.0
 
 
 def sizes_of(system: System, points: Float[Tensor, "points variables"], count: int = 60) -> Float[Tensor, " unknowns"]:

@@ -176,3 +176,34 @@ def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outpu
     summary = pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]
     assert summary["l2"] > 0.1
     assert summary["verdict"] != "solved"
+
+
+def test_continuation_in_a_constant_reaches_a_layer() -> None:
+    conditions, constants = ["u = 2 at x=0", "u = -1.5 at x=1"], {"n": 0.005}
+    found = kanrun.solve(
+        "n*u_xx = u_x*(1 - u^2)", {"x": [0, 1]}, conditions, constants=constants, continuation={"n": [0.1, 0.03, 0.01]}
+    )
+    assert found.verdict == "solved"
+    flux = 0.005 * found.derivative("u_x", [0.0, 1.0]) - found([0.0, 1.0])[:, 0] + found([0.0, 1.0])[:, 0] ** 3 / 3
+    assert flux[0] == pytest.approx(flux[1], rel=1e-6)  # n u' - u + u^3 / 3 is constant
+
+
+@pytest.mark.parametrize(
+    ("formula", "conditions"),
+    [
+        ("u_xxx = -u*u_xx/2", ["u = 0 at x=0", "u_x = 0 at x=0", "u_x = 1 at x=8"]),  # Blasius
+        ("u_xx = 5*sinh(u)", ["u = 0 at x=0", "u = 5 at x=8"]),  # terms far larger than the solution
+    ],
+)
+def test_boundary_layers_are_found(formula: str, conditions: list[str]) -> None:
+    found = kanrun.solve(formula, {"x": [0, 8]}, conditions)
+    assert found.verdict == "solved"
+    if "u_xxx" in formula:
+        assert found.derivative("u_xx", [0.0])[0] == pytest.approx(0.33205734, rel=1e-5)
+
+
+def test_a_constant_that_conditions_leave_open_is_seen() -> None:
+    sides = ["u_x = 0 at x=0, x=1", "u_y = 0 at y=0, y=1"]
+    found = kanrun.solve("u_xx + u_yy = -2*pi^2*cos(pi*x)*cos(pi*y)", {"x": [0, 1], "y": [0, 1]}, sides)
+    assert found.verdict == "doubtful"
+    assert "leave the solution open" in found.reason
