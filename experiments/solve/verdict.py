@@ -22,7 +22,7 @@ class VerdictPolicy:
     has many solutions. The change of the solution from the last grid is what tells most.
     """
 
-    solved_change: float = 1e-3  #: of the solution from the last grid but one to the last
+    solved_change: float = 2e-3  #: of the solution from the last grid but one to the last
     solved_residual: float = 1e-2  #: root mean square at fresh points, and of the conditions at points between
     failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
     #: Residual of a network without grids: its change from stage to stage says nothing of what it cannot represent.
