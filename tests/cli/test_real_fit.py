@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import resource
+import subprocess
 import sys
 from pathlib import Path
 
@@ -226,3 +228,14 @@ def metrics(run: Path) -> list[dict[str, str]]:
     """Rows of metrics.csv but for the seconds."""
     with (run / "metrics.csv").open(newline="") as file:
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["fit", "seeds=20"], ["solve", "equation=burgers"], ["continual", "executor=serial"]]
+)
+def test_a_run_ends_within_a_tenth_of_its_seconds(words: list[str]) -> None:
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "kanrun", *words, "max_seconds=15"], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime == pytest.approx(15, rel=0.1)
