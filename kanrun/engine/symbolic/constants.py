@@ -186,11 +186,16 @@ def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], 
     ]
     if not names or not np.isfinite(jacobian).all():
         return {}
-    norms = np.sqrt(np.einsum("np,np->p", jacobian, jacobian))
+    errors = scale * _deviations(jacobian)
+    return {key: float(error) for key, error in zip(names, errors, strict=True) if key[1] != "?"}
+
+
+def _deviations(jacobian: Array) -> Array:
+    """Standard deviations of least squares' constants (constants,) where y has noise of size 1."""
+    norms = np.linalg.norm(jacobian, axis=0)
     norms[norms == 0] = 1.0
     covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
-    errors = scale * np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms
-    return {key: float(error) for key, error in zip(names, errors, strict=True) if key[1] != "?"}
+    return np.asarray(np.sqrt(np.clip(np.diag(covariance), 0, None)) / norms)
 
 
 @dataclass(frozen=True)
@@ -221,11 +226,8 @@ def confidence_intervals(
     jacobian = np.stack(columns, axis=1)
     if not (np.isfinite(jacobian).all() and np.isfinite(rest).all()):
         return []
-    norms = np.linalg.norm(jacobian, axis=0)
-    norms[norms == 0] = 1.0
-    covariance = np.linalg.pinv((jacobian / norms).T @ (jacobian / norms), rcond=1e-12, hermitian=True)
     freedom = y.size - len(numbers)
-    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(rest @ rest / freedom * np.diag(covariance)) / norms
+    half = stats.t.ppf(0.5 + confidence / 2, freedom) * np.sqrt(rest @ rest / freedom) * _deviations(jacobian)
     values = [float(each) for each in numbers]
     return [
         ConstantInterval(repr(value) if number.is_Float else str(number), value, value - h, value + h)

@@ -17,6 +17,7 @@ from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
+from kanrun.engine.symbolic.pairs import few_terms
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import RidgePolicy
 from kanrun.formulas import variable
@@ -29,6 +30,8 @@ _FUNCTIONS: dict[str, tuple[float, ...]] = {
     "abs": (-0.25, -0.5, -0.75),
 }  # fmt: skip
 _SCALED = ("sqrt", "log", "1/x", "abs")
+#: What rounding leaves of a form, relative to its size.
+_ROUNDING = 1e-9
 
 
 def ridge_formulas(data: SearchData, candidates: Sequence[Candidate], policy: RidgePolicy) -> Iterator[sympy.Expr]:
@@ -119,25 +122,16 @@ def _expression(name: str, form: Array, weight: sympy.Expr, columns: Array, x: A
     pairs = list(itertools.combinations(range(len(symbols)), 2))
     monomials = [sympy.S.One, *symbols, *(symbols[i] * symbols[j] for i, j in pairs)]
     values = np.stack([np.ones(len(x)), *x.T, *(x[:, i] * x[:, j] for i, j in pairs)], axis=1)
-    inner = _linear(values, form, monomials)
+    slopes = few_terms(values, form, _ROUNDING * float(np.abs(form).max()))
+    assert slopes is not None, "a form is a combination of these monomials"
+    inner = sympy.Add(*(sympy.Float(float(c), 17) * e for c, e in zip(slopes, monomials, strict=True) if c))
     design = np.concatenate([values, x**2, columns.T], axis=1)
-    solved = np.linalg.lstsq(design / np.linalg.norm(design, axis=0), y, rcond=None)[0] / np.linalg.norm(design, axis=0)
-    count = design.shape[1] - len(columns)
-    squares = [symbol**2 for symbol in symbols]
-    polynomial = sympy.Add(
-        *(sympy.Float(c, 17) * e for c, e in zip(solved[:count].tolist(), (*monomials, *squares), strict=True))
-    )
-    factor = float(solved[count])
+    sizes = np.linalg.norm(design, axis=0)
+    solved = np.linalg.lstsq(design / sizes, y, rcond=None)[0] / sizes
+    terms = [*monomials, *(symbol**2 for symbol in symbols)]
+    polynomial = sympy.Add(*(sympy.Float(float(c), 17) * e for c, e in zip(solved, terms, strict=False)))
+    factor = float(solved[len(terms)])
     if name == "sin":
         phase = float(np.arctan2(solved[-1], solved[-2]))
         factor, inner = float(np.hypot(solved[-1], solved[-2])), inner + sympy.Float(phase, 17)
     return polynomial + sympy.Float(factor, 17) * weight * TABLE[name].expression.subs(X, inner)
-
-
-def _linear(design: Array, values: Array, names: Sequence[sympy.Expr]) -> sympy.Expr:
-    """The combination of the columns that gives the values, without those whose share is rounding."""
-    sizes = np.linalg.norm(design, axis=0)
-    solved = np.linalg.lstsq(design / sizes, values, rcond=None)[0]
-    kept = np.abs(solved) > 1e-9 * np.abs(solved).max()
-    parts = zip((solved / sizes).tolist(), names, kept, strict=True)
-    return sympy.Add(*(sympy.Float(c, 17) * name for c, name, keep in parts if keep))

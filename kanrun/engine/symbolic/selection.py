@@ -272,8 +272,3 @@ def _followed(graph: Graph, data: SearchData) -> Graph:
             margin = 0.02 * wide
             graph = graph.with_function(i, function.refined(function.intervals, low - margin, high + margin))
     return graph
-
-
-def polish(graph: Graph, data: SearchData) -> Graph:
-    """All free constants of a symbolic graph to the last digits that the data determine."""
-    return refit(graph, data.x, data.y, RefitSettings(steps=100, gain=1e-6, damping=1e-10)).graph

@@ -138,10 +138,6 @@ def _terms(expression: sympy.Expr) -> int:
     return 1
 
 
-def _expanded_functions(expression: sympy.Expr) -> sympy.Expr:
-    return sympy.expand(expression, trig=True, power_exp=True, log=True, deep=True)
-
-
 def _powers(expression: sympy.Expr) -> sympy.Expr:
     return sympy.powsimp(sympy.expand_power_exp(expression), deep=True)
 
@@ -197,11 +193,6 @@ def _exponentials(expression: sympy.Expr) -> sympy.Expr:
     written = expression.replace(sympy.tanh, lambda u: 1 - 2 / (sympy.exp(2 * u) + 1))
     written = written.replace(sympy.atanh, lambda u: sympy.log(sympy.together((1 + u) / (1 - u))) / 2)
     return sympy.expand(written, power_exp=True)
-
-
-def _gathered(expression: sympy.Expr) -> sympy.Expr:
-    """Sums of logarithms as one; the values at the points decide whether that was allowed."""
-    return sympy.logcombine(expression, force=True)
 
 
 def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
@@ -306,6 +297,7 @@ _LARGEST_WHOLE = 1e9
 #: Size of a digit beside an operation's 1, and the largest of a number.
 _DIGIT = 0.1
 
+_expanded_functions = partial(sympy.expand, trig=True, power_exp=True, log=True, deep=True)
 
 _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
@@ -318,7 +310,7 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_exponentials, sympy.simplify),
     (_logarithms,),
     (_logarithms, sympy.factor_terms),
-    (_logarithms, _gathered),
+    (_logarithms, partial(sympy.logcombine, force=True)),
     (sympy.factor_terms,),
     (partial(sympy.factor, deep=True),),
     (sympy.factor, _common_factors),

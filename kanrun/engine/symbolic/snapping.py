@@ -127,17 +127,13 @@ def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
     tell and coarse enough to be quick; the trained network itself where nothing could go."""
     data, policy, penalty = problem.data, problem.policy.pruning, problem.policy.training.penalty
     coarse = trained.graph
-    if max(intervals_of(coarse), default=0) > policy.intervals:
+    splines = (edge.function for edge in coarse.edges if isinstance(edge.function, Spline))
+    if max((spline.intervals for spline in splines), default=0) > policy.intervals:
         coarse = fitted_grids(coarse, data.x, intervals=policy.intervals)
         coarse = refit(coarse, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
     pruned = eliminate(coarse, data, policy, penalty)
     pruned = merge_splines(pruned, data, policy, penalty)
     return trained.graph if pruned.active_edges == coarse.active_edges else pruned
-
-
-def intervals_of(graph: Graph) -> list[int]:
-    """G of every spline."""
-    return [edge.function.intervals for edge in graph.edges if isinstance(edge.function, Spline)]
 
 
 @dataclass(frozen=True)

@@ -289,9 +289,7 @@ def _pairs(x: Array, slopes: Array, policy: SymmetryPolicy) -> list[Reduction]:
     inputs = x.shape[1]
     ranked: list[tuple[float, int, Reduction]] = []
     with np.errstate(all="ignore"):
-        forms = (
-            (1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2),
-        )  # fmt: skip
+        forms = ((1, slopes), (2, slopes / (2 * x)), (-1, -slopes * x**2))
     for power, rates in forms:
         if not np.isfinite(rates).all():
             continue
