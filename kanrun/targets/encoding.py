@@ -17,7 +17,7 @@ from kanrun.errors import UsageError
 from kanrun.targets.data import Array
 from kanrun.targets.tables import MISSING_WORDS, lenient_numbers
 
-MOST_LEVELS = 40  # of a category that get an indicator of their own, the most frequent first
+MOST_LEVELS = 128  # of a category that get an indicator of their own, the most frequent first
 FEWEST_ROWS = 2  # with a level; rarer ones are all zeros, like levels that were never seen
 DAYS = {"day of year": 365.2425, "weekday": 7.0, "hour": 1.0}  # of a date, and the days after which each comes back
 LONG_ENOUGH = 1.2  # times its period that dates must span for a place in it to be told from the date itself
