@@ -306,7 +306,7 @@ def _network(cfg: SolveConfig, entry: dict[str, Any], orders: int) -> NetworkCho
         ansatz = Ansatz(create, outputs, tuple(None for _ in intervals), hard=cfg.conditions == "hard")
         numbers = sum((a + 1) * b for a, b in pairwise((inputs, *hidden, outputs.outputs)))
         return NetworkChoice(f"MLP {widths}", ansatz, numbers)
-    degree = int(entry.get("degree", 5))
+    degree = int(entry.get("degree", max(5, orders + 2)))
     if not orders < degree <= 20:
         raise UsageError(
             f"networks has a KAN of degree {degree} for an equation of order {orders}; splines need a degree of "

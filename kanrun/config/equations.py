@@ -85,7 +85,7 @@ class EquationConfig:
 class SolveConfig(ExperimentConfig):
     """`kanrun solve`.
 
-    A network is {kind: kan, hidden: [], degree: 5} with the form of the equation, or one of its own as in
+    A network is {kind: kan, hidden: [], degree: 5} (6 for equations of order 4) with the form of the equation, or as in
     {kind: kan, hidden: [2], terms: 1, factors: 1}, or {kind: mlp, hidden: [20, 20], activation: tanh}.
     """
 
