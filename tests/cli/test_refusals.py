@@ -96,7 +96,7 @@ def test_settings_of_other_commands(refused: Refused, command: str, word: str, p
         (["target=table", "target.path=x.csv"], ["there is no file 'x.csv'"]),
         (
             [f"target.path={PENDULUM}"],
-            ["target.outputs must be given, as target.outputs=[NAME], of the columns length"],
+            ["target.outputs must be given", "of the columns length (m), amplitude"],
         ),
         (["seed=${nope}"], ["seed", "'nope' not found"]),
         (["seed=${oc.env:KANRUN_TEST_NOT_SET}"], ["seed", "KANRUN_TEST_NOT_SET"]),
