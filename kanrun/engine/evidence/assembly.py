@@ -19,13 +19,14 @@ from scipy import linalg
 from scipy.interpolate import make_interp_spline
 
 from kanrun.engine.evidence.basis import DEGREE
-from kanrun.engine.evidence.design import SHAPES, Design, Terms
+from kanrun.engine.evidence.design import SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, breakpoints_of
 
 OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
+_NODE_ROWS = 100_000  # by which nodes are judged
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
 
 
@@ -40,7 +41,7 @@ class _Nodes:
 def network_of(  # noqa: PLR0913 (keywords)
     fit_terms: Sequence[Terms],
     design: Design,
-    h: ndarray,
+    h: TableFunctions,
     noise: float,
     policy: EvidencePolicy,
     *,
@@ -50,7 +51,7 @@ def network_of(  # noqa: PLR0913 (keywords)
 ) -> KAN:
     """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
 
-    `h` are the scaled functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
+    `h` are the functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
     With `hidden` there is a hidden layer without pairs too.
     `extrapolation` is that of the edges of the inputs. The network equals the terms but for the nodes left out, where
     no node leaves the range of its training rows.
@@ -58,7 +59,8 @@ def network_of(  # noqa: PLR0913 (keywords)
     outer_spec = EdgeSpec(degree=DEGREE, base="zero", trained_scales="none")
     spec = replace(outer_spec, extrapolation=extrapolation)
     mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(fit_terms))
-    nodes = [_nodes(one, h, noise, policy) for one in fit_terms]
+    some = h.some(_NODE_ROWS)
+    nodes = [_nodes(one, some, noise, policy) for one in fit_terms]
     offsets = np.array([one.offset for one in fit_terms])
     main = np.stack([one.main for one in fit_terms])
     breakpoints = torch.as_tensor(design.basis.breakpoints)
@@ -71,8 +73,9 @@ def network_of(  # noqa: PLR0913 (keywords)
     directions = np.concatenate([main, *(one.directions for one in nodes)])
     inner = SplineLayer.on_grid(breakpoints, len(directions), spec, uniform=False)
     _write(inner, _shaped(_edges(design, directions), policy, len(main)), None)
-    reach = h @ directions.T
-    low, high = reach.min(0), reach.max(0)
+    ends = [(reach.min(0), reach.max(0)) for reach in (block @ directions.T for block in h.blocks())]
+    low, high = (np.array(each) for each in zip(*ends, strict=True))
+    low, high = low.min(0), high.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
     cuts = np.linspace(low - room, high + room, OUTER_INTERVALS + 1, axis=1)
     outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)

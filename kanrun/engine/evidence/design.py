@@ -8,7 +8,7 @@ Source of second-order kernels by sums of squares: D. Duvenaud, H. Nickisch, C. 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -192,3 +192,38 @@ class Design:
         pairs = MAIN + 2 - self.lines[a].astype(int) - self.lines[b].astype(int)
         weight = np.sqrt(self.relevance[self.basis.column])
         return np.concatenate([main, pairs]), np.concatenate([np.ones(len(main)), weight[a] * weight[b]])
+
+
+_MOST_HELD = 1 << 27  # numbers of a table's functions that are held: 1 GiB
+_BLOCK = 1 << 14  # rows whose functions are made at once, where they are not held
+
+
+class TableFunctions:
+    """The functions h (rows, functions) of a table's rows: held, or made anew for the rows that are asked for where
+    they are too many."""
+
+    def __init__(self, design: Design, u: ndarray, held: ndarray | None = None, scale: ndarray | float = 1.0) -> None:
+        self._design, self._u, self._scale = design, u, scale
+        self.shape = (len(u), len(design.lines))
+        self._held = design.functions(u) if held is None and len(u) * len(design.lines) <= _MOST_HELD else held
+
+    def __len__(self) -> int:
+        return len(self._u)
+
+    def __getitem__(self, rows: slice | ndarray) -> ndarray:
+        if self._held is not None:
+            return self._held[rows]
+        return self._design.functions(self._u[rows]) * self._scale
+
+    def blocks(self) -> Iterator[ndarray]:
+        step = len(self) if self._held is not None else _BLOCK
+        return (self[slice(start, start + step)] for start in range(0, len(self), step))
+
+    def some(self, rows: int) -> ndarray:
+        """Those of `rows` rows over the whole table, or of all."""
+        return self[slice(None) if len(self) <= rows else np.linspace(0, len(self) - 1, rows).astype(int)]
+
+    def scaled(self, scale: ndarray) -> TableFunctions:
+        """The same functions, each times its scale."""
+        held = None if self._held is None else self._held * scale
+        return TableFunctions(self._design, self._u, held, self._scale * scale)

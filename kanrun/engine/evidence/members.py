@@ -19,7 +19,7 @@ from scipy import optimize
 from scipy.special import expit, log_softmax, softmax
 
 from kanrun.engine.evidence.components import move
-from kanrun.engine.evidence.design import Design, Terms
+from kanrun.engine.evidence.design import Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.row_kernels import COMPONENTS, Blocks, Form, MemberRows, RowsSolution, Start
 
@@ -60,14 +60,14 @@ class TableFit:
     variances: dict[str, list[Start]]
     sparse: TableFit | None = None
 
-    def functions(self, rows: slice = slice(None)) -> Float[ndarray, "rows functions"]:
+    def functions(self) -> TableFunctions:
         """The scaled functions of rows, which are not kept: of a long table they are many times the table itself."""
-        return self.design.functions(self.u[rows])
+        return TableFunctions(self.design, self.u)
 
     @cached_property
     def mean(self) -> Float[ndarray, " outputs"]:
         """The mean of each output over the first rows."""
-        h = self.functions(slice(0, _MEAN_ROWS))
+        h = self.design.functions(self.u[:_MEAN_ROWS])
         return np.asarray(np.stack([one.values(h) for one in self.terms], 1).mean(0))
 
     def times(self, factor: float) -> TableFit:

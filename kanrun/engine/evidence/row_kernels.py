@@ -22,13 +22,13 @@ from kanrun.engine.evidence.components import (
     solve,
     weights_of,
 )
-from kanrun.engine.evidence.design import KINDS, MAIN, Design, Terms
+from kanrun.engine.evidence.design import KINDS, MAIN, Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 
 #: The candidates, and of how many components each is.
 COMPONENTS = {"linear": 1, "additive": 2, "steps": MAIN, "pairs": len(KINDS)}
 _SIZED = 4096  # rows by which the size of a component is judged
-_HELD = 1 << 22  # numbers of a table's functions that are held and not made anew
+_HELD = 1 << 22  # numbers of a candidate's columns that are held and not made anew
 Start = tuple[ndarray, float]  # variances of components and of the noise
 
 
@@ -53,7 +53,7 @@ class MemberRows:
         self.too_long = len(u) > most or bool(policy.shapes)
         paired = policy.long_pair_functions if self.too_long else policy.pair_functions
         self.design = Design.of(ReducedBasis.of(u, policy, weights), replace(policy, pair_functions=paired))
-        self.h = self.design.functions(u)
+        self.h = TableFunctions(self.design, u)
         self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
         order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
@@ -96,7 +96,7 @@ class MemberRows:
         whole = rows is None or len(rows) == len(self.h)
         h = self.h if rows is None or whole else self.h[rows]
         if self.over_rows(name, len(h)):
-            return _Kernels(self._kernels_of(name, h, whole))
+            return _Kernels(self._kernels_of(name, h[:], whole))
         a, b = self.design.pair_columns(self.pairs if name == "pairs" else [])
         kinds, scale = self.design.kinds(a, b)
         kept = np.flatnonzero(kinds < COMPONENTS[name])
@@ -124,10 +124,13 @@ class MemberRows:
 
     def _shares(self, terms: Sequence[Terms]) -> Float[ndarray, " inputs"]:
         """The size of each input's effect, the largest 1."""
-        effects = np.zeros(self.design.basis.inputs)
-        for j, one in enumerate(self.design.basis.places):
-            h = self.h[:, one] / self.scale[one]
-            effects[j] = np.sqrt(sum(float(((h @ t.main[one]) ** 2).mean()) for t in terms))
+        places = self.design.basis.places
+        effects = np.zeros((len(terms), len(places)))
+        for h in self.h.blocks():
+            for j, one in enumerate(places):
+                values = h[:, one] / self.scale[one]
+                effects[:, j] += [float(((values @ t.main[one]) ** 2).sum()) for t in terms]
+        effects = np.sqrt(effects.sum(0) / len(self.h))
         largest = effects.max(initial=0.0)
         return effects / largest if largest > 0 else np.ones_like(effects)
 
@@ -135,7 +138,7 @@ class MemberRows:
         """The same rows with the variance of each input's functions in proportion to the size of its effect."""
         scale = np.sqrt(self._shares(terms) + self.policy.least_share)[self.design.basis.column]
         other = copy(self)
-        other.h, other.scale, other._kernels = self.h * scale / self.scale, scale, []
+        other.h, other.scale, other._kernels = self.h.scaled(scale / self.scale), scale, []
         if self.design.constraints is not None:
             other.design = replace(self.design, constraints=self.design.constraints * scale / self.scale)
         return other
@@ -148,9 +151,10 @@ class MemberRows:
         found = solve(form.kernels, variances, noise, y)
         whole = np.zeros(len(KINDS))
         whole[: len(variances)] = variances
-        terms = self.design.terms(self.h, found.offset, found.weights, whole)
+        h = self.h[:]
+        terms = self.design.terms(h, found.offset, found.weights, whole)
         prior = whole[self.design.main]
-        scaled = self.h * prior
+        scaled = h * prior
         product = found.projection @ scaled
         places = self.design.basis.places
         spread = tuple(np.diag(prior[one]) - scaled[:, one].T @ product[:, one] for one in places)
@@ -220,7 +224,7 @@ class _Columns:
     Each has its kind and its scale, which is 1 for single inputs.
     """
 
-    h: ndarray
+    h: ndarray | TableFunctions
     a: ndarray
     b: ndarray
     kinds: ndarray
