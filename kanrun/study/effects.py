@@ -107,7 +107,7 @@ def pair_table(model: TableModel, points: Points, inputs: Sequence[str]) -> Tabl
     strongest = design.strongest_pairs(np.sum([p**2 for p in pairs], axis=0), 2 * MOST_PAIRS)
     if not len(strongest):
         return None
-    h, column = model.fit.functions(slice(0, MOST_ROWS))[:, design.places], design.basis.column[design.places]
+    h, column = model.fit.functions()[:MOST_ROWS][:, design.places], design.basis.column[design.places]
     sizes = []
     for i, j in strongest:
         a, b = column == i, column == j

@@ -87,14 +87,25 @@ def test_a_hundred_killed_workers_repeat_their_own_tasks_alone(
 ) -> None:
     sizes = list(range(2, 152))
     dying = sizes[::3] + sizes[1::3]
-    address = None if kind == "local" else request.getfixturevalue("cluster").scheduler_address
+    address, ended = None, threading.Event()
+    if kind == "dask":
+        cluster = request.getfixturevalue("cluster")
+        address = cluster.scheduler_address
+        threading.Thread(target=_keep_workers, args=(cluster, ended), daemon=True).start()
     _, serial = run_toy(sizes=sizes)
     outcome, run = run_toy(executor=(kind, 2 if kind == "local" else None, address), sizes=sizes, dies_once=dying)
+    ended.set()
     assert outcome.status == Status.COMPLETED
     same_tables(serial, run)
     again = capsys.readouterr().err.count("starts again")
     assert again == (len(dying) if kind == "local" else 0)  # Dask's scheduler runs them again itself
     print(f"\n{kind}: {len(dying)} workers killed, {len(sizes)} tasks with the numbers of a serial run")
+
+
+def _keep_workers(cluster: Any, ended: threading.Event) -> None:
+    """Replaces workers that Dask's own nannies gave up."""
+    while not ended.wait(1.0):
+        cluster.scale(2)
 
 
 ORPHANS = """
