@@ -53,7 +53,7 @@ def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (["model=bezier"], ["one input"]),
         (["device=cuda:99"], ["device=cuda:99"]),
         ([*FORMULA, "target.formula=foo(x0)"], ["foo"]),
-        ([*FORMULA, "target.formula=y+1"], ["y"]),
+        ([*FORMULA, "target.formula=x0+y"], ["unknown name 'y'"]),
         ([*FORMULA, "target.formula=x0.real"], ["x0.real"]),
         ([*FORMULA, "target.formula=__import__('os').getcwd()"], ["__import__"]),
         ([*FORMULA, "target.formula=3+4"], ["3+4", "variable"]),

@@ -149,7 +149,7 @@ def test_a_blend_is_one_network_and_the_weighted_sum_of_its_parts() -> None:
     total = np.zeros_like(points.y)
     for part in model.parts:
         assert part.outputs is not None
-        total += part.weight * part.outputs.invert(part.fit.terms[0].values(part.fit.functions())[:, None])
+        total += part.weight * part.outputs.invert(part.fit.terms[0].values(part.fit.functions()[:])[:, None])
     assert np.sqrt(np.mean((model.values(points.x) - total) ** 2)) < 0.01 * points.y.std()
     far = model.values(1e3 * points.x)
     assert far.max() <= points.y.max() + MARGINS.margin * np.ptp(points.y) + ROUNDING
