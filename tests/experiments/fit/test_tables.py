@@ -89,7 +89,7 @@ def test_columns_are_found_by_name_and_what_does_not_fit_is_refused_by_name(run:
     np.testing.assert_array_equal(model(dict(there)), expected)
     np.testing.assert_array_equal(model(torch.tensor(there.to_numpy(), requires_grad=True)), expected)
     np.testing.assert_allclose(model([2.0, 30.0]), expected[0], rtol=1e-13)  # one row is summed in another order
-    np.testing.assert_array_equal(model(swapped.drop(columns="further").iloc[0]), expected[0])
+    np.testing.assert_allclose(model(swapped.drop(columns="further").iloc[0]), expected[0], rtol=1e-13)
     for wrong, message in (
         (there.rename(columns={"rooms": "Rooms"}), "x has no column 'rooms'.*did you mean Rooms"),
         (there[["rooms"]], r"x has no column 'area \(m2\)'; its columns are 'rooms'"),
