@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 
 from kanrun.figures.maps import draw_map
+from kanrun.figures.panels import legend_of_all
 from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, first_seed, grid_of_axes, new_figure, styled
 
 Array = NDArray[np.float64]
@@ -69,7 +70,7 @@ def convergence(metrics: DataFrame) -> Figure:
         (right, "relative residual"),
     ):
         axes.set(xscale="log", yscale="log", xlabel="unknowns", ylabel=name)
-    left.legend()
+    legend_of_all(figure, [left])
     return figure
 
 
@@ -93,7 +94,7 @@ def sections_figure(tables: SolutionTables) -> Figure:
             if f"{unknown} true" in rows:
                 axes.plot(rows[across], rows[f"{unknown} true"], linestyle=":", color=BLACK, linewidth=1)
         axes.set(title=f"{unknown}, {tables.label}", xlabel=across, ylabel=unknown)
-    axes.legend()
+    legend_of_all(figure, [axes], ncols=SECTIONS)
     return figure
 
 
@@ -135,6 +136,8 @@ def _maps(tables: SolutionTables) -> Figure:
         if known:
             panels.append(("error", values - tables.solution[f"{unknown} true"].to_numpy(dtype=float), DIVERGING))
         panels.append((residual, tables.solution[residual].to_numpy(dtype=float), DIVERGING))
+        if len(residuals) == 1:
+            panels[-1] = ("residual", *panels[-1][1:])
         for axes, (title, shown, colours) in zip(line, panels, strict=False):
             reach = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
             limits = (float(shown.min()), float(shown.max())) if colours == SEQUENTIAL else (-reach, reach)
