@@ -27,8 +27,9 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
     """Run the tasks on the cluster at `address`; the records of a task come together at its end.
 
     A task returns its failure as a value and is then run once more, on another worker where there is one.
-    A task whose worker died is run again by the scheduler itself, as often as its `allowed-failures` says: it cannot
-    distinguish the task that killed a worker from others that waited there. Raises UsageError if no scheduler answers,
+    A task whose worker died is run again by the scheduler itself, as often as its `allowed-failures` says, and then
+    once more as one that failed: the scheduler cannot distinguish a task that killed a worker from one that waited
+    there. Raises UsageError if no scheduler answers,
     KanrunError if the cluster goes away (finished tasks stay finished, the run can be resumed).
     """
     distributed: Any = importlib.import_module("distributed")
@@ -50,7 +51,7 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
                 attempt = _attempt(future, address)
                 future.release()
                 failure = attempt.failure
-                if failure is not None and max(attempts[task.pair], attempt.deaths) < ATTEMPTS:
+                if failure is not None and attempts[task.pair] < ATTEMPTS:
                     attempts[task.pair] += 1
                     yield Retried(task, failure)
                     others = [name for name in _workers(client) if name != attempt.worker] or None
@@ -92,13 +93,12 @@ def probe(address: str) -> None:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """How one attempt at a task ended; `deaths` counts the workers that died of it."""
+    """How one attempt at a task ended."""
 
     seconds: float = 0.0
     records: tuple[Record, ...] = ()
     failure: Failure | None = None
     worker: str | None = None
-    deaths: int = 0
 
 
 def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> _Attempt:
@@ -129,7 +129,7 @@ def _attempt(future: Any, address: str) -> _Attempt:
     error = future.exception()
     if isinstance(error, KilledWorker):
         deaths = int(error.allowed_failures) + 1
-        return _Attempt(failure=Failure(f"its worker on the Dask cluster died, {deaths} times"), deaths=deaths)
+        return _Attempt(failure=Failure(f"its worker on the Dask cluster died, {deaths} times"))
     return _Attempt(failure=Failure.of(error))
 
 
