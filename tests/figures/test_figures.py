@@ -23,6 +23,7 @@ def stored(figure: Figure) -> None:
     """Draw the figure in both formats; matplotlib must have nothing to complain about."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'.*deprecated", DeprecationWarning)  # of pyparsing, by older matplotlibs
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind, dpi=60)
 

@@ -18,6 +18,7 @@ def stored(figure: Figure) -> list[Axes]:
     """The figure's axes, after drawing it in both formats without a warning."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "'.*deprecated", DeprecationWarning)  # of pyparsing, by older matplotlibs
         for kind in ("png", "svg"):
             figure.savefig(io.BytesIO(), format=kind)
     return figure.axes
