@@ -28,7 +28,8 @@ from kanrun.study.evaluation import doubts, edge_table, prediction_table, r_squa
 from kanrun.study.problem import LearningProblem, make_problem, with_scalings
 from kanrun.study.resources import threads_of
 from kanrun.study.suite import bound_rows, check_bounds, with_cell
-from kanrun.study.table_model import TableModel, TablePolicy, fit_table
+from kanrun.study.table_model import TableModel, fit_table
+from kanrun.study.table_policy import TablePolicy
 from kanrun.suggestions import near
 from kanrun.targets import ScorePolicy, Target, gaps_of
 

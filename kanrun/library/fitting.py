@@ -39,7 +39,7 @@ from kanrun.study.execute import TimeLimit
 from kanrun.study.model import Model
 from kanrun.study.resources import threads_of, using_threads
 from kanrun.study.suite import with_cell
-from kanrun.study.table_model import TablePolicy
+from kanrun.study.table_policy import TablePolicy
 from kanrun.suggestions import near
 from kanrun.targets import (
     Data,
