@@ -89,6 +89,8 @@ def make_solve_problem(cfg: SolveConfig, seed: int) -> SolveProblem:
         _made(replace(cfg, equation=replace(cfg.equation, constants=values, exact=None)), seed).system
         for values in _continued(cfg.equation)
     ]
+    if any(not torch.equal(each.box, made.system.box) for each in easier):
+        raise UsageError("equation.continuation has a constant that a range of equation.variables holds; leave it out.")
     return replace(made, easier=easier)
 
 
@@ -109,10 +111,12 @@ def _continued(equation: EquationConfig) -> list[dict[str, Any]]:
 
 def _made(cfg: SolveConfig, seed: int) -> SolveProblem:
     equation = cfg.equation
-    box = _box(equation)
+    fixed = dict[str, float]()
+    for name, value in (equation.constants or {}).items():
+        fixed[name] = constant(value, fixed)
+    box = _box(equation, fixed)
     unknowns, sought = tuple(equation.unknowns), tuple(equation.find or ())
     vocabulary = Vocabulary(tuple(equation.variables), unknowns, sought)
-    fixed = {name: constant(value) for name, value in (equation.constants or {}).items()}
     read = Reader(vocabulary, fixed)
     formulas = list(equation.formula) if isinstance(equation.formula, list | tuple) else [equation.formula]
     if len(formulas) != len(unknowns):
@@ -162,7 +166,7 @@ def windows_of(cfg: SolveConfig, system: System, ansatz: Ansatz) -> int | str | 
     return windows
 
 
-def _box(equation: EquationConfig) -> Array:
+def _box(equation: EquationConfig, fixed: Mapping[str, float]) -> Array:
     if not 1 <= len(equation.variables) <= _MOST_VARIABLES:
         raise UsageError(
             f"equation.variables has {len(equation.variables)} variables; 1 to {_MOST_VARIABLES} are possible."
@@ -171,7 +175,7 @@ def _box(equation: EquationConfig) -> Array:
     for name, ends in equation.variables.items():
         if not isinstance(ends, list | tuple) or len(ends) != 2:
             raise UsageError(f"equation.variables.{name}={ends} is no range; give [low, high].")
-        low, high = map(constant, ends)
+        low, high = (constant(end, fixed) for end in ends)
         if not low < high:
             raise UsageError(
                 f"equation.variables.{name}=[{low:g}, {high:g}] is empty; the first end must be the lower."

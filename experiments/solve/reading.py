@@ -100,12 +100,12 @@ def _condition(name: str, given: Any, read: Reader, box: Array) -> Condition:
         if given["periodic"] not in variables:
             raise UsageError(f"{where}.periodic={given['periodic']} is none of the variables {', '.join(variables)}.")
         return Condition(name, relation, (), variables.index(given["periodic"]))
-    faces = tuple(_face(where, part, variables, box) for part in str(given["at"]).split(","))
+    faces = tuple(_face(where, part, read, box) for part in str(given["at"]).split(","))
     return Condition(name, relation, faces)
 
 
-def _face(where: str, text: str, variables: tuple[str, ...], box: Array) -> Face:
-    fixed = []
+def _face(where: str, text: str, read: Reader, box: Array) -> Face:
+    fixed, variables = [], read.vocabulary.variables
     for part in text.split("&"):
         match = _FACE.fullmatch(part)
         if match is None or match[1] not in variables:
@@ -113,7 +113,7 @@ def _face(where: str, text: str, variables: tuple[str, ...], box: Array) -> Face
                 f"{where}.at={text.strip()!r} is no place; write {variables[0]}=VALUE, several with commas, and "
                 f"{variables[0]}=VALUE & {variables[-1]}=VALUE for where both hold."
             )
-        number, value = variables.index(match[1]), constant(match[2])
+        number, value = variables.index(match[1]), constant(match[2], read.fixed)
         low, high = box[number]
         if not low <= value <= high:
             raise UsageError(

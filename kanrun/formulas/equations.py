@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kanrun.errors import UsageError
 from kanrun.formulas.forms import to_numpy
-from kanrun.formulas.parsing import CONSTANTS, FUNCTIONS, parse_expression, variable
+from kanrun.formulas.parsing import FUNCTIONS, parse_expression, variable
 
 Array = NDArray[np.float64]
 #: Rows of arguments (points, names) to values (points,).
@@ -33,7 +33,10 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The names that an equation may use: variables, unknown functions, and constants that are sought."""
+    """The names that an equation may use: variables, unknown functions, and constants that are sought.
+
+    They win over the formulas' own constants: where e is declared, it is not Euler's number.
+    """
 
     variables: tuple[str, ...]
     unknowns: tuple[str, ...]
@@ -44,8 +47,8 @@ class Vocabulary:
         for name in names:
             if not _PLAIN.fullmatch(name):
                 raise UsageError(f"{name!r} is no name for an equation; take letters and digits, a letter first.")
-            if name in FUNCTIONS or name in CONSTANTS:
-                raise UsageError(f"{name!r} is a function or constant of formulas; call the quantity something else.")
+            if name in FUNCTIONS:
+                raise UsageError(f"{name!r} is a function of formulas; call the quantity something else.")
             if names.count(name) > 1:
                 raise UsageError(f"{name!r} names two things: variables, unknowns and constants need different names.")
 

@@ -12,7 +12,7 @@ import keyword
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -116,7 +116,7 @@ class _Refused(Exception):
 def parse(text: str, variables: Sequence[str] | None = None, limits: FormulaLimits = FormulaLimits()) -> sympy.Expr:
     """The expression that `text` writes, in real symbols.
 
-    Variables are x0, x1, ..., or exactly `variables` where given (they win over the constants pi and e).
+    Variables are x0, x1, ..., or exactly `variables` where given: a declared name wins over the constants pi and e.
     `^` and `**` both mean power; numbers are exact. Raises UsageError for anything but numbers, variables,
     constants, + - * / ^, parentheses and the functions of `FUNCTIONS`; for a formula without a variable; and
     for one beyond `limits` or whose constants are not real.
@@ -133,10 +133,11 @@ def parse_expression(text: str, names: Sequence[str], limits: FormulaLimits = Fo
     return _read(text, names, limits, what="formula")
 
 
-def constant(value: object) -> float:
-    """A finite number from a number or from text such as "0.4*pi". Raises UsageError."""
+def constant(value: object, known: Mapping[str, float] | None = None) -> float:
+    """A finite number from a number or from text such as "0.4*pi", in which `known` names may stand. UsageError."""
     if isinstance(value, str):
-        return float(_read(value, (), FormulaLimits(), what="number").evalf(20))
+        put = {variable(name): sympy.Rational(repr(number)) for name, number in (known or {}).items()}
+        return float(_read(value, tuple(known or ()), FormulaLimits(), what="number").subs(put).evalf(20))
     if isinstance(value, bool) or not isinstance(value, Real):
         raise UsageError(f"{value!r} is not a number; write one such as 2, -0.5 or 0.4*pi")
     if not math.isfinite(value):

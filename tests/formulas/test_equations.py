@@ -28,6 +28,12 @@ def test_variables_of_several_letters_and_mixed_derivatives() -> None:
     assert [(each.unknown, each.index) for each in relation.derivatives] == [(1, (1, 1)), (0, (0, 2))]
 
 
+def test_a_declared_name_wins_over_a_constant_of_formulas() -> None:
+    relation = parse_relation("e_t = E*e + pi", Vocabulary(("t",), ("e",), ("E",)))
+    assert relation.residual(np.array([[0.0, 5.0, 2.0, 3.0]]))[0] == pytest.approx(5 - 6 - np.pi)
+    assert parse_relation("u_t = e", Vocabulary(("t",), ("u",))).residual(np.array([[0.0, 0.0]]))[0] == -np.e
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
@@ -52,8 +58,7 @@ def test_refusals(text: str, sentence: str) -> None:
     ("variables", "unknowns", "sentence"),
     [
         (("x", "x"), ("u",), "names two things"),
-        (("sin",), ("u",), "function or constant"),
-        (("pi",), ("u",), "function or constant"),
+        (("sin",), ("u",), "is a function of formulas"),
         (("x_1",), ("u",), "no name for an equation"),
     ],
 )
