@@ -14,7 +14,7 @@ from kanrun.engine.equations import Condition, EquationPolicy, Face, System
 from kanrun.engine.equations.system import on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
-from kanrun.formulas.equations import Relation
+from kanrun.formulas.equations import Derivative, Relation
 from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
@@ -22,6 +22,8 @@ Array = NDArray[np.float64]
 #: Points of a face at which conditions are compared, and how far they may differ, relative to their size.
 _POINTS = 40
 _AGREEMENT = 1e-9
+#: Difference of conditions where faces meet, relative to their size, that is remarked on.
+_REMARKABLE = 1e-4
 #: Largest residual of an exact solution, relative to the largest term, and the points at which it is measured.
 _EXACT = 1e-6
 _EXACT_POINTS = 200
@@ -73,8 +75,8 @@ def _given(system: System) -> int:
     return sum(1 if each.periodic is not None else len(each.faces) for each in system.conditions)
 
 
-def _single(condition: Condition) -> sympy.Expr | None:
-    """What the condition says its one derivative is; None where it holds several, or sought constants."""
+def _said(condition: Condition) -> tuple[Derivative, sympy.Expr] | None:
+    """The condition's one derivative and what it says this is; None where it holds several, or sought constants."""
     held = condition.relation.derivatives
     if len(held) != 1 or condition.periodic is not None:
         return None
@@ -82,17 +84,16 @@ def _single(condition: Condition) -> sympy.Expr | None:
     slope = sympy.diff(expression, name)
     if slope.has(name) or any(expression.has(variable(each)) for each in condition.relation.vocabulary.constants):
         return None
-    return -expression.subs(name, 0) / slope
+    return held[0], -expression.subs(name, 0) / slope
 
 
 def _check_pair(system: System, first: Condition, second: Condition, face: Face) -> None:
     """Refuse two values of one derivative on one face."""
-    values = _single(first), _single(second)
-    same = [each.relation.derivatives[0] for each in (first, second)]
-    if values[0] is None or values[1] is None or same[0] != same[1]:
+    said = _said(first), _said(second)
+    if said[0] is None or said[1] is None or said[0][0] != said[1][0]:
         return
     points, names = on_face(face, system.box, _POINTS).numpy(), system.vocabulary.variables
-    one, other = (to_numpy(value, names)(points) for value in values if value is not None)
+    one, other = (to_numpy(each[1], names)(points) for each in said if each is not None)
     if not np.abs(one - other).max() <= _AGREEMENT * (np.abs(one).max() + np.abs(other).max()):
         where = " & ".join(f"{names[number]}={value:g}" for number, value in face)
         raise UsageError(
@@ -109,23 +110,37 @@ def notes(system: System) -> list[str]:
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
     for first, second in itertools.combinations(system.conditions, 2):
-        values = _single(first), _single(second)
-        if values[0] is None or values[1] is None or first.relation.derivatives != second.relation.derivatives:
+        said = _said(first), _said(second)
+        if said[0] is None or said[1] is None or said[0][0].unknown != said[1][0].unknown:
             continue
+        index = [max(each) for each in zip(said[0][0].index, said[1][0].index, strict=True)]
         for a, b in itertools.product(first.faces, second.faces):
             together = dict(a) | dict(b)
-            if any(together[number] != value for number, value in a) or a == b:
+            one, other = (_along(*each, index, face, names) for each, face in zip(said, (a, b), strict=True) if each)
+            if a == b or any(together[number] != value for number, value in a) or one is None or other is None:
                 continue
             points = on_face(tuple(sorted(together.items())), system.box, _POINTS).numpy()
-            one, other = (to_numpy(value, names)(points) for value in values if value is not None)
-            gap = float(np.abs(one - other).max())
-            if gap > _AGREEMENT * max(_size(value, face, system) for value, face in ((values[0], a), (values[1], b))):
+            gap = float(np.abs(to_numpy(one, names)(points) - to_numpy(other, names)(points)).max())
+            if gap > _REMARKABLE * max(_size(value, face, system) for value, face in ((one, a), (other, b))):
                 where = ", ".join(f"{names[number]}={value:g}" for number, value in sorted(together.items()))
+                what = "the solution's slope jumps" if any(index) else "the solution jumps"
                 found.append(
                     f"{first.relation.text} and {second.relation.text} differ by {gap:.3g} where they meet, at "
-                    f"{where}: the solution jumps there, and the residual stays large around it"
+                    f"{where}: {what} there, and the residual stays large around it"
                 )
     return found
+
+
+def _along(
+    derivative: Derivative, value: sympy.Expr, index: Sequence[int], face: Face, names: Sequence[str]
+) -> sympy.Expr | None:
+    """What a condition on a face says of the derivative `index` there; None where that is not along the face."""
+    more = [wanted - held for wanted, held in zip(index, derivative.index, strict=True)]
+    if any(more[number] for number, _ in face):
+        return None
+    for name, times in zip(names, more, strict=True):
+        value = sympy.diff(value, variable(name), times) if times else value
+    return value
 
 
 def _size(value: sympy.Expr, face: Face, system: System) -> float:

@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 import numpy as np
+from kanrun.experiments.solve.checks import notes
 from kanrun.experiments.solve.problem import (
     NetworkChoice,
     SolveProblem,
@@ -138,7 +139,9 @@ def solutions(
         start = solution.last[-1].solution
     seconds = time.process_time() - began
     measured = errors(problem, solution.network, random_points(problem, seed))
-    outcome, reason = verdict(solution, problem.system.box, measured["l2"])
+    outcome, reason = verdict(solution, problem.system, measured["l2"])
+    if outcome != "solved" and (remarks := notes(problem.system)):
+        reason += f"; {remarks[0]}"
     yield SolvedEquation(problem, choice.label, solution, measured, outcome, reason, seconds, seed)
 
 

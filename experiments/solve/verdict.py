@@ -9,7 +9,7 @@ import torch
 from kanrun.experiments.solve.problem import SolveProblem
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import EquationStage, Field, Solution, Windows
+from kanrun.engine.equations import EquationStage, Field, Solution, System, Windows
 
 Array = NDArray[np.float64]
 
@@ -40,15 +40,16 @@ class VerdictPolicy:
 
 
 def verdict(
-    solution: Solution, box: torch.Tensor, error: float | None = None, policy: VerdictPolicy = VerdictPolicy()
+    solution: Solution, system: System, error: float | None = None, policy: VerdictPolicy = VerdictPolicy()
 ) -> tuple[str, str]:
     """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides.
 
-    `box` (variables, 2) is what was to be solved on; `error` is the relative error where the solution is known, against
-    which a verdict is lowered.
+    `error` is the relative error where the solution is known, against which a verdict is lowered.
     """
     worst_change = max((stage.change for stage in solution.last if stage.change is not None), default=None)
-    residual = max(stage.equation.rms for stage in solution.last)
+    worst = max((stage.equation for stage in solution.last), key=lambda found: found.rms)
+    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(system.vocabulary.variables, worst.place, strict=True))
+    residual = worst.rms
     conditions = max(stage.conditions.rms for stage in solution.last)
     open_by = max((stage.sensitivity for stage in solution.last if stage.sensitivity is not None), default=0.0)
     change = (
@@ -56,12 +57,15 @@ def verdict(
         if worst_change is None
         else f"the last grid changed the solution by {worst_change:.1e}"
     )
-    reason = f"{change}, the residual at fresh points is {residual:.1e} and that of the conditions {conditions:.1e}"
+    reason = (
+        f"{change}, the residual at fresh points is {residual:.1e} (largest at {place}) and that of the conditions "
+        f"{conditions:.1e}"
+    )
     measured = [residual, conditions, *([] if worst_change is None else [worst_change])]
     if error is not None:
         reason += f"; the error against the known solution is {error:.1e}"
         measured.append(error)
-    if solution.reached < (end := float(box[-1, 1])):
+    if solution.reached < (end := float(system.box[-1, 1])):
         return "failed", (
             f"it could be followed up to {solution.reached:.6g} of {end:.6g} only, and nothing is known beyond "
             f"(a solution that is no longer smooth, or errors that grow); {reason}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,10 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"])
     found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
     assert len(found) == 1
-    assert "differ by 1 where they meet, at x=1, t=0" in found[0]
+    assert "differ by 1 where they meet, at x=1, t=0: the solution jumps" in found[0]
+    given = replace(given, conditions=["u_x = 0 at x=0, x=1", "u = x at t=0", "u_t = 0 at t=0"])
+    found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
+    assert ["slope jumps" in each for each in found] == [True, True]
 
 
 def test_the_finest_planned_grid_is_counted() -> None:
