@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
+
+import numpy as np
+import pandas as pd
 
 from kanrun.errors import KanrunError
 from kanrun.runs import Checkpoint, Run
 
-Columns = Mapping[str, Sequence[Any]]
 Living = dict[str, Any]
 _SLIDER_NAME = re.compile(r".*-seed\d+-stages")  # of the checkpoints of `kanrun.study.model.slider_checkpoint`
 _SHOWN = 2.0  # how far from 0 the edges of an MLP are drawn, in standard deviations of an input
@@ -169,58 +172,51 @@ def _size(stored: Checkpoint) -> int:
 
 def _test_points(run: Run, model: str, meta: Mapping[str, Any]) -> Living:
     """Of the predictions, or of the table of a solution, whose truth may not be known."""
-    table = run.columns("predictions")
-    inputs, outputs = ([f"{kind}:{name}" for name in meta[f"{kind}s"]] for kind in ("input", "output"))
-    outputs = [name.replace("output:", "truth:", 1) for name in outputs]
-    if table:
-        table = _where(table, split="test")
-    else:
-        number = model.rpartition("-seed")[0].rpartition("-")[2]
-        table = run.columns(f"solution_{number}")
-        inputs, outputs = list(meta["inputs"]), [f"{name} true" for name in meta["outputs"]]
-    if not all(table.get(name) for name in inputs + outputs):
+    solution = f"solution_{model.rpartition('-seed')[0].rpartition('-')[2]}"
+    inputs, outputs = list(meta["inputs"]), [f"{name} true" for name in meta["outputs"]]
+    table = pd.DataFrame()
+    if "predictions" in run.tables:
+        table = run.table("predictions").query("split == 'test'")
+        inputs, outputs = [f"input:{name}" for name in inputs], [f"truth:{name}" for name in meta["outputs"]]
+    elif solution in run.tables:
+        table = run.table(solution)
+    if not {*inputs, *outputs} <= set(table):
         return {"x": [], "y": []}
-    x, y = ([list(row) for row in zip(*(table[name] for name in names), strict=True)] for names in (inputs, outputs))
-    whole = [i for i in range(len(x)) if None not in x[i] and None not in y[i]]
-    return {"x": [x[i] for i in whole], "y": [y[i] for i in whole]}
-
-
-def _thinned(points: Living, most: int) -> Living:
-    return {name: _thin(values, most) for name, values in points.items()}
+    known = table.dropna(subset=[*inputs, *outputs])
+    return {"x": known[inputs].to_numpy().tolist(), "y": known[outputs].to_numpy().tolist()}
 
 
 def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
     """The Bézier curve and the B-spline of `kanrun curves`, by their control points."""
-    if table := run.columns("de_casteljau"):
-        rows = [i for i, level in enumerate(table["level"]) if level == 0]
-        control = [[table["x"][i], table["y"][i]] for i in rows]
-        title = f"A Bézier curve of degree {len(control) - 1}: every control point moves all of it"
-        yield {"kind": "curve", "title": title, "control": control, "knots": None, "degree": len(control) - 1}
-    control_table, knot_table = run.columns("bspline_control"), run.columns("bspline_knots")
-    if control_table and knot_table:
-        control = [list(point) for point in zip(control_table["x"], control_table["y"], strict=True)]
-        counts = zip(knot_table["knot"], knot_table["multiplicity"], strict=True)
-        knots = [knot for knot, times in counts for _ in range(int(times))]
-        degree = len(knots) - len(control) - 1
+    if "de_casteljau" in run.tables:
+        points = run.table("de_casteljau").query("level == 0")
+        degree = len(points) - 1
+        title = f"A Bézier curve of degree {degree}: every control point moves all of it"
+        yield {"kind": "curve", "title": title, "control": _pairs(points), "knots": None, "degree": degree}
+    if {"bspline_control", "bspline_knots"} <= set(run.tables):
+        points, knots = run.table("bspline_control"), run.table("bspline_knots")
+        every = knots["knot"].repeat(knots["multiplicity"].astype(int)).tolist()
+        degree = len(every) - len(points) - 1
         title = (
             f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
         )
-        yield {"kind": "curve", "title": title, "control": control, "knots": knots, "degree": degree}
+        yield {"kind": "curve", "title": title, "control": _pairs(points), "knots": every, "degree": degree}
 
 
 def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
     """The tasks of `kanrun continual`, phase by phase: what each learner says after each."""
-    table = _first_seed(run.columns("functions"))
-    if not table or "after" not in table or "x1" in table:  # of more inputs than one there is no curve
+    table = _first_seed(run.table("functions"))
+    if "x1" in table:  # of more inputs than one there is no curve
         return
-    learners, phases = _distinct(table["learner"]), sorted(_distinct(table["after"]))[: limits.frames]
     frames = []
-    for phase in phases:
+    for phase, known in islice(table.groupby("after"), limits.frames):
         panels = []
-        for learner in learners[: limits.panels]:
-            rows = _where(table, learner=learner, after=phase)
-            x, truth, output = (_thin(rows[name], limits.line) for name in ("x0", "truth", "output"))
-            panels.append({"title": str(learner), "lines": [_line(x, truth, "truth"), _line(x, output, "curve")]})
+        for learner, rows in islice(known.groupby("learner", sort=False), limits.panels):
+            lines = [
+                _line(rows["x0"], rows["truth"], "truth", limits),
+                _line(rows["x0"], rows["output"], "curve", limits),
+            ]
+            panels.append({"title": str(learner), "lines": lines})
         frames.append({"label": f"after phase {phase}", "panels": panels})
     title = "Task after task: the target (dashed) and what each learner remembers"
     yield {"kind": "frames", "title": title, "slider": "phase", "frames": frames, "common": True}
@@ -228,29 +224,22 @@ def _phases(run: Run, limits: PageLimits) -> Iterator[Living]:
 
 def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
     """The errors of `kanrun extend-grid` over steps, grid by grid: the staircase."""
-    table = _first_seed(run.columns("metrics"))
-    if not table or "schedule" not in table or "stage" not in table:
-        return
-    if "schedules" in table.get("part", ()):
-        table = _where(table, part="schedules")
-    import math
-
-    errors = next(name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
-    stages = sorted(_distinct(table["stage"]))[: limits.frames]
+    table = _first_seed(run.table("metrics"))
+    if "schedules" in set(table.get("part", ())):
+        table = table[table["part"] == "schedules"]
+    error, *_ = (name for name in ("test_rmse", "validation_rmse", "train_rmse") if name in table)
+    table["log"] = np.log10(table[error].where(table[error] > 0))
+    schedules = list(islice(table.groupby("schedule", sort=False), limits.panels))
     frames = []
-    for stage in stages:
-        panels, grids = [], []
-        for schedule in _distinct(table["schedule"])[: limits.panels]:
-            rows = _where(table, schedule=schedule)
-            values = [math.log10(value) if value else float("nan") for value in rows[errors]]
-            steps = list(range(len(values)))
-            done = [i for i in steps if rows["stage"][i] <= stage]
-            grids += [str(rows["intervals"][i]) for i in done[-1:]]
-            x, y = _thin(steps, limits.line), _thin(values, limits.line)
-            upto = done[:: max(1, -(-len(done) // limits.line))]
-            lines = [_line(x, y, "unseen"), _line(upto, [values[i] for i in upto], "curve")]
-            panels.append({"title": f"log10 {errors} over steps, {schedule}", "lines": lines})
-        said = f"intervals: {', '.join(_distinct(grids))}"
+    for stage in sorted(table["stage"].unique())[: limits.frames]:
+        panels, grids = [], list[str]()
+        for schedule, rows in schedules:
+            step = pd.Series(range(len(rows)), rows.index)
+            done = rows["stage"] <= stage
+            grids += map(str, rows["intervals"][done].tail(1))
+            lines = [_line(step, rows["log"], "unseen", limits), _line(step[done], rows["log"][done], "curve", limits)]
+            panels.append({"title": f"log10 {error} over steps, {schedule}", "lines": lines})
+        said = f"intervals: {', '.join(dict.fromkeys(grids))}"
         frames.append({"label": f"stage {stage}", "panels": panels, "said": said})
     title = "The staircase: each finer grid starts where the coarser one ended"
     yield {"kind": "frames", "title": title, "slider": "grid", "frames": frames, "common": True}
@@ -258,48 +247,41 @@ def _staircase(run: Run, limits: PageLimits) -> Iterator[Living]:
 
 def _snapping(run: Run, limits: PageLimits) -> Iterator[Living]:
     """The edges of `kanrun interpret`, stage by stage, until they are symbols."""
-    table = _first_seed(run.columns("edges"))
-    if not table or "stage" not in table or "symbolic" not in table:
-        return
+    table = _first_seed(run.table("edges"))
     frames = []
-    for stage in _distinct(table["stage"])[: limits.frames]:
-        rows = _where(table, stage=stage)
-        keys = list(dict.fromkeys(zip(rows["layer"], rows["out"], rows["in"], strict=True)))
+    for stage, rows in islice(table.groupby("stage", sort=False), limits.frames):
         panels = []
-        for layer, out, source in keys:
-            edge = _where(rows, layer=layer, out=out, **{"in": source})
-            if edge["symbolic"][0] == "=" or str(edge["pruned"][0]) == "True":
+        for _, edge in rows.groupby(["layer", "out", "in"], sort=False):
+            one = edge.iloc[0].where(edge.iloc[0].notna(), "")
+            if one["symbolic"] == "=" or str(one["pruned"]) == "True":
                 continue
-            names = edge["input_name"][0] or f"h{layer}.{source}", edge["output_name"][0] or f"h{layer + 1}.{out}"
-            symbol = str(edge["symbolic"][0] or "")
-            title = f"{names[0]} → {names[1]}" + (f": {symbol}" if symbol else "")
-            line = _line(_thin(edge["x"], limits.line), _thin(edge["y"], limits.line), "other" if symbol else "curve")
-            panels.append((-float(edge["score"][0] or 0), {"title": title, "lines": [line]}))
+            source = one["input_name"] or f"h{one['layer']}.{one['in']}"
+            node = one["output_name"] or f"h{one['layer'] + 1}.{one['out']}"
+            title = f"{source} → {node}" + (f": {one['symbolic']}" if one["symbolic"] else "")
+            line = _line(edge["x"], edge["y"], "other" if one["symbolic"] else "curve", limits)
+            panels.append((-float(one["score"] or 0), {"title": title, "lines": [line]}))
         panels.sort(key=lambda pair: pair[0])
         frames.append({"label": str(stage), "panels": [panel for _, panel in panels[: limits.panels]]})
     title = "From a network to a formula: blue edges are splines, orange ones have become symbols"
     yield {"kind": "frames", "title": title, "slider": "stage", "frames": frames, "common": False}
 
 
-def _line(x: Sequence[Any], y: Sequence[Any], style: str) -> Living:
-    return {"x": list(x), "y": list(y), "style": style}
+def _pairs(points: pd.DataFrame) -> list[list[float]]:
+    numbers: list[list[float]] = points[["x", "y"]].to_numpy().tolist()
+    return numbers
+
+
+def _line(x: pd.Series, y: pd.Series, style: str, limits: PageLimits) -> Living:
+    return {"x": _thin(x.tolist(), limits.line), "y": _thin(y.tolist(), limits.line), "style": style}
 
 
 def _thin(values: Sequence[Any], most: int) -> list[Any]:
     return list(values[:: max(1, -(-len(values) // most))])
 
 
-def _distinct(values: Iterable[Any]) -> list[Any]:
-    return list(dict.fromkeys(values))
+def _thinned(points: Living, most: int) -> Living:
+    return {name: _thin(values, most) for name, values in points.items()}
 
 
-def _where(table: Columns, **wanted: Any) -> dict[str, list[Any]]:
-    kept = range(len(next(iter(table.values()), ())))
-    for name, value in wanted.items():
-        column = table[name]
-        kept = [i for i in kept if column[i] == value]  # type: ignore[assignment]
-    return {name: [column[i] for i in kept] for name, column in table.items()}
-
-
-def _first_seed(table: Columns) -> Columns:
-    return _where(table, seed=min(table["seed"])) if table.get("seed") else table
+def _first_seed(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["seed"] == table["seed"].min()].copy() if "seed" in table else table
