@@ -76,6 +76,8 @@ def runs_beginning(beginning: str, outputs: Path) -> list[str]:
 
 
 def _matching(command: str, words: Sequence[str], beginning: str, outputs: Path) -> list[str]:
+    from hydra.types import RunMode
+
     from kanrun.launch.composing import opened, readable
     from kanrun.launch.quoting import hydra_words
     from kanrun.launch.request import Request
@@ -89,7 +91,7 @@ def _matching(command: str, words: Sequence[str], beginning: str, outputs: Path)
         groups = [] if equals else _groups(loader, beginning, request.module)
         try:
             before = readable(hydra_words(words, command, multirun=True))
-            settings = _composed(loader, request, before)
+            settings = loader.load_configuration(request.primary, before, RunMode.MULTIRUN)
             if equals:
                 values = _values(settings, key, value, outputs)
                 return _begun(beginning, (f"{key}={each}" for each in values))
@@ -100,12 +102,6 @@ def _matching(command: str, words: Sequence[str], beginning: str, outputs: Path)
 
 def _begun(beginning: str, names: Iterable[str]) -> list[str]:
     return sorted(name for name in dict.fromkeys(names) if name.startswith(beginning))
-
-
-def _composed(loader: Any, request: Any, words: list[str]) -> Any:
-    from hydra.types import RunMode
-
-    return loader.load_configuration(request.primary, words, RunMode.MULTIRUN)
 
 
 def _choices(loader: Any, group: str, module: str) -> list[str]:

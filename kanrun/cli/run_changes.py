@@ -122,10 +122,7 @@ def remove_runs(
     if not yes:
         names = ", ".join(run.name for run in found)
         files = sum(path.is_file() for run in found for path in run.path.rglob("*"))
-        if not typer.confirm(
-            f"Delete {names} with all {files} files?",
-            err=True,
-        ):
+        if not typer.confirm(f"Delete {names} with all {files} files?", err=True):
             raise UsageError("nothing was deleted.")
     for run in found:
         remove_run(run, outputs)

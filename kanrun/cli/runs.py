@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -143,9 +144,10 @@ def compare_runs(
 
     A sweep stands for its best job.
     """
+    from kanrun.runs import find_run
     from kanrun.study.comparison import RunComparison, write_figure_of
 
-    comparison = RunComparison([_single(word, outputs) for word in runs])
+    comparison = RunComparison([find_run(word, outputs).single for word in runs])
     if as_json:
         print(json.dumps({"settings": comparison.settings, "results": comparison.results}, indent=2, default=str))
         return
@@ -188,10 +190,11 @@ def diff_runs(
     outputs: Outputs = Path("outputs"),
 ) -> None:
     """Show the settings, versions and commits in which two runs differ: of the first with -, of the other with +."""
+    from kanrun.runs import find_run
     from kanrun.study import report
     from kanrun.study.comparison import RunComparison
 
-    comparison = RunComparison([_single(run, outputs), _single(other, outputs)])
+    comparison = RunComparison([find_run(word, outputs).single for word in (run, other)])
     console = report.output_console()
     for mark, name in zip("-+", comparison.names, strict=True):
         report.print_line(console, f"{mark * 3} {name}")
@@ -251,24 +254,6 @@ def _print_about(run: Run) -> None:
         report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
     for note in manifest.notes:
         report.print_line(console, f"  note: {note}")
-    if summary := _readable(lambda: run.columns("summary")):
-        report.print_summary(console, summary)
+    with contextlib.suppress(KanrunError):  # of a summary that is damaged
+        report.print_summary(console, run.columns("summary"))
     report.print_claims(console, manifest.claims)
-
-
-def _single(word: str, outputs: Path) -> Run:
-    """The run that `word` names, of a sweep its best job."""
-    from kanrun.runs import find_run
-
-    found = find_run(word, outputs)
-    if found.is_sweep:
-        return found.best_job or found.jobs[0]
-    return found
-
-
-def _readable(read: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """What `read` returns; None of a file that is damaged."""
-    try:
-        return read()
-    except KanrunError:
-        return None

@@ -26,26 +26,21 @@ def former_keys(group: str) -> dict[str, tuple[str, Rule]]:
             for one in declared if one.metadata["rule"].formerly}  # fmt: skip
 
 
-def translate(config: Any) -> list[str]:
-    """Write the new keys and values into a stored configuration, a nested dictionary, in place; no warnings."""
-    for _, group, entry in _places(config):
-        for old, (new, rule) in former_keys(group).items():
-            if old in entry:
-                value = entry.pop(old)
-                entry.setdefault(new, value if rule.converted is None else rule.converted(float(value)))
-    return []
-
-
-def rename(config: Any) -> list[str]:
+def rename(config: Any, *, stored: bool = False) -> list[str]:
     """Write the new keys into a configuration in place, and return a warning for each old one.
 
-    Raises UsageError for an old key whose meaning has changed.
+    Raises UsageError for an old key whose meaning has changed; in what a run `stored` values are translated, and
+    nothing is said.
     """
     warnings = []
     for path, group, entry in _places(config):
         for old, (new, rule) in former_keys(group).items():
-            if old in entry:
-                value = entry.pop(old)
+            if old not in entry:
+                continue
+            value = entry.pop(old)
+            if stored:
+                entry.setdefault(new, value if rule.converted is None else rule.converted(float(value)))
+            else:
                 entry[new] = value
                 warnings.append(_renamed(f"{path}{old}", f"{path}{new}", rule, str(value)))
     return warnings

@@ -63,9 +63,7 @@ class ModelKind(Kind):
     label: str = ""  # in tables and figures
     inputs: int | None = None  # how many inputs it takes, if not any number
     closed_form: bool = False  # fitted by linear least squares, whatever the solver
-    tables_only: bool = (
-        False  # for targets that are tables: its builder fits them and returns a network of another kind
-    )
+    tables_only: bool = False  # its builder fits targets that are tables, and returns a network of another kind
 
 
 @dataclass(frozen=True)

@@ -2,59 +2,31 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import keyword
 import re
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from kanrun.engine.equations.field import Field
 from kanrun.errors import UsageError
+from kanrun.exports import runtime
 from kanrun.exports.document import Document, Exportable, document_of, in_pieces
 from kanrun.exports.runtime import encode, evaluate
 from kanrun.suggestions import near
+from kanrun.targets.encoding import days_from, place_of, text_of
 
-
-def _json(model: Exportable, name: str) -> bytes:
-    return json.dumps(document_of(model), allow_nan=False).encode() + b"\n"
-
-
-def _python(model: Exportable, name: str) -> bytes:
-    from kanrun.exports.python_source import python_source
-
-    return python_source(in_pieces(document_of(model))).encode()
-
-
-def _c(model: Exportable, name: str) -> bytes:
-    from kanrun.exports.c_source import c_source
-
-    return c_source(in_pieces(document_of(model)), name).encode()
-
-
-def _onnx(model: Exportable, name: str) -> bytes:
-    from kanrun.exports.onnx_graph import onnx_bytes
-
-    return onnx_bytes(in_pieces(document_of(model)))
-
-
-def _torch(model: Exportable, name: str) -> bytes:
-    from kanrun.exports.torch_program import program_bytes
-
-    return program_bytes(model)
-
-
-#: What a model is exported as, by the name of the format.
-FORMATS: dict[str, Callable[[Exportable, str], bytes]] = {
-    "c": _c,
-    "json": _json,
-    "onnx": _onnx,
-    "python": _python,
-    "torch": _torch,
-}
-
-
+FORMATS = ("c", "json", "onnx", "python", "torch")
 TABLE_FORMATS = ("c", "json", "python")
 """Those that encode the columns of a table themselves."""
+
+_PREDICT = '''
+
+def predict(table: Any) -> Array:
+    """Outputs (rows, outputs) for a table or for rows of numbers; see the top of the file."""
+    return evaluate(MODEL, encode(MODEL, table))
+'''
 
 
 def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
@@ -71,7 +43,41 @@ def export_bytes(model: Exportable, form: str, file: str | Path) -> bytes:
             "a solution with conditions=hard is computed from formulas of its own, which no export holds; "
             "solve it with conditions=soft."
         )
-    return FORMATS[form](model, identifier(Path(file).stem))
+    if form == "torch":
+        from kanrun.exports.torch_program import program_bytes
+
+        return program_bytes(model)
+    document = document_of(model)
+    if form == "json":
+        return json.dumps(document, allow_nan=False).encode() + b"\n"
+    if form == "onnx":
+        from kanrun.exports.onnx_graph import onnx_bytes
+
+        return onnx_bytes(in_pieces(document))
+    if form == "c":
+        from kanrun.exports.c_source import c_source
+
+        return c_source(in_pieces(document), identifier(Path(file).stem)).encode()
+    return _python_source(in_pieces(document)).encode()
+
+
+def _python_source(pieces: Document) -> str:
+    """A file that needs NumPy alone: the module `runtime`, what it uses, and the model's data as literals."""
+    lines = inspect.getsource(runtime).splitlines(keepends=True)
+    own = "".join(line for line in lines if not line.startswith("from kanrun."))
+    used = "".join(f"\n\n{inspect.getsource(function)}" for function in (days_from, place_of, text_of))
+    return f"{own}{used}\n\n#: The data of the model.\nMODEL = {_literal(pieces, '')}\n{_PREDICT}"
+
+
+def _literal(value: Any, indent: str) -> str:
+    """Dictionaries and lists of them over several lines, all else in one, texts in ASCII."""
+    inner = f"{indent}    "
+    if isinstance(value, dict):
+        entries = [f"{inner}{key!a}: {_literal(entry, inner)}," for key, entry in value.items()]
+        return "\n".join(["{", *entries, f"{indent}}}"])
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return "\n".join(["[", *(f"{inner}{_literal(entry, inner)}," for entry in value), f"{indent}]"])
+    return ascii(value)
 
 
 def identifier(text: str) -> str:

@@ -171,13 +171,10 @@ def _text(text: str) -> str:
 
 def _numbers(values: Any) -> str:
     """An initialiser, its innermost lists a line each."""
-    if isinstance(values, list) and values and isinstance(values[0], list):
-        return "{" + ",\n".join(map(_numbers, values)) + "}"
-    return (
-        "{" + ", ".join(repr(float(value)) for value in values) + "}"
-        if isinstance(values, list)
-        else repr(float(values))
-    )
+    if not isinstance(values, list):
+        return repr(float(values))
+    apart = ",\n" if values and isinstance(values[0], list) else ", "
+    return "{" + apart.join(map(_numbers, values)) + "}"
 
 
 def _encoding(columns: Sequence[Document]) -> Iterator[str]:

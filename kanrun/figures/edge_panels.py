@@ -8,6 +8,7 @@ import numpy as np
 import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
 from kanrun.figures.panels import small_multiples
 from kanrun.figures.style import BLUE, GREY, first_seed, letters, number, only_some, say_above, styled, truths
@@ -81,9 +82,13 @@ def title_of(key: tuple[int, int, int], rows: pandas.DataFrame) -> str:
 
 def _span(rows: pandas.DataFrame) -> float:
     """How far the values of an edge lie apart."""
-    values = rows["y"].to_numpy(dtype=float)
-    values = values[np.isfinite(values)]
+    values = _finite(rows)
     return float(np.ptp(values)) if values.size else 0.0
+
+
+def _finite(rows: pandas.DataFrame) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = rows["y"].to_numpy(dtype=float)
+    return values[np.isfinite(values)]
 
 
 def _panel(axes: Axes, rows: pandas.DataFrame, title: str, span: float) -> None:
@@ -100,8 +105,7 @@ def _panel(axes: Axes, rows: pandas.DataFrame, title: str, span: float) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(3, steps=[1, 2, 5, 10]))
     for axis in (axes.xaxis, axes.yaxis):
         axis.get_offset_text().set_fontsize(5.5)
-    values = rows["y"].to_numpy(dtype=float)
-    values = values[np.isfinite(values)]
+    values = _finite(rows)
     if values.size:
         middle = float(values.min() + values.max()) / 2
         half = 0.55 * span if span > 1e-12 else 1.0  # of constants: no axis full of rounding errors

@@ -7,18 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
-from kanrun.figures.style import (
-    BLUE,
-    CYCLE,
-    GREY,
-    first_seed,
-    grid_of_axes,
-    letters,
-    new_figure,
-    only_some,
-    say_above,
-    styled,
-)
+from kanrun.figures.panels import small_multiples
+from kanrun.figures.style import BLUE, CYCLE, GREY, first_seed, letters, only_some, say_above, styled
 
 if TYPE_CHECKING:
     import pandas
@@ -39,21 +29,17 @@ def effects(table: pandas.DataFrame, importance: pandas.DataFrame, values: panda
     names = [name for name in importance["input"] if name in set(table["input"])]
     shown = names[:_MOST]
     outputs = list(dict.fromkeys(table["output"]))[:_MOST_OUTPUTS]
-    rows = -(-len(shown) // _COLUMNS)
-    figure = new_figure(1.9 * max(rows, 1) + 0.3)
-    flat = [axes for line in grid_of_axes(figure, max(rows, 1), min(_COLUMNS, max(len(shown), 1))) for axes in line]
-    for axes in flat[len(shown) :]:
-        axes.set_visible(False)
+    figure, panels = small_multiples(len(shown), _COLUMNS, 1.9, 0.3)
     part = table[table["input"].isin(shown) & table["output"].isin(outputs)]
     low, high = float(part["value"].min()), float(part["value"].max())
     room = 0.08 * (high - low) or 1.0
-    for axes, name in zip(flat, shown, strict=False):
+    for axes, name in zip(panels, shown, strict=True):
         _draw(axes, part[part["input"] == name], outputs, values[values["input"] == name])
         axes.set(title=letters(str(name), 28), ylim=(low - room, high + room))
-    if flat and len(outputs) == 1:
-        flat[0].set_ylabel(letters(str(outputs[0]), 24))
-    elif flat:
-        flat[0].legend()
+    if panels and len(outputs) == 1:
+        panels[0].set_ylabel(letters(str(outputs[0]), 24))
+    elif panels:
+        panels[0].legend()
     say_above(figure, only_some(len(shown), len(names), "inputs"))
     return figure
 
@@ -76,10 +62,9 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
     """
     table = first_seed(table)
     pairs = list(table.groupby(["input", "with"], sort=False))
-    figure = new_figure(2.6 * -(-len(pairs) // 2) + 0.2)
-    flat = [axes for line in grid_of_axes(figure, -(-len(pairs) // 2), min(2, len(pairs))) for axes in line]
+    figure, panels = small_multiples(len(pairs), 2, 2.6, 0.2)
     low, high = float(table["value"].min()), float(table["value"].max())
-    for axes, ((first, second), rows) in zip(flat, pairs, strict=False):
+    for axes, ((first, second), rows) in zip(panels, pairs, strict=True):
         across, up = np.unique(rows["x"]), np.unique(rows["y"])
         values, count = (rows.pivot_table(index="y", columns="x", values=name).to_numpy() for name in ("value", "rows"))
         image = axes.pcolormesh(across, up, values, shading="nearest", vmin=low, vmax=high, cmap="viridis")
@@ -88,6 +73,4 @@ def pair_maps(table: pandas.DataFrame) -> Figure:
         axes.scatter(across[places[:, 1]], up[places[:, 0]], s=size, color="white", alpha=0.6, linewidths=0)
         axes.set(xlabel=letters(str(first), 24), ylabel=letters(str(second), 24))
         figure.colorbar(image, ax=axes).set_label(letters(str(rows["output"].iloc[0]), 20))
-    for axes in flat[len(pairs) :]:
-        axes.set_visible(False)
     return figure

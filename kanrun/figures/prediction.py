@@ -49,7 +49,7 @@ def predictions(table: pandas.DataFrame) -> Figure:
     four outputs are drawn.
     """
     table = first_seed(table)
-    inputs, outputs = inputs_of(table), outputs_of(table)
+    inputs, outputs = _named(table, "input"), _named(table, "prediction")
     shown = outputs[:_MOST_OUTPUTS]
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
@@ -66,16 +66,10 @@ def predictions(table: pandas.DataFrame) -> Figure:
     return figure
 
 
-def inputs_of(table: pandas.DataFrame) -> list[str]:
-    """Return the names of the input columns of a table of predictions."""
+def _named(table: pandas.DataFrame, kind: str) -> list[str]:
+    """Return the names of the columns of one kind, `input` or `prediction`, of a table of predictions."""
     names = [str(name) for name in table.columns]
-    return [name.partition(":")[2] for name in names if name.startswith("input:")]
-
-
-def outputs_of(table: pandas.DataFrame) -> list[str]:
-    """Return the names of the outputs of a table of predictions."""
-    names = [str(name) for name in table.columns]
-    return [name.partition(":")[2] for name in names if name.startswith("prediction:")]
+    return [name.partition(":")[2] for name in names if name.startswith(f"{kind}:")]
 
 
 def truth_of(table: pandas.DataFrame, output: str) -> pandas.Series[Any]:
@@ -148,7 +142,7 @@ def residuals(table: pandas.DataFrame) -> Figure:
     have no difference from the truth: of them it is how often each is taken for another.
     """
     table = first_seed(table)
-    every = outputs_of(table)
+    every = _named(table, "prediction")
     if every and all(has_classes(table, name) for name in every):
         return draw_wrong(table, every[0])
     outputs = [name for name in every if is_numeric(table, [f"prediction:{name}"])]

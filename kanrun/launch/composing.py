@@ -27,7 +27,6 @@ from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.request import Request
 from kanrun.launch.schemas import register
-from kanrun.launch.yaml_limits import check_expansion
 
 HYDRA_VERSION_BASE = "1.3"
 CONFIGURATIONS = "kanrun.conf"
@@ -100,7 +99,7 @@ def check_folders(request: Request) -> None:
         path = Path(folder)
         if not path.is_dir():
             raise UsageError(f"{option} {folder} is not a folder.")
-        check_expansion(path)
+        refusals.check_expansion(path)
         if option == "--config-dir" and (path / "overrides.yaml").exists() and (path / "config.yaml").exists():
             raise UsageError(
                 f"--config-dir {folder} would only add groups to kanrun's own configuration; "

@@ -122,20 +122,11 @@ def _study(value: str, module: str) -> str:
 
 
 _QUOTERS: dict[str, Callable[[str], str]] = {
-    "formula": _formula,
-    "formulas": _formula,
-    "path": _string,
-    "inputs": _columns,
-    "outputs": _columns,
-    "columns": _columns,
+    **dict.fromkeys(("formula", "formulas"), _formula),
+    **dict.fromkeys(("path", "test_path", "weights", "split"), _string),
+    **dict.fromkeys(("inputs", "outputs", "columns", "exclude", "categories"), _columns),
     "domain": _domain,
-    "exclude": _columns,
-    "categories": _columns,
-    "weights": _string,
-    "split": _string,
-    "test_path": _string,
 }
-
 _TOP: dict[str, Callable[[str], str]] = {
     "candidates": _columns, "from_run": _string, "note": _string, "tags": _columns
 }  # fmt: skip

@@ -77,7 +77,9 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
     with signals_raise() as signals:
         folder = RunFolder.create(request.outputs, request.command, lambda new: _store(request, plan, new)).path
         try:
-            with _held(plan, folder), stdout_kept_clean(), logging_kept(), _hydra_quiet(request.quiet):
+            # while a sweep runs, no other process continues it; a run sees to that itself
+            held = holding(folder) if plan.sweep else contextlib.nullcontext()
+            with held, stdout_kept_clean(), logging_kept(), _hydra_quiet(request.quiet):
                 _run(loader, plan, job, folder)
         except KeyboardInterrupt:
             if plan.sweep:
@@ -144,13 +146,6 @@ def _store(request: Request, plan: Composition, folder: Path) -> None:
         request.command, request.argv, tuple(plan.overrides[0]), status=Status.STARTING, started=now(), **process()
     )
     write_json(folder / MANIFEST_FILE, manifest.to_dict(), durable=True)
-
-
-@contextlib.contextmanager
-def _held(plan: Composition, folder: Path) -> Iterator[None]:
-    """While a sweep runs, no other process continues it; a run sees to that itself."""
-    with holding(folder) if plan.sweep else contextlib.nullcontext():
-        yield
 
 
 def _plain(composed: DictConfig) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def typed(
     schema = experiment_of(command).settings
     composed = copy.deepcopy(composed)
     with open_dict(composed):
-        for warning in former.translate(composed) if extras else former.rename(composed):
+        for warning in former.rename(composed, stored=extras):
             warn(warning)
     if OmegaConf.get_type(composed) is not schema:
         composed = _merged(schema, composed, extras)

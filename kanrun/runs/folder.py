@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kanrun.errors import StorageFailed, UsageError
+from kanrun.errors import UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
-from kanrun.runs.files import file_name, read_json, remove_temporary, storing, sync, write_json
+from kanrun.runs.files import file_name, remove_temporary, storing, sync, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.lock import holding
 from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status, StudyProgress
@@ -68,7 +68,7 @@ class RunFolder:
         try:
             folder._take_over(Run(path), force)  # read again: until the lock was held, others might have written it
         except BaseException:
-            folder._release()
+            folder._held.close()
             raise
         return folder
 
@@ -176,18 +176,11 @@ class RunFolder:
         try:
             self.update(**changes)
         finally:
-            self._release()
+            self._held.close()
 
     def progress(self, progress: StudyProgress) -> None:
         """Write `progress.json`."""
         write_json(self.path / PROGRESS_FILE, progress)
-
-    def read_progress(self) -> StudyProgress:
-        """Return what `progress` wrote last, or an empty progress."""
-        try:
-            return read_json(self.path / PROGRESS_FILE, StudyProgress)
-        except StorageFailed:
-            return StudyProgress()
 
     def sync(self) -> None:
         """Make all rows written so far survive a power cut."""
@@ -235,9 +228,6 @@ class RunFolder:
         with storing(place):
             place.mkdir(exist_ok=True)
         return place
-
-    def _release(self) -> None:
-        self._held.close()
 
     def _save(self) -> None:
         write_json(self.path / MANIFEST_FILE, self.manifest.to_dict(), durable=True)

@@ -27,7 +27,7 @@ from kanrun.runs import environment
 from kanrun.runs.files import write_atomic
 from kanrun.runs.locations import run_folders
 from kanrun.runs.manifest import MANIFEST_FILE, Status, Sweep
-from kanrun.runs.reader import ERRORS, Run, status_of_all, subfolders
+from kanrun.runs.reader import Run, status_of_all, subfolders
 
 FIELDS = (
     "name", "command", "status", "reason", "started", "ended", "seconds", "seeds", "cells", "device", "precision",
@@ -213,10 +213,8 @@ def _entry_of(run: Run, stamp: Stamp) -> Entry:
         "failures": len(manifest.failures),
     }
     began = manifest.started.timestamp() if manifest.started else stamp[0] / 1e9
-    errors = (manifest.metrics.get(name) for name in ERRORS)
-    error = next((value for value in errors if value is not None), None)
-    status = str(manifest.status)
-    return Entry(stamp, status, began, error, (manifest.host, manifest.pid, manifest.process_start), _raw(facts))
+    process = (manifest.host, manifest.pid, manifest.process_start)
+    return Entry(stamp, str(manifest.status), began, run.error, process, _raw(facts))
 
 
 def _time(time: datetime | None) -> str | None:

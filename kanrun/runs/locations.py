@@ -121,7 +121,7 @@ def remove_run(run: Run, outputs: Path, *, check_only: bool = False) -> None:
 
 def find_runs(outputs: Path) -> list[Run]:
     """Return the runs below `outputs` in order of command and number; a sweep is one run, with jobs."""
-    return [Run(outputs / command / version, f"{command}/{version}") for command, version in run_folders(outputs)]
+    return [run for command in sorted(subfolders(outputs)) for run in _runs_of(outputs, command)]
 
 
 def run_folders(outputs: Path) -> list[tuple[str, str]]:
@@ -146,9 +146,8 @@ def find_run(text: str, outputs: Path, *, sweeps: bool = True) -> Run:
     if run is None:
         raise UsageError(_unknown(text, outputs))
     if not sweeps and run.is_sweep:
-        best = run.best_job or run.jobs[0]
         raise UsageError(
-            f"{run.name} is a sweep of {len(run.jobs)} runs; name one of them, such as {best.name}"
+            f"{run.name} is a sweep of {len(run.jobs)} runs; name one of them, such as {run.single.name}"
             + (", the best." if run.best_job else ".")
         )
     return run

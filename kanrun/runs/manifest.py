@@ -106,6 +106,14 @@ class StudyProgress:
     cells: list[Any] | None = None
     finished: list[tuple[int, int, dict[str, int]]] = field(default_factory=list)
 
+    @classmethod
+    def read(cls, folder: Path) -> StudyProgress:
+        """The progress of the run in `folder`; an empty one where the file is missing or damaged."""
+        try:
+            return read_json(folder / PROGRESS_FILE, cls)
+        except StorageFailed:
+            return cls()
+
 
 @dataclass(frozen=True)
 class SweepJob:

@@ -82,6 +82,11 @@ class Run:
         return min(known, key=lambda pair: pair[0])[1] if known else None
 
     @property
+    def single(self) -> Run:
+        """The run itself; of a sweep its best job, or the first where none has an error."""
+        return (self.best_job or self.jobs[0]) if self.is_sweep else self
+
+    @property
     def is_alive(self) -> bool:
         """Whether the run continues: STARTING or RUNNING, and its process exists (assumed on other hosts)."""
         manifest = self.manifest

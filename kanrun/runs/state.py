@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from kanrun.errors import KanrunError, StorageFailed
-from kanrun.runs.files import read_json
-from kanrun.runs.manifest import PROGRESS_FILE, Status, StudyProgress, Sweep
+from kanrun.runs.manifest import Status, StudyProgress, Sweep
 from kanrun.runs.reader import Run
 
 _CHECKPOINT = re.compile(r"resume-\d+-\d+")
@@ -34,7 +33,10 @@ def unfinished(run: Run) -> Iterator[str]:
         yield "it was killed before it recorded anything; start it again"
         return
     total = manifest.cells * len(manifest.seeds)
-    finished, begun = len(_progress(run).finished), sum(bool(_CHECKPOINT.fullmatch(name)) for name in run.checkpoints)
+    finished, begun = (
+        len(StudyProgress.read(run.path).finished),
+        sum(bool(_CHECKPOINT.fullmatch(name)) for name in run.checkpoints),
+    )
     if last := _last_step(run):
         yield f"last recorded step: {last}"
     parts = [f"{finished} of {total} trainings are finished and kept" if total > 1 else ""]
@@ -75,13 +77,6 @@ def _failed(run: Run) -> bool:
         return bool(run.manifest.failures)
     except KanrunError:
         return False
-
-
-def _progress(run: Run) -> StudyProgress:
-    try:
-        return read_json(run.path / PROGRESS_FILE, StudyProgress)
-    except StorageFailed:
-        return StudyProgress()
 
 
 def _last_step(run: Run) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.errors import KanrunError
 from kanrun.runs.records import Checkpoint
 from kanrun.study.model import Model
@@ -47,7 +47,7 @@ def slider_checkpoint(
 
     Nothing for networks of another kind, and where they have too many numbers.
     """
-    if not all(isinstance(network, KAN) for network in networks.values()):
+    if not all(network.edge_layers for network in networks.values()):
         return
     arrays, stages = dict[str, Any](), []
     for number, (label, network) in enumerate(networks.items()):

@@ -40,27 +40,32 @@ class RunComparison:
     def settings(self) -> Side:
         """The settings that differ, also those that a run does not have."""
         each = [_known(run, lambda run: flattened(run.config)) for run in self.runs]
-        names = list(dict.fromkeys(name for settings in each for name in settings))
-        absent = [name for name in names if any(name not in settings for settings in each)]
-        telling = {*differing(each), *absent}
-        side = {name: [_words(settings.get(name)) for settings in each] for name in names if name in telling}
-        return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
+        telling = {*differing(each), *(name for one in each for other in each for name in one.keys() - other.keys())}
+        return _differing(
+            {name: list(map(_words, values)) for name, values in _beside(each).items() if name in telling}
+        )
 
     @cached_property
     def results(self) -> Side:
         """The medians over seeds of all runs, those that every run has first."""
         each = [_known(run, _metrics) for run in self.runs]
-        names = list(dict.fromkeys(name for metrics in each for name in metrics))
-        names.sort(key=lambda name: -sum(name in metrics for metrics in each))
-        return {name: [metrics.get(name) for metrics in each] for name in names}
+        side = _beside(each).items()
+        return dict(sorted(side, key=lambda pair: -sum(pair[0] in metrics for metrics in each)))
 
     @cached_property
     def origins(self) -> Side:
         """What else of the records differs: command, commit, versions of packages, machine."""
-        each = [_known(run, _origin) for run in self.runs]
-        names = list(dict.fromkeys(name for origin in each for name in origin))
-        side = {name: [origin.get(name) for origin in each] for name in names}
-        return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
+        return _differing(_beside([_known(run, _origin) for run in self.runs]))
+
+
+def _beside(each: Sequence[dict[str, Any]]) -> Side:
+    """What each run has, by name."""
+    names = dict.fromkeys(name for one in each for name in one)
+    return {name: [one.get(name) for one in each] for name in names}
+
+
+def _differing(side: Side) -> Side:
+    return {name: values for name, values in side.items() if any(value != values[0] for value in values)}
 
 
 def write_figure_of(comparison: RunComparison, stem: Path) -> list[Path]:

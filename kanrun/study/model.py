@@ -277,11 +277,6 @@ class Model:
 
         write_named_file(Path(file), export_bytes(self, form, file))
 
-    def outside(self, x: Array) -> Array:
-        """Share of the samples outside the trained range, one number an input."""
-        at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]
-        return np.asarray(((at < low) | (at > high)).sum(0) / max(len(at), 1), dtype=np.float64)
-
     def counts(self, x: Array, raw: Array | None = None) -> SampleCounts:
         """How many of encoded samples x (samples, inputs) lie where nothing was learned; `raw` is theirs if known."""
         at, low, high = np.asarray(x, dtype=np.float64), self.domain[:, 0], self.domain[:, 1]

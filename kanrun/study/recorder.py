@@ -59,7 +59,7 @@ class Recorder:
         them), and drops all rows that these tasks will write again.
         Raises UsageError if the study has other cells than the one that was interrupted.
         """
-        progress = self._folder.read_progress()
+        progress = StudyProgress.read(self._folder.path)
         if progress.cells not in (None, self._cells):
             raise UsageError(f"{self._folder.path} was a study of other cells; it cannot be resumed with these.")
         there = self._count_rows()

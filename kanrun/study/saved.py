@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kanrun.config.former import translate
+from kanrun.config.former import rename
 from kanrun.errors import UsageError
 from kanrun.runs import Run, find_run
 from kanrun.runs.files import write_named_file
 from kanrun.spreadsheets import as_text, formulas_in
 from kanrun.study.checkpoints import model_from_checkpoint
-from kanrun.study.model import Model, SampleCounts
+from kanrun.study.model import Model
 from kanrun.targets import TableLimits, check_output, is_parquet, lenient_numbers, read_inputs
 from kanrun.targets.encoding import unknown_levels
 from kanrun.targets.table_writing import table_writer
@@ -63,7 +63,7 @@ class LoadedRun:
     def config(self) -> dict[str, Any]:
         """The stored configuration, keys of earlier versions under their names of today."""
         config = deepcopy(self.run.config)
-        translate(config)
+        rename(config, stored=True)
         return config
 
     @cached_property
@@ -182,13 +182,12 @@ def predict_table(
         read_inputs(source, needed)  # which names the column that is not there
     kinds = column_kinds(source, LIMITS) if is_parquet(output) else {}
     unknown, row, formulas = Counter[str](), 1, 0
-    counts: SampleCounts | None = None
+    counts = trained.counts(np.empty((0, len(trained.inputs))))
     with table_writer(output, kinds) as write:
         for block in value_blocks(source, None, LIMITS):
             x, new = _inputs(trained, source, block, row)
             raw = trained.raw(x)
-            counted = trained.counts(x, raw)
-            counts, unknown = counted if counts is None else counts + counted, unknown + new
+            counts, unknown = counts + trained.counts(x, raw), unknown + new
             added = _columns(trained, x, raw, level, row) | {name: trained.derivative(name, x) for name in derivatives}
             names = {name: f"prediction:{name}" if name in block else as_text(name) for name in added}
             if not is_parquet(output):
@@ -200,18 +199,13 @@ def predict_table(
     said = f"{formulas} cells of {source.name} would be run by a spreadsheet; --spreadsheet-safe writes them as text"
     return [
         *unknown_levels(unknown, row - 1),
-        *trained.sentences(counts or _none(trained)),
+        *trained.sentences(counts),
         *([said] if formulas and not spreadsheet_safe else []),
     ]
 
 
 def _safe(values: Sequence[Any]) -> list[Any]:
     return [as_text(value) if isinstance(value, str) else value for value in values]
-
-
-def _none(model: Model) -> SampleCounts:
-    nothing = np.zeros(len(model.inputs))
-    return SampleCounts(0, nothing, nothing, 0)
 
 
 def _inputs(model: Model, source: Path, block: dict[str, list[Any]], row: int) -> tuple[np.ndarray, Counter[str]]:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import sympy
 
-if TYPE_CHECKING:
     from kanrun.targets.encoding import TableCode
 
 Array = NDArray[np.float64]

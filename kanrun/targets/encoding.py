@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from kanrun.errors import UsageError
@@ -124,18 +125,7 @@ class TableCode:
 
     @staticmethod
     def from_plain(columns: Sequence[Mapping[str, Any]]) -> TableCode:
-        return TableCode(
-            tuple(
-                ColumnCode(
-                    str(c["name"]),
-                    tuple(map(str, c["levels"])) if c["levels"] is not None else None,
-                    float(c["fill"]),
-                    bool(c["indicator"]),
-                    tuple(map(str, c["parts"])) if c.get("parts") is not None else None,
-                )
-                for c in columns
-            )
-        )
+        return TableCode(msgspec.convert(columns, tuple[ColumnCode, ...]))
 
 
 def code_of(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kanrun.config.former import former_keys, new_spelling, rename, rename_override, translate
+from kanrun.config.former import former_keys, new_spelling, rename, rename_override
 from kanrun.errors import UsageError
 from kanrun.study.saved import load_run
 
@@ -74,7 +74,7 @@ def test_cells_and_learners() -> None:
 
 def test_stored_configurations_are_translated() -> None:
     config: dict[str, Any] = {"model": {"adapt": 0.25, "outside": "zero"}, "solver": {"local": True, "narrow": False}}
-    assert translate(config) == []
+    assert rename(config, stored=True) == []
     assert config == {
         "model": {"grid_eps": 0.75, "extrapolation": "zero"},
         "solver": {"freeze_unseen": True, "select_width": False},

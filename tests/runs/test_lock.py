@@ -40,7 +40,7 @@ def elsewhere(outputs: Path) -> Path:
     folder = RunFolder.create(outputs, "fit")
     folder.start(Manifest("fit"))
     folder.update(host="node17", pid=4242)
-    folder._release()  # its process is gone
+    folder._held.close()  # its process is gone
     return folder.path
 
 

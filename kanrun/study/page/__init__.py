@@ -75,7 +75,7 @@ def _page(runs: Sequence[Run]) -> str:
 
 def _section(run: Run, sources: list[str], room: int) -> str:
     """All of one run; figures are left out once they would need more than `room` bytes."""
-    single = (run.best_job or run.jobs[0]) if run.is_sweep else run
+    single = run.single
     parts = [_tag("h2", run.name), _tag("p", f"Status: {run.status}")]
     if run.is_sweep:
         parts.append(_tag("p", f"A sweep of {len(run.jobs)} jobs; below is its best, {single.name}."))
@@ -164,7 +164,7 @@ def _jobs(sweep: Run) -> str:
 
 
 def _compared(runs: Sequence[Run]) -> str:
-    comparison = RunComparison([(run.best_job or run.jobs[0]) if run.is_sweep else run for run in runs])
+    comparison = RunComparison([run.single for run in runs])
     parts = []
     for title, side in (("Settings that differ", comparison.settings), ("Results", comparison.results)):
         if side:

@@ -195,7 +195,7 @@ def _curves(run: Run, _: PageLimits) -> Iterator[Living]:
         yield {"kind": "curve", "title": title, "control": _pairs(points), "knots": None, "degree": degree}
     if {"bspline_control", "bspline_knots"} <= set(run.tables):
         points, knots = run.table("bspline_control"), run.table("bspline_knots")
-        every = knots["knot"].repeat(knots["multiplicity"].astype(int)).tolist()
+        every = np.repeat(knots["knot"], knots["multiplicity"].astype(int)).tolist()
         degree = len(every) - len(points) - 1
         title = (
             f"A B-spline of degree {degree}: a control point moves at most {degree + 1} spans between knots (grey dots)"
