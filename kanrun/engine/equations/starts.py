@@ -39,7 +39,9 @@ class Starts:
         blocks = self.rows.blocks(
             self.inside.first(policy.start_points), None, policy.condition_weight, policy.data_weight
         )
-        racing = [(0.0, self._random(), self.system.guesses()) for _ in range(policy.rounds[0][0])]
+        mixed = len(self.system.box) > 1 and not self.ansatz.form.separated
+        rounds = policy.rounds_if_mixed if mixed else policy.rounds
+        racing = [(0.0, self._random(), self.system.guesses()) for _ in range(rounds[0][0])]
         if self.ansatz.form.separated:
             racing = [
                 *racing[: policy.random_if_separated],
@@ -47,7 +49,7 @@ class Starts:
             ]
         elif len(self.system.box) == 1 and racing[0][1].intervals is not None:
             racing[-2:] = [(0.0, field, self.system.guesses()) for field in self._smooth(racing[0][1])]
-        for kept, steps in policy.rounds:
+        for kept, steps in rounds:
             racing = [self.raced(each, constants, blocks, steps) for _, each, constants in racing[:kept]]
             racing.sort(key=lambda entry: entry[0])
         loss, best, constants = racing[0]

@@ -28,7 +28,8 @@ from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import Vocabulary, parse_relation
 
-SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=((4, 6), (2, 10)), start_points=150)
+FEW = ((4, 6), (2, 10))
+SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_mixed=FEW, start_points=150)
 PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
 
