@@ -109,25 +109,36 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
+    for first, second, corner, gap, of_slopes in differing(system):
+        where = ", ".join(f"{names[number]}={value:g}" for number, value in corner)
+        what = "the solution's slope" if of_slopes else "the solution"
+        found.append(
+            f"{first.relation.text} and {second.relation.text} differ by {gap:.3g} where they meet, at {where}: "
+            f"{what} jumps there, and residuals weigh less around it"
+        )
+    return found
+
+
+def differing(system: System) -> list[tuple[Condition, Condition, Face, float, bool]]:
+    """Pairs of conditions that differ where their faces meet: the corner, the difference, and whether it is of slopes.
+
+    Slopes are compared where one condition gives them and the other one can be differentiated along its face.
+    """
+    found, names = [], system.vocabulary.variables
     for first, second in itertools.combinations(system.conditions, 2):
         said = _said(first), _said(second)
         if said[0] is None or said[1] is None or said[0][0].unknown != said[1][0].unknown:
             continue
         index = [max(each) for each in zip(said[0][0].index, said[1][0].index, strict=True)]
         for a, b in itertools.product(first.faces, second.faces):
-            together = dict(a) | dict(b)
+            corner = tuple(sorted((dict(a) | dict(b)).items()))
             one, other = (_along(*each, index, face, names) for each, face in zip(said, (a, b), strict=True) if each)
-            if a == b or any(together[number] != value for number, value in a) or one is None or other is None:
+            if a == b or not set(a) <= set(corner) or one is None or other is None:
                 continue
-            points = on_face(tuple(sorted(together.items())), system.box, _POINTS).numpy()
+            points = on_face(corner, system.box, _POINTS).numpy()
             gap = float(np.abs(to_numpy(one, names)(points) - to_numpy(other, names)(points)).max())
             if gap > _REMARKABLE * max(_size(value, face, system) for value, face in ((one, a), (other, b))):
-                where = ", ".join(f"{names[number]}={value:g}" for number, value in sorted(together.items()))
-                what = "the solution's slope jumps" if any(index) else "the solution jumps"
-                found.append(
-                    f"{first.relation.text} and {second.relation.text} differ by {gap:.3g} where they meet, at "
-                    f"{where}: {what} there, and the residual stays large around it"
-                )
+                found.append((first, second, corner, gap, any(index)))
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import sympy
 import torch
-from kanrun.experiments.solve.checks import check_determined, check_exact
+from kanrun.experiments.solve.checks import check_determined, check_exact, differing
 from kanrun.experiments.solve.collocation import collocated
 from kanrun.experiments.solve.reading import Reader, read_conditions
 from kanrun.experiments.solve.reference import Reference, reference_of
@@ -132,6 +132,7 @@ def _made(cfg: SolveConfig, seed: int) -> SolveProblem:
     if equation.data is not None:
         system, truth = _with_data(cfg, system, read, seed)
     check_determined(system)
+    system = replace(system, corners=tuple({corner for _, _, corner, _, _ in differing(system)}))
     known = None if equation.exact is None else _exact(equation.exact, read)
     if known is not None:
         check_exact(system, known, truth)

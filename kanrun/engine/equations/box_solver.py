@@ -170,7 +170,7 @@ class BoxSolver:
         blocks = self.rows.blocks(fresh, None, 1.0, solution=solution)
         equation = self._measured(blocks, solution, constants, of_equation=True)
         between = condition_blocks(self.system, 2 * self.policy.face_points + 1, 1.0, edges=edges_of(solution))
-        between = self.rows.carried(between)
+        between = self.rows.eased(self.rows.carried(between))
         between = with_units(between, self.system, self.rows.sizes, solution)
         conditions = self._measured(between, solution, constants, of_equation=False)
         change = None

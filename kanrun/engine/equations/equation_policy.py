@@ -48,6 +48,11 @@ class EquationPolicy:
     #: of the objective is larger than the equation's, down to `smallest_data_weight`.
     data_weight: float = 100.0
     smallest_data_weight: float = 1e-2
+    below_noise: float = 0.25  #: share of the difference from measured values at which a residual is small enough
+    #: Around corners where conditions contradict each other residuals weigh less: by the distance, relative to the box
+    #: and to this, to that power. No network holds the infinite derivatives there; unweighted, they spoil the rest.
+    corner: float = 0.1
+    corner_power: int = 2
     added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
     margin: float = 0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
     filled: float = 0.5  #: share of a hidden grid below which it is drawn anew; in [0, 1]

@@ -77,6 +77,8 @@ class SolutionGrowth:
         settled = last.change is None or last.change <= self.policy.accepted_change
         if not planned and settled and last.equation.rms <= (self.target if helped else self.small):
             return None
+        if last.change is not None and settled and last.equation.rms <= self.policy.below_noise * last.data:
+            return None
         order = ["grid", "terms"] if helped == (self.actions[-1] == "grid") else ["terms", "grid"]
         if not helped and not planned and len(found) > 2 and self.actions[-1] != self.actions[-2]:
             before, last_but_one = found[-3].equation.rms, found[-2].equation.rms

@@ -25,7 +25,8 @@ def solve(
 
     `windows` cuts the last variable into so many parts of one length; with `auto` a part that does not hold (see
     `EquationPolicy.accepted`) is halved and tried again; where the shortest one does not hold either, or the error has
-    grown to `EquationPolicy.lost`, the solution ends there. Without, the whole box is solved at once.
+    grown to `EquationPolicy.lost`, the solution ends there, or is that of the whole range where conditions contradict
+    each other at its beginning. Without, the whole box is solved at once.
     """
     low, high = map(float, system.box[-1])
     length = (high - low) / windows if isinstance(windows, int) else high - low
@@ -66,6 +67,8 @@ def solve(
         if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
             break
         start, length = end, length * (policy.longer if windows == "auto" else 1.0)
+    if end < high and any(face[-1] == (len(system.box) - 1, low) for face in system.corners):
+        return (yield from solve(system, ansatz, policy, generator, None, first))
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
     return Solution(network, last[-1].constants, last[-1].standard_errors, tuple(last), reached=end)

@@ -42,7 +42,8 @@ class Measured:
 class System:
     """Equations for the unknowns of `vocabulary` on `box` (variables, 2), with conditions and perhaps measured values.
 
-    `constants` are the first guesses of the constants that are sought.
+    `constants` are the first guesses of the constants that are sought. At `corners`, where faces meet, conditions or
+    their slopes contradict each other, so that derivatives of the solution are infinite there.
     """
 
     vocabulary: Vocabulary
@@ -51,6 +52,7 @@ class System:
     conditions: tuple[Condition, ...]
     measured: tuple[Measured, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
+    corners: tuple[Face, ...] = ()
 
     @property
     def half(self) -> Tensor:

@@ -82,7 +82,25 @@ class SystemRows:
         ]
         each = self.policy.face_points
         conditions = self.carried(condition_blocks(self.system, each, weight, data_weight, edges))
-        return with_units([*equations, *conditions], self.system, self.sizes, solution)
+        return with_units(self.eased([*equations, *conditions]), self.system, self.sizes, solution)
+
+    def eased(self, blocks: list[Block]) -> list[Block]:
+        """The blocks, measured values apart, with smaller weights around the system's corners."""
+        low, high = self.system.box.T
+        corners = [dict(each) for each in self.system.corners]
+        corners = [each for each in corners if all(low[i] <= value <= high[i] for i, value in each.items())]
+        if not corners:
+            return blocks
+        eased = []
+        for block in blocks:
+            shares = torch.ones(len(block.points), dtype=low.dtype) if block.shares is None else block.shares
+            for corner in corners:
+                fixed = list(corner)
+                away = (block.points[:, fixed] - low.new_tensor(list(corner.values()))) / (high - low)[fixed]
+                near = (away.norm(dim=1) / self.policy.corner).clamp(max=1)
+                shares = shares * near ** (2 * self.policy.corner_power)
+            eased.append(block if block.name == "data" else replace(block, shares=shares))
+        return eased
 
     def carried(self, blocks: list[Block]) -> list[Block]:
         """The blocks, those at the beginning of a window with the values of the solution before it."""

@@ -23,6 +23,7 @@ from kanrun.engine.equations import (
     solve,
 )
 from kanrun.engine.equations.system import PointSequence, gauss_points, on_face, sizes_of
+from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, Network, from_description
 from kanrun.errors import TrainingFailed
@@ -166,6 +167,23 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
     at = torch.linspace(0, 1, 20, dtype=torch.float64)[:, None]
     assert float(sizes_of(said, at)[0]) == pytest.approx(7.0, rel=0.1)
     assert float(sizes_of(quiet, at)[0]) == pytest.approx(12.0, rel=0.1)  # u'' times the half range squared
+
+
+def test_residuals_weigh_less_around_corners() -> None:
+    conditions = {"wall": ((((0, 0.0),),), "u = 0"), "start": ((((1, 0.0),),), "u = 1")}
+    made = system({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
+    made = replace(made, corners=(((0, 0.0), (1, 0.0)),))
+    at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
+
+    def shares(part: System) -> list[Tensor | None]:
+        rows = SystemRows(part, SMALL, Generator().manual_seed(0), None, growing=False)
+        return [block.shares for block in rows.blocks(at, None, 1.0)]
+
+    inside, *faces = shares(made)
+    assert inside is not None
+    assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
+    assert all(face is not None and float(face[0]) == 0 for face in faces)
+    assert shares(made.until(0.5, 1)) == [None, None, None]
 
 
 def test_gauss_points_integrate_polynomials() -> None:
