@@ -183,7 +183,7 @@ def test_residuals_weigh_less_around_corners() -> None:
     assert inside is not None
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
     assert all(face is not None and float(face[0]) == 0 for face in faces)
-    assert shares(made.until(0.5, 1)) == [None, None, None]
+    assert shares(made.until(0.5, 1.0)) == [None, None, None]
 
 
 def test_gauss_points_integrate_polynomials() -> None:
