@@ -26,9 +26,11 @@ class EquationPolicy:
     points_per_interval: int = 10  #: of that rule with grids, at most: it is then exact for squares of the residual
     #: Starts on the first grid: how many random networks take part in each round, and the steps that each then takes.
     rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
-    #: The same where functions of several variables at once are trained, which have more bad minima: the square's
-    #: [2,2,1] ended in one for two of five seeds with the rounds above, for none with these.
-    rounds_if_mixed: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
+    #: The same where functions of several variables at once are trained and a start has at most `small` numbers: such
+    #: networks have more bad minima. The square's [2,2,1] ended in one for two of five seeds with the rounds above and
+    #: for none with these, which made [2,10,1] worse.
+    rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
+    small: int = 100
     random_if_separated: int = 5  #: random networks beside the polynomials that a separated form can start from
     start_points: int = 400  #: collocation points of a start
     #: Bounds of the standard deviation of a start's coefficients, in units of the solution; drawn on a log scale.

@@ -39,9 +39,11 @@ class Starts:
         blocks = self.rows.blocks(
             self.inside.first(policy.start_points), None, policy.condition_weight, policy.data_weight
         )
+        begun = self._random()
         mixed = len(self.system.box) > 1 and not self.ansatz.form.separated
-        rounds = policy.rounds_if_mixed if mixed else policy.rounds
-        racing = [(0.0, self._random(), self.system.guesses()) for _ in range(rounds[0][0])]
+        rounds = policy.rounds_if_small if mixed and len(begun.get_unknowns()) <= policy.small else policy.rounds
+        fields = [begun, *(self._random() for _ in range(rounds[0][0] - 1))]
+        racing = [(0.0, each, self.system.guesses()) for each in fields]
         if self.ansatz.form.separated:
             racing = [
                 *racing[: policy.random_if_separated],

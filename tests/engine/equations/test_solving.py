@@ -30,7 +30,7 @@ from kanrun.errors import TrainingFailed
 from kanrun.formulas.equations import Vocabulary, parse_relation
 
 FEW = ((4, 6), (2, 10))
-SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_mixed=FEW, start_points=150)
+SMALL = EquationPolicy(points=300, face_points=20, fresh=400, rounds=FEW, rounds_if_small=FEW, start_points=150)
 PLAIN, SEPARATED = OutputForm(), OutputForm(1, 2, 2, separated=True)
 START, ENDS = (((0, 0.0),),), (((0, 0.0),), ((0, 1.0),))
 
