@@ -126,7 +126,7 @@ def _results(
         yield formula_checkpoint(problem, formula, result, seed)
         if not formula.splines:
             yield from equivalent_rows(problem, formula, options.policy.proving * options.policy.budget)
-            yield from constant_rows(problem, formula)
+            yield from constant_rows(problem, formula, result.relative)
     if result.approximation is not None:
         forms = problem.in_units(result.approximation).forms()
         yield Row("formulas", {"output": problem.output, "kind": "approximation", **forms})

@@ -138,7 +138,8 @@ def interpretation(
     data: SearchData, check: Check, options: Options, seed: int, source: SourceNetwork | None = None
 ) -> Iterator[SearchStage | Interpretation]:
     """Every `SearchStage` as it happens, then the `Interpretation`; from the network `source`, or else trained here."""
-    began, steps = time.monotonic(), []
+    began = time.monotonic()
+    steps: list[SearchStage] = []
     tried: dict[int, Tried] = {}  # by network: a longer look at one replaces what was found first
     if float(np.std(data.y)) <= 1e-14 * max(float(np.abs(data.y).max()), 1e-300):
         yield constant(data, check, source, began)
@@ -147,7 +148,11 @@ def interpretation(
     policy = options.policy
     budget = Budget((1 - 2 * policy.proving) * policy.budget)
     for event in limited(_events(problem, options, seed, source), policy.searching * policy.budget):
-        if isinstance(event, Tried):
+        if isinstance(event, SearchData):  # noise is relative, and all begins anew
+            problem = replace(problem, data=event)
+            tried.clear()
+            steps.clear()
+        elif isinstance(event, Tried):
             tried[id(event.network)] = event
         else:
             steps.append(event)
@@ -157,7 +162,7 @@ def interpretation(
 
 def _events(
     problem: SearchProblem, options: Options, seed: int, source: SourceNetwork | None
-) -> Iterator[SearchStage | Tried]:
+) -> Iterator[SearchStage | Tried | SearchData]:
     generator = np.random.default_rng(np.random.SeedSequence([seed, 5]))
     data = problem.data
     if source is not None:

@@ -91,6 +91,7 @@ class Interpretation:
     steps: tuple[SearchStage, ...] = field(default=(), repr=False)
     approximation: Formula | None = None
     decisions: tuple[Decision, ...] = ()
+    relative: bool = False  # noise was found to be in proportion to y, so that errors are those of its logarithm
 
     @property
     def stages(self) -> list[SearchStage]:

@@ -216,12 +216,12 @@ def equivalent_rows(problem: InterpretationProblem, formula: Formula, work: floa
 _MOST_OTHERS = 3
 
 
-def constant_rows(problem: InterpretationProblem, formula: Formula) -> Iterator[Row]:
+def constant_rows(problem: InterpretationProblem, formula: Formula, relative: bool) -> Iterator[Row]:
     """Every number of a formula that is no whole one with its 95 % interval, by the points it was fitted to; `formula`
     is in the user's units."""
     x, y = problem.input_scaling.invert(problem.samples.x), problem.samples.y
     y = y * problem.unit + float(problem.output_scaling.shift[problem.index])
-    for each in confidence_intervals(formula.expression, formula.names, x, y):
+    for each in confidence_intervals(formula.expression, formula.names, x, y, relative=relative):
         yield Row("constants", {"output": problem.output, **vars(each)})
 
 

@@ -7,6 +7,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 import sympy
@@ -83,7 +84,10 @@ def verdict(
         return
     more: list[SearchStage] = []
     outcome = None
-    reference = min(best, choice.network_error)
+    measures = [step for step in steps if step.stage in _NUMERIC]
+    measures = [step for step in measures if not data.interpolated_by(step.graph.parameters.size)]
+    few = not measures and any(step.stage in _NUMERIC for step in steps)
+    reference = inf if few else min([choice.network_error, *(step.error for step in measures)])
     for event in _finishing(choice, tried, problem, conditions, reference):
         if isinstance(event, SearchStage):
             more.append(event)
@@ -106,7 +110,7 @@ def verdict(
     kind, sentence = _judged(outcome, formula_error, certificate, data, reference, problem.policy.exact)
     yield Interpretation(
         kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
-        choice, (*steps, *more), outcome.approximation, outcome.decisions,
+        choice, (*steps, *more), outcome.approximation, outcome.decisions, data.relative,
     )  # fmt: skip
 
 
@@ -121,9 +125,7 @@ def _finishing(
     choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions, reference: float
 ) -> Iterator[SearchStage | _Outcome]:
     """Rounds the formula if it is as good as the network, else snaps what edges can be."""
-    allowed = max((1 + conditions.slack) * reference, problem.policy.exact)
-    if _interpolates(choice, problem.data):
-        allowed = 1.0
+    allowed = min(max((1 + conditions.slack) * reference, problem.policy.exact), 1.0)
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
@@ -196,16 +198,12 @@ def _judged(
         count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
     error = data.error(outcome.formula)
-    if _interpolates(choice, data):
+    if reference == inf:
         return "formula", f"the shortest description of so few points; it leaves {error:.2g} of their spread"
     said = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
     said = said if error > exact else f"its relative error on held-out points is {error:.1g}"
+    said += ", of the logarithm, as noise is in proportion to y" if data.relative else ""
     return "formula", f"the formula is as good as the network ({said}){poor}"
-
-
-def _interpolates(choice: Tried, data: SearchData) -> bool:
-    """Whether there are hardly more points than the network has parameters, so that its error is no measure."""
-    return data.count <= choice.network.parameters.size + 1
 
 
 def _explained(data: SearchData, choice: Tried) -> float:

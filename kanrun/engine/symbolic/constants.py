@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length
 from kanrun.engine.symbolic.edges import CONSTANTS, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.search_problem import RoundingPolicy
 from kanrun.formulas import to_numpy, variable
 
@@ -85,12 +85,12 @@ def round_constants(
     changes: list[tuple[int, str, float, str]] = []
     refused: set[tuple[int, str, sympy.Expr]] = set()
     while True:
-        errors = _standard_errors(graph, data.x, data.y)
+        errors = _standard_errors(graph, data)
         proposal = _negligible(graph, errors, refused, data.x) or _nearest(graph, errors, refused, policy)
         if proposal is None:
             return RoundedGraph(graph, tuple(changes))
         index, name, number = proposal
-        trial = refit(_fixed(graph, index, name, number), data.x, data.y, RefitSettings(steps=20)).graph
+        trial = refit_to(_fixed(graph, index, name, number), data, RefitSettings(steps=20))
         noisy = data.overall_error(graph) > EXACT
         if data.error(trial) <= allowed or (
             noisy and description_length(trial, data) <= description_length(graph, data)
@@ -131,6 +131,8 @@ def _negligible(
     return None
 
 
+#: Exponents beyond which exp(d) is no number that one writes.
+_FAR = 200.0
 #: Share of the largest value of a function beside which a shift is nothing.
 _NEGLIGIBLE = 1e-9
 
@@ -147,7 +149,11 @@ def _nearest(
     for (index, name), error in errors.items():
         value = _constant(graph, index, name)
         window = max(3 * error, policy.known * max(abs(value), 1e-3))
-        number = nice(value, window, policy)
+        if name == "d" and _is_exponent(graph, index):  # of exp(u + d) the factor exp(d) is what one writes
+            factor = nice(math.exp(value), window * math.exp(value), policy)
+            number = sympy.log(factor) if factor is not None and factor > 0 else None
+        else:
+            number = nice(value, window, policy)
         if number is None and name == "b" and _is_wave(graph, index):
             number = nice_phase(value, window, policy)
         if number is None or (index, name, number) in refused:
@@ -158,6 +164,19 @@ def _nearest(
         if best is None or distance < best[0]:
             best = float(distance), index, name, number
     return best[1:] if best else None
+
+
+def _is_exponent(graph: Graph, index: int) -> bool:
+    """Whether the edge's sum goes into exp(u) alone."""
+    node = graph.edges[index].target
+    after = [each for i in graph.out_of(node) if isinstance(each := graph.edges[i].function, Symbolic)]
+    exp = len(after) == len(graph.out_of(node)) == 1 and after[0].candidate.name == "exp"
+    return (
+        exp
+        and graph.operation(node) == "sum"
+        and after[0].constants[0] == 1.0
+        and abs(_constant(graph, index, "d")) < _FAR
+    )
 
 
 def _is_wave(graph: Graph, index: int) -> bool:
@@ -174,11 +193,14 @@ def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Exp
     return None
 
 
-def _standard_errors(graph: Graph, x: Array, y: Array) -> dict[tuple[int, str], float]:
+def _standard_errors(graph: Graph, data: SearchData) -> dict[tuple[int, str], float]:
     """Standard error of every free constant of a symbolic edge, from the residuals and the Jacobian."""
     with np.errstate(all="ignore"):
-        value, jacobian = graph.linearise(x)
-    scale = np.sqrt(np.mean((value - y) ** 2))
+        value, jacobian = graph.linearise(data.x)
+        rest = value - data.y
+        if data.relative:
+            rest, jacobian = rest / value, jacobian / value[:, None]
+    scale = np.sqrt(np.mean(rest**2))
     names = [
         (i, name)
         for i, edge in enumerate(graph.edges)
@@ -209,10 +231,17 @@ class ConstantInterval:
 
 
 def confidence_intervals(
-    expression: sympy.Expr, names: Sequence[str], x: Array, y: Array, confidence: float = 0.95
+    expression: sympy.Expr,
+    names: Sequence[str],
+    x: Array,
+    y: Array,
+    confidence: float = 0.95,
+    *,
+    relative: bool = False,
 ) -> list[ConstantInterval]:
     """Intervals of all fractions and decimal numbers of a formula at once, from the residuals at x (N, inputs), y (N,)
-    and the Gauss-Newton matrix; no interval where there are fewer points than numbers."""
+    and the Gauss-Newton matrix, both in proportion to y where noise is `relative`; no interval where there are fewer
+    points than numbers."""
     numbers = sorted((each for each in expression.atoms(sympy.Rational, sympy.Float) if not each.is_Integer), key=str)
     unknowns = [variable(f"constant{i}") for i in range(len(numbers))]
     if not numbers or y.size <= len(numbers):
@@ -224,6 +253,8 @@ def confidence_intervals(
         rest = to_numpy(open_form, arguments)(rows) - y
         columns = [to_numpy(sympy.diff(open_form, each), arguments)(rows) for each in unknowns]
     jacobian = np.stack(columns, axis=1)
+    if relative:
+        rest, jacobian = rest / y, jacobian / y[:, None]
     if not (np.isfinite(jacobian).all() and np.isfinite(rest).all()):
         return []
     freedom = y.size - len(numbers)

@@ -9,7 +9,7 @@ must pay for itself; on exact data N log(error) dominates, down to EXACT, below 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -22,17 +22,38 @@ from kanrun.engine.symbolic.graph import Graph
 
 @dataclass(frozen=True)
 class SearchData:
-    """x (N, inputs), y (N,) for fitting; `validation_x`, `validation_y` for choosing."""
+    """x (N, inputs), y (N,) for fitting; `validation_x`, `validation_y` for choosing. Where noise is `relative`, errors
+    are those of log |y|, of which y of one sign is a function."""
 
     x: Array
     y: Array
     validation_x: Array
     validation_y: Array
+    relative: bool = False
 
     @cached_property
     def spread(self) -> float:
-        """The standard deviation of y: errors are small or large relative to it."""
-        return max(float(np.std(self.y)), 1e-300)
+        """The standard deviation of y, or of log |y|: errors are small or large relative to it."""
+        return max(float(np.std(np.log(np.abs(self.y)) if self.relative else self.y)), 1e-300)
+
+    def residuals(self, model: Callable[[Array], Array], x: Array, y: Array) -> Array:
+        """Of a model at x (N, inputs), y (N,); nan where a logarithm is none."""
+        with np.errstate(all="ignore"):
+            values = model(x)
+            return np.log(values / y) if self.relative else values - y
+
+    @cached_property
+    def together(self) -> SearchData:
+        """All points, for fitting and for choosing."""
+        if np.array_equal(self.x, self.validation_x):
+            return self
+        x, y = np.concatenate([self.x, self.validation_x]), np.concatenate([self.y, self.validation_y])
+        return SearchData(x, y, x, y, self.relative)
+
+    @cached_property
+    def logarithms(self) -> SearchData:
+        """The same points with log |y|."""
+        return replace(self, y=np.log(np.abs(self.y)), validation_y=np.log(np.abs(self.validation_y)), relative=False)
 
     @cached_property
     def nothing(self) -> float:
@@ -51,28 +72,29 @@ class SearchData:
         that do."""
         return _POINTS_A_CONSTANT * constants + _POINTS <= self.count
 
+    def interpolated_by(self, parameters: int) -> bool:
+        """Whether there are hardly more points than a model has parameters, so that its error is no measure."""
+        return self.count <= parameters + 1
+
     def overall_error(self, model: Callable[[Array], Array]) -> float:
         """The same as `error` over all points, those that constants were fitted to among them."""
-        with np.errstate(all="ignore"):
-            residuals = [model(self.x) - self.y, model(self.validation_x) - self.validation_y]
-            error = float(np.sqrt(np.mean(np.concatenate(residuals) ** 2))) / self.spread
-        return error if np.isfinite(error) else float("inf")
+        return self._size(self.residuals(model, self.together.x, self.together.y))
 
     def error(self, model: Callable[[Array], Array]) -> float:
         """Root mean square error on the validation data relative to the spread; inf where the model is not finite."""
+        return self._size(self.residuals(model, self.validation_x, self.validation_y))
+
+    def _size(self, rest: Array) -> float:
         with np.errstate(all="ignore"):
-            error = float(np.sqrt(np.mean((model(self.validation_x) - self.validation_y) ** 2))) / self.spread
+            error = float(np.sqrt(np.mean(rest**2))) / self.spread
         return error if np.isfinite(error) else float("inf")
 
     def only_noise(self, model: Callable[[Array], Array]) -> bool:
         """Whether the residuals of a model have nothing of the inputs in them: neighbours in any input, and nearest
         neighbours, are not alike beyond `_LIKE` standard errors, and no cubic polynomial predicts those held out."""
-        x, held = (
-            np.concatenate([self.x, self.validation_x]),
-            np.arange(self.y.size, self.y.size + self.validation_y.size),
-        )
-        with np.errstate(all="ignore"):
-            rest = model(x) - np.concatenate([self.y, self.validation_y])
+        x = np.concatenate([self.x, self.validation_x])
+        held = np.arange(self.y.size, self.y.size + self.validation_y.size)
+        rest = self.residuals(model, x, np.concatenate([self.y, self.validation_y]))
         size = float(np.std(rest))
         if not 0 < size < np.inf:
             return False

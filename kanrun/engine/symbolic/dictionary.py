@@ -229,6 +229,19 @@ def dictionary(t: Array, candidates: Sequence[Candidate], *, generic: int = 90) 
     return Dictionary(stacked, np.array(sizes), tuple(families), tuple(makers))
 
 
+def waves(t: Array, candidates: Sequence[Candidate]) -> Dictionary:
+    """Sines of so many periods over the range of the arguments t (N,) as the points can show, at two phases."""
+    if not {"sin", "cos"} & {candidate.name for candidate in candidates}:
+        return dictionary(t, candidates).chosen([])
+    sine, turns = TABLE["sin"], np.arange(1, t.size // 2 + 1) * np.pi / np.ptp(t)
+    grid = [(a, b - a * float(t[0])) for a in turns.tolist() for b in (0.0, _TURN)]
+    values = np.stack([np.sin(a * t + b) for a, b in grid])
+    count_work(COSTS.grid_value * values.size)
+    makers = tuple(partial(_called, sine, a, b, sine.free.replace("d", "")) for a, b in grid)
+    sizes = np.full(len(grid), sine.complexity) + 0.3 * np.log2(1.0 + np.arange(len(grid)))
+    return Dictionary(values, sizes, ("sin",) * len(grid), makers)
+
+
 #: Complexity of a power with any exponent, and the exponents in the dictionary, from which others are near.
 _POWER_SIZE, _EXPONENTS = 3.5, np.arange(-49, 50) / 10
 

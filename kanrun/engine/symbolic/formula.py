@@ -20,7 +20,7 @@ from kanrun.engine.symbolic.edges import CONSTANTS, Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.pruning import drop_terms
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import quotients_out_of_powers, round_numbers, simplified, size, written
 from kanrun.engine.symbolic.trees import expanded
@@ -147,7 +147,7 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
     allowed = math.inf
     with contextlib.suppress(WorkSpent):
         graph = graph if graph.numeric_edges() else drop_terms(graph, data)
-        graph = refit(graph, data.x, data.y, RefitSettings(steps=100, gain=1e-6, damping=1e-10)).graph
+        graph = refit_to(graph, data, RefitSettings(steps=100, gain=1e-6, damping=1e-10))
         allowed = max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT)
         rounded = round_constants(graph, data, allowed, policy.rounding)
         graph, changes = rounded.graph, rounded.changes

@@ -12,7 +12,7 @@ from kanrun.engine.symbolic.description_length import SearchData, description_le
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
 from kanrun.engine.symbolic.invariances import canonical, moved_into_product, scale_edge, shift_edge
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.search_problem import PruningPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
 
@@ -177,5 +177,5 @@ def _simpler(graph: Graph, data: SearchData) -> list[Graph]:
             simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
         for other in simpler:
             trial = canonical(graph.with_function(i, other))
-            trials.append(refit(trial, data.x, data.y, RefitSettings(steps=40, gain=1e-2)).graph)
+            trials.append(refit_to(trial, data, RefitSettings(steps=40, gain=1e-2)))
     return trials

@@ -6,7 +6,7 @@ Loss = mean squared residual + penalty * var(y) * sum over splines of G^(2m - 1)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from kanrun.engine.least_squares import DenseRows, Linearisation, LMPolicy, Problem, Stopping, minimise
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.formulas import to_numpy, variable
@@ -43,6 +44,7 @@ class RefitSettings:
     penalty: float = 0.0
     damping: float = 1e-2
     rows: Array | None = None
+    weights: Array | None = None  # (N,) of the residuals
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class GraphFitting(Problem):
     """The fit of a graph's parameters; a vector of unknowns and its numpy array share their memory."""
 
     def __init__(self, graph: Graph, x: Array, y: Array, settings: RefitSettings) -> None:
-        self.graph, self.x, self.y, self._factor = graph, x, y, y.size**-0.5
+        self.graph, self.x, self.y = graph, x, y
+        self._factor = y.size**-0.5 * (np.ones_like(y) if settings.weights is None else settings.weights)
         self.unknowns = torch.from_numpy(graph.parameters)
         rows = [settings.rows] if settings.rows is not None else []
         if settings.penalty > 0:
@@ -78,7 +81,7 @@ class GraphFitting(Problem):
         count_work(COSTS.linearised(len(self.graph.edges), len(unknowns), self.y.size))
         value, jacobian = self.at(unknowns).linearise(self.x)
         residual = np.concatenate([(value - self.y) * self._factor, self._rows @ unknowns.numpy()])
-        rows = np.concatenate([jacobian * self._factor, self._rows])
+        rows = np.concatenate([jacobian * self._factor[:, None], self._rows])
         return Linearisation.of(DenseRows(torch.from_numpy(rows)), torch.from_numpy(residual))
 
 
@@ -146,8 +149,17 @@ def refit(graph: Graph, x: Array, y: Array, settings: RefitSettings = RefitSetti
             graph = problem.at(state.unknowns) if state.tried else graph
         else:
             count_work(COSTS.tried(len(graph.edges), 0))
-        rmse = float(np.sqrt(np.mean((graph(x) - y) ** 2)))
+        rest = graph(x) - y
+        rmse = float(np.sqrt(np.mean((rest if settings.weights is None else settings.weights * rest) ** 2)))
     return Fitted(graph, rmse if np.isfinite(rmse) else np.inf, steps)
+
+
+def refit_to(graph: Graph, data: SearchData, settings: RefitSettings) -> Graph:
+    """`graph` fitted to the points of a search; where noise is relative, residuals are relative to its values."""
+    if data.relative:
+        with np.errstate(all="ignore"):
+            settings = replace(settings, weights=1 / np.abs(graph(data.x)))
+    return refit(graph, data.x, data.y, settings).graph
 
 
 def _roughness(graph: Graph, weight: float) -> Array:

@@ -10,45 +10,72 @@ from functools import partial
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
-from kanrun.engine.symbolic.description_length import length_of
+from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.separability import module_templates
+from kanrun.engine.symbolic.smooth_fit import relative_noise
 from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
-from kanrun.engine.symbolic.structure import in_all_inputs, simple_laws, structure, structured_formulas
+from kanrun.engine.symbolic.structure import (
+    in_all_inputs,
+    of_logarithm,
+    rebuilt,
+    regressions,
+    simple_laws,
+    structure,
+    structured_formulas,
+)
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
 Training = Callable[[], TrainedGraph]
 
 
-def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried]:
+def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried | SearchData]:
     """A `SearchStage` of every structure as it happens, and a `Tried` for each structure worth it, a second one after a
-    longer look. Stops at an exact formula, where only noise is left, or when the budget is spent."""
+    longer look; where noise turns out to be relative, the data with that said, from which all begins anew. Stops at an
+    exact formula, where only noise is left, or when the budget is spent."""
     groups = Reduction.none(problem.data.x.shape[1])
     if problem.dimensions is not None and problem.dimensions.any():
         groups = dimensionless(problem.data, problem.dimensions)
     if groups.changes and not groups.variables:
         yield from structured_formulas(problem, groups)
-    elif groups.changes:
-        inner = SearchProblem(groups.data(problem.data), problem.candidates, problem.policy)
-        yield from (in_all_inputs(event, groups, problem) for event in search(inner, generator))
-    else:
-        yield from _in_inputs(problem, generator)
+        return
+    inner = SearchProblem(groups.data(problem.data), problem.candidates, problem.policy)
+    for event in _in_inputs(inner, generator):
+        if isinstance(event, SearchData):
+            problem = replace(problem, data=replace(problem.data, relative=True))
+            yield problem.data
+        else:
+            yield in_all_inputs(event, groups, problem)
 
 
-def _in_inputs(problem: SearchProblem, generator: np.random.Generator) -> Iterator[SearchStage | Tried]:
-    """What the points show by themselves, then networks."""
+def _in_inputs(
+    problem: SearchProblem, generator: np.random.Generator, logarithmic: bool = False
+) -> Iterator[SearchStage | Tried | SearchData]:
+    """What the points show by themselves, then networks; where noise is relative, the same of log |y|."""
     run = _Search(problem, generator)
     inputs = list(range(problem.data.x.shape[1]))
     if len(inputs) <= problem.policy.plain:
         yield from run.attempt(first_shapes(inputs)[:2])
+    noisy = len(inputs) == 1 and not run.is_exact() and run.is_rough()
+    if noisy:
+        yield from run.recorded(regressions(problem))
     if len(inputs) == 1:
         yield from run.deepen()
     if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
-    if not run.over():
+    if not (run.is_exact() or logarithmic) and relative_noise(problem.data, problem.policy.symmetry):
+        relative = replace(problem.data, relative=True)
+        yield relative
+        yield from (rebuilt(tried, lambda graph: graph, relative) for tried in run.tried)
+        logarithms = SearchProblem(problem.data.logarithms, problem.candidates, problem.policy)
+        for event in _in_inputs(logarithms, generator, logarithmic=True):
+            assert not isinstance(event, SearchData), "noise is found to be relative once"
+            yield of_logarithm(event, relative)
+        return
+    if not (noisy or run.over()):
         reduction = structure(problem)
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables:
@@ -92,12 +119,21 @@ class _Search:
         """Whether a formula gives all points to rounding."""
         return any(each.is_exact(self.problem) for each in self.tried)
 
+    def is_rough(self) -> bool:
+        """Whether no network is as accurate as those of exact data are, or they merely interpolate."""
+        return self.reached() > self.policy.selection.smooth
+
+    def reached(self) -> float:
+        """The error of the best network that has fewer parameters than there are points."""
+        errors = [each.error for _, each in self.trained if not self.data.interpolated_by(each.graph.parameters.size)]
+        return min([self.unstructured, *errors])
+
     def over(self) -> bool:
         """Whether a formula is exact, or as good as any network with only noise left, or the budget is spent."""
         if self.is_exact() or self.budget.over:
             return True
-        best = min([self.unstructured, *(trained.error for _, trained in self.trained)])
-        good = [each for each in self.tried if each.formula_error <= 1.05 * best]
+        reached = self.reached()
+        good = [each for each in self.tried if each.formula_error <= 1.05 * reached < np.inf]
         return any(
             each.formula is not None and each.formula_error > self.policy.selection.smooth
             and self.data.only_noise(each.formula) for each in good
@@ -150,6 +186,8 @@ class _Search:
         for index in sorted(range(self.deep, len(self.tried)), key=lambda i: _promise(self.tried[i])):
             if self.over() or self.further <= 0:
                 break
+            if self.data.interpolated_by(self.tried[index].network.parameters.size):
+                continue  # what it does between the points says nothing
             allowance = min(self.policy.selection.budget, self.further)
             if self.data.x.shape[1] == 1:
                 allowance = 0.8 * self.budget.left  # one function is all there is to look at

@@ -167,7 +167,8 @@ class SymmetryPolicy:
     a rest is constant to `constant`. Of at most `single` products and sums, y is a function of one alone if from
     one point to the next it changes by less than a share `smooth` of what it does in no order, and lines between
     neighbours leave less than a share `rough` of that. Exponents of a power law are rounded within `deviations`
-    standard errors.
+    standard errors. Noise is relative if y varies by a factor of more than `sizes`, a fit of its logarithm finds noise
+    above `noisy` and leaves at most `mostly` times that, and its likelihood is `surely` nats better.
     """
 
     tuned: int = 250
@@ -192,6 +193,10 @@ class SymmetryPolicy:
     smooth: float = 0.2
     rough: float = 0.2
     deviations: float = 2.5
+    sizes: float = 10.0
+    noisy: float = 5e-4
+    mostly: float = 1.5
+    surely: float = 3.0
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ class SmoothFit:
     gradient: Callable[[Array], Array]
     error: float
     logarithmic: bool
+    predicted: Array | None = None  # g at the validation points
+    noise: float = 0.0  # of what was fitted, as the likelihood has it
 
 
 def smooth_fit(data: SearchData, policy: SymmetryPolicy) -> SmoothFit:
@@ -91,7 +93,26 @@ def _fit(data: SearchData, policy: SymmetryPolicy, of_inputs: bool, of_output: b
 
     predicted = process.predict((inner(data.validation_x) - middle) / size)
     error = float(np.sqrt(np.mean((predicted - (outer(data.validation_y) - mean) / spread) ** 2)))
-    return SmoothFit(gradient, error if np.isfinite(error) else np.inf, of_output)
+    noise = float(process.kernel_.k2.noise_level) ** 0.5 * spread
+    return SmoothFit(gradient, error if np.isfinite(error) else np.inf, of_output, predicted * spread + mean, noise)
+
+
+def relative_noise(data: SearchData, policy: SymmetryPolicy) -> bool:
+    """Whether noise is in proportion to y: of one sign and several sizes, and what a smooth fit of log |y| leaves is
+    more likely as noise of the logarithm than as noise of y, by more than chance."""
+    size = np.abs(np.concatenate([data.y, data.validation_y]))
+    signs = np.sign(np.concatenate([data.y, data.validation_y]))
+    if signs.all() and (signs == signs[0]).all() and size.max() > policy.sizes * size.min():
+        fit = _fit(data, policy, bool((data.x > 0).all() and (data.validation_x > 0).all()), True)
+        if fit.predicted is None:
+            return False
+        held = np.abs(data.validation_y)
+        logarithmic = float(np.sqrt(np.mean((np.log(held) - fit.predicted) ** 2)))
+        additive = float(np.sqrt(np.mean((held - np.exp(fit.predicted)) ** 2)))
+        gain = held.size * np.log(additive / logarithmic) - float(np.log(held).sum())
+        met = fit.noise > policy.noisy and logarithmic < policy.mostly * fit.noise
+        return bool(met and gain > policy.surely)
+    return False
 
 
 def _optimizer(steps: int, units: float) -> Callable[..., tuple[Array, float]]:

@@ -14,14 +14,17 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edge_matching import match_edge
+from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.rational_functions import rational_function
-from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.refit import RefitSettings, refit_to
+from kanrun.engine.symbolic.regression import regression_formulas
 from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import Selected
@@ -53,6 +56,15 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
             yield from matched(tried, began)
             if tried.is_exact(problem):
                 return
+
+
+def regressions(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+    """Of points with noise in one variable, the formulas of shortest description."""
+    began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
+    found = regression_formulas(data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy)
+    tried = [_tried_graph("regression", graph, problem) for graph in found]
+    for each in sorted((each for each in tried if each is not None), key=lambda each: each.selected.length)[:2]:
+        yield from matched(each, began)
 
 
 def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[SearchStage | Tried]:
@@ -120,12 +132,15 @@ def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.E
 
 def _tried(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:
     """The expression as a graph with its constants refitted; None where it is none."""
-    data = problem.data
     try:
-        graph = graph_of_expression(expression, data.x.shape[1])
+        return _tried_graph(name, graph_of_expression(expression, problem.data.x.shape[1]), problem)
     except KanrunError:
         return None
-    fitted = refit(graph, data.x, data.y, RefitSettings(steps=30, damping=1e-6)).graph
+
+
+def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> Tried | None:
+    data = problem.data
+    fitted = refit_to(graph, data, RefitSettings(steps=30, damping=1e-6))
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None
@@ -135,11 +150,27 @@ def _tried(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried |
 
 def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: SearchProblem) -> SearchStage | Tried:
     """What was found in the fewer variables, as graphs of all inputs."""
-    data, inputs = problem.data, problem.data.x.shape[1]
+    inputs = problem.data.x.shape[1]
+    if not reduction.changes:
+        return event
+    return rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
+
+
+def of_logarithm(event: SearchStage | Tried, data: SearchData) -> SearchStage | Tried:
+    """What was found for log |y|, as graphs of y."""
+    function = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
 
     def whole(graph: Graph) -> Graph:
-        return composed(reduction.variables, reduction.factor, graph, inputs)
+        marks: list[int] = [graph.mark(node) for node in range(graph.inputs, graph.output + 1)]
+        output = Edge(graph.output, graph.output + 1, function)
+        marks.append(max([*marks, graph.output]) + 1)
+        return Graph(graph.inputs, (*graph.operations, "sum"), (*graph.edges, output), tuple(marks))
 
+    return rebuilt(event, whole, data)
+
+
+def rebuilt(event: SearchStage | Tried, whole: Callable[[Graph], Graph], data: SearchData) -> SearchStage | Tried:
+    """What happened, with every graph made a graph of `data` and measured by these."""
     if isinstance(event, SearchStage):
         stage = whole(event.graph)
         return replace(event, graph=stage, error=data.error(stage))

@@ -50,7 +50,7 @@ def match_formulas(
     t, values = t[order], values[order]
     if t[0] == t[-1] or np.var(values) == 0.0:
         return []
-    search = _Search(t, values, candidates, accuracy, policy)
+    search = UnivariateSearch(t, values, candidates, accuracy, policy)
     with np.errstate(all="ignore"):
         for usual in search.phases(budget):
             # values that are not exact are near to many formulas: the usual ones are all compared
@@ -60,14 +60,16 @@ def match_formulas(
 
 
 @dataclass(frozen=True)
-class _Target:
+class Target:
     """g(y), the function that undoes g, and its sign."""
 
     values: Array
     inverse: Symbolic | None
 
 
-class _Search:
+class UnivariateSearch:
+    """What was found so far for values y (N,) at arguments t (N,) in order, and what adds to that."""
+
     def __init__(
         self, t: Array, y: Array, candidates: Sequence[Candidate], accuracy: float, policy: UnivariatePolicy
     ) -> None:
@@ -83,7 +85,10 @@ class _Search:
         return any(match.loss <= self.goal**2 for match in self.found)
 
     def best(self) -> list[EdgeMatch]:
-        return sorted(self.found, key=lambda match: match.score)[: self.policy.returned]
+        return self.ranked(self.found)[: self.policy.returned]
+
+    def ranked(self, found: list[EdgeMatch]) -> list[EdgeMatch]:
+        return sorted(found, key=lambda match: match.score)
 
     # --- what is tried
 
@@ -100,7 +105,7 @@ class _Search:
         nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
         simple = nice.chosen(range(min(policy.simple, len(nice.families))))
         wide = nice + products(simple, simplest).simplest(policy.products)
-        plain, others = _Target(self.y, None), self.targets()
+        plain, others = Target(self.y, None), self.targets()
         self.singles(plain, wide)
         yield True
         self.pairs(plain, nice, None, 4)
@@ -138,7 +143,7 @@ class _Search:
             self.pairs(plain, simple, None, 1, simple.chosen([index]))
             yield False
 
-    def singles(self, target: _Target, entries: Dictionary, weights: Dictionary | None = None) -> None:
+    def singles(self, target: Target, entries: Dictionary, weights: Dictionary | None = None) -> None:
         """w (c_0 + c_1 f) for the entries f nearest to the target, w one of the weights or 1."""
         ones = np.ones((1, self.t.size))
         ranked: list[tuple[float, float, int, int]] = []
@@ -159,13 +164,13 @@ class _Search:
             weight = None if weights is None else (weights, number)
             self.try_sum([entries.tree(index, float(slope))], float(constant), weight, target.inverse)
 
-    def targets(self) -> list[_Target]:
+    def targets(self) -> list[Target]:
         """Functions of y, each with what undoes it."""
         y, found = self.y, []
 
         def add(values: Array, name: str, a: float = 1.0, c: float = 1.0, b: float = 0.0) -> None:
             if name in self.names and np.isfinite(values).all() and np.ptp(values) > 0:
-                found.append(_Target(values, Symbolic(TABLE[name], (a, b, c, 0.0), "")))
+                found.append(Target(values, Symbolic(TABLE[name], (a, b, c, 0.0), "")))
 
         sign = 1.0 if (y > 0).all() else -1.0 if (y < 0).all() else 0.0
         if sign:
@@ -216,13 +221,9 @@ class _Search:
                         return
 
     def pairs(
-        self,
-        target: _Target,
-        entries: Dictionary,
-        weight: tuple[Dictionary, int] | None,
-        polished: int,
+        self, target: Target, entries: Dictionary, weight: tuple[Dictionary, int] | None, polished: int,
         beside: Dictionary | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w a factor or 1, with those `beside`
         them in the sum."""
         w = weight[0].values[weight[1]] if weight else np.ones_like(self.t)
@@ -250,7 +251,7 @@ class _Search:
             if self.exact():
                 return
 
-    def sums_with_factor(self, target: _Target, entries: Dictionary) -> None:
+    def sums_with_factor(self, target: Target, entries: Dictionary) -> None:
         """Every entry times a short polynomial, in t or in waves of t."""
         t = self.t
         families = [[call(power(k)) for k in (1, 2, 3)]]
@@ -289,7 +290,7 @@ class _Search:
                 yield
             if not grown:
                 return
-            beam = sorted(grown, key=lambda match: match.score)[: self.policy.width]
+            beam = self.ranked(grown)[: self.policy.width]
 
     def with_term(self, match: EdgeMatch, entries: Dictionary) -> list[EdgeMatch]:
         function = match.function
@@ -371,12 +372,8 @@ class _Search:
         except (FloatingPointError, ZeroDivisionError):
             return None
         floor = 0.1 * self.goal * self.spread
-        fitted = refit(
-            simple,
-            self.t[:, None],
-            self.y,
-            RefitSettings(steps=self.policy.steps, floor=floor, damping=1e-6, patience=4),
-        )
+        settings = RefitSettings(steps=self.policy.steps, floor=floor, damping=1e-6, patience=4)
+        fitted = refit(simple, self.t[:, None], self.y, settings)
         loss = (fitted.rmse / self.spread) ** 2
         if not np.isfinite(loss) or not sound(fitted.graph, self.t):
             return None
