@@ -187,7 +187,7 @@ def _judged(
             known = " and agrees with the truth" if certificate.recovered == "yes" else ""
             return "exact", f"the formula gives all points {close}{known}"
     poor = f"; the network itself explains {_explained(data, choice):.3g} of the variance"
-    poor = poor if choice.network_error > _POOR else ""
+    poor = poor if _POOR < choice.network_error < inf else ""
     away = ""
     if outcome.approximation is not None:
         ratio = formula_error / max(reference, 1e-300)

@@ -66,21 +66,24 @@ def _in_inputs(
         yield from run.deepen()
     if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
-    if not (run.is_exact() or logarithmic) and relative_noise(problem.data, problem.policy.symmetry):
-        relative = replace(problem.data, relative=True)
-        yield relative
-        yield from (rebuilt(tried, lambda graph: graph, relative) for tried in run.tried)
-        logarithms = SearchProblem(problem.data.logarithms, problem.candidates, problem.policy)
-        for event in _in_inputs(logarithms, generator, logarithmic=True):
-            assert not isinstance(event, SearchData), "noise is found to be relative once"
-            yield of_logarithm(event, relative)
-        return
+    relative = not (run.is_exact() or logarithmic) and relative_noise(problem.data, problem.policy.symmetry)
+    if relative:
+        run = _Search(replace(problem, data=replace(problem.data, relative=True)), generator, run.tried)
+        problem = run.problem
+        yield problem.data
+        yield from run.tried
+        yield from run.recorded(simple_laws(problem))
     if not (noisy or run.over()):
         reduction = structure(problem)
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables:
             yield from run.in_groups(reduction)
-    if not run.over():
+    if relative:
+        logarithms = SearchProblem(problem.data.logarithms, problem.candidates, problem.policy)
+        for event in _in_inputs(logarithms, generator, logarithmic=True):
+            assert not isinstance(event, SearchData), "noise is found to be relative once"
+            yield of_logarithm(event, problem.data)
+    elif not run.over():
         yield from _by_networks(run, inputs, 2 if len(inputs) <= problem.policy.plain else 0)
 
 
@@ -105,12 +108,12 @@ def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[
 class _Search:
     """What has been tried so far, and what is worth trying still."""
 
-    def __init__(self, problem: SearchProblem, generator: np.random.Generator) -> None:
+    def __init__(self, problem: SearchProblem, generator: np.random.Generator, tried: Sequence[Tried] = ()) -> None:
         self.problem, self.generator = problem, generator
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.searching * problem.policy.budget)
         self.further = problem.policy.further  # work left for longer looks
-        self.tried: list[Tried] = []
+        self.tried = [rebuilt(each, lambda graph: graph, self.data) for each in tried]
         self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, TrainedGraph]] = []
         self.unstructured = np.inf  # the error of a wide network, once it is trained

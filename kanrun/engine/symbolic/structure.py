@@ -153,7 +153,7 @@ def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: Sea
     inputs = problem.data.x.shape[1]
     if not reduction.changes:
         return event
-    return rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
+    return _rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
 
 
 def of_logarithm(event: SearchStage | Tried, data: SearchData) -> SearchStage | Tried:
@@ -166,14 +166,19 @@ def of_logarithm(event: SearchStage | Tried, data: SearchData) -> SearchStage | 
         marks.append(max([*marks, graph.output]) + 1)
         return Graph(graph.inputs, (*graph.operations, "sum"), (*graph.edges, output), tuple(marks))
 
-    return rebuilt(event, whole, data)
+    return _rebuilt(event, whole, data)
 
 
-def rebuilt(event: SearchStage | Tried, whole: Callable[[Graph], Graph], data: SearchData) -> SearchStage | Tried:
-    """What happened, with every graph made a graph of `data` and measured by these."""
-    if isinstance(event, SearchStage):
-        stage = whole(event.graph)
-        return replace(event, graph=stage, error=data.error(stage))
+def _rebuilt(event: SearchStage | Tried, whole: Callable[[Graph], Graph], data: SearchData) -> SearchStage | Tried:
+    """What happened, with every graph made a graph of `data`."""
+    if isinstance(event, Tried):
+        return rebuilt(event, whole, data)
+    stage = whole(event.graph)
+    return replace(event, graph=stage, error=data.error(stage))
+
+
+def rebuilt(event: Tried, whole: Callable[[Graph], Graph], data: SearchData) -> Tried:
+    """What was tried, with every graph made a graph of `data` and measured by these."""
     chosen = event.selected
     network, graph = whole(chosen.network), whole(chosen.graph) if chosen.graph is not None else None
     place = {id(edge.function): i for i, edge in enumerate(network.edges)}
