@@ -14,7 +14,7 @@ from kanrun.engine.symbolic.edge_matching import EdgeMatch
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Subgraph
-from kanrun.engine.symbolic.univariate import Target, UnivariateSearch
+from kanrun.engine.symbolic.univariate import Sought, UnivariateSearch
 
 
 def regression_formulas(
@@ -24,7 +24,7 @@ def regression_formulas(
     then term after term, first of plain functions, then of compositions too; all constants are fitted to all points."""
     order = np.argsort(t, kind="stable")
     search = _Regression(t[order], values[order], candidates, 0.0, policy)
-    target = Target(search.y, None)
+    target = Sought(search.y, None)
     with np.errstate(all="ignore"):
         every = dictionary(search.t, candidates) + waves(search.t, candidates)
         plain = every.chosen([i for i, family in enumerate(every.families) if "(" not in family])

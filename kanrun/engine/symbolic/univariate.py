@@ -60,7 +60,7 @@ def match_formulas(
 
 
 @dataclass(frozen=True)
-class Target:
+class Sought:
     """g(y), the function that undoes g, and its sign."""
 
     values: Array
@@ -105,7 +105,7 @@ class UnivariateSearch:
         nice = dictionary(self.t, self.candidates, generic=1).simplest(policy.nice)
         simple = nice.chosen(range(min(policy.simple, len(nice.families))))
         wide = nice + products(simple, simplest).simplest(policy.products)
-        plain, others = Target(self.y, None), self.targets()
+        plain, others = Sought(self.y, None), self.targets()
         self.singles(plain, wide)
         yield True
         self.pairs(plain, nice, None, 4)
@@ -143,7 +143,7 @@ class UnivariateSearch:
             self.pairs(plain, simple, None, 1, simple.chosen([index]))
             yield False
 
-    def singles(self, target: Target, entries: Dictionary, weights: Dictionary | None = None) -> None:
+    def singles(self, target: Sought, entries: Dictionary, weights: Dictionary | None = None) -> None:
         """w (c_0 + c_1 f) for the entries f nearest to the target, w one of the weights or 1."""
         ones = np.ones((1, self.t.size))
         ranked: list[tuple[float, float, int, int]] = []
@@ -164,13 +164,13 @@ class UnivariateSearch:
             weight = None if weights is None else (weights, number)
             self.try_sum([entries.tree(index, float(slope))], float(constant), weight, target.inverse)
 
-    def targets(self) -> list[Target]:
+    def targets(self) -> list[Sought]:
         """Functions of y, each with what undoes it."""
         y, found = self.y, []
 
         def add(values: Array, name: str, a: float = 1.0, c: float = 1.0, b: float = 0.0) -> None:
             if name in self.names and np.isfinite(values).all() and np.ptp(values) > 0:
-                found.append(Target(values, Symbolic(TABLE[name], (a, b, c, 0.0), "")))
+                found.append(Sought(values, Symbolic(TABLE[name], (a, b, c, 0.0), "")))
 
         sign = 1.0 if (y > 0).all() else -1.0 if (y < 0).all() else 0.0
         if sign:
@@ -221,7 +221,7 @@ class UnivariateSearch:
                         return
 
     def pairs(
-        self, target: Target, entries: Dictionary, weight: tuple[Dictionary, int] | None, polished: int,
+        self, target: Sought, entries: Dictionary, weight: tuple[Dictionary, int] | None, polished: int,
         beside: Dictionary | None = None,
     ) -> None:  # fmt: skip
         """w (c_0 + c_1 f + c_2 g) for the pairs of entries nearest to the target, w a factor or 1, with those `beside`
@@ -251,7 +251,7 @@ class UnivariateSearch:
             if self.exact():
                 return
 
-    def sums_with_factor(self, target: Target, entries: Dictionary) -> None:
+    def sums_with_factor(self, target: Sought, entries: Dictionary) -> None:
         """Every entry times a short polynomial, in t or in waves of t."""
         t = self.t
         families = [[call(power(k)) for k in (1, 2, 3)]]
