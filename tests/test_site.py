@@ -138,13 +138,15 @@ Data:   y               x
 
 
 def shortened(block: str) -> str:
-    """The block with `max_seconds=60` where a comment says that a command takes longer, or a file is the reader's."""
+    """The block with `max_seconds=60` where a comment says that a command takes longer, a file is the reader's, or the
+    limit is longer."""
 
     def limited(found: re.Match[str]) -> str:
         seconds = re.match(r"(\d+) s", found[2])
         long = int(seconds[1]) > MINUTE if seconds else "minutes" in found[2]
         return f"{found[1]} max_seconds={MINUTE}" if long else found[0]
 
+    block = re.sub(r"max_seconds=\d{3,}", f"max_seconds={MINUTE}", block)
     block = re.sub(r"^(kanrun .*?)  # (.*)$", limited, block, flags=re.MULTILINE)
     return re.sub(r"(target\.path=(?!docs/)\S+)", rf"\1 max_seconds={MINUTE}", block)
 

@@ -227,7 +227,16 @@ def estimate_of_moments(
     def parts(variances: ndarray, noise: float) -> tuple[ndarray, ndarray]:
         return slope_of_moments(moments, groups, variances, noise, known=False)
 
-    return _climb(parts, sizes, spread, policy, start)
+    def surprise(variances: ndarray, noise: float) -> float:
+        prior = variances[groups]
+        kept, hessian = moments.hessian(prior, noise)
+        right = moments.right[kept] / noise
+        factor = linalg.cholesky(hessian, lower=True, overwrite_a=True, check_finite=False)
+        half = linalg.solve_triangular(factor, right, lower=True, check_finite=False)
+        size = 2 * float(np.log(np.diag(factor)).sum()) + float(np.log(prior[kept]).sum())
+        return size + (moments.count - 1) * float(np.log(noise)) + moments.square / noise - float(half @ half)
+
+    return _climb(parts, surprise, sizes, spread, policy, start)
 
 
 def _blocks(rows: int) -> list[slice]:
@@ -250,24 +259,53 @@ def estimate(
     def parts(variances: ndarray, noise: float) -> tuple[ndarray, ndarray]:
         return slope(kernels, variances, solve(kernels, variances, noise / weights, y), noise / weights, y)
 
-    return _climb(parts, sizes, spread, policy, start)
+    def surprise(variances: ndarray, noise: float) -> float:
+        covariance = _weighted(kernels, variances, len(y))
+        covariance[np.diag_indices(len(y))] += noise / weights
+        factor = linalg.cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+        ones, mine = linalg.solve_triangular(
+            factor, np.stack([np.ones(len(y)), y], 1), lower=True, check_finite=False
+        ).T
+        total = float(ones @ ones)
+        size = 2 * float(np.log(np.diag(factor)).sum()) + float(np.log(total))
+        return size + float(mine @ mine) - float(ones @ mine) ** 2 / total
+
+    return _climb(parts, surprise, sizes, spread, policy, start)
 
 
 def _climb(
     parts: Callable[[ndarray, float], tuple[ndarray, ndarray]],
+    surprise: Callable[[ndarray, float], float],
     sizes: ndarray,
     spread: float,
     policy: EvidencePolicy,
     start: tuple[ndarray, float] | None,
 ) -> tuple[ndarray, float]:
-    """The variances where the slope vanishes; `sizes` are the mean squares of the components for variance 1."""
+    """The variances where the slope vanishes; `sizes` are the mean squares of the components for variance 1.
+
+    Without a `start` there is one climb for each of the policy's `noise_shares`, and the one that ends at the least
+    `surprise`, minus twice the log likelihood, counts: an output that its inputs determine has a second, lower top.
+    """
     if spread <= 0:
         return np.zeros(len(sizes)), 1.0
-    there = sizes > 1e-12
-    variances = np.where(there, spread / 2 / len(sizes) / np.where(there, sizes, 1.0), 0.0)
-    noise = spread / 2
     if start is not None:
-        variances, noise = start[0].copy(), start[1]
+        return _climbed(parts, sizes, spread, policy, (start[0].copy(), start[1]))
+    there = sizes > 1e-12
+    equal = np.where(there, spread / len(sizes) / np.where(there, sizes, 1.0), 0.0)
+    found = [
+        _climbed(parts, sizes, spread, policy, ((1 - share) * equal, share * spread)) for share in policy.noise_shares
+    ]
+    return min(found, key=lambda one: surprise(*one))
+
+
+def _climbed(
+    parts: Callable[[ndarray, float], tuple[ndarray, ndarray]],
+    sizes: ndarray,
+    spread: float,
+    policy: EvidencePolicy,
+    start: tuple[ndarray, float],
+) -> tuple[ndarray, float]:
+    variances, noise = start
     for _ in range(policy.rounds):
         change = move(*parts(variances, noise))
         variances[variances > 0] *= np.exp(change[:-1])

@@ -17,9 +17,10 @@ class EvidencePolicy:
     kernels); beside them `step_functions`, where the data tell `fewest_steps` or more apart. In intervals without rows
     curvature counts `stiffness` times.
 
-    Evidence: estimated on at most `most_rows` rows (`evidence_rows` where all pairs are solved over rows) by at most
-    `rounds` steps, until no logarithm of a variance moves by `settled`; a component that explains less than
-    `negligible` of the output's variance is left out.
+    Evidence: from starts where the noise has each of `noise_shares` of the output's variance, estimated on at most
+    `most_rows` rows (`evidence_rows` where all pairs are solved over rows) by at most `rounds` steps, until no
+    logarithm of a variance moves by `settled`; a component that explains less than `negligible` of the output's
+    variance is left out.
     `relevance` is the least weight of an input in pairs, where the input with the largest effect has 1 + `relevance`.
 
     Sparse: the additive candidate fitted again `sparse_rounds` times, each with the variances of an input's functions
@@ -54,6 +55,7 @@ class EvidencePolicy:
     most_functions: int = 600
     most_rows: int = 4000
     evidence_rows: int = 400
+    noise_shares: tuple[float, ...] = (0.5, 0.01)
     rounds: int = 25
     settled: float = 0.02
     negligible: float = 1e-5

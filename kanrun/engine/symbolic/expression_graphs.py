@@ -84,7 +84,7 @@ class _Builder:
 
     def factors(self, expression: sympy.Expr) -> list[_Term]:
         """The factors of a product, its coefficient in the first of them."""
-        coefficient, rest = expression.as_coeff_Mul()
+        coefficient, rest = _apart(expression)
         parts = [term for each in sympy.Mul.make_args(rest) for term in self.powers(each)]
         if coefficient != 1:
             source, function = parts[0]
@@ -101,7 +101,7 @@ class _Builder:
 
     def term(self, expression: sympy.Expr) -> _Term:
         """A function of one node."""
-        coefficient, rest = expression.as_coeff_Mul()
+        coefficient, rest = _apart(expression)
         if rest == 1:
             raise KanrunError("A constant is no term of a graph.")
         if rest.is_Symbol:
@@ -155,6 +155,11 @@ _SPLIT = {
     sympy.Rational(3, 2): (1, sympy.Rational(1, 2)), sympy.Rational(-3, 2): (-1, sympy.Rational(-1, 2)),
     sympy.Rational(5, 2): (2, sympy.Rational(1, 2)), sympy.Rational(-5, 2): (-2, sympy.Rational(-1, 2)),
 }  # fmt: skip
+
+
+def _apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
+    """Its constant factors, and the rest."""
+    return product.as_independent(*product.free_symbols, as_Add=False)  # type: ignore[no-any-return]
 
 
 def _argument(expression: sympy.Expr, candidate: Candidate) -> sympy.Expr | None:

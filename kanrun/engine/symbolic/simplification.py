@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,8 +18,9 @@ from kanrun.engine.symbolic.search_problem import RoundingPolicy, Simplification
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_numpy, variable
 
-#: Digits of a float64, and the size of a coefficient, beside another one, that its rounding leaves.
-_DIGITS, _ROUNDING = 17, 1e-14
+#: Digits of a float64, those that are never its rounding alone, and the size of a coefficient, beside another one, that
+#: its rounding leaves.
+_DIGITS, _SHOWN, _ROUNDING = 17, 15, 1e-14
 #: What sympy raises at expressions that one of its transforms cannot take.
 CANNOT = (ArithmeticError, AttributeError, NotImplementedError, RecursionError, TypeError, ValueError)
 
@@ -252,11 +254,13 @@ def _common_factors(expression: sympy.Expr) -> sympy.Expr:
 
 def written(expression: sympy.Expr) -> sympy.Expr:
     """The expression as a person writes its numbers: fractions with large denominators as short decimal numbers, and
-    decimal numbers with no more digits than name the float64 that they are."""
+    decimal numbers with no more digits than name the float64 that they are, or its neighbour."""
 
     def shown(number: sympy.Expr) -> sympy.Expr:
         if number.is_Float:
             value = float(number)
+            short = float(f"{value:.{_SHOWN}g}")
+            value = short if math.isclose(short, value, rel_tol=2 * sys.float_info.epsilon) else value
             is_whole = value.is_integer() and abs(value) < _LARGEST_WHOLE
             return sympy.Integer(int(value)) if is_whole else sympy.Float(repr(value), _DIGITS)
         p, q = int(number.p), int(number.q)
