@@ -168,3 +168,21 @@ def test_variances_from_moments_are_those_from_kernels() -> None:
     found = estimate_of_moments(Moments.of(lambda part: h[part], np.ones(200), y), kinds, 2, policy)
     np.testing.assert_allclose(found[0], by_rows[0], rtol=1e-6)
     assert found[1] == pytest.approx(by_rows[1], rel=1e-8)
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_one(by_rows: bool) -> None:
+    """One month of the mean of all: beside near zero noise there is a lower top, where a third of it is noise."""
+    months = np.random.default_rng(12).normal(size=(80, 12))
+    months += months.mean(1, keepdims=True) + np.random.default_rng(13).normal(size=(80, 1))
+    h, y = np.column_stack([months[:, 1:], months.mean(1)]), months[:, 0]
+    h = (h - h.mean(0)) / h.std(0)
+
+    def noise(policy: EvidencePolicy) -> float:
+        if by_rows:
+            return estimate([h @ h.T], y, np.ones(80), policy)[1]
+        moments = Moments.of(lambda part: h[part], np.ones(80), y)
+        return estimate_of_moments(moments, np.zeros(12, dtype=int), 1, policy)[1]
+
+    assert noise(POLICY) < 1e-8 * y.var()
+    assert noise(replace(POLICY, noise_shares=(0.5,))) > 0.1 * y.var()
