@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import sympy
@@ -109,54 +110,72 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
-    for first, second, corner, gap, of_slopes in differing(system):
+    for relation, corner, gap in differing(system):
         where = ", ".join(f"{names[number]}={value:g}" for number, value in corner)
-        what = "the solution's slope" if of_slopes else "the solution"
         found.append(
-            f"{first.relation.text} and {second.relation.text} differ by {gap:.3g} where they meet, at {where}: "
-            f"{what} jumps there, and residuals weigh less around it"
+            f"{relation.text} differs by {gap:.3g} from what the conditions that meet at {where} say: the solution or "
+            "its derivatives jump there, and residuals weigh less around it"
         )
     return found
 
 
-def differing(system: System) -> list[tuple[Condition, Condition, Face, float, bool]]:
-    """Pairs of conditions that differ where their faces meet: the corner, the difference, and whether it is of slopes.
+def differing(system: System) -> list[tuple[Relation, Face, float]]:
+    """For each corner where faces meet and a condition or equation differs from what other conditions say: its gap.
 
-    Slopes are compared where one condition gives them and the other one can be differentiated along its face.
+    A condition on a face says what the derivatives along the face are, too.
     """
-    found, names = [], system.vocabulary.variables
-    for first, second in itertools.combinations(system.conditions, 2):
-        said = _said(first), _said(second)
-        if said[0] is None or said[1] is None or said[0][0].unknown != said[1][0].unknown:
-            continue
-        index = [max(each) for each in zip(said[0][0].index, said[1][0].index, strict=True)]
-        for a, b in itertools.product(first.faces, second.faces):
-            corner = tuple(sorted((dict(a) | dict(b)).items()))
-            one, other = (_along(*each, index, face, names) for each, face in zip(said, (a, b), strict=True) if each)
-            if a == b or not set(a) <= set(corner) or one is None or other is None:
-                continue
-            points = on_face(corner, system.box, _POINTS).numpy()
-            gap = float(np.abs(to_numpy(one, names)(points) - to_numpy(other, names)(points)).max())
-            if gap > _REMARKABLE * max(_size(value, face, system) for value, face in ((one, a), (other, b))):
-                found.append((first, second, corner, gap, any(index)))
+    said = [(each, *found) for each in system.conditions if (found := _said(each)) is not None]
+    faces = {face for each in system.conditions for face in each.faces}
+    corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
+    found = []
+    for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
+        there = [(each, d, value, face) for each, d, value in said for face in each.faces if {*face} < {*corner}]
+        held = [each for each in system.conditions if any({*face} < {*corner} for face in each.faces)]
+        for own, relation in [*((each, each.relation) for each in held), *((None, e) for e in system.equations)]:
+            others = [known for each, *known in there if each is not own]
+            values = [_known(wanted, others, system.vocabulary.variables) for wanted in relation.derivatives]
+            gap = _gap(system, relation, corner, [each for each in values if each is not None])
+            if None not in values and gap > 0:
+                found.append((relation, corner, gap))
+                break
     return found
 
 
-def _along(
-    derivative: Derivative, value: sympy.Expr, index: Sequence[int], face: Face, names: Sequence[str]
-) -> sympy.Expr | None:
-    """What a condition on a face says of the derivative `index` there; None where that is not along the face."""
-    more = [wanted - held for wanted, held in zip(index, derivative.index, strict=True)]
-    if any(more[number] for number, _ in face):
-        return None
-    for name, times in zip(names, more, strict=True):
-        value = sympy.diff(value, variable(name), times) if times else value
-    return value
+def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sympy.Expr | None:
+    """The first of (derivative, value, face) that gives the wanted derivative along its face, differentiated."""
+    for derivative, value, face in said:
+        more = [want - held for want, held in zip(wanted.index, derivative.index, strict=True)]
+        if derivative.unknown == wanted.unknown and min(more) >= 0 and not any(more[number] for number, _ in face):
+            return sympy.diff(value, *((variable(name), times) for name, times in zip(names, more, strict=True)))
+    return None
 
 
-def _size(value: sympy.Expr, face: Face, system: System) -> float:
-    """The largest absolute value on a face."""
-    return float(np.abs(to_numpy(value, system.vocabulary.variables)(on_face(face, system.box, _POINTS).numpy())).max())
+def _gap(system: System, relation: Relation, corner: Face, values: Sequence[sympy.Expr]) -> float:
+    """The largest left - right in a corner for these values of the derivatives; 0 where it is small by its terms."""
+    names, count = system.vocabulary.variables, len(values)
+    if count < len(relation.derivatives) or any(
+        relation.expression.has(variable(each)) for each in relation.vocabulary.constants
+    ):
+        return 0.0
+
+    def rows(points: Array) -> Array:
+        constants = system.guesses().expand(len(points), -1).numpy()
+        return np.concatenate([points, *(to_numpy(each, names)(points)[:, None] for each in values), constants], axis=1)
+
+    at, near = (
+        rows(on_face(corner, system.box, _POINTS).numpy()),
+        [rows(on_face((fixed,), system.box, _POINTS).numpy()) for fixed in corner],
+    )
+    sizes = [
+        float(np.nanmax(np.abs(part)))
+        for each in near
+        for part in (
+            relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count],
+            relation.residual(each),
+        )
+    ]
+    gap = float(np.nanmax(np.abs(relation.residual(at))))
+    return gap if gap > _REMARKABLE * max(sizes) else 0.0
 
 
 def check_exact(system: System, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]) -> None:

@@ -92,6 +92,7 @@ class EquationPolicy:
     most_unknowns_in_window: int = 1500
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
     accepted_of_polynomials: float = 3e-4  #: the same where windows hold polynomials of time
+    accepted_with_corners: float = 2e-3  #: the same at the beginning where conditions contradict each other
     accepted_change: float = 1e-3  #: change from the last grid of a window that holds
     grown: float = 10.0  #: or so many times the change of the window before
     lost: float = 0.1  #: change from the last grid at which a later window ends the solution

@@ -50,6 +50,8 @@ def solve(
             if shorter and _hopeless(stages, policy):
                 break
         accepted = policy.accepted_of_polynomials if cut.form.fixed_last else policy.accepted
+        if start == low and system.corners:
+            accepted = policy.accepted_with_corners
         excess = _excess(stages, policy, accepted, before[-1].change if before else None)
         tries.append((end, solver, stages, excess))
         alike, holds = [each for each in tries if each[1].ansatz is solver.ansatz], excess <= 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,23 @@ def test_more_than_memory_holds_is_refused(tmp_path: Path, monkeypatch: pytest.M
 def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"])
     found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
-    assert len(found) == 1
-    assert "differ by 1 where they meet, at x=1, t=0: the solution jumps" in found[0]
-    given = replace(given, conditions=["u_x = 0 at x=0, x=1", "u = x at t=0", "u_t = 0 at t=0"])
-    found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
-    assert ["slope jumps" in each for each in found] == [True, True]
+    assert [each.split(": ")[0] for each in found] == [
+        "u = 0 differs by 1 from what the conditions that meet at x=1, t=0 say"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("conditions", "corners"),
+    [
+        (["u_x = 0 at x=0, x=1", "u = x at t=0"], 2),
+        (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),
+        (["u = sin(t) at x=0", "u = 0 at x=1, t=0"], 1),  # u_t = 1 there, and u_xx = 0
+        (["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"], 0),
+    ],
+)
+def test_corners_where_conditions_slopes_or_the_equation_differ(conditions: list[str], corners: int) -> None:
+    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=conditions)
+    assert len(make_solve_problem(SolveConfig(equation=given), 0).system.corners) == corners
 
 
 def test_the_finest_planned_grid_is_counted() -> None:
