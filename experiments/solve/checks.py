@@ -124,10 +124,10 @@ def differing(system: System) -> list[tuple[Relation, Face, float]]:
 
     A condition on a face says what the derivatives along the face are, too.
     """
-    said = [(each, *found) for each in system.conditions if (found := _said(each)) is not None]
+    said = [(each, *it) for each in system.conditions if (it := _said(each)) is not None]
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found = []
+    found = list[tuple[Relation, Face, float]]()
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
         there = [(each, d, value, face) for each, d, value in said for face in each.faces if {*face} < {*corner}]
         held = [each for each in system.conditions if any({*face} < {*corner} for face in each.faces)]
