@@ -146,7 +146,8 @@ def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sym
     for derivative, value, face in said:
         more = [want - held for want, held in zip(wanted.index, derivative.index, strict=True)]
         if derivative.unknown == wanted.unknown and min(more) >= 0 and not any(more[number] for number, _ in face):
-            return sympy.diff(value, *((variable(name), times) for name, times in zip(names, more, strict=True)))
+            found = sympy.diff(value, *((variable(name), times) for name, times in zip(names, more, strict=True)))
+            return None if found.has(sympy.Heaviside, sympy.DiracDelta, sympy.Derivative, sympy.Subs) else found
     return None
 
 

@@ -76,6 +76,7 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
         (["u_x + u = 0 at x=0, x=1", "u = 1 at t=0"], 2),
         (["u = sin(t) at x=0", "u = 0 at x=1, t=0"], 1),  # u_t = 1 there, and u_xx = 0
         (["u = 0 at x=0, x=1", "u = sin(pi*x) at t=0"], 0),
+        (["u = 0 at x=0, x=1", "u = max(0, x*(1 - x) - 1/9) at t=0"], 0),  # without a second derivative
     ],
 )
 def test_corners_where_conditions_slopes_or_the_equation_differ(conditions: list[str], corners: int) -> None:
