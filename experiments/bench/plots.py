@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
 from kanrun.figures.panels import named_rows, power_law, small_multiples
-from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, new_figure, styled
+from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, one_panel, styled
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,8 +81,7 @@ def _a_decade(axes: Axes, below: float) -> None:
 @styled
 def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
     """Return the best test RMSE so far against the seconds of training; `goals` are dotted lines."""
-    figure = new_figure(2.8)
-    axes = figure.subplots()
+    figure, axes = one_panel(2.8)
     for colour, (name, rows) in zip(CYCLE, curves.groupby("competitor", sort=False), strict=False):
         best, marker = np.minimum.accumulate(rows["test_rmse"]), "." if len(rows) < 3 else None
         axes.loglog(rows["seconds"], best, color=colour, label=name, marker=marker)

@@ -30,6 +30,7 @@ from kanrun.figures.style import (
     grid_of_axes,
     letters,
     new_figure,
+    one_panel,
     only_some,
     say_above,
     styled,
@@ -202,8 +203,7 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
 def bars(summary: DataFrame) -> Figure:
     """Relative error of every seed of a target and grid, and their median, with the stated bound as a line."""
     groups = [rows for _, rows in summary.groupby(["target", "grid"], sort=False)]
-    figure = new_figure(0.32 * len(groups) + 1.0, 5.4)
-    panel = figure.subplots()
+    figure, panel = one_panel(0.32 * len(groups) + 1.0, 5.4)
     for place, rows in enumerate(groups):
         seeds_across(panel, rows["relative_error"], place)
         panel.plot([rows["bound"].iloc[0]] * 2, [place - 0.35, place + 0.35], color=VERMILLION, label="bound")
@@ -224,8 +224,7 @@ def _network(row: Series[Any], several: bool) -> str:
 def differences(linear: DataFrame) -> Figure:
     """How far networks without activations are from least squares and from the product of their matrices."""
     names = {"from_least_squares": "from ordinary least squares", "from_product": "from the product of the matrices"}
-    figure = new_figure(2.9, 4.6)
-    panel = figure.subplots()
+    figure, panel = one_panel(2.9, 4.6)
     for index, (column, label) in enumerate(names.items()):
         values, beside = linear[column].clip(lower=SMALLEST), linear["depth"] + 0.08 * (index - 0.5)
         panel.plot(beside, values, "os"[index], color=CYCLE[index], label=label)

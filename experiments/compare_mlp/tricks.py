@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from kanrun.engine.training import fit
 from kanrun.errors import UsageError
 from kanrun.runs import Claim
 from kanrun.runs.records import Record
-from kanrun.study.build import factory
+from kanrun.study.build import Create, factory
 from kanrun.study.resources import generator
 
 Cell = Mapping[str, Any]
@@ -72,27 +73,21 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     model = replace(matched_run.kan_settings(cfg, cell["hidden"], cell["grid"]), **off)
     plan, _ = matched_run.budget_of(case, model)
     create = factory(model, case.problem, plan.solver)
-    chosen = _Unscaled(create) if unscaled else create
+    chosen = partial(_unscaled, create) if unscaled else create
     trained = fit(chosen, case.problem.data, plan, generator(seed, "training"))
     marks = {"comparison": cfg.comparison, "variant": cell["variant"], "activation": model.base}
     yield matched_run.result(case, trained, marks)
 
 
-class _Unscaled:
-    """Fresh networks whose coefficients and base weights are standard normal, whatever the layer's width."""
-
-    def __init__(self, create: Any) -> None:
-        self._create = create
-
-    def __call__(self, random: Generator) -> Network:
-        network: Network = self._create(random)
-        with torch.no_grad():
-            for layer in network.edge_layers:
-                for name, parameter in layer.named_parameters():
-                    if name in ("coefficients", "base_weight", "weight"):
-                        drawn = torch.randn(parameter.shape, generator=random, dtype=torch.float64)
-                        parameter.copy_(drawn)
-        return network
+def _unscaled(create: Create, random: Generator) -> Network:
+    """A fresh network whose coefficients and base weights are standard normal, whatever the layer's width."""
+    network = create(random)
+    with torch.no_grad():
+        for layer in network.edge_layers:
+            for name, parameter in layer.named_parameters():
+                if name in ("coefficients", "base_weight", "weight"):
+                    parameter.copy_(torch.randn(parameter.shape, generator=random, dtype=torch.float64))
+    return network
 
 
 def claims(tables: Mapping[str, pd.DataFrame]) -> list[Claim]:

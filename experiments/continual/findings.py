@@ -8,7 +8,7 @@ from dataclasses import replace
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import at_least, at_most, exponent, maximum, median, value_range
+from kanrun.study.statistics import at_least, at_most, exponents, maximum, median, near, value_range
 
 #: In units of the peaks' height. Required of the KAN (NOTHING, a quarter of its own error) and of the MLP that forgets
 #: (MUCH); where forgetting is said to be back, a share of a peak that can be seen (SOME).
@@ -98,11 +98,9 @@ def _order(learned: pd.DataFrame) -> Iterator[Claim]:
     rows = _determined(learned, "intervals")
     if rows["intervals"].nunique() < 2:
         return
-    slopes = pd.Series([exponent(some["intervals"], some["rmse"]) for _, some in rows.groupby("seed")])
-    degree, low, high = rows["degree"].iloc[0], rows["intervals"].min(), rows["intervals"].max()
-    theory, slope = -(degree + 1), median(slopes)
+    theory, low, high = -(rows["degree"].iloc[0] + 1), rows["intervals"].min(), rows["intervals"].max()
     sentence = f"the KAN's error on everything falls as G^{theory:g}, G = {low:g} to {high:g} (exponent)"
-    yield Claim(sentence, slope, f"{theory:g} +- {ORDER:g}", abs(slope - theory) <= ORDER, value_range(slopes))
+    yield near(sentence, exponents(rows, ["seed"], "intervals", "rmse")["exponent"], theory, ORDER)
 
 
 def _overlap(rows: pd.DataFrame) -> Iterator[Claim]:
@@ -122,7 +120,7 @@ def _finer(rows: pd.DataFrame) -> Iterator[Claim]:
     """
     most = rows[rows["overlap"] == rows["overlap"].max()]
     if most["intervals"].nunique() > 1:
-        slopes = pd.Series([exponent(some["intervals"], some["worst_forgetting"]) for _, some in most.groupby("seed")])
+        slopes = exponents(most, ["seed"], "intervals", "worst_forgetting")["exponent"]
         bound, slope = ORDER - (int(most["degree"].iloc[0]) + 1), median(slopes)
         grids = f"G = {most['intervals'].min():g} to {most['intervals'].max():g}"
         sentence = f"what overlapping phases forget falls at least as the spline's error, {grids} (exponent)"

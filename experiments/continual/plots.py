@@ -25,6 +25,7 @@ from kanrun.figures.style import (
     grid_of_axes,
     letters,
     new_figure,
+    one_panel,
     say_above,
     styled,
 )
@@ -227,8 +228,7 @@ def against_intervals(summary: DataFrame) -> Figure:
 
     `summary` has the columns intervals, rmse, best_spline_rmse, worst_forgetting, degree.
     """
-    figure = new_figure(2.9, 4.6)
-    panel = figure.subplots()
+    figure, panel = one_panel(2.9, 4.6)
     lost = _of_forgetting(summary["worst_forgetting"]).replace(" (", "\n(")
     medians(panel, summary, ("intervals", "rmse"), color=BLUE, label="KAN, after all phases", spread="none")
     medians(
@@ -250,8 +250,7 @@ def against_overlap(summary: DataFrame) -> Figure:
 
     `summary` has the columns learner, overlap, worst_forgetting.
     """
-    figure = new_figure(2.7, 4.6)
-    panel = figure.subplots()
+    figure, panel = one_panel(2.7, 4.6)
     for (learner, rows), colour in zip(summary.groupby("learner", sort=False), CYCLE * 9, strict=False):
         look: Any = {"color": colour, "label": letters(str(learner), 30), "floor": SMALLEST, "spread": "dots"}
         medians(panel, rows, ("overlap", "worst_forgetting"), "-", **look)

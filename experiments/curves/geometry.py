@@ -137,15 +137,11 @@ def bernstein(u: Array, degree: int) -> Array:
 
 def de_casteljau(control: Array, u: Array) -> Array:
     """Return the points (samples, dims) at u by repeated division of the polygon's sides in the ratio u : 1 - u."""
-    share = u[:, None, None]
-    points = np.broadcast_to(control, (len(u), *control.shape))
-    while points.shape[1] > 1:
-        points = (1 - share) * points[:, :-1] + share * points[:, 1:]
-    return points[:, 0]
+    return np.broadcast_to(construction(control[:, None], u[:, None])[-1][0], (len(u), control.shape[1]))
 
 
-def construction(control: Array, u: float) -> list[Array]:
-    """Return de Casteljau's points at one u, level by level: the control points, ..., the point of the curve."""
+def construction(control: Array, u: float | Array) -> list[Array]:
+    """Return de Casteljau's points at u, level by level: the control points, ..., the points of the curve."""
     levels = [control]
     while len(levels[-1]) > 1:
         levels.append((1 - u) * levels[-1][:-1] + u * levels[-1][1:])

@@ -24,6 +24,7 @@ from kanrun.figures.style import (
     VERMILLION,
     WIDTH,
     new_figure,
+    one_panel,
     styled,
     thinned,
 )
@@ -79,8 +80,7 @@ def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
     summary, splines = (
         rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR)) for rows in (summary, splines)
     )
-    figure = new_figure(3.6, 5.4)
-    axes = figure.subplots()
+    figure, axes = one_panel(3.6, 5.4)
     for curve, marker, colour in (("polynomial", "s", BLACK), ("polynomial, Chebyshev points", "D", GREY)):
         rows = summary[summary["curve"] == curve].sort_values("points")
         label = curve.replace(", ", ",\n")
@@ -130,8 +130,7 @@ def lecture_points(points: DataFrame, through: DataFrame, drawn: DataFrame) -> F
 @styled
 def bernstein_basis(basis: DataFrame) -> Figure:
     """Return the Bernstein polynomials of one degree, from the columns function, u, value."""
-    figure = new_figure(2.6, 3.8)
-    axes = figure.subplots()
+    figure, axes = one_panel(2.6, 3.8)
     degree = int(basis["function"].max())
     for index in range(degree + 1):
         rows, colour = basis[basis["function"] == index], CYCLE[index % len(CYCLE)]
@@ -151,8 +150,7 @@ def bspline_basis(basis: DataFrame, knots: DataFrame) -> Figure:
 
     `basis` has the columns function, t, value; `knots` knot, multiplicity.
     """
-    figure = new_figure(2.3, 5.6)
-    axes = figure.subplots()
+    figure, axes = one_panel(2.3, 5.6)
     for index in range(int(basis["function"].max()) + 1):
         rows = basis[basis["function"] == index]
         there = rows["value"] != 0
@@ -323,8 +321,7 @@ def _plane(
     width: float, x: Series[float], y: Series[float], above: float = 0, beside: float = 0
 ) -> tuple[Figure, Axes]:
     """A figure with equal scales, as high as the extent of x and y asks for; `above` and `beside` are for legends."""
-    figure = new_figure(0.5 + above + (width - 0.6 - beside) * _aspect(x, y), width)
-    axes = figure.subplots()
+    figure, axes = one_panel(0.5 + above + (width - 0.6 - beside) * _aspect(x, y), width)
     _equal(axes, x, y)
     return figure, axes
 

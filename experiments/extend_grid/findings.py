@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from kanrun.runs import Claim
-from kanrun.study.statistics import exponent, maximum, median, minimum, value_range
+from kanrun.study.statistics import exponents, maximum, median, minimum, near, value_range
 
 #: Required: what exact refinement may change, four digits above float64's rounding, and how near a fitted order has to
 #: be to the theory's -(k + 1) (de Boor, A Practical Guide to Splines, chapter XII).
@@ -49,22 +49,14 @@ def order_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         slopes = order_of_each_seed(rows)
         if slopes.empty:  # a single grid has no order
             continue
-        wanted, measured = -(int(degree) + 1), median(slopes)
         reach = f"G = {rows['intervals'].min()} .. {rows['intervals'].max()}"
         sentence = f"k = {degree}: test RMSE of [{shape.replace('-', ',')}] falls as G^-(k + 1) over {reach}"
-        holds = abs(measured - wanted) <= ORDER
-        yield Claim(sentence, measured, f"{wanted} +- {ORDER}", holds, value_range(slopes))
+        yield near(sentence, slopes, -(int(degree) + 1), ORDER)
 
 
 def order_of_each_seed(rows: pd.DataFrame) -> pd.Series:
-    return pd.Series(
-        [
-            exponent(each["intervals"], each["test_rmse"])
-            for _, each in rows.groupby("seed")
-            if each["intervals"].nunique() > 1
-        ],
-        dtype=float,
-    )
+    several = rows.groupby("seed")["intervals"].transform("nunique") > 1
+    return exponents(rows[several], ["seed"], "intervals", "test_rmse")["exponent"].astype(float)
 
 
 def overfit_claims(stages: pd.DataFrame) -> Iterator[Claim]:

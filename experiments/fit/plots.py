@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.mathtext import MathTextParser
 from numpy.typing import NDArray
 
-from kanrun.figures.style import GREY, SPLITS, new_figure, styled, truths
+from kanrun.figures.style import GREY, SPLITS, one_panel, styled, truths
 
 if TYPE_CHECKING:
     import pandas
@@ -47,8 +47,7 @@ def loss_curve(metrics: pandas.DataFrame, error: str = "RMSE") -> Figure:
     then show the errors of the best network, which is the one that training keeps, and faint dots those of the others.
     Steps that start again with each stage are put one after the other. Further seeds are thin lines.
     """
-    figure = new_figure(3.2)
-    axes = figure.subplots()
+    figure, axes = one_panel(3.2)
     runs = _runs(metrics)
     handles = []
     for split, dash in DASHES.items():

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from kanrun.figures.maps import lattice
-from kanrun.figures.style import BLACK, CYCLE, SPLITS, grid_of_axes, is_numeric, letters, new_figure, thinned
+from kanrun.figures.style import BLACK, CYCLE, SPLITS, grid_of_axes, is_numeric, letters, new_figure, one_panel, thinned
 
 if TYPE_CHECKING:
     import pandas
@@ -74,8 +74,7 @@ def draw_classes(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequen
 def draw_wrong(table: pandas.DataFrame, output: str) -> Figure:
     """Return how many points of each class are taken for another, in per cent, by split."""
     labels = Labels(table, output)
-    figure = new_figure(0.32 * len(labels.shown) + 1.2, 5.4)
-    axes = figure.subplots()
+    figure, axes = one_panel(0.32 * len(labels.shown) + 1.2, 5.4)
     for offset, split in ((-0.2, "train"), (0.2, "test")):
         truth, guess = _judged(table, output, split, labels)
         if len(truth):

@@ -105,6 +105,12 @@ def new_figure(height: float, width: float = WIDTH) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def one_panel(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """Return a figure of that size with a single panel."""
+    figure = new_figure(height, width)
+    return figure, figure.subplots()
+
+
 def grid_of_axes(figure: Figure, rows: int, columns: int) -> list[list[Axes]]:
     """Return the axes of a grid as rows of columns, also when there is one."""
     axes: Any = figure.subplots(rows, columns, squeeze=False)

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from kanrun.figures.panels import DOTS, medians, named_rows, seeds_across, ticks_at
-from kanrun.figures.style import BLACK, BLUE, letters, new_figure, say_above, styled
+from kanrun.figures.style import BLACK, BLUE, letters, one_panel, say_above, styled
 
 _DECADE = 10.0
 _MOST_WRITTEN = 60  # cells of a map in which numbers are written
@@ -25,8 +25,7 @@ def over_settings(table: pandas.DataFrame, settings: Sequence[str], result: str)
     """
     table = table[np.isfinite(table[result].astype(float))]
     axes = sorted(settings, key=lambda name: -table[name].nunique())[:2]
-    figure = new_figure(3.2 if len(axes) == 1 else 3.6, 5.4)
-    panel = figure.subplots()
+    figure, panel = one_panel(3.2 if len(axes) == 1 else 3.6, 5.4)
     if not axes:
         seeds_across(panel, table[result], 0)
         named_rows(panel, [letters(result, 30)])

@@ -64,11 +64,12 @@ def _show_jobs(folder: Path, quiet: bool) -> None:
 
 
 def say_how_to_go_on(folder: Path, executor: str | None, address: str | None) -> None:
-    """Prints the command that goes on with an interrupted run or sweep, in the same place."""
+    """Prints the command that goes on with an interrupted run or sweep, in the same place, and its folder."""
     words = ["kanrun", "runs", "resume", str(folder)]
     for option, value in (("--executor", executor), ("--address", address)):
         words += [option, value] if value is not None else []
     print(f"kanrun: interrupted; `{shlex.join(words)}` goes on from there", file=sys.stderr)
+    print(folder)
 
 
 def gather_summaries(folder: Path, overrides: Sequence[Sequence[str]]) -> None:

@@ -68,7 +68,6 @@ def resume(folder: Path, how: GoingOn) -> int:
                     _begin(folder, Job(command, run.manifest.argv, how.quiet), run.manifest.overrides, config)
             except KeyboardInterrupt:
                 say_how_to_go_on(folder, how.executor, how.address)
-                print(folder)
                 return signals.exit_code
     print(folder)
     return 0 if ended_well(Run(folder).manifest, request) else 1
@@ -88,7 +87,6 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
         except KeyboardInterrupt:
             gather_summaries(folder, overrides)
             say_how_to_go_on(folder, how.executor, how.address)
-            print(folder)
             return signals.exit_code
     print(folder)
     return sweep_verdict(folder, overrides, Request(sweep.command, quiet=how.quiet, strict=how.strict))

@@ -85,7 +85,6 @@ def _launched(request: Request, loader: ConfigLoader, plan: Composition, setting
             if plan.sweep:
                 gather_summaries(folder, plan.overrides)
             say_how_to_go_on(folder, None, OmegaConf.select(plan.jobs[0], "executor.address"))
-            print(folder)
             return signals.exit_code
         except BaseException:
             _discard_unused(folder)

@@ -51,6 +51,12 @@ def at_least(sentence: str, values: pd.Series, bound: float, spread: str | None 
     return Claim(sentence, least, f"at least {bound:g}", least >= bound, spread)
 
 
+def near(sentence: str, slopes: pd.Series, theory: float, within: float) -> Claim:
+    """The claim that the median of the exponents of all seeds is `theory`, give or take `within`."""
+    slope = median(slopes)
+    return Claim(sentence, slope, f"{theory:g} +- {within:g}", abs(slope - theory) <= within, value_range(slopes))
+
+
 def exponent(x: pd.Series, y: pd.Series) -> float:
     """p of y = c x^p by least squares of log y on log x.
 

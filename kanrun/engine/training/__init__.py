@@ -1,30 +1,10 @@
 """Training: objective, solvers behind one interface, grids, the loop."""
 
-from kanrun.engine.training.data import Errors as Errors
-from kanrun.engine.training.data import Samples as Samples
-from kanrun.engine.training.data import Task as Task
-from kanrun.engine.training.data import TrainingData as TrainingData
-from kanrun.engine.training.data import baseline_error as baseline_error
-from kanrun.engine.training.data import output_scale as output_scale
-from kanrun.engine.training.data import predict as predict
-from kanrun.engine.training.data_fitting import DataFitting as DataFitting
-from kanrun.engine.training.data_fitting import LevenbergMarquardt as LevenbergMarquardt
-from kanrun.engine.training.data_fitting import Smoothing as Smoothing
-from kanrun.engine.training.first_order import Adam as Adam
-from kanrun.engine.training.first_order import Objective as Objective
-from kanrun.engine.training.grid_stages import GridTransfer as GridTransfer
-from kanrun.engine.training.grid_stages import Snapshot as Snapshot
-from kanrun.engine.training.grid_stages import Stage as Stage
-from kanrun.engine.training.grid_stages import TrainingState as TrainingState
-from kanrun.engine.training.lbfgs import LBFGS as LBFGS
-from kanrun.engine.training.loop import Event as Event
-from kanrun.engine.training.loop import Trained as Trained
-from kanrun.engine.training.loop import fit as fit
-from kanrun.engine.training.loop import train as train
-from kanrun.engine.training.plan import Plan as Plan
-from kanrun.engine.training.plan import TrainingPolicy as TrainingPolicy
-from kanrun.engine.training.plan import Work as Work
-from kanrun.engine.training.plan import choose_solver as choose_solver
-from kanrun.engine.training.solver_run import Solver as Solver
-from kanrun.engine.training.solver_run import Step as Step
-from kanrun.engine.training.solver_run import make_solver as make_solver
+from kanrun.engine.training.data import Errors, Samples, Task, TrainingData, baseline_error, output_scale, predict
+from kanrun.engine.training.data_fitting import DataFitting, LevenbergMarquardt, Smoothing
+from kanrun.engine.training.first_order import Adam, Objective
+from kanrun.engine.training.grid_stages import GridTransfer, Snapshot, Stage, TrainingState
+from kanrun.engine.training.lbfgs import LBFGS
+from kanrun.engine.training.loop import Event, Trained, fit, train
+from kanrun.engine.training.plan import Plan, TrainingPolicy, Work, choose_solver
+from kanrun.engine.training.solver_run import Solver, Step, make_solver

@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from kanrun.config.registry import SOLVERS
 from kanrun.config.solvers import AdamSolver
 from kanrun.engine.layers import SplineLayer, carry_coefficients
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, breakpoints_of, design_matrix
 from kanrun.engine.training.data import Samples, Task, mean_loss, not_finite
 from kanrun.engine.training.data_fitting import Roughness
@@ -40,17 +40,15 @@ from kanrun.errors import TrainingFailed
 MOVES, GRADIENTS, SQUARES = ("moves",), ("changes", "first"), ("second",)
 
 
-def carry(memory: dict[str, Tensor], old: nn.Module, new: nn.Module) -> dict[str, Tensor]:
+def carry(memory: dict[str, Tensor], old: Network, new: Network) -> dict[str, Tensor]:
     """`memory` (kind/parameter to values (..., *shape)) of a solver on `old`, for one on `new`.
 
     As it is for networks without grids; empty where the shapes differ.
     """
-    if not memory or not (isinstance(old, KAN) and isinstance(new, KAN)):
-        return memory
-    if old.shape != new.shape:
+    if old.edge_layers and old.shape != new.shape:
         return {}
     carried = dict(memory)
-    for number, (before, after) in enumerate(zip(old, new, strict=True)):
+    for number, (before, after) in enumerate(zip(old.edge_layers, new.edge_layers, strict=True)):
         name = f"layers.{number}.coefficients"
         kinds = [key for key in memory if key.split("/", 1)[1] == name]
         if kinds and not _same(before.grid, after.grid):
