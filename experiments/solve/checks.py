@@ -110,11 +110,13 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
-    for relation, corner, gap in differing(system):
-        where = ", ".join(f"{names[number]}={value:g}" for number, value in corner)
+    gaps = [each for each in differing(system) if each[0] not in system.equations]
+    for text in dict.fromkeys(relation.text for relation, _, _ in gaps):
+        alike = [(corner, gap) for relation, corner, gap in gaps if relation.text == text]
+        places = (", ".join(f"{names[number]}={value:g}" for number, value in corner) for corner, _ in alike)
         found.append(
-            f"{relation.text} differs by {gap:.3g} from what the conditions that meet at {where} say: the solution or "
-            "its derivatives jump there, and residuals weigh less around it"
+            f"{text} differs by {max(gap for _, gap in alike):.3g} from what the conditions that meet it at "
+            f"{' and '.join(places)} say: the solution or its slopes jump there, and residuals weigh less around it"
         )
     return found
 

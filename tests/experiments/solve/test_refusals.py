@@ -65,7 +65,7 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0, x=1", "u = x at t=0"])
     found = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
     assert [each.split(": ")[0] for each in found] == [
-        "u = 0 differs by 1 from what the conditions that meet at x=1, t=0 say"
+        "u = 0 differs by 1 from what the conditions that meet it at x=1, t=0 say"
     ]
 
 
