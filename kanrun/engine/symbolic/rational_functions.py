@@ -23,8 +23,8 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
     None.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where Q is not 0. Degrees
-    rise until least squares leaves nothing; then monomials in the inputs themselves are left out as long as that stays
-    so.
+    rise until least squares suddenly leaves nothing, not bit by bit as where a quotient approximates; then monomials in
+    the inputs themselves are left out as long as that stays so.
     """
     x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
     inputs, ranges = x.shape[1], np.ptp(x, axis=0)
@@ -36,7 +36,7 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
         t = transform(y)
         if not np.isfinite(t).all():
             continue
-        allowed = 1e-12 * float(np.abs(t).max())
+        size = float(np.abs(t).max())
         found: tuple[int, list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
         for q in range(5):
             below = _powers(inputs, q)[1:]
@@ -49,11 +49,14 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
             columns = _columns(about, t, above, below)
             count_work(COSTS.least_squares * columns.size * columns.shape[1])
             basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
+            before = size
             for p in range(largest + 1):
                 k = len(below) + math.comb(inputs + p, p)
                 rest = t - basis[:, :k] @ (basis[:, :k].T @ t)
-                if float(np.sqrt(np.mean(rest**2))) <= allowed and (found is None or k < found[0]):
+                left = float(np.sqrt(np.mean(rest**2)))
+                if left <= _NOTHING * size and left < _SUDDEN * before and (found is None or k < found[0]):
                     found = k, above[: k - len(below)], below
+                before = left
         if found is None:
             continue
         expression = _quotient(x, t, found[1], found[2], policy)
@@ -102,6 +105,8 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     return root if float(np.abs(value - y).max()) <= _ALMOST * float(np.abs(y).max()) else None
 
 
+#: What least squares leaves, relative to y, of a quotient that is exact, and to what it left at the degree before.
+_NOTHING, _SUDDEN = 1e-12, 1e-4
 #: Largest difference between y and the root of a quotient whose numbers were taken for fractions.
 _ALMOST = 1e-6
 

@@ -282,13 +282,15 @@ class SimplificationPolicy:
     counted.
 
     All transforms together get work of `budget`, one of them at most the share `one` of what is left; a proof that two
-    expressions are equal gets `proof`. Nothing is expanded to more than `terms` terms.
+    expressions are equal gets `proof`. Nothing is expanded to more than `terms` terms; what has more than `decimals`
+    numbers of many digits is not factored.
     """
 
     budget: float = 5.0
     one: float = 0.3
     proof: float = 2.0
     terms: int = 400
+    decimals: int = 5
 
 
 @dataclass(frozen=True)

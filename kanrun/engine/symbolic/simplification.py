@@ -49,7 +49,7 @@ def equivalent_forms(
     """
     found, reference = [expression], to_numpy(expression, names)(points)
     budget = Budget(policy.budget)
-    for steps in _TRANSFORMS:
+    for steps in _TRANSFORMS if _unnamed(expression) <= policy.decimals else _PLAIN:
         for start in dict.fromkeys([min(found, key=size), expression]):
             try:
                 form = _transformed(start, steps, policy.one * budget.left, policy)
@@ -322,6 +322,18 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (sympy.simplify, _common_factors),
     (_positive, sympy.simplify, _real),
 )
+
+
+#: Those that factor no polynomials, which takes sympy minutes in one call where the coefficients are long.
+_PLAIN: tuple[tuple[Rewriting, ...], ...] = ((_common_factors,), (sympy.factor_terms,))
+#: Digits beyond which a number is none that one writes.
+_WRITTEN = 12
+
+
+def _unnamed(expression: sympy.Expr) -> int:
+    """How many numbers of many digits are in it."""
+    numbers = expression.atoms(sympy.Float, sympy.Rational)
+    return sum(1 for each in numbers if len(repr(float(each)).strip("-")) > _WRITTEN and not each.is_Integer)
 
 
 def size(expression: sympy.Expr) -> float:
