@@ -141,6 +141,8 @@ def _absorb_argument(graph: Graph, index: int) -> Graph:
     elif candidate.name == "exp" and is_sum:
         shift = float(np.log(abs(c)))
         function = function.changed("c", c=float(np.sign(c)))
+    elif candidate.name == "exp" and abs(b) < _LARGEST_SHIFT:  # of a product, which takes no shift
+        function = replace(function, constants=(function.constants[0], 0.0, c * float(np.exp(b)), d))
     elif candidate.name == "log" and abs(d / c) < _LARGEST_SHIFT:
         factor = float(np.exp(d / c))
         function = function.changed("d", d=0.0, b=b * factor)

@@ -152,14 +152,21 @@ def _merged(graph: Graph, node: int) -> Graph:
 
 
 def drop_terms(graph: Graph, data: SearchData) -> Graph:
-    """`graph`, all of whose edges are symbolic, without the functions that lengthen its description."""
-    length = description_length(graph, data)
-    while True:
+    """`graph`, all of whose edges are symbolic, without the functions that lengthen its description, alone or where
+    another one goes too, as of exp(sqrt(x)) for a line."""
+    best, missed = (description_length(graph, data), graph), 0
+    while missed < _MISSED:
         trials = [(description_length(trial, data), trial) for trial in _simpler(graph, data)]
-        best = min(trials, key=lambda entry: entry[0], default=None)
-        if best is None or best[0] >= length:
-            return graph
-        length, graph = best
+        if not trials:
+            break
+        trial = min(trials, key=lambda entry: entry[0])
+        graph, missed = trial[1], 0 if trial[0] < best[0] else missed + 1
+        best = trial if missed == 0 else best
+    return best[1]
+
+
+#: Steps in a row after which a formula that has not become shorter will not.
+_MISSED = 2
 
 
 def _simpler(graph: Graph, data: SearchData) -> list[Graph]:

@@ -52,9 +52,10 @@ def search(problem: SearchProblem, generator: np.random.Generator) -> Iterator[S
 
 
 def _in_inputs(
-    problem: SearchProblem, generator: np.random.Generator, logarithmic: bool = False
+    problem: SearchProblem, generator: np.random.Generator, settled: bool = False
 ) -> Iterator[SearchStage | Tried | SearchData]:
-    """What the points show by themselves, then networks; where noise is relative, the same of log |y|."""
+    """What the points show by themselves, then networks; where noise is relative, the same of log |y|, unless it is
+    `settled` whether that is so."""
     run = _Search(problem, generator)
     inputs = list(range(problem.data.x.shape[1]))
     if len(inputs) <= problem.policy.plain:
@@ -66,7 +67,7 @@ def _in_inputs(
         yield from run.deepen()
     if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
-    relative = not (run.is_exact() or logarithmic) and relative_noise(problem.data, problem.policy.symmetry)
+    relative = not (run.is_exact() or settled) and relative_noise(problem.data, problem.policy.symmetry)
     if relative:
         run = _Search(replace(problem, data=replace(problem.data, relative=True)), generator, run.tried)
         problem = run.problem
@@ -80,11 +81,14 @@ def _in_inputs(
             yield from run.in_groups(reduction)
     if relative:
         logarithms = SearchProblem(problem.data.logarithms, problem.candidates, problem.policy)
-        for event in _in_inputs(logarithms, generator, logarithmic=True):
-            assert not isinstance(event, SearchData), "noise is found to be relative once"
-            yield of_logarithm(event, problem.data)
+        events = _told(_in_inputs(logarithms, generator, settled=True))
+        yield from (of_logarithm(event, problem.data) for event in events)
     elif not run.over():
         yield from _by_networks(run, inputs, 2 if len(inputs) <= problem.policy.plain else 0)
+
+
+def _told(events: Iterator[SearchStage | Tried | SearchData]) -> Iterator[SearchStage | Tried]:
+    return (event for event in events if not isinstance(event, SearchData))
 
 
 def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[SearchStage | Tried]:
@@ -156,8 +160,10 @@ class _Search:
             return
         policy = replace(self.policy, budget=self.policy.grouped * self.budget.left)
         inner = SearchProblem(reduction.data(self.data), self.problem.candidates, policy)
-        run = _Search(inner, self.generator)
-        events = _by_networks(run, list(range(len(reduction.variables))))
+        inputs = list(range(len(reduction.variables)))
+        events = _by_networks(_Search(inner, self.generator), inputs)
+        if len(inputs) == 1:
+            events = _told(_in_inputs(inner, self.generator, settled=True))
         yield from self.recorded(in_all_inputs(event, reduction, self.problem) for event in events)
 
     def attempt(self, templates: Sequence[Template]) -> Iterator[SearchStage | Tried]:

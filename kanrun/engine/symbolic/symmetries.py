@@ -192,7 +192,7 @@ def _proposals(data: SearchData, fit: SmoothFit, policy: SymmetryPolicy) -> list
     slopes = fit.gradient(x)
     names = [f"x{i}" for i in range(x.shape[1])]
     strength = np.sqrt(np.mean((slopes * x.std(0)) ** 2, axis=0))
-    idle = [i for i in range(len(names)) if strength[i] < policy.idle * strength.max()]
+    idle = [i for i in range(len(names)) if strength[i] < max(policy.idle, loose) * strength.max()]
     if idle:
         return [Reduction(len(names), tuple(variable(n) for i, n in enumerate(names) if i not in idle))]
     last = np.ones(len(x)) if fit.logarithmic else data.y[rows]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 import kanrun
-from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.budget import Budget
+from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData, description_length, length_of
 from kanrun.engine.symbolic.edges import Spline, Symbolic
@@ -14,7 +17,9 @@ from kanrun.engine.symbolic.formula import finished
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.pruning import drop_terms, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.search_problem import PruningPolicy
+from kanrun.engine.symbolic.regression import regression_formulas
+from kanrun.engine.symbolic.search_problem import PruningPolicy, SymmetryPolicy, UnivariatePolicy
+from kanrun.engine.symbolic.smooth_fit import relative_noise
 
 
 def noisy(f, low: float, high: float, inputs: int, seed: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[no-untyped-def]
@@ -39,6 +44,42 @@ def test_a_limit_of_a_larger_formula_does_not_beat_the_smaller_one() -> None:
         ).graph
         assert samples.overall_error(large) < 1.01 * samples.overall_error(small)
         assert description_length(small, samples) < description_length(large, samples)
+
+
+@pytest.mark.parametrize("relative", [True, False])
+def test_noise_in_proportion_to_y_is_told_from_noise_of_one_size(relative: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0.1, 2.0, (150, 2))
+    y = np.exp(2 * x[:, 0]) / x[:, 1]
+    noise = 0.02 * rng.standard_normal(150)
+    for size, expected in ((1.0, relative), (0.0, False)):
+        told = y * (1 + size * noise) if relative else y + size * noise
+        data = SearchData(x[:120], told[:120], x[120:], told[120:])
+        assert relative_noise(data, SymmetryPolicy()) == expected
+    scaled = replace(data, relative=True)
+    higher = scaled.error(lambda x: 1.1 * np.exp(2 * x[:, 0]) / x[:, 1])
+    assert higher == pytest.approx(np.log(1.1) / scaled.spread, 0.1)
+
+
+def test_noisy_points_of_one_variable_are_a_regression_that_seeks_its_model() -> None:
+    rng = np.random.default_rng(0)
+    t = np.arange(1.0, 121.0)
+    y = 10 + 3 * np.cos(2 * np.pi * t / 12) + 1.5 * np.sin(0.23 * t) + 0.5 * rng.standard_normal(120)
+    small = UnivariatePolicy(singles=2, width=1, branches=2, terms=1)
+    found = regression_formulas(t, y, choose(["sin", "x", "exp", "0"]), Budget(1.0), small)[0]
+    functions = [edge.function for edge in found.edges if isinstance(edge.function, Symbolic)]
+    speeds = sorted(abs(function.constants[0]) for function in functions)
+    assert speeds == pytest.approx([0.23, 2 * np.pi / 12], rel=0.02)
+
+
+def test_two_functions_go_where_one_alone_would_not() -> None:
+    """exp(a sqrt(x)) for a line: either alone lengthens the description."""
+    x, y = noisy(lambda x: 2 - x[:, 0], 5, 6, 1, 0)
+    samples = SearchData(x[:1200], y[:1200], x[1200:], y[1200:])
+    edges = (Edge(0, 1, Symbolic(TABLE["sqrt"], (1.0, -3.0, 0.9, 0.0), "bc")),)
+    nested = Graph(1, ("sum", "sum"), (*edges, Edge(1, 2, Symbolic(TABLE["exp"], (1.0, 0.0, -1.0, 0.0), "cd"))))
+    fitted = refit(nested, samples.x, samples.y, RefitSettings(steps=60, damping=1e-6)).graph
+    assert drop_terms(fitted, samples).complexity == 1.0
 
 
 def test_a_shorter_description_is_more_accurate_or_smaller() -> None:

@@ -112,6 +112,8 @@ def test_quotients_of_polynomials_are_found_at_once(text: str, inputs: int) -> N
 
 def test_a_sine_is_no_quotient_of_polynomials() -> None:
     assert rational_function(points("sin(2*x0)*x1", -1, 2, 2), POLICY.expression_pairs) is None
+    near = points("x0-x1*exp(-x2*x3/10)", 0.5, 1.0, 4)
+    assert rational_function(near, POLICY.expression_pairs) is None, "a quotient that approximates is none"
 
 
 def test_powers_of_noisy_points_are_simple_fractions() -> None:
