@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -41,6 +41,8 @@ _NUMERIC = ("train", "prune", "retrain")
 #: what formulas of some depth make of it. The 73 of the score cards leave at most 6e-15; a quotient of polynomials of
 #: ten terms comes as near as 6e-12 to an exponential.
 EXACT_FORMULA = 1e-13
+#: Relative error of a formula below which its ratio to the network's says nothing.
+_ROUNDED = 1e-11
 #: Relative error of a network above which its share of the variance is said beside the formula.
 _POOR = 0.1
 
@@ -89,7 +91,8 @@ def verdict(
     measures = [step for step in measures if not data.interpolated_by(step.graph.parameters.size)]
     few = not measures and any(step.stage in _NUMERIC for step in steps)
     reference = inf if few else min([choice.network_error, *(step.error for step in measures)])
-    for event in _finishing(choice, tried, problem, conditions, reference):
+    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
+    for event in _finishing(choice, tried, problem, conditions, (reference, nearest)):
         if isinstance(event, SearchStage):
             more.append(event)
             yield event
@@ -108,7 +111,8 @@ def verdict(
             SearchStage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
         )
         yield more[-1]
-    kind, sentence = _judged(outcome, formula_error, certificate, data, reference, problem.policy.exact)
+    allowed = max((1 + conditions.slack) * reference, problem.policy.exact)
+    kind, sentence = _judged(outcome, formula_error, certificate, data, reference, allowed)
     yield Interpretation(
         kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
         choice, (*steps, *more), outcome.approximation, outcome.decisions, data.relative,
@@ -123,10 +127,13 @@ def _nothing(best: float, nothing: float, steps: Sequence[SearchStage], began: f
 
 
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions, reference: float
-) -> Iterator[SearchStage | _Outcome]:
-    """Rounds the formula if it is as good as the network, else snaps what edges can be."""
-    allowed = min(max((1 + conditions.slack) * reference, problem.policy.exact), 1.0)
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions,
+    reference: tuple[float, Callable[[Array], Array]],
+) -> Iterator[SearchStage | _Outcome]:  # fmt: skip
+    """Rounds the formula if it is as good as the network with the error of `reference`, or where noise leaves it to
+    chance which is better, else snaps what edges can be."""
+    allowed = min(max((1 + conditions.slack) * reference[0], problem.policy.exact), 1.0)
+    noisy = reference[0] > problem.policy.selection.smooth
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
@@ -136,7 +143,9 @@ def _finishing(
         error = problem.data.error(formula.graph)
         return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
-    if choice.formula is not None and choice.formula_error <= allowed:
+    if choice.formula is not None and (
+        choice.formula_error <= allowed or (noisy and problem.data.alike(choice.formula, reference[1]))
+    ):
         formula, stage = rounded(choice.formula)
         yield stage
         yield _Outcome(choice, formula, None, ())
@@ -178,7 +187,12 @@ def _mixed(
 
 
 def _judged(
-    outcome: _Outcome, formula_error: float, certificate: Certificate, data: SearchData, reference: float, exact: float
+    outcome: _Outcome,
+    formula_error: float,
+    certificate: Certificate,
+    data: SearchData,
+    reference: float,
+    allowed: float,
 ) -> tuple[str, str]:
     choice = outcome.choice
     if outcome.formula is not None and not outcome.formula.splines:
@@ -202,7 +216,8 @@ def _judged(
     if reference == inf:
         return "formula", f"the shortest description of so few points; it leaves {error:.2g} of their spread"
     said = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
-    said = said if error > exact else f"its relative error on held-out points is {error:.1g}"
+    said += ", which may be chance" if error > allowed else ""
+    said = said if error > _ROUNDED else f"its relative error on held-out points is {error:.1g}"
     said += ", of the logarithm, as noise is in proportion to y" if data.relative else ""
     return "formula", f"the formula is as good as the network ({said}){poor}"
 

@@ -89,6 +89,13 @@ class SearchData:
             error = float(np.sqrt(np.mean(rest**2))) / self.spread
         return error if np.isfinite(error) else float("inf")
 
+    def alike(self, model: Callable[[Array], Array], other: Callable[[Array], Array]) -> bool:
+        """Whether a model is worse than another one on validation points by no more than chance makes, `_CHANCE`
+        standard errors."""
+        first, second = (self.residuals(each, self.validation_x, self.validation_y) ** 2 for each in (model, other))
+        worse = first - second
+        return bool(np.mean(worse) <= _CHANCE * np.std(worse) / np.sqrt(worse.size))
+
     def only_noise(self, model: Callable[[Array], Array]) -> bool:
         """Whether the residuals of a model have nothing of the inputs in them: neighbours in any input, and nearest
         neighbours, are not alike beyond `_LIKE` standard errors, and no cubic polynomial predicts those held out."""
@@ -114,6 +121,8 @@ class SearchData:
         return float(np.mean((rest[held] - guess[held]) ** 2)) > (1 - _EXPLAINED) * float(np.mean(rest[held] ** 2))
 
 
+#: Standard errors of a difference that chance makes.
+_CHANCE = 2.0
 #: Points that a formula takes to be known as exact: for every constant, and beyond.
 _POINTS_A_CONSTANT, _POINTS = 2, 5
 #: Standard errors of a correlation, inputs up to which cubic polynomials are few enough, and the share of the residuals
