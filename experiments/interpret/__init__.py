@@ -103,6 +103,7 @@ def _results(
         equivalent_rows,
         input_rows,
         inputs_that_matter,
+        intervals_of,
         summary_row,
     )
 
@@ -126,7 +127,10 @@ def _results(
         yield formula_checkpoint(problem, formula, result, seed)
         if not formula.splines:
             yield from equivalent_rows(problem, formula, options.policy.proving * options.policy.budget)
-            yield from constant_rows(problem, formula, result.relative)
+            constants = list(constant_rows(problem, formula, result.relative))
+            yield from constants
+            if constants and result.outcome == "formula":
+                yield Note(f"{problem.name}: {intervals_of(constants)}")
     if result.approximation is not None:
         forms = problem.in_units(result.approximation).forms()
         yield Row("formulas", {"output": problem.output, "kind": "approximation", **forms})

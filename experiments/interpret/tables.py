@@ -225,6 +225,18 @@ def constant_rows(problem: InterpretationProblem, formula: Formula, relative: bo
         yield Row("constants", {"output": problem.output, **vars(each)})
 
 
+def intervals_of(rows: Sequence[Row]) -> str:
+    """A sentence: the numbers of a formula that is not exact with their intervals, as far as a line takes them."""
+    numbers = [[float(row.values[key] or 0.0) for key in ("value", "low", "high")] for row in rows]
+    shown = [f"{value:.6g} ({low:.6g} to {high:.6g})" for value, low, high in numbers[:_SHOWN]]
+    more = f", and {len(rows) - _SHOWN} more in tables/constants.csv" if len(rows) > _SHOWN else ""
+    return f"constants with their 95 % intervals: {', '.join(shown)}{more}"
+
+
+#: Constants whose intervals are printed.
+_SHOWN = 5
+
+
 def outcome_of(problem: InterpretationProblem, result: Interpretation) -> str:
     """The outcome beside the truth, where that is known: `exact` also for noisy points whose formula is recovered, and
     `wrong` for a formula that was called exact, but is not the truth."""
