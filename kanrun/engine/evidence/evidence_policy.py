@@ -31,9 +31,10 @@ class EvidencePolicy:
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
     pairs that are strongest in a sample of `screening_rows` rows.
 
-    Classes: at most `newton_steps` steps until no logit moves by `newton_settled`, in units of
-    what matters to its probability p, 1 / (2 sqrt(p (1 - p))); where classes x rows^3 is more than
-    `most_work`, pairs are chosen as in long tables, and are no candidate where a step then takes a tenth of it.
+    Classes: variances of effects start where these give logits each of `logit_variances`; at most `newton_steps` steps
+    until no logit moves by `newton_settled`, in units of what matters to its probability p, 1 / (2 sqrt(p (1 - p)));
+    where classes x rows^3 is more than `most_work`, pairs are chosen as in long tables, and are no candidate where a
+    step then takes a tenth of it.
 
     `shapes`: of inputs by their index, `up`, `down`, `convex` or `concave`; their effects keep it, and they take no
     part in pairs.
@@ -67,6 +68,7 @@ class EvidencePolicy:
     screening_rows: int = 1500
     most_pairs: int = 24
     most_work: float = 1e10
+    logit_variances: tuple[float, ...] = (1.0, 100.0)
     newton_steps: int = 25
     newton_settled: float = 1e-2
     shapes: tuple[tuple[int, str], ...] = ()

@@ -184,7 +184,28 @@ def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
 def _classes_of(
     rows: MemberRows, name: str, hot: ndarray, start: ndarray | None
 ) -> tuple[list[RowsSolution], list[Start]]:
-    """A candidate's solution for the logit of each class, and its variances."""
+    """A candidate's solution for the logit of each class, and its variances.
+
+    Without a `start` those of effects begin at each of the policy's `logit_variances`, and those that predict left-out
+    rows best count: where inputs tell classes together and none by itself, the lower ones end at nothing.
+    """
+    if start is not None:
+        return _classes_from(rows, name, hot, start)
+    beginnings = rows.policy.logit_variances[: None if name != "pairs" else 1]
+    found = [_classes_from(rows, name, hot, each) for each in beginnings]
+    return min(found, key=lambda one: _log_loss(np.stack([each.left_out for each in one[0]], 1), hot, rows.weights))
+
+
+def _log_loss(logits: ndarray, hot: ndarray, weights: ndarray) -> float:
+    logits = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+    every = np.concatenate([np.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
+    labels = hot[:, 0].astype(int) if logits.shape[1] == 1 else hot.argmax(1)
+    return -float(np.average(log_softmax(every, 1)[np.arange(len(labels)), labels], weights=weights))
+
+
+def _classes_from(
+    rows: MemberRows, name: str, hot: ndarray, start: ndarray | float
+) -> tuple[list[RowsSolution], list[Start]]:
     policy = rows.policy
     variances, logits = _class_variances(rows, name, hot, start)
     if rows.screens(name):
@@ -301,14 +322,20 @@ def _logits(form: Form, variances: ndarray, hot: ndarray, weights: ndarray, poli
     return logits
 
 
-def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray | None) -> tuple[ndarray, ndarray]:
-    """The variances of a candidate's components for classes, from a sample of rows, and the logits of these."""
+def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray | float) -> tuple[ndarray, ndarray]:
+    """The variances of a candidate's components for classes, from a sample of rows, and the logits of these.
+
+    `start` has them, or the variance that all together give the logits at first.
+    """
     policy = rows.policy
     some = rows.sampled(name, hot.shape[1])
     form, inside, weights = rows.of(name, some), hot[some], rows.weights[some]
     sizes = form.sizes(COMPONENTS[name], weights)
     there = sizes > 1e-12
-    variances = np.where(there, 1 / len(sizes) / np.where(there, sizes, 1.0), 0.0) if start is None else start.copy()
+    if isinstance(start, ndarray):
+        variances = start.copy()
+    else:
+        variances = np.where(there, start / len(sizes) / np.where(there, sizes, 1.0), 0.0)
     logits = _start(inside, weights)
     for _ in range(policy.rounds):
         logits = _logits(form, variances, inside, weights, policy, logits, settled=10.0)

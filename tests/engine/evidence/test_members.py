@@ -186,3 +186,19 @@ def test_an_output_that_the_inputs_determine_is_found_beside_the_top_of_a_noisy_
 
     assert noise(POLICY) < 1e-8 * y.var()
     assert noise(replace(POLICY, noise_shares=(0.5,))) > 0.1 * y.var()
+
+
+def test_classes_that_inputs_tell_together_alone_are_found() -> None:
+    """The sum of an input and a label hides both from each input by itself."""
+    rng = np.random.default_rng(14)
+    labels = np.arange(100) % 2
+    x = 20 * rng.normal(size=100)
+    u = np.column_stack([x, x + labels + 0.05 * rng.normal(size=100)])
+    u = (u - u.mean(0)) / u.std(0)
+
+    def right(policy: EvidencePolicy) -> float:
+        logits = fit_classes(u, labels, 2, policy).left_out[:, 0]
+        return float(np.mean((logits > 0) == labels))
+
+    assert right(replace(POLICY, logit_variances=(1.0,))) < 0.7
+    assert right(POLICY) > 0.98
