@@ -37,6 +37,10 @@ class VerdictPolicy:
     #: Factor between the last difference from measured values and the least on any grid (the first ones follow the
     #: values more closely) above which the equation is not taken to describe them.
     misfit: float = 2.0
+    #: Factor by which not knowing the others raises the standard error of a constant, above which measured values do
+    #: not tell the constants apart: what separates them then are errors of the solution. It was 1.2 for D and k of a
+    #: reaction, 47 for two constants that change the solution alike.
+    inseparable: float = 20.0
 
 
 def verdict(
@@ -80,6 +84,11 @@ def verdict(
             f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}" for each in solution.last
         )
         return "doubtful", f"the measured values are not what the equation gives (they differ by {data}); {reason}"
+    if (inflated := max(stage.inflated for stage in solution.last)) > policy.inseparable:
+        return "doubtful", (
+            "the measured values hardly tell the sought constants apart (not knowing the others makes a standard error "
+            f"{inflated:.0f} times as large); {reason}"
+        )
     refined = all(stage.intervals is not None for stage in solution.last)
     small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
     right = error is None or error <= policy.solved_error

@@ -179,10 +179,11 @@ class BoxSolver:
                 now, then = solution(fresh), previous(fresh)
             size = now.square().mean(0).sqrt().maximum(1e-300 + 0 * self.rows.sizes)
             change = float(((now - then).square().mean(0).sqrt() / size).max())
+        errors, inflated = standard_errors(problem, state.unknowns)
         return EquationStage(
             0, solution.intervals, solution, constants, len(state.unknowns), steps, state.loss[0], equation,
-            conditions, change, standard_errors(problem, state.unknowns), time.process_time() - self._began,
-            problem.blocks[0].points, data=problem.misfit(state.unknowns),
+            conditions, change, errors, time.process_time() - self._began,
+            problem.blocks[0].points, data=problem.misfit(state.unknowns), inflated=inflated,
         )  # fmt: skip
 
     def _measured(self, blocks: list[Block], solution: Field, constants: Tensor, *, of_equation: bool) -> Residuals:

@@ -140,6 +140,7 @@ class EquationStage:
     #: Root mean square difference from measured values, relative to the unknowns' sizes, and the least on any grid.
     data: float = 0.0
     least_data: float = 0.0
+    inflated: float = 1.0  #: see `standard_errors`
 
 
 @dataclass(frozen=True)

@@ -140,8 +140,11 @@ class ResidualProblem(Problem):
         return Evaluated(block.scaled(residual), None if rows is None else block.scaled(rows))
 
 
-def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor, " constants"]:
-    """Standard errors of the sought constants: roots of the diagonal of s^2 (J^T J)^-1; NaN without measured values.
+def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> tuple[Float[Tensor, " constants"], float]:
+    """Standard errors of the sought constants, roots of the diagonal of s^2 (J^T J)^-1; NaN without measured values.
+
+    With them the largest factor by which an error exceeds what it were if the other constants were known: where it is
+    large, several constants change the solution alike.
 
     J has the rows of measured values in their own units, below those of the equation and its conditions, which count as
     exact observations; s^2 is the mean squared residual of the measured values over their degrees of freedom. The
@@ -150,7 +153,7 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     field, constants = problem.solution(unknowns)
     data = [block for block in problem.blocks if block.name == "data"]
     if not data or not len(constants):
-        return torch.full_like(constants, torch.nan)
+        return torch.full_like(constants, torch.nan), 1.0
     observed = [evaluate(each.relation, field, each.points, constants, each.monomials, jacobian=False) for each in data]
     left = [found.residual - each.target for found, each in zip(observed, data, strict=True) if each.target is not None]
     count = sum(len(each) for each in left)
@@ -159,9 +162,10 @@ def standard_errors(problem: ResidualProblem, unknowns: Tensor) -> Float[Tensor,
     jacobian = jacobian / data[0].scale
     sizes = jacobian.norm(dim=0).clamp(min=1e-300)
     corner = torch.linalg.qr(jacobian / sizes, mode="r")[1][-len(constants) :, -len(constants) :]
-    inverse = torch.linalg.pinv(corner) / sizes[-len(constants) :, None]
-    errors: Tensor = (inverse.square().sum(1) * variance).sqrt()
-    return errors
+    left, along, right = torch.linalg.svd(corner)
+    inverse = right.T / along.clamp(min=1e-12 * float(along.max())) @ left.T
+    inflated = float((inverse.norm(dim=1) * corner.norm(dim=0)).max())
+    return inverse.norm(dim=1) / sizes[-len(constants) :] * variance**0.5, inflated
 
 
 def sensitivity(problem: ResidualProblem, points: Float[Tensor, "points variables"], iterations: int = 20) -> float:

@@ -90,6 +90,17 @@ def test_constants_come_with_standard_errors_from_columns() -> None:
     assert error == pytest.approx((left.std() / np.linalg.norm(slope)), rel=0.1)  # of nonlinear regression
 
 
+def test_constants_that_change_the_solution_alike_are_not_called_solved() -> None:
+    times = np.linspace(0, 2, 40)
+    noise = 1e-2 * np.random.default_rng(1).standard_normal(40)
+    data = {"t": times.tolist(), "u": (np.exp(-0.7 * times) + noise).tolist()}
+    found = kanrun.solve(
+        "u_t = -(a + b)*u", {"t": [0, 2]}, ["u = 1 at t=0"], find={"a": 1, "b": 0.2}, data=data, intervals=[4, 8]
+    )
+    assert found.verdict == "doubtful"
+    assert "hardly tell the sought constants apart" in found.reason
+
+
 def test_values_that_the_equation_does_not_give_are_not_called_solved() -> None:
     times = np.linspace(0, 2, 40)
     data = {"t": times.tolist(), "u": (1 + 0.3 * np.sin(2 * times)).tolist()}
