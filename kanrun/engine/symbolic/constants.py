@@ -153,8 +153,9 @@ def _nearest(
             factor = nice(math.exp(value), window * math.exp(value), policy)
             number = sympy.log(factor) if factor is not None and factor > 0 else None
         else:
-            number = nice(value, window, policy)
-        if number is None and name == "b" and _is_wave(graph, index):
+            power = name == "c" and _is_exponent(graph, index) and _is(graph, index, "log")
+            number = nice(value, window, replace(policy, chance=policy.powers) if power else policy)
+        if number is None and name == "b" and _is(graph, index, "sin", "cos"):
             number = nice_phase(value, window, policy)
         if number is None or (index, name, number) in refused:
             continue
@@ -179,9 +180,9 @@ def _is_exponent(graph: Graph, index: int) -> bool:
     )
 
 
-def _is_wave(graph: Graph, index: int) -> bool:
+def _is(graph: Graph, index: int, *names: str) -> bool:
     function = graph.edges[index].function
-    return isinstance(function, Symbolic) and function.candidate.name in ("sin", "cos")
+    return isinstance(function, Symbolic) and function.candidate.name in names
 
 
 def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:

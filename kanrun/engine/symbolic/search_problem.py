@@ -264,13 +264,15 @@ class RoundingPolicy:
     """Constants become nice numbers: fractions with denominators up to `denominator`, times pi, e and roots.
 
     A constant is known to no better than `known` (relative), whatever its standard error says. A number is nice if one
-    as simple lies so near by chance with a probability below `chance`; the validation error may grow by `slack`.
+    as simple lies so near by chance with a probability below `chance`, of exponents, which mostly are simple, below
+    `powers`; the validation error may grow by `slack`.
     Numbers left in the expression are rounded within `window`, at most `numbers` of them.
     """
 
     denominator: int = 20
     known: float = 1e-10
     chance: float = 0.05
+    powers: float = 0.2
     slack: float = 0.02
     window: float = 1e-9
     numbers: int = 40

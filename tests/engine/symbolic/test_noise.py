@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 import kanrun
 from kanrun.engine.symbolic.budget import Budget
@@ -167,3 +168,10 @@ def test_a_noisy_gaussian_is_recovered(seed: int) -> None:
 def test_a_noisy_product_with_a_logarithm_is_recovered() -> None:
     x, y = noisy(lambda x: x[:, 0] * np.log(x[:, 1]), 0.2, 2, 2, 3)
     assert str(kanrun.interpret(x, y)) == "x0*log(x1)"
+
+
+@pytest.mark.slow
+def test_what_has_no_formula_is_not_called_exact() -> None:
+    """The error function is near to many sums of candidates."""
+    x = np.random.default_rng(3).uniform(0, 1, 300)
+    assert kanrun.interpret(x, erf(x), budget=15.0).outcome != "exact"
