@@ -170,14 +170,14 @@ def _gap(system: System, relation: Relation, corner: Face, values: Sequence[symp
         [rows(on_face((fixed,), system.box, _POINTS).numpy()) for fixed in corner],
     )
     sizes = [
-        float(np.nanmax(np.abs(part)))
+        float(np.abs(np.nan_to_num(part)).max())
         for each in near
         for part in (
             relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count],
             relation.residual(each),
         )
     ]
-    gap = float(np.nanmax(np.abs(relation.residual(at))))
+    gap = float(np.abs(np.nan_to_num(relation.residual(at))).max())
     return gap if gap > _REMARKABLE * max(sizes) else 0.0
 
 
