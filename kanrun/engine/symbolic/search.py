@@ -60,8 +60,7 @@ def _in_inputs(
     inputs = list(range(problem.data.x.shape[1]))
     if len(inputs) <= problem.policy.plain:
         yield from run.attempt(first_shapes(inputs)[:2])
-    noisy = len(inputs) == 1 and not run.is_exact() and run.is_rough()
-    if noisy:
+    if len(inputs) == 1 and not run.is_exact() and run.is_rough():
         yield from run.recorded(regressions(problem))
     if len(inputs) == 1:
         yield from run.deepen()
@@ -74,7 +73,7 @@ def _in_inputs(
         yield problem.data
         yield from run.tried
         yield from run.recorded(simple_laws(problem))
-    if not (noisy or run.over()):
+    if not run.over():
         reduction = structure(problem)
         yield from run.recorded(structured_formulas(problem, reduction))
         if reduction.changes and reduction.variables:

@@ -104,7 +104,7 @@ def relative_noise(data: SearchData, policy: SymmetryPolicy) -> bool:
     signs = np.sign(np.concatenate([data.y, data.validation_y]))
     if signs.all() and (signs == signs[0]).all() and size.max() > policy.sizes * size.min():
         fit = _fit(data, policy, bool((data.x > 0).all() and (data.validation_x > 0).all()), True)
-        if fit.predicted is None:
+        if fit.predicted is None or fit.error > policy.hopeless:
             return False
         held = np.abs(data.validation_y)
         logarithmic = float(np.sqrt(np.mean((np.log(held) - fit.predicted) ** 2)))
