@@ -31,10 +31,10 @@ class EvidencePolicy:
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
     pairs that are strongest in a sample of `screening_rows` rows.
 
-    Classes: variances of effects start where these give logits each of `logit_variances`; at most `newton_steps` steps
-    until no logit moves by `newton_settled`, in units of what matters to its probability p, 1 / (2 sqrt(p (1 - p)));
-    where classes x rows^3 is more than `most_work`, pairs are chosen as in long tables, and are no candidate where a
-    step then takes a tenth of it.
+    Classes: variances start where they give logits that of `logit_variances` with which the first candidate predicts
+    left-out rows best; at most `newton_steps` steps until no logit moves by `newton_settled`, in units of what matters
+    to its probability p, 1 / (2 sqrt(p (1 - p))); where classes x rows^3 is more than `most_work`, pairs are chosen as
+    in long tables, and are no candidate where a step then takes a tenth of it.
 
     `shapes`: of inputs by their index, `up`, `down`, `convex` or `concave`; their effects keep it, and they take no
     part in pairs.

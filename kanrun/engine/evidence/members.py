@@ -153,9 +153,15 @@ def fit_classes(
     solutions: dict[str, list[RowsSolution]] = {}
     starts: dict[str, list[Start]] = {}
 
-    def begun(name: str) -> ndarray | None:
-        return start.variances[name][0][0] if start else None
+    beginnings = policy.logit_variances
 
+    def begun(name: str) -> ndarray | float:
+        return start.variances[name][0][0] if start else beginnings[0]
+
+    if start is None:  # where inputs tell classes together and none by itself, low variances end at nothing
+        tried = [_classes_of(rows, policy.candidates[0], hot, each)[0] for each in beginnings]
+        losses = [_log_loss(np.stack([one.left_out for one in each], 1), hot, rows.weights) for each in tried]
+        beginnings = (beginnings[int(np.argmin(losses))],)
     for name in policy.candidates:
         solutions[name], starts[name] = _classes_of(rows, name, hot, begun(name))
         if name == "additive":
@@ -181,21 +187,6 @@ def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
     return tuple(names) if few or "additive" not in names else (*names, SPARSE)
 
 
-def _classes_of(
-    rows: MemberRows, name: str, hot: ndarray, start: ndarray | None
-) -> tuple[list[RowsSolution], list[Start]]:
-    """A candidate's solution for the logit of each class, and its variances.
-
-    Without a `start` those of effects begin at each of the policy's `logit_variances`, and those that predict left-out
-    rows best count: where inputs tell classes together and none by itself, the lower ones end at nothing.
-    """
-    if start is not None:
-        return _classes_from(rows, name, hot, start)
-    beginnings = rows.policy.logit_variances[: None if name != "pairs" else 1]
-    found = [_classes_from(rows, name, hot, each) for each in beginnings]
-    return min(found, key=lambda one: _log_loss(np.stack([each.left_out for each in one[0]], 1), hot, rows.weights))
-
-
 def _log_loss(logits: ndarray, hot: ndarray, weights: ndarray) -> float:
     logits = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
     every = np.concatenate([np.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
@@ -203,9 +194,10 @@ def _log_loss(logits: ndarray, hot: ndarray, weights: ndarray) -> float:
     return -float(np.average(log_softmax(every, 1)[np.arange(len(labels)), labels], weights=weights))
 
 
-def _classes_from(
+def _classes_of(
     rows: MemberRows, name: str, hot: ndarray, start: ndarray | float
 ) -> tuple[list[RowsSolution], list[Start]]:
+    """A candidate's solution for the logit of each class, and its variances, which start at `start`."""
     policy = rows.policy
     variances, logits = _class_variances(rows, name, hot, start)
     if rows.screens(name):
