@@ -160,7 +160,8 @@ def fit_classes(
 
     if start is None:  # where inputs tell classes together and none by itself, low variances end at nothing
         tried = [_classes_of(rows, policy.candidates[0], hot, each)[0] for each in beginnings]
-        losses = [_log_loss(np.stack([one.left_out for one in each], 1), hot, rows.weights) for each in tried]
+        logits = [_all_logits(np.stack([one.left_out for one in each], 1)) for each in tried]
+        losses = [_log_loss(np.clip(one, -_LARGEST_LOGIT, _LARGEST_LOGIT), labels, rows.weights) for one in logits]
         beginnings = (beginnings[int(np.argmin(losses))],)
     for name in policy.candidates:
         solutions[name], starts[name] = _classes_of(rows, name, hot, begun(name))
@@ -187,11 +188,8 @@ def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
     return tuple(names) if few or "additive" not in names else (*names, SPARSE)
 
 
-def _log_loss(logits: ndarray, hot: ndarray, weights: ndarray) -> float:
-    logits = np.clip(logits, -_LARGEST_LOGIT, _LARGEST_LOGIT)
-    every = np.concatenate([np.zeros_like(logits), logits], 1) if logits.shape[1] == 1 else logits
-    labels = hot[:, 0].astype(int) if logits.shape[1] == 1 else hot.argmax(1)
-    return -float(np.average(log_softmax(every, 1)[np.arange(len(labels)), labels], weights=weights))
+def _log_loss(logits: Float[ndarray, "rows classes"], labels: ndarray, weights: ndarray) -> float:
+    return -float(np.average(log_softmax(logits, 1)[np.arange(len(labels)), labels], weights=weights))
 
 
 def _classes_of(
@@ -265,8 +263,7 @@ def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarra
     start = np.full(len(left_out), 1 / len(left_out))
 
     def loss(mixture: ndarray) -> float:
-        likely = log_softmax(np.tensordot(mixture, logits, 1), 1)[np.arange(len(labels)), labels]
-        return float(-np.average(likely, weights=weights))
+        return _log_loss(np.tensordot(mixture, logits, 1), labels, weights)
 
     found: Any = optimize.minimize(
         loss, start, method="SLSQP", bounds=[(0, 1)] * len(start),
