@@ -16,6 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from kanrun.config import EXPERIMENTS
 from kanrun.config.former import new_spelling
 from kanrun.errors import UsageError
 from kanrun.launch.request import Request
@@ -123,14 +124,14 @@ def _no_such_choice(error: MissingConfigException, request: Request, loader: Con
 
 
 def _unknown_key(key: str, request: Request, loader: ConfigLoader) -> str:
-    known = set(_known_keys(request, loader))
+    known = {*_known_keys(request, loader), *EXPERIMENTS[request.command].implied}
     if now := new_spelling(key):
         return f"there is no key {key}{now}"
     parent, _, last = key.rpartition(".")
     siblings = sorted(k.removeprefix(f"{parent}.") for k in known if k.rpartition(".")[0] == parent)
     groups = [g for g in loader.list_groups("") if g not in ("schema", "hydra")]
     if not parent:
-        siblings = sorted({*siblings, *groups})
+        siblings = sorted({*siblings, *groups} & {*known, "study"})
     if key in groups:
         return f"{key} is not in this configuration; to add it write +{key}=NAME"
     if not siblings:

@@ -17,6 +17,7 @@ PENDULUM = Path(__file__).parents[2] / "docs/examples/pendulum.csv"
     [
         (["model.hiden=[5]"], ["no key model.hiden", "did you mean model.hidden?", "intervals"]),
         (["modle.hidden=[5]"], ["no key modle.hidden", "did you mean model.hidden?"]),
+        (["targt.path=houses.csv"], ["no key targt.path", "did you mean target.path?"]),
         (["tarjet=product"], ["no key tarjet", "did you mean target?"]),
         (["foo=1"], ["no key foo", "keys: device"]),
         (["nonsense/group=product"], ["no key nonsense/group"]),
