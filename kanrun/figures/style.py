@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.rcsetup import cycler
-from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ _LOOK: Any = {
     "axes.axisbelow": True,
     "axes.prop_cycle": cycler(color=CYCLE),
     "axes.formatter.limits": (-3, 4),
-    "axes.formatter.use_mathtext": True,
     "grid.color": "#E6E6E6",
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.4,
@@ -57,6 +56,18 @@ _LOOK: Any = {
     "image.cmap": SEQUENTIAL,
 }
 
+
+class PlainTicks(ScalarFormatter):
+    """Ticks as plain text, and only their common power of ten as mathematics, which takes 10 ms to set."""
+
+    def get_offset(self) -> str:
+        self.set_useMathText(True)
+        try:
+            return super().get_offset()
+        finally:
+            self.set_useMathText(False)
+
+
 P = ParamSpec("P")
 
 
@@ -70,9 +81,11 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
             mpl.rcParams.update(_LOOK)
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
-                for name in ("x", "y"):
-                    if getattr(axes, f"get_{name}scale")() == "log":
+                for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
+                    if axis.get_scale() == "log":
                         _finish_log_axis(axes, name)
+                    elif type(axis.get_major_formatter()) is ScalarFormatter:
+                        axis.set_major_formatter(PlainTicks())
             return figure
 
     return drawn

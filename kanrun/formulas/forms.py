@@ -74,14 +74,18 @@ def to_numpy(expression: sympy.Expr, variables: Sequence[str]) -> Callable[[Arra
 @cache
 def _elementwise() -> Mapping[Any, Callable[[Any], Any]]:
     """sympy's functions of one argument to NumPy's."""
-    from scipy import special
-
     names = ("sin", "cos", "tan", "sinh", "cosh", "tanh")
     table: dict[Any, Callable[[Any], Any]]
     table = {getattr(sympy, name): getattr(np, name) for name in (*names, "exp", "log", "sign", "floor")}
     table |= {getattr(sympy, f"a{name}"): getattr(np, f"arc{name}") for name in names}
-    table |= {sympy.Abs: np.abs, sympy.erf: special.erf}
+    table |= {sympy.Abs: np.abs, sympy.erf: _erf}
     return table | {function: partial(_reciprocal, table[other]) for function, other in RECIPROCALS.items()}
+
+
+def _erf(argument: Any) -> Any:
+    from scipy import special
+
+    return special.erf(argument)
 
 
 def _reciprocal(function: Callable[[Any], Any], argument: Any) -> Any:

@@ -14,7 +14,7 @@ from kanrun.config import ExperimentConfig, SamplingConfig
 from kanrun.config.experiments import PRECISIONS as PRECISION_NAMES
 from kanrun.engine.training import Samples, TrainingData
 from kanrun.study.resources import device_of
-from kanrun.targets import Dataset, PiecewiseScaling, Points, Target, build_target, make_dataset
+from kanrun.targets import Dataset, PiecewiseScaling, Points, Target
 
 PRECISIONS: dict[str, torch.dtype] = {name: getattr(torch, name) for name in PRECISION_NAMES}
 
@@ -39,6 +39,8 @@ class LearningProblem:
 
 def make_problem(cfg: ExperimentConfig, target: Any, sampling: SamplingConfig, seed: int) -> LearningProblem:
     """Sample `target`, settings or a target as it is, for `seed`. Raises UsageError for what breaks a rule."""
+    from kanrun.targets import build_target, make_dataset  # they load sympy, which a stored model does not need
+
     known = target if isinstance(target, Target) else build_target(target)
     dataset = make_dataset(known, sampling, seed)
     return _problem(dataset, PRECISIONS[cfg.precision], torch.device(device_of(cfg)))

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import sympy
-from scipy import special
 
 from kanrun.config import ExpressionTarget, FeynmanTarget, GaussianPeaksTarget, NamedTarget, NistTarget, SpecialTarget
 from kanrun.errors import UsageError
@@ -187,16 +186,18 @@ class SpecialFunction:
             return np.asarray(self.value(x[:, 0], x[:, 1]), dtype=np.float64)[:, None]
 
 
+def _scipy(name: str, *arguments: Array | int) -> Array:
+    from scipy import special
+
+    return np.asarray(getattr(special, name)(*arguments))
+
+
 def _sn(u: Array, m: Array) -> Array:
-    return np.asarray(special.ellipj(u, m)[0])
-
-
-def _legendre(v: Array, x: Array, order: int) -> Array:
-    return np.asarray(special.lpmv(order, v, x))
+    return np.asarray(_scipy("ellipj", u, m)[0])
 
 
 def _harmonic(azimuth: Array, polar: Array, order: int, degree: int) -> Array:
-    return np.asarray(special.sph_harm_y(degree, order, polar, azimuth).real)
+    return np.asarray(_scipy("sph_harm_y", degree, order, polar, azimuth).real)
 
 
 _AZIMUTH_POLAR: Pairs = ((-np.pi, np.pi), (0.0, np.pi))
@@ -204,14 +205,14 @@ _ANGLE_PARAMETER: Pairs = ((-np.pi, np.pi), (-1.0, 0.9))
 
 SPECIAL: dict[str, SpecialFunction] = {
     "ellipj": SpecialFunction(_sn, ((-5.0, 5.0), (0.0, 0.9))),  # Jacobi's sn(u, m)
-    "ellipkinc": SpecialFunction(special.ellipkinc, _ANGLE_PARAMETER),  # elliptic integral F(phi, m), first kind
-    "ellipeinc": SpecialFunction(special.ellipeinc, _ANGLE_PARAMETER),  # E(phi, m), second kind
-    "jv": SpecialFunction(special.jv, ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
-    "yv": SpecialFunction(special.yv, ((0.0, 3.0), (1.0, 10.0))),  # Y_v(x), second kind
-    "kv": SpecialFunction(special.kv, ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
-    "iv": SpecialFunction(special.iv, ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
+    "ellipkinc": SpecialFunction(partial(_scipy, "ellipkinc"), _ANGLE_PARAMETER),  # elliptic F(phi, m), first kind
+    "ellipeinc": SpecialFunction(partial(_scipy, "ellipeinc"), _ANGLE_PARAMETER),  # E(phi, m), second kind
+    "jv": SpecialFunction(partial(_scipy, "jv"), ((0.0, 5.0), (1.0, 10.0))),  # Bessel functions J_v(x), first kind
+    "yv": SpecialFunction(partial(_scipy, "yv"), ((0.0, 3.0), (1.0, 10.0))),  # Y_v(x), second kind
+    "kv": SpecialFunction(partial(_scipy, "kv"), ((0.0, 3.0), (1.0, 5.0))),  # K_v(x), modified, second kind
+    "iv": SpecialFunction(partial(_scipy, "iv"), ((0.0, 3.0), (1.0, 5.0))),  # I_v(x), modified, first kind
     # Associated Legendre functions P_v^m(x).
-    **{f"lpmv_{m}": SpecialFunction(partial(_legendre, order=m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
+    **{f"lpmv_{m}": SpecialFunction(partial(_scipy, "lpmv", m), ((0.0, 5.0), (-0.9, 0.9))) for m in (0, 1, 2)},
     # Real parts of spherical harmonics of order m and degree n; x0 is the azimuth, x1 the polar angle.
     **{
         f"sph_harm_{m}_{n}": SpecialFunction(partial(_harmonic, order=m, degree=n), _AZIMUTH_POLAR)

@@ -15,7 +15,6 @@ from math import factorial
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -141,6 +140,8 @@ def _banded_solution(
 
 
 def _banded(basis: Tensor, interval: Tensor, values: Tensor, functions: int) -> Tensor | None:
+    from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
+
     local = basis.shape[1]
     columns = interval[:, None] + torch.arange(local, device=interval.device)
     band = basis.new_zeros(local, functions)  # band[d, f]: function f times function f + d
