@@ -1,8 +1,44 @@
 """Annotated shapes and types are checked while tests run; examples that are made up are the same each time."""
 
-from hypothesis import settings
-from jaxtyping import install_import_hook
+from __future__ import annotations
 
-install_import_hook("kanrun.engine", "beartype.beartype")
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import jaxtyping
+import torch
+from hypothesis import settings
+
+CHECKED = 20  # calls of each function, from the beginning of each test: checks take as long as training does
+_calls: dict[int, int] = {}
+
+
+def _checked_at_first(jaxtyped: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    def decorate(function: Any) -> Any:
+        if not inspect.isfunction(function):
+            return jaxtyped(**options)(function)
+        key, is_compiling = id(function.__code__), torch.compiler.is_compiling
+        check = functools.cache(lambda: jaxtyped(**options)(function))
+
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if is_compiling() or _calls.get(key, 0) >= CHECKED:
+                return function(*args, **kwargs)
+            _calls[key] = _calls.get(key, 0) + 1
+            return check()(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def pytest_runtest_setup() -> None:
+    _calls.clear()
+
+
+jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)  # type: ignore[assignment]
+jaxtyping.install_import_hook("kanrun.engine", "beartype.beartype")
 settings.register_profile("same", derandomize=True)
 settings.load_profile("same")

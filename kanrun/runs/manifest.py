@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from msgspec import Meta
 
@@ -18,6 +18,7 @@ from kanrun.runs.files import plain, read_json, storing, write_json
 
 MANIFEST_FILE, PROGRESS_FILE, SWEEP_FILE, LABELS_FILE = "run.json", "progress.json", "sweep.json", "labels.json"
 Time = Annotated[datetime, Meta(tz=True)]
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -95,6 +96,13 @@ class Manifest:
         return content
 
 
+def _read_or_empty(path: Path, kind: type[T]) -> T:
+    try:
+        return read_json(path, kind)
+    except StorageFailed:
+        return kind()
+
+
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
@@ -109,10 +117,7 @@ class StudyProgress:
     @classmethod
     def read(cls, folder: Path) -> StudyProgress:
         """The progress of the run in `folder`; an empty one where the file is missing or damaged."""
-        try:
-            return read_json(folder / PROGRESS_FILE, cls)
-        except StorageFailed:
-            return cls()
+        return _read_or_empty(folder / PROGRESS_FILE, cls)
 
 
 @dataclass(frozen=True)
@@ -165,10 +170,7 @@ class RunLabels:
     @classmethod
     def read(cls, folder: Path) -> RunLabels:
         """The labels of the run or sweep in `folder`; none where the file is missing or damaged."""
-        try:
-            return read_json(folder / LABELS_FILE, cls)
-        except StorageFailed:
-            return cls()
+        return _read_or_empty(folder / LABELS_FILE, cls)
 
 
 def check_tags(tags: Iterable[str]) -> None:

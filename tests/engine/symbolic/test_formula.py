@@ -59,7 +59,7 @@ PLANTED = {
 }
 
 
-@settings(max_examples=3, deadline=None, derandomize=True)
+@settings(max_examples=2, deadline=None, derandomize=True)
 @given(**PLANTED)
 def test_a_planted_formula_is_recovered_from_its_network(
     first: str, second: str, outer: str, scales: tuple[float, float]

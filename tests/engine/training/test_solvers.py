@@ -194,8 +194,8 @@ def test_classification(name: str) -> None:
     x = samples().x
     data = TrainingData(Samples(x, (x[:, :1] * x[:, 1:] > 0).double()), task="classification")
     model: nn.Module = kan((2, 4, 2))
-    solver = make_solver(model, data, Plan(name, steps=200, adam=AdamSolver(learning_rate=0.03)), 0.0, generator())
-    for _ in range(200):
+    solver = make_solver(model, data, Plan(name, steps=60, adam=AdamSolver(learning_rate=0.03)), 0.0, generator())
+    for _ in range(60):
         solver.step()
     accuracy = (model(x).argmax(1, keepdim=True) == data.train.y).double().mean()
     assert accuracy > 0.95
