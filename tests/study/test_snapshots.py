@@ -42,7 +42,7 @@ NETWORKS = {
     "kan": (kan, {"intervals": (3, 6)}),
     "single scale, only what data see": (
         lambda generator: kan(generator, scale="single"),
-        {"intervals": (40, 80), "freeze_unseen": True},
+        {"intervals": (20, 40), "freeze_unseen": True},
     ),
     "mlp": (mlp, {"patience": 25}),
 }

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import contextlib
+import io
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +15,26 @@ import torch
 from scipy import sparse
 
 from kanrun import fit, load_run
+from kanrun.cli.app import main
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.library.fitting import configuration, fit_target
 from kanrun.targets import build_target
 
-COMMAND = [str(Path(sys.executable).parent / "kanrun")]
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def kanrun(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, env=environment, check=False)
+def kanrun(folder: Path, *words: str) -> Done:
+    """The command in this process, in `folder`."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(folder), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(words)
+    return Done(code, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
