@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,11 +33,17 @@ def kanrun(place: Path, *words: str, **variables: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_typed_module_is_used_by_workers_and_recorded(package: Path, tmp_path: Path) -> None:
-    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", "seeds=2", "executor=local", *QUICK]
-    done = kanrun(package, "fit", "--plugin", "waves.rings", *words, "--outputs", str(tmp_path))
+@pytest.fixture(scope="module")
+def run(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of a target that a typed module brings, trained by a worker process."""
+    outputs = tmp_path_factory.mktemp("runs")
+    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", "seeds=2", *QUICK, "--outputs", str(outputs)]
+    done = kanrun(package, "fit", "--plugin", "waves.rings", *words, "executor=local", "executor.workers=1")
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "fit" / "v0001"
+    return outputs / "fit" / "v0001"
+
+
+def test_a_typed_module_is_used_by_workers_and_recorded(run: Path) -> None:
     assert list(pd.read_csv(run / "summary.csv")["target"]) == ["rings", "rings"]
     recorded = json.loads((run / "run.json").read_text())["versions"]["plug-in waves.rings"]
     assert recorded.startswith("sha256 ")
@@ -74,9 +81,8 @@ def test_tab_knows_the_kinds_of_a_typed_module(package: Path) -> None:
     assert "rings" in kanrun(package, **typed).stdout
 
 
-def test_an_interrupted_run_asks_for_its_plugins(package: Path, tmp_path: Path) -> None:
-    words = ["target=rings", "model.hidden=[2]", "model.intervals=[3]", *QUICK, "--outputs", str(tmp_path)]
-    assert kanrun(package, "fit", "--plugin", "waves.rings", *words).returncode == 0
+def test_an_interrupted_run_asks_for_its_plugins(package: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "fit" / "v0001")
     file = tmp_path / "fit" / "v0001" / "run.json"
     told = json.loads(file.read_text())
     file.write_text(json.dumps(told | {"status": "INTERRUPTED"}))
