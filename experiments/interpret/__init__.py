@@ -110,7 +110,7 @@ def _results(
     from kanrun.study.evaluation import doubts
 
     formula = problem.in_units(result.formula) if result.formula else None
-    row = summary_row(problem, result, formula, cpu_seconds)
+    row = summary_row(problem, result, formula, options.program, cpu_seconds)
     yield row
     said = f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
     apart = row.values["largest_difference"]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import threadpoolctl  # type: ignore[import-untyped]
+from kanrun.experiments.interpret.peers import found_by
 from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork, in_units, tens
 from kanrun.experiments.interpret.verdict import Conditions, constant, verdict
 
@@ -171,6 +172,8 @@ def _events(
         trained = TrainedGraph(source.pruned, data.error(source.pruned))
         if trained.error < data.nothing:
             yield from refine_to_formula(name, trained, problem)
+    elif options.program != "kanrun":
+        yield from found_by(options.program, problem, seed)
     elif options.hidden is not None:
         shape = (data.x.shape[1], *options.hidden, 1)
         yield from fixed_shape(shape, problem, generator, options.sparsity)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import sympy
 from kanrun.experiments.interpret.interpretation import check_inputs
+from kanrun.experiments.interpret.peers import check_program
 from kanrun.experiments.interpret.result import Array, Check, Interpretation, Options, SourceNetwork, in_units, tens
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -172,7 +173,9 @@ def options_of(cfg: InterpretConfig) -> Options:
     )
     candidates = choose(cfg.candidates, cfg.own_candidates)
     hidden = tuple(cfg.model.hidden) if cfg.model.hidden is not None else None
-    return Options(candidates, hidden, cfg.sparsity, cfg.slack, policy)
+    if cfg.program != "kanrun":
+        check_program(cfg.program)
+    return Options(candidates, hidden, cfg.sparsity, cfg.slack, policy, program=cfg.program)
 
 
 def problems_of(cfg: InterpretConfig, seed: int) -> list[InterpretationProblem]:

@@ -35,7 +35,7 @@ Array = NDArray[np.float64]
 class Options:
     """How a formula is sought: `hidden` fixes the network's hidden widths, trained with the weight `sparsity`
     (None: the shape is searched); a formula may be `slack` worse than the network and still stand for it. `dimensions`
-    are the exponents of the base units of inputs and output."""
+    are the exponents of the base units of inputs and output; `program` is what searches."""
 
     candidates: tuple[Candidate, ...]
     hidden: tuple[int, ...] | None = None
@@ -43,6 +43,7 @@ class Options:
     slack: float = 0.1
     policy: SearchPolicy = field(default_factory=SearchPolicy)
     dimensions: Array | None = None
+    program: str = "kanrun"
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ EQUAL = 1e-9
 
 
 def summary_row(
-    problem: InterpretationProblem, result: Interpretation, formula: Formula | None, cpu_seconds: float
+    problem: InterpretationProblem, result: Interpretation, formula: Formula | None, program: str, cpu_seconds: float
 ) -> Row:
     """The outcome, the largest difference between formula and network, and errors in the user's units; `formula` is in
     these units already."""
@@ -177,6 +177,7 @@ def summary_row(
         {
             "target": problem.name,
             "kind": problem.kind,
+            "program": program,
             "noise": problem.noise,
             "outcome": outcome,
             "formula": str(formula.expression) if formula else "",

@@ -136,6 +136,9 @@ def _finishing(
     noisy = reference[0] > problem.policy.selection.smooth
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
+    def good(graph: Graph, error: float) -> bool:
+        return error <= allowed or (noisy and problem.data.alike(graph, reference[1]))
+
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
         start = time.monotonic()
         with at_most(conditions.budget.left):
@@ -143,9 +146,7 @@ def _finishing(
         error = problem.data.error(formula.graph)
         return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
 
-    if choice.formula is not None and (
-        choice.formula_error <= allowed or (noisy and problem.data.alike(choice.formula, reference[1]))
-    ):
+    if choice.formula is not None and good(choice.formula, choice.formula_error):
         formula, stage = rounded(choice.formula)
         yield stage
         yield _Outcome(choice, formula, None, ())
@@ -153,7 +154,7 @@ def _finishing(
     approximation = rounded(choice.formula)[0] if choice.formula is not None else None
     start = time.monotonic()
     choice, mixed = _mixed(choice, tried, problem, conditions)
-    if not mixed.symbolic:
+    if not mixed.symbolic or not (mixed.graph.numeric_edges() or good(mixed.graph, mixed.error)):
         yield _Outcome(choice, None, approximation, mixed.decisions)
         return
     yield SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
@@ -215,8 +216,8 @@ def _judged(
     error = data.error(outcome.formula)
     if reference == inf:
         return "formula", f"the shortest description of so few points; it leaves {error:.2g} of their spread"
-    said = f"{error / max(reference, 1e-300):.2g} times its error on held-out points"
-    said += ", which may be chance" if error > allowed else ""
+    said = f"its error on held-out points is {error / max(reference, 1e-300):.2g} times the network's"
+    said += f", a difference that {data.validation_y.size} points leave to chance" if error > allowed else ""
     said = said if error > _ROUNDED else f"its relative error on held-out points is {error:.1g}"
     said += ", of the logarithm, as noise is in proportion to y" if data.relative else ""
     return "formula", f"the formula is as good as the network ({said}){poor}"

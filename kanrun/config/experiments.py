@@ -201,6 +201,10 @@ class InterpretConfig(ExperimentConfig):
     model: Any = setting(MISSING, "the KAN whose edges become formulas; model.intervals are its grids")
     sampling: SamplingConfig = setting(SamplingConfig(), "points of the target")
     from_run: str | None = setting(None, "run of kanrun fit whose target, sampling and network are interpreted")
+    program: str = setting(
+        "kanrun", "what searches; the others are for comparison, on the same points and CPU seconds",
+        choices=("kanrun", "operon", "gplearn"),
+    )  # fmt: skip
     candidates: list[str] | None = setting(None, "names of the table of functions; null is all of them")
     own_candidates: dict[str, str] = setting({}, "your own functions of x0 by name")
     sparsity: float = setting(

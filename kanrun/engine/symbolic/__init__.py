@@ -1,6 +1,6 @@
 """From data and networks to formulas: candidates, matching, selection in context, structures, certificates."""
 
-from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, limited
+from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.candidates import TABLE, Candidate, choose
 from kanrun.engine.symbolic.certificate import Certificate, certify
 from kanrun.engine.symbolic.constants import ConstantInterval, confidence_intervals
@@ -21,8 +21,10 @@ from kanrun.engine.symbolic.snapping import (
     PartlySymbolic,
     SearchStage,
     Tried,
+    matched,
     partly_symbolic,
     refine_to_formula,
 )
+from kanrun.engine.symbolic.structure import tried_expression
 from kanrun.engine.symbolic.trees import Subgraph
 from kanrun.engine.symbolic.univariate import match_formulas

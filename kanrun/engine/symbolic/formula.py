@@ -146,7 +146,7 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
     graph, names = canonical(expanded(graph)), tuple(names)
     allowed = math.inf
     with contextlib.suppress(WorkSpent):
-        graph = graph if graph.numeric_edges() else drop_terms(graph, data)
+        graph = graph if graph.numeric_edges() else drop_terms(graph, data, policy.pruning)
         graph = refit_to(graph, data, RefitSettings(steps=100, gain=1e-6, damping=1e-10))
         allowed = max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT)
         rounded = round_constants(graph, data, allowed, policy.rounding)

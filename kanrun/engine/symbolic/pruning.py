@@ -151,12 +151,12 @@ def _merged(graph: Graph, node: int) -> Graph:
     return renumbered(graph, [*rest, Edge(graph.edges[before].source, graph.edges[after].target, one)])
 
 
-def drop_terms(graph: Graph, data: SearchData) -> Graph:
+def drop_terms(graph: Graph, data: SearchData, policy: PruningPolicy = PruningPolicy()) -> Graph:
     """`graph`, all of whose edges are symbolic, without the functions that lengthen its description, alone or where
     another one goes too, as of exp(sqrt(x)) for a line."""
     best, missed = (description_length(graph, data), graph), 0
-    while missed < _MISSED:
-        trials = [(description_length(trial, data), trial) for trial in _simpler(graph, data)]
+    while missed < policy.missed:
+        trials = [(description_length(trial, data), trial) for trial in _simpler(graph, data, policy.term_steps)]
         if not trials:
             break
         trial = min(trials, key=lambda entry: entry[0])
@@ -165,11 +165,7 @@ def drop_terms(graph: Graph, data: SearchData) -> Graph:
     return best[1]
 
 
-#: Steps in a row after which a formula that has not become shorter will not.
-_MISSED = 2
-
-
-def _simpler(graph: Graph, data: SearchData) -> list[Graph]:
+def _simpler(graph: Graph, data: SearchData, steps: int) -> list[Graph]:
     """The graph with one edge a constant or a line, for every edge, refitted."""
     values, outs = graph.edge_outputs(data.x)
     trials = []
@@ -184,5 +180,5 @@ def _simpler(graph: Graph, data: SearchData) -> list[Graph]:
             simpler.append(Symbolic(IDENTITY, (1.0, 0.0, slope, height), "cd"))
         for other in simpler:
             trial = canonical(graph.with_function(i, other))
-            trials.append(refit_to(trial, data, RefitSettings(steps=40, gain=1e-2)))
+            trials.append(refit_to(trial, data, RefitSettings(steps=steps, gain=1e-2)))
     return trials

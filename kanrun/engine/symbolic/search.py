@@ -11,6 +11,7 @@ import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.description_length import SearchData, length_of
+from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
@@ -26,6 +27,7 @@ from kanrun.engine.symbolic.structure import (
     structure,
     structured_formulas,
 )
+from kanrun.engine.symbolic.sum_products import sum_product
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless
 from kanrun.engine.symbolic.templates import Template, deep_shapes, first_shapes, kan_shape, start
 
@@ -93,6 +95,7 @@ def _told(events: Iterator[SearchStage | Tried | SearchData]) -> Iterator[Search
 def _by_networks(run: _Search, inputs: list[int], trained: int = 0) -> Iterator[SearchStage | Tried]:
     """Structures of networks from simple to deep, in the inputs as they are, after the first `trained` of them."""
     problem, generator = run.problem, run.generator
+    yield from run.product_of_sums()
     yield from run.attempt(first_shapes(inputs)[trained:])
     yield from run.deepen()
     if len(inputs) > 2 and not run.over():
@@ -139,7 +142,7 @@ class _Search:
         if self.is_exact() or self.budget.over:
             return True
         reached = self.reached()
-        good = [each for each in self.tried if each.formula_error <= 1.05 * reached < np.inf]
+        good = [each for each in self.tried if each.formula_error <= self.policy.level * reached < np.inf]
         return any(
             each.formula is not None and each.formula_error > self.policy.selection.smooth
             and self.data.only_noise(each.formula) for each in good
@@ -173,6 +176,16 @@ class _Search:
             if self.over():  # asked before the next one, as ranking takes long
                 return
 
+    def product_of_sums(self) -> Iterator[SearchStage | Tried]:
+        """One constant and one product of sums, where that is near enough to train on."""
+        found = sum_product(self.data, self.policy.degree, self.policy.sum_product, self.generator)
+        if found is None:
+            return
+        first = max(edge.function.intervals for edge in found.edges if isinstance(edge.function, Spline))
+        grids = (first, *(grid for grid in self.policy.training.grids if grid > first))
+        yield from self.explore("product of sums", lambda: extend(found, self.data, grids, self.policy.training))
+        yield from self.deepen()
+
     def explore(self, name: str, training: Training) -> Iterator[SearchStage | Tried]:
         """Trains a structure, and where that went better than the best formula so far, prunes and snaps it."""
         began = time.monotonic()
@@ -181,7 +194,7 @@ class _Search:
         yield SearchStage("train", name, trained.graph, trained.error, time.monotonic() - began)
         best = min((each.formula_error for each in self.tried), default=np.inf)
         is_exact = trained.error < self.policy.selection.noisy
-        if trained.error <= self.policy.worth and (is_exact or trained.error < 0.9 * best):
+        if trained.error <= self.policy.worth and (is_exact or trained.error < self.policy.better * best):
             yield from self.snap(name, trained)
 
     def snap(self, name: str, trained: TrainedGraph) -> Iterator[SearchStage | Tried]:
@@ -198,7 +211,7 @@ class _Search:
                 continue  # what it does between the points says nothing
             allowance = min(self.policy.selection.budget, self.further)
             if self.data.x.shape[1] == 1:
-                allowance = 0.8 * self.budget.left  # one function is all there is to look at
+                allowance = self.policy.alone * self.budget.left  # one function is all there is to look at
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
                     self.further -= event.selected.work
@@ -210,7 +223,7 @@ class _Search:
         """Nothing is accurate: the smallest network within 10 % of the best, if that says anything about y at all."""
         best = min((trained.error for _, trained in self.trained), default=np.inf)
         if best < self.data.nothing:
-            near = [(name, each) for name, each in self.trained if each.error <= 1.1 * best]
+            near = [(name, each) for name, each in self.trained if each.error <= self.policy.last * best]
             yield from self.snap(*min(near, key=lambda entry: entry[1].graph.active_edges))
             yield from self.deepen()
 
@@ -224,7 +237,7 @@ class _Search:
         for template in sorted(templates[2:], key=lambda each: each.edges)[: self.policy.ranked]:
             small = several and template.edges <= self.policy.small
             best = self.coarse(template, (3, 3, 7, 4, 5, 4) if small else (3, 3, 7))
-            coarse.append((best.error * 1.2**template.edges * template.handicap, template, best))
+            coarse.append((best.error * self.policy.edge**template.edges * template.handicap, template, best))
             if (best.error < self.policy.clear and several) or self.budget.over:
                 break
         for _, template, best in sorted(coarse, key=lambda entry: entry[0])[: self.policy.explored]:

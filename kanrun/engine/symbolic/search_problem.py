@@ -99,7 +99,8 @@ class PruningPolicy:
 
     An edge goes if the error after a refit of `edge_steps` is at most (1 + `slack`) times the smallest so far or at
     most `floor`. Of parallel nodes the `nodes` least important are tried with `node_steps`; while the error is below
-    `accurate` it may grow `regained` times, which finer grids win back.
+    `accurate` it may grow `regained` times, which finer grids win back. Terms of a formula are left out with refits of
+    `term_steps`, until `missed` in a row have not made its description shorter.
     """
 
     intervals: int = 8
@@ -110,6 +111,8 @@ class PruningPolicy:
     node_steps: int = 40
     accurate: float = 3e-3
     regained: float = 6.0
+    term_steps: int = 40
+    missed: int = 2
 
 
 @dataclass(frozen=True)
@@ -121,8 +124,9 @@ class SelectionPolicy:
     Formulas are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
     error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
     times as wrong or less, which shows that the network's grid was the limit. Between `smooth` and `noisy` it is noise
-    where the residuals have nothing of the inputs in them; splines of exact data leave less. Errors below `near` are
-    polished before they are compared. Constants diverge where c f is `diverged` times as large as c f + d.
+    where the residuals have nothing of the inputs in them; splines of exact data leave less. A formula of one edge may
+    leave the share `within` of the network's error, `within_noise` of noise. Errors below `near` are polished before
+    they are compared. Constants diverge where c f is `diverged` times as large as c f + d.
     """
 
     assignments: int = 24
@@ -138,6 +142,8 @@ class SelectionPolicy:
     near: float = 1e-7
     as_good: float = 1.02
     resolved: float = 0.7
+    within: float = 0.1
+    within_noise: float = 0.3
     diverged: float = 1e7
 
 
@@ -260,6 +266,28 @@ class RidgePolicy:
 
 
 @dataclass(frozen=True)
+class SumProductPolicy:
+    """A constant and one product of sums of functions of up to `inputs` inputs, by alternating least squares.
+
+    All groups of inputs are tried on the first of `grids`, a factor for each input on the others, until the error
+    is below `hopeless`, with at least `points` points for each coefficient. Grids are wider than the points by
+    `margin`, the ridge is `ridge` of the mean of the diagonal. The best of `starts` after `tried` sweeps gets at
+    most `sweeps` more, until one gains less than a share `gain`.
+    """
+
+    inputs: int = 6
+    grids: tuple[int, ...] = (6, 24, 60)
+    hopeless: float = 0.1
+    points: int = 4
+    margin: float = 0.02
+    ridge: float = 1e-10
+    starts: int = 4
+    tried: int = 6
+    sweeps: int = 60
+    gain: float = 1e-3
+
+
+@dataclass(frozen=True)
 class RoundingPolicy:
     """Constants become nice numbers: fractions with denominators up to `denominator`, times pi, e and roots.
 
@@ -306,10 +334,14 @@ class SearchPolicy:
     The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
     trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
     A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
-    `module` (a sine); all subsets of up to `module_inputs` inputs are tested. A structure without a formula counts as
-    `unread` times as wrong as its network. Of up to `plain` inputs the two plainest networks are trained before the
-    points' symmetries are asked; a search in the groups that these leave gets `grouped` of the budget; one variable's
-    candidates are exact with 1 - R^2 below `structure_loss`.
+    `module` (a sine); all subsets of up to `module_inputs` inputs are tested. A structure without a formula counts
+    as `unread` times as wrong as its network. Where only noise is left, a formula at most `level` times as wrong as
+    the best network ends the search. A network that is not accurate is snapped only below `better` times the best
+    formula's error; one function of one input gets `alone` of the budget left; where nothing is accurate, the
+    smallest network within `last` times the best error is snapped. Coarse fits rank with their error times `edge`
+    for each edge. Of up to `plain` inputs the two plainest networks are trained before the points' symmetries are
+    asked; a search in the groups that these leave gets `grouped` of the budget; one variable's candidates are exact
+    with 1 - R^2 below `structure_loss`.
     """
 
     budget: float = 60.0
@@ -327,12 +359,18 @@ class SearchPolicy:
     module: float = 0.12
     module_inputs: int = 9
     unread: float = 100.0
+    level: float = 1.05
+    better: float = 0.9
+    alone: float = 0.8
+    last: float = 1.1
+    edge: float = 1.2
     plain: int = 3
     grouped: float = 0.6
     structure_loss: float = 1e-13
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
     expression_pairs: ExpressionPairsPolicy = field(default_factory=ExpressionPairsPolicy)
     ridge: RidgePolicy = field(default_factory=RidgePolicy)
+    sum_product: SumProductPolicy = field(default_factory=SumProductPolicy)
     training: GraphTrainingPolicy = field(default_factory=GraphTrainingPolicy)
     pruning: PruningPolicy = field(default_factory=PruningPolicy)
     matching: MatchingPolicy = field(default_factory=MatchingPolicy)

@@ -181,7 +181,7 @@ def with_formulas(graph: Graph, problem: SearchProblem, matches: Matches, budget
         doubted = max(policy.selection.doubted, max(1e-2 * accuracy, 1e-9) ** 2)
         if (found and found[0].loss <= doubted and not alone) or (noisy and alone) or budget.over:
             continue  # one noisy function of one variable is sought as a regression
-        exact = 0.0 if alone else (0.3 if noisy else 0.1) * accuracy
+        exact = 0.0 if alone else (policy.selection.within_noise if noisy else policy.selection.within) * accuracy
         allowance = Budget(budget.left if alone else min(budget.left, policy.univariate.budget))
         more = match_formulas(t, known, problem.candidates, exact, allowance, policy.univariate)
         wider[i] = sorted([*found, *more], key=lambda match: match.score)

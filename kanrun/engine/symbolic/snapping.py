@@ -123,14 +123,18 @@ def _stages(name: str, selected: Selected, problem: SearchProblem, seconds: floa
 
 
 def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:
-    """The network without the edges and nodes it does not need, which are tried out on a coarser grid, fine enough to
-    tell and coarse enough to be quick; the trained network itself where nothing could go."""
+    """The network without the edges and nodes it does not need, which are tried out on a coarser grid that is quick,
+    finer where the function turns too often for that; the trained network itself where nothing could go."""
     data, policy, penalty = problem.data, problem.policy.pruning, problem.policy.training.penalty
     coarse = trained.graph
     splines = (edge.function for edge in coarse.edges if isinstance(edge.function, Spline))
-    if max((spline.intervals for spline in splines), default=0) > policy.intervals:
-        coarse = fitted_grids(coarse, data.x, intervals=policy.intervals)
+    finest, intervals = max((spline.intervals for spline in splines), default=0), policy.intervals
+    while intervals < finest:
+        coarse = fitted_grids(trained.graph, data.x, intervals=intervals)
         coarse = refit(coarse, data.x, data.y, RefitSettings(steps=15, penalty=penalty, gain=1e-2)).graph
+        if data.error(coarse) <= max(problem.policy.worth, 2 * trained.error):
+            break
+        coarse, intervals = trained.graph, 2 * intervals
     pruned = eliminate(coarse, data, policy, penalty)
     pruned = merge_splines(pruned, data, policy, penalty)
     return trained.graph if pruned.active_edges == coarse.active_edges else pruned

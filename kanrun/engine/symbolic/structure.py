@@ -51,7 +51,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     for name, law in laws:
         began = time.monotonic()
         expression = law()
-        tried = _tried(name, expression, problem) if expression is not None else None
+        tried = tried_expression(name, expression, problem) if expression is not None else None
         if tried is not None and tried.formula_error < problem.policy.worth:
             yield from matched(tried, began)
             if tried.is_exact(problem):
@@ -73,7 +73,7 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
     began = time.monotonic()
     others: list[Tried] = []
     for expression in _expressions(inner, problem, reduction):
-        tried = _tried(_name(reduction), reduction.restored(expression), problem)
+        tried = tried_expression(_name(reduction), reduction.restored(expression), problem)
         if tried is not None and tried.is_exact(problem):
             yield from matched(_without_needless_addends(tried, reduction.restored(expression), problem), began)
             return
@@ -90,7 +90,7 @@ def _without_needless_addends(exact: Tried, expression: sympy.Expr, problem: Sea
             if addend.is_number:
                 continue
             smaller = expression.xreplace({total: total - addend})
-            tried = _tried(exact.name, smaller, problem) if smaller.free_symbols else None
+            tried = tried_expression(exact.name, smaller, problem) if smaller.free_symbols else None
             if tried is not None and tried.is_exact(problem):
                 return _without_needless_addends(tried, smaller, problem)
     return exact
@@ -130,7 +130,7 @@ def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.E
             yield to_expression(expanded(Graph(1, ("sum",), (Edge(0, 1, match.function),))), ["x0"])
 
 
-def _tried(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:
+def tried_expression(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:
     """The expression as a graph with its constants refitted; None where it is none."""
     try:
         return _tried_graph(name, graph_of_expression(expression, problem.data.x.shape[1]), problem)

@@ -18,7 +18,7 @@ from kanrun.experiments.interpret.plots import candidate_map, score_card
 from kanrun.experiments.interpret.problem import problems_of
 from kanrun.experiments.interpret.result import Check, Interpretation
 from kanrun.experiments.interpret.tables import certified_row, equals_truth
-from kanrun.experiments.interpret.verdict import fresh
+from kanrun.experiments.interpret.verdict import Conditions, fresh, verdict
 from omegaconf import OmegaConf
 from scipy.optimize import curve_fit
 
@@ -34,7 +34,21 @@ from kanrun.config import (
     SamplingConfig,
     TableTarget,
 )
-from kanrun.engine.symbolic import TABLE, Edge, Formula, Graph, Identity, SearchData, SearchStage, Symbolic
+from kanrun.engine.symbolic import (
+    TABLE,
+    Budget,
+    Edge,
+    Formula,
+    Graph,
+    Identity,
+    SearchData,
+    SearchProblem,
+    SearchStage,
+    Symbolic,
+    Tried,
+    choose,
+)
+from kanrun.engine.symbolic.selection import Selected
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
@@ -375,3 +389,23 @@ def test_the_map_of_candidates_shows_the_digits() -> None:
     )
     image = candidate_map(table).axes[0].get_images()[0].get_array()
     np.testing.assert_allclose(image, [[8.0, -np.log10(0.5)]])
+
+
+def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> None:
+    x = np.linspace(-1, 1, 200)[:, None]
+    y = np.sin(20 * x[:, 0])
+    data = SearchData(x[::2], y[::2], x[1::2], y[1::2])
+    problem = SearchProblem(data, choose(["sin", "x"], None))
+
+    def graph(a: float, c: float) -> Graph:
+        return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (a, 0.0, c, 0.0))),))
+
+    good, bad = graph(20.0, 0.999), graph(1.0, 0.1)
+    step = SearchStage("train", "good", good, data.error(good), 0.0)
+    tried = Tried("bad", data.error(bad), Selected(bad, bad, data.error(bad), 0.0, {0: []}, 1))
+    events = verdict(
+        problem, Conditions(0.1, Budget(5.0), 0.0), Check(x, y, np.array([[-1.0, 1.0]])), [step], [tried], None
+    )
+    result = next(event for event in events if isinstance(event, Interpretation))
+    assert result.outcome == "failed"
+    assert "times as wrong as the network" in result.sentence

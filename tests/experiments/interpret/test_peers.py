@@ -1,0 +1,74 @@
+"""Other programs beside the search: what they find is judged as the search's formulas are."""
+
+from __future__ import annotations
+
+import importlib.util
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import sympy
+from kanrun.experiments.interpret import check, peers, run
+
+from kanrun.config import ExpressionTarget, InterpretConfig, KANConfig, SamplingConfig
+from kanrun.errors import UsageError
+from kanrun.formulas import parse, to_numpy
+
+TRUTH = "x0^3 + 2*sin(x1)"
+
+
+def settings(program: str, **changes: Any) -> InterpretConfig:
+    target = ExpressionTarget(TRUTH, [[0.1, 1], [0.1, 1]])
+    model = KANConfig(hidden=None, base="zero")
+    return InterpretConfig(target=target, model=model, sampling=SamplingConfig(train=200), program=program, **changes)
+
+
+@pytest.mark.parametrize(
+    ("found", "outcome"),
+    [
+        (["1.7*x0", "0.9*x0^3 + 1.9*sin(x1)"], "exact"),  # its constants are refitted, as ours are
+        (["x0 + x1"], "formula"),
+        ([], "failed"),
+    ],
+)
+def test_what_a_peer_finds_has_our_judge(found: list[str], outcome: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def other(x: Any, y: Any, seconds: float, seed: int) -> list[sympy.Expr]:
+        seen.update(x=x, y=y, seconds=seconds)
+        return [parse(text, ["x0", "x1"]) for text in found]
+
+    monkeypatch.setitem(peers.PROGRAMS, "operon", ("sympy", other))
+    records = list(run(settings("operon", budget=8.0, simplify=0.0), {}, 0))
+    (row,) = [record.values for record in records if getattr(record, "table", "") == "summary"]
+    assert (row["outcome"], row["program"]) == (outcome, "operon")
+    np.testing.assert_allclose(to_numpy(parse(TRUTH), ["x0", "x1"])(seen["x"]), seen["y"])
+    assert len(seen["y"]) == 200
+    assert 4 < seen["seconds"] < 8
+
+
+def test_a_program_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(peers.PROGRAMS, "gplearn", ("a_module_that_nobody_has", peers.PROGRAMS["gplearn"][1]))
+    with pytest.raises(UsageError, match=r"a_module_that_nobody_has is not installed; .*kanrun\[peers\]"):
+        check(settings("gplearn"))
+
+
+def test_a_list_of_functions_in_prefix_order_is_read() -> None:
+    def node(name: str, arity: int) -> SimpleNamespace:
+        return SimpleNamespace(name=name, arity=arity)
+
+    text = [node("sub", 2), node("mul", 2), 0, np.float64(2.5), node("log", 1), 1]
+    read = to_numpy(peers._from_prefix(iter(text)), ["x0", "x1"])
+    np.testing.assert_allclose(read(np.array([[2.0, -np.e]])), 4.0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", ["operon", "gplearn"])
+def test_peers_run_for_their_seconds(program: str) -> None:
+    package, search = peers.PROGRAMS[program]
+    if importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
+    names = [to_numpy(found, ["x0"]) for found in search(x, x[:, 0] ** 2, 2.0, 0)]
+    assert min(np.sqrt(np.mean((f(x) - x[:, 0] ** 2) ** 2)) for f in names) < 0.05
