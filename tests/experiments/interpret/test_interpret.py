@@ -44,9 +44,11 @@ from kanrun.engine.symbolic import (
     SearchData,
     SearchProblem,
     SearchStage,
+    Spline,
     Symbolic,
     Tried,
     choose,
+    match_edge,
 )
 from kanrun.engine.symbolic.selection import Selected
 from kanrun.errors import UsageError
@@ -401,8 +403,11 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
         return Graph(1, ("sum",), (Edge(0, 1, Symbolic(TABLE["sin"], (a, 0.0, c, 0.0))),))
 
     good, bad = graph(20.0, 0.999), graph(1.0, 0.1)
+    line = Spline.through(x[:, 0], 0.1 * x[:, 0], (-1.0, 1.0), 3, 3)
+    network = Graph(1, ("sum",), (Edge(0, 1, line),))
+    matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
     step = SearchStage("train", "good", good, data.error(good), 0.0)
-    tried = Tried("bad", data.error(bad), Selected(bad, bad, data.error(bad), 0.0, {0: []}, 1))
+    tried = Tried("bad", data.error(network), Selected(network, bad, data.error(bad), 0.0, matches, 1))
     events = verdict(
         problem, Conditions(0.1, Budget(5.0), 0.0), Check(x, y, np.array([[-1.0, 1.0]])), [step], [tried], None
     )
