@@ -16,7 +16,7 @@ from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.ridge_terms import ridge_formulas
-from kanrun.engine.symbolic.structure import _tried, _without_needless_addends
+from kanrun.engine.symbolic.structure import _without_needless_addends, tried_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
 from kanrun.formulas import parse, to_numpy
@@ -223,7 +223,7 @@ def test_two_near_sines_become_one() -> None:
     data = points("sin(3*x0)*exp(-x1)", -1, 1, 2)
     problem = SearchProblem(data, choose(None), POLICY)
     split = parse("(0.158*sin(2.9999996*x0) + 0.842*sin(3.00000008*x0))*exp(-x1)")
-    exact = _tried("", split, problem)
+    exact = tried_expression("", split, problem)
     assert exact is not None
     plain = to_expression(_without_needless_addends(exact, split, problem).selected.graph, ["x0", "x1"])
     assert len(plain.atoms(sympy.sin)) == 1
