@@ -125,5 +125,7 @@ class _Alternation:
             edges += [Edge(i, target, self.splines[i].with_parameters(p)) for i, p in zip(factor, parts, strict=True)]
             edges += [Edge(target, product, Identity())] if target != product else []
         edges.append(Edge(product, product + 1, Symbolic(IDENTITY, (1.0, 0.0, 1.0, found.constant), "d")))
-        operations: list[Operation] = ["sum"] * len(sums) + ["product", "sum"]
+        operations: list[Operation] = ["product", "sum"]
+        for _ in sums:
+            operations.insert(0, "sum")
         return Graph(inputs, tuple(operations), tuple(sorted(edges, key=lambda edge: edge.target)))
