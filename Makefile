@@ -8,6 +8,11 @@ LINT := build/lint
 OLDEST := build/oldest
 ARGS ?=
 
+# Bytecode is written even where the environment forbids it: tests start many processes. Tests of one module share its
+# trained networks, so one process runs them.
+TEST_SETTINGS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1
+BY_MODULE := -n 2 --dist loadscope
+
 # The first of these that is new enough, python3 itself if it fits.
 FITS := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PYTHON ?= $(shell for name in python3 python3.13 python3.12 python3.11; do \
@@ -24,10 +29,10 @@ fit: $(VENV)/installed ## set up .venv and fit the default target; the last line
 	@$(BIN)/kanrun fit $(ARGS)
 
 test: $(VENV)/installed-dev ## the default test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(ARGS)
+	$(TEST_SETTINGS) $(BIN)/python -m pytest $(BY_MODULE) $(ARGS)
 
 test-slow: $(VENV)/installed-dev ## all tests, those that take minutes too
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "slow or not slow" $(ARGS)
+	$(TEST_SETTINGS) $(BIN)/python -m pytest $(BY_MODULE) -m "slow or not slow" $(ARGS)
 
 fuzz: $(VENV)/installed-dev ## random input to all readers; how long: make fuzz ARGS=--seconds=60
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/hard/test_fuzz.py $(or $(ARGS),--seconds=20)
@@ -44,10 +49,10 @@ test-oldest: $(VENV)/installed-dev ## the default tests with the oldest packages
 		[pathlib.Path(sys.argv[1], f.name).symlink_to(f) for f in site.glob("*torch*") if f.name.startswith(("torch", "functorch"))]' \
 		$$($(OLDEST)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 	$(OLDEST)/bin/uv pip install -q --python $(OLDEST)/bin/python --no-deps -e .
-	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n 2 $(ARGS)
+	$(TEST_SETTINGS) $(OLDEST)/bin/python -m pytest $(BY_MODULE) $(ARGS)
 
 coverage: $(VENV)/installed-dev ## the default test suite, with the share of lines that it runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered $(ARGS)
+	$(TEST_SETTINGS) $(BIN)/python -m pytest $(BY_MODULE) --cov --cov-report=term:skip-covered $(ARGS)
 
 # import-linter and mypy see experiments/ and conf/ as part of kanrun in an installed wheel only, so they look at
 # one that is freshly built into an empty folder, from a folder without the sources.

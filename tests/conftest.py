@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
+import pytest
 import torch
 from hypothesis import settings
 
@@ -36,6 +37,12 @@ def _checked_at_first(jaxtyped: Callable[..., Any], **options: Any) -> Callable[
 
 def pytest_runtest_setup() -> None:
     _calls.clear()
+
+
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are drawn but not written, which takes longer than a small training."""
+    monkeypatch.setattr("kanrun.runs.folder.write_figure", lambda *_: None)
 
 
 jaxtyping.jaxtyped = functools.partial(_checked_at_first, jaxtyping.jaxtyped)  # type: ignore[assignment]

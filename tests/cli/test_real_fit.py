@@ -88,6 +88,7 @@ def test_bad_input(words: list[str], parts: list[str], place: Path, capfd: pytes
     assert not (place / "outputs").exists()
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
     assert capfd.readouterr().out == "outputs/fit/v0001\n"
@@ -116,11 +117,12 @@ def test_a_table_is_fitted_and_predicts(place: Path, capfd: pytest.CaptureFixtur
         assert line.startswith(f"kanrun: cannot write {output}: ")
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_labels_are_learned_and_stand_in_every_table(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [f"{i / 50},{'low' if i < 50 else 'high'}\n" for i in range(100)]
     (place / "levels.csv").write_text("x,level\n" + "".join(rows))
     table = ["target=table", "target.path=levels.csv", "target.inputs=x", "target.outputs=level"]
-    settings = ["target.task=classification", "model.hidden=[]", "model.intervals=5", "solver=lbfgs"]
+    settings = ["target.task=classification", "model.hidden=[]", "model.intervals=5", "solver=lbfgs", "solver.steps=15"]
     assert main(["fit", "-q", *table, *settings]) == 0
     folder = place / capfd.readouterr().out.strip()
     assert pd.read_csv(folder / "summary.csv")["test_accuracy"][0] > 0.9
@@ -135,6 +137,7 @@ def test_labels_are_learned_and_stand_in_every_table(place: Path, capfd: pytest.
     assert (found["level"] == likely).all()
 
 
+@pytest.mark.usefixtures("unwritten")
 @pytest.mark.filterwarnings("error", "ignore:'.*deprecated:DeprecationWarning")  # of pyparsing, by older matplotlibs
 def test_rows_outside_the_trained_range_are_counted_in_one_line(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", *QUICK, *TABLE, "target.path=good (1).csv"]) == 0
@@ -145,6 +148,7 @@ def test_rows_outside_the_trained_range_are_counted_in_one_line(place: Path, cap
     assert line.startswith("kanrun: 50.0% of the samples have area (m2) outside the trained range")
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_predictions_are_what_the_ending_says(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +193,7 @@ def test_a_formula_is_fitted(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert "exp(-x0)*sin(3*x1)" in capfd.readouterr().out
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_steps_say_which_network_was_the_best_so_far(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert (
         main(["fit", "-q", "model.intervals=[3,5]", "model.hidden=[1]", "sampling.train=60", "sampling.test=20"]) == 0
@@ -204,6 +209,7 @@ def test_steps_say_which_network_was_the_best_so_far(place: Path, capfd: pytest.
     assert {row["best"] for row in rows} == {"True", "False"}
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_fit_that_was_interrupted_in_the_middle_of_a_grid_goes_on_to_the_same_numbers(
     place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

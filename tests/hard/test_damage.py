@@ -24,7 +24,15 @@ POINTS = np.random.default_rng(0).uniform(0.1, 0.9, (5, 2))
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("outputs")
-    words = ["fit", "target=product", "seeds=2", "model.hidden=[2]", "solver.steps=3", "solver.starts=1"]
+    words = [
+        "fit",
+        "target=product",
+        "seeds=2",
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        "solver.steps=3",
+        "solver.starts=1",
+    ]
     assert main([*words, "sampling.train=60", "-q", "--outputs", str(outputs)]) == 0
     return outputs / "fit" / "v0001"
 

@@ -76,13 +76,14 @@ def test_help_and_refusals_load_no_torch(site: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "outputs").exists()
 
 
+SEARCHLESS = ["solver.starts=1", "solver.penalty=1e-12"]  # the searches take most of the time
 MOMENTUM = ["fit", "solver=momentum", "target=product"]
 FITS = [
-    ["fit", "model=chebyshev", "target=exp_sin_square", "solver.steps=60"],
+    ["fit", "model=chebyshev", "target=exp_sin_square", "solver.steps=60", *SEARCHLESS],
     [*MOMENTUM, "model=mlp", "model.hidden=[8]", "solver.learning_rate=0.02"],
     [*MOMENTUM, "model.hidden=[2]", "model.intervals=[3,6]", "solver.learning_rate=0.005"],
-    ["fit", "target=rings", "target.frequency=3", "model.hidden=[2]", "model.intervals=[3]", "solver.steps=3"],
-    ["noise-levels", "seeds=2", "solver.steps=20"],
+    ["fit", "target=rings", "target.frequency=3", "model.hidden=[2]", "model.intervals=[3]", *SEARCHLESS],
+    ["noise-levels", "seeds=2", "solver.steps=5", *SEARCHLESS],
 ]
 
 

@@ -127,6 +127,7 @@ def test_a_run_is_loaded_by_name_and_refused_at_once(run: Path, table: Path, mon
         load_run(table)
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
     rng = np.random.default_rng(1)
     city = rng.choice(["Bern", "Basel", "Chur"], 90)
@@ -151,6 +152,7 @@ def test_any_table_goes_in_and_every_column_comes_out(table: Path) -> None:
     assert (out["lower:rent"] < out["upper:rent"]).all()
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_classes_and_settings(table: Path) -> None:
     done = kanrun(
         table, *WORDS, "target.outputs=dear", "target.task=classification", "model.baselines=false", "model.folds=2",
@@ -167,6 +169,7 @@ def test_classes_and_settings(table: Path) -> None:
     assert likely[1, 1] > 0.8
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_key_of_another_model_keeps_it(table: Path) -> None:
     done = kanrun(table, *WORDS, "target.outputs=price", "model.hidden=[]", "model.intervals=[3]", "solver.steps=5")
     assert done.returncode == 0, done.stderr

@@ -47,6 +47,7 @@ def test_every_equation_runs_and_says_what_it_is_worth(equation: str, outputs: P
     assert len(pd.read_csv(run / "metrics.csv")) >= 2
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_solution_is_precise_and_predicts(outputs: Path) -> None:
     words = ["equation=pendulum", "equation.variables.t=[0, 5]", "equation.intervals=[10,20,40]", KAN, "points=300"]
     assert main(["solve", *words]) == 0
@@ -134,6 +135,7 @@ def test_systems_of_second_order_in_time_have_a_reference(walls: str) -> None:
     assert comparison.values(at)[:, 0] == pytest.approx(np.cos(2 * np.pi * at[:, 0]) * np.cos(2 * at[:, 1]), abs=1e-7)
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_constants_are_found_from_a_table_of_ones_own(outputs: Path) -> None:
     times = np.linspace(0, 2, 60)
     noise = 1e-3 * np.random.default_rng(0).standard_normal(60)
@@ -173,6 +175,7 @@ def test_refusals(words: list[str], sentence: str, outputs: Path, capsys: pytest
     assert not list(outputs.glob("solve/v*"))
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
     assert main(["solve", "equation=beam", KAN, "equation.intervals=[4,8]", "points=200"]) == 0
     record = json.loads((outputs / "solve/v0001/run.json").read_text())
@@ -180,6 +183,7 @@ def test_claims_hold_for_what_is_recorded(outputs: Path) -> None:
     assert pd.read_csv(outputs / "solve/v0001/summary.csv").iloc[0]["l2"] < 1e-12
 
 
+@pytest.mark.usefixtures("unwritten")
 def test_a_network_that_cannot_represent_the_solution_is_not_called_solved(outputs: Path) -> None:
     """A small MLP settles at a wrong motion of the pendulum, with a small residual and no change between stages."""
     words = ["equation=pendulum", "equation.intervals=[5,10]", "networks=[{kind: mlp, hidden: [8]}]", "points=150"]
