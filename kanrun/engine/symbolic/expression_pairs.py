@@ -19,7 +19,7 @@ from kanrun.engine.symbolic.candidates import Array, Candidate
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
-from kanrun.formulas import variable
+from kanrun.formulas import to_numpy, variable
 
 #: Work of fitting a guess to all points.
 _GUESS = 2e-3
@@ -275,10 +275,7 @@ def _left(entry: Array, t: Array) -> float:
 
 def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     """The guess with its coefficients by least squares on all points, and its relative error on them."""
-    from kanrun.formulas import to_numpy
-
-    names = [f"x{i}" for i in range(data.x.shape[1])]
-    x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
+    names, x, y = [f"x{i}" for i in range(data.x.shape[1])], data.together.x, data.together.y
     count_work(_GUESS)
     with np.errstate(all="ignore"):
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
@@ -328,7 +325,5 @@ def _exponent(value: float) -> sympy.Expr:
 
 def _absolute(expression: sympy.Expr, data: SearchData) -> sympy.Expr:
     """The entry, or its negative where that is positive on the points."""
-    from kanrun.formulas import to_numpy
-
     names = [f"x{i}" for i in range(data.x.shape[1])]
     return -expression if float(np.median(to_numpy(expression, names)(data.x))) < 0 else expression

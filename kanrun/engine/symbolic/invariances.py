@@ -11,6 +11,7 @@ from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, standardised
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
+from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
 
@@ -268,13 +269,7 @@ def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int)
     order = (t - middle) / half
     beside = np.stack([np.ones_like(tau), np.interp(tau, order, phi)])
     basis = np.linalg.qr(beside.T)[0]
-    rest = np.interp(tau, order, alpha)
-    rest = rest - basis @ (basis.T @ rest)
-    left = f - (f @ basis) @ basis.T
-    power = np.einsum("gn,gn->g", left, left)
-    usable = power > 1e-10 * np.einsum("gn,gn->g", f, f)
-    cover = np.where(usable, (left @ rest) ** 2 / np.where(usable, power, 1.0), -1.0)
-    a, b = grid[int(np.argmax(cover))]
+    a, b = grid[int(np.argmax(covered(np.interp(tau, order, alpha), f, basis)[0]))]
     edge = Symbolic(candidate, (float(a) / half, float(b - a * middle / half), 1.0, 0.0), candidate.free)
     line = Symbolic(IDENTITY, (1.0, 0.0, 0.0, 0.0), "c")
     design = np.stack([edge.value(t), phi, np.ones_like(t)], axis=1)

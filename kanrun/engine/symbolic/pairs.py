@@ -57,6 +57,17 @@ def nearest_pairs(
     return best
 
 
+def covered(values: Array, entries: Array, basis: Array) -> tuple[Array, Array]:
+    """Of each of the entries (M, N): what it explains of values (N,) beside the orthonormal columns of `basis` (N, K),
+    as a sum of squares (M,), and its coefficient (M,); -inf and 0 where it is a combination of these."""
+    count_work(COSTS.grid_value * entries.size)
+    left = entries - (entries @ basis) @ basis.T
+    power, both = np.einsum("mn,mn->m", left, left), left @ (values - basis @ (basis.T @ values))
+    usable = power > _LEFT**1.5 * np.einsum("mn,mn->m", entries, entries)
+    power = np.where(usable, power, 1.0)
+    return np.where(usable, both**2 / power, -np.inf), np.where(usable, both / power, 0.0)
+
+
 def _directions(entries: Array, q: Array) -> tuple[np.ndarray, Array]:
     """Which of the entries (M, N) are not combinations of the columns of q (N, K), and what these leave of them, of
     length 1."""

@@ -26,7 +26,7 @@ def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.
     rise until least squares suddenly leaves nothing, not bit by bit as where a quotient approximates; then monomials in
     the inputs themselves are left out as long as that stays so.
     """
-    x, y = np.concatenate([data.x, data.validation_x]), np.concatenate([data.y, data.validation_y])
+    x, y = data.together.x, data.together.y
     inputs, ranges = x.shape[1], np.ptp(x, axis=0)
     if not ranges.all():
         return None

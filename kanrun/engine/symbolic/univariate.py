@@ -27,7 +27,7 @@ from kanrun.engine.symbolic.joined_graphs import (
     summed_graphs,
     with_constant,
 )
-from kanrun.engine.symbolic.pairs import few_terms, nearest_pairs
+from kanrun.engine.symbolic.pairs import covered, few_terms, nearest_pairs
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Call, Joined, Part, Subgraph, graph_of, sound
@@ -298,21 +298,14 @@ class UnivariateSearch:
             return []
         value, jacobian = function.graph.linearise(self.t[:, None])
         basis = np.linalg.qr(np.concatenate([np.ones((self.t.size, 1)), jacobian], axis=1))[0]
-        rest = self.y - value
-        rest = rest - basis @ (basis.T @ rest)
-        left = entries.values - (entries.values @ basis) @ basis.T
-        power_left = np.einsum("mn,mn->m", left, left)
-        usable = power_left > 1e-12 * np.einsum("mn,mn->m", entries.values, entries.values)
-        cover = np.where(usable, (left @ rest) ** 2 / np.where(usable, power_left, 1.0), -1.0)
-        count_work(COSTS.grid_value * left.size)
+        cover, slopes = covered(self.y - value, entries.values, basis)
         grown: list[EdgeMatch] = []
         taken: set[str] = set()
         for i in np.argsort(-cover):
             if entries.families[i] in taken:
                 continue
             taken.add(entries.families[i])
-            factor = float(left[i] @ rest / power_left[i])
-            more = graph_of(Joined("sum", (entries.tree(int(i), factor),)))
+            more = graph_of(Joined("sum", (entries.tree(int(i), float(slopes[i])),)))
             found = self.fitted(summed_graphs(function.graph, more))
             grown += [found] if found else []
             if len(taken) >= self.policy.branches:
@@ -386,11 +379,9 @@ class UnivariateSearch:
 def _left_by_each(values: Array, entries: Array, beside: Array) -> Array:
     """The share of the variance of values (N,) that `beside` (N,) and each of the entries (M, N) leave."""
     q = beside / np.linalg.norm(beside)
-    left = entries - (entries @ q)[:, None] * q
     rest = values - (values @ q) * q
-    count_work(COSTS.grid_value * left.size)
-    explained = (left @ rest) ** 2 / np.einsum("mn,mn->m", left, left)
-    return np.asarray(np.nan_to_num(rest @ rest - explained, nan=np.inf) / np.sum((values - values.mean()) ** 2))
+    left = rest @ rest - covered(rest, entries, q[:, None])[0]
+    return np.asarray(np.nan_to_num(left, nan=np.inf) / np.sum((values - values.mean()) ** 2))
 
 
 def _unit(t: Array) -> Array:
