@@ -20,14 +20,20 @@ _Term = tuple[int, EdgeFunction]
 def graph_of_expression(expression: sympy.Expr, inputs: int) -> Graph:
     """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free.
 
-    Raises KanrunError for a function that is no candidate, and where a number is not finite.
+    Raises KanrunError for a function that is no candidate, and where a number is not finite or not real.
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
     builder = _Builder(inputs)
-    numbers = expression.replace(lambda e: e.is_number and not e.is_Number, lambda e: sympy.Float(e.evalf(20), 17))
-    builder.sum_of(numbers)
+    builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, _decimal))
     return builder.graph()
+
+
+def _decimal(number: sympy.Expr) -> sympy.Float:
+    value = number.evalf(20)
+    if not value.is_Number:
+        raise KanrunError(f"The number {number} of the expression is not real.")
+    return sympy.Float(value, 17)
 
 
 def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph, inputs: int) -> Graph:

@@ -43,12 +43,14 @@ def ridge_formulas(data: SearchData, candidates: Sequence[Candidate], policy: Ri
     z = (x - x.min(0)) / half - 1
     mixed = [z[:, i] * z[:, j] for i, j in itertools.combinations(range(inputs), 2)]
     bilinear = np.stack([*z.T, *mixed], axis=1)
+    monomials = np.stack([*x.T, *(x[:, i] * x[:, j] for i, j in itertools.combinations(range(inputs), 2))])
+    monomials = 2 * (monomials - monomials.min(1, keepdims=True)) / np.ptp(monomials, axis=1, keepdims=True) - 1
     basis = np.stack([np.ones(len(y)), *bilinear.T, *(z**2).T], axis=1)
     q = np.linalg.qr(basis)[0]
     rest = y - q @ (q.T @ y)
     started: list[tuple[float, int, sympy.Expr]] = []
     for name in (each for each in _FUNCTIONS if each in names):
-        forms = _forms(name, bilinear, inputs, policy)
+        forms = _forms(name, bilinear, monomials, inputs, policy)
         columns = np.stack([TABLE[name].value(forms), *([np.cos(forms)] if name == "sin" else [])])
         for weight, values in _weights(x, half, names):
             left = _left(columns * values, q, rest) / float(np.sum((y - y.mean()) ** 2))
@@ -69,10 +71,11 @@ def ridge_formulas(data: SearchData, candidates: Sequence[Candidate], policy: Ri
             yield expression
 
 
-def _forms(name: str, bilinear: Array, inputs: int, policy: RidgePolicy) -> Array:
-    """Forms a_i z_i + d z_i z_j + c over the grid of the function, (forms, N), at most one product in each."""
+def _forms(name: str, bilinear: Array, monomials: Array, inputs: int, policy: RidgePolicy) -> Array:
+    """Forms a_i z_i + d z_i z_j + c over the grid of the function, (forms, N), at most one product in each; where that
+    has to be thinned, also forms of two of the inputs' monomials on the whole of it."""
     scaled = name in _SCALED
-    steps = np.array(policy.ratios if scaled else policy.waves if name == "sin" else policy.slopes)
+    steps = every = np.array(policy.ratios if scaled else policy.waves if name == "sin" else policy.slopes)
     while len(steps) ** (inputs + 1) * (bilinear.shape[1] - inputs) > policy.most:
         steps = steps[len(steps) // 2 % 2 :: 2]  # zero, in the middle, stays
     grid = [np.zeros((0, bilinear.shape[1]))]
@@ -86,6 +89,10 @@ def _forms(name: str, bilinear: Array, inputs: int, policy: RidgePolicy) -> Arra
         (np.count_nonzero(slopes, axis=1) > 1) & (size <= policy.widest) & ((first > 0) | (name == "exp") | scaled)
     ]
     forms = slopes @ bilinear.T
+    if len(steps) < len(every):
+        pairs = [(a, b) for a, b in itertools.product(every[every != 0], repeat=2) if abs(a) + abs(b) <= policy.widest]
+        chosen = np.array([pair for pair in pairs if pair[0] > 0 or name == "exp"])
+        forms = np.concatenate([forms, *(chosen @ both for both in itertools.combinations(monomials, 2))])
     if scaled:
         forms = (forms - forms.min(1, keepdims=True)) / np.ptp(forms, axis=1, keepdims=True)
     return np.concatenate([forms + shift for shift in _FUNCTIONS[name]])

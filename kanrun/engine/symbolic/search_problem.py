@@ -33,7 +33,8 @@ class UnivariatePolicy:
 
     Values are known to `rounding` of their size at best; where they are known to `precise`, the first formula as good
     as that is taken. Polynomials have a degree of at most `degree`, rational functions degrees of at most `rational` in
-    all; both count where the residual falls to `sudden` of what it was at once; combinations within other families have
+    all; both count where the residual falls to `sudden` of what it was at once, and of values that are not known to
+    `precise` quotients of degrees up to `quotient`; combinations within other families have
     at most `sums` terms. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of
     the `simple` ones among these, or of half as many of which at most `alike` are of one family. `singles` of them are
     refitted, for at most `steps` steps, with a factor if they leave less than `promising` of the variance; of their
@@ -47,6 +48,7 @@ class UnivariatePolicy:
     precise: float = 1e-10
     degree: int = 16
     rational: int = 10
+    quotient: int = 2
     sudden: float = 1e-4
     sums: int = 6
     entries: int = 4000

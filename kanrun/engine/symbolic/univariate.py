@@ -202,7 +202,10 @@ class UnivariateSearch:
             before = error
 
     def rationals(self) -> None:
-        """P / Q of the least degrees at which y Q - P vanishes at once."""
+        """P / Q of the least degrees at which y Q - P vanishes at once, and plain ones of values that are not exact."""
+        plain = range(0 if self.precise else self.policy.quotient + 1)
+        for above, below in ((above, below) for below in plain[1:] for above in plain):
+            self.keep(quotient_of_polynomials(self.t, self.y, above, below))
         unit, y = _unit(self.t), (self.y - self.y.mean()) / self.spread
         errors: dict[tuple[int, int], float] = {}
         for total in range(1, self.policy.rational + 1):
