@@ -15,7 +15,7 @@ from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expressi
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
 from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.rational_functions import rational_function
-from kanrun.engine.symbolic.ridge_terms import ridge_formulas
+from kanrun.engine.symbolic.ridge_terms import _forms, ridge_formulas
 from kanrun.engine.symbolic.structure import _without_needless_addends, tried_expression
 from kanrun.engine.symbolic.symmetries import Reduction, dimensionless, power_law, reduced
 from kanrun.errors import KanrunError, UsageError
@@ -227,3 +227,17 @@ def test_two_near_sines_become_one() -> None:
     assert exact is not None
     plain = to_expression(_without_needless_addends(exact, split, problem).selected.graph, ["x0", "x1"])
     assert len(plain.atoms(sympy.sin)) == 1
+
+
+def test_a_number_that_is_not_real_makes_no_graph() -> None:
+    with pytest.raises(KanrunError, match="not real"):
+        graph_of_expression(sympy.sqrt(-2) * sympy.Symbol("x0", real=True), 1)
+
+
+def test_forms_of_two_monomials_are_on_a_fine_grid_whatever_the_inputs() -> None:
+    z = np.random.default_rng(0).uniform(-1, 1, (30, 3))
+    products = np.stack([z[:, i] * z[:, j] for i, j in ((0, 1), (0, 2), (1, 2))], axis=1)
+    bilinear = np.concatenate([z, products], axis=1)
+    forms = _forms("sin", bilinear, bilinear.T, 3, POLICY.ridge)
+    wanted = 0.75 * z[:, 2] - 2.25 * products[:, 0]  # the first slope is positive: a sine takes a phase
+    assert np.abs(forms - wanted).max(axis=1).min() < 1e-12

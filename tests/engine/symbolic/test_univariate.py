@@ -9,9 +9,10 @@ from kanrun.engine.symbolic import choose
 from kanrun.engine.symbolic.budget import Budget, WorkSpent, at_most, count_work, limited
 from kanrun.engine.symbolic.dictionary import dictionary
 from kanrun.engine.symbolic.formula import to_expression
-from kanrun.engine.symbolic.pairs import nearest_pairs
+from kanrun.engine.symbolic.pairs import covered, nearest_pairs
+from kanrun.engine.symbolic.search_problem import UnivariatePolicy
 from kanrun.engine.symbolic.trees import Joined, graph_of
-from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.engine.symbolic.univariate import UnivariateSearch, match_formulas
 from kanrun.formulas import parse, to_numpy
 
 FOUND = [
@@ -117,3 +118,26 @@ def test_one_of_each_of_two_sets_and_of_exact_pairs_the_first() -> None:
     first[20], y = first[3], first[3] - 2 * second[7] + 5
     (loss, i, j), *_ = nearest_pairs(y, first, np.ones((1, 20)), 4, others=second, floor=1e-11)
     assert (loss, i, j) == (1e-11, 3, 7)
+
+
+def test_a_quotient_of_values_that_are_not_exact_is_plain() -> None:
+    t = np.linspace(0.3, 4.0, 120)
+    y = 1 / (1.2 + (t - 2.5) ** 2)
+    search = UnivariateSearch(t, y + 1e-6 * np.sin(9 * t), choose(None), 1e-6, UnivariatePolicy())
+    search.rationals()
+    best = search.best()[0]
+    assert best.name == "1/x(x + x^2)"
+    np.testing.assert_allclose(best.function.value(t), y, atol=1e-5)
+
+
+def test_covered_is_what_least_squares_gains() -> None:
+    rng = np.random.default_rng(0)
+    values, entries = rng.normal(size=40), rng.normal(size=(5, 40))
+    beside = np.stack([np.ones(40), entries[0]], axis=1)  # the first entry is there already
+    gains, slopes = covered(values, entries, np.linalg.qr(beside)[0])
+    before = np.linalg.lstsq(beside, values, rcond=None)[1][0]
+    assert gains[0] == -np.inf
+    for k in range(1, 5):
+        solved, left, *_ = np.linalg.lstsq(np.column_stack([beside, entries[k]]), values, rcond=None)
+        assert gains[k] == pytest.approx(before - left[0])
+        assert slopes[k] == pytest.approx(solved[-1])
