@@ -28,8 +28,6 @@ from kanrun.targets import (
     as_array,
     as_numbers,
     input_rows,
-    read_inputs,
-    read_values,
 )
 
 if TYPE_CHECKING:
@@ -236,15 +234,6 @@ class Model:
             )
         at = torch.as_tensor(np.asarray(x, dtype=np.float64))
         return self.network.derivative(at, found.index)[:, found.unknown].numpy()
-
-    def inputs_of(self, source: str | Path) -> tuple[Array, list[str]]:
-        """The model's inputs (rows, inputs) from the columns of a table file, and sentences about unknown levels.
-
-        Raises UsageError for columns that are not there and for values that the model cannot take.
-        """
-        if self.code is None:
-            return read_inputs(source, self.inputs), []
-        return self.code.encode(read_values(source, [column.name for column in self.code.columns]))
 
     def interval(self, x: Data, level: float) -> tuple[Array, Array]:
         """Lower and upper ends (samples, outputs) between which the output lies with probability `level`.

@@ -98,7 +98,9 @@ def test_resume(kanrun: Command, fit: Any) -> None:
     assert fit.seeds == [0, 1, 2, 2]
 
 
-@pytest.mark.parametrize("name", ["latest", "fit/v0001", "outputs/fit/v0001"])
+@pytest.mark.parametrize(
+    "name", ["latest", *(pytest.param(each, marks=pytest.mark.slow) for each in ("fit/v0001", "outputs/fit/v0001"))]
+)
 def test_resume_of_a_sweep_runs_what_ended_early_and_what_never_began(
     kanrun: Command, fit: Any, tmp_path: Path, name: str
 ) -> None:

@@ -114,7 +114,14 @@ def fuzz(kind: str, case: Case, request: pytest.FixtureRequest, capfd: pytest.Ca
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     outputs = tmp_path_factory.mktemp("trained")
-    words = ["target=product", "model.hidden=[2]", "solver.steps=2", "solver.starts=1", "sampling.train=50"]
+    words = [
+        "target=product",
+        "model.hidden=[2]",
+        "model.intervals=[3]",
+        "solver.steps=2",
+        "solver.starts=1",
+        "sampling.train=50",
+    ]
     assert main(["fit", *words, "-q", "--outputs", str(outputs)]) == 0
     return outputs / "fit" / "v0001"
 
