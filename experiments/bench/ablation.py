@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from math import inf
 from typing import Any
 
@@ -183,22 +184,21 @@ def check_ablation(cfg: BenchConfig) -> None:
 
 
 def ablation(cfg: BenchConfig, seed: int) -> Iterator[Record]:
-    """Every case without each rule that it meets, over `repeats` seeds; then each rule's ratios."""
+    """Every case without each rule that it meets, one of `repeats` seeds after the other; then each rule's ratios."""
     rows: list[dict[str, Any]] = []
-    for name, case in CASES.items():
+    for number, (name, case) in product(range(seed, seed + cfg.repeats), CASES.items()):
         rules = [rule for rule in RULES if RULES[rule].of == case.kind and rule in (cfg.rules or RULES)]
         if not rules or name not in (cfg.cases or CASES):
             continue
-        for number in range(seed, seed + cfg.repeats):
-            for starts in (False, True):
-                met = [rule for rule in rules if RULES[rule].starts == starts]
-                for rule in [FULL, *met] if met else []:
-                    found = ablate(rule, case, number, starts=starts)
-                    if time_is_up():  # in the middle of this training
-                        break
-                    rows.append({"case": name, "held_back": name in HELD_BACK, **found})
-                    yield Row("ablation", rows[-1])
-        yield Note(f"ablation: {name}")
+        for starts in (False, True):
+            met = [rule for rule in rules if RULES[rule].starts == starts]
+            for rule in [FULL, *met] if met else []:
+                found = ablate(rule, case, number, starts=starts)
+                if time_is_up():  # in the middle of this training
+                    break
+                rows.append({"case": name, "held_back": name in HELD_BACK, **found})
+                yield Row("ablation", rows[-1])
+        yield Note(f"ablation: {name}, seed {number}")
     for row in summary(DataFrame(rows)).to_dict("records"):
         yield Row("rules", {str(key): value for key, value in row.items()})
 
