@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy import ndarray
@@ -11,7 +12,7 @@ from scipy.special import softmax
 
 from kanrun.runs.records import Table
 from kanrun.study.cross_validation import loss_of
-from kanrun.study.table_model import Part, TableModel, all_logits
+from kanrun.study.table_model import TableModel, all_logits
 from kanrun.targets import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
@@ -24,7 +25,8 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
     """For each input and output, the prediction while the input moves and all other effects are at their mean.
 
     Columns input, output, x, value, lower, upper in the user's units (probabilities of a class for classes); the band
-    is that of the additive part by the evidence, pointwise 95 %. Pairs are not in it: at their mean.
+    is that of the additive part by the evidence, pointwise 95 %. Pairs are not in it: at their mean; of neighbourhoods
+    their mean over rows is.
     """
     x, fit = points.x, model.fit
     centre = np.median(x, axis=0)
@@ -36,14 +38,15 @@ def effect_table(model: TableModel, points: Points, inputs: Sequence[str], outpu
             at = values
         moved = np.tile(centre, (len(at), 1))
         moved[:, j] = at
-        mine = fit.design.basis.column == j
-        h = fit.design.functions(model.inputs.apply(moved))[:, mine]
+        u = model.inputs.apply(moved)
+        h = fit.design.functions(u)[:, fit.design.basis.places[j]]
 
-        def curve(part: Part, deviations: float, j: int = j, h: ndarray = h, mine: ndarray = mine) -> ndarray:
-            spread = np.sqrt(np.maximum(((h @ part.fit.covariance[j]) * h).sum(1), 0))[:, None]
-            return np.asarray(np.stack([h @ one.main[mine] for one in part.fit.terms], 1) + deviations * spread)
-
-        curves = [_in_units(model, lambda part, d=d: curve(part, d)) for d in (0.0, -BAND, BAND)]  # type: ignore[misc]
+        middles = [part.fit.effect(j, u) for part in model.parts]
+        spreads = [np.sqrt(np.maximum(((h @ part.fit.covariance[j]) * h).sum(1), 0))[:, None] for part in model.parts]
+        curves = [
+            _in_units(model, [middle + d * spread for middle, spread in zip(middles, spreads, strict=True)])
+            for d in (0.0, -BAND, BAND)
+        ]
         low_ends, high_ends = np.minimum(*curves[1:]), np.maximum(*curves[1:])
         for o, output in enumerate(outputs):
             ends = {"lower": low_ends[:, o], "upper": high_ends[:, o]}
@@ -55,11 +58,11 @@ def _table(name: str, parts: Sequence[DataFrame]) -> Table:
     return Table(name, {str(column): values.to_numpy() for column, values in concat(parts).items()})
 
 
-def _in_units(model: TableModel, effects: Callable[[Part], ndarray]) -> ndarray:
-    """Predictions from the mean outputs of the parts and what an input adds to them."""
+def _in_units(model: TableModel, effects: Sequence[ndarray]) -> ndarray:
+    """Predictions from the mean outputs of the parts and what an input adds to each."""
     total: ndarray | float = 0.0
-    for part in model.parts:
-        whole = part.fit.mean + effects(part)
+    for part, effect in zip(model.parts, effects, strict=True):
+        whole = part.fit.mean + effect
         total = total + part.weight * (
             softmax(all_logits(whole), 1) if part.outputs is None else part.outputs.invert(whole)
         )
@@ -75,15 +78,12 @@ def importance_table(model: TableModel, points: Points, inputs: Sequence[str], c
     """
     rows = np.random.default_rng([seed, 31]).permutation(len(points))[:MOST_ROWS]
     some = points.take(np.sort(rows))
-    fit = model.fit
-    h = fit.design.functions(model.inputs.apply(some.x))
     before = loss_of(model.values(some.x), some.y, classes)
     effect, shuffled = np.zeros(len(inputs)), np.zeros(len(inputs))
     order = np.random.default_rng([seed, 32]).permutation(len(some))
     for j in range(len(inputs)):
-        mine = fit.design.basis.column == j
         effect[j] = sum(
-            part.weight * np.sqrt(sum(float(np.var(h[:, mine] @ one.main[mine])) for one in part.fit.terms))
+            part.weight * np.sqrt(part.fit.effect(j, model.inputs.apply(some.x)).var(0).sum())
             * (1.0 if part.outputs is None else float(part.outputs.scale.mean())) for part in model.parts
         )  # fmt: skip
         moved = some.x.copy()
@@ -137,11 +137,10 @@ def pair_map_table(model: TableModel, points: Points, inputs: Sequence[str], out
         moved = np.tile(np.median(x, axis=0), (len(grid), 1))
         moved[:, [i, j]] = grid
         mine = np.isin(fit.design.basis.column, (i, j))
-        h = np.where(mine, fit.design.functions(model.inputs.apply(moved)), 0.0)
+        functions = replace(fit.design, radial=None).functions
+        h = np.where(mine, functions(model.inputs.apply(moved)), 0.0)
 
-        def joint(part: Part, h: ndarray = h) -> ndarray:
-            return np.stack([one.values(h) - one.offset for one in part.fit.terms], 1)
-
+        joint = [np.stack([one.values(h) - one.offset for one in part.fit.terms], 1) for part in model.parts]
         nearest = [np.abs(x[:, k, None] - side).argmin(1) for k, side in zip((i, j), sides, strict=True)]
         rows = np.bincount(nearest[0] * len(sides[1]) + nearest[1], minlength=len(grid))
         marks = {"input": first, "with": second, "output": outputs[o], "x": grid[:, 0], "y": grid[:, 1]}

@@ -181,10 +181,11 @@ def _assembled(every: Mapping[str, _Candidate], choice: _Choice, left_out: ndarr
     for name, weight in sorted(shares.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
         parts.append(Part(weight, fit.times(choice.amount) if classes else fit, every[name].outputs))
+    local = any(one.fit.design.radial for one in parts)
     networks = [
         network_of(
             one.fit.terms, one.fit.design, one.fit.functions(), one.fit.noise if not classes else CLASS_NOISE,
-            replace(policy.evidence, shapes=policy.shapes), split=classes == 2, hidden=len(parts) > 1,
+            replace(policy.evidence, shapes=policy.shapes), split=classes == 2, hidden=len(parts) > 1, local=local,
             extrapolation="zero" if policy.extrapolation == "zero" else "linear",
         ) for one in parts
     ]  # fmt: skip
@@ -316,7 +317,8 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
-    kept = tuple(name for name in policy.evidence.candidates if policy.pairs or name != "pairs")
+    left = ("pairs", "radial") if not policy.pairs else ("radial",) if policy.extrapolation in ("linear", "zero") else ()
+    kept = tuple(name for name in policy.evidence.candidates if name not in left)
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
     room = {"linear": policy.scores.straight_room, "constant": 0.0}.get(policy.extrapolation, policy.scores.room)
     scoring = replace(policy.scores, room=room, straight_room=room)

@@ -17,8 +17,9 @@ from kanrun.targets.data import Array, PiecewiseScaling, Points, in_own_units
 class ScorePolicy:
     """How inputs become scores and how far predictions may go.
 
-    An input with more than `few` distinct values becomes the mean of its standardised value and its normal score, as
-    the piecewise linear map through `knots` quantiles of the distinct values; others are standardised. The map is
+    An input with more than `few` distinct values, one of them more than `light` standard deviations from the mean,
+    becomes the mean of its standardised value and its normal score, as the piecewise linear map through `knots`
+    quantiles of the distinct values; others are standardised. The map is
     continued to `room` of the range of scores on either side and constant beyond (`straight_room` for straight scores,
     which only the linear model has). Predictions are held within the range of the training outputs, widened by `margin`
     of it on either side, those of the linear model by `linear_margin`: on long tails a line goes on as far as the rows.
@@ -28,6 +29,7 @@ class ScorePolicy:
     """
 
     few: int = 8
+    light: float = 2.5
     knots: int = 33
     blend: float = 0.5
     room: float = 0.25
@@ -75,7 +77,7 @@ def _scores(x: Array, weights: Array, policy: ScorePolicy, straight: bool) -> tu
         return np.array([low - size, low + size]), np.array([-1.0, 1.0])
     points = np.array([low, high])
     values = (points - mean) / deviation
-    if len(distinct) > policy.few and not straight:
+    if len(distinct) > policy.few and np.abs(values).max() > policy.light and not straight:
         points = np.unique(np.quantile(distinct, np.linspace(0, 1, policy.knots)))
         order = np.argsort(x, kind="stable")
         below = np.concatenate([[0.0], np.cumsum(weights[order])])  # the weight of the first k rows in order

@@ -1,9 +1,11 @@
-"""Terms to one ordinary KAN: main effects as edges through one straight hidden node, pairs as nodes that are squared.
+"""Terms to one ordinary KAN: main effects through one straight hidden node, pairs as squared nodes, centres as bells.
 
 h'W h / 2 = sum_r lambda_r (v_r'h)^2 / 2 by the eigenvectors of W: node r is v_r'h, a sum of functions of one input
 each, and its outer edge is the parabola lambda_r z^2 / 2, which a cubic spline holds exactly. A weighted sum of members
 has the weighted sum of their W, so a stack is one network too. Beyond the range that training rows give a node its
 parabola continues in a straight line, so that combinations of values that no row has do not grow as squares.
+
+A centre z of neighbourhoods is a node whose edges are the parabolas w_j (x_j - z_j)^2 / 2, and psi(s) = exp(-s) behind.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from scipy.interpolate import make_interp_spline
 from kanrun.engine.evidence.basis import DEGREE
 from kanrun.engine.evidence.design import SHAPES, Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
+from kanrun.engine.evidence.radial import INTERVALS, RadialBasis, psi
 from kanrun.engine.layers import EdgeSpec, SplineLayer
 from kanrun.engine.networks import KAN
 from kanrun.engine.splines import Extrapolation, breakpoints_of
 
-OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more
+OUTER_INTERVALS = 2  # of the outer edges: lines and parabolas need no more, bells `INTERVALS`
 _NODE_ROWS = 100_000  # by which nodes are judged
 _ROOM = 0.1  # of a node's range on the training rows, on either side, before its parabola goes on straight
 
@@ -47,12 +50,14 @@ def network_of(  # noqa: PLR0913 (keywords)
     *,
     split: bool = False,
     hidden: bool = False,
+    local: bool = False,
     extrapolation: Extrapolation = "linear",
 ) -> KAN:
     """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
 
     `h` are the functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
-    With `hidden` there is a hidden layer without pairs too.
+    With `hidden` there is a hidden layer without pairs too; with `local` the outer edges have the intervals of bells
+    even where there are no neighbourhoods.
     `extrapolation` is that of the edges of the inputs. The network equals the terms but for the nodes left out, where
     no node leaves the range of its training rows.
     """
@@ -62,26 +67,55 @@ def network_of(  # noqa: PLR0913 (keywords)
     some = h.some(_NODE_ROWS)
     nodes = [_nodes(one, some, noise, policy) for one in fit_terms]
     offsets = np.array([one.offset for one in fit_terms])
-    main = np.stack([one.main for one in fit_terms])
+    functions = len(design.lines)
+    main = np.stack([one.main[:functions] for one in fit_terms])
     breakpoints = torch.as_tensor(design.basis.breakpoints)
-    if not hidden and not any(len(one.factors) for one in nodes):
+    local = local or design.radial is not None
+    if not hidden and not local and not any(len(one.factors) for one in nodes):
         layer = SplineLayer.on_grid(breakpoints, len(mixing), spec, uniform=False)
         edges = _shaped(_edges(design, mixing @ main), policy)
         edges[:, 0] += (mixing @ offsets)[:, None]  # B-splines sum to one
         _write(layer, edges, None)
         return KAN.of_layers([layer])
     directions = np.concatenate([main, *(one.directions for one in nodes)])
-    inner = SplineLayer.on_grid(breakpoints, len(directions), spec, uniform=False)
-    _write(inner, _shaped(_edges(design, directions), policy, len(main)), None)
+    bells = design.radial.of_centres(np.stack([one.main[functions:] for one in fit_terms])) if design.radial else None
+    count = len(directions) + (0 if bells is None else bells.shape[1])
+    inner = SplineLayer.on_grid(breakpoints, count, spec, uniform=False)
+    edges = _shaped(_edges(design, directions), policy, len(main))
+    if design.radial:
+        edges = np.concatenate([edges, _parabolas(design.radial, inner.knots.numpy())])
+    _write(inner, edges, None)
     ends = [(reach.min(0), reach.max(0)) for reach in (block @ directions.T for block in h.blocks())]
     low, high = (np.array(each) for each in zip(*ends, strict=True))
     low, high = low.min(0), high.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))
-    cuts = np.linspace(low - room, high + room, OUTER_INTERVALS + 1, axis=1)
-    outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)
-    coefficients = _outer(outer.knots.numpy(), nodes, offsets)
+    cuts = np.linspace(low - room, high + room, (INTERVALS if local else OUTER_INTERVALS) + 1, axis=1)
+    if bells is not None:
+        bell = psi().t[DEGREE:-DEGREE]
+        cuts = np.concatenate([cuts, np.tile(bell, (bells.shape[1], 1))])
+    outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=not local)
+    coefficients = _outer(outer.knots.numpy()[: len(directions)], nodes, offsets)
+    if bells is not None:
+        coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
     _write(outer, np.tensordot(mixing, coefficients, 1), mixing @ np.any(coefficients, axis=2) != 0)
     return KAN.of_layers([inner, outer])
+
+
+def _parabolas(radial: RadialBasis, knots: ndarray) -> Float[ndarray, "centres inputs functions"]:
+    """B-spline coefficients of w_j (x_j - z_j)^2 / 2, as the blossoms of `_outer`."""
+    line, square = _powers(knots)
+    centres = radial.centres[:, :, None]
+    return np.asarray(radial.precisions[:, None] / 2 * (square - 2 * centres * line + centres**2))
+
+
+def _powers(knots: Float[ndarray, "inputs knots"]) -> tuple[ndarray, ndarray]:
+    """B-spline coefficients (inputs, functions) of z and of z^2.
+
+    Coefficient i belongs to the three knots after knot i: those of z are their means, those of z^2 the means of the
+    products of two of them (the blossoms of z and z^2).
+    """
+    a, b, c = (knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in (1, 2, 3))
+    return (a + b + c) / 3, (a * b + a * c + b * c) / 3
 
 
 def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) -> KAN:
@@ -95,7 +129,7 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
     inner = SplineLayer.on_grid(breakpoints_of(first[0].knots, DEGREE), len(edges), first[0].spec, uniform=False)
     _write(inner, edges, None)
     cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
-    middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=True)
+    middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=second[0].uniform)
     flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
     mask = linalg.block_diag(*(one.mask.numpy() for one in second))
     _write(middle, flat.reshape(len(networks), len(cuts), -1), mask)
@@ -159,13 +193,8 @@ def _write(layer: SplineLayer, coefficients: ndarray, mask: ndarray | None) -> N
 
 
 def _outer(knots: ndarray, nodes: Sequence[_Nodes], offsets: ndarray) -> Float[ndarray, "terms nodes functions"]:
-    """B-spline coefficients of the straight edges of the main nodes and the parabolas of the squared ones.
-
-    Coefficient i belongs to the three knots after knot i: the coefficients of z are their means, those of z^2 the means
-    of the products of two of them (the blossoms of z and z^2).
-    """
-    a, b, c = (knots[:, i : knots.shape[1] - DEGREE - 1 + i] for i in (1, 2, 3))
-    line, square = (a + b + c) / 3, (a * b + a * c + b * c) / 3
+    """B-spline coefficients of the straight edges of the main nodes and the parabolas of the squared ones."""
+    line, square = _powers(knots)
     out = np.zeros((len(nodes), *line.shape))
     first = len(nodes)
     for t, (one, offset) in enumerate(zip(nodes, offsets, strict=True)):

@@ -18,16 +18,17 @@ from numpy import ndarray
 
 from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
+from kanrun.engine.evidence.radial import RadialBasis
 
 #: The components of variance in their order.
-KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs")
-MAIN = 3
+KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs", "radial")
+MAIN, RADIAL = 3, 6
 
 
 @dataclass(frozen=True, eq=False)
 class Terms:
     """f = offset + h'main + g'pairs g / 2, h the scaled functions and g those of them that take part in pairs, at
-    `places`; `pairs` is None where there are none."""
+    `places`; `pairs` is None where there are none, and `main` ends before the functions that it does not have."""
 
     offset: float
     main: Float[ndarray, " functions"]
@@ -35,8 +36,9 @@ class Terms:
     places: Int[ndarray, " paired"] | None = None
 
     def values(self, h: Float[ndarray, "rows functions"]) -> Float[ndarray, " rows"]:
-        """f of rows by their scaled functions."""
-        y = self.offset + h @ self.main
+        """f of rows by their scaled functions; those that h or the terms do not have count as zero."""
+        there = min(h.shape[1], len(self.main))
+        y = self.offset + h[:, :there] @ self.main[:there]
         if self.pairs is None or self.places is None:
             return np.asarray(y)
         g = np.take(h, self.places, 1)
@@ -47,10 +49,18 @@ class Terms:
         parts = [p * w for p, w in ((self.pairs, own), (other.pairs, weight)) if p is not None and w]
         return Terms(
             own * self.offset + weight * other.offset,
-            own * self.main + weight * other.main,
+            _sum(own * self.main, weight * other.main),
             sum(parts[1:], parts[0]) if parts else None,
             other.places if self.places is None else self.places,
         )
+
+
+def _sum(a: ndarray, b: ndarray) -> ndarray:
+    """The shorter one is zero beyond its end."""
+    total = np.zeros(max(len(a), len(b)))
+    total[: len(a)] += a
+    total[: len(b)] += b
+    return total
 
 
 #: The sign of the differences of B-spline coefficients (up, down) or of those of the slope (convex, concave).
@@ -79,13 +89,17 @@ def _constraints(
 
 @dataclass(frozen=True, eq=False)
 class Design:
-    """A reduced basis with the weights of inputs in pairs; everything about rows is computed from their `h`."""
+    """A reduced basis with the weights of inputs in pairs; everything about rows is computed from their `h`.
+
+    The functions of `radial`, where there is one, follow those of the basis.
+    """
 
     basis: ReducedBasis
     lines: ndarray  # (functions,) which functions are straight lines
     paired: ndarray  # (functions,) which take part in pairs
     relevance: ndarray  # (inputs,) weight of an input in pairs
     constraints: ndarray | None = None  # (conditions, functions) A: of coefficients c of main effects, A c >= 0
+    radial: RadialBasis | None = None
 
     @staticmethod
     def of(basis: ReducedBasis, policy: EvidencePolicy) -> Design:
@@ -102,7 +116,7 @@ class Design:
         """h of encoded rows."""
         values = self.basis.values(u)
         values /= np.sqrt(self.basis.roughness)
-        return values
+        return values if self.radial is None else np.concatenate([values, self.radial.values(u)], 1)
 
     def main_kernels(self, h: ndarray) -> list[ndarray]:
         """Kernels of the lines, of the wiggles and of the steps."""
@@ -110,8 +124,9 @@ class Design:
 
     @property
     def main(self) -> Int[ndarray, " functions"]:
-        """The component of each main effect."""
-        return np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
+        """The component of each function."""
+        kinds = np.where(self.lines, 0, np.where(self.basis.steps, 2, 1))
+        return kinds if self.radial is None else np.append(kinds, np.full(len(self.radial.centres), RADIAL))
 
     def pair_kernels(self, h: ndarray) -> list[ndarray]:
         """Kernels of the three kinds of pairs, over all pairs of inputs: half of (sum)^2 - sum of squares."""
@@ -136,7 +151,7 @@ class Design:
     def terms(self, h: ndarray, offset: float, weights: Float[ndarray, " rows"], variances: ndarray) -> Terms:
         """What the weights of rows (P y) say about the coefficients."""
         main = variances[self.main] * (h.T @ weights)
-        if not np.any(variances[MAIN:]):
+        if not np.any(variances[MAIN:RADIAL]):
             return Terms(offset, main)
         scale = np.sqrt(self.relevance)[self.basis.column[self.places]]
         g = np.take(h, self.places, 1) * scale
@@ -150,7 +165,7 @@ class Design:
 
     def _kinds(self, variances: ndarray) -> Float[ndarray, "paired paired"]:
         """The variance of every product of two functions, 0 for two of one input."""
-        line, mixed, rough = variances[MAIN:]
+        line, mixed, rough = variances[MAIN:RADIAL]
         lines, column = self.lines[self.places], self.basis.column[self.places]
         kind = np.where(lines[:, None], np.where(lines, line, mixed), np.where(lines, mixed, rough))
         return np.where(column[:, None] == column, 0.0, kind)
@@ -204,8 +219,8 @@ class TableFunctions:
 
     def __init__(self, design: Design, u: ndarray, held: ndarray | None = None, scale: ndarray | float = 1.0) -> None:
         self._design, self._u, self._scale = design, u, scale
-        self.shape = (len(u), len(design.lines))
-        self._held = design.functions(u) if held is None and len(u) * len(design.lines) <= _MOST_HELD else held
+        self.shape = (len(u), len(design.main))
+        self._held = design.functions(u) if held is None and len(u) * self.shape[1] <= _MOST_HELD else held
 
     def __len__(self) -> int:
         return len(self._u)

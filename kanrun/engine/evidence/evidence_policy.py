@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class EvidencePolicy:
     """What a caller may change; the defaults were chosen on the whole set of tables of `kanrun bench part=tables`.
 
-    `candidates` are stacked: straight lines, additive, with steps, with pairs.
+    `candidates` are stacked: straight lines, additive, with steps, with pairs, neighbourhoods.
 
     Basis: `intervals` of every input's cubic grid, half of whose spacing follows the quantiles (`grid_eps`), no
     interval narrower than `narrowest` of the uniform one; `functions` kept of each input, of which `pair_functions`
@@ -27,6 +27,12 @@ class EvidencePolicy:
     in proportion to the size of its effect before, plus `least_share` of the largest (the group lasso by reweighting),
     where a table has at least `sparse_inputs` inputs.
 
+    Neighbourhoods (`radial`, for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions
+    have a prior of deviation `precision_deviation`, and are found by at most `radial_steps` steps, until one gains less
+    than a share of `radial_settled`, on as many of the `evidence_rows` as inputs x rows^2 stays below `radial_work`;
+    at most `radial_centres` centres are chosen among `radial_rows` rows, until no row has more variance left than
+    `remainder` of the noise's. They are in the stack where they lower its loss of left-out rows by `radial_gain` of it.
+
     Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
     pairs that are strongest in a sample of `screening_rows` rows.
@@ -43,7 +49,7 @@ class EvidencePolicy:
     noise (`most_nodes` for each output at most).
     """
 
-    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs")
+    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs", "radial")
     intervals: int = 32
     grid_eps: float = 0.5
     narrowest: float = 1e-2
@@ -71,6 +77,15 @@ class EvidencePolicy:
     logit_variances: tuple[float, ...] = (1.0, 100.0)
     newton_steps: int = 25
     newton_settled: float = 1e-2
+    radial_inputs: int = 200
+    radial_fewest: int = 30
+    precision_deviation: float = 1.0
+    radial_steps: int = 40
+    radial_settled: float = 1e-5
+    radial_work: float = 2e7
+    radial_rows: int = 1500
+    radial_centres: int = 300
+    radial_gain: float = 0.02
     shapes: tuple[tuple[int, str], ...] = ()
     remainder: float = 0.02
     most_nodes: int = 40

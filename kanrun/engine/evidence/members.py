@@ -1,13 +1,14 @@
-"""The candidates of a table - straight lines, additive, with pairs - fitted by evidence and stacked on left-out rows.
+"""The candidates of a table, fitted by evidence and stacked on left-out rows.
 
-All three are always there, so that the answer is not worse than the linear model by more than chance. Left-out
-predictions have a closed form (`Posterior.left_out`; for classes after the last Newton step), the weights are not
-negative and sum to one, and the stacked whole is again of the form `Terms`.
+They are straight lines, additive, with steps, with pairs, and neighbourhoods. The first are always there, so that the
+answer is not worse than the linear model by more than chance. Left-out predictions have a closed form
+(`Posterior.left_out`; for classes after the last Newton step), the weights are not negative and sum to one, and the
+stacked whole is again of the form `Terms`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -21,12 +22,14 @@ from scipy.special import expit, log_softmax, softmax
 from kanrun.engine.evidence.components import move
 from kanrun.engine.evidence.design import Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
+from kanrun.engine.evidence.radial import RadialBasis
 from kanrun.engine.evidence.row_kernels import COMPONENTS, Blocks, Form, MemberRows, RowsSolution, Start
 
 _LEAST_WEIGHT = 1e-3  # of p (1 - p), so that no row has endless noise
-_MEAN_ROWS = 2000
+_MEAN_ROWS, _EFFECT_ROWS = 2000, 100
 _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
 SPARSE = "sparse"  # the candidate beside the stack
+RADIAL = "radial"
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,14 +64,29 @@ class TableFit:
     sparse: TableFit | None = None
 
     def functions(self) -> TableFunctions:
-        """The scaled functions of rows, which are not kept: of a long table they are many times the table itself."""
-        return TableFunctions(self.design, self.u)
+        """The scaled functions of single inputs, which are not kept: of a long table they are many times the table."""
+        return TableFunctions(replace(self.design, radial=None), self.u)
 
     @cached_property
     def mean(self) -> Float[ndarray, " outputs"]:
         """The mean of each output over the first rows."""
         h = self.design.functions(self.u[:_MEAN_ROWS])
         return np.asarray(np.stack([one.values(h) for one in self.terms], 1).mean(0))
+
+    def effect(self, j: int, u: Float[ndarray, "points inputs"]) -> Float[ndarray, "points outputs"]:
+        """The effect of input j alone at these points, that of neighbourhoods as their mean over rows included."""
+        mine = self.design.basis.places[j]
+        h = replace(self.design, radial=None).functions(u)[:, mine]
+        alone = np.stack([h @ one.main[mine] for one in self.terms], 1)
+        if (radial := self.design.radial) is None:
+            return alone
+        rows = self.u[np.linspace(0, len(self.u) - 1, min(len(self.u), _EFFECT_ROWS)).astype(int)]
+        inside = np.stack([one.main[len(self.design.lines) :] for one in self.terms])
+        at = np.unique(np.append(u[:, j], rows[:, j]))
+        at = at if len(at) <= _EFFECT_ROWS else np.quantile(at, np.linspace(0, 1, _EFFECT_ROWS))
+        levels = radial.dependence(rows, j, at, inside).T
+        moved, mean = (np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows))
+        return np.asarray(alone + moved - mean.mean(0))
 
     def times(self, factor: float) -> TableFit:
         """The fit with its terms multiplied."""
@@ -95,12 +113,16 @@ def fit_numbers(
     scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
     scale = np.where(scale > 0, scale, 1.0)
     t = (y - shift) / scale
-    names = _with_sparse(policy.candidates, rows)
+    candidates = _candidates(rows, start)
+    names = _with_sparse(candidates, rows)
+    near = rows.near(t, start.design if start else None) if RADIAL in candidates else rows
     solutions: dict[str, list[RowsSolution]] = {name: [] for name in names}
     starts: dict[str, list[Start]] = {name: [] for name in names}
     for o, column in enumerate(t.T):
-        for name in policy.candidates:
-            found, variances = rows.numbers(name, column, start.variances[name][o] if start else None)
+        for name in candidates:
+            found, variances = (near if name == RADIAL else rows).numbers(
+                name, column, start.variances[name][o] if start else None
+            )
             solutions[name].append(found)
             starts[name].append(variances)
             if name == "additive":
@@ -114,7 +136,7 @@ def fit_numbers(
             solutions[SPARSE].append(found)
             starts[SPARSE].append(variances)
     left_out = {name: np.stack([one.left_out for one in found], 1) for name, found in solutions.items()}
-    stack = _stack_numbers([left_out[name] for name in policy.candidates], t, weights)
+    stack = _weights(candidates, lambda some: _stack_numbers([left_out[name] for name in some], t, weights), policy)
     members = tuple(
         Member(
             name,
@@ -125,7 +147,7 @@ def fit_numbers(
         for name in names
     )  # fmt: skip
     noises = {name: float(np.mean(np.sqrt([one[1] for one in starts[name]]) * scale)) for name in names}
-    return _Solved(rows, members, solutions, starts, noises, float(scale[0])).whole(stack)
+    return _Solved(rows, near.design.radial, members, solutions, starts, noises, float(scale[0])).whole(stack)
 
 
 def fit_classes(
@@ -145,7 +167,7 @@ def fit_classes(
     work = (
         len(u) * (rows.h.shape[1] + policy.most_pairs * policy.long_pair_functions**2) ** 2 * (classes - (classes == 2))
     )
-    names = tuple(name for name in start.variances if name != SPARSE) if start else policy.candidates
+    names = _candidates(rows, start)
     if start is None and rows.screens("pairs") and work > policy.most_work / 10:
         names = tuple(name for name in names if name != "pairs")
     policy = replace(policy, candidates=names)
@@ -163,8 +185,9 @@ def fit_classes(
         logits = [_all_logits(np.stack([one.left_out for one in each], 1)) for each in tried]
         losses = [_log_loss(np.clip(one, -_LARGEST_LOGIT, _LARGEST_LOGIT), labels, rows.weights) for one in logits]
         beginnings = (beginnings[int(np.argmin(losses))],)
+    near = rows.near(hot, start.design if start else None) if RADIAL in names else rows
     for name in policy.candidates:
-        solutions[name], starts[name] = _classes_of(rows, name, hot, begun(name))
+        solutions[name], starts[name] = _classes_of(near if name == RADIAL else rows, name, hot, begun(name))
         if name == "additive":
             rows.relevant([one.terms for one in solutions[name]])
     if SPARSE in (every := _with_sparse(policy.candidates, rows)):
@@ -177,9 +200,32 @@ def fit_classes(
         name: np.clip(np.stack([one.left_out for one in found], 1), -_LARGEST_LOGIT, _LARGEST_LOGIT)
         for name, found in solutions.items()
     }
-    stack = _stack_classes([left_out[name] for name in policy.candidates], labels, rows.weights)
+    stack = _weights(
+        names, lambda some: _stack_classes([left_out[name] for name in some], labels, rows.weights), policy
+    )
     members = tuple(Member(name, tuple(one.terms for one in solutions[name]), left_out[name]) for name in every)
-    return _Solved(rows, members, solutions, starts, dict.fromkeys(every, 1.0), 1.0).whole(stack)
+    return _Solved(rows, near.design.radial, members, solutions, starts, dict.fromkeys(every, 1.0), 1.0).whole(stack)
+
+
+def _candidates(rows: MemberRows, start: TableFit | None) -> tuple[str, ...]:
+    """Those of the policy, or of the fit to similar rows; neighbourhoods where there are inputs and rows enough."""
+    policy = rows.policy
+    local = 1 < rows.u.shape[1] <= policy.radial_inputs and len(rows.u) >= policy.radial_fewest and not policy.shapes
+    known = policy.candidates if start is None else start.variances
+    return tuple(name for name in policy.candidates if name in known and (local or name != RADIAL))
+
+
+def _weights(
+    names: Sequence[str], stack: Callable[[Sequence[str]], tuple[ndarray, float]], policy: EvidencePolicy
+) -> dict[str, float]:
+    """The weight of each candidate; neighbourhoods have one where they predict left-out rows better by enough."""
+    weights, loss = stack(names)
+    simple = [name for name in names if name != RADIAL]
+    if len(simple) < len(names):
+        others, without = stack(simple)
+        if loss > (1 - policy.radial_gain) * without:
+            names, weights = simple, others
+    return dict(zip(names, map(float, weights), strict=True))
 
 
 def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
@@ -213,33 +259,36 @@ class _Solved:
     """All candidates of a table; `noises` are their standard deviations of what is left."""
 
     rows: MemberRows
+    radial: RadialBasis | None
     members: tuple[Member, ...]
     solutions: Mapping[str, Sequence[RowsSolution]]
     starts: dict[str, list[Start]]
     noises: Mapping[str, float]
     scale: float
 
-    def whole(self, weights: ndarray) -> TableFit:
+    def whole(self, weights: Mapping[str, float]) -> TableFit:
         """The stack, with the bands of the richest member without pairs, and the sparse one beside it."""
-        names = tuple(one.name for one in self.members if one.name != SPARSE)
-        bands = next((name for name in ("steps", "additive") if name in names), names[0])
-        found = self._sum(names, weights, bands)
-        return replace(found, sparse=self._sum((SPARSE,), np.ones(1), SPARSE)) if SPARSE in self.solutions else found
+        bands = next((name for name in ("steps", "additive") if name in weights), next(iter(weights)))
+        found = self._sum(weights, bands)
+        return replace(found, sparse=self._sum({SPARSE: 1.0}, SPARSE)) if SPARSE in self.solutions else found
 
-    def _sum(self, names: Sequence[str], weights: ndarray, bands: str) -> TableFit:
-        members = tuple(one for one in self.members if one.name in names)
+    def _sum(self, weights: Mapping[str, float], bands: str) -> TableFit:
+        members = tuple(one for one in self.members if one.name in weights)
+        design = replace(self.rows.design, radial=self.radial if RADIAL in weights else None)
         terms = []
         for o in range(len(members[0].terms)):
-            whole = Terms(0.0, np.zeros_like(members[0].terms[o].main))
-            for member, weight in zip(members, weights, strict=True):
-                whole = whole.plus(member.terms[o], float(weight))
+            whole = Terms(0.0, np.zeros(0))
+            for member in members:
+                whole = whole.plus(member.terms[o], weights[member.name])
             terms.append(whole)
-        left_out = sum(w * member.left_out for w, member in zip(weights, members, strict=True))
+        left_out = sum(weights[member.name] * member.left_out for member in members)
         band = self.solutions[bands][0]
         covariance = tuple(part * self.scale**2 for part in band.covariance)
+        starts = {name: one for name, one in self.starts.items() if name != RADIAL or RADIAL in weights}
+        shares = np.array([weights[member.name] for member in members])
         return TableFit(
-            self.rows.design, self.rows.u, members, weights, tuple(terms), np.asarray(left_out), self.noises[names[-1]],
-            covariance, band.effective, self.starts,
+            design, self.rows.u, members, shares, tuple(terms), np.asarray(left_out), self.noises[members[-1].name],
+            covariance, band.effective, starts,
         )  # fmt: skip
 
 
@@ -247,18 +296,19 @@ def _times(matrix: ndarray | None, factor: float) -> ndarray | None:
     return None if matrix is None else matrix * factor
 
 
-def _stack_numbers(left_out: Sequence[ndarray], t: ndarray, weights: ndarray) -> Float[ndarray, " members"]:
-    """Weights by non-negative least squares, their sum held at one by a heavy row."""
+def _stack_numbers(left_out: Sequence[ndarray], t: ndarray, weights: ndarray) -> tuple[ndarray, float]:
+    """Weights (members,) by non-negative least squares, their sum held at one by a heavy row, and their loss."""
     root = np.sqrt(np.broadcast_to(weights[:, None], t.shape).ravel())
     columns = np.stack([part.ravel() * root for part in left_out], 1)
     heavy = 1e3 * np.sqrt(weights.sum())
     rows = np.vstack([columns, np.full((1, len(left_out)), heavy)])
     found, _ = optimize.nnls(rows, np.append(t.ravel() * root, heavy))
-    return np.asarray(found / found.sum())
+    found = found / found.sum()
+    return found, float(((t.ravel() * root - columns @ found) ** 2).sum())
 
 
-def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarray) -> Float[ndarray, " members"]:
-    """Weights with the largest likelihood of the left-out labels."""
+def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarray) -> tuple[ndarray, float]:
+    """Weights (members,) with the largest likelihood of the left-out labels, and their log loss."""
     logits = np.stack([_all_logits(part) for part in left_out])
     start = np.full(len(left_out), 1 / len(left_out))
 
@@ -271,7 +321,8 @@ def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarra
     )  # fmt: skip
     mixture = np.maximum(found.x, 0)
     mixture[mixture < 1e-6] = 0
-    return np.asarray(mixture / mixture.sum())
+    mixture = mixture / mixture.sum()
+    return mixture, loss(mixture)
 
 
 def _all_logits(logits: ndarray) -> ndarray:
@@ -319,7 +370,7 @@ def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray |
     policy = rows.policy
     some = rows.sampled(name, hot.shape[1])
     form, inside, weights = rows.of(name, some), hot[some], rows.weights[some]
-    sizes = form.sizes(COMPONENTS[name], weights)
+    sizes = form.sizes(len(COMPONENTS[name]), weights)
     there = sizes > 1e-12
     if isinstance(start, ndarray):
         variances = start.copy()

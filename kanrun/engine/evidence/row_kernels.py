@@ -22,11 +22,18 @@ from kanrun.engine.evidence.components import (
     solve,
     weights_of,
 )
-from kanrun.engine.evidence.design import KINDS, MAIN, Design, TableFunctions, Terms
+from kanrun.engine.evidence.design import KINDS, MAIN, RADIAL, Design, TableFunctions, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
+from kanrun.engine.evidence.radial import RadialBasis
 
-#: The candidates, and of how many components each is.
-COMPONENTS = {"linear": 1, "additive": 2, "steps": MAIN, "pairs": len(KINDS)}
+#: The candidates, and of which components each is.
+COMPONENTS = {
+    "linear": (0,),
+    "additive": (0, 1),
+    "steps": (0, 1, 2),
+    "pairs": tuple(range(RADIAL)),
+    "radial": (0, RADIAL),
+}
 _SIZED = 4096  # rows by which the size of a component is judged
 _HELD = 1 << 22  # numbers of a candidate's columns that are held and not made anew
 Start = tuple[ndarray, float]  # variances of components and of the noise
@@ -55,7 +62,7 @@ class MemberRows:
         self.design = Design.of(ReducedBasis.of(u, policy, weights), replace(policy, pair_functions=paired))
         self.h = TableFunctions(self.design, u)
         self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
-        order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
+        self.order = order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
         few = int(most / 10 ** (1 / 3)) if classes > 1 else policy.screening_rows
         self.screened = np.sort(order[: min(few, policy.screening_rows)])
@@ -71,7 +78,7 @@ class MemberRows:
 
     def functions(self, name: str) -> int:
         """How many functions of single inputs a candidate has."""
-        return int((self.design.main < COMPONENTS[name]).sum())
+        return int(np.isin(self.design.main, COMPONENTS[name]).sum())
 
     def over_rows(self, name: str, rows: int) -> bool:
         """Whether a candidate is solved over so many rows: with all pairs of many inputs, or with more functions."""
@@ -79,6 +86,7 @@ class MemberRows:
             return not self.pairs and not self.screened_already
         return (
             not self.policy.shapes
+            and name != "radial"
             and self.functions(name) > max(self.policy.most_functions // 4, rows)
             and rows <= self.policy.dense_rows
         )
@@ -99,7 +107,8 @@ class MemberRows:
             return _Kernels(self._kernels_of(name, h[:], whole))
         a, b = self.design.pair_columns(self.pairs if name == "pairs" else [])
         kinds, scale = self.design.kinds(a, b)
-        kept = np.flatnonzero(kinds < COMPONENTS[name])
+        kept = np.flatnonzero(np.isin(kinds, COMPONENTS[name]))
+        kinds = np.searchsorted(COMPONENTS[name], kinds)
         conditions = self.design.constraints
         if conditions is not None:
             padded = np.concatenate([conditions, np.zeros((len(conditions), len(a)))], 1)
@@ -115,7 +124,7 @@ class MemberRows:
             pairs = pairs or self.design.pair_kernels(h)
         if whole:
             self._kernels = main + pairs
-        return (main + pairs)[: COMPONENTS[name]]
+        return (main + pairs)[: len(COMPONENTS[name])]
 
     def relevant(self, terms: Sequence[Terms]) -> None:
         """Inputs with large effects are more likely to take part in pairs."""
@@ -143,6 +152,16 @@ class MemberRows:
             other.design = replace(self.design, constraints=self.design.constraints * scale / self.scale)
         return other
 
+    def near(self, outputs: Float[ndarray, "rows outputs"], start: Design | None) -> MemberRows:
+        """The same rows with neighbourhoods for these outputs; `start` is the design of similar rows."""
+        other = copy(self)
+        known = start.radial if start else None
+        radial = RadialBasis.of(self.u, outputs, self.weights, self.order, self.policy, known)
+        other.design, other._kernels = replace(self.design, radial=radial), []
+        other.h = TableFunctions(other.design, self.u)
+        other.scale = np.ones(other.h.shape[1])
+        return other
+
     def solve(self, name: str, variances: ndarray, noise: ndarray, y: ndarray) -> RowsSolution:
         """The candidate's terms for given variances of its components and of each row's noise."""
         form = self.of(name)
@@ -150,7 +169,7 @@ class MemberRows:
             return self._in_units(form.solution(form.posterior(variances, noise, y), 1 / noise, y))
         found = solve(form.kernels, variances, noise, y)
         whole = np.zeros(len(KINDS))
-        whole[: len(variances)] = variances
+        whole[list(COMPONENTS[name])] = variances
         h = self.h[:]
         terms = self.design.terms(h, found.offset, found.weights, whole)
         prior = whole[self.design.main]
@@ -182,16 +201,19 @@ class MemberRows:
     def numbers(self, name: str, y: ndarray, start: Start | None) -> tuple[RowsSolution, Start]:
         """The variances of a candidate and its terms for an output of numbers."""
         screening, some = self.screens(name), self.sampled(name)
+        if start is None and self.design.radial is not None:
+            line, radial, rest = self.design.radial.variances
+            start = np.array([line / self.u.shape[1], radial]), rest
         form = self.of(name, some)
         if isinstance(form, _Kernels) or len(some) < len(y):
-            start = form.estimate(y[some], self.weights[some], COMPONENTS[name], self.policy, start)
+            start = form.estimate(y[some], self.weights[some], len(COMPONENTS[name]), self.policy, start)
             if not screening:
                 return self.solve(name, start[0], start[1] / self.weights, y), start
             self.screen([(start[1] / self.weights, y)], start[0])
             form = self.of(name)
             assert isinstance(form, _Columns)
         moments = Moments.of(form, self.weights, y)  # the most work of a long table: once for variances and terms
-        variances, noise = estimate_of_moments(moments, form.kinds, COMPONENTS[name], self.policy, start)
+        variances, noise = estimate_of_moments(moments, form.kinds, len(COMPONENTS[name]), self.policy, start)
         posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
         return self._in_units(form.solution(posterior, self.weights, y)), (variances, noise)
 

@@ -12,7 +12,7 @@ from scipy.special import softmax
 from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
 from kanrun.engine.evidence.components import Moments, estimate, estimate_of_moments, solve, weights_of
 
-POLICY = EvidencePolicy()
+POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
 EXACT = replace(POLICY, remainder=0.0, most_nodes=1000)
 
 
