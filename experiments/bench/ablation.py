@@ -167,7 +167,7 @@ def ablate(rule: str, case: AblationCase, seed: int, *, starts: bool = False) ->
     return {
         "rule": rule,
         "starts": starts,
-        "seed": seed,
+        "training_seed": seed,
         "solver": plan.solver,
         "error": None if test is None else test / baseline_error(problem.data),
         "validation_rmse": trained.errors.validation,
@@ -210,7 +210,7 @@ def summary(table: DataFrame) -> DataFrame:
     """
     error = np.maximum(table["error"].astype(float), 1e-13)  # rounding is all that is left there
     table = table.assign(error=np.log(error), seconds=np.log(table["seconds"].astype(float)))
-    keys = ["case", "starts", "seed"]
+    keys = ["case", "starts", "training_seed"]
     full = table[table["rule"] == FULL].set_index(keys)[["error", "seconds"]]
     rows: list[dict[str, Any]] = []
     for rule in (rule for rule in RULES if rule in set(table["rule"])):

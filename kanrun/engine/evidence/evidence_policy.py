@@ -85,7 +85,7 @@ class EvidencePolicy:
     radial_work: float = 2e7
     radial_rows: int = 1500
     radial_centres: int = 300
-    radial_gain: float = 0.02
+    radial_gain: float = 0.005
     shapes: tuple[tuple[int, str], ...] = ()
     remainder: float = 0.02
     most_nodes: int = 40

@@ -23,6 +23,7 @@ def test_training_without_a_rule(rule: str) -> None:
     row = ablate(rule, SMALL[kind], 0, starts=RULES[rule].starts)
     assert row["solver"] == ("lbfgs" if kind == "LBFGS" else "lm")
     assert row["error"] < 0.5
+    assert "seed" not in row  # which is the recorder's column
 
 
 def test_a_rule_that_is_off_changes_the_training() -> None:
@@ -40,7 +41,7 @@ def test_ratios_are_those_of_the_same_case_and_seed() -> None:
         (held, rule): (0.5, 0.5),
     }
     rows = [
-        {"case": case, "rule": name, "starts": False, "seed": seed, "error": error, "seconds": 1.0}
+        {"case": case, "rule": name, "starts": False, "training_seed": seed, "error": error, "seconds": 1.0}
         for (case, name), found in errors.items()
         for seed, error in enumerate(found)
     ]
