@@ -81,8 +81,8 @@ def fit(  # noqa: PLR0913 (keywords of a public function)
     such as `fit(formula="exp(-x)*sin(3*y)", domain={"x": (-1, 1), "y": (0, 2)})`, is sampled on its domain, by default
     [-1, 1] for every variable. A row of `sample_weight` 2 counts as two rows, and fractions as such.
 
-    `model` is `auto` (the default for data: effects of inputs and pairs by evidence), `additive` (effects alone), `kan`
-    (the default for formulas, and with any of its settings), `mlp`, `polynomial`, `bezier` or `bspline`. Further
+    `model` is `auto` (the default for data: effects, pairs and neighbourhoods by evidence), `additive` (effects alone),
+    `kan` (the default for formulas, and with any of its settings), `mlp`, `polynomial`, `bezier` or `bspline`. Further
     settings are those of the command line without their group: `hidden=[5]`, `intervals=[5, 10]`, `steps=50`,
     `validation=0.2`, `train=1000`, `noise=0.1`, `precision="float32"`, `device="cpu"`, ... All rows are used, unless
     `test` says how many are kept to test on. The same settings and seed give the same numbers as the command line.

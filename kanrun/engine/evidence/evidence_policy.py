@@ -79,7 +79,7 @@ class EvidencePolicy:
     newton_settled: float = 1e-2
     radial_inputs: int = 200
     radial_fewest: int = 30
-    precision_deviation: float = 1.0
+    precision_deviation: float = 1.5
     radial_steps: int = 40
     radial_settled: float = 1e-5
     radial_work: float = 2e7

@@ -208,11 +208,14 @@ def fit_classes(
 
 
 def _candidates(rows: MemberRows, start: TableFit | None) -> tuple[str, ...]:
-    """Those of the policy, or of the fit to similar rows; neighbourhoods where there are inputs and rows enough."""
-    policy = rows.policy
-    local = 1 < rows.u.shape[1] <= policy.radial_inputs and len(rows.u) >= policy.radial_fewest and not policy.shapes
+    """Those of the policy, or of the fit to similar rows; pairs and neighbourhoods where there are inputs for them."""
+    policy, (count, inputs) = rows.policy, rows.u.shape
+    fit = {
+        "pairs": inputs > 1,
+        RADIAL: 1 < inputs <= policy.radial_inputs and count >= policy.radial_fewest and not policy.shapes,
+    }
     known = policy.candidates if start is None else start.variances
-    return tuple(name for name in policy.candidates if name in known and (local or name != RADIAL))
+    return tuple(name for name in policy.candidates if name in known and fit.get(name, True))
 
 
 def _weights(

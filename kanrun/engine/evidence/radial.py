@@ -26,7 +26,9 @@ from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.splines import extend
 
 DEGREE = 3  # of psi
-INTERVALS = 32  # of psi: it differs from exp(-s) by at most 5e-6
+INTERVALS = (
+    48  # of psi, which then differs from exp(-s) by at most 1e-6; so many are evaluated by their non-zeros alone
+)
 _FARTHEST, _GRADING = 14.0, 2.0  # psi ends at zero there; breakpoints are as the squares of equal steps
 _PRECISE = 1e-6  # of a kernel's diagonal: below it pivoted Cholesky has no digits left
 _NOISES = (1e-6, 20.0)  # least and largest variance of the noise, of outputs of variance 1

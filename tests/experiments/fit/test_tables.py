@@ -217,7 +217,7 @@ def test_weights_of_a_column_are_those_of_any_model(tmp_path: Path) -> None:
 def test_bounds_are_kept_beyond_the_rows_and_too_narrow_ones_refused() -> None:
     x = np.linspace(-2, 2, 80)[:, None]
     y = np.clip(0.5 + 0.4 * x[:, 0] + 0.05 * np.random.default_rng(2).normal(size=80), 0, 1)
-    at = np.linspace(-20, 20, 99)[:, None]
+    at = np.linspace(-40, 40, 99)[:, None]
     settings: dict[str, Any] = {"extrapolation": "linear", "selection": "evidence"}
     assert np.ptp(fit(x, y, **settings).predict(at)) > 1.05
     held = fit(x, y, bounds=[0, 1], **settings).predict(at)
