@@ -11,7 +11,7 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import Condition, EquationPolicy, Face, System
+from kanrun.engine.equations import Condition, Corner, EquationPolicy, Face, System
 from kanrun.engine.equations.system import on_face
 from kanrun.errors import UsageError
 from kanrun.formulas import to_numpy
@@ -110,10 +110,10 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
-    gaps = [each for each in differing(system) if each[0] not in system.equations]
-    for text in dict.fromkeys(relation.text for relation, _, _ in gaps):
-        alike = [(corner, gap) for relation, corner, gap in gaps if relation.text == text]
-        places = (", ".join(f"{names[number]}={value:g}" for number, value in corner) for corner, _ in alike)
+    gaps = [(corner, gap) for corner, gap in differing(system) if corner.relation not in system.equations]
+    for text in dict.fromkeys(corner.relation.text for corner, _ in gaps):
+        alike = [(corner.face, gap) for corner, gap in gaps if corner.relation.text == text]
+        places = (", ".join(f"{names[number]}={value:g}" for number, value in face) for face, _ in alike)
         found.append(
             f"{text} differs by {max(gap for _, gap in alike):.3g} from what the conditions that meet it at "
             f"{' and '.join(places)} say: the solution or its slopes jump there, and residuals weigh less around it"
@@ -121,7 +121,7 @@ def notes(system: System) -> list[str]:
     return found
 
 
-def differing(system: System) -> list[tuple[Relation, Face, float]]:
+def differing(system: System) -> list[tuple[Corner, float]]:
     """For each corner where faces meet and a condition or equation differs from what other conditions say: its gap.
 
     A condition on a face says what the derivatives along the face are, too.
@@ -129,16 +129,16 @@ def differing(system: System) -> list[tuple[Relation, Face, float]]:
     said = [(each, *it) for each in system.conditions if (it := _said(each)) is not None]
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found = list[tuple[Relation, Face, float]]()
+    found = list[tuple[Corner, float]]()
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
         there = [(each, d, value, face) for each, d, value in said for face in each.faces if {*face} < {*corner}]
         held = [each for each in system.conditions if any({*face} < {*corner} for face in each.faces)]
         for own, relation in [*((each, each.relation) for each in held), *((None, e) for e in system.equations)]:
             others = [known for each, *known in there if each is not own]
             values = [_known(wanted, others, system.vocabulary.variables) for wanted in relation.derivatives]
-            gap = _gap(system, relation, corner, [each for each in values if each is not None])
-            if None not in values and gap > 0:
-                found.append((relation, corner, gap))
+            gap, share = _gap(system, relation, corner, [each for each in values if each is not None])
+            if None not in values and share > _REMARKABLE:
+                found.append((Corner(corner, relation, min(share, 1.0)), gap))
                 break
     return found
 
@@ -153,13 +153,13 @@ def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sym
     return None
 
 
-def _gap(system: System, relation: Relation, corner: Face, values: Sequence[sympy.Expr]) -> float:
-    """The largest left - right in a corner for these values of the derivatives; 0 where it is small by its terms."""
+def _gap(system: System, relation: Relation, corner: Face, values: Sequence[sympy.Expr]) -> tuple[float, float]:
+    """The largest left - right in a corner for these values of the derivatives, and its share of the largest term."""
     names, count = system.vocabulary.variables, len(values)
     if count < len(relation.derivatives) or any(
         relation.expression.has(variable(each)) for each in relation.vocabulary.constants
     ):
-        return 0.0
+        return 0.0, 0.0
 
     def rows(points: Array) -> Array:
         constants = system.guesses().expand(len(points), -1).numpy()
@@ -178,7 +178,7 @@ def _gap(system: System, relation: Relation, corner: Face, values: Sequence[symp
         )
     ]
     gap = float(np.abs(np.nan_to_num(relation.residual(at))).max())
-    return gap if gap > _REMARKABLE * max(sizes) else 0.0
+    return gap, gap / max(*sizes, 1e-300)
 
 
 def check_exact(system: System, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]) -> None:

@@ -132,7 +132,7 @@ def _made(cfg: SolveConfig, seed: int) -> SolveProblem:
     if equation.data is not None:
         system, truth = _with_data(cfg, system, read, seed)
     check_determined(system)
-    system = replace(system, corners=tuple(corner for _, corner, _ in differing(system)))
+    system = replace(system, corners=tuple(corner for corner, _ in differing(system)))
     known = None if equation.exact is None else _exact(equation.exact, read)
     if known is not None:
         check_exact(system, known, truth)

@@ -65,6 +65,8 @@ class BoxSolver:
             coarse, previous = (solution.intervals or 0) < (schedule[-1] or 0), found[-1].solution if found else None
             stage, problem = self._solved(solution, constants, coarse=coarse, previous=previous)
             solution, constants = stage.solution, stage.constants
+            if plan.actions[-1] == "terms" and stage.change is not None:
+                stage = replace(stage, change=max(stage.change, self.policy.carried * (found[-1].change or 0.0)))
             found.append(replace(stage, least_data=min([stage.data, *(each.data for each in found)])))
             advanced("grids", len(found), None, stage.objective**0.5)
             action = None if time_is_up() else plan.next(found)

@@ -51,7 +51,8 @@ def solve(
                 break
         accepted = policy.accepted_of_polynomials if cut.form.fixed_last else policy.accepted
         if start == low and system.corners:
-            accepted = policy.accepted_with_corners
+            share = max(each.share for each in system.corners) if part is system else 1.0
+            accepted = max(accepted, share * policy.accepted_with_corners)
         excess = _excess(stages, policy, accepted, before[-1].change if before else None)
         tries.append((end, solver, stages, excess))
         alike, holds = [each for each in tries if each[1].ansatz is solver.ansatz], excess <= 1
@@ -69,7 +70,7 @@ def solve(
         if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
             break
         start, length = end, length * (policy.longer if windows == "auto" else 1.0)
-    if end < high and any(face[-1] == (len(system.box) - 1, low) for face in system.corners):
+    if end < high and any(each.face[-1] == (len(system.box) - 1, low) for each in system.corners):
         return (yield from solve(system, ansatz, policy, generator, None, first))
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)

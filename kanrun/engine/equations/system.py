@@ -30,6 +30,21 @@ class Condition:
 
 
 @dataclass(frozen=True)
+class Corner:
+    """Where faces meet and a relation contradicts the conditions there, by a share of its largest term, at most 1."""
+
+    face: Face
+    relation: Relation
+    share: float
+
+    def concerns(self, relation: Relation) -> bool:
+        """Whether `relation` holds an unknown of which the contradiction is."""
+        return not {each.unknown for each in self.relation.derivatives}.isdisjoint(
+            each.unknown for each in relation.derivatives
+        )
+
+
+@dataclass(frozen=True)
 class Measured:
     """Measured values (points,) of one unknown at points (points, variables)."""
 
@@ -42,8 +57,8 @@ class Measured:
 class System:
     """Equations for the unknowns of `vocabulary` on `box` (variables, 2), with conditions and perhaps measured values.
 
-    `constants` are the first guesses of the constants that are sought. At `corners`, where faces meet, conditions or
-    their slopes contradict each other, so that derivatives of the solution are infinite there.
+    `constants` are the first guesses of the constants that are sought. At `corners`, where faces meet, conditions,
+    their slopes or the equation contradict each other, so that derivatives of the solution are infinite there.
     """
 
     vocabulary: Vocabulary
@@ -52,7 +67,7 @@ class System:
     conditions: tuple[Condition, ...]
     measured: tuple[Measured, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
-    corners: tuple[Face, ...] = ()
+    corners: tuple[Corner, ...] = ()
 
     @property
     def half(self) -> Tensor:

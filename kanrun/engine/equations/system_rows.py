@@ -87,17 +87,16 @@ class SystemRows:
     def eased(self, blocks: list[Block]) -> list[Block]:
         """The blocks, measured values apart, with smaller weights around the system's corners."""
         low, high = self.system.box.T
-        corners = [dict(each) for each in self.system.corners]
-        corners = [each for each in corners if all(low[i] <= value <= high[i] for i, value in each.items())]
+        corners = [each for each in self.system.corners if all(low[i] <= value <= high[i] for i, value in each.face)]
         if not corners:
             return blocks
         eased = []
         for block in blocks:
             shares = torch.ones(len(block.points), dtype=low.dtype) if block.shares is None else block.shares
-            for corner in corners:
-                fixed = list(corner)
-                away = (block.points[:, fixed] - low.new_tensor(list(corner.values()))) / (high - low)[fixed]
-                near = (away.norm(dim=1) / self.policy.corner).clamp(max=1)
+            for corner in (each for each in corners if each.concerns(block.relation)):
+                fixed, values = map(list, zip(*corner.face, strict=True))
+                away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
+                near = (away.norm(dim=1) / self.policy.reach(corner.share, corner.relation.order)).clamp(max=1)
                 shares = shares * near ** (2 * self.policy.corner_power)
             eased.append(block if block.name == "data" else replace(block, shares=shares))
         return eased

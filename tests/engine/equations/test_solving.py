@@ -13,6 +13,7 @@ from kanrun.engine.equations import (
     Ansatz,
     Block,
     Condition,
+    Corner,
     EquationPolicy,
     Field,
     OutputForm,
@@ -172,7 +173,7 @@ def test_sizes_come_from_conditions_then_from_sources() -> None:
 def test_residuals_weigh_less_around_corners() -> None:
     conditions = {"wall": ((((0, 0.0),),), "u = 0"), "start": ((((1, 0.0),),), "u = 1")}
     made = system({"x": (0, 2), "t": (0, 1)}, "u_t = u_xx", conditions)
-    made = replace(made, corners=(((0, 0.0), (1, 0.0)),))
+    made = replace(made, corners=(Corner(((0, 0.0), (1, 0.0)), made.conditions[0].relation, 1.0),))
     at = torch.tensor([[0.1, 0.0], [0.0, 0.05], [1.0, 0.5]], dtype=torch.float64)
 
     def shares(part: System) -> list[Tensor | None]:
@@ -184,6 +185,10 @@ def test_residuals_weigh_less_around_corners() -> None:
     assert inside.tolist() == pytest.approx([0.5**4, 0.5**4, 1])
     assert all(face is not None and float(face[0]) == 0 for face in faces)
     assert shares(made.until(0.5, 1.0)) == [None, None, None]
+    smaller = replace(made, corners=(replace(made.corners[0], share=0.3 / 2**4),))  # eased half as far
+    inside = shares(smaller)[0]
+    assert inside is not None
+    assert inside.tolist() == pytest.approx([1, 1, 1])
 
 
 def test_gauss_points_integrate_polynomials() -> None:

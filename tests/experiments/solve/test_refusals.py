@@ -84,6 +84,13 @@ def test_corners_where_conditions_slopes_or_the_equation_differ(conditions: list
     assert len(make_solve_problem(SolveConfig(equation=given), 0).system.corners) == corners
 
 
+def test_a_corner_knows_how_large_its_contradiction_is() -> None:
+    given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=["u = 0 at x=0", "u = 0.01 + x at t=0"])
+    (corner,) = make_solve_problem(SolveConfig(equation=given), 0).system.corners
+    assert corner.face == ((0, 0.0), (1, 0.0))
+    assert corner.share == pytest.approx(0.01 / 1.01)
+
+
 def test_the_finest_planned_grid_is_counted() -> None:
     given = EquationConfig(variables=XT, formula="u_t = u_xx", conditions=ENDS, intervals=[5, 20])
     cfg = SolveConfig(equation=given, networks=[{"kind": "kan", "terms": 2}, {"kind": "mlp", "hidden": [4]}])
