@@ -17,7 +17,7 @@ class FormConfig:
 
     terms: int | None = setting(
         None,
-        "products that are summed; null is 3 and more where these do not suffice, or 1 for one variable",
+        "products that are summed; null is 4 and more where these do not suffice, or 1 for one variable",
         minimum=1,
     )
     factors: int | None = setting(
