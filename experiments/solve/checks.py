@@ -37,6 +37,10 @@ def check_determined(system: System) -> None:
     if not system.conditions and not system.measured:
         raise UsageError("equation.conditions is empty: without conditions or data many functions solve the equation.")
     names, variables = system.vocabulary.unknowns, system.vocabulary.variables
+    relations = [*system.equations, *(each.relation for each in system.conditions)]
+    for name in system.vocabulary.constants:
+        if not any(each.expression.has(variable(name)) for each in relations):
+            raise UsageError(f"equation.find has {name}, which no equation or condition holds; leave it out.")
     measured = {each.relation.derivatives[0].unknown for each in system.measured}
     for number, name in enumerate(names):
         if not any(d.unknown == number for relation in system.equations for d in relation.derivatives):
@@ -110,6 +114,7 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
+    found += _lacking(system)
     gaps = [(corner, gap) for corner, gap in differing(system) if corner.relation not in system.equations]
     for text in dict.fromkeys(corner.relation.text for corner, _ in gaps):
         alike = [(corner.face, gap) for corner, gap in gaps if corner.relation.text == text]
@@ -118,6 +123,25 @@ def notes(system: System) -> list[str]:
             f"{text} differs by {max(gap for _, gap in alike):.3g} from what the conditions that meet it at "
             f"{' and '.join(places)} say: the solution or its slopes jump there, and residuals weigh less around it"
         )
+    return found
+
+
+def _lacking(system: System) -> list[str]:
+    """Sentences about variables in which one unknown has fewer conditions than the equation's order asks for."""
+    names = system.vocabulary.variables
+    if len(names) == 1 or len(system.equations) > 1 or system.measured:
+        return []
+    found = []
+    for number, name in enumerate(names):
+        order = max(each.index[number] for each in system.equations[0].derivatives)
+        given = sum(
+            each.periodic == number or sum(number in dict(face) for face in each.faces) for each in system.conditions
+        )
+        if given < order:
+            found.append(
+                f"the equation's order in {name} is {order}, and of as many conditions there {given} are given: many "
+                "functions may satisfy it"
+            )
     return found
 
 

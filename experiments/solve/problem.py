@@ -176,7 +176,10 @@ def _box(equation: EquationConfig, fixed: Mapping[str, float]) -> Array:
     for name, ends in equation.variables.items():
         if not isinstance(ends, list | tuple) or len(ends) != 2:
             raise UsageError(f"equation.variables.{name}={ends} is no range; give [low, high].")
-        low, high = (constant(end, fixed) for end in ends)
+        try:
+            low, high = (constant(end, fixed) for end in ends)
+        except UsageError as error:
+            raise UsageError(f"equation.variables.{name}={list(ends)}: {error}.") from None
         if not low < high:
             raise UsageError(
                 f"equation.variables.{name}=[{low:g}, {high:g}] is empty; the first end must be the lower."
@@ -244,13 +247,18 @@ def _with_data(cfg: SolveConfig, system: System, read: Reader, seed: int) -> tup
     outside = ((points < low) | (points > high)).any(axis=1)
     if outside.any():
         raise UsageError(
-            f"equation.data has {int(outside.sum())} rows outside the box of equation.variables; widen it."
+            f"equation.data has rows outside the box of equation.variables, {int(outside.sum())} of {len(points)}, the "
+            f"first at {_place(points[outside][0], vocabulary.variables)}; widen the box or leave them out."
         )
     measured = tuple(
         Measured(parse_relation(f"{name} = 0", vocabulary), torch.as_tensor(points), torch.as_tensor(values[:, i]))
         for i, name in enumerate(names)
     )
     return replace(system, measured=measured), truth
+
+
+def _place(point: Array, names: Sequence[str]) -> str:
+    return ", ".join(f"{name}={value:g}" for name, value in zip(names, point, strict=True))
 
 
 def _columns(data: Mapping[str, Any], names: Sequence[str]) -> Array:

@@ -62,7 +62,7 @@ class Vocabulary:
             return None
         if "_" in name and not suffix:
             raise UsageError(f"{name} ends in an underscore; a derivative is written {unknown}_{self.variables[0]}.")
-        index = self._index(suffix)
+        index = self.index(suffix)
         if index is None:
             raise UsageError(
                 f"{name} is no derivative of {unknown}: after the underscore come variables, which are "
@@ -72,11 +72,12 @@ class Vocabulary:
             raise UsageError(f"{name} is a derivative of order {sum(index)}; at most {MAX_ORDER} is possible.")
         return Derivative(name, self.unknowns.index(unknown), index)
 
-    def _index(self, suffix: str) -> tuple[int, ...] | None:
+    def index(self, suffix: str) -> tuple[int, ...] | None:
+        """How often each variable stands in `suffix`; None where other letters do."""
         if not suffix:
             return (0,) * len(self.variables)
         for number, name in enumerate(self.variables):
-            if suffix.startswith(name) and (rest := self._index(suffix[len(name) :])) is not None:
+            if suffix.startswith(name) and (rest := self.index(suffix[len(name) :])) is not None:
                 return tuple(each + (i == number) for i, each in enumerate(rest))
         return None
 
@@ -134,7 +135,19 @@ def parse_relation(text: str, vocabulary: Vocabulary) -> Relation:
     if not isinstance(text, str) or text.count("=") != 1:
         raise UsageError(f"equation {text!r}: write two formulas with one = between them, such as u_xx = -sin(x).")
     found: dict[str, Derivative] = {}
+    primes = rf"\b({'|'.join(vocabulary.unknowns)})'"
+    below = "|".join(name for name in vocabulary.variables if f"d{name}" not in vocabulary.constants)
+    if re.search(rf"{primes}|\bd\w+/d({below})\b", text):
+        raise UsageError(
+            f"equation {text!r}: derivatives are written {vocabulary.unknowns[0]}_{vocabulary.variables[0]}, not with "
+            "primes or as quotients."
+        )
     for name in _NAME.findall(text):
+        unknown, _, suffix = name.partition("_")
+        if suffix and unknown not in vocabulary.unknowns + vocabulary.constants and vocabulary.index(suffix):
+            raise UsageError(
+                f"equation {text!r} has {name}, but {unknown} is none of the unknowns {', '.join(vocabulary.unknowns)}."
+            )
         if (derivative := vocabulary.derivative(name)) is not None:
             found[name] = derivative
     if not found:

@@ -41,7 +41,10 @@ ENDS = ["u = 0 at x=0, x=1"]
         ("u_xx = 1", X, ENDS, {"network": {"kind": "mlp", "activation": "relu"}}, "no second derivatives"),
         ("u_xx = 1", X, ENDS, {"exact": "x^2/2"}, r"exact does not satisfy u = 0: .* at x=1"),
         ("u_xx = 1", X, ENDS, {"exact": "x*(1 - x)"}, r"exact does not satisfy u_xx = 1"),
-        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}}, "1 rows outside"),
+        ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5, 2.0], "u": [1.0, 1.0]}}, "1 of 2, .* x=2"),
+        ("u_xx = 1", X, ENDS, {"find": {"k": 1}}, "find has k, which no equation"),
+        ("u_xx = v_x", X, ENDS, {}, "v is none of the unknowns u"),
+        ("du/dx = -u", X, ENDS, {}, "written u_x"),
         ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "y": [1.0]}}, "no column u"),
         ("u_xx = k", X, [], {"find": {"k": 1}, "data": {"x": [0.5], "u": [np.nan]}}, "is not a number"),
         ("u_t = u_xx", XT, ["u = 0 at x=0, x=1", "u = x at t=0"], {"hard": True, "windows": 1}, "=hard: at .* differs"),
@@ -67,6 +70,12 @@ def test_conditions_that_differ_where_they_meet_are_remarked_on() -> None:
     assert [each.split(": ")[0] for each in found] == [
         "u = 0 differs by 1 from what the conditions that meet it at x=1, t=0 say"
     ]
+
+
+def test_too_few_conditions_in_a_variable_are_remarked_on() -> None:
+    given = EquationConfig(variables=XT, formula="u_tt = u_xx", conditions=["periodic in x", "u = 1 at t=0"])
+    (found,) = notes(make_solve_problem(SolveConfig(equation=given), 0).system)
+    assert found.startswith("the equation's order in t is 2, and of as many conditions there 1 are given")
 
 
 @pytest.mark.parametrize(
