@@ -107,7 +107,8 @@ def errors(problem: SolveProblem, network: Field | Windows, points: Array) -> di
         values = network(at).numpy()
     truth = problem.comparison.values(points)
     difference = values - truth
-    found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
+    if truth.any():  # else no error is relative to it
+        found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
     found["mse"] = float(np.mean(difference**2))
     found["max_error"] = float(np.abs(difference).max())
     if problem.comparison.slopes is not None:

@@ -120,7 +120,8 @@ class EquationPolicy:
 
     def reach(self, share: float, order: int) -> float:
         """The distance up to which residuals weigh less around a corner, where derivatives of that order differ."""
-        return self.corner * min(share / self.corner_whole, 1.0) ** self.corner_growth[order > 0]
+        power = self.corner_growth[order > 0]
+        return self.corner * float(min(share / self.corner_whole, 1.0) ** power)
 
 
 @dataclass(frozen=True)
