@@ -13,7 +13,7 @@ from pandas import DataFrame
 
 from kanrun.figures.maps import draw_map
 from kanrun.figures.panels import legend_of_all
-from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, first_seed, grid_of_axes, new_figure, styled
+from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, grid_of_axes, new_figure, styled
 
 Array = NDArray[np.float64]
 
@@ -65,7 +65,7 @@ def convergence(metrics: DataFrame) -> Figure:
 
     Dashed lines are published errors of the same problem.
     """
-    rows = first_seed(metrics)
+    rows = metrics[metrics["seed"] == metrics["seed"].min()] if "seed" in metrics else metrics
     error = "l2" if "l2" in rows and rows["l2"].notna().any() else "change"
     figure = new_figure(3.4)
     left, right = grid_of_axes(figure, 1, 2)[0]

@@ -106,7 +106,9 @@ class BoxSolver:
         blocks = self.rows.blocks(points, shares, weights.conditions, weights.data, edges_of(solution), solution)
         problem = ResidualProblem(solution, blocks, constants)
         stopping = replace(policy.coarse, steps=min(policy.coarse.steps, policy.stage.steps))
-        state, steps = minimise(problem, policy.lm, stopping if coarse else policy.stage, ended=time_is_up)
+        damping = policy.damping_if_linear if previous is not None and solution.form.factors == 1 else policy.lm.damping
+        stopping = stopping if coarse else policy.stage
+        state, steps = minimise(problem, policy.lm, stopping, [damping], ended=time_is_up)
         found, constants = problem.solution(state.unknowns)
         return self._stage(problem, found, constants, state, steps, previous), problem
 

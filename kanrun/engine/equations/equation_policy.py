@@ -39,6 +39,9 @@ class EquationPolicy:
     stage: Stopping = Stopping(steps=30, gain=1e-3)  #: of one grid
     coarse: Stopping = Stopping(steps=15, gain=1e-2)  #: of a grid before the last planned one
     lm: LMPolicy = LMPolicy(damping=1e-4, smallest=1e-15, thorough=False, tries=12)
+    #: First damping of a refined grid where unknowns are linear in the numbers: a larger one holds back smooth changes,
+    #: which a beam's equation hardly sees beside those of single splines, so that no grid corrects the first one's.
+    damping_if_linear: float = 1e-12
     condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
     condition_weight_of_polynomials: float = 1e4  #: the same in windows with polynomials of time
     growth: float = 10.0  #: factor of that weight from grid to grid; at least 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from kanrun.experiments.solve.plots import convergence
 from kanrun.experiments.solve.problem import make_solve_problem
 
 import kanrun
@@ -224,3 +225,23 @@ def test_a_constant_that_conditions_leave_open_is_seen() -> None:
     )
     assert found.verdict == "doubtful"
     assert "leave the solution open" in found.reason
+
+
+@pytest.mark.slow
+def test_finer_grids_correct_a_smooth_error_in_fourth_order() -> None:
+    """The bending of a beam follows from two integrations: (2 + x) w_xxx = integral of the load."""
+    ends = ["w = 0 at x=0", "w_x = 0 at x=0", "w_xx = 0 at x=2", "w_xxx = 0 at x=2"]
+    beam = kanrun.solve("(2 + x)*w_xxxx + w_xxx = 10*sin(3*x)", {"x": [0, 2]}, ends, unknowns=["w"])
+    x = np.array([0.5, 1.0, 1.5])
+    shear = 10 * (np.cos(6) - np.cos(3 * x)) / 3 / (2 + x)
+    np.testing.assert_allclose(beam.derivative("w_xxx", x), shear, rtol=1e-5)
+
+
+def test_the_figure_of_errors_has_every_network() -> None:
+    rows = [
+        {"cell": n, "seed": s, "equation": "own", "network": f"KAN {n}", "window": 0, "unknowns": 10 * grid,
+         "l2": 0.1**grid, "residual_rms": 0.1**grid}
+        for n in range(2) for s in range(2) for grid in (1, 2)
+    ]  # fmt: skip
+    left, _ = convergence(pd.DataFrame(rows)).axes
+    assert [(line.get_label(), len(line.get_xdata())) for line in left.lines] == [("KAN 0", 2), ("KAN 1", 2)]
