@@ -114,7 +114,7 @@ def notes(system: System) -> list[str]:
         needed, given = _orders(system), _given(system)
         if given > needed:
             found.append(f"{given} conditions are given where the order of the equation has {needed}: not all may hold")
-    found += _lacking(system)
+    found += lacking(system)
     gaps = [(corner, gap) for corner, gap in differing(system) if corner.relation not in system.equations]
     for text in dict.fromkeys(corner.relation.text for corner, _ in gaps):
         alike = [(corner.face, gap) for corner, gap in gaps if corner.relation.text == text]
@@ -126,7 +126,7 @@ def notes(system: System) -> list[str]:
     return found
 
 
-def _lacking(system: System) -> list[str]:
+def lacking(system: System) -> list[str]:
     """Sentences about variables in which one unknown has fewer conditions than the equation's order asks for."""
     names = system.vocabulary.variables
     if len(names) == 1 or len(system.equations) > 1 or system.measured:

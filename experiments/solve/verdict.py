@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from kanrun.experiments.solve.checks import lacking
 from kanrun.experiments.solve.problem import SolveProblem
 from numpy.typing import NDArray
 
@@ -31,6 +32,8 @@ class VerdictPolicy:
     #: conditions leave the solution open. It was at most 300 for the well-posed of 38 equations, 1e5 and more for
     #: those with a condition too few.
     open_sensitivity: float = 1e4
+    #: The same where an unknown has fewer conditions in a variable than the equation's order.
+    lacking_sensitivity: float = 500.0
     #: Relative error against an exact solution or a reference above which nothing is called solved; errors never
     #: raise a verdict.
     solved_error: float = 1e-2
@@ -76,9 +79,9 @@ def verdict(
         )
     if not np.isfinite(measured).all() or max(measured) >= policy.failed:
         return "failed", reason
-    if not open_by <= policy.open_sensitivity:
-        lacking = "the equation and its conditions leave the solution open: other functions satisfy them as well"
-        return "doubtful", f"{lacking} (sensitivity {open_by:.1e}); {reason}"
+    if not open_by <= (policy.lacking_sensitivity if lacking(system) else policy.open_sensitivity):
+        open_to = "the equation and its conditions leave the solution open: other functions satisfy them as well"
+        return "doubtful", f"{open_to} (sensitivity {open_by:.1e}); {reason}"
     if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in solution.last):
         data = ", ".join(
             f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}" for each in solution.last

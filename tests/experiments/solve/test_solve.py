@@ -245,3 +245,10 @@ def test_the_figure_of_errors_has_every_network() -> None:
     ]  # fmt: skip
     left, _ = convergence(pd.DataFrame(rows)).axes
     assert [(line.get_label(), len(line.get_xdata())) for line in left.lines] == [("KAN 0", 2), ("KAN 1", 2)]
+
+
+def test_an_equation_without_initial_values_is_not_called_solved() -> None:
+    found = kanrun.solve("u_t = u_xx", {"x": [0, 1], "t": [0, 1]}, ["u = 0 at x=0, x=1"], intervals=[5, 10], terms=4)
+    assert found.verdict == "doubtful", found.reason
+    assert "leave the solution open" in found.reason
+    assert "the equation's order in t is 1, and of as many conditions there 0 are given" in found.reason
