@@ -318,7 +318,11 @@ def _candidates(
     """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
     left = (
-        ("pairs", "radial") if not policy.pairs else ("radial",) if policy.extrapolation in ("linear", "zero") else ()
+        ("pairs", "neighbourhoods")
+        if not policy.pairs
+        else ("neighbourhoods",)
+        if policy.extrapolation in ("linear", "zero")
+        else ()
     )
     kept = tuple(name for name in policy.evidence.candidates if name not in left)
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]

@@ -21,7 +21,7 @@ from kanrun.engine.evidence.evidence_policy import EvidencePolicy
 from kanrun.engine.evidence.radial import RadialBasis
 
 #: The components of variance in their order.
-KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs", "radial")
+KINDS = ("lines", "wiggles", "steps", "line pairs", "line-wiggle pairs", "wiggle pairs", "neighbourhoods")
 MAIN, RADIAL = 3, 6
 
 

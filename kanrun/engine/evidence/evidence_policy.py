@@ -27,7 +27,7 @@ class EvidencePolicy:
     in proportion to the size of its effect before, plus `least_share` of the largest (the group lasso by reweighting),
     where a table has at least `sparse_inputs` inputs.
 
-    Neighbourhoods (`radial`, for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions
+    Neighbourhoods (for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions
     have a prior of deviation `precision_deviation`, and are found by at most `radial_steps` steps, until one gains less
     than a share of `radial_settled`, on as many of the `evidence_rows` as inputs x rows^2 stays below `radial_work`;
     at most `radial_centres` centres are chosen among `radial_rows` rows, until no row has more variance left than
@@ -49,7 +49,7 @@ class EvidencePolicy:
     noise (`most_nodes` for each output at most).
     """
 
-    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs", "radial")
+    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs", "neighbourhoods")
     intervals: int = 32
     grid_eps: float = 0.5
     narrowest: float = 1e-2

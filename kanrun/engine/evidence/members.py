@@ -29,7 +29,7 @@ _LEAST_WEIGHT = 1e-3  # of p (1 - p), so that no row has endless noise
 _MEAN_ROWS, _EFFECT_ROWS = 2000, 100
 _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
 SPARSE = "sparse"  # the candidate beside the stack
-RADIAL = "radial"
+NEIGHBOURHOODS = "neighbourhoods"
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +48,8 @@ class TableFit:
     `u` (rows, inputs) are the rows; `terms` and `left_out` (rows, outputs) as in a member; classes have an output each,
     two classes the one logit of the second. `noise` is the standard deviation of what is left (1 for classes).
     `covariance` (functions, functions of each input) is that of the first output's main effects, `effective` their
-    effective degrees of freedom. `sparse` is the fit with few inputs, which is not in the stack.
+    effective degrees of freedom, those of neighbourhoods by their share included. `sparse` is the fit with few inputs,
+    which is not in the stack.
     """
 
     design: Design
@@ -115,12 +116,12 @@ def fit_numbers(
     t = (y - shift) / scale
     candidates = _candidates(rows, start)
     names = _with_sparse(candidates, rows)
-    near = rows.near(t, start.design if start else None) if RADIAL in candidates else rows
+    near = rows.near(t, start.design if start else None) if NEIGHBOURHOODS in candidates else rows
     solutions: dict[str, list[RowsSolution]] = {name: [] for name in names}
     starts: dict[str, list[Start]] = {name: [] for name in names}
     for o, column in enumerate(t.T):
         for name in candidates:
-            found, variances = (near if name == RADIAL else rows).numbers(
+            found, variances = (near if name == NEIGHBOURHOODS else rows).numbers(
                 name, column, start.variances[name][o] if start else None
             )
             solutions[name].append(found)
@@ -185,9 +186,9 @@ def fit_classes(
         logits = [_all_logits(np.stack([one.left_out for one in each], 1)) for each in tried]
         losses = [_log_loss(np.clip(one, -_LARGEST_LOGIT, _LARGEST_LOGIT), labels, rows.weights) for one in logits]
         beginnings = (beginnings[int(np.argmin(losses))],)
-    near = rows.near(hot, start.design if start else None) if RADIAL in names else rows
+    near = rows.near(hot, start.design if start else None) if NEIGHBOURHOODS in names else rows
     for name in policy.candidates:
-        solutions[name], starts[name] = _classes_of(near if name == RADIAL else rows, name, hot, begun(name))
+        solutions[name], starts[name] = _classes_of(near if name == NEIGHBOURHOODS else rows, name, hot, begun(name))
         if name == "additive":
             rows.relevant([one.terms for one in solutions[name]])
     if SPARSE in (every := _with_sparse(policy.candidates, rows)):
@@ -212,7 +213,7 @@ def _candidates(rows: MemberRows, start: TableFit | None) -> tuple[str, ...]:
     policy, (count, inputs) = rows.policy, rows.u.shape
     fit = {
         "pairs": inputs > 1,
-        RADIAL: 1 < inputs <= policy.radial_inputs and count >= policy.radial_fewest and not policy.shapes,
+        NEIGHBOURHOODS: 1 < inputs <= policy.radial_inputs and count >= policy.radial_fewest and not policy.shapes,
     }
     known = policy.candidates if start is None else start.variances
     return tuple(name for name in policy.candidates if name in known and fit.get(name, True))
@@ -223,7 +224,7 @@ def _weights(
 ) -> dict[str, float]:
     """The weight of each candidate; neighbourhoods have one where they predict left-out rows better by enough."""
     weights, loss = stack(names)
-    simple = [name for name in names if name != RADIAL]
+    simple = [name for name in names if name != NEIGHBOURHOODS]
     if len(simple) < len(names):
         others, without = stack(simple)
         if loss > (1 - policy.radial_gain) * without:
@@ -277,7 +278,7 @@ class _Solved:
 
     def _sum(self, weights: Mapping[str, float], bands: str) -> TableFit:
         members = tuple(one for one in self.members if one.name in weights)
-        design = replace(self.rows.design, radial=self.radial if RADIAL in weights else None)
+        design = replace(self.rows.design, radial=self.radial if NEIGHBOURHOODS in weights else None)
         terms = []
         for o in range(len(members[0].terms)):
             whole = Terms(0.0, np.zeros(0))
@@ -287,11 +288,14 @@ class _Solved:
         left_out = sum(weights[member.name] * member.left_out for member in members)
         band = self.solutions[bands][0]
         covariance = tuple(part * self.scale**2 for part in band.covariance)
-        starts = {name: one for name, one in self.starts.items() if name != RADIAL or RADIAL in weights}
+        share = weights.get(NEIGHBOURHOODS, 0.0)
+        effective = (1 - share) * band.effective
+        effective += share and share * self.solutions[NEIGHBOURHOODS][0].effective
+        starts = {name: one for name, one in self.starts.items() if name != NEIGHBOURHOODS or NEIGHBOURHOODS in weights}
         shares = np.array([weights[member.name] for member in members])
         return TableFit(
             design, self.rows.u, members, shares, tuple(terms), np.asarray(left_out), self.noises[members[-1].name],
-            covariance, band.effective, starts,
+            covariance, effective, starts,
         )  # fmt: skip
 
 

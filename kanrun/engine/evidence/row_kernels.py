@@ -32,7 +32,7 @@ COMPONENTS = {
     "additive": (0, 1),
     "steps": (0, 1, 2),
     "pairs": tuple(range(RADIAL)),
-    "radial": (0, RADIAL),
+    "neighbourhoods": (0, RADIAL),
 }
 _SIZED = 4096  # rows by which the size of a component is judged
 _HELD = 1 << 22  # numbers of a candidate's columns that are held and not made anew
@@ -86,7 +86,7 @@ class MemberRows:
             return not self.pairs and not self.screened_already
         return (
             not self.policy.shapes
-            and name != "radial"
+            and name != "neighbourhoods"
             and self.functions(name) > max(self.policy.most_functions // 4, rows)
             and rows <= self.policy.dense_rows
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
-from kanrun.engine.evidence.members import RADIAL, TableFit
+from kanrun.engine.evidence.members import NEIGHBOURHOODS, TableFit
 from kanrun.engine.evidence.radial import RadialBasis, psi
 
 POLICY = EvidencePolicy()
@@ -82,8 +82,8 @@ def test_where_they_add_nothing_there_are_none() -> None:
     y = u[:, :1] + np.random.default_rng(5).standard_normal((300, 1))
     fit = fit_numbers(u, y, POLICY)
     assert fit.design.radial is None
-    assert RADIAL not in fit.variances
-    assert RADIAL not in [one.name for one in fit.members]
+    assert NEIGHBOURHOODS not in fit.variances
+    assert NEIGHBOURHOODS not in [one.name for one in fit.members]
 
 
 def test_classes_that_lie_in_shells_are_told_apart() -> None:
