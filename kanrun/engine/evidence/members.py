@@ -289,8 +289,8 @@ class _Solved:
         band = self.solutions[bands][0]
         covariance = tuple(part * self.scale**2 for part in band.covariance)
         share = weights.get(NEIGHBOURHOODS, 0.0)
-        effective = (1 - share) * band.effective
-        effective += share and share * self.solutions[NEIGHBOURHOODS][0].effective
+        local = self.solutions[NEIGHBOURHOODS][0].effective if share else 0.0
+        effective = (1 - share) * band.effective + share * local
         starts = {name: one for name, one in self.starts.items() if name != NEIGHBOURHOODS or NEIGHBOURHOODS in weights}
         shares = np.array([weights[member.name] for member in members])
         return TableFit(
