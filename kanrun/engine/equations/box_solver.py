@@ -181,7 +181,7 @@ class BoxSolver:
         if previous is not None:
             with torch.no_grad():
                 now, then = solution(fresh), previous(fresh)
-            size = now.square().mean(0).sqrt().maximum(1e-300 + 0 * self.rows.sizes)
+            size = now.square().mean(0).sqrt().maximum(self.policy.negligible * self.rows.sizes)
             change = float(((now - then).square().mean(0).sqrt() / size).max())
         errors, inflated = standard_errors(problem, state.unknowns)
         return EquationStage(

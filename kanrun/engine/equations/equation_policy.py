@@ -68,6 +68,7 @@ class EquationPolicy:
     margin: float = 0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
     filled: float = 0.5  #: share of a hidden grid below which it is drawn anew; in [0, 1]
     fresh: int = 4000  #: points at which a grid is measured
+    negligible: float = 1e-6  #: of an unknown's estimated size: below it, as of one that is zero, changes do not count
     following: float = 0.5  #: share of points that follow the knots of each variable, where these are not uniform
 
     # Knots that are inserted where the residual is.
