@@ -30,8 +30,9 @@ class EvidencePolicy:
     Neighbourhoods (for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions
     have a prior of deviation `precision_deviation`, and are found by at most `radial_steps` steps, until one gains less
     than a share of `radial_settled`, on as many of the `evidence_rows` as inputs x rows^2 stays below `radial_work`;
-    at most `radial_centres` centres are chosen among `radial_rows` rows, until no row has more variance left than
-    `remainder` of the noise's. They are in the stack where they lower its loss of left-out rows by `radial_gain` of it.
+    at most `radial_centres` centres (rows x centres^2 at most `most_work`) are chosen among `radial_rows` rows, until
+    no row has more variance left than `remainder` of the noise's. They are in the stack where they lower its loss of
+    left-out rows by `radial_gain` of it.
 
     Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`

@@ -84,7 +84,7 @@ class RadialBasis:
         left = max(_PRECISE, policy.remainder * variances[2] / variances[1])
         kernel = psi_of(_distances(among, among, precisions))
         factor, pivots, rank, _ = linalg.lapack.dpstrf(kernel, tol=left, lower=1)
-        count = max(1, min(int(rank), policy.radial_centres))
+        count = max(1, min(int(rank), policy.radial_centres, int(np.sqrt(policy.most_work / len(u)))))
         root = np.tril(factor[:count, :count])
         return RadialBasis(among[pivots[:count] - 1], precisions, root, u.min(0), u.max(0), variances)
 

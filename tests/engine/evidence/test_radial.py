@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -43,6 +44,8 @@ def test_an_input_that_does_nothing_gets_no_precision() -> None:
     radial = RadialBasis.of(u, y, np.ones(200), np.arange(200), POLICY)
     assert radial.precisions[2:].max() < 0.1 * radial.precisions[:2].min()
     assert np.abs(radial.values(u).mean(0)).max() < 2  # of functions with prior variance 1
+    few = RadialBasis.of(u, y, np.ones(200), np.arange(200), replace(POLICY, most_work=200.0 * 5**2))
+    assert few.centres.shape == (5, 4)
 
 
 def test_what_three_inputs_do_together_is_found() -> None:
