@@ -15,6 +15,7 @@ import numpy as np
 
 from kanrun.config import ExperimentConfig
 from kanrun.errors import UsageError
+from kanrun.watch import uninterrupted
 
 if TYPE_CHECKING:
     from torch import Generator
@@ -44,7 +45,8 @@ def device_of(cfg: ExperimentConfig) -> str:
     """
     if cfg.device == "cpu":
         return "cpu"
-    import torch
+    with uninterrupted():  # an exception in the middle of this import aborts the process
+        import torch
 
     mps = torch.backends.mps.is_available()
     if cfg.device == "auto":
