@@ -317,14 +317,12 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
-    left = (
-        ("pairs", "neighbourhoods")
-        if not policy.pairs
-        else ("neighbourhoods",)
-        if policy.extrapolation in ("linear", "zero")
-        else ()
-    )
-    kept = tuple(name for name in policy.evidence.candidates if name not in left)
+    local = policy.pairs and policy.extrapolation not in (
+        "linear",
+        "zero",
+    )  # beyond the rows bells are no straight lines
+    wanted = {"pairs": policy.pairs, "neighbourhoods": local}
+    kept = tuple(name for name in policy.evidence.candidates if wanted.get(name, True))
     bent = [j for j, shape in policy.shapes if shape in ("convex", "concave")]
     room = {"linear": policy.scores.straight_room, "constant": 0.0}.get(policy.extrapolation, policy.scores.room)
     scoring = replace(policy.scores, room=room, straight_room=room)

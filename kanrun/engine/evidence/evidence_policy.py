@@ -27,12 +27,13 @@ class EvidencePolicy:
     in proportion to the size of its effect before, plus `least_share` of the largest (the group lasso by reweighting),
     where a table has at least `sparse_inputs` inputs.
 
-    Neighbourhoods (for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions
-    have a prior of deviation `precision_deviation`, and are found by at most `radial_steps` steps, until one gains less
-    than a share of `radial_settled`, on as many of the `evidence_rows` as inputs x rows^2 stays below `radial_work`;
-    at most `radial_centres` centres (rows x centres^2 at most `most_work`) are chosen among `radial_rows` rows, until
-    no row has more variance left than `remainder` of the noise's. They are in the stack where they lower its loss of
-    left-out rows by `radial_gain` of it.
+    Neighbourhoods (for 2 to `radial_inputs` inputs and `radial_fewest` rows): the logarithms of precisions have a prior
+    of deviation `precision_deviation`, those of the variances of lines, neighbourhoods and noise one of
+    `variance_deviation` about `radial_variances`, of outputs of variance 1. They are found by at most `radial_steps`
+    steps, until one gains less than a share of `radial_settled`, on as many of the `evidence_rows` as inputs x rows^2
+    stays below `radial_work`; at most `radial_centres` centres (rows x centres^2 at most `most_work`) are chosen among
+    `radial_rows` rows, until no row has more variance left than `remainder` of the noise's. They are in the stack where
+    they lower its loss of left-out rows by `radial_gain` of it.
 
     Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
@@ -81,6 +82,8 @@ class EvidencePolicy:
     radial_inputs: int = 200
     radial_fewest: int = 30
     precision_deviation: float = 1.5
+    radial_variances: tuple[float, float, float] = (0.3, 0.5, 0.2)
+    variance_deviation: float = 3.0
     radial_steps: int = 40
     radial_settled: float = 1e-5
     radial_work: float = 2e7

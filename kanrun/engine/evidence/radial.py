@@ -132,13 +132,13 @@ def _likeliest(
     """Precisions and variances with the largest posterior, common to all outputs; zero for an input that is constant.
 
     The logarithms of the precisions have a normal prior about that of 1 / inputs, with deviation
-    `policy.precision_deviation`, those of the variances a wide one.
+    `policy.precision_deviation`, those of the variances a wider one about those of `policy.radial_variances`.
     """
     rows, inputs = u.shape
     apart = np.ascontiguousarray(((u[:, None] - u[None]) ** 2).transpose(2, 0, 1)) / 2
     lines, ones = u @ u.T / inputs, np.ones((rows, rows))
-    centre = np.concatenate([np.full(inputs, -np.log(inputs)), np.log([0.3, 0.5, 0.2])])
-    width = np.concatenate([np.full(inputs, policy.precision_deviation), np.full(3, 3.0)])
+    centre = np.concatenate([np.full(inputs, -np.log(inputs)), np.log(policy.radial_variances)])
+    width = np.concatenate([np.full(inputs, policy.precision_deviation), np.full(3, policy.variance_deviation)])
     outputs = y.shape[1]
 
     def surprise(p: ndarray) -> tuple[float, ndarray]:

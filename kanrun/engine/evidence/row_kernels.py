@@ -86,7 +86,7 @@ class MemberRows:
             return not self.pairs and not self.screened_already
         return (
             not self.policy.shapes
-            and name != "neighbourhoods"
+            and RADIAL not in COMPONENTS[name]
             and self.functions(name) > max(self.policy.most_functions // 4, rows)
             and rows <= self.policy.dense_rows
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,8 +66,7 @@ def test_a_list_of_functions_in_prefix_order_is_read() -> None:
 @pytest.mark.parametrize("program", ["operon", "gplearn"])
 def test_peers_run_for_their_seconds(program: str) -> None:
     package, search = peers.PROGRAMS[program]
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+    pytest.importorskip(package)
     x = np.random.default_rng(0).uniform(-1, 1, (100, 1))
     names = [to_numpy(found, ["x0"]) for found in search(x, x[:, 0] ** 2, 2.0, 0)]
     assert min(np.sqrt(np.mean((f(x) - x[:, 0] ** 2) ** 2)) for f in names) < 0.05
