@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 
-from kanrun.config import EXPERIMENTS
 from kanrun.config.keys import Key, keys_of
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
@@ -24,10 +23,6 @@ def keys(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for programs.")] = False,
 ) -> None:
     """Show the configuration keys: type, default, allowed values, and what each is."""
-    if command is not None and command not in EXPERIMENTS:
-        raise UsageError(
-            f"there is no experiment {command!r}{near(command, EXPERIMENTS)}; there are {', '.join(EXPERIMENTS)}."
-        )
     known = keys_of(command)
     found = [key for key in known if key.path.startswith(prefix)]
     if not found:

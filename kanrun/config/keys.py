@@ -35,7 +35,7 @@ class Key:
 
 def keys_of(command: str | None = None) -> list[Key]:
     """All keys of a command (None: of all), groups after their first key, in the order in which they are declared."""
-    experiments = [EXPERIMENTS[command]] if command else list(EXPERIMENTS.values())
+    experiments = [EXPERIMENTS.find(command)] if command else list(EXPERIMENTS.values())
     found: dict[tuple[str, ...], Key] = {}
     for experiment in experiments:
         for key in _of_experiment(experiment):

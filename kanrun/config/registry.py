@@ -153,10 +153,10 @@ class Kinds(Mapping[str, K], Generic[K]):
         load_plugins()
         return len(self._kinds)
 
-    def find(self, name: object, key: str) -> K:
+    def find(self, name: object, key: str = "") -> K:
         """The kind called `name`, which the setting `key` gives. Raises UsageError for one that is not there."""
         if name not in self:
-            raise UsageError(f"{key}={name} is not one of {', '.join(self)}{near(name, self) or '.'}")
+            raise UsageError(f"{key or self.what}={name} is not one of {', '.join(self)}{near(name, self) or '.'}")
         return self[str(name)]
 
 
@@ -170,19 +170,23 @@ GROUPS: dict[str, Kinds[Any]] = {"target": TARGETS, "model": MODELS, "solver": S
 """The groups whose choices have settings of their own, told apart by `kind`."""
 
 
-def target(builder: str, **more: Any) -> Callable[[C], C]:
-    """Declare a target kind, see `TargetKind`."""
-    return _declares(TARGETS, TargetKind, builder, more)
+def _declares(table: Kinds[Any], kind: type[Kind]) -> Callable[..., Callable[[C], C]]:
+    """The decorator of one sort of settings, called with the builder and further fields of `kind`."""
+
+    def declares(builder: str, **more: Any) -> Callable[[C], C]:
+        def declare(settings: C) -> C:
+            summary = (settings.__doc__ or "").strip().partition("\n")[0]
+            table.add(kind(settings.kind, summary, settings, builder, **more))
+            return settings
+
+        return declare
+
+    return declares
 
 
-def model(builder: str, **more: Any) -> Callable[[C], C]:
-    """Declare a model, see `ModelKind`."""
-    return _declares(MODELS, ModelKind, builder, more)
-
-
-def solver(builder: str, **more: Any) -> Callable[[C], C]:
-    """Declare a solver, see `SolverKind`."""
-    return _declares(SOLVERS, SolverKind, builder, more)
+target = _declares(TARGETS, TargetKind)
+model = _declares(MODELS, ModelKind)
+solver = _declares(SOLVERS, SolverKind)
 
 
 def experiment(name: str, summary: str, *, module: str = "", **more: Any) -> Callable[[C], C]:
@@ -205,15 +209,6 @@ def candidate(name: str, formula: str, summary: str = "") -> None:
 def module_of(command: str) -> str:
     """The command's name as a module and a file have it."""
     return command.replace("-", "_")
-
-
-def _declares(table: Kinds[Any], kind: type[Kind], builder: str, more: Mapping[str, Any]) -> Callable[[C], C]:
-    def declare(settings: C) -> C:
-        summary = (settings.__doc__ or "").strip().partition("\n")[0]
-        table.add(kind(settings.kind, summary, settings, builder, **more))
-        return settings
-
-    return declare
 
 
 _TRAINING = ("model", "solver", "study", "precision", "suite")

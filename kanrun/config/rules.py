@@ -57,7 +57,7 @@ class Rule:
         broken = self._list(path, value) if isinstance(value, list | tuple) else None
         if broken is not None:
             return broken
-        for leaf in _leaves(value):
+        for _, leaf in _leaves(value):
             if (rule := self._breaks(leaf)) is not None:
                 shown = f"{path}={value} has {leaf!r}, which" if isinstance(value, list | dict) else f"{path}={value}"
                 offer = near(leaf, self.choices, most=1)
@@ -153,7 +153,7 @@ def _broken(settings: Any, at: str) -> Iterator[str]:
         if str(one.type).startswith(_FLAT) and any(isinstance(entry, list | dict) for entry in value or ()):
             yield f"{path}={value} has a list where each entry is one value, as {path}=[1,2]."
             continue
-        yield from (f"{where}=nan is not a number." for where in _not_numbers(path, value))
+        yield from (f"{where}=nan is not a number." for where, leaf in _leaves(value, path) if leaf != leaf)  # noqa: PLR0124
         rule = one.metadata.get("rule")
         # a group's `kind` is chosen as executor=local
         if rule is not None and (sentence := rule.broken(path.removesuffix(".kind"), value)):
@@ -161,21 +161,13 @@ def _broken(settings: Any, at: str) -> Iterator[str]:
     yield from getattr(settings, "conflicts", lambda _: ())(at)
 
 
-def _leaves(value: Any) -> Iterator[Any]:
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The values in nested lists and mappings with their paths."""
     if isinstance(value, list | tuple | dict):
-        for entry in value.values() if isinstance(value, dict) else value:
-            yield from _leaves(entry)
+        for key, entry in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(entry, f"{path}.{key}")
     else:
-        yield value
-
-
-def _not_numbers(path: str, value: Any) -> Iterator[str]:
-    """The paths of all NaN in `value`, which every comparison with a bound would let through."""
-    if isinstance(value, float) and math.isnan(value):
-        yield path
-    items: Any = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        yield from _not_numbers(f"{path}.{key}", inner)
+        yield path, value
 
 
 def _count(entries: int) -> str:

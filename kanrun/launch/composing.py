@@ -20,7 +20,7 @@ from hydra.core.plugins import Plugins
 from hydra.errors import ConfigCompositionException, HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kanrun.config.registry import module_of
 from kanrun.errors import UsageError
@@ -119,13 +119,11 @@ def compose(request: Request, loader: ConfigLoader) -> Composition:
     modes = {str(override.value()).upper() for override in parsed if override.key_or_group == "hydra.mode"}
     several = request.multirun or "MULTIRUN" in modes
     if not several:
-        unclear = any(override.is_sweep_override() for override in parsed)
-        several = unclear and _mode(request, loader) == RunMode.MULTIRUN
-    if not several:
         single = loader.load_configuration(request.primary, overrides, RunMode.RUN)
         if single.hydra.mode != RunMode.MULTIRUN:
             _check(request.command, single, parsed)
-            return Composition((_job(single),), ((),), False, single)
+            words: Any = OmegaConf.to_container(single.hydra.overrides.task)
+            return Composition((_job(single),), (tuple(words),), False, single)
     master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN)
     refusals.check_hydra(request.module, master.hydra, parsed)
     swept = sweep_overrides(master, loader)
@@ -135,14 +133,6 @@ def compose(request: Request, loader: ConfigLoader) -> Composition:
         _check(request.command, composed, parsed)
         jobs.append(_job(composed))
     return Composition(tuple(jobs), swept, True, master)
-
-
-def _mode(request: Request, loader: ConfigLoader) -> RunMode | None:
-    """hydra.mode as a file says it, values of a sweep left as they are."""
-    overrides = list(request.overrides)
-    master = loader.load_configuration(request.primary, overrides, RunMode.MULTIRUN, validate_sweep_overrides=False)
-    mode: RunMode | None = master.hydra.mode
-    return mode
 
 
 def _check(command: str, composed: DictConfig, parsed: Sequence[Override]) -> None:

@@ -1,4 +1,4 @@
-"""What Hydra calls once a configuration: one run, whose failure is recorded and does not end a sweep."""
+"""One run: in this process, in a process of Hydra's launchers, or going on with one; its failure is recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,76 +19,105 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from kanrun.config import ExperimentConfig
-from kanrun.errors import KanrunError, UsageError
-from kanrun.launch.schemas import experiment_of, typed
-from kanrun.runs import Manifest, Run, RunFolder, Status
+from kanrun.config import EXPERIMENTS, ExperimentConfig
+from kanrun.errors import UsageError
+from kanrun.launch.process import logging_to
+from kanrun.launch.schemas import typed
+from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep
 from kanrun.runs.files import storing, write_atomic
-from kanrun.study.experiment import Prepared
+from kanrun.study.experiment import Failure, Prepared
 
 
 def load_experiment(command: str) -> ModuleType:
     """The experiment's module; UsageError if there is none of that name."""
-    return importlib.import_module(experiment_of(command).builder)
+    return importlib.import_module(EXPERIMENTS.find(command).builder)
 
 
 @dataclass(frozen=True)
 class Job:
-    """The function that Hydra's launchers run, here or in another process (so it holds plain values only)."""
+    """How runs are made; Hydra's launchers call it, here or in another process, so it holds plain values only."""
 
     command: str
     argv: tuple[str, ...] = ()
     quiet: bool = False
     verbose: bool = False
-    sweep: bool = False
+    sweep: bool = False  # where a refused run is recorded, and the others go on
     began: float | None = None  # CPU seconds of this process when a single run was asked for
-    settings: ExperimentConfig | None = None  # of a single run, checked already
-    refused: list[UsageError] = field(default_factory=list)  # by a single run that had not started
-    prepared: Prepared = field(default_factory=dict)  # of a single run, while it was checked
 
     def __call__(self, composed: DictConfig) -> None:
         if multiprocessing.current_process().name.startswith("LokyProcess"):
             end_with_launcher()
         settings = HydraConfig.get()
         overrides = [str(override) for override in settings.overrides.task]
-        self.run(Path(settings.runtime.output_dir), overrides, lambda: self.settings or typed(self.command, composed))
+        self.run(Path(settings.runtime.output_dir), overrides, lambda: typed(self.command, composed))
 
-    def run(self, path: Path, overrides: Sequence[str], configuration: Callable[[], ExperimentConfig]) -> None:
-        """One run, into the folder `path`."""
+    def run(
+        self, path: Path, overrides: Sequence[str], configuration: Callable[[], ExperimentConfig],
+        prepared: Prepared | None = None,
+    ) -> None:  # fmt: skip
+        """A new run in the folder `path`. Raises UsageError where it is refused before it starts."""
         from kanrun.study import execute as study
 
         folder = RunFolder(path, self.command)
-        try:
-            study.execute(
-                load_experiment(self.command),
-                configuration(),
-                folder,
-                quiet=self.quiet,
-                verbose=self.verbose,
-                origin=study.Origin(self.argv, tuple(overrides), self.began),
-                prepared=self.prepared,
-            )
-        except KeyboardInterrupt:
-            self._end(folder, overrides, Status.INTERRUPTED, None)
-            raise
-        except UsageError as error:
-            if self.sweep or folder.started:
+        with logging_to(path / "run.log"):
+            try:
+                study.execute(
+                    load_experiment(self.command),
+                    configuration(),
+                    folder,
+                    quiet=self.quiet,
+                    verbose=self.verbose,
+                    origin=study.Origin(self.argv, tuple(overrides), self.began),
+                    prepared=prepared,
+                )
+            except KeyboardInterrupt:
+                self._end(folder, overrides, Status.INTERRUPTED, None)
+                raise
+            except Exception as error:
+                if isinstance(error, UsageError) and not (self.sweep or folder.started):
+                    raise
                 self._end(folder, overrides, Status.FAILED, error)
-            else:
-                self.refused.append(error)
-        except Exception as error:
-            self._end(folder, overrides, Status.FAILED, error)
+
+    def resume(self, run: Run, config: ExperimentConfig, force: bool, prepared: Prepared | None = None) -> None:
+        """What is left of `run`; a new run where none began."""
+        if not run.has_begun:
+            self.run(run.path, run.manifest.overrides, lambda: config, prepared)
+            return
+        from kanrun.study import execute as study
+
+        with logging_to(run.path / "run.log"):
+            folder = RunFolder.reopen(run.path, force=force)
+            experiment = load_experiment(self.command)
+            study.execute(experiment, config, folder, resume=True, quiet=self.quiet, prepared=prepared)
+
+    def run_jobs(
+        self, folder: Path, sweep: Sweep, configs: Mapping[int, ExperimentConfig], force: bool = False
+    ) -> None:
+        """These jobs of a sweep one after the other, or what is left of them; one that fails does not stop the rest."""
+        for number, config in configs.items():
+            run, stored = Run(folder / str(number)), sweep.jobs[number]
+            if not self.quiet:
+                print(f"kanrun: job {number}: {' '.join(stored.overrides)}", file=sys.stderr)
+            try:
+                if run.has_begun:
+                    self.resume(run, config, force)
+                else:
+                    store_settings(run.path, stored.config, stored.overrides)
+                    self.run(run.path, stored.overrides, lambda config=config: config)  # type: ignore[misc]
+            except Exception as error:  # whatever it is, it is recorded, and the others go on
+                print(f"kanrun: job {number}: {Failure.of(error).reason}", file=sys.stderr)
 
     def _end(self, folder: RunFolder, overrides: Sequence[str], status: Status, error: Exception | None) -> None:
         """Records how a run ended that could not do so itself; one that another process began is left to that."""
-        show_trace()
+        if os.environ.get("KANRUN_DEBUG") == "1":
+            traceback.print_exc(file=sys.stderr)
         if not folder.started:
             if Run(folder.path).has_begun:
                 return
             folder.start(Manifest(command=self.command, argv=self.argv, overrides=tuple(overrides)))
         if Run(folder.path).manifest.status == Status.RUNNING:
-            trace = None if error is None else "".join(traceback.format_exception(error))
-            folder.finish(status, reason=sentence(error), trace=trace)
+            failure = Failure("interrupted") if error is None else Failure.of(error)
+            folder.finish(status, failure.reason, failure.trace)
 
 
 @functools.cache
@@ -111,17 +140,3 @@ def store_settings(folder: Path, config: Mapping[str, Any], overrides: Sequence[
         hydra.mkdir(parents=True, exist_ok=True)
     write_atomic(hydra / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(config))).encode(), durable=True)
     write_atomic(hydra / "overrides.yaml", OmegaConf.to_yaml(list(overrides)).encode())
-
-
-def sentence(error: BaseException | None) -> str:
-    """An error as one line for the user; kanrun's own say what to do, others name their type."""
-    if error is None:
-        return "interrupted"
-    text = " ".join(str(error).split())
-    return text if isinstance(error, KanrunError) and text else f"{type(error).__name__}: {text}".removesuffix(": ")
-
-
-def show_trace() -> None:
-    """Prints the traceback of the exception being handled, where KANRUN_DEBUG=1 asks for it."""
-    if os.environ.get("KANRUN_DEBUG") == "1":
-        traceback.print_exc(file=sys.stderr)

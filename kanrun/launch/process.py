@@ -10,10 +10,11 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from kanrun import watch
-from kanrun.errors import Terminated
+from kanrun.errors import Terminated, UsageError
 
 
 @contextlib.contextmanager
@@ -28,6 +29,22 @@ def logging_kept() -> Iterator[None]:
             handler.close()
         root.handlers[:] = handlers
         root.setLevel(level)
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Appends the log of the body to a file, warnings to standard error too. Raises UsageError for a link."""
+    if path.is_symlink():
+        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file, console, root = logging.FileHandler(path, encoding="utf-8"), logging.StreamHandler(), logging.getLogger()
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console.setFormatter(logging.Formatter("kanrun: %(message)s"))
+    console.setLevel(logging.WARNING)
+    with logging_kept():
+        root.handlers[:] = [console, file]
+        root.setLevel(logging.INFO)
+        yield
 
 
 @contextlib.contextmanager

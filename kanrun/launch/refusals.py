@@ -43,7 +43,7 @@ VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
 NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # What a configuration may set of `hydra`, looked at below where it could do harm; the rest stays as Hydra has it.
 _PRE_DISPATCH = re.compile(r"\d+|all|(\d+ ?\* ?)?n_jobs")
-SETTABLE = ("launcher", "sweeper", "mode", "verbose", "searchpath", "job.env_set")
+SETTABLE = ("launcher", "sweeper", "mode", "searchpath", "job.env_set")
 # What Hydra writes itself, and the folders that kanrun sets whatever a file says of them.
 _WRITTEN = ("run", "sweep.dir", "sweep.mode", "runtime", "overrides", "help", "hydra_help", "job.override_dirname",
             "job.id", "job.num", "job.config_name", "job.config", "env", "output")  # fmt: skip
@@ -125,10 +125,10 @@ def _check_settable(module: str, given: Any) -> None:
     usual: Any = OmegaConf.to_container(OmegaConf.structured(hydra.conf.HydraConf))
     usual["job"]["name"], usual["sweep"]["subdir"] = module, "${hydra.job.num}"
     for name in ("job_logging", "hydra_logging"):
-        files = [
-            file for package in (kanrun.conf, hydra.conf) for file in Path(package.__path__[0], "hydra", name).glob("*")
-        ]
-        known = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files if file.suffix == ".yaml"]
+        files = (
+            file for one in (kanrun.conf, hydra.conf) for file in Path(one.__path__[0], "hydra", name).glob("*.yaml")
+        )
+        known = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in files]
         usual[name] = given[name] if given[name] in known else known[0]
     own = dict(_leaves(usual))
     for path, value in _leaves(given):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import UsageError
 from kanrun.launch.quoting import hydra_words
 from kanrun.launch.request import Request
-from kanrun.launch.running import launch
-from kanrun.runs import Run, Sweep, find_runs
-from kanrun.runs.environment import host
+from kanrun.launch.running import launched
+from kanrun.runs import Run, Sweep
 
 #: Columns that measure the machine and not the training.
 _TIMES = ("seconds", "time", "flops_per_second", "clock")
@@ -40,10 +38,10 @@ def rerun(run: Run, further: Sequence[str], outputs: Path, *, quiet: bool = Fals
         command=command, overrides=overrides, argv=("kanrun", *sys.argv[1:]), outputs=outputs,
         multirun=run.is_sweep, quiet=quiet, strict=strict, **options,
     )  # fmt: skip
-    code = launch(request)
-    again = _newest_of_this_process(command, outputs)
-    if further or again is None or code:
+    code, folder = launched(request)
+    if further or folder is None or code:
         return code
+    again = Run(folder)
     pairs = list(zip(run.jobs, again.jobs, strict=False)) if run.is_sweep else [(run, again)]
     compared = [each for pair in pairs for each in _compared(*pair)]
     different = [sentence for sentence, same in compared if not same]
@@ -70,19 +68,6 @@ def _words_of(run: Run) -> tuple[str, list[str], Sequence[str]]:
 
 def _key(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
-
-
-def _newest_of_this_process(command: str, outputs: Path) -> Run | None:
-    """The run folder that this process has just made: another may have made newer ones meanwhile."""
-    for run in reversed(find_runs(outputs)):
-        first = run.jobs[0] if run.is_sweep else run
-        try:
-            manifest = first.manifest
-        except KanrunError:
-            continue
-        if manifest.command == command and (manifest.pid, manifest.host) == (os.getpid(), host()):
-            return run
-    return None
 
 
 def _compared(before: Run, after: Run) -> list[tuple[str, bool]]:

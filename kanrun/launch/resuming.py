@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,16 @@ from omegaconf import OmegaConf
 from kanrun.config import ExecutorConfig, ExperimentConfig
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
-from kanrun.launch import refusals
 from kanrun.launch.exit_status import ended_well, gather_summaries, is_complete, say_how_to_go_on, sweep_verdict
-from kanrun.launch.job import Job, load_experiment, sentence, store_settings
+from kanrun.launch.job import Job, load_experiment
 from kanrun.launch.process import signals_raise, stdout_kept_clean
-from kanrun.launch.request import Request
+from kanrun.launch.refusals import address_of
 from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
-from kanrun.runs import Run, RunFolder, Sweep
+from kanrun.runs import Run, Sweep
 from kanrun.runs.lock import holding
 from kanrun.runs.manifest import SWEEP_FILE
 from kanrun.study import execute as study
-from kanrun.study.experiment import Prepared
 
 
 @dataclass(frozen=True)
@@ -53,24 +49,21 @@ def resume(folder: Path, how: GoingOn) -> int:
         )
     require_plugins(run.manifest.versions)
     command = run.manifest.command
-    request = Request(command, quiet=how.quiet, strict=how.strict)
     if is_complete(run.manifest):
         print(f"kanrun: {folder} is complete; there is nothing left to do", file=sys.stderr)
     else:
+        run.check_ended(how.force)
         config = _config(command, run.config, folder / ".hydra/config.yaml", folder, how)
         prepared = study.check(load_experiment(command), config, force=True)
         with signals_raise() as signals:
             try:
-                if run.has_begun:
-                    _go_on(run, config, how, prepared)
-                else:
-                    run.check_ended(how.force)
-                    _begin(folder, Job(command, run.manifest.argv, how.quiet), run.manifest.overrides, config)
+                with stdout_kept_clean():
+                    Job(command, run.manifest.argv, how.quiet).resume(run, config, how.force, prepared)
             except KeyboardInterrupt:
                 say_how_to_go_on(folder, how.executor, how.address)
                 return signals.exit_code
     print(folder)
-    return 0 if ended_well(Run(folder).manifest, request) else 1
+    return 0 if ended_well(Run(folder).manifest, how.quiet, how.strict) else 1
 
 
 def resume_sweep(folder: Path, how: GoingOn) -> int:
@@ -80,63 +73,33 @@ def resume_sweep(folder: Path, how: GoingOn) -> int:
     still goes on, or if its settings are refused.
     """
     sweep = Sweep.read(folder)
-    overrides = [job.overrides for job in sweep.jobs]
     with holding(folder), signals_raise() as signals:
         try:
-            _run_what_is_left(folder, sweep, how)
+            configs = _what_is_left(folder, sweep, how)
+            with stdout_kept_clean():
+                Job(sweep.command, sweep.argv, how.quiet, sweep=True).run_jobs(folder, sweep, configs, how.force)
         except KeyboardInterrupt:
-            gather_summaries(folder, overrides)
+            gather_summaries(folder)
             say_how_to_go_on(folder, how.executor, how.address)
             return signals.exit_code
     print(folder)
-    return sweep_verdict(folder, overrides, Request(sweep.command, quiet=how.quiet, strict=how.strict))
+    return sweep_verdict(folder, how.quiet, how.strict)
 
 
-def _run_what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> None:
+def _what_is_left(folder: Path, sweep: Sweep, how: GoingOn) -> dict[int, ExperimentConfig]:
     runs = [Run(folder / str(number)) for number in range(len(sweep.jobs))]
     left = [number for number, run in enumerate(runs) if not (run.has_begun and is_complete(run.manifest))]
     for number in left:
         if runs[number].has_begun:
             runs[number].check_ended(how.force)
-    stored, file = [job.config for job in sweep.jobs], folder / SWEEP_FILE
-    configs = {number: _config(sweep.command, stored[number], file, folder, how) for number in left}
+    file = folder / SWEEP_FILE
+    configs = {number: _config(sweep.command, sweep.jobs[number].config, file, folder, how) for number in left}
     for config in configs.values():
         study.check(load_experiment(sweep.command), config, force=True)
     if not how.quiet:
         kept = f"{len(runs) - len(left)} of {len(runs)} jobs are finished and kept"
         print(f"kanrun: {folder} is complete; there is nothing left to do" if not left else kept, file=sys.stderr)
-    for number in left:
-        try:
-            if runs[number].has_begun:
-                _go_on(runs[number], configs[number], how)
-            else:
-                path, job = runs[number].path, sweep.jobs[number]
-                store_settings(path, job.config, job.overrides)
-                _begin(path, Job(sweep.command, sweep.argv, how.quiet, sweep=True), job.overrides, configs[number])
-        except Exception as error:  # whatever it is, it is recorded, and the others go on
-            print(f"kanrun: job {number}: {sentence(error)}", file=sys.stderr)
-
-
-def _go_on(run: Run, config: ExperimentConfig, how: GoingOn, prepared: Prepared | None = None) -> None:
-    """Runs what is left of a run that began."""
-    manifest = run.manifest
-    with stdout_kept_clean(), _logging_to(run.path / "run.log"):
-        study.execute(
-            load_experiment(manifest.command),
-            config,
-            RunFolder.reopen(run.path, force=how.force),
-            resume=True,
-            quiet=how.quiet,
-            prepared=prepared,
-        )
-
-
-def _begin(path: Path, job: Job, overrides: Sequence[str], config: ExperimentConfig) -> None:
-    """Runs what never began, with its configuration stored beside it as Hydra does."""
-    with stdout_kept_clean(), _logging_to(path / "run.log"):
-        job.run(path, overrides, lambda: config)
-    if job.refused:
-        raise job.refused[0]
+    return configs
 
 
 def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, how: GoingOn) -> ExperimentConfig:
@@ -149,23 +112,5 @@ def _config(command: str, stored: Mapping[str, Any], file: Path, folder: Path, h
         raise UsageError(f"{file}: {error}") from error
     if how.executor not in (None, config.executor.kind):
         config.executor = ExecutorConfig(str(how.executor))  # how many workers the other had says nothing of this one
-    config.executor.address = refusals.address_of(config.executor, how.address, folder)
+    config.executor.address = address_of(config.executor, how.address, folder)
     return config
-
-
-@contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
-    """Appends the log of the body to a file, as Hydra does in a first run. Raises UsageError for a link."""
-    if path.is_symlink():
-        raise UsageError(f"{path} is a link; a run that goes on must lie in one folder.")
-    root = logging.getLogger()
-    level, handler = root.level, logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()

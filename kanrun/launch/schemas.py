@@ -16,17 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check, former
-from kanrun.config.registry import ExperimentKind
 from kanrun.errors import UsageError
-from kanrun.suggestions import near
-
-
-def experiment_of(name: str) -> ExperimentKind:
-    """The experiment's declaration. Raises UsageError for a name that is not there."""
-    if name not in EXPERIMENTS:
-        known = ", ".join(EXPERIMENTS)
-        raise UsageError(f"there is no experiment {name!r}{near(name, EXPERIMENTS)}; there are {known}.")
-    return EXPERIMENTS[name]
 
 
 def register() -> None:
@@ -56,7 +46,7 @@ def typed(
     with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for a value that
     breaks its rule, and leaves the errors of OmegaConf (a wrong key or type) to the caller.
     """
-    schema = experiment_of(command).settings
+    schema = EXPERIMENTS.find(command).settings
     composed = copy.deepcopy(composed)
     with open_dict(composed):
         for warning in former.rename(composed, stored=extras):

@@ -136,6 +136,17 @@ class Sweep:
     argv: tuple[str, ...]
     jobs: tuple[SweepJob, ...]
 
+    @property
+    def settings(self) -> list[dict[str, str]]:
+        """The overrides of each job as typed, by their key."""
+        return [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in self.jobs]
+
+    @property
+    def varied(self) -> list[str]:
+        """The keys in which jobs differ."""
+        each = self.settings
+        return [key for key in each[0] if len({job.get(key) for job in each}) > 1]
+
     def store(self, folder: Path) -> None:
         """Write `sweep.json`. Raises StorageFailed."""
         write_json(folder / SWEEP_FILE, self, durable=True)

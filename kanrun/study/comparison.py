@@ -155,23 +155,15 @@ def draw_sweep(sweep: Run) -> list[Path]:
 
     Nothing is drawn without a result that more than one job has.
     """
-    jobs = [dict(word.split("=", 1) for word in job.overrides if "=" in word) for job in Sweep.read(sweep.path).jobs]
-    varied = [key for key in (jobs[0] if jobs else ()) if len({job.get(key) for job in jobs}) > 1]
-    rows = []
-    for number, settings in enumerate(jobs):
-        with contextlib.suppress(KanrunError):
-            columns = Run(sweep.path / str(number)).columns("summary")
-            for at in range(len(next(iter(columns.values()), ()))):
-                values = {name: column[at] for name, column in columns.items() if name in (*RESULTS, *ERRORS)}
-                rows.append({f"set:{key}": settings.get(key) for key in varied} | values)
-    result = next((name for name in (*RESULTS, *ERRORS) if sum(row.get(name) is not None for row in rows) > 1), None)
+    if "summary" not in sweep.tables:
+        return []
+    table, varied = sweep.table("summary"), Sweep.read(sweep.path).varied
+    result = next((name for name in (*RESULTS, *ERRORS) if name in table and table[name].notna().sum() > 1), None)
     if result is None or not varied:
         return []
-    import pandas
-
     from kanrun.figures.sweep import over_settings
 
-    table = pandas.DataFrame(rows).rename(columns={f"set:{key}": key for key in varied}).dropna(subset=[result])
+    table = table.dropna(subset=[result]).astype(dict.fromkeys(varied, str))
     place = sweep.path / "figures"
     with storing(place):
         place.mkdir(exist_ok=True)

@@ -11,12 +11,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from kanrun.errors import KanrunError, UsageError
-from kanrun.runs.records import Checkpoint, Record
-from kanrun.study.executors import ATTEMPTS, Failed, Finished, Recorded, Resume, Retried, Started, TaskEvents, Warned
+from kanrun.runs.records import Checkpoint
+from kanrun.study.executors import ATTEMPTS, Failed, Resume, Retried, Started, TaskEvent, TaskEvents, Warned, events_of
 from kanrun.study.experiment import Failure, Task, TaskRunner
 
 _CONNECT, _LOOK, _POLL = 3.0, 2.0, 0.02  # seconds: to connect in, between looks at the workers and at what is ready
@@ -48,21 +47,20 @@ def run_dask(runner: TaskRunner, tasks: Sequence[Task], resume: Resume, address:
                     completed.add(future)
                     continue
                 task = futures.pop(future)
-                attempt = _attempt(future, address)
+                events, worker = _events(future, task, address)
                 future.release()
-                failure = attempt.failure
-                if failure is not None and attempts[task.pair] < ATTEMPTS:
+                end = events[-1]
+                if isinstance(end, Failed) and attempts[task.pair] < ATTEMPTS:
                     attempts[task.pair] += 1
-                    yield Retried(task, failure)
-                    others = [name for name in _workers(client) if name != attempt.worker] or None
+                    yield Retried(task, end.failure)
+                    others = [name for name in client.nthreads() if name != worker] or None
                     where: dict[str, Any] = {"workers": others, "allow_other_workers": others is not None}
                     retry = client.submit(run_task, runner, task, None, pure=False, **where)
                     futures[retry] = task
                     completed.add(retry)
                     yield Started(task)
                     continue
-                yield from (Recorded(task, record) for record in attempt.records)
-                yield Finished(task, attempt.seconds) if failure is None else Failed(task, failure)
+                yield from events
         finally:
             if client.status == "running":
                 client.cancel(list(futures))
@@ -78,7 +76,7 @@ def _as_they_come(completed: Any, client: Any) -> Iterator[Any]:
             time.sleep(_POLL)
         else:
             with contextlib.suppress(Exception):  # a scheduler that is gone shows in the futures
-                missing = not _workers(client)
+                missing = not client.nthreads()
                 if missing and not told:
                     yield None
                 told = missing
@@ -91,30 +89,17 @@ def probe(address: str) -> None:
         pass
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    """How one attempt at a task ended."""
+def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> tuple[list[TaskEvent], str | None]:
+    """The events of `task` in a worker of the cluster, and the worker's address."""
+    from distributed import get_worker
 
-    seconds: float = 0.0
-    records: tuple[Record, ...] = ()
-    failure: Failure | None = None
-    worker: str | None = None
-
-
-def run_task(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> _Attempt:
-    """Run `task` in a worker of the cluster; an error of the experiment is returned as a failure."""
-    records: list[Record] = []
-    failure = None
-    clock = time.monotonic()
-    try:
-        for record in runner.run(task, resume):
-            records.append(record)  # one by one: those before an error count
-    except Exception as error:  # any error of an experiment is a failure of its task
-        failure = Failure.of(error)
-    return _Attempt(time.monotonic() - clock, tuple(records), failure, _own_address())
+    events = list(events_of(runner, task, resume))
+    with contextlib.suppress(ValueError):  # no worker: called by itself
+        return events, str(get_worker().address)
+    return events, None
 
 
-def _attempt(future: Any, address: str) -> _Attempt:
+def _events(future: Any, task: Task, address: str) -> tuple[list[TaskEvent], str | None]:
     """What `run_task` returned. Raises KanrunError if the cluster went away."""
     from distributed.scheduler import KilledWorker
 
@@ -124,13 +109,13 @@ def _attempt(future: Any, address: str) -> _Attempt:
             "with --address ADDRESS on another one or with --executor local here."
         )
     if future.status == "finished":
-        attempt: _Attempt = future.result()
-        return attempt
+        events, worker = future.result()
+        return events, worker
     error = future.exception()
     if isinstance(error, KilledWorker):
         deaths = int(error.allowed_failures) + 1
-        return _Attempt(failure=Failure(f"its worker on the Dask cluster died, {deaths} times"))
-    return _Attempt(failure=Failure.of(error))
+        return [Failed(task, Failure(f"its worker on the Dask cluster died, {deaths} times"))], None
+    return [Failed(task, Failure.of(error))], None
 
 
 @contextlib.contextmanager
@@ -181,16 +166,3 @@ def _connected(distributed: Any, address: str) -> Any:
     finally:
         gc.collect()
         sys.unraisablehook = shown
-
-
-def _workers(client: Any) -> list[str]:
-    return list(client.nthreads())
-
-
-def _own_address() -> str | None:
-    from distributed import get_worker
-
-    try:
-        return str(get_worker().address)
-    except ValueError:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -116,15 +117,13 @@ def execute(  # noqa: PLR0913  (each is an option)
             outcome.status, outcome.reason, outcome.trace,
             metrics=metrics, claims=outcome.claims, failures=outcome.failures,
         )  # fmt: skip
-    except StorageFailed as error:
-        _finish_if_possible(folder, Status.FAILED, str(error), traceback.format_exc())
-        raise
-    except KeyboardInterrupt as error:
-        sender = "Ctrl-C" if type(error) is KeyboardInterrupt else "SIGTERM"
-        _finish_if_possible(folder, Status.INTERRUPTED, f"stopped by {sender}", None)
-        raise
     except BaseException as error:
-        _finish_if_possible(folder, Status.FAILED, Failure.of(error).reason, traceback.format_exc())
+        status, failure = Status.FAILED, Failure.of(error)
+        if isinstance(error, KeyboardInterrupt):
+            sender = "Ctrl-C" if type(error) is KeyboardInterrupt else "SIGTERM"
+            status, failure = Status.INTERRUPTED, Failure(f"stopped by {sender}")
+        with contextlib.suppress(StorageFailed):  # the error that ends the run says more
+            folder.finish(status, failure.reason, failure.trace)
         raise
     if not quiet:
         execution.report(outcome)
@@ -312,13 +311,6 @@ def _manifest(
         threads=threads_of(cfg),
         executor=asdict(cfg.executor),
     )
-
-
-def _finish_if_possible(folder: RunFolder, status: Status, reason: str, trace: str | None) -> None:
-    try:
-        folder.finish(status, reason, trace)
-    except StorageFailed:
-        return  # the error that ends the run says more
 
 
 def _medians(summary: pandas.DataFrame | None) -> dict[str, float | None]:

@@ -93,18 +93,19 @@ def run_serial(runner: TaskRunner, tasks: Sequence[Task], resume: Resume) -> Tas
         if number and time_is_up():
             return
         yield Started(task)
-        clock = time.monotonic()
-        with contextlib.closing(runner.run(task, resume(task))) as records:
-            while True:
-                try:
-                    record = next(records)
-                except StopIteration:
-                    yield Finished(task, time.monotonic() - clock)
-                    break
-                except Exception as error:  # any error of an experiment is a failure of its task
-                    yield Failed(task, Failure.of(error))
-                    break
-                yield Recorded(task, record)
+        yield from events_of(runner, task, resume(task))
+
+
+def events_of(runner: TaskRunner, task: Task, resume: Checkpoint | None) -> TaskEvents:
+    """Run one task here: what it records, and how it ended; any error of an experiment is a failure of its task."""
+    clock = time.monotonic()
+    try:
+        for record in runner.run(task, resume):
+            yield Recorded(task, record)
+    except Exception as error:
+        yield Failed(task, Failure.of(error))
+    else:
+        yield Finished(task, time.monotonic() - clock, time_is_up())
 
 
 def run_local(
@@ -208,16 +209,9 @@ def _serve(connection: Connection, runner: TaskRunner, seconds: float | None) ->
             task, resume = connection.recv()
         except EOFError:
             return
-        clock = time.monotonic()
-        end: Finished | Failed
-        try:
-            with watching(_sender(connection, task), seconds):
-                for record in runner.run(task, resume):
-                    connection.send(Recorded(task, record))
-                end = Finished(task, time.monotonic() - clock, time_is_up())
-        except Exception as error:  # any error of an experiment is a failure of its task
-            end = Failed(task, Failure.of(error))
-        connection.send(end)
+        with watching(_sender(connection, task), seconds):
+            for event in events_of(runner, task, resume):
+                connection.send(event)
 
 
 def _sender(connection: Connection, task: Task) -> Callable[[Advance], None]:

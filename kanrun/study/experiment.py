@@ -87,8 +87,7 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         """Return `error` as a failure: the message alone of an error of kanrun, the type in front of others."""
-        text = str(error).strip()
-        name = type(error).__name__
+        text, name = " ".join(str(error).split()), type(error).__name__
         reason = text if isinstance(error, KanrunError) and text else f"{name}: {text}" if text else name
         return cls(reason, "".join(traceback.format_exception(error)))
 

@@ -124,7 +124,7 @@ def test_what_a_folder_says_steers_no_terminal(kanrun: Command) -> None:
     content |= {"status": "FAILED", "command": "\x1b[2Jfit"}
     record.write_text(json.dumps(content))
     shown += kanrun("runs", "resume", "latest").err
-    assert "there is no experiment" in shown
+    assert "fit is not one of fit, curves" in shown
     assert all(line.isprintable() for line in shown.splitlines())
 
 
