@@ -18,9 +18,8 @@ from kanrun.cli.help import groups_of
 from kanrun.config import EXPERIMENTS
 from kanrun.config.registry import with_group
 from kanrun.launch import Request
-from kanrun.launch.composing import compose, opened
+from kanrun.launch.composing import compose, opened, typed
 from kanrun.launch.quoting import hydra_words
-from kanrun.launch.schemas import typed
 
 ROOT = Path(__file__).parents[1]
 README, LECTURE = ROOT / "README.md", ROOT / "docs" / "lecture.md"

@@ -13,8 +13,8 @@ import typer
 
 from kanrun.cli import run_changes
 from kanrun.cli.experiments import Plugins, add_experiment, with_info_value
+from kanrun.cli.help import keys
 from kanrun.cli.init import init
-from kanrun.cli.keys import keys
 from kanrun.cli.models import export, predict
 from kanrun.config import EXPERIMENTS
 from kanrun.config.plugins import add_plugins, named_in

@@ -102,7 +102,7 @@ def query_runs(
 def show_run(run: RunName = "latest", outputs: Outputs = Path("outputs"), as_json: AsJson = False) -> None:
     """Show one run or sweep: what was asked, how far it came, its results, claims and files, and how to continue it."""
     from kanrun.runs import find_run
-    from kanrun.runs.state import unfinished
+    from kanrun.runs.reader import unfinished
 
     found = find_run(run, outputs)
     if as_json:

@@ -1,11 +1,17 @@
-"""Opens Hydra over the folders of a request and composes, once, what it would run."""
+"""Opens Hydra over the folders of a request, composes once what it would run, and types it.
+
+A group's file names its schema (`/schema/target/named@_here_`), so a wrong key or type is refused where it is
+typed. What reaches kanrun without one (a group file of the user's, a stored config.yaml) is checked by its `kind`:
+nothing in a configuration is ever built by naming a class.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +19,7 @@ from typing import Any, ClassVar
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -22,14 +29,16 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from kanrun.config import EXPERIMENTS, GROUPS, ExperimentConfig, check, former
 from kanrun.config.registry import module_of
 from kanrun.errors import UsageError
 from kanrun.launch import refusals
 from kanrun.launch.request import Request
-from kanrun.launch.schemas import register
 
 HYDRA_VERSION_BASE = "1.3"
 CONFIGURATIONS = "kanrun.conf"
+#: Columns that a sentence names.
+MOST_NAMES = 20
 
 
 @dataclass(frozen=True)
@@ -174,3 +183,80 @@ def _job(composed: DictConfig) -> DictConfig:
     with open_dict(job):
         del job["hydra"]
     return job  # type: ignore[no-any-return]
+
+
+def register() -> None:
+    """Hands the dataclasses to Hydra; doing it again changes nothing."""
+    store = ConfigStore.instance()
+    for group, kinds in GROUPS.items():
+        for name, kind in kinds.items():
+            store.store(group=f"schema/{group}", name=name, node=kind.settings, provider="kanrun")
+            if kind.is_plugin:
+                store.store(group=group, name=name, node=kind.settings, provider=kind.settings.__module__)
+    for one in EXPERIMENTS.values():
+        store.store(group="schema", name=one.file, node=one.settings, package="_global_", provider="kanrun")
+        if one.is_plugin:
+            store.store(name=one.file, node={"defaults": one.defaults}, provider=one.settings.__module__)
+
+
+def typed(
+    command: str, composed: DictConfig, *, extras: bool = False, warn: Callable[[str], None] = lambda _: None
+) -> ExperimentConfig:
+    """The dataclass that a composed configuration is, its groups included; `warn` is told of renamed keys.
+
+    With `extras`, keys that no schema knows are kept: a stored configuration may hold what its author added
+    with `+key=value`. Raises UsageError for a kind that does not exist, for what is missing and for a value that
+    breaks its rule, and leaves the errors of OmegaConf (a wrong key or type) to the caller.
+    """
+    schema = EXPERIMENTS.find(command).settings
+    composed = copy.deepcopy(composed)
+    with open_dict(composed):
+        for warning in former.rename(composed, stored=extras):
+            warn(warning)
+    if OmegaConf.get_type(composed) is not schema:
+        composed = _merged(schema, composed, extras)
+    for group in GROUPS:
+        if composed.get(group) is not None:
+            OmegaConf.update(composed, group, _group(group, composed[group], extras), merge=False)
+    missing = sorted(OmegaConf.missing_keys(composed))
+    if missing:
+        raise UsageError(f"{' and '.join(missing)} must be given, as {missing[0]}={_columns(composed, missing[0])}.")
+    settings: ExperimentConfig = OmegaConf.to_object(composed)  # type: ignore[assignment]
+    check(settings)
+    return settings
+
+
+def _columns(composed: DictConfig, missing: str) -> str:
+    """What to write for a missing setting: of a table's outputs, its columns."""
+    path = OmegaConf.select(composed, "target.path", throw_on_missing=False)
+    if missing != "target.outputs" or path is None:
+        return "VALUE"
+    from kanrun.targets.tables import column_names
+
+    names = column_names(path)
+    return f"[NAME], of the columns {', '.join(names[:MOST_NAMES])}{' and more' if len(names) > MOST_NAMES else ''}"
+
+
+def _group(group: str, node: Any, extras: bool) -> DictConfig:
+    kinds = {name: kind.settings for name, kind in GROUPS[group].items()}
+    if not isinstance(node, DictConfig) or node.get("kind") is None:
+        raise UsageError(f"{group} is {node}, not a choice of the group, which has a kind: one of {', '.join(kinds)}.")
+    kind = str(node.kind)
+    if kind not in kinds:
+        raise UsageError(f"{group}.kind is {kind}, which is not one of {', '.join(kinds)}.")
+    if OmegaConf.get_type(node) is kinds[kind]:
+        return node
+    if dataclasses.is_dataclass(OmegaConf.get_type(node)):
+        raise UsageError(
+            f"{group}.kind={kind} cannot be set by hand; choose the kind with {group}=NAME, "
+            f"in a file with `override /{group}: NAME` in its defaults."
+        )
+    return _merged(kinds[kind], node, extras)
+
+
+def _merged(schema: type, node: DictConfig, extras: bool) -> DictConfig:
+    base = OmegaConf.structured(schema)
+    OmegaConf.set_struct(base, not extras)
+    merged = OmegaConf.merge(base, node)
+    assert isinstance(merged, DictConfig)
+    return merged

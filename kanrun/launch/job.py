@@ -21,8 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from kanrun.config import EXPERIMENTS, ExperimentConfig
 from kanrun.errors import UsageError
+from kanrun.launch.composing import typed
 from kanrun.launch.process import logging_to
-from kanrun.launch.schemas import typed
 from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep
 from kanrun.runs.files import storing, write_atomic
 from kanrun.study.experiment import Failure, Prepared

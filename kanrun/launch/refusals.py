@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,6 @@ LAUNCHERS = {
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.LocalLauncher": "submitit_local",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher.SlurmLauncher": "submitit_slurm",
 }
-SWEEPERS = {f"{_OWN}.basic_sweeper.BasicSweeper": "basic"}
 # Shell commands that a launcher puts into a job's script: from the command line only, never from a file.
 SHELL_KEYS = ("setup", "srun_args", "additional_parameters", "python")
 # Folders that a launcher writes to: where it likes, or where the command line says.
@@ -43,7 +42,7 @@ VARIABLES = ("OMP_", "MKL_", "OPENBLAS_", "CUDA_VISIBLE_DEVICES", "KANRUN_")
 NUMBERED = ("hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir")
 # What a configuration may set of `hydra`, looked at below where it could do harm; the rest stays as Hydra has it.
 _PRE_DISPATCH = re.compile(r"\d+|all|(\d+ ?\* ?)?n_jobs")
-SETTABLE = ("launcher", "sweeper", "mode", "searchpath", "job.env_set")
+SETTABLE = ("launcher", "sweeper.params", "mode", "searchpath", "job.env_set")
 # What Hydra writes itself, and the folders that kanrun sets whatever a file says of them.
 _WRITTEN = ("run", "sweep.dir", "sweep.mode", "runtime", "overrides", "help", "hydra_help", "job.override_dirname",
             "job.id", "job.num", "job.config_name", "job.config", "env", "output")  # fmt: skip
@@ -109,9 +108,8 @@ def check_search_path(request: Request, parsed: Sequence[Override]) -> None:
 def check_hydra(module: str, settings: DictConfig, parsed: Sequence[Override]) -> None:
     """Raises UsageError for what a configuration may not set of Hydra's, and for what of it could run code."""
     _check_settable(module, OmegaConf.to_container(settings, resolve=False))
-    _check_plugin("launcher", settings.launcher, LAUNCHERS)
+    _check_launcher(settings.launcher)
     check_slurm(settings.launcher)
-    _check_plugin("sweeper", settings.sweeper, SWEEPERS)
     typed = {override.key_or_group for override in parsed}
     _check_script(settings.launcher, typed)
     _check_folders(OmegaConf.to_container(settings.launcher, resolve=False), typed)
@@ -124,6 +122,7 @@ def _check_settable(module: str, given: Any) -> None:
     """The one rule: outside `SETTABLE`, Hydra's settings are its own, and logging is kanrun's or Hydra's."""
     usual: Any = OmegaConf.to_container(OmegaConf.structured(hydra.conf.HydraConf))
     usual["job"]["name"], usual["sweep"]["subdir"] = module, "${hydra.job.num}"
+    usual["sweeper"] = {"_target_": f"{_OWN}.basic_sweeper.BasicSweeper", "max_batch_size": None}
     for name in ("job_logging", "hydra_logging"):
         files = (
             file for one in (kanrun.conf, hydra.conf) for file in Path(one.__path__[0], "hydra", name).glob("*.yaml")
@@ -197,15 +196,15 @@ def _check_script(launcher: DictConfig, typed: set[str]) -> None:
             )
 
 
-def _check_plugin(part: str, node: Any, allowed: Mapping[str, str]) -> None:
+def _check_launcher(node: Any) -> None:
     plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
     target = plain.get("_target_") if isinstance(plain, dict) else None
-    if target not in allowed:
-        choices = ", ".join(allowed.values())
-        raise UsageError(f"hydra/{part} names {target}, which is refused; choose one of {choices}.")
+    if target not in LAUNCHERS:
+        choices = ", ".join(LAUNCHERS.values())
+        raise UsageError(f"hydra/launcher names {target}, which is refused; choose one of {choices}.")
     inner = [path for path, key, _ in _walk(plain) if key == "_target_" and path != "_target_"]
     if inner:
-        raise UsageError(f"hydra.{part}.{inner[0]} is refused, since a configuration may not name code to run.")
+        raise UsageError(f"hydra.launcher.{inner[0]} is refused, since a configuration may not name code to run.")
 
 
 def _walk(value: Any, path: str = "") -> Iterator[tuple[str, str, Any]]:
@@ -229,36 +228,22 @@ def check_expansion(folder: Path) -> None:
     Files that cannot be read are left to Hydra, which tells what is wrong with those that it needs.
     """
     for path in _files(folder):
-        with contextlib.suppress(OSError, yaml.YAMLError, RecursionError):
+        with contextlib.suppress(OSError, yaml.YAMLError, RecursionError, AttributeError):
             text = path.read_text(encoding="utf-8", errors="replace")
             if "&" in text and "*" in text and _values(yaml.compose(text), {}) > _MOST_VALUES:
                 raise UsageError(f"{path} stands for more than {_MOST_VALUES} values by its aliases; write fewer.")
-            if "defaults" in text and ".." in text and (outside := _outside(yaml.compose(text))):
-                raise UsageError(f"{path} has {outside} among its defaults, outside its folder; name a file in it.")
+            if "defaults" in text and ".." in text:
+                for _, key, value in _walk(yaml.safe_load(text).get("defaults")):
+                    if ".." in f"{key}/{value}".split("/"):
+                        raise UsageError(
+                            f"{path} has {value} among its defaults, outside its folder; name a file in it."
+                        )
 
 
 def _files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         yield from (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml")))
-
-
-def _outside(node: Any) -> str | None:
-    """An entry of the defaults that leaves the folder by `..`; None without one."""
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if key.value == "defaults":
-                return next((text for text in _scalars(value) if ".." in text.split("/")), None)
-    return None
-
-
-def _scalars(node: Any) -> Iterator[str]:
-    if isinstance(node, yaml.ScalarNode):
-        yield node.value
-    else:
-        for part in node.value:
-            for inner in part if isinstance(part, tuple) else (part,):
-                yield from _scalars(inner)
 
 
 def _values(node: Any, known: dict[int, float]) -> float:

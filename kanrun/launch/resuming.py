@@ -13,15 +13,15 @@ from omegaconf import OmegaConf
 from kanrun.config import ExecutorConfig, ExperimentConfig
 from kanrun.config.plugins import require_plugins
 from kanrun.errors import UsageError
+from kanrun.launch.composing import typed
 from kanrun.launch.exit_status import ended_well, gather_summaries, is_complete, say_how_to_go_on, sweep_verdict
 from kanrun.launch.job import Job, load_experiment
 from kanrun.launch.process import signals_raise, stdout_kept_clean
 from kanrun.launch.refusals import address_of
-from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain_stored
 from kanrun.runs import Run, Sweep
-from kanrun.runs.lock import holding
 from kanrun.runs.manifest import SWEEP_FILE
+from kanrun.runs.reader import holding
 from kanrun.study import execute as study
 
 

@@ -22,20 +22,19 @@ from kanrun.config import ExperimentConfig
 from kanrun.config.plugins import loaded_plugins
 from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
-from kanrun.launch.composing import Composition, compose, opened
+from kanrun.launch.composing import Composition, compose, opened, typed
 from kanrun.launch.exit_status import ended_well, gather_summaries, say_how_to_go_on, sweep_verdict
 from kanrun.launch.job import Job, load_experiment, store_settings
 from kanrun.launch.process import logging_kept, signals_raise, stdout_kept_clean
 from kanrun.launch.quoting import literal
 from kanrun.launch.refusals import LAUNCHERS
 from kanrun.launch.request import Request
-from kanrun.launch.schemas import typed
 from kanrun.launch.sentences import CONFIGURATION_ERRORS, explain
 from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep, SweepJob
 from kanrun.runs.environment import now, process
 from kanrun.runs.files import write_json
-from kanrun.runs.lock import holding
 from kanrun.runs.manifest import MANIFEST_FILE
+from kanrun.runs.reader import holding
 from kanrun.study.experiment import Prepared
 
 

@@ -16,9 +16,8 @@ from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
 from kanrun.runs.files import file_name, remove_temporary, storing, sync, write_json
 from kanrun.runs.locations import allocate
-from kanrun.runs.lock import holding
 from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status, StudyProgress
-from kanrun.runs.reader import TOP_TABLES, Run
+from kanrun.runs.reader import TOP_TABLES, Run, holding
 from kanrun.runs.records import Checkpoint, Record, Row, Table
 from kanrun.runs.tables import CsvFile, keep_rows, order_rows
 from kanrun.watch import uninterrupted

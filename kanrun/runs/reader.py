@@ -1,11 +1,12 @@
-"""Reads a run folder back, whatever state it is in and whoever wrote it."""
+"""Reads a run folder back, whatever state it is in and whoever wrote it; and who writes it, one process at a time."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +14,17 @@ from typing import TYPE_CHECKING, Any
 from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, read_checkpoint
-from kanrun.runs.files import file_name, read_bytes, read_json, yaml_as_plain
-from kanrun.runs.lock import still_running
-from kanrun.runs.manifest import LABELS_FILE, MANIFEST_FILE, SWEEP_FILE, Manifest, RunLabels, Status, Sweep
+from kanrun.runs.files import file_name, read_bytes, read_json, storing, yaml_as_plain
+from kanrun.runs.manifest import (
+    LABELS_FILE,
+    MANIFEST_FILE,
+    SWEEP_FILE,
+    Manifest,
+    RunLabels,
+    Status,
+    StudyProgress,
+    Sweep,
+)
 from kanrun.runs.records import Checkpoint
 from kanrun.runs.tables import read_columns, read_table
 
@@ -26,7 +35,9 @@ TOP_TABLES = ("metrics", "summary")
 #: Errors by which runs compare, held-out points first: the test points choose nothing.
 ERRORS = ("validation_rmse", "test_rmse", "rmse")
 _JOB = re.compile(r"\d{1,9}")
+_RESUME = re.compile(r"resume-\d+-\d+")
 _CONFIG_LIMIT = 4 * 2**20
+_NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what file systems without locks answer
 
 
 class Run:
@@ -103,7 +114,7 @@ class Run:
         """Raise UsageError if the run is still running, or may be on another host and `force` does not say it ended."""
         host, pid = self.manifest.host, self.manifest.pid
         if self.is_alive and not self.is_elsewhere:
-            raise UsageError(still_running(self.path, host, pid))
+            raise UsageError(f"{self.path} is still running (process {pid}); wait or end it first.")
         if self.is_alive and not force:
             raise UsageError(
                 f"{self.path} was started on the host {host} (process {pid}), and whether it still runs there cannot "
@@ -200,6 +211,34 @@ class Run:
         return tuple(sorted(path for path in there if path.suffix in {".png", ".svg", ".pdf"}))
 
 
+@contextlib.contextmanager
+def holding(folder: Path) -> Iterator[None]:
+    """Hold the run or sweep in `folder` for this process in the body.
+
+    The lock is the system's, not the file's, which stays: it ends with the process that holds it and is never stale.
+    Where a file system has no locks, nothing is held, and `run.json` alone says who writes.
+    Raises UsageError if another process holds the run, StorageFailed if the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    path = folder / ".lock"
+    lock = FileLock(path)
+    with storing(path):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            with contextlib.suppress(StorageFailed):  # a sweep's folder has no record
+                Run(folder).check_ended(force=True)
+            raise UsageError(f"{folder} is still running; wait or end it first.") from error
+        except (OSError, NotImplementedError) as error:
+            if getattr(error, "errno", errno.ENOSYS) not in _NO_LOCKS:
+                raise
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def status_of_all(jobs: Sequence[str]) -> str:
     """The status of a sweep: that of its jobs where they agree, else the worst of them and how many completed."""
     done = jobs.count(Status.COMPLETED)
@@ -217,3 +256,60 @@ def subfolders(parent: Path) -> list[str]:
             return [one.name for one in entries if one.name[0] != "." and one.is_dir(follow_symlinks=False)]
     except OSError:
         return []
+
+
+def unfinished(run: Run) -> Iterator[str]:
+    """Sentences on a run that is not complete: what it has, and what `kanrun runs resume` does with it."""
+    if run.is_sweep:
+        yield from _sweep_left(run)
+        return
+    status = run.status
+    if status in {Status.COMPLETED, Status.RUNNING, "UNREADABLE"} and not _failed(run):
+        return
+    path = os.path.relpath(run.path)  # also of other outputs than the ones that a name is looked for in
+    if status == "NOT BEGUN":
+        yield f"it never began; `kanrun runs resume {os.path.dirname(path)}` runs it with the rest of its sweep"
+        return
+    try:
+        manifest = run.manifest
+    except KanrunError:
+        yield "it was killed before it recorded anything; start it again"
+        return
+    total = manifest.cells * len(manifest.seeds)
+    finished, begun = (
+        len(StudyProgress.read(run.path).finished),
+        sum(bool(_RESUME.fullmatch(name)) for name in run.checkpoints),
+    )
+    if last := _last_step(run):
+        yield f"last recorded step: {last}"
+    parts = [f"{finished} of {total} trainings are finished and kept" if total > 1 else ""]
+    if begun:
+        parts.append(f"{begun} continue{'s' if begun == 1 else ''} from the last checkpoint")
+    if (rest := total - finished - begun) > 0:
+        parts.append("it starts again" if total == 1 else f"{rest} start{'s' if rest == 1 else ''} anew")
+    yield f"`kanrun runs resume {path}`: {', '.join(part for part in parts if part)}"
+
+
+def _sweep_left(run: Run) -> Iterator[str]:
+    left = [job for job in run.jobs if job.status != Status.COMPLETED or _failed(job)]
+    if left:
+        done = len(run.jobs) - len(left)
+        again = f"`kanrun runs resume {os.path.relpath(run.path)}`"
+        yield f"{again}: {done} of {len(run.jobs)} jobs are complete and kept, the others run"
+
+
+def _failed(run: Run) -> bool:
+    try:
+        return bool(run.manifest.failures)
+    except KanrunError:
+        return False
+
+
+def _last_step(run: Run) -> str:
+    try:
+        metrics = run.columns("metrics")
+    except StorageFailed:
+        return ""
+    last = {name: values[-1] for name, values in metrics.items() if values}
+    shown = ("stage", "intervals", "step", "validation_rmse", "test_rmse")
+    return ", ".join(f"{name} {last[name]:.3g}" for name in shown if isinstance(last.get(name), int | float))

@@ -13,7 +13,6 @@ import contextlib
 import csv
 import io
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +104,8 @@ def read_rows(path: Path) -> tuple[list[str], Iterator[list[str]]]:
 def read_columns(path: Path) -> dict[str, list[Any]]:
     """Return the table at `path` as lists by column, numbers where all of a column are, empty fields as None.
 
-    As `read_table`, for what needs no pandas. Raises StorageFailed.
+    Floats come back to the last bit; half a last line (a killed writer) is left out; text such as `NA` stays text.
+    Raises StorageFailed.
     """
     header, rows = read_rows(path)
     columns = zip(*rows, strict=True) if header else iter(())
@@ -116,10 +116,10 @@ def read_columns(path: Path) -> dict[str, list[Any]]:
 
 
 def _typed(values: Sequence[str]) -> list[Any]:
-    for kind in (int, float, _truth):
+    for kind in (int, float, _truth) if not any("_" in value for value in values) else ():  # 1_0 is no number here
         with contextlib.suppress(ValueError):
             return [kind(value) if value else None for value in values]
-    return [value or None for value in values]
+    return [None if value in ("", "nan") else value for value in values]
 
 
 def _truth(text: str) -> bool:
@@ -145,35 +145,12 @@ def order_rows(path: Path, key: Callable[[Mapping[str, str]], tuple[int, ...]]) 
 
 
 def read_table(path: Path) -> pandas.DataFrame:
-    """Return the table at `path`; floats come back to the last bit, empty fields as missing values.
-
-    Half a last line (a killed writer) is left out; text such as `NA` stays text. Raises StorageFailed.
-    """
+    """As `read_columns`, as a DataFrame: empty fields are missing values, columns without any value are numbers."""
     import pandas
 
-    content = _whole_lines(read_bytes(path, TABLE_LIMIT))
-    if not content.strip():
-        return pandas.DataFrame()
-    # From 3.1 on pandas always reads floats to the last bit, and warns of the option.
-    exact: Any = {} if _version(pandas.__version__) >= (3, 1) else {"float_precision": "round_trip"}
-    missing: Any = {"keep_default_na": False, "na_values": ["", "nan"]}
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", pandas.errors.ParserWarning)  # rows longer than the header
-        try:
-            table: pandas.DataFrame = pandas.read_csv(
-                io.BytesIO(content), low_memory=False, index_col=False, **missing, **exact
-            )
-        except (ValueError, pandas.errors.ParserError, pandas.errors.ParserWarning) as error:
-            raise StorageFailed(f"{path} is not a CSV table: {error}.") from error
-    if b"'" in content:
-        texts = table.select_dtypes(exclude="number").columns
-        table[texts] = table[texts].map(lambda value: from_text(value) if isinstance(value, str) else value)
-        table.columns = [from_text(str(name)) for name in table]
-    return table
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split(".")[:2])
+    columns = read_columns(path)
+    empty = [name for name, values in columns.items() if values and all(value is None for value in values)]
+    return pandas.DataFrame(columns).astype(dict.fromkeys(empty, float))
 
 
 def _mend(path: Path) -> list[str]:

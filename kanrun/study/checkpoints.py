@@ -55,21 +55,24 @@ def slider_checkpoint(
         stages.append({"label": label, "network": network.describe()})
     if sum(array.size for array in arrays.values()) > MOST_SLIDER_NUMBERS:
         return
-    dataset, target = problem.dataset, problem.dataset.target
-    points = dataset.test or dataset.train
+    points = problem.dataset.test or problem.dataset.train
     some = slice(None, None, max(1, -(-len(points.x) // MOST_SLIDER_POINTS)))
-    meta = {
-        "slider": slider, "title": title, "stages": stages, "inputs": list(target.inputs),
-        "outputs": list(target.outputs), "domain": target.domain.tolist(), "code": bool(target.code),
-        "classes": list(dataset.classes) if dataset.classes else None, "seed": seed,
-        "input_scaling": dataset.input_scaling.plain(), "output_scaling": dataset.output_scaling.plain(),
-    }  # fmt: skip
+    summary = dict.fromkeys(("target", "shape", "train_points"))
+    meta = model_checkpoint(network, problem, summary, seed).meta | {"slider": slider, "title": title, "stages": stages}
     arrays |= {"points/x": points.x[some], "points/y": points.y[some]}
     yield Checkpoint(f"{slider}s-seed{seed}-stages", arrays, meta)
 
 
 def checkpoint_of(model: Model, name: str) -> Checkpoint:
-    """The model as arrays and JSON, for `model_from_checkpoint`."""
+    """The model and its tables as arrays and JSON, for `model_from_checkpoint`."""
+    arrays, texts = pack(model.network), dict[str, dict[str, Any]]()
+    for table, columns in model.tables.items():
+        numeric = {str(column): values.dtype.kind in "biuf" for column, values in columns.items()}
+        arrays |= {f"{TABLES}{table}/{column}": columns[column].to_numpy() for column in numeric if numeric[column]}
+        texts[table] = {
+            column: None if is_number else [None if pd.isna(value) else str(value) for value in columns[column]]
+            for column, is_number in numeric.items()
+        }
     meta = {
         "network": model.network.describe(),
         "inputs": list(model.inputs),
@@ -82,8 +85,10 @@ def checkpoint_of(model: Model, name: str) -> Checkpoint:
         "errors": None if model.errors is None else model.errors.tolist(),
         "code": model.code.plain() if model.code else None,
         "gaps": [inside.tolist() for inside in model.gaps],
+        "tables": texts,
+        "notes": list(model.notes),
     }
-    return Checkpoint(name, pack(model.network), meta)
+    return Checkpoint(name, arrays, meta)
 
 
 def model_from_checkpoint(checkpoint: Checkpoint) -> Model:

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from kanrun.config import EXPERIMENTS
-from kanrun.errors import KanrunError, UsageError
+from kanrun.errors import KanrunError, StorageFailed, UsageError
 from kanrun.runs import Run
 from kanrun.runs.artifacts import write_figure
 from kanrun.runs.files import storing
@@ -20,7 +20,6 @@ from kanrun.runs.index import flattened
 from kanrun.runs.listing import RESULTS, differing
 from kanrun.runs.manifest import Sweep
 from kanrun.runs.reader import ERRORS
-from kanrun.runs.state import swept
 from kanrun.study import report
 
 _ORIGIN = ("command", "git", "versions", "host", "device", "precision", "threads")
@@ -132,7 +131,7 @@ _SEEDS = ("seed", "seeds")
 
 def print_jobs(console: Console, sweep: Run) -> None:
     """Print the jobs with the settings that differ, their results, and which has the lowest error."""
-    settings, best = swept(sweep), sweep.best_job
+    settings, best = _swept(sweep), sweep.best_job
     columns: dict[str, list[Any]] = {
         "job": [job.name + (" *" if job is best else "") for job in sweep.jobs],
         "status": [job.status for job in sweep.jobs],
@@ -148,6 +147,21 @@ def print_jobs(console: Console, sweep: Run) -> None:
         report.print_line(console, f"  more columns in {sweep.path / 'summary.csv'}: {', '.join(left_out)}")
     if best is not None:
         report.print_line(console, f"  *: the best job, {best.name}")
+
+
+def _swept(sweep: Run) -> list[dict[str, Any]]:
+    """The settings of each job of a sweep by their path, also of those that did not begin; empty where unknown."""
+    stored: tuple[Any, ...] = ()
+    with contextlib.suppress(StorageFailed):
+        stored = Sweep.read(sweep.path).jobs
+    settings = []
+    for job in sweep.jobs:
+        number = int(job.path.name)
+        try:
+            settings.append(flattened(stored[number].config if number < len(stored) else job.config))
+        except KanrunError:
+            settings.append({})
+    return settings
 
 
 def draw_sweep(sweep: Run) -> list[Path]:

@@ -19,7 +19,6 @@ from kanrun.engine.training import predict
 from kanrun.errors import InvalidData, UsageError
 from kanrun.runs.artifacts import read_checkpoint, write_checkpoint
 from kanrun.runs.files import write_named_file
-from kanrun.runs.records import Checkpoint
 from kanrun.targets import (
     Data,
     PiecewiseScaling,
@@ -157,27 +156,10 @@ class Model:
         The name gets the ending .safetensors, which `load` may be given or not. Raises StorageFailed where it cannot be
         written.
         """
-        from kanrun.study.checkpoints import TABLES, checkpoint_of
+        from kanrun.study.checkpoints import checkpoint_of
 
         file = _with_ending(path)
-        checkpoint = checkpoint_of(self, file.stem)
-        numbers = {
-            f"{TABLES}{name}/{column}": values.to_numpy()
-            for name, table in self.tables.items()
-            for column, values in table.items()
-            if values.dtype.kind in "biuf"
-        }
-        texts = {
-            name: {
-                str(column): None
-                if f"{TABLES}{name}/{column}" in numbers
-                else [None if pd.isna(value) else str(value) for value in values]
-                for column, values in table.items()
-            }
-            for name, table in self.tables.items()
-        }
-        meta = {**checkpoint.meta, "tables": texts, "notes": list(self.notes)}
-        write_checkpoint(file.parent, Checkpoint(file.stem, {**checkpoint.arrays, **numbers}, meta))
+        write_checkpoint(file.parent, checkpoint_of(self, file.stem))
         return file
 
     @classmethod

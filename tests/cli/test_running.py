@@ -181,7 +181,7 @@ def test_a_job_that_cannot_go_on_does_not_stop_the_rest_of_its_sweep(kanrun: Com
 
 
 def test_one_process_at_a_time_goes_on_with_a_sweep(kanrun: Command, fit: Any) -> None:
-    from kanrun.runs.lock import holding
+    from kanrun.runs.reader import holding
 
     fit.stop_at = 0
     folder = kanrun("fit", "-q", "-m", "seed=0,1").folder

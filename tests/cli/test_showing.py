@@ -19,8 +19,7 @@ from kanrun.cli.completion import completions
 from kanrun.cli.help import groups_of
 from kanrun.config import EXPERIMENTS
 from kanrun.launch import Request
-from kanrun.launch.composing import compose, opened
-from kanrun.launch.schemas import typed
+from kanrun.launch.composing import compose, opened, typed
 
 Command = Callable[..., Any]
 CONF = Path(__file__).parents[2] / "conf"

@@ -85,7 +85,7 @@ def test_stored_configurations_are_translated() -> None:
 def test_runs_of_version_0_1_0_have_the_keys_of_today(path: Path) -> None:
     from omegaconf import OmegaConf
 
-    from kanrun.launch.schemas import typed
+    from kanrun.launch.composing import typed
 
     run = load_run(path.parents[1])
     config = run.config

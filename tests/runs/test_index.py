@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from kanrun.errors import UsageError
-from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index, run_filter
+from kanrun.runs import Manifest, Row, RunFolder, RunLabels, Status, index, listing
 from kanrun.runs.index import RunIndex
 from kanrun.runs.listing import Selection, query
 
@@ -101,7 +101,7 @@ def test_conditions(outputs: Path, condition: str, found: list[int]) -> None:
 )
 def test_broken_conditions_are_one_sentence(outputs: Path, condition: str, message: str) -> None:
     if condition.startswith("not "):  # deep, but within the grammar: either refused or an answer
-        run_filter.RunFilter(condition)
+        listing.RunFilter(condition)
         return
     with pytest.raises(UsageError, match=message):
         Selection(where=condition).runs(RunIndex(outputs))
