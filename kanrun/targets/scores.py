@@ -78,7 +78,9 @@ def _scores(x: Array, weights: Array, policy: ScorePolicy, straight: bool) -> tu
     points = np.array([low, high])
     values = (points - mean) / deviation
     if len(distinct) > policy.few and np.abs(values).max() > policy.light and not straight:
-        points = np.unique(np.quantile(distinct, np.linspace(0, 1, policy.knots)))
+        points = np.quantile(distinct, np.linspace(0, 1, policy.knots))
+        apart = np.diff(points) > 1e-12 * (high - low)  # nearer ones have slopes that overflow
+        points = np.append(points[:-1][apart], high)
         order = np.argsort(x, kind="stable")
         below = np.concatenate([[0.0], np.cumsum(weights[order])])  # the weight of the first k rows in order
         ends = (below[np.searchsorted(x[order], points, side)] for side in ("left", "right"))

@@ -40,6 +40,13 @@ def test_a_constant_column_has_a_scale() -> None:
     assert np.isfinite(input_scores(np.full((20, 1), 7.0)).apply(np.array([[7.0], [8.0]]))).all()
 
 
+def test_a_column_over_six_hundred_decades_has_finite_scores() -> None:
+    x = 10 ** np.random.default_rng(0).uniform(-300, 0, (120, 1))
+    found = input_scores(x).apply(np.sort(x, axis=0))
+    assert np.isfinite(found).all()
+    assert (np.diff(found[:, 0]) >= 0).all()
+
+
 @given(st.integers(0, 1000), st.sampled_from(["normal", "lognormal", "exponential", "negative"]))
 def test_a_transform_comes_back(seed: int, kind: str) -> None:
     rng = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ def network_of(  # noqa: PLR0913 (keywords)
     if bells is not None:
         bell = psi().t[DEGREE:-DEGREE]
         cuts = np.concatenate([cuts, np.tile(bell, (bells.shape[1], 1))])
-    outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=not local)
+    outer = SplineLayer.on_grid(torch.as_tensor(cuts), len(mixing), outer_spec, uniform=True)
     coefficients = _outer(outer.knots.numpy()[: len(directions)], nodes, offsets)
     if bells is not None:
         coefficients = np.concatenate([coefficients, bells[:, :, None] * psi().c], 1)
@@ -129,7 +129,7 @@ def blended(networks: Sequence[KAN], maps: Sequence[tuple[ndarray, ndarray]]) ->
     inner = SplineLayer.on_grid(breakpoints_of(first[0].knots, DEGREE), len(edges), first[0].spec, uniform=False)
     _write(inner, edges, None)
     cuts = torch.cat([breakpoints_of(one.knots, DEGREE) for one in second])
-    middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=second[0].uniform)
+    middle = SplineLayer.on_grid(cuts, len(networks), second[0].spec, uniform=True)
     flat = linalg.block_diag(*(one.coefficients.detach().numpy().reshape(1, -1) for one in second))
     mask = linalg.block_diag(*(one.mask.numpy() for one in second))
     _write(middle, flat.reshape(len(networks), len(cuts), -1), mask)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class EvidencePolicy:
     """What a caller may change; the defaults were chosen on the whole set of tables of `kanrun bench part=tables`.
 
-    `candidates` are stacked: straight lines, additive, with steps, with pairs, neighbourhoods.
+    `candidates` are stacked: additive, with steps, with pairs, neighbourhoods; `linear` is one too.
 
     Basis: `intervals` of every input's cubic grid, half of whose spacing follows the quantiles (`grid_eps`), no
     interval narrower than `narrowest` of the uniform one; `functions` kept of each input, of which `pair_functions`
@@ -41,8 +41,9 @@ class EvidencePolicy:
 
     Classes: variances start where they give logits that of `logit_variances` with which the first candidate predicts
     left-out rows best; at most `newton_steps` steps until no logit moves by `newton_settled`, in units of what matters
-    to its probability p, 1 / (2 sqrt(p (1 - p))); where classes x rows^3 is more than `most_work`, pairs are chosen as
-    in long tables, and are no candidate where a step then takes a tenth of it.
+    to its probability p, 1 / (2 sqrt(p (1 - p))). Of many classes the `variance_classes` most frequent tell variances.
+    Where classes x rows^3 is more than `most_work`, pairs are chosen as in long tables, and are no candidate where a
+    step then takes a tenth of it.
 
     `shapes`: of inputs by their index, `up`, `down`, `convex` or `concave`; their effects keep it, and they take no
     part in pairs.
@@ -51,7 +52,7 @@ class EvidencePolicy:
     noise (`most_nodes` for each output at most).
     """
 
-    candidates: tuple[str, ...] = ("linear", "additive", "steps", "pairs", "neighbourhoods")
+    candidates: tuple[str, ...] = ("additive", "steps", "pairs", "neighbourhoods")
     intervals: int = 32
     grid_eps: float = 0.5
     narrowest: float = 1e-2
@@ -77,6 +78,7 @@ class EvidencePolicy:
     most_pairs: int = 24
     most_work: float = 1e10
     logit_variances: tuple[float, ...] = (1.0, 100.0)
+    variance_classes: int = 8
     newton_steps: int = 25
     newton_settled: float = 1e-2
     radial_inputs: int = 200

@@ -1,9 +1,8 @@
 """The candidates of a table, fitted by evidence and stacked on left-out rows.
 
-They are straight lines, additive, with steps, with pairs, and neighbourhoods. The first are always there, so that the
-answer is not worse than the linear model by more than chance. Left-out predictions have a closed form
-(`Posterior.left_out`; for classes after the last Newton step), the weights are not negative and sum to one, and the
-stacked whole is again of the form `Terms`.
+They are additive, with steps, with pairs, and neighbourhoods; straight lines alone are fitted likewise. Left-out
+predictions have a closed form (`Posterior.left_out`; for classes after the last Newton step), the weights are not
+negative and sum to one, and the stacked whole is again of the form `Terms`.
 """
 
 from __future__ import annotations
@@ -253,7 +252,7 @@ def _classes_of(
         known = _start(hot, rows.weights)
         known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
         rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
-    logits = _logits(rows.of(name), variances, hot, rows.weights, policy, logits if len(logits) == len(hot) else None)
+    logits = _logits(rows.of(name), variances, hot, rows.weights, policy, logits if logits.shape == hot.shape else None)
     problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
     return [rows.solve(name, variances, *one) for one in problems], [(variances, 1.0)]
 
@@ -372,10 +371,14 @@ def _logits(form: Form, variances: ndarray, hot: ndarray, weights: ndarray, poli
 def _class_variances(rows: MemberRows, name: str, hot: ndarray, start: ndarray | float) -> tuple[ndarray, ndarray]:
     """The variances of a candidate's components for classes, from a sample of rows, and the logits of these.
 
-    `start` has them, or the variance that all together give the logits at first.
+    `start` has them, or the variance that all together give the logits at first. Of many classes the most frequent
+    `policy.variance_classes` tell them.
     """
     policy = rows.policy
     some = rows.sampled(name, hot.shape[1])
+    if hot.shape[1] > policy.variance_classes:
+        hot = hot[:, np.sort(np.argsort(-hot[some].sum(0), kind="stable")[: policy.variance_classes])]
+        some = some[hot[some].any(1)]
     form, inside, weights = rows.of(name, some), hot[some], rows.weights[some]
     sizes = form.sizes(len(COMPONENTS[name]), weights)
     there = sizes > 1e-12

@@ -153,9 +153,8 @@ _dense_rows: Callable[[Tensor, Tensor, int], Tensor] = _DenseRows.apply
 def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: int) -> Int[Tensor, "samples terms"]:
     """Where the local functions of each sample lie in a table of all inputs' functions, (input, function) in order."""
     samples, inputs = interval.shape
-    offsets = torch.arange(inputs, device=interval.device)[:, None] * functions
-    terms = interval[..., None] + torch.arange(local, device=interval.device) + offsets
-    return terms.reshape(samples, inputs * local)
+    first = interval + torch.arange(inputs, device=interval.device) * functions
+    return (first[..., None] + torch.arange(local, device=interval.device)).reshape(samples, inputs * local)
 
 
 # y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's

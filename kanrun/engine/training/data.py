@@ -100,10 +100,14 @@ class Errors:
         return error if error < float("inf") else float("inf")
 
 
-def predict(network: nn.Module, x: Float[Tensor, "samples inputs"], rows: int = 2048) -> Float[Tensor, "samples out"]:
-    """f(x) without gradients, `rows` at a time: little memory, and as few as stay in a processor's cache."""
+def predict(
+    network: nn.Module, x: Float[Tensor, "samples inputs"], rows: int = 2048, held: int = 1 << 17
+) -> Float[Tensor, "samples out"]:
+    """f(x) without gradients, `rows` at a time or as many as give the widest layer `held` numbers: little memory, and
+    as few as stay in a processor's cache."""
+    widest = max((max(p.shape[:2]) for p in network.parameters() if p.dim() > 1), default=1)
     with torch.no_grad():
-        return torch.cat([network(part) for part in x.split(rows)])
+        return torch.cat([network(part) for part in x.split(min(rows, max(held // widest, 1)))])
 
 
 def rmse(network: nn.Module, samples: Samples | None, data: TrainingData) -> float | None:

@@ -202,3 +202,10 @@ def test_classes_that_inputs_tell_together_alone_are_found() -> None:
 
     assert right(replace(POLICY, logit_variances=(1.0,))) < 0.7
     assert right(POLICY) > 0.98
+
+
+def test_many_classes_share_the_variances_of_the_most_frequent() -> None:
+    u = np.random.default_rng(15).uniform(-1, 1, (240, 2))
+    labels = np.floor(6 * (u[:, 0] + 1) - 1e-9).astype(int)
+    fit = fit_classes(u, labels, 12, replace(POLICY, candidates=("additive",), variance_classes=4))
+    assert (fit.left_out.argmax(1) == labels).mean() > 0.85
