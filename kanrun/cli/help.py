@@ -12,8 +12,8 @@ import typer
 from typer.core import TyperCommand
 
 import kanrun.conf
-from kanrun.config import EXPERIMENTS, GROUPS
-from kanrun.config.keys import Key, keys_of
+from kanrun.config import EXPERIMENTS
+from kanrun.config.keys import Key, choices_of, keys_of
 from kanrun.errors import UsageError
 from kanrun.suggestions import near
 
@@ -41,9 +41,8 @@ def groups_of(command: str) -> Iterator[tuple[str, list[str]]]:
     experiment, folder = EXPERIMENTS[command], Path(kanrun.conf.__path__[0])
     for group in experiment.groups or _groups_in(folder / f"{experiment.file}.yaml"):
         place = folder / group / experiment.file if group == "study" else folder / group
-        plugins = [name for name, kind in GROUPS.get(group, {}).items() if kind.is_plugin]
         if place.is_dir():
-            yield group, sorted([*(path.stem for path in place.glob("*.yaml")), *plugins])
+            yield group, choices_of(group, place)
 
 
 def _groups_in(primary: Path) -> Iterator[str]:

@@ -152,10 +152,8 @@ def compare_runs(
         print(json.dumps({"settings": comparison.settings, "results": comparison.results}, indent=2, default=str))
         return
     for title, part in (("settings", comparison.settings), ("results", comparison.results)):
-        rows = {title: list(part)} | {
-            name: [values[at] for values in part.values()] for at, name in enumerate(comparison.names)
-        }
         if part:
+            rows = comparison.columns(part, title)
             _print_columns(rows, first=tuple(rows))
         else:
             print("no setting differs" if title == "settings" else "no run has results")
@@ -245,12 +243,9 @@ def _print_about(run: Run) -> None:
         return
     reason = f" ({manifest.reason})" if manifest.reason else ""
     report.print_line(console, f"{run.path}: {run.status}{reason}")
-    times = {"started": manifest.started, "ended": manifest.ended}
     for name in _ABOUT:
         value = getattr(manifest, name)
-        if name in times:
-            value = local_time(value.isoformat()) if value else None
-        words = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        words = " ".join(map(str, value)) if isinstance(value, tuple) else local_time(value)
         report.print_line(console, f"  {name}: {report.shown(words) or 'none'}")
     for note in manifest.notes:
         report.print_line(console, f"  note: {note}")

@@ -48,11 +48,10 @@ def keys_of(command: str | None = None) -> list[Key]:
 
 
 def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
-    chosen = _choices(experiment)
     for one in fields(experiment.settings):
         if one.name in GROUPS and one.type == "Any":
             kinds = [kind for name, kind in GROUPS[one.name].items() if not kind.name.startswith("_")]
-            names = tuple(chosen.get(one.name, ())) or tuple(kind.name for kind in kinds)
+            names = tuple(choices_of(one.name, Path(kanrun.conf.__path__[0], one.name)))
             rule = _rule(one)
             yield Key(one.name, "group", "", "", rule.about if rule else "", (experiment.name,), names)
             for kind in kinds:
@@ -65,14 +64,10 @@ def _of_experiment(experiment: ExperimentKind) -> Iterator[Key]:
                 yield from _of_field(one, "", experiment.name)
 
 
-def _choices(experiment: ExperimentKind) -> dict[str, list[str]]:
-    """The files of each group."""
-    folder = Path(kanrun.conf.__path__[0])
-    return {
-        group: sorted([*(path.stem for path in (folder / group).glob("*.yaml")),
-                       *(name for name, kind in kinds.items() if kind.is_plugin)])
-        for group, kinds in GROUPS.items()
-    }  # fmt: skip
+def choices_of(group: str, place: Path) -> list[str]:
+    """The choices of a group: the names of its files in `place`, and plug-ins."""
+    plugins = (name for name, kind in GROUPS.get(group, {}).items() if kind.is_plugin)
+    return sorted([*(path.stem for path in place.glob("*.yaml")), *plugins])
 
 
 def _of_settings(settings: Any, at: str, where: str) -> Iterator[Key]:

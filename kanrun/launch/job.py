@@ -67,7 +67,8 @@ class Job:
                     folder,
                     quiet=self.quiet,
                     verbose=self.verbose,
-                    origin=study.Origin(self.argv, tuple(overrides), self.began),
+                    manifest=Manifest(self.command, self.argv, tuple(overrides)),
+                    began=self.began,
                     prepared=prepared,
                 )
             except KeyboardInterrupt:
@@ -114,7 +115,7 @@ class Job:
         if not folder.started:
             if Run(folder.path).has_begun:
                 return
-            folder.start(Manifest(command=self.command, argv=self.argv, overrides=tuple(overrides)))
+            folder.start(Manifest(self.command, self.argv, tuple(overrides)))
         if Run(folder.path).manifest.status == Status.RUNNING:
             failure = Failure("interrupted") if error is None else Failure.of(error)
             folder.finish(status, failure.reason, failure.trace)

@@ -171,8 +171,7 @@ def _laid_out(figure: Figure) -> Iterator[None]:
         return
     dots = figure.get_dpi()
     figure.set_dpi(DOTS_PER_INCH)
-    for _ in range(2):  # ticks depend on the size of the axes, and that on the width of the ticks' labels
-        engine.execute(figure)
+    engine.execute(figure)
     figure.set_layout_engine(None)
     try:
         yield

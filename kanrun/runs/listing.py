@@ -120,9 +120,9 @@ def query(index: RunIndex, sql: str) -> dict[str, list[Any]]:
     return {name: [row[at] for row in found] for at, name in enumerate(header)}
 
 
-def local_time(text: str | None) -> str | None:
-    """An ISO time in the zone of this machine, to the minute."""
-    return None if text is None else datetime.fromisoformat(text).astimezone().strftime("%Y-%m-%d %H:%M")
+def local_time(time: Any) -> Any:
+    """A time in the zone of this machine, to the minute; what is no time stays."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M") if isinstance(time, datetime) else time
 
 
 def _rows_with(runs: Iterable[IndexedRun], names: set[str]) -> list[tuple[IndexedRun, Record]]:
@@ -173,7 +173,7 @@ def _sort_key(value: Any) -> tuple[int, Any]:
 
 def _shown(name: str, value: Any) -> Any:
     if name in {"started", "ended"}:
-        return local_time(value)
+        return local_time(value and datetime.fromisoformat(value))
     if isinstance(value, list):
         return (" " if name == "overrides" else ", ").join(map(str, value)) if value else None
     return value

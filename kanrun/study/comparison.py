@@ -35,6 +35,12 @@ class RunComparison:
         self.runs = list(runs)
         self.names = [run.name for run in runs]
 
+    def columns(self, side: Side, title: str = "") -> Side:
+        """`side` as a table: the names in a column called `title`, and one column per run."""
+        return {title: list(side)} | {
+            name: [values[at] for values in side.values()] for at, name in enumerate(self.names)
+        }
+
     @cached_property
     def settings(self) -> Side:
         """The settings that differ, also those that a run does not have."""

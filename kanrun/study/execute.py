@@ -31,26 +31,6 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a study ended; `failures` has one entry (cell, seed, reason, trace) per training that failed."""
-
-    status: Status
-    failures: tuple[dict[str, Any], ...] = ()
-    claims: tuple[Claim, ...] = ()
-    reason: str | None = None
-    trace: str | None = None
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The words that asked for a run, as `run.json` keeps them."""
-
-    argv: tuple[str, ...] = ()
-    overrides: tuple[str, ...] = ()
-    began: float | None = None  # CPU seconds of this process when the command was given
-
-
 def check(experiment: Experiment, cfg: ExperimentConfig, *, force: bool = False) -> Prepared:
     """Refuse what can be refused before a run exists: common settings, size (unless `force`d), device, cells, address.
 
@@ -82,9 +62,12 @@ def execute(  # noqa: PLR0913  (each is an option)
     resume: bool = False,
     quiet: bool = False,
     verbose: bool = False,
-    origin: Origin = Origin(),
-) -> Outcome:
-    """Run all cells and seeds of `experiment` into `folder` and return how that ended.
+    manifest: Manifest | None = None,
+    began: float | None = None,
+) -> Manifest:
+    """Run all cells and seeds of `experiment` into `folder` and return its record.
+
+    `manifest` has the words that asked for the run, `began` the CPU seconds of this process at that time.
 
     `resume=True` continues in a folder from `RunFolder.reopen`: finished trainings are kept, others start
     again, from their last checkpoint where the experiment can. A training that fails is recorded with its
@@ -94,11 +77,11 @@ def execute(  # noqa: PLR0913  (each is an option)
     COMPLETED with that as its reason. Progress and results go to standard error. `prepared` is what `check` returned
     for these settings.
     """
-    tasks, began = tasks_of(experiment, cfg), origin.began
+    tasks = tasks_of(experiment, cfg)
     if resume:
         folder.update(executor=asdict(cfg.executor))
     else:
-        folder.start(_manifest(experiment, cfg, folder, tasks, origin))
+        folder.start(_filled(manifest or Manifest(""), experiment, cfg, folder, tasks))
     if cfg.tags or cfg.note:
         RunLabels(tuple(cfg.tags), cfg.note or "").store(folder.path)
     runner = TaskRunner(experiment, cfg, threads_of(cfg), prepared or {})
@@ -110,13 +93,10 @@ def execute(  # noqa: PLR0913  (each is an option)
         tracker = Tracker(cfg.tracker, folder.manifest.command, folder.path, asdict(cfg))
     execution = _Execution(runner, folder, tasks, report.error_console(), quiet, verbose, limit, tracker)
     try:
-        outcome, metrics = execution.run(resume)
+        ended = execution.run(resume)
         if tracker is not None:
-            tracker.end(metrics, outcome.status)
-        folder.finish(
-            outcome.status, outcome.reason, outcome.trace,
-            metrics=metrics, claims=outcome.claims, failures=outcome.failures,
-        )  # fmt: skip
+            tracker.end(ended["metrics"], ended["status"])
+        folder.finish(**ended)
     except BaseException as error:
         status, failure = Status.FAILED, Failure.of(error)
         if isinstance(error, KeyboardInterrupt):
@@ -126,8 +106,8 @@ def execute(  # noqa: PLR0913  (each is an option)
             folder.finish(status, failure.reason, failure.trace)
         raise
     if not quiet:
-        execution.report(outcome)
-    return outcome
+        execution.report(folder.manifest)
+    return folder.manifest
 
 
 RESULTS = 22
@@ -181,8 +161,8 @@ class _Execution:
         self._recorder = Recorder(folder, tasks)
         self._summary: pandas.DataFrame | None = None
 
-    def run(self, resume: bool) -> tuple[Outcome, dict[str, float | None]]:
-        """Train, draw, check claims; the outcome and the metrics of `run.json`. Raises what ends the whole run."""
+    def run(self, resume: bool) -> dict[str, Any]:
+        """Train, draw, check claims; what `run.json` says of it. Raises what ends the whole run."""
         self._train(resume)
         self._folder.order()
         run = Run(self._folder.path)
@@ -190,18 +170,22 @@ class _Execution:
         self._summary = tables.get("summary")
         claims, broken = self._evaluate(tables) if self._recorder.finished else ((), None)
         failed = self._failure(broken)
-        status = Status.FAILED if failed else Status.COMPLETED
-        reason, trace = (failed.reason, failed.trace) if failed else (self._time_was_up(), None)
-        outcome = Outcome(status, self._recorder.failure_entries(), claims, reason, trace)
-        return outcome, _medians(self._summary)
+        return {
+            "status": Status.FAILED if failed else Status.COMPLETED,
+            "reason": failed.reason if failed else self._time_was_up(),
+            "trace": failed.trace if failed else None,
+            "metrics": _medians(self._summary),
+            "claims": claims,
+            "failures": self._recorder.failure_entries(),
+        }
 
-    def report(self, outcome: Outcome) -> None:
+    def report(self, manifest: Manifest) -> None:
         """Print the summary, the claims and the failures."""
         if self._summary is not None:
             report.print_summary(self._console, {str(name): [*values] for name, values in self._summary.items()})
-        report.print_claims(self._console, outcome.claims)
+        report.print_claims(self._console, manifest.claims)
         if len(self._tasks) > 1:
-            report.print_failures(self._console, outcome.failures)
+            report.print_failures(self._console, manifest.failures)
 
     def _train(self, resume: bool) -> None:
         checkpoints = self._recorder.restore(takes_resume(self._runner.experiment)) if resume else {}
@@ -296,14 +280,13 @@ class _Execution:
         )
 
 
-def _manifest(
-    experiment: Experiment, cfg: ExperimentConfig, folder: RunFolder, tasks: Sequence[Task], origin: Origin
+def _filled(
+    manifest: Manifest, experiment: Experiment, cfg: ExperimentConfig, folder: RunFolder, tasks: Sequence[Task]
 ) -> Manifest:
     name = getattr(experiment, "__name__", type(experiment).__name__).rpartition(".")[2]
-    return Manifest(
+    return replace(
+        manifest,
         command=folder.command or name.replace("_", "-"),
-        argv=origin.argv,
-        overrides=origin.overrides,
         seeds=tuple(range(cfg.seed, cfg.seed + cfg.seeds)),
         cells=len({task.index for task in tasks}),
         device=device_of(cfg),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -35,7 +34,8 @@ class Reporter:
         self._results: dict[tuple[int, int], Mapping[str, Any]] = {}  # the summary of a training, until it ends
         self._best: dict[Any, tuple[float, str]] = {}  # error and training by target: only these errors compare
         self._target: Any = None  # of the training that finished last
-        self._clock, self._part = time.monotonic(), _Part()
+        self._clock = self._began = time.monotonic()
+        self._part = Advance("", 0)
         self._bar: Progress | None = None
         if console.is_terminal and not console.is_dumb_terminal and not quiet:
             self._bar = _make_bar(console, total)
@@ -86,15 +86,15 @@ class Reporter:
         """Show how far a part of a training is: on the bar, elsewhere as one line every few seconds."""
         if self._quiet:
             return
-        now = time.monotonic()
-        if (self._part.name, self._part.total) != (advance.part, advance.total) or advance.done < self._part.done:
-            self._part = _Part(advance.part, advance.total, began=now)
-        self._part.done = advance.done
+        now, before = time.monotonic(), self._part
+        if (before.part, before.total) != (advance.part, advance.total) or advance.done < before.done:
+            self._began = now
+        self._part, text = advance, _advance_line(advance, now - self._began)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], text=self._part.line(advance, now))
+            self._bar.update(self._bar.task_ids[0], text=text)
         elif now - self._clock >= SECONDS_BETWEEN_LINES:
             self._clock = now
-            self._say(self._part.line(advance, now))
+            self._say(text)
 
     def _recorded(self, task: Task, record: Record) -> None:
         if isinstance(record, Note) and record.text not in self._shown:
@@ -159,24 +159,15 @@ class Reporter:
         self._console.print(Text(text, style), soft_wrap=not self._console.is_terminal)
 
 
-@dataclass
-class _Part:
-    """A part of a training, such as its starts or the steps on one grid, and when it began."""
-
-    name: str = ""
-    total: int | None = None
-    done: int = 0
-    began: float = 0.0
-
-    def line(self, advance: Advance, now: float) -> str:
-        """What is shown: how far the part is, the lowest error so far, and the time left if all of it is done."""
-        words = [f"{self.name}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
-        if advance.error is not None and math.isfinite(advance.error):
-            words.append(f"best {shown(advance.error)}")
-        if advance.total and advance.done and (seconds := now - self.began) > 0:
-            left = seconds * (advance.total - advance.done) / advance.done
-            words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
-        return ", ".join(word for word in words if word)
+def _advance_line(advance: Advance, seconds: float) -> str:
+    """How far a part of a training is after so many seconds, its lowest error, and the time left if all is done."""
+    words = [f"{advance.part}: {advance.done}" + (f" of {advance.total}" if advance.total else "")]
+    if advance.error is not None and math.isfinite(advance.error):
+        words.append(f"best {shown(advance.error)}")
+    if advance.total and advance.done and seconds > 0:
+        left = seconds * (advance.total - advance.done) / advance.done
+        words.append(f"at most {left:.0f} s left here" if left >= 1 else "")
+    return ", ".join(word for word in words if word)
 
 
 def status_line(values: Mapping[str, Any]) -> str:

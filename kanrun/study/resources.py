@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -104,8 +104,7 @@ class MemoryPolicy:
     threads: int = 16
 
 
-@dataclass(frozen=True)
-class Needed:
+class Needed(NamedTuple):
     """Numbers of the largest network, points of the largest sample, and the bytes that both take at least."""
 
     parameters: int
@@ -115,12 +114,16 @@ class Needed:
 
 def need_of(cfg: ExperimentConfig, policy: MemoryPolicy = MemoryPolicy()) -> Needed:
     """The least size of any training of `cfg`: columns of a table that are not named in it are not counted."""
-    parts = list(_parts(cfg))
-    inputs, outputs = (max([1, *(_named(part, name) for part in parts)]) for name in ("inputs", "outputs"))
+    parts = [vars(part) for part in _parts(cfg)]
+    inputs, outputs = (
+        max([1, *(len(part[name]) for part in parts if isinstance(part.get(name), list))])
+        for name in ("inputs", "outputs")
+    )
     parameters = max((_parameters(part, inputs, outputs) for part in parts), default=0)
-    points = max((_points(part) for part in parts), default=0)
+    drawn = ([part.get(name) for name in ("train", "validation", "test")] for part in parts if "train" in part)
+    points = max((sum(each for each in sample if isinstance(each, int)) for sample in drawn), default=0)
     bytes_each = 4 if cfg.precision == "float32" else 8
-    width = inputs + outputs + max((sum(vars(part).get("hidden") or ()) for part in parts), default=0)
+    width = inputs + outputs + max((sum(part.get("hidden") or ()) for part in parts), default=0)
     memory = bytes_each * policy.copies * (float(parameters) + float(points) * width)
     return Needed(parameters, points, memory)
 
@@ -131,12 +134,12 @@ def check_memory(cfg: ExperimentConfig, *, force: bool = False, policy: MemoryPo
 
     if cfg.threads is not None and cfg.threads > policy.threads * cores():
         raise UsageError(f"threads={cfg.threads} is more than {policy.threads} for each of the {cores()} cores here.")
-    size, there = need_of(cfg, policy), psutil.virtual_memory().total
-    if size.memory <= policy.share * there or force:
+    (parameters, points, memory), there = need_of(cfg, policy), psutil.virtual_memory().total
+    if memory <= policy.share * there or force:
         return
-    large = f"a network of {size.parameters:.3g} numbers" if size.parameters > size.points else f"{size.points} points"
+    large = f"a network of {parameters:.3g} numbers" if parameters > points else f"{points} points"
     raise UsageError(
-        f"{large} would take at least {size.memory / _GIB:.3g} GiB of memory, and this machine has "
+        f"{large} would take at least {memory / _GIB:.3g} GiB of memory, and this machine has "
         f"{there / _GIB:.3g} GiB; make the model or the sample smaller, or add --force."
     )
 
@@ -152,31 +155,16 @@ def _parts(settings: Any) -> Iterator[Any]:
             yield from _parts(value)
 
 
-def _parameters(part: Any, inputs: int, outputs: int) -> int:
+def _parameters(part: Mapping[str, Any], inputs: int, outputs: int) -> int:
     """Numbers of the model that `part` describes; 0 for what is no model."""
-    values = vars(part)
-    degree = int(values.get("degree") or 0)
-    if "hidden" in values:
-        widths = (inputs, *(values["hidden"] or ()), outputs)
-        each = 1
-        if "intervals" in values:
-            given = values["intervals"]
-            each = degree + max([0 if isinstance(g, str) else int(g) for g in _listed(given)], default=0)
-        return sum(before * after * each for before, after in pairwise(widths))
-    functions = values.get("control_points") or (degree + 1 if values.get("kind") == "polynomial" else 0)
-    return sum(map(int, _listed(functions))) * outputs
 
+    def listed(value: Any) -> list[Any]:
+        return list(value) if isinstance(value, list | tuple) else [value]
 
-def _named(part: Any, name: str) -> int:
-    given = vars(part).get(name)
-    return len(given) if isinstance(given, list) else 0
-
-
-def _points(part: Any) -> int:
-    """Points of the sample that `part` describes; 0 for what is no sample."""
-    drawn = (vars(part).get(name) for name in ("train", "validation", "test")) if "train" in vars(part) else ()
-    return sum(each for each in drawn if isinstance(each, int))
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
+    degree = int(part.get("degree") or 0)
+    if "hidden" in part:
+        grids = [int(each) for each in listed(part.get("intervals")) if isinstance(each, int)]
+        each = degree + max(grids, default=0) if "intervals" in part else 1
+        return sum(before * after * each for before, after in pairwise((inputs, *(part["hidden"] or ()), outputs)))
+    functions = part.get("control_points") or (degree + 1 if part.get("kind") == "polynomial" else 0)
+    return sum(map(int, listed(functions))) * outputs

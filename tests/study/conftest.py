@@ -13,10 +13,10 @@ sys.path.append(str(Path(__file__).parent / "toys"))
 import toy_experiment
 
 from kanrun.config import ExecutorConfig
-from kanrun.runs import Run, RunFolder
-from kanrun.study.execute import Origin, Outcome, check, execute
+from kanrun.runs import Manifest, Run, RunFolder
+from kanrun.study.execute import check, execute
 
-Started = tuple[Outcome, Run]
+Started = tuple[Manifest, Run]
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run_toy(tmp_path: Path) -> Callable[..., Started]:
         cfg = toy_experiment.ToyConfig(executor=ExecutorConfig(*executor), **settings)  # type: ignore[arg-type]
         check(toy_experiment, cfg)
         folder = RunFolder.create(tmp_path / "outputs", "toy")
-        outcome = execute(toy_experiment, cfg, folder, origin=Origin(("toy",)))
+        outcome = execute(toy_experiment, cfg, folder, manifest=Manifest("", ("toy",)))
         return outcome, Run(folder.path)
 
     return run

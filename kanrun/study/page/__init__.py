@@ -134,11 +134,10 @@ def _record(run: Run) -> str:
             continue
         if columns and len(next(iter(columns.values()))):
             parts += [_tag("h3", name), _table(columns)]
-    started = local_time(manifest.started.isoformat()) if manifest.started else ""
     facts = {
-        "started": started, "seconds": manifest.seconds, "host": manifest.host, "device": manifest.device,
-        "precision": manifest.precision, "threads": manifest.threads, **flattened(manifest.git or {}, "git."),
-        **manifest.versions,
+        "started": local_time(manifest.started), "seconds": manifest.seconds, "host": manifest.host,
+        "device": manifest.device, "precision": manifest.precision, "threads": manifest.threads,
+        **flattened(manifest.git or {}, "git."), **manifest.versions,
     }  # fmt: skip
     parts += ["<details><summary>Environment</summary>", _pairs(facts), "</details>"]
     return "\n".join(parts)
@@ -168,9 +167,7 @@ def _compared(runs: Sequence[Run]) -> str:
     parts = []
     for title, side in (("Settings that differ", comparison.settings), ("Results", comparison.results)):
         if side:
-            columns: dict[str, Sequence[Any]] = {"": list(side)}
-            columns |= {name: [values[at] for values in side.values()] for at, name in enumerate(comparison.names)}
-            parts += [_tag("h3", title), _table(columns)]
+            parts += [_tag("h3", title), _table(comparison.columns(side))]
     return "\n".join(parts)
 
 
