@@ -173,10 +173,9 @@ def _mixed(
     found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
         allowed = max((1 + conditions.slack) * each.network_error, problem.policy.exact)
-        graphs = variants(each.network, problem)
-        for graph in graphs:
-            allowance = policy.budget / (len(near) * len(graphs))
+        for graph in variants(each.network, problem):
             mixed = PartlySymbolic(graph, problem.data.error(graph), ())
+            allowance = policy.budget / (len(near) * problem.policy.selection.variants)
             with contextlib.suppress(WorkSpent), at_most(0.7 * conditions.budget.left):  # the rest is for its formula
                 mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
             numeric = len(mixed.graph.numeric_edges())

@@ -10,21 +10,21 @@ from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.formula import Formula, finished, renamed
 from kanrun.engine.symbolic.graph import Edge, Graph, depths
 from kanrun.engine.symbolic.graph_training import TrainedGraph
-from kanrun.engine.symbolic.invariances import variants
 from kanrun.engine.symbolic.pruning import edge_scores
 from kanrun.engine.symbolic.refit import ConstantsFitting, fit_constants
 from kanrun.engine.symbolic.search import choose_formula, fixed_shape, search
 from kanrun.engine.symbolic.search_problem import GraphTrainingPolicy, SearchPolicy, SearchProblem, SimplificationPolicy
+from kanrun.engine.symbolic.selection import Tried
 from kanrun.engine.symbolic.simplification import equivalent_forms, exactly, round_numbers, simplified, written
 from kanrun.engine.symbolic.snapping import (
     Decision,
     PartlySymbolic,
     SearchStage,
-    Tried,
     matched,
     partly_symbolic,
     refine_to_formula,
 )
 from kanrun.engine.symbolic.structure import tried_expression
-from kanrun.engine.symbolic.trees import Subgraph
+from kanrun.engine.symbolic.subgraph import Subgraph
 from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.engine.symbolic.variants import variants

@@ -87,6 +87,14 @@ def _numeric(expression: sympy.Expr) -> Numeric:
     return value
 
 
+def number(value: float) -> sympy.Expr:
+    """A number in an expression: an integer where it is a small one."""
+    return sympy.Integer(int(value)) if value in _WHOLE else sympy.Float(value, DIGITS)
+
+
+#: Digits of a float64 in an expression, and what is written there without any.
+DIGITS, _WHOLE = 17, (-1.0, 0.0, 1.0)
+
 _POSITIVE, _UNIT, _NONZERO = Domain(low=0.0), Domain(-1.0, 1.0), Domain(pole=0.0)
 
 TABLE: dict[str, Candidate] = {
@@ -130,7 +138,7 @@ IDENTITY, CONSTANT = TABLE["x"], TABLE["0"]
 
 
 @lru_cache(maxsize=64)
-def power(exponent: int | Fraction) -> Candidate:
+def power(exponent: int | Fraction | sympy.Rational) -> Candidate:
     """x^exponent, from the table where it is in there."""
     p = sympy.Rational(exponent)
     found = next((each for each in TABLE.values() if each.expression == X**p), None)

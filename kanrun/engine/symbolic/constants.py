@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -37,12 +37,9 @@ _UNITS: tuple[tuple[sympy.Expr, float], ...] = (
 _MOST_DIGITS = 9
 
 
-@dataclass(frozen=True)
-class RoundedGraph:
-    """The graph with constants rounded, and what became of each: `edge, name, before, after`."""
-
-    graph: Graph
-    changes: tuple[tuple[int, str, float, str], ...]
+#: A constant of an edge, by the edge's number and the constant's name, and what it may be.
+Key = tuple[int, str]
+Proposal = tuple[int, str, sympy.Expr]
 
 
 def nice(value: float, window: float, policy: RoundingPolicy = RoundingPolicy()) -> sympy.Expr | None:
@@ -79,18 +76,18 @@ _SIZED_UNITS = tuple((unit, float(unit), bits) for unit, bits in _UNITS)
 
 def round_constants(
     graph: Graph, data: SearchData, allowed: float, policy: RoundingPolicy = RoundingPolicy()
-) -> RoundedGraph:
-    """Fixes constants at nice numbers one after another, refitting the others; each stays only if the relative
-    validation error is then at most `allowed`, or, where points have noise, the description of all points shorter."""
+) -> tuple[Graph, tuple[tuple[int, str, float, str], ...]]:
+    """The graph with constants fixed at nice numbers one after another, the others refitted, and what became of each:
+    edge, name, before, after. Each stays only if the relative validation error is then at most `allowed`, or, where
+    points have noise, the description of all points shorter."""
     changes: list[tuple[int, str, float, str]] = []
-    refused: set[tuple[int, str, sympy.Expr]] = set()
-    while True:
-        errors = _standard_errors(graph, data)
-        proposal = _negligible(graph, errors, refused, data.x) or _nearest(graph, errors, refused, policy)
-        if proposal is None:
-            return RoundedGraph(graph, tuple(changes))
+    refused: set[Proposal] = set()
+    while (proposal := _nearest(graph, data, refused, policy)) is not None:
         index, name, number = proposal
-        trial = refit_to(_fixed(graph, index, name, number), data, RefitSettings(steps=20))
+        function = _symbolic(graph, index)
+        fixed = function.changed(name, **{name: float(number)})
+        fixed = replace(fixed, exact=(*function.exact, (name, number)))
+        trial = refit_to(graph.with_function(index, fixed), data, RefitSettings(steps=20))
         noisy = data.overall_error(graph) > EXACT
         if data.error(trial) <= allowed or (
             noisy and description_length(trial, data) <= description_length(graph, data)
@@ -99,36 +96,17 @@ def round_constants(
             graph = trial
         else:
             refused.add(proposal)
+    return graph, tuple(changes)
+
+
+def _symbolic(graph: Graph, index: int) -> Symbolic:
+    function = graph.edges[index].function
+    assert isinstance(function, Symbolic)
+    return function
 
 
 def _constant(graph: Graph, index: int, name: str) -> float:
-    function = graph.edges[index].function
-    assert isinstance(function, Symbolic)
-    return function.constants[CONSTANTS.index(name)]
-
-
-def _fixed(graph: Graph, index: int, name: str, number: sympy.Expr) -> Graph:
-    function = graph.edges[index].function
-    assert isinstance(function, Symbolic)
-    constants = list(function.constants)
-    constants[CONSTANTS.index(name)] = float(number)
-    free = "".join(each for each in function.free if each != name)
-    a, b, c, d = constants
-    return graph.with_function(
-        index, replace(function, constants=(a, b, c, d), free=free, exact=(*function.exact, (name, number)))
-    )
-
-
-def _negligible(
-    graph: Graph, errors: Iterable[tuple[int, str]], refused: set[tuple[int, str, sympy.Expr]], x: Array
-) -> tuple[int, str, sympy.Expr] | None:
-    """A free shift that is nothing beside what it is added to, as zero."""
-    outs = graph.edge_outputs(x)[1]
-    for index, name in errors:
-        shift, zero = _constant(graph, index, name), (index, name, sympy.S.Zero)
-        if name == "d" and zero not in refused and abs(shift) < _NEGLIGIBLE * np.abs(outs[index]).max():
-            return zero
-    return None
+    return _symbolic(graph, index).constants[CONSTANTS.index(name)]
 
 
 #: Exponents beyond which exp(d) is no number that one writes.
@@ -137,34 +115,37 @@ _FAR = 200.0
 _NEGLIGIBLE = 1e-9
 
 
-def _nearest(
-    graph: Graph,
-    errors: dict[tuple[int, str], float],
-    refused: set[tuple[int, str, sympy.Expr]],
-    policy: RoundingPolicy,
-) -> tuple[int, str, sympy.Expr] | None:
-    """The free constant that is relatively nearest to a nice number, simple numbers first; every constant that is fixed
-    lets the others be known better, so that a number too uncertain before may be nice now."""
-    best: tuple[float, int, str, sympy.Expr] | None = None
+def _nearest(graph: Graph, data: SearchData, refused: set[Proposal], policy: RoundingPolicy) -> Proposal | None:
+    """A free shift that is nothing beside what it is added to, as zero; else the free constant that is relatively
+    nearest to a nice number, simple numbers first: every constant that is fixed lets the others be known better, so
+    that a number too uncertain before may be nice now."""
+    errors, outs = _standard_errors(graph, data), graph.edge_outputs(data.x)[1]
+    best: tuple[float, Proposal] | None = None
     for (index, name), error in errors.items():
         value = _constant(graph, index, name)
-        window = max(3 * error, policy.known * max(abs(value), 1e-3))
-        if name == "d" and _is_exponent(graph, index):  # of exp(u + d) the factor exp(d) is what one writes
-            factor = nice(math.exp(value), window * math.exp(value), policy)
-            number = sympy.log(factor) if factor is not None and factor > 0 else None
-        else:
-            power = name == "c" and _is_exponent(graph, index) and _is(graph, index, "log")
-            number = nice(value, window, replace(policy, chance=policy.powers) if power else policy)
-        if number is None and name == "b" and _is(graph, index, "sin", "cos"):
-            number = nice_phase(value, window, policy)
+        zero = index, name, sympy.S.Zero
+        if name == "d" and zero not in refused and abs(value) < _NEGLIGIBLE * np.abs(outs[index]).max():
+            return zero
+        number = _nice_constant(graph, index, name, max(3 * error, policy.known * max(abs(value), 1e-3)), policy)
         if number is None or (index, name, number) in refused:
             continue
-        distance = abs(value - float(number)) / max(error, policy.known * max(abs(value), 1.0)) + 0.1 * sympy.count_ops(
-            number
-        )
+        away = abs(value - float(number)) / max(error, policy.known * max(abs(value), 1.0))
+        distance = away + 0.1 * sympy.count_ops(number)
         if best is None or distance < best[0]:
-            best = float(distance), index, name, number
-    return best[1:] if best else None
+            best = float(distance), (index, name, number)
+    return best[1] if best else None
+
+
+def _nice_constant(graph: Graph, index: int, name: str, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
+    """A nice number for a constant; for d in exp(u + d) one whose exponential is nice, as that is what one writes."""
+    value, candidate = _constant(graph, index, name), _symbolic(graph, index).candidate.name
+    if name == "d" and _is_exponent(graph, index):
+        factor = nice(math.exp(value), window * math.exp(value), policy)
+        return sympy.log(factor) if factor is not None and factor > 0 else None
+    power = name == "c" and candidate == "log" and _is_exponent(graph, index)
+    number = nice(value, window, replace(policy, chance=policy.powers) if power else policy)
+    wave = number is None and name == "b" and candidate in ("sin", "cos")
+    return nice_phase(value, window, policy) if wave else number
 
 
 def _is_exponent(graph: Graph, index: int) -> bool:
@@ -172,17 +153,8 @@ def _is_exponent(graph: Graph, index: int) -> bool:
     node = graph.edges[index].target
     after = [each for i in graph.out_of(node) if isinstance(each := graph.edges[i].function, Symbolic)]
     exp = len(after) == len(graph.out_of(node)) == 1 and after[0].candidate.name == "exp"
-    return (
-        exp
-        and graph.operation(node) == "sum"
-        and after[0].constants[0] == 1.0
-        and abs(_constant(graph, index, "d")) < _FAR
-    )
-
-
-def _is(graph: Graph, index: int, *names: str) -> bool:
-    function = graph.edges[index].function
-    return isinstance(function, Symbolic) and function.candidate.name in names
+    plain = exp and graph.operation(node) == "sum" and after[0].constants[0] == 1.0
+    return plain and abs(_constant(graph, index, "d")) < _FAR
 
 
 def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Expr | None:
@@ -194,7 +166,7 @@ def nice_phase(value: float, window: float, policy: RoundingPolicy) -> sympy.Exp
     return None
 
 
-def _standard_errors(graph: Graph, data: SearchData) -> dict[tuple[int, str], float]:
+def _standard_errors(graph: Graph, data: SearchData) -> dict[Key, float]:
     """Standard error of every free constant of a symbolic edge, from the residuals and the Jacobian."""
     with np.errstate(all="ignore"):
         value, jacobian = graph.linearise(data.x)

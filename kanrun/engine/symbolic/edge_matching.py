@@ -12,10 +12,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import CONSTANT, TWINS, Array, Candidate
 from kanrun.engine.symbolic.edges import EdgeFunction, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph
+from kanrun.engine.symbolic.pairs import covered
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import MatchingPolicy
 
@@ -43,6 +43,12 @@ class EdgeMatch:
         return float(np.log10(max(self.loss, self.floor))) + 0.5 * self.complexity
 
 
+def thinned(points: int, t: Array, *others: Array) -> tuple[Array, ...]:
+    """At most so many of the arguments t (N,), in order, and of the values there."""
+    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, points)).astype(int)]
+    return tuple(each[order] for each in (t, *others))
+
+
 def match_edge(
     t: Array, values: Array, candidates: Sequence[Candidate], policy: MatchingPolicy = MatchingPolicy()
 ) -> list[EdgeMatch]:
@@ -51,8 +57,7 @@ def match_edge(
     t and values are (N,), an edge's argument and value at the data. Twins (sigmoid and tanh, ...) are matched
     once; candidates that are far off on the coarse grid are left out.
     """
-    order = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
-    t, values = t[order], values[order]
+    t, values = thinned(policy.points, t, values)
     spread = float(np.var(values))
     constant = _matched(Symbolic(CONSTANT, (1.0, 0.0, 0.0, float(values.mean())), "d"), 1.0 if spread > 0 else 0.0)
     found = [constant] if CONSTANT in candidates else []
@@ -74,20 +79,25 @@ def match_edge(
 def _match(
     t: Array, values: Array, candidate: Candidate, starts: Sequence[tuple[float, float]], steps: int
 ) -> EdgeMatch | None:
-    middle, half = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2
-    tau = (t - middle) / half
-    best: tuple[float, Symbolic] | None = None
+    """The candidate with its constants fitted from the better of the starts, which are for t scaled to [-1, 1]."""
+    middle, half, spread = float(t[-1] + t[0]) / 2, float(t[-1] - t[0]) / 2, float(np.var(values))
+    settings = RefitSettings(steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5)
+    best: EdgeMatch | None = None
     for a, b in starts:
-        polished = _polished(tau, values, candidate, (a, b), steps)
-        if polished is not None and (best is None or polished[0] < best[0]):
-            best = polished
-        if best is not None and best[0] < ROUNDING:
+        begun = Symbolic(candidate, (a / half, b - a * middle / half, 1.0, 0.0), candidate.free)
+        with np.errstate(all="ignore"):
+            design = np.stack([begun.value(t), np.ones_like(t)], axis=1)
+        if not np.isfinite(design).all():
+            continue
+        c, d = np.linalg.lstsq(design, values, rcond=None)[0].tolist()
+        graph = Graph(1, ("sum",), (Edge(0, 1, begun.changed(c=c, d=d)),))
+        fitted = refit(graph, t[:, None], values, settings)
+        result, loss = fitted.graph.edges[0].function, fitted.rmse**2 / spread
+        if isinstance(result, Symbolic) and np.isfinite(loss) and result.allows(t) and (not best or loss < best.loss):
+            best = _matched(standardised(result), loss)
+        if best is not None and best.loss < ROUNDING:
             break
-    if best is None:
-        return None
-    a, b, c, d = best[1].constants
-    moved = replace(best[1], constants=(a / half, b - a * middle / half, c, d))
-    return _matched(standardised(moved), best[0])
+    return best
 
 
 def _matched(function: Symbolic, loss: float) -> EdgeMatch:
@@ -97,25 +107,15 @@ def _matched(function: Symbolic, loss: float) -> EdgeMatch:
 def _coarse(
     t: Array, values: Array, candidate: Candidate, policy: MatchingPolicy
 ) -> tuple[float, list[tuple[float, float]]]:
-    """The smallest loss on the grid and its best points (a, b), apart from each other.
-
-    The edge is taken at equal steps, weighted by how dense its arguments are there.
-    """
-    grid, f, square = grid_values(candidate, policy.coarse)
+    """The smallest loss on the grid and its best points (a, b), apart from each other; the edge is taken at equal
+    steps."""
+    grid, f = grid_values(candidate, policy.coarse)
     if not len(grid):
         return np.inf, []
-    count_work(COSTS.grid_value * f.size)
-    tau = np.linspace(-1, 1, policy.coarse)
-    at = 2 * (t - t[0]) / (t[-1] - t[0]) - 1
-    target = np.interp(tau, at, values)
-    edges = np.linspace(-1, 1, 10)
-    density = np.interp(tau, (edges[1:] + edges[:-1]) / 2, np.histogram(at, edges)[0] / t.size * 9)
-    weight = (density + 0.1) / np.sum(density + 0.1)
-    target = target - weight @ target
-    with np.errstate(all="ignore"):
-        power = square @ weight - (f @ weight) ** 2
-        r2 = (f @ (weight * target)) ** 2 / power / (weight @ target**2)
-    r2[~np.isfinite(r2) | (power < 1e-13 * (square @ weight))] = -1.0
+    target = np.interp(np.linspace(t[0], t[-1], policy.coarse), t, values)
+    target = target - target.mean()
+    constant = np.full((policy.coarse, 1), policy.coarse**-0.5)
+    r2 = covered(target, f, constant)[0] / max(float(target @ target), 1e-300)
     chosen: list[int] = []
     for i in np.argsort(-r2)[:40]:
         if r2[i] <= 0 or len(chosen) == policy.starts:
@@ -127,14 +127,10 @@ def _coarse(
 
 
 @lru_cache(maxsize=64)
-def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array, Array]:
-    """The grid points that the domain allows, f there at equal steps on [-1, 1], and its square."""
-    grid, f = allowed_values(candidate, search_grid(candidate), steps)
-    return grid, f, f**2
-
-
-def allowed_values(candidate: Candidate, grid: Array, steps: int) -> tuple[Array, Array]:
-    """Those points (a, b) of `grid` at which f(a tau + b) is defined for all tau in [-1, 1], and its values there."""
+def grid_values(candidate: Candidate, steps: int) -> tuple[Array, Array]:
+    """Those points (a, b) of the search grid at which f(a tau + b) is defined for all tau in [-1, 1], and its values at
+    equal steps."""
+    grid = search_grid(candidate)
     ends = np.sort(np.stack([grid[:, 1] - grid[:, 0], grid[:, 1] + grid[:, 0]]), axis=0)
     grid = grid[candidate.domain.allowed(*ends)]
     with np.errstate(all="ignore"):
@@ -175,32 +171,6 @@ def search_grid(candidate: Candidate) -> Array:
 def _pairs(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Array:
     left, right = np.meshgrid(np.asarray(a, dtype=float), np.asarray(b, dtype=float), indexing="ij")
     return np.stack([left.ravel(), right.ravel()], axis=1)
-
-
-def _polished(
-    tau: Array, values: Array, candidate: Candidate, start: tuple[float, float], steps: int
-) -> tuple[float, Symbolic] | None:
-    a, b = start
-    spread = float(np.var(values))
-    with np.errstate(all="ignore"):
-        f = candidate.value(a * tau + b)
-    design = np.stack([f, np.ones_like(f)], axis=1)
-    if not np.isfinite(design).all():
-        return None
-    c, d = np.linalg.lstsq(design, values, rcond=None)[0]
-    function = Symbolic(candidate, (a, b, float(c), float(d)), candidate.free)
-    graph = Graph(1, ("sum",), (Edge(0, 1, function),))
-    fitted = refit(
-        graph,
-        tau[:, None],
-        values,
-        RefitSettings(steps=steps, gain=3e-4, patience=5, damping=1e-4, floor=(ROUNDING * spread) ** 0.5),
-    )
-    result = fitted.graph.edges[0].function
-    assert isinstance(result, Symbolic)
-    if not np.isfinite(fitted.rmse) or not result.allows(tau):
-        return None
-    return fitted.rmse**2 / spread, result
 
 
 def standardised(function: Symbolic) -> Symbolic:

@@ -15,7 +15,7 @@ import sympy
 from numpy.typing import NDArray
 from scipy.interpolate import BSpline, PPoly
 
-from kanrun.engine.symbolic.candidates import Array, Candidate
+from kanrun.engine.symbolic.candidates import CONSTANT, Array, Candidate, X, number
 
 CONSTANTS = "abcd"
 
@@ -179,6 +179,14 @@ class Symbolic:
         values = dict(zip(CONSTANTS, self.constants, strict=True)) | constants
         free = "".join(name for name in self.free if name not in fixed)
         return Symbolic(self.candidate, (values["a"], values["b"], values["c"], values["d"]), free, self.exact)
+
+    def expression(self, argument: sympy.Expr = X) -> sympy.Expr:
+        """c f(a u + b) + d of the argument u."""
+        exact = dict(self.exact)
+        a, b, c, d = (exact.get(name, number(value)) for name, value in zip(CONSTANTS, self.constants, strict=True))
+        if self.candidate is CONSTANT:
+            return d
+        return c * self.candidate.expression.xreplace({X: a * argument + b}) + d
 
     def scaled(self, factor: float) -> Symbolic:
         """factor * phi."""

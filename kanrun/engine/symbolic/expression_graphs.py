@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import sympy
 
-from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Candidate, X
+from kanrun.engine.symbolic.candidates import IDENTITY, TABLE, Candidate, X, power
 from kanrun.engine.symbolic.edge_matching import standardised
 from kanrun.engine.symbolic.edges import CONSTANTS, EdgeFunction, Identity, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, Operation
@@ -17,14 +17,15 @@ from kanrun.formulas import variable
 _Term = tuple[int, EdgeFunction]
 
 
-def graph_of_expression(expression: sympy.Expr, inputs: int) -> Graph:
-    """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free.
+def graph_of_expression(expression: sympy.Expr, inputs: int, *, wide: bool = False) -> Graph:
+    """The graph of an expression in x0, x1, ..., of as many inputs; every number in it but 0, 1 and -1 is free, and
+    with `wide` each of its functions has all constants that a candidate has.
 
     Raises KanrunError for a function that is no candidate, and where a number is not finite or not real.
     """
     if expression.has(sympy.zoo, sympy.nan, sympy.oo, -sympy.oo):
         raise KanrunError("A number of the expression is not finite.")
-    builder = _Builder(inputs)
+    builder = _Builder(inputs, wide=wide)
     builder.sum_of(expression.replace(lambda e: e.is_number and not e.is_Number, _decimal))
     return builder.graph()
 
@@ -54,6 +55,7 @@ def composed(variables: tuple[sympy.Expr, ...], factor: sympy.Expr, inner: Graph
 class _Builder:
     inputs: int
     free: bool = True  # whether numbers are constants that a fit may move
+    wide: bool = False  # whether those that are 0, 1 or -1 are as well, but where that would be redundant
     operations: list[Operation] = field(default_factory=list)
     edges: list[Edge] = field(default_factory=list)
     known: dict[sympy.Expr, int] = field(default_factory=dict)
@@ -91,19 +93,11 @@ class _Builder:
     def factors(self, expression: sympy.Expr) -> list[_Term]:
         """The factors of a product, its coefficient in the first of them."""
         coefficient, rest = _apart(expression)
-        parts = [term for each in sympy.Mul.make_args(rest) for term in self.powers(each)]
+        parts = [self.term(each) for each in sympy.Mul.make_args(rest)]
         if coefficient != 1:
             source, function = parts[0]
             parts[0] = source, self.scaled(function, float(coefficient))
         return parts
-
-    def powers(self, expression: sympy.Expr) -> list[_Term]:
-        """A power as one or two factors."""
-        base, exponent = expression.as_base_exp()
-        for known, more in _SPLIT.items():
-            if exponent == known:
-                return [self.term(base**one) for one in more]
-        return [self.term(expression)]
 
     def term(self, expression: sympy.Expr) -> _Term:
         """A function of one node."""
@@ -113,12 +107,10 @@ class _Builder:
         if rest.is_Symbol:
             return self.node_of(rest), self.line(float(coefficient))
         base, exponent = rest.as_base_exp()
-        if rest.is_Mul or (rest.is_Add and coefficient != 1) or exponent in _SPLIT:
-            node = self.add("product", self.powers(rest)) if exponent in _SPLIT else self.node_of(rest)
-            return node, self.line(float(coefficient)) if coefficient != 1 else Identity()
-        if rest.is_Add:
-            return self.node_of(rest), Identity()
-        for candidate in TABLE.values():
+        if rest.is_Mul or rest.is_Add:
+            return self.node_of(rest), self.line(float(coefficient)) if coefficient != 1 else Identity()
+        known = rest.is_Pow and exponent.is_Rational and exponent.q <= _ROOTS
+        for candidate in [power(exponent)] if known else TABLE.values():
             if (argument := _argument(rest, candidate)) is not None:
                 return self._called(candidate, argument, float(coefficient))
         if rest.is_Pow:  # u^v = exp(v log u)
@@ -127,7 +119,8 @@ class _Builder:
 
     def line(self, slope: float) -> Symbolic:
         """slope * t."""
-        return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if slope in (1.0, -1.0) or not self.free else "c")
+        fixed = not self.free or (slope in (1.0, -1.0) and not self.wide)
+        return Symbolic(IDENTITY, (1.0, 0.0, slope, 0.0), "" if fixed else "c")
 
     def scaled(self, function: EdgeFunction, factor: float) -> EdgeFunction:
         if not isinstance(function, Symbolic):
@@ -149,18 +142,15 @@ class _Builder:
             a, inner = sympy.Integer(1), rest
         constants = (float(a), float(b), coefficient, 0.0)
         simple = standardised(Symbolic(candidate, constants, ""))
-        moves = zip(CONSTANTS, simple.constants, strict=True)
-        own = "".join(name for name, value in moves if value not in (0.0, 1.0, -1.0) and name in candidate.free)
+        moves = {name for name, value in zip(CONSTANTS, simple.constants, strict=True) if value not in (0.0, 1.0, -1.0)}
+        if self.wide:
+            moves |= {"a", "c"} if candidate.homogeneous and inner.is_Symbol else {"a", "b", "c"}
+        own = "".join(name for name in candidate.free if name in moves)
         return self.node_of(inner), replace(simple, free=own if self.free else "")
 
 
-#: Powers that no candidate is, as products of two.
-_SPLIT = {
-    sympy.Integer(6): (3, 3), sympy.Integer(7): (3, 4), sympy.Integer(8): (4, 4),
-    sympy.Integer(-3): (-1, -2), sympy.Integer(-4): (-2, -2),
-    sympy.Rational(3, 2): (1, sympy.Rational(1, 2)), sympy.Rational(-3, 2): (-1, sympy.Rational(-1, 2)),
-    sympy.Rational(5, 2): (2, sympy.Rational(1, 2)), sympy.Rational(-5, 2): (-2, sympy.Rational(-1, 2)),
-}  # fmt: skip
+#: The largest root that is a candidate; other powers are exp(p log x), whose exponents a fit can move.
+_ROOTS = 6
 
 
 def _apart(product: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:

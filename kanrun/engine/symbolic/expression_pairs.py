@@ -9,14 +9,16 @@ refitted to all points.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import Array, Candidate
+from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, number
 from kanrun.engine.symbolic.description_length import SearchData
+from kanrun.engine.symbolic.dictionary import Dictionary
 from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import to_numpy, variable
@@ -72,90 +74,91 @@ _FUNCTIONS: tuple[tuple[str, Compute, Build, float, bool], ...] = (
     ("exp", lambda u: np.exp(u) - 1, lambda e: sympy.exp(e) - 1, 2.0, False),
 )  # fmt: skip
 
-#: What is sought in place of y: the candidate that it needs, the values, and y as an expression in it.
-OUTPUTS: tuple[tuple[str, Compute, Build], ...] = (
-    ("", lambda y: y, lambda e: e),
-    ("1/x", lambda y: 1 / y, lambda e: 1 / e),
-    ("sqrt", np.square, sympy.sqrt),
-    ("exp", np.log, sympy.exp),
-    ("1/sqrt", lambda y: 1 / y**2, lambda e: 1 / sympy.sqrt(e)),
-    ("x^2", np.sqrt, lambda e: e**2),
-    ("log", np.exp, sympy.log),
-    ("arcsin", np.sin, sympy.asin),
-    ("arctan", np.tan, sympy.atan),
-    ("tanh", np.arctanh, sympy.tanh),
-    ("sin", np.arcsin, sympy.sin),
+
+@dataclass(frozen=True)
+class Sought:
+    """What is sought in place of y: `values` of it, how they come from y, and y as an expression in it."""
+
+    values: Array
+    transform: Compute = lambda y: y
+    inverse: Build = lambda e: e
+
+
+#: The candidate that gives y from what is sought in its place, how that comes from y, and the largest |y| for which
+#: it does without a jump or an overflow.
+_OUTPUTS: tuple[tuple[str, Compute, float], ...] = (
+    ("1/x", lambda y: 1 / y, np.inf),
+    ("sqrt", np.square, np.inf),
+    ("exp", np.log, np.inf),
+    ("1/sqrt", lambda y: 1 / y**2, np.inf),
+    ("x^2", np.sqrt, np.inf),
+    ("1/x^2", lambda y: 1 / np.sqrt(y), np.inf),
+    ("log", np.exp, 20.0),
+    ("arcsin", np.sin, np.pi / 2),
+    ("arctan", np.tan, np.pi / 2),
+    ("tanh", np.arctanh, 1.0),
+    ("sin", np.arcsin, 1.0),
 )
+#: Of these the ones that exist for y of one sign only, which -y has where y is negative.
+_ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
 
 
-@dataclass
-class _Entries:
-    """Values (n,) at the points, how to build each expression, and complexities; of functions those `allowed`."""
-
-    allowed: set[str]
-    values: list[Array] = field(default_factory=list)
-    builds: list[Callable[[], sympy.Expr]] = field(default_factory=list)
-    sizes: list[float] = field(default_factory=list)
-    seen: dict[bytes, int] = field(default_factory=dict)
-
-    def add(self, values: Array, build: Callable[[], sympy.Expr], size: float, largest: float) -> None:
-        """Keep it unless it is not finite, constant, huge or there already, up to a factor, in a form as simple."""
-        top = float(np.abs(values).max(initial=0.0)) if np.isfinite(values).all() else np.inf
-        if not 1e-12 < top < largest or float(np.ptp(values)) < 1e-9 * top:
-            return
-        key = np.round(values / top, 9).tobytes()
-        negative = np.round(-values / top, 9).tobytes()
-        count_work(COSTS.expression)
-        index = self.seen.get(key, self.seen.get(negative))
-        if index is None:
-            self.seen[key] = len(self.values)
-            self.values.append(values)
-            self.builds.append(build)
-            self.sizes.append(size)
-        elif size < self.sizes[index]:
-            self.values[index], self.builds[index], self.sizes[index] = values, build, size
+def outputs(y: Array, allowed: set[str]) -> list[Sought]:
+    """y itself, and the functions of y that are defined and do not blow it up."""
+    found, negative = [Sought(y)], bool((y < 0).all())
+    for name, transform, largest in _OUTPUTS:
+        if name not in allowed or np.abs(y).max() > largest or (name in _ONE_SIGN and not (negative or (y > 0).all())):
+            continue
+        sign, outer = (-1 if negative and name in _ONE_SIGN else 1), TABLE[name].expression
+        with np.errstate(all="ignore"):
+            values = transform(sign * y)
+        if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
+            found.append(Sought(values, partial(_of_multiple, transform, sign), partial(_multiple_of, sign, outer)))
+    return found
 
 
-def _grown(u: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> _Entries:
+def _of_multiple(transform: Compute, sign: int, y: Array) -> Array:
+    return transform(sign * y)
+
+
+def _multiple_of(sign: int, outer: sympy.Expr, e: sympy.Expr) -> sympy.Expr:
+    return sign * outer.xreplace({X: e})
+
+
+#: The range of values that is none beside their size.
+_FLAT = 1e-12
+
+
+def _grown(u: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> Dictionary:
     """Variables, functions of them, products and sums of two of these, and functions of those; what joins two variables
     comes before functions of functions of one."""
-    entries, largest = _Entries(allowed), policy.largest
-    with np.errstate(all="ignore"):
-        for i in range(u.shape[1]):
-            entries.add(u[:, i], _variable(i), 1.0, largest)
-        _apply(entries, range(len(entries.values)), False, policy)
-        first = _smallest(entries, policy.factors)
-        _apply(entries, first, True, policy)
-        for a, i in enumerate(first):
-            for j in first[: a + 1]:
-                _combine(entries, i, j, policy)
-        count = len(entries.values)
-        inner = [i for i in _smallest(entries, count) if entries.sizes[i] > 1][: policy.inner]
-        _apply(entries, inner, True, policy)
-        for i in _smallest(entries, policy.thirds):
-            for j in range(u.shape[1]):
-                _combine(entries, i, j, policy)
-    return entries
+    inputs = u.shape[1]
+    builds = [partial(variable, f"x{i}") for i in range(inputs)]
+    first = _sound(Dictionary.of(len(u), [(u.T, [1.0] * inputs, [""] * inputs, builds)]), policy)
+    every = first + _applied(first, allowed, policy, everywhere=False)
+    factors = every.simplest(policy.factors, shifted=False)
+    every = every + _applied(factors, allowed, policy) + _combined(factors, factors, policy)
+    inner = every.chosen(np.flatnonzero(every.sizes > 1)).simplest(policy.inner, shifted=False)
+    every = every + _applied(inner, allowed, policy)
+    return every + _combined(every.simplest(policy.thirds, shifted=False), first, policy)
 
 
-def _variable(i: int) -> Callable[[], sympy.Expr]:
-    return lambda: variable(f"x{i}")
+def _applied(
+    entries: Dictionary, allowed: set[str], policy: ExpressionPairsPolicy, *, everywhere: bool = True
+) -> Dictionary:
+    """The functions of the entries: those that are tried on sums and products too, or all."""
+    parts = []
+    for needs, compute, form, cost, on_all in _FUNCTIONS:
+        if (on_all or not everywhere) and needs in allowed:
+            with np.errstate(all="ignore"):
+                values = compute(entries.values)
+            builds = [partial(_called, form, build) for build in entries.builds]
+            parts.append((values, entries.sizes + cost, entries.families, builds))
+    return _sound(Dictionary.of(entries.values.shape[1], parts), policy)
 
 
-def _smallest(entries: _Entries, count: int) -> list[int]:
-    return [int(i) for i in np.argsort(entries.sizes, kind="stable")[:count]]
-
-
-def _apply(entries: _Entries, indices: Sequence[int], several: bool, policy: ExpressionPairsPolicy) -> None:
-    for i in list(indices):
-        values, build, size = entries.values[i], entries.builds[i], entries.sizes[i]
-        for needs, compute, form, cost, everywhere in _FUNCTIONS:
-            if (everywhere or not several) and needs in entries.allowed:
-                entries.add(compute(values), _called(form, build), size + cost, policy.largest)
-
-
-def _called(form: Build, *builds: Callable[[], sympy.Expr]) -> Callable[[], sympy.Expr]:
-    return lambda: form(*(build() for build in builds))
+def _called(form: Build, *builds: Callable[[], sympy.Expr]) -> sympy.Expr:
+    return form(*(build() for build in builds))
 
 
 _BINARY: tuple[tuple[Callable[[Array, Array], Array], Build], ...] = (
@@ -167,11 +170,26 @@ _BINARY: tuple[tuple[Callable[[Array, Array], Array], Build], ...] = (
 )
 
 
-def _combine(entries: _Entries, i: int, j: int, policy: ExpressionPairsPolicy) -> None:
-    size = entries.sizes[i] + entries.sizes[j] + (0.5 if max(entries.sizes[i], entries.sizes[j]) > 1 else -0.5)
+def _combined(entries: Dictionary, others: Dictionary, policy: ExpressionPairsPolicy) -> Dictionary:
+    """Products, quotients, sums and differences of each of the entries and each of the others, both ways round once."""
+    i, j = np.indices((len(entries.sizes), len(others.sizes))).reshape(2, -1)
+    i, j = (i[j <= i], j[j <= i]) if entries is others else (i, j)
+    joined = np.where(np.maximum(entries.sizes[i], others.sizes[j]) > 1, 0.5, -0.5)
+    parts = []
     for compute, form in _BINARY:
-        entries.add(compute(entries.values[i], entries.values[j]), _called(form, entries.builds[i], entries.builds[j]),
-                    size, policy.largest)  # fmt: skip
+        with np.errstate(all="ignore"):
+            values = compute(entries.values[i], others.values[j])
+        builds = [partial(_called, form, entries.builds[a], others.builds[b]) for a, b in zip(i, j, strict=True)]
+        parts.append((values, entries.sizes[i] + others.sizes[j] + joined, [""] * len(i), builds))
+    return _sound(Dictionary.of(entries.values.shape[1], parts), policy)
+
+
+def _sound(entries: Dictionary, policy: ExpressionPairsPolicy) -> Dictionary:
+    """The entries that are finite, not constant and not huge."""
+    with np.errstate(all="ignore"):
+        top = np.abs(entries.values).max(axis=1)
+        good = np.isfinite(top) & (top > 1 / policy.largest**2) & (top < policy.largest)
+        return entries.chosen(np.flatnonzero(good & (np.ptp(entries.values, axis=1) >= policy.flat * top)))
 
 
 def pair_formulas(
@@ -181,12 +199,9 @@ def pair_formulas(
     allowed = {"", *(candidate.name for candidate in candidates)}
     pick = np.linspace(0, len(data.y) - 1, min(policy.points, len(data.y))).astype(int)
     u, y = data.x[pick], data.y[pick]
-    entries = _grown(u, allowed, policy)
-    order = _smallest(entries, policy.plain)
-    values = np.array([entries.values[i] for i in order])
-    builds = [entries.builds[i] for i in order]
+    entries = _grown(u, allowed, policy).simplest(policy.plain, shifted=False)
     found: list[tuple[float, sympy.Expr]] = []
-    for guesses in _guesses(values, builds, y, allowed, policy):
+    for guesses in _guesses(entries, y, allowed, policy):
         fitted = [_fitted(guess, data) for guess in guesses]
         exact = [entry for entry in fitted if entry[1] <= policy.exact]
         if exact:
@@ -205,58 +220,47 @@ def _plainness(expression: sympy.Expr) -> float:
 
 @dataclass(frozen=True)
 class _Guess:
-    """The transformed output over `weight` as a linear combination of entries; `outer` gives y over weight, `quotient`
-    are entries times it."""
+    """What is `sought` of y over `weight` as a linear combination of entries, or of their `logarithms`; those in
+    `times` stand there times what is sought."""
 
+    sought: Sought
     terms: tuple[sympy.Expr, ...]
     times: tuple[sympy.Expr, ...] = ()
-    transform: Compute = lambda y: y
-    outer: Build = lambda e: e
     logarithms: bool = False
     weight: sympy.Expr = sympy.S.One
 
 
-def _guesses(
-    values: Array, builds: list[Callable[[], sympy.Expr]], y: Array, allowed: set[str], policy: ExpressionPairsPolicy
-) -> Iterator[list[_Guess]]:
+def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: ExpressionPairsPolicy) -> Iterator[list[_Guess]]:
     """Guesses of one kind after the other."""
-    one, plain, values = np.ones((1, len(y))), values, values[: policy.entries]
+    one, plain, builds, values = np.ones((1, len(y))), entries.values, entries.builds, entries.values[: policy.entries]
 
     def near(t: Array, first: Array = values, second: Array | None = None) -> list[tuple[int, int]]:
         pairs = nearest_pairs(t, first, one, policy.kept, others=second, floor=_EXACT)
         return [(i, j) for left, i, j in pairs if left < policy.promising]
 
-    for number, transform, outer, t in _outputs(y, allowed):
-        yield [
-            _Guess((builds[i](), builds[j]()), (), transform, outer) for i, j in near(t, values if number else plain)
-        ]
+    few = values[: policy.quotients]
+    for place, sought in enumerate(outputs(y, allowed)):
+        t = sought.values
+        yield [_Guess(sought, (builds[i](), builds[j]())) for i, j in near(t, values if place else plain)]
         triples = _best_triples(values[: policy.triples], t, policy)
-        yield [_Guess(tuple(builds[i]() for i in chosen), (), transform, outer) for chosen in triples]
-        if number < 3:
-            few = values[: policy.quotients]
-            yield [_Guess((builds[i](),), (builds[j](),), transform, outer) for i, j in near(t, few, few * t)]
+        yield [_Guess(sought, tuple(builds[i]() for i in chosen)) for chosen in triples]
+        if place < _QUOTIENTS:
+            yield [_Guess(sought, (builds[i](),), (builds[j](),)) for i, j in near(t, few, few * t)]
     signed = np.sign(y)
     if (signed == signed[0]).all():
-        same = [i for i in range(len(values)) if (np.sign(values[i]) == np.sign(values[i, 0])).all()]
-        pairs = near(np.log(np.abs(y)), np.log(np.abs(values[same])))
+        same = np.flatnonzero((np.sign(values) == np.sign(values[:, :1])).all(axis=1))
+        logarithm = Sought(np.log(np.abs(y)), lambda y: np.log(np.abs(y)), sympy.exp)
+        pairs = near(logarithm.values, np.log(np.abs(values[same])))
         both = [tuple(builds[same[k]]() for k in pair) for pair in pairs]
-        yield [_Guess(two, (), lambda y: np.log(np.abs(y)), sympy.exp, logarithms=True) for two in both]
+        yield [_Guess(logarithm, two, logarithms=True) for two in both]
     for k in range(min(policy.weights, len(values))):
-        weight, weighed = builds[k](), y / values[k]
-        for number, transform, outer, t in _outputs(weighed, allowed):
-            few = values[: policy.quotients] if number else values
-            yield [_Guess((builds[i](), builds[j]()), (), transform, outer, weight=weight) for i, j in near(t, few)]
+        for place, sought in enumerate(outputs(y / values[k], allowed)):
+            pairs = near(sought.values, few if place else values)
+            yield [_Guess(sought, (builds[i](), builds[j]()), weight=builds[k]()) for i, j in pairs]
 
 
-def _outputs(y: Array, allowed: set[str]) -> Iterator[tuple[int, Compute, Build, Array]]:
-    """The transforms of y that are defined and do not blow it up: number, itself, what undoes it, its values."""
-    for number, (needs, transform, outer) in enumerate(OUTPUTS):
-        with np.errstate(all="ignore"):
-            t = transform(y)
-        usable = np.isfinite(t).all() and np.ptp(t) >= 1e-12 * np.abs(t).max(initial=1e-300)
-        large = number in (6, 7, 8) and np.abs(y).max() > (20 if number == 6 else np.pi / 2)
-        if needs in allowed and usable and not large:
-            yield number, transform, outer, t
+#: Of the functions of y the first so many are sought as quotients.
+_QUOTIENTS = 3
 
 
 def _best_triples(values: Array, t: Array, policy: ExpressionPairsPolicy) -> list[tuple[int, int, int]]:
@@ -279,7 +283,7 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     count_work(_GUESS)
     with np.errstate(all="ignore"):
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
-        t = guess.transform(y / weight)
+        t = guess.sought.transform(y / weight)
         columns = [to_numpy(term, names)(x) for term in (*guess.terms, *guess.times)]
         if guess.logarithms:
             columns = [np.log(np.abs(column)) for column in columns]
@@ -288,7 +292,7 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         if not (np.isfinite(design).all() and np.isfinite(t).all()):
             return sympy.Integer(0), np.inf
         solved = _least_squares(design, t)
-    numbers = [sympy.Float(float(c), 17) if c else sympy.Integer(0) for c in solved]
+    numbers = [number(float(c)) for c in solved]
     if guess.logarithms:
         powers = zip(guess.terms, solved[:-1], strict=True)
         expression = sympy.Mul(*(_absolute(e, data) ** _exponent(float(c)) for e, c in powers))
@@ -297,11 +301,9 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         cut = len(guess.terms)
         top = sympy.Add(*(c * e for c, e in zip(numbers[:cut], guess.terms, strict=True))) + numbers[-1]
         below = 1 - sympy.Add(*(c * e for c, e in zip(numbers[cut:-1], guess.times, strict=True)))
-        expression = guess.weight * guess.outer(top / below)
+        expression = guess.weight * guess.sought.inverse(top / below)
     with np.errstate(all="ignore"):
         residual = to_numpy(expression, names)(x) - y if expression.free_symbols else np.full(len(y), np.inf)
-        if guess.outer is sympy.sqrt and (y < 0).all():
-            expression, residual = -expression, -to_numpy(expression, names)(x) - y
     error = float(np.sqrt(np.mean(residual**2))) / data.spread
     return expression, error if np.isfinite(error) else np.inf
 

@@ -13,22 +13,19 @@ import sympy
 from sympy.core.function import AppliedUndef
 
 from kanrun.engine.symbolic.budget import WorkSpent
-from kanrun.engine.symbolic.candidates import CONSTANT, Array, X
+from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.constants import round_constants
 from kanrun.engine.symbolic.description_length import EXACT, SearchData
-from kanrun.engine.symbolic.edges import CONSTANTS, Identity, Spline, Symbolic
+from kanrun.engine.symbolic.edges import Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.pruning import drop_terms
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
 from kanrun.engine.symbolic.search_problem import SearchPolicy
 from kanrun.engine.symbolic.simplification import quotients_out_of_powers, round_numbers, simplified, size, written
-from kanrun.engine.symbolic.trees import expanded
+from kanrun.engine.symbolic.subgraph import expanded
 from kanrun.errors import KanrunError
 from kanrun.formulas import to_latex, to_numpy, to_python, variable
-
-#: Digits of a constant that was not rounded.
-DIGITS = 17
 
 
 def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
@@ -39,10 +36,10 @@ def to_expression(graph: Graph, names: Sequence[str]) -> sympy.Expr:
         terms = []
         for i in graph.into(node):
             argument = values[graph.edges[i].source]
+            function = graph.edges[i].function
             if i in numeric:
-                terms.append(sympy.Function(numeric[i])(argument))
-            else:
-                terms.append(_edge_expression(graph.edges[i].function, argument))
+                argument = sympy.Function(numeric[i])(argument)
+            terms.append(function.expression(argument) if isinstance(function, Symbolic) else argument)
         values.append(sympy.Add(*terms) if graph.operation(node) == "sum" else sympy.Mul(*terms))
     return values[graph.output]
 
@@ -72,25 +69,6 @@ def numeric_value(
 def _size(call: sympy.Expr) -> tuple[int, str]:
     """What is inside another one is smaller; the name keeps the order the same in every process."""
     return sum(1 for _ in sympy.preorder_traversal(call)), str(call)
-
-
-def _edge_expression(function: object, argument: sympy.Expr) -> sympy.Expr:
-    if isinstance(function, Identity):
-        return argument
-    if not isinstance(function, Symbolic):
-        raise KanrunError("An edge is still numeric: there is no formula of the whole network.")
-    a, b, c, d = (_number(function, name) for name in CONSTANTS)
-    if function.candidate is CONSTANT:
-        return d
-    return c * function.candidate.expression.subs(X, a * argument + b) + d
-
-
-def _number(function: Symbolic, name: str) -> sympy.Expr:
-    exact = dict(function.exact)
-    value = function.constants[CONSTANTS.index(name)]
-    if name in exact:
-        return exact[name]
-    return sympy.Integer(int(value)) if value in (-1.0, 0.0, 1.0) else sympy.Float(value, DIGITS)
 
 
 @dataclass(frozen=True)
@@ -149,8 +127,7 @@ def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: Searc
         graph = graph if graph.numeric_edges() else drop_terms(graph, data, policy.pruning)
         graph = refit_to(graph, data, RefitSettings(steps=100, gain=1e-6, damping=1e-10))
         allowed = max((1 + policy.rounding.slack) * data.error(graph), 0.1 * EXACT)
-        rounded = round_constants(graph, data, allowed, policy.rounding)
-        graph, changes = rounded.graph, rounded.changes
+        graph, changes = round_constants(graph, data, allowed, policy.rounding)
     expression = to_expression(graph, names)
     if numeric := numeric_names(graph):
         splines = [(name, graph.edges[i].function) for i, name in numeric.items()]

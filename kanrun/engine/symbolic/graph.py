@@ -7,7 +7,7 @@ so that one evaluation, one Jacobian and one refit serve them all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -92,7 +92,7 @@ class Graph:
 
     def derivatives(self, x: Array) -> tuple[Array, list[Array], Array]:
         """The output (N,), its slope (N,) in every input, and its Jacobian (N, parameters)."""
-        values, outs, slopes, own = self._forward(x)
+        values, parts = self._forward(x, lambda function, t: function.evaluate(t))
         upstream = [np.zeros(x.shape[0]) for _ in values]
         upstream[self.output] = np.ones(x.shape[0])
         blocks: list[Array] = [np.zeros((x.shape[0], 0))] * len(self.edges)
@@ -102,40 +102,32 @@ class Graph:
                 carried = upstream[node]
                 if self.operation(node) == "product":
                     for j in into:
-                        carried = carried * outs[j] if j != i else carried
-                blocks[i] = carried[:, None] * own[i]
+                        carried = carried * parts[j][0] if j != i else carried
+                blocks[i] = carried[:, None] * parts[i][2]
                 source = self.edges[i].source
-                upstream[source] = upstream[source] + carried * slopes[i]
+                upstream[source] = upstream[source] + carried * parts[i][1]
         jacobian = np.concatenate([np.zeros((x.shape[0], 0)), *blocks], axis=1)
         return values[self.output], upstream[: self.inputs], jacobian
 
     def edge_outputs(self, x: Array) -> tuple[list[Array], list[Array]]:
         """The value of every node, and of every edge."""
-        values: list[Array] = [x[:, i] for i in range(self.inputs)]
-        outs: list[Array] = []
-        at = 0
-        for node in range(self.inputs, self.output + 1):
-            first = at
-            while at < len(self.edges) and self.edges[at].target == node:
-                outs.append(self.edges[at].function.value(values[self.edges[at].source]))
-                at += 1
-            values.append(_combine(self.operation(node), outs[first:at], x.shape[0]))
-        return values, outs
+        values, outs = self._forward(x, lambda function, t: (function.value(t),))
+        return values, [out for (out,) in outs]
 
-    def _forward(self, x: Array) -> tuple[list[Array], list[Array], list[Array], list[Array]]:
+    def _forward(
+        self, x: Array, of: Callable[[EdgeFunction, Array], tuple[Array, ...]]
+    ) -> tuple[list[Array], list[tuple[Array, ...]]]:
+        """The value of every node, and what `of` gives of every edge's function at its argument, its value first."""
         values: list[Array] = [x[:, i] for i in range(self.inputs)]
-        outs, slopes, blocks = [], [], []
+        outs: list[tuple[Array, ...]] = []
         at = 0
         for node in range(self.inputs, self.output + 1):
             first = at
             while at < len(self.edges) and self.edges[at].target == node:
-                out, slope, block = self.edges[at].function.evaluate(values[self.edges[at].source])
-                outs.append(out)
-                slopes.append(slope)
-                blocks.append(block)
+                outs.append(of(self.edges[at].function, values[self.edges[at].source]))
                 at += 1
-            values.append(_combine(self.operation(node), outs[first:at], x.shape[0]))
-        return values, outs, slopes, blocks
+            values.append(_combine(self.operation(node), [out[0] for out in outs[first:at]], x.shape[0]))
+        return values, outs
 
     def numeric_edges(self) -> list[int]:
         return [i for i, edge in enumerate(self.edges) if isinstance(edge.function, Spline)]

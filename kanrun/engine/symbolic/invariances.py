@@ -1,19 +1,15 @@
-"""Changes of a graph that keep its function: redundant constants, and the freedom between a product and a sum."""
+"""Changes of a graph that keep its function: redundant constants taken out, values scaled and shifted."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
-from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, TWINS, Array, Candidate
-from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.edge_matching import ROUNDING, grid_values, standardised
+from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY, Candidate
+from kanrun.engine.symbolic.edge_matching import standardised
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
-from kanrun.engine.symbolic.pairs import covered
-from kanrun.engine.symbolic.refit import RefitSettings, refit
-from kanrun.engine.symbolic.search_problem import SearchProblem
 
 #: log(s u) = log s + log u moves a constant of this size at most into s.
 _LARGEST_SHIFT = 30.0
@@ -184,132 +180,3 @@ def released(graph: Graph) -> Graph:
             function = standardised(edge.function)
             graph = graph.with_function(i, replace(function, free=function.candidate.free, exact=()))
     return graph
-
-
-@dataclass(frozen=True)
-class ProductPair:
-    """Edges of the same source: `alpha` into a sum, and `phi` into a product of two that goes into that sum; `psi` is
-    the product's other edge."""
-
-    alpha: int
-    phi: int
-    psi: int
-
-
-def product_pairs(graph: Graph) -> list[ProductPair]:
-    """All such pairs whose functions are splines."""
-    found = []
-    for carry in graph.edges:
-        node = carry.source
-        if not isinstance(carry.function, Identity) or node < graph.inputs or graph.operation(node) != "product":
-            continue
-        factors = graph.into(node)
-        if len(factors) != 2 or len(graph.out_of(node)) != 1 or graph.operation(carry.target) != "sum":
-            continue
-        for phi, psi in (factors, factors[::-1]):
-            for alpha in graph.into(carry.target):
-                same = graph.edges[alpha].source == graph.edges[phi].source
-                splines = all(isinstance(graph.edges[i].function, Spline) for i in (alpha, phi, psi))
-                if same and splines and graph.edges[alpha].source != graph.edges[psi].source:
-                    found.append(ProductPair(alpha, phi, psi))
-    return found
-
-
-def straightened(graph: Graph, data: SearchData) -> Graph:
-    """The same function with every alpha as straight as its k can make it."""
-    for pair in product_pairs(graph):
-        graph = shifted(graph, pair, _straightening(graph, pair, data))
-    return graph
-
-
-def variants(graph: Graph, problem: SearchProblem) -> list[Graph]:
-    """The same function in a few forms: the straightened one, then those in which an alpha is nearest to a
-    candidate."""
-    straight, limit = straightened(graph, problem.data), problem.policy.selection.clear
-    found = []
-    for pair in product_pairs(straight):
-        values, outs = straight.edge_outputs(problem.data.x)
-        t = values[straight.edges[pair.alpha].source]
-        for score, k in _candidate_shifts(t, outs[pair.alpha], outs[pair.phi], problem):
-            if score < limit:
-                found.append((score, shifted(straight, pair, k)))
-    best = sorted(found, key=lambda entry: entry[0])[: problem.policy.selection.variants]
-    return [straight, *(each for _, each in best)]
-
-
-def _candidate_shifts(t: Array, alpha: Array, phi: Array, problem: SearchProblem) -> list[tuple[float, float]]:
-    """(score, k) for each candidate f with alpha near k phi + c f(a t + b) + d."""
-    policy = problem.policy.matching
-    thin = np.argsort(t, kind="stable")[np.linspace(0, t.size - 1, min(t.size, policy.points)).astype(int)]
-    t, alpha, phi = t[thin], alpha[thin], phi[thin]
-    spread = float(np.std(alpha))
-    shifts = []
-    for candidate in problem.candidates:
-        if spread == 0.0 or candidate is CONSTANT or candidate.name in TWINS or candidate is IDENTITY:
-            continue
-        begun = _begun(t, alpha, phi, candidate, policy.coarse)
-        if begun is None:
-            continue
-        settings = RefitSettings(steps=30, gain=1e-3, damping=1e-4)
-        fitted = refit(begun, np.stack([t, phi], axis=1), alpha, settings)
-        f, line = fitted.graph.edges[0].function, fitted.graph.edges[1].function
-        if isinstance(f, Symbolic) and isinstance(line, Symbolic) and np.isfinite(fitted.rmse) and f.allows(t):
-            loss = max((fitted.rmse / spread) ** 2, ROUNDING)
-            shifts.append((float(np.log10(loss)) + 0.5 * candidate.complexity, line.constants[2]))
-    return shifts
-
-
-def _begun(t: Array, alpha: Array, phi: Array, candidate: Candidate, steps: int) -> Graph | None:
-    """k phi + c f(a t + b) + d at the best point of f's grid."""
-    middle, half = float(t.max() + t.min()) / 2, float(t.max() - t.min()) / 2
-    grid, f, _ = grid_values(candidate, steps)
-    if half == 0.0 or not len(grid):
-        return None
-    tau = np.linspace(-1, 1, f.shape[1])
-    order = (t - middle) / half
-    beside = np.stack([np.ones_like(tau), np.interp(tau, order, phi)])
-    basis = np.linalg.qr(beside.T)[0]
-    a, b = grid[int(np.argmax(covered(np.interp(tau, order, alpha), f, basis)[0]))]
-    edge = Symbolic(candidate, (float(a) / half, float(b - a * middle / half), 1.0, 0.0), candidate.free)
-    line = Symbolic(IDENTITY, (1.0, 0.0, 0.0, 0.0), "c")
-    design = np.stack([edge.value(t), phi, np.ones_like(t)], axis=1)
-    if not np.isfinite(design).all():
-        return None
-    c, k, d = np.linalg.lstsq(design, alpha, rcond=None)[0].tolist()
-    edge = replace(edge, constants=(*edge.constants[:2], c, d))
-    return Graph(2, ("sum",), (Edge(0, 2, edge), Edge(1, 2, replace(line, constants=(1.0, 0.0, k, 0.0)))))
-
-
-def shifted(graph: Graph, pair: ProductPair, k: float) -> Graph:
-    """alpha - k phi and psi + k in place of alpha and psi."""
-    functions = (graph.edges[i].function for i in (pair.alpha, pair.phi, pair.psi))
-    alpha, phi, psi = (function for function in functions if isinstance(function, Spline))
-    if (alpha.low, alpha.high, alpha.intervals) != (phi.low, phi.high, phi.intervals):
-        phi = phi.refined(alpha.intervals, alpha.low, alpha.high)
-    graph = graph.with_function(pair.alpha, alpha.with_parameters(alpha.parameters - k * phi.parameters))
-    return graph.with_function(pair.psi, psi.shifted(k))
-
-
-def moved_into_product(graph: Graph, index: int, data: SearchData) -> Graph:
-    """The graph with as much as possible of edge `index` moved into a product beside it, if there is one."""
-    values, outs = graph.edge_outputs(data.x)
-    for pair in product_pairs(graph):
-        if pair.alpha == index:
-            design = np.stack([outs[pair.phi], np.ones(values[0].size)], axis=1)
-            k = float(np.linalg.lstsq(design, outs[index], rcond=None)[0][0])
-            return shifted(graph, pair, k)
-    return graph
-
-
-def _straightening(graph: Graph, pair: ProductPair, data: SearchData) -> float:
-    """k with alpha - k phi nearest to a line, over the data's arguments."""
-    values, outs = graph.edge_outputs(data.x)
-    t = values[graph.edges[pair.alpha].source]
-    design = np.stack([outs[pair.phi], t, np.ones_like(t)], axis=1)
-    scale = np.linalg.norm(design, axis=0)
-    scale[scale == 0] = 1.0
-    line = design[:, 1:] / scale[1:]
-    bent = outs[pair.phi] - line @ np.linalg.lstsq(line, outs[pair.phi], rcond=None)[0]
-    if np.linalg.norm(bent) < 1e-6 * np.linalg.norm(outs[pair.phi]):
-        return float(np.linalg.lstsq(design[:, [0, 2]], outs[pair.alpha], rcond=None)[0][0])
-    return float(np.linalg.lstsq(design / scale, outs[pair.alpha], rcond=None)[0][0] / scale[0])

@@ -11,7 +11,7 @@ from kanrun.engine.symbolic.candidates import CONSTANT, IDENTITY
 from kanrun.engine.symbolic.description_length import SearchData, description_length
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Edge, Graph, renumbered, without_edges
-from kanrun.engine.symbolic.invariances import canonical, moved_into_product, scale_edge, shift_edge
+from kanrun.engine.symbolic.invariances import canonical, scale_edge, shift_edge
 from kanrun.engine.symbolic.refit import RefitSettings, refit, refit_to
 from kanrun.engine.symbolic.search_problem import PruningPolicy
 from kanrun.engine.symbolic.templates import fitted_grids
@@ -95,7 +95,6 @@ def _key(graph: Graph, index: int) -> tuple[int, int, int]:
 def without(graph: Graph, index: int, data: SearchData) -> Graph:
     """The graph without edge `index`, whose mean another edge into its node takes over: as a term in a sum, as a factor
     in a product. Edges that carry a value on as it is have no room for it."""
-    graph = moved_into_product(graph, index, data)
     node = graph.edges[index].target
     _, outs = graph.edge_outputs(data.x)
     mean = float(np.mean(outs[index]))

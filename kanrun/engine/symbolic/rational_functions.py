@@ -10,71 +10,72 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work, counted_calls
-from kanrun.engine.symbolic.candidates import Array
+from kanrun.engine.symbolic.candidates import Array, number
 from kanrun.engine.symbolic.description_length import SearchData
-from kanrun.engine.symbolic.expression_pairs import OUTPUTS
 from kanrun.engine.symbolic.pairs import few_terms
-from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
+from kanrun.engine.symbolic.search_problem import QuotientPolicy
 from kanrun.formulas import to_numpy, variable
 
 
-def rational_function(data: SearchData, policy: ExpressionPairsPolicy) -> sympy.Expr | None:
+def rational_function(data: SearchData, policy: QuotientPolicy) -> sympy.Expr | None:
     """A quotient of polynomials of few terms in all inputs, or its root, that gives y on all points to rounding, or
+    None."""
+    x, y = data.together.x, data.together.y
+    if (plain := quotient_of_polynomials(x, y, policy)) is not None:
+        return plain
+    squared = quotient_of_polynomials(x, y**2, policy)
+    if squared is None:
+        return None
+    with counted_calls():
+        return _root(squared, x, y)
+
+
+def quotient_of_polynomials(x: Array, y: Array, policy: QuotientPolicy, known: float = 0.0) -> sympy.Expr | None:
+    """A quotient of polynomials of few terms for y (N,), known to an error `known` of its size, at x (N, inputs), or
     None.
 
     P / Q = y is linear in the coefficients, P - y (Q - 1) = y about the middle of the points, where Q is not 0. Degrees
     rise until least squares suddenly leaves nothing, not bit by bit as where a quotient approximates; then monomials in
     the inputs themselves are left out as long as that stays so.
     """
-    x, y = data.together.x, data.together.y
-    inputs, ranges = x.shape[1], np.ptp(x, axis=0)
+    inputs, ranges, size = x.shape[1], np.ptp(x, axis=0), float(np.abs(y).max())
+    most, allowed = min(len(y) // 3, policy.monomials), max(policy.nothing, known) * size
     if not ranges.all():
         return None
     about = (x - x.mean(0)) / ranges * 2
-    most = min(len(y) // 3, policy.monomials)
-    for transform, outer in (OUTPUTS[0][1:], OUTPUTS[2][1:]):
-        t = transform(y)
-        if not np.isfinite(t).all():
-            continue
-        size = float(np.abs(t).max())
-        found: tuple[int, list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
-        for q in range(5):
-            below = _powers(inputs, q)[1:]
-            largest = max(
-                (p for p in range(policy.degree + 1) if len(below) + math.comb(inputs + p, p) <= most), default=0
-            )
-            above = _powers(inputs, largest)
-            if len(below) + len(above) > most:
-                break
-            columns = _columns(about, t, above, below)
-            count_work(COSTS.least_squares * columns.size * columns.shape[1])
-            basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
-            before = size
-            for p in range(largest + 1):
-                k = len(below) + math.comb(inputs + p, p)
-                rest = t - basis[:, :k] @ (basis[:, :k].T @ t)
-                left = float(np.sqrt(np.mean(rest**2)))
-                if left <= _NOTHING * size and left < _SUDDEN * before and (found is None or k < found[0]):
-                    found = k, above[: k - len(below)], below
-                before = left
-        if found is None:
-            continue
-        expression = _quotient(x, t, found[1], found[2], policy)
-        if expression is not None and outer is sympy.sqrt:
-            with counted_calls():
-                expression = _root(expression, x, y)
-        if expression is not None and expression.free_symbols:
-            return expression
-    return None
+    found: tuple[int, list[tuple[int, ...]], list[tuple[int, ...]]] | None = None
+    for q in range(policy.below + 1):
+        below = _powers(inputs, q)[1:]
+        fit = (p for p in range(policy.degree + 1) if len(below) + math.comb(inputs + p, p) <= most)
+        above = _powers(inputs, max(fit, default=0))
+        if len(below) + len(above) > most:
+            break
+        columns = _columns(about, y, above, below)
+        count_work(COSTS.least_squares * columns.size * columns.shape[1])
+        basis = np.linalg.qr(columns / np.linalg.norm(columns, axis=0))[0]
+        before = size
+        for p in range(sum(above[-1]) + 1):
+            k = len(below) + math.comb(inputs + p, p)
+            rest = y - basis[:, :k] @ (basis[:, :k].T @ y)
+            left = float(np.sqrt(np.mean(rest**2)))
+            if left <= allowed and left < policy.sudden * before and (found is None or k < found[0]):
+                found = k, above[: k - len(below)], below
+            before = left
+    expression = _quotient(x, y, found[1], found[2], policy, allowed) if found is not None else None
+    return expression if expression is not None and expression.free_symbols else None
 
 
 def _quotient(
-    x: Array, t: Array, above: list[tuple[int, ...]], below: list[tuple[int, ...]], policy: ExpressionPairsPolicy
+    x: Array,
+    t: Array,
+    above: list[tuple[int, ...]],
+    below: list[tuple[int, ...]],
+    policy: QuotientPolicy,
+    allowed: float,
 ) -> sympy.Expr | None:
     """The quotient of few terms with these monomials above and, beside a constant, below; the first of the
     denominator has the coefficient 1."""
-    scale, allowed = np.abs(x).max(0), 1e-12 * float(np.abs(t).max())
-    below = [above[0], *below]
+    scale, below = np.abs(x).max(0), [above[0], *below]
     columns = _columns(x / scale, t, above, below)
     sizes = np.linalg.norm(columns, axis=0)
     null = np.linalg.svd(np.linalg.qr(columns / sizes)[1])[2][-1]
@@ -94,8 +95,8 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     exact = quotient.xreplace({c: sympy.Rational(c).limit_denominator(10**6) for c in quotient.atoms(sympy.Float)})
     outside, inside = sympy.Integer(1), sympy.Integer(1)
     for part, sign in zip(sympy.fraction(sympy.cancel(exact)), (1, -1), strict=True):
-        number, factors = sympy.factor_list(part)
-        inside *= number**sign
+        constant, factors = sympy.factor_list(part)
+        inside *= constant**sign
         for factor, times in factors:
             outside *= factor ** (sign * (times // 2))
             inside *= factor ** (sign * (times % 2))
@@ -105,8 +106,6 @@ def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
     return root if float(np.abs(value - y).max()) <= _ALMOST * float(np.abs(y).max()) else None
 
 
-#: What least squares leaves, relative to y, of a quotient that is exact, and to what it left at the degree before.
-_NOTHING, _SUDDEN = 1e-12, 1e-4
 #: Largest difference between y and the root of a quotient whose numbers were taken for fractions.
 _ALMOST = 1e-6
 
@@ -128,5 +127,4 @@ def _monomial(x: Array, power: tuple[int, ...]) -> Array:
 
 
 def _term(power: tuple[int, ...], coefficient: float) -> sympy.Expr:
-    number = sympy.Integer(1) if coefficient == 1.0 else sympy.Float(coefficient, 17)
-    return number * sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))
+    return number(coefficient) * sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))

@@ -15,9 +15,10 @@ from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph, coarse_fit, extend, sparsified, train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
+from kanrun.engine.symbolic.selection import Tried
 from kanrun.engine.symbolic.separability import module_templates
 from kanrun.engine.symbolic.smooth_fit import relative_noise
-from kanrun.engine.symbolic.snapping import SearchStage, Tried, deepened, refine_to_formula, snapped
+from kanrun.engine.symbolic.snapping import SearchStage, deepened, refine_to_formula, snapped
 from kanrun.engine.symbolic.structure import (
     in_all_inputs,
     of_logarithm,
@@ -62,10 +63,10 @@ def _in_inputs(
     inputs = list(range(problem.data.x.shape[1]))
     if len(inputs) <= problem.policy.plain:
         yield from run.attempt(first_shapes(inputs)[:2])
-    if len(inputs) == 1 and not run.is_exact() and run.is_rough():
-        yield from run.recorded(regressions(problem))
     if len(inputs) == 1:
         yield from run.deepen()
+    if len(inputs) == 1 and not run.is_exact() and run.is_rough():
+        yield from run.recorded(regressions(problem))
     if not (run.is_exact() or run.budget.over):  # they cost little, and where noise is met they may be shorter
         yield from run.recorded(simple_laws(problem))
     relative = not (run.is_exact() or settled) and relative_noise(problem.data, problem.policy.symmetry)
@@ -214,7 +215,7 @@ class _Search:
                 allowance = self.policy.alone * self.budget.left  # one function is all there is to look at
             for event in deepened(self.tried[index], self.problem, allowance):
                 if isinstance(event, Tried):
-                    self.further -= event.selected.work
+                    self.further -= event.work
                     self.tried[index] = event
                 yield event
         self.deep = len(self.tried)
@@ -300,6 +301,6 @@ def choose_formula(tried: Sequence[Tried], problem: SearchProblem) -> Tried | No
 
     def length(each: Tried) -> float:
         unread = length_of(problem.policy.unread * each.network_error, 0, 0.0, problem.data)
-        return each.selected.length if each.formula else unread
+        return each.best.length if each.formula else unread
 
     return min(tried, key=length, default=None)

@@ -28,28 +28,35 @@ class MatchingPolicy:
 
 
 @dataclass(frozen=True)
+class QuotientPolicy:
+    """Quotients of polynomials of degrees up to `degree` and `below`, with at most `monomials` to choose from and
+    `terms` in the end, that leave a share `nothing` of y, and `sudden` of what the degree before left."""
+
+    degree: int = 6
+    below: int = 4
+    monomials: int = 250
+    terms: int = 12
+    nothing: float = 1e-12
+    sudden: float = 1e-4
+
+
+@dataclass(frozen=True)
 class UnivariatePolicy:
     """Formulas of one variable for an edge: `points` of its samples are used.
 
     Values are known to `rounding` of their size at best; where they are known to `precise`, the first formula as good
-    as that is taken. Polynomials have a degree of at most `degree`, rational functions degrees of at most `rational` in
-    all; both count where the residual falls to `sudden` of what it was at once, and of values that are not known to
-    `precise` quotients of degrees up to `quotient`; combinations within other families have
-    at most `sums` terms. The dictionary has `entries`, `nice` of them with constants that one writes, and `products` of
-    the `simple` ones among these, or of half as many of which at most `alike` are of one family. `singles` of them are
-    refitted, for at most `steps` steps, with a factor if they leave less than `promising` of the variance; of their
-    pairs the `kept` best are looked at and `polished` families of them refitted; `first` entries are tried as the third
-    term. Terms are added to a beam of `width`, `branches` each, `terms` times. The `returned` best are matches. An edge
-    of several gets work of `budget`.
+    as that is taken. Combinations within families have at most `sums` terms. The dictionary has `entries`, `nice` of
+    them with constants that one writes, and `products` of the `simple` ones among these, or of half as many of which at
+    most `alike` are of one family. `singles` of them are refitted, for at most `steps` steps, with a factor if they
+    leave less than `promising` of the variance; of their pairs the `kept` best are looked at and `polished` families of
+    them refitted; `first` entries are tried as the third term. Terms are added to a beam of `width`, `branches` each,
+    `terms` times. The `returned` best are matches. An edge of several gets work of `budget`.
     """
 
     points: int = 120
     rounding: float = 3e-14
     precise: float = 1e-10
-    degree: int = 16
-    rational: int = 10
-    quotient: int = 2
-    sudden: float = 1e-4
+    quotients: QuotientPolicy = field(default_factory=lambda: QuotientPolicy(degree=16, terms=20))
     sums: int = 6
     entries: int = 4000
     nice: int = 2500
@@ -122,13 +129,13 @@ class SelectionPolicy:
     """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, then a beam of
     `width` graphs with `branches` candidates an edge, within work of `budget`.
 
-    `variants` graphs of the same function beside the plain one are tried, if a match in them scores below `clear`.
-    Formulas are tried on edges whose best match has 1 - R^2 above `doubted` and the network's own accuracy. Above an
-    error of `noisy` a network has met noise, and a formula `as_good` times as wrong is enough, unless it is `resolved`
-    times as wrong or less, which shows that the network's grid was the limit. Between `smooth` and `noisy` it is noise
-    where the residuals have nothing of the inputs in them; splines of exact data leave less. A formula of one edge may
-    leave the share `within` of the network's error, `within_noise` of noise. Errors below `near` are polished before
-    they are compared. Constants diverge where c f is `diverged` times as large as c f + d.
+    `variants` graphs of the same function are tried where it has several. Formulas are tried on edges whose best match
+    has 1 - R^2 above `doubted` and the network's own accuracy. Above an error of `noisy` a network has met noise, and a
+    formula `as_good` times as wrong is enough, unless it is `resolved` times as wrong or less, which shows that the
+    network's grid was the limit. Between `smooth` and `noisy` it is noise where the residuals have nothing of the
+    inputs in them; splines of exact data leave less. A formula of one edge may leave the share `within` of the
+    network's error, `within_noise` of noise. Errors below `near` are polished before they are compared. Constants
+    diverge where c f is `diverged` times as large as c f + d.
     """
 
     assignments: int = 24
@@ -136,8 +143,6 @@ class SelectionPolicy:
     width: int = 3
     branches: int = 3
     budget: float = 16.0
-    variants: int = 3
-    clear: float = -3.5
     doubted: float = 3e-8
     noisy: float = 5e-3
     smooth: float = 2e-5
@@ -146,6 +151,7 @@ class SelectionPolicy:
     resolved: float = 0.7
     within: float = 0.1
     within_noise: float = 0.3
+    variants: int = 3
     diverged: float = 1e7
 
 
@@ -213,11 +219,10 @@ class ExpressionPairsPolicy:
 
     Products and sums of two are formed of the `factors` simplest entries, functions of the `inner` simplest of these,
     and with a variable of the `thirds` simplest; the `plain` simplest are kept for y itself and the `entries` simplest
-    for all else, of values up to `largest`. Pairs of all, also times one of the first `weights`, of the first
-    `quotients` in quotients, triples of the first `triples` are compared on `points`, `kept` of those that leave less
-    than `promising` of the variance are fitted to all points. A formula is exact at a relative error of `exact`; of the
-    `returned` nearest others the `refined` best are kept after a refit. Polynomials have at most `monomials` of a
-    `degree` to choose from and `terms` in the end.
+    for all else, of values up to `largest` that vary by more than `flat` of that. Pairs of all, also times one of the
+    first `weights`, of the first `quotients` in quotients, triples of the first `triples` are compared on `points`,
+    `kept` of those that leave less than `promising` of the variance are fitted to all points. A formula is exact at a
+    relative error of `exact`; of the `returned` nearest others the `refined` best are kept after a refit.
     """
 
     variables: int = 5
@@ -230,25 +235,24 @@ class ExpressionPairsPolicy:
     triples: int = 160
     weights: int = 8
     largest: float = 1e6
+    flat: float = 1e-9
     points: int = 80
     kept: int = 6
     promising: float = 1e-4
     exact: float = 1e-10
     returned: int = 8
     refined: int = 2
-    degree: int = 6
-    monomials: int = 250
-    terms: int = 12
 
 
 @dataclass(frozen=True)
 class RidgePolicy:
-    """A quadratic polynomial and one function of a bilinear form of up to `variables` inputs scaled to [-1, 1].
+    """A quadratic polynomial and one function of a bilinear form of up to `variables` inputs.
 
-    The slopes of the form come from `waves` in a sine, `ratios` where only the ratio of slopes and shift counts, else
-    `slopes`; up to `widest` in all, and the grid is thinned to at most `most`. Of each function and factor the `kept`
-    nearest that leave less than `promising` of the variance, and of all these the `tried` best, are fitted at `points`
-    with `steps` from `damping`, until one is exact at a relative error of `exact`; the `returned` best come out.
+    The slopes of the form's monomials, which lie in [-1, 1], come from `waves` in a sine, `ratios` where only the ratio
+    of slopes and shift counts, else `slopes`; up to `widest` in all, of three monomials thinned to at most `most`
+    forms. Of each function and factor the `kept` nearest that leave less than `promising` of the variance, and of all
+    these the `tried` best, are fitted at `points` with `steps` from `damping`, until one is exact at a relative error
+    of `exact`; the `returned` best come out.
     """
 
     variables: int = 3
@@ -256,10 +260,10 @@ class RidgePolicy:
     slopes: tuple[float, ...] = (-4.0, -2.0, -1.0, -0.5, 0.0, 0.5, 1.0, 2.0, 4.0)
     ratios: tuple[float, ...] = (-1.0, -0.5, 0.0, 0.5, 1.0)
     widest: float = 24.0
-    most: int = 16000
-    points: int = 200
+    most: int = 8000
+    points: int = 120
     kept: int = 2
-    promising: float = 0.5
+    promising: float = 0.6
     tried: int = 16
     steps: int = 60
     damping: float = 1e-2
@@ -370,6 +374,7 @@ class SearchPolicy:
     grouped: float = 0.6
     structure_loss: float = 1e-13
     symmetry: SymmetryPolicy = field(default_factory=SymmetryPolicy)
+    quotients: QuotientPolicy = field(default_factory=QuotientPolicy)
     expression_pairs: ExpressionPairsPolicy = field(default_factory=ExpressionPairsPolicy)
     ridge: RidgePolicy = field(default_factory=RidgePolicy)
     sum_product: SumProductPolicy = field(default_factory=SumProductPolicy)

@@ -21,38 +21,23 @@ from kanrun.engine.symbolic.description_length import EXACT, SearchData, descrip
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import EdgeFunction, Spline, Symbolic
 from kanrun.engine.symbolic.graph import Graph
-from kanrun.engine.symbolic.invariances import canonical, variants
+from kanrun.engine.symbolic.graph_training import TrainedGraph
+from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.trees import expanded
+from kanrun.engine.symbolic.subgraph import expanded
 from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.engine.symbolic.variants import variants
 
 Matches = dict[int, list[EdgeMatch]]
 
 
-@dataclass(frozen=True)
-class Selected:
-    """The best symbolic graph with its relative validation error and its description length, and the matches of each
-    edge of the numeric one, `network`.
-
-    `snapped` is the same before its constants were refitted, node for node the numeric one; `refitting` the seconds
-    that this took. `work` is what a longer search has used.
-    """
-
-    network: Graph
-    graph: Graph | None
-    error: float
-    length: float
-    matches: Matches
-    tried: int
-    snapped: Graph | None = None
-    refitting: float = 0.0
-    work: float = 0.0
-
-
 @dataclass(order=True)
 class Trial:
-    """Ordered by its description `length`; `error` is on validation data, both inf where there is no formula."""
+    """Ordered by its description `length`; `error` is on validation data, both inf where there is no formula.
+
+    `snapped` is the graph before its constants were refitted, node for node the numeric one; `seconds` that this took.
+    """
 
     length: float
     error: float = field(compare=False)
@@ -61,13 +46,38 @@ class Trial:
     seconds: float = field(compare=False, default=0.0)
 
 
-def _none(graph: Graph) -> Trial:
-    return Trial(float("inf"), float("inf"), graph)
+@dataclass(frozen=True)
+class Tried:
+    """A structure's pruned and retrained `network`, the matches of each of its edges, and the `best` formula of it.
+
+    `work` is what a longer search has used.
+    """
+
+    name: str
+    network: Graph
+    network_error: float
+    best: Trial
+    matches: Matches = field(default_factory=dict)
+    work: float = 0.0
+
+    @property
+    def formula(self) -> Graph | None:
+        return self.best.graph if np.isfinite(self.best.error) else None
+
+    @property
+    def formula_error(self) -> float:
+        return self.best.error
+
+    def is_exact(self, problem: SearchProblem) -> bool:
+        """Whether the formula gives the points to rounding, and there are enough of them for its constants."""
+        goal = max(problem.policy.exact, EXACT)
+        enough = self.formula is not None and problem.data.supports(self.formula.parameters.size)
+        return enough and self.formula_error <= goal
 
 
 def _measured(graph: Graph, problem: SearchProblem, snapped: Graph | None = None, seconds: float = 0.0) -> Trial:
     if not defined(graph, problem.data, problem.policy.selection.diverged):
-        return Trial(float("inf"), float("inf"), graph, snapped, seconds)
+        return Trial(np.inf, np.inf, graph, snapped, seconds)
     return Trial(description_length(graph, problem.data), problem.data.error(graph), graph, snapped, seconds)
 
 
@@ -80,27 +90,22 @@ def edge_matches(graph: Graph, problem: SearchProblem) -> Matches:
     }
 
 
-def select(graph: Graph, problem: SearchProblem) -> Selected:
-    """The first exact formula of single candidates, else the best met.
-
-    `Selected.network` is the variant of the graph from which that formula was read.
-    """
-    budget = Budget(problem.policy.selection.budget)
-    goal = max(problem.policy.exact, EXACT)
-    best, tried, chosen = _none(graph), 0, None
-    for variant in variants(graph, problem):
-        matches = edge_matches(variant, problem)
-        trial, more = _try_assignments(variant, problem, matches, goal, budget)
-        tried += more
-        if chosen is None or trial < best:
-            best, chosen = trial, (variant, matches)
+def select(name: str, network: TrainedGraph, problem: SearchProblem) -> Tried:
+    """The first exact formula of single candidates, else the best met, and the variant of the network that it is of."""
+    goal, budget = max(problem.policy.exact, EXACT), Budget(problem.policy.selection.budget)
+    chosen: Tried | None = None
+    for graph in variants(network.graph, problem):
+        matches = edge_matches(graph, problem)
+        best = _try_assignments(graph, problem, matches, goal, budget)
+        if chosen is None or best < chosen.best:
+            chosen = Tried(name, graph, network.error, best, matches)
         if best.error <= goal:
             break
     assert chosen is not None
-    return _selected(*chosen, best, tried)
+    return chosen
 
 
-def select_further(first: Selected, problem: SearchProblem, allowance: float) -> Selected:
+def select_further(first: Tried, problem: SearchProblem, allowance: float) -> Tried:
     """`first`, or better: formulas on the edges that no single candidate fits, then a beam over the edges, within
     work of `allowance`.
 
@@ -108,40 +113,29 @@ def select_further(first: Selected, problem: SearchProblem, allowance: float) ->
     network has met noise, above that.
     """
     policy, budget = problem.policy.selection, Budget(allowance)
-    graph, matches, tried = first.network, first.matches, first.tried
-    best = Trial(first.length, first.error, first.graph or graph, first.snapped, first.refitting)
+    graph, matches, best = first.network, first.matches, first.best
     goal, accuracy = max(problem.policy.exact, EXACT), problem.data.error(graph)
     if met_noise(graph, problem) and best.error > policy.resolved * accuracy:
         goal = max(goal, policy.as_good * accuracy)
     if best.error > goal:
         matches = with_formulas(graph, problem, matches, budget)
-        trial, more = _try_assignments(graph, problem, matches, goal, budget)
-        best, tried = min(best, trial), tried + more
+        best = min(best, _try_assignments(graph, problem, matches, goal, budget))
     if best.error > goal:
-        beam, more = _beam(graph, problem, matches, budget)
-        best, tried = min(best, beam) if beam else best, tried + more
-    return replace(_selected(graph, matches, best, tried), work=budget.used)
+        best = min([best, *_beam(graph, problem, matches, budget)])
+    return replace(first, best=best, matches=matches, work=budget.used)
 
 
-def _selected(graph: Graph, matches: Matches, best: Trial, tried: int) -> Selected:
-    found = best.graph if np.isfinite(best.error) else None
-    return Selected(graph, found, best.error, best.length, matches, tried, best.snapped, best.seconds)
-
-
-def _try_assignments(
-    graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget
-) -> tuple[Trial, int]:
-    policy = problem.policy.selection
-    best, tried = _none(graph), 0
+def _try_assignments(graph: Graph, problem: SearchProblem, matches: Matches, goal: float, budget: Budget) -> Trial:
+    policy, best = problem.policy.selection, Trial(np.inf, np.inf, graph)
     if all(matches.values()):
         for assignment in itertools.islice(assignments(matches, policy.per_edge), policy.assignments):
             assigned = graph
             for i, function in assignment.items():
                 assigned = assigned.with_function(i, function)
-            best, tried = min(best, _refitted(assigned, problem)), tried + 1
+            best = min(best, _refitted(assigned, problem))
             if best.error <= goal or budget.over:
                 break
-    return best, tried
+    return best
 
 
 def assignments(matches: Matches, per_edge: int) -> Iterator[dict[int, EdgeFunction]]:
@@ -220,8 +214,8 @@ def defined(graph: Graph, data: SearchData, diverged: float) -> bool:
     return True
 
 
-def _beam(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> tuple[Trial | None, int]:
-    policy, tried = problem.policy.selection, 0
+def _beam(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> list[Trial]:
+    policy = problem.policy.selection
     beam, known = [_measured(graph, problem)], {id(graph): matches}
     for _ in graph.numeric_edges():
         grown: list[Trial] = []
@@ -229,27 +223,22 @@ def _beam(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget
             here = known.get(id(state.graph)) or edge_matches(state.graph, problem)
             if state.graph is not graph and len(here) == 1:  # the last one is known better than before
                 here = with_formulas(state.graph, problem, here, budget)
-            index = _surest(here)
-            if index is None:
-                continue
-            for match in here[index][: policy.branches]:
-                if budget.over:
-                    return None, tried
-                grown.append(joint(state.graph.with_function(index, match.function), problem))
-                tried += 1
+            for index in _surest(here):
+                for match in here[index][: policy.branches]:
+                    if budget.over:
+                        return []
+                    grown.append(joint(state.graph.with_function(index, match.function), problem))
         beam = sorted(state for state in grown if np.isfinite(state.error))[: policy.width]
         if complete := [state for state in beam if not state.graph.numeric_edges()]:
-            return min(_refitted(state.graph, problem) for state in complete), tried
-    return None, tried
+            return [_refitted(state.graph, problem) for state in complete]
+    return []
 
 
-def _surest(matches: Matches) -> int | None:
-    """The edge whose best match is most clearly the best: lowest score, then widest lead over the second; None where
+def _surest(matches: Matches) -> list[int]:
+    """The edge whose best match is most clearly the best: lowest score, then widest lead over the second; none where
     an edge has no match."""
-    if not all(matches.values()):
-        return None
-    leads = {i: found[0].score + 0.5 * (found[0].score - found[-1].score) for i, found in matches.items()}
-    return min(leads, key=lambda i: leads[i], default=None)
+    leads = {i: found[0].score + 0.5 * (found[0].score - found[-1].score) for i, found in matches.items() if found}
+    return sorted(leads, key=lambda i: leads[i])[:1] if len(leads) == len(matches) else []
 
 
 def joint(graph: Graph, problem: SearchProblem) -> Trial:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.description_length import EXACT
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, match_edge
 from kanrun.engine.symbolic.edges import Spline
 from kanrun.engine.symbolic.graph import Graph
@@ -18,7 +17,7 @@ from kanrun.engine.symbolic.graph_training import TrainedGraph, extend
 from kanrun.engine.symbolic.pruning import eliminate, merge_splines
 from kanrun.engine.symbolic.refit import RefitSettings, refit
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.selection import Matches, Selected, joint, select, select_further
+from kanrun.engine.symbolic.selection import Matches, Tried, joint, select, select_further
 from kanrun.engine.symbolic.templates import fitted_grids
 
 
@@ -41,37 +40,6 @@ class SearchStage:
     @property
     def model(self) -> Callable[[Array], Array]:
         return self.values or self.graph
-
-
-@dataclass(frozen=True)
-class Tried:
-    """A structure's pruned and retrained network and, where there is one, its formula."""
-
-    name: str
-    network_error: float
-    selected: Selected
-
-    @property
-    def network(self) -> Graph:
-        return self.selected.network
-
-    @property
-    def formula(self) -> Graph | None:
-        return self.selected.graph
-
-    @property
-    def formula_error(self) -> float:
-        return self.selected.error
-
-    @property
-    def matches(self) -> Matches:
-        return self.selected.matches
-
-    def is_exact(self, problem: SearchProblem) -> bool:
-        """Whether the formula gives the points to rounding, and there are enough of them for its constants."""
-        goal = max(problem.policy.exact, EXACT)
-        enough = self.formula is not None and problem.data.supports(self.formula.parameters.size)
-        return enough and self.formula_error <= goal
 
 
 def matched(tried: Tried, began: float) -> Iterator[SearchStage | Tried]:
@@ -98,9 +66,9 @@ def snapped(name: str, trained: TrainedGraph, problem: SearchProblem) -> Iterato
     network = trained if pruned is trained.graph else extend(pruned, data, training.grids[-2:], training)
     yield SearchStage("retrain", name, network.graph, network.error, time.monotonic() - began)
     began = time.monotonic()
-    selected = select(network.graph, problem)
-    yield from _stages(name, selected, problem, time.monotonic() - began)
-    yield Tried(name, network.error, selected)
+    tried = select(name, network, problem)
+    yield from _stages(tried, problem, time.monotonic() - began)
+    yield tried
 
 
 def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator[SearchStage | Tried]:
@@ -109,17 +77,18 @@ def deepened(tried: Tried, problem: SearchProblem, allowance: float) -> Iterator
         yield tried
         return
     began = time.monotonic()
-    selected = select_further(tried.selected, problem, allowance)
-    if selected.error < tried.selected.error:
-        yield from _stages(tried.name, selected, problem, time.monotonic() - began)
-    yield replace(tried, selected=selected)
+    further = select_further(tried, problem, allowance)
+    if further.formula_error < tried.formula_error:
+        yield from _stages(further, problem, time.monotonic() - began)
+    yield further
 
 
-def _stages(name: str, selected: Selected, problem: SearchProblem, seconds: float) -> Iterator[SearchStage]:
-    if selected.graph is not None and selected.snapped is not None:
-        error = problem.data.error(selected.snapped)
-        yield SearchStage("snap", name, selected.snapped, error, seconds - selected.refitting)
-        yield SearchStage("refit", name, selected.graph, selected.error, selected.refitting)
+def _stages(tried: Tried, problem: SearchProblem, seconds: float) -> Iterator[SearchStage]:
+    best = tried.best
+    if tried.formula is not None and best.snapped is not None:
+        error = problem.data.error(best.snapped)
+        yield SearchStage("snap", tried.name, best.snapped, error, seconds - best.seconds)
+        yield SearchStage("refit", tried.name, best.graph, best.error, best.seconds)
 
 
 def pruned_network(trained: TrainedGraph, problem: SearchProblem) -> Graph:

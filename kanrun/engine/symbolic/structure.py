@@ -24,14 +24,13 @@ from kanrun.engine.symbolic.formula import to_expression
 from kanrun.engine.symbolic.graph import Edge, Graph
 from kanrun.engine.symbolic.rational_functions import rational_function
 from kanrun.engine.symbolic.refit import RefitSettings, refit_to
-from kanrun.engine.symbolic.regression import regression_formulas
 from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
-from kanrun.engine.symbolic.selection import Selected
-from kanrun.engine.symbolic.snapping import SearchStage, Tried, matched
+from kanrun.engine.symbolic.selection import Trial, Tried
+from kanrun.engine.symbolic.snapping import SearchStage, matched
+from kanrun.engine.symbolic.subgraph import expanded
 from kanrun.engine.symbolic.symmetries import Reduction, power_law, reduced
-from kanrun.engine.symbolic.trees import expanded
-from kanrun.engine.symbolic.univariate import match_formulas
+from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
 
@@ -46,13 +45,13 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """A power law of all inputs, and a quotient of polynomials of few terms."""
     laws: tuple[tuple[str, Callable[[], sympy.Expr | None]], ...] = (
         ("power law", lambda: power_law(problem.data, problem.policy.symmetry)),
-        ("rational function", lambda: rational_function(problem.data, problem.policy.expression_pairs)),
+        ("rational function", lambda: rational_function(problem.data, problem.policy.quotients)),
     )
     for name, law in laws:
         began = time.monotonic()
         expression = law()
         tried = tried_expression(name, expression, problem) if expression is not None else None
-        if tried is not None and tried.formula_error < problem.policy.worth:
+        if tried is not None and tried.formula_error < problem.data.nothing:
             yield from matched(tried, began)
             if tried.is_exact(problem):
                 return
@@ -63,7 +62,7 @@ def regressions(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
     found = regression_formulas(data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy)
     tried = [_tried_graph("regression", graph, problem) for graph in found]
-    for each in sorted((each for each in tried if each is not None), key=lambda each: each.selected.length)[:2]:
+    for each in sorted((each for each in tried if each is not None), key=lambda each: each.best.length)[:2]:
         yield from matched(each, began)
 
 
@@ -78,7 +77,7 @@ def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterato
             yield from matched(_without_needless_addends(tried, reduction.restored(expression), problem), began)
             return
         others += [tried] if tried is not None and tried.formula_error < problem.policy.worth else []
-    for tried in sorted(others, key=lambda each: each.selected.length)[: problem.policy.expression_pairs.refined]:
+    for tried in sorted(others, key=lambda each: each.best.length)[: problem.policy.expression_pairs.refined]:
         yield from matched(tried, began)
 
 
@@ -108,7 +107,7 @@ def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction
         return
     if inner.x.shape[1] == 1:
         yield from _one_variable(inner, problem)
-    elif reduction.changes and (found := rational_function(inner, policy)) is not None:
+    elif reduction.changes and (found := rational_function(inner, problem.policy.quotients)) is not None:
         yield found
     if inner.x.shape[1] <= policy.variables:
         yield from (expression for expression, _ in pair_formulas(inner, problem.candidates, policy))
@@ -144,8 +143,7 @@ def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> Tried | Non
     kept = min((fitted, graph), key=data.overall_error)
     if not np.isfinite(data.overall_error(kept)):
         return None
-    selected = Selected(kept, kept, data.error(kept), description_length(kept, data), {}, 1)
-    return Tried(name, data.error(kept), selected)
+    return Tried(name, kept, data.error(kept), Trial(description_length(kept, data), data.error(kept), kept))
 
 
 def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: SearchProblem) -> SearchStage | Tried:
@@ -179,17 +177,15 @@ def _rebuilt(event: SearchStage | Tried, whole: Callable[[Graph], Graph], data: 
 
 def rebuilt(event: Tried, whole: Callable[[Graph], Graph], data: SearchData) -> Tried:
     """What was tried, with every graph made a graph of `data` and measured by these."""
-    chosen = event.selected
-    network, graph = whole(chosen.network), whole(chosen.graph) if chosen.graph is not None else None
+    best, network = event.best, whole(event.network)
     place = {id(edge.function): i for i, edge in enumerate(network.edges)}
     matches = {
-        place[id(chosen.network.edges[i].function)]: found
-        for i, found in chosen.matches.items() if id(chosen.network.edges[i].function) in place
+        place[id(event.network.edges[i].function)]: found
+        for i, found in event.matches.items() if id(event.network.edges[i].function) in place
     }  # fmt: skip
-    error = data.error(graph) if graph is not None else float("inf")
-    length = description_length(graph, data) if graph is not None else float("inf")
-    selected = replace(
-        chosen, network=network, graph=graph, error=error, length=length, matches=matches,
-        snapped=whole(chosen.snapped) if chosen.snapped is not None else None,
-    )  # fmt: skip
-    return replace(event, network_error=data.error(network), selected=selected)
+    if event.formula is not None:
+        graph, snapped = whole(best.graph), whole(best.snapped) if best.snapped is not None else None
+        best = replace(
+            best, graph=graph, snapped=snapped, error=data.error(graph), length=description_length(graph, data)
+        )
+    return replace(event, network=network, network_error=data.error(network), best=best, matches=matches)

@@ -20,6 +20,7 @@ from kanrun.engine.symbolic import (
     SearchProblem,
     SimplificationPolicy,
     Symbolic,
+    TrainedGraph,
     certify,
     choose,
     finished,
@@ -90,9 +91,10 @@ def recovered(first: str, second: str, outer: str, scales: tuple[float, float]) 
         network = network.with_function(i, as_spline(edge.function, values[edge.source]))
     samples = SearchData(x[:400], y[:400], x[400:], y[400:])
     problem = SearchProblem(samples, choose(None), SearchPolicy(exact=1e-10))
-    found = select_further(select(network, problem), problem, 10.0)
-    assert found.graph is not None
-    assert found.error < 1e-9
+    trained = TrainedGraph(network, samples.error(network))
+    found = select_further(select("planted", trained, problem), problem, 10.0)
+    assert found.formula is not None
+    assert found.formula_error < 1e-9
 
 
 @pytest.mark.parametrize(

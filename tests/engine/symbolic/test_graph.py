@@ -5,16 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kanrun.engine.symbolic.candidates import TABLE
+from kanrun.engine.symbolic.candidates import TABLE, choose
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.edges import Identity, Spline, Symbolic
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.graph import Edge, Graph, without_edges
 from kanrun.engine.symbolic.graph_training import magnitudes, sparsity_rows
-from kanrun.engine.symbolic.invariances import canonical, product_pairs, straightened
+from kanrun.engine.symbolic.invariances import canonical
 from kanrun.engine.symbolic.refit import RefitSettings, refit
+from kanrun.engine.symbolic.search_problem import SearchProblem
+from kanrun.engine.symbolic.subgraph import Subgraph, expanded
 from kanrun.engine.symbolic.templates import Plain, Product, Sum, Template, fitted_grids, kan_shape, start
-from kanrun.engine.symbolic.trees import Call, Joined, Subgraph, expanded, graph_of
+from kanrun.engine.symbolic.variants import variants
 from kanrun.formulas import parse
 
 X = np.random.default_rng(3).uniform(0.2, 1.0, (200, 2))
@@ -50,18 +52,10 @@ def test_the_jacobian_is_the_derivative_in_the_parameters() -> None:
 
 
 @pytest.mark.parametrize("target", ["sum", "product"])
-@pytest.mark.parametrize("operation", ["sum", "product"])
-def test_an_edge_may_be_a_graph_of_its_own(operation: str, target: str) -> None:
-    inner = Joined(
-        "sum",
-        (Call(Symbolic(TABLE["sin"], (1.3, 0.2, 0.4, 2.0))), Call(Symbolic(TABLE["exp"], (0.5, 0.0, 1.0, 0.0)), None)),
-    )
-    parts = (
-        Call(Symbolic(TABLE["1/x"], (0.9, 0.3, 1.5, 0.1)), inner),
-        Call(Symbolic(TABLE["x"], (1.0, 0.0, 0.7, 0.4))),
-    )
-    tree = Joined(operation, parts)  # type: ignore[arg-type]
-    function = Subgraph(graph_of(tree), "1/x(sin + exp) and x")
+@pytest.mark.parametrize("text", ["1.5/(0.4*sin(1.3*x0+0.2)+2.3) + 0.7*x0", "1.5*(0.7*x0+0.4)/(exp(0.5*x0)+2)"])
+def test_an_edge_may_be_a_graph_of_its_own(text: str, target: str) -> None:
+    function = Subgraph(graph_of_expression(parse(text), 1, wide=True))
+    assert "1/x(" in function.name
     beside = Edge(0, 1, Symbolic(TABLE["x^2"], (1.0, 0.1, 0.6, 0.3)))
     last = Edge(1, 2, Symbolic(TABLE["tanh"], (0.4, 0.0, 1.0, 0.0)))
     graph = Graph(1, (target, "sum"), (beside, Edge(0, 1, function), last))  # type: ignore[arg-type]
@@ -117,12 +111,18 @@ def test_splines_on_another_grid_keep_their_function() -> None:
     assert np.abs(finer(X) - graph(X)).max() < 5e-2 * np.std(graph(X))
 
 
-def test_straightening_a_product_changes_no_value() -> None:
+def test_a_sum_beside_a_product_has_variants_of_the_same_values() -> None:
     skeleton = Template("product", Sum((0, 1, Plain(Product((0, 1))))))
-    graph = start(skeleton, X, X[:, 0] * X[:, 1], 4, 3, np.random.default_rng(2))
-    assert len(product_pairs(graph)) == 2
-    straight = straightened(graph, SearchData(X, X[:, 0], X, X[:, 0]))
-    np.testing.assert_allclose(straight(X), graph(X), atol=1e-12)
+    y = np.log(X[:, 0] + 2) + (1 + X[:, 0] ** 2) * np.cos(2 * X[:, 1])
+    problem = SearchProblem(SearchData(X, y, X, y), choose(["x", "log", "x^2"]))
+    graph = start(skeleton, X, y, 4, 3, np.random.default_rng(2))
+    found = variants(graph, problem)
+    assert len(found) == problem.policy.selection.variants
+    for each in found:
+        assert any(
+            np.abs(a - b).max() > 1e-6 for a, b in zip(each.edge_outputs(X)[1], graph.edge_outputs(X)[1], strict=True)
+        )
+        np.testing.assert_allclose(each(X), graph(X), atol=1e-12)
 
 
 def test_refit_reaches_the_data_and_never_makes_them_worse() -> None:

@@ -50,7 +50,7 @@ from kanrun.engine.symbolic import (
     choose,
     match_edge,
 )
-from kanrun.engine.symbolic.selection import Selected
+from kanrun.engine.symbolic.selection import Trial
 from kanrun.errors import UsageError
 from kanrun.formulas import parse, to_numpy
 from kanrun.launch import Request
@@ -407,7 +407,7 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
     network = Graph(1, ("sum",), (Edge(0, 1, line),))
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
     step = SearchStage("train", "good", good, data.error(good), 0.0)
-    tried = Tried("bad", data.error(network), Selected(network, bad, data.error(bad), 0.0, matches, 1))
+    tried = Tried("bad", network, data.error(network), Trial(0.0, data.error(bad), bad), matches)
     events = verdict(
         problem, Conditions(0.1, Budget(5.0), 0.0), Check(x, y, np.array([[-1.0, 1.0]])), [step], [tried], None
     )

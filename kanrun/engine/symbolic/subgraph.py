@@ -1,63 +1,35 @@
-"""Functions of one variable as trees, which become graphs of one input, and edges that carry such a graph.
-
-A tree is a `Joined` of parts: a `Call` is c f(a u + b) + d of what is inside it, a `Joined` inside another stands there
-as it is. A formula of one edge is such a graph until `expanded` puts its nodes into the network's.
-"""
+"""Edges that carry a graph of one input: a formula of one edge, until `expanded` puts its nodes into the network's."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 from kanrun.engine.symbolic.candidates import Array
 from kanrun.engine.symbolic.edges import Identity, Symbolic
-from kanrun.engine.symbolic.graph import Edge, Graph, Operation
-
-
-@dataclass(frozen=True)
-class Call:
-    """`function` of `inner`, or of the variable itself."""
-
-    function: Symbolic
-    inner: Joined | None = None
-
-
-@dataclass(frozen=True)
-class Joined:
-    """The sum or product of its parts."""
-
-    operation: Operation
-    parts: tuple[Call | Joined, ...]
-
-
-Part: TypeAlias = Call | Joined
-
-
-def graph_of(root: Joined) -> Graph:
-    """The graph of one input with `root` as its output."""
-    operations: list[Operation] = []
-    edges: list[Edge] = []
-
-    def build(joined: Joined) -> int:
-        sources = []
-        for part in joined.parts:
-            inner = part if isinstance(part, Joined) else part.inner
-            function = Identity() if isinstance(part, Joined) else part.function
-            sources.append((build(inner) if inner is not None else 0, function))
-        operations.append(joined.operation)
-        edges.extend(Edge(source, len(operations), function) for source, function in sources)
-        return len(operations)
-
-    build(root)
-    return Graph(1, tuple(operations), tuple(sorted(edges, key=lambda edge: (edge.target, edge.source))))
+from kanrun.engine.symbolic.graph import Edge, Graph
 
 
 @dataclass(frozen=True)
 class Subgraph:
-    """An edge whose function is a `graph` of one input, with the `name` that tables show."""
+    """An edge whose function is a `graph` of one input."""
 
     graph: Graph
-    name: str
+
+    @property
+    def name(self) -> str:
+        """The functions of the graph as tables show them, such as `sin(x^2) * cos + x`."""
+        shown: list[str] = [""]
+        for node in range(1, self.graph.output + 1):
+            parts = []
+            for edge in (self.graph.edges[i] for i in self.graph.into(node)):
+                inner = shown[edge.source]
+                name = edge.function.candidate.name if isinstance(edge.function, Symbolic) else ""
+                if not name or (name == "x" and inner):
+                    parts.append(f"({inner})" if self.graph.operation(node) == "product" and " + " in inner else inner)
+                elif name != "0":
+                    parts.append(f"{name}({inner})" if inner else name)
+            shown.append((" + " if self.graph.operation(node) == "sum" else " * ").join(parts))
+        return shown[-1]
 
     @property
     def parameters(self) -> Array:
