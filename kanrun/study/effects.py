@@ -10,9 +10,10 @@ from numpy import ndarray
 from pandas import DataFrame, concat
 from scipy.special import softmax
 
+from kanrun.engine.evidence import all_logits
 from kanrun.runs.records import Table
 from kanrun.study.cross_validation import loss_of
-from kanrun.study.table_model import TableModel, all_logits
+from kanrun.study.table_model import TableModel
 from kanrun.targets import Points
 
 CURVE_POINTS, QUANTILES = 61, 41  # of an effect, and of the distribution of the input below it
@@ -174,7 +175,5 @@ def member_weights(model: TableModel) -> Sequence[tuple[str, float]]:
     found = []
     for part in model.parts:
         of = "transformed " if part.outputs is not None and len(part.outputs.values[0]) > 2 else ""
-        found += [
-            (of + m.name, part.weight * float(w)) for m, w in zip(part.fit.members, part.fit.weights, strict=True)
-        ]
+        found += [(of + name, part.weight * weight) for name, weight in part.fit.weights.items()]
     return found

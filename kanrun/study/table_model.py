@@ -20,7 +20,7 @@ from numpy import ndarray
 from scipy.optimize import minimize_scalar
 from scipy.special import softmax
 
-from kanrun.engine.evidence import TableFit, blended, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence import TableFit, all_logits, blended, fit_classes, fit_numbers, network_of
 from kanrun.engine.networks import KAN
 from kanrun.engine.training import predict
 from kanrun.study.table_policy import TablePolicy
@@ -362,8 +362,3 @@ def _candidates(
     scoring = replace(policy.scores, straight_room=0.0) if policy.extrapolation == "constant" else policy.scores
     straight = input_scores(x, scoring, weights, straight=range(x.shape[1]))
     yield labels("linear", straight) if classes else numbers("linear", straight, y, None)
-
-
-def all_logits(logits: ndarray) -> ndarray:
-    """One logit for each class: the one of two classes is split."""
-    return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits

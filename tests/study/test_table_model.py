@@ -282,7 +282,7 @@ def test_classes_far_apart_get_sure_probabilities_and_pairs_only_where_they_are_
     labels = np.digitize(x[:, 0] ** 2 + 0.01 * rng.normal(size=240), [0.3, 1.2]).astype(float)[:, None]
     train, new = Points(x[:160], labels[:160]), Points(x[160:], labels[160:])
     model = fit_table(train, 3, TablePolicy(evidence=EvidencePolicy(most_work=5e6, most_functions=60), folds=2))
-    assert "pairs" not in [member.name for member in model.fit.members]  # they are too much work
+    assert "pairs" not in model.fit.weights  # they are too much work
     likely = model.values(new.x)[np.arange(80), new.y[:, 0].astype(int)]
     assert -np.log(likely).mean() < 0.25
 

@@ -4,4 +4,4 @@ from kanrun.engine.evidence.assembly import blended, network_of
 from kanrun.engine.evidence.basis import ReducedBasis
 from kanrun.engine.evidence.design import Design, Terms
 from kanrun.engine.evidence.evidence_policy import EvidencePolicy
-from kanrun.engine.evidence.members import Member, TableFit, fit_classes, fit_numbers
+from kanrun.engine.evidence.members import TableFit, all_logits, fit_classes, fit_numbers

@@ -45,7 +45,7 @@ def network_of(  # noqa: PLR0913 (keywords)
     fit_terms: Sequence[Terms],
     design: Design,
     h: TableFunctions,
-    noise: float,
+    noise: ndarray | float,
     policy: EvidencePolicy,
     *,
     split: bool = False,
@@ -55,9 +55,9 @@ def network_of(  # noqa: PLR0913 (keywords)
 ) -> KAN:
     """The network of these terms, an output each; [inputs, outputs] where there are no pairs.
 
-    `h` are the functions of the training rows. With `split` the one logit of two classes becomes -f/2 and f/2.
-    With `hidden` there is a hidden layer without pairs too; with `local` the outer edges have the intervals of bells
-    even where there are no neighbourhoods.
+    `h` are the functions of the training rows, `noise` the standard deviation of what is left of each output. With
+    `split` the one logit of two classes becomes -f/2 and f/2. With `hidden` there is a hidden layer without pairs too;
+    with `local` the outer edges have the intervals of bells even where there are no neighbourhoods.
     `extrapolation` is that of the edges of the inputs. The network equals the terms but for the nodes left out, where
     no node leaves the range of its training rows.
     """
@@ -65,7 +65,8 @@ def network_of(  # noqa: PLR0913 (keywords)
     spec = replace(outer_spec, extrapolation=extrapolation)
     mixing = np.array([[-0.5], [0.5]]) if split else np.eye(len(fit_terms))
     some = h.some(_NODE_ROWS)
-    nodes = [_nodes(one, some, noise, policy) for one in fit_terms]
+    noises = np.broadcast_to(noise, len(fit_terms))
+    nodes = [_nodes(one, some, each, policy) for one, each in zip(fit_terms, noises, strict=True)]
     offsets = np.array([one.offset for one in fit_terms])
     functions = len(design.lines)
     main = np.stack([one.main[:functions] for one in fit_terms])

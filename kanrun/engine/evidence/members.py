@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -30,37 +30,32 @@ _LARGEST_LOGIT, _LARGEST_MOVE = 30.0, 4.0
 SPARSE = "sparse"  # the candidate beside the stack
 NEIGHBOURHOODS = "neighbourhoods"
 
-
-@dataclass(frozen=True, eq=False)
-class Member:
-    """One candidate: its terms for each output, and what it predicts of rows that are left out (rows, outputs)."""
-
-    name: str
-    terms: tuple[Terms, ...]
-    left_out: ndarray
+#: A candidate of these rows by its name, from where its variances were for similar rows: a solution for each output.
+Solve = Callable[[MemberRows, str, Sequence[Start] | None], tuple[list[RowsSolution], list[Start]]]
+#: The weights of candidates by their predictions of left-out rows (rows, outputs), and the loss that they leave.
+Stack = Callable[[Sequence[ndarray]], tuple[ndarray, float]]
 
 
 @dataclass(frozen=True, eq=False)
 class TableFit:
-    """The stacked whole of one table, and its members.
+    """The stacked whole of one table.
 
-    `u` (rows, inputs) are the rows; `terms` and `left_out` (rows, outputs) as in a member; classes have an output each,
-    two classes the one logit of the second. `noise` is the standard deviation of what is left (1 for classes).
-    `covariance` (functions, functions of each input) is that of the first output's main effects, `effective` their
-    effective degrees of freedom, those of neighbourhoods by their share included. `sparse` is the fit with few inputs,
-    which is not in the stack.
+    `u` (rows, inputs) are the rows; `weights` those of the candidates by name; `terms` of each output, two classes have
+    the one logit of the second; `left_out` (rows, outputs) what it predicts of rows that are left out one by one.
+    `noise` (outputs,) is the standard deviation of what is left (1 for classes). `covariance` (functions, functions of
+    each input) is that of the first output's main effects, `effective` their effective degrees of freedom, those of
+    neighbourhoods by their share included. `sparse` is the fit with few inputs, which is not in the stack.
     """
 
     design: Design
     u: ndarray
-    members: tuple[Member, ...]
-    weights: ndarray
+    weights: Mapping[str, float]
     terms: tuple[Terms, ...]
     left_out: ndarray
-    noise: float
+    noise: ndarray
     covariance: Blocks
     effective: float
-    variances: dict[str, list[Start]]
+    variances: Mapping[str, Sequence[Start]]
     sparse: TableFit | None = None
 
     def functions(self) -> TableFunctions:
@@ -88,11 +83,15 @@ class TableFit:
         moved, mean = (np.stack([np.interp(x[:, j], at, one) for one in levels], 1) for x in (u, rows))
         return np.asarray(alone + moved - mean.mean(0))
 
-    def times(self, factor: float) -> TableFit:
-        """The fit with its terms multiplied."""
-        terms = tuple(one.plus(one, 0.0, factor) for one in self.terms)
-        covariance = tuple(factor**2 * part for part in self.covariance)
-        return replace(self, terms=terms, left_out=factor * self.left_out, covariance=covariance)
+    def times(self, factor: ndarray | float, shift: ndarray | float = 0.0) -> TableFit:
+        """The fit of outputs multiplied, and then shifted."""
+        units = list(zip(self.terms, *(np.broadcast_to(a, len(self.terms)) for a in (factor, shift)), strict=True))
+        return replace(
+            self, terms=tuple(one.plus(Terms(1.0, one.main[:0]), by, scale) for one, scale, by in units),
+            left_out=factor * self.left_out + shift, noise=factor * self.noise,
+            covariance=tuple(units[0][1] ** 2 * part for part in self.covariance),
+            sparse=self.sparse and self.sparse.times(factor, shift),
+        )  # fmt: skip
 
 
 def fit_numbers(
@@ -102,10 +101,10 @@ def fit_numbers(
     weights: Float[ndarray, " rows"] | None = None,
     start: TableFit | None = None,
 ) -> TableFit:
-    """Fit outputs that are numbers, each by itself; the terms are in the units of y.
+    """Fit outputs that are numbers; the terms are in the units of y.
 
-    A row of weight w is w rows; the pairs alone, where they are solved over the rows, take it for a noise of variance
-    1/w. `start`, a fit to similar rows, is where the variances start.
+    Each output has its own variances. A row of weight w is w rows; the pairs alone, where they are solved over the
+    rows, take it for a noise of variance 1/w. `start`, a fit to similar rows, is where the variances start.
     """
     weights = np.ones(len(y)) if weights is None else weights
     rows = MemberRows(u, weights, policy)
@@ -113,41 +112,12 @@ def fit_numbers(
     scale = np.sqrt(weights @ (y - shift) ** 2 / weights.sum())
     scale = np.where(scale > 0, scale, 1.0)
     t = (y - shift) / scale
-    candidates = _candidates(rows, start)
-    names = _with_sparse(candidates, rows)
-    near = rows.near(t, start.design if start else None) if NEIGHBOURHOODS in candidates else rows
-    solutions: dict[str, list[RowsSolution]] = {name: [] for name in names}
-    starts: dict[str, list[Start]] = {name: [] for name in names}
-    for o, column in enumerate(t.T):
-        for name in candidates:
-            found, variances = (near if name == NEIGHBOURHOODS else rows).numbers(
-                name, column, start.variances[name][o] if start else None
-            )
-            solutions[name].append(found)
-            starts[name].append(variances)
-            if name == "additive":
-                rows.relevant([found.terms])
-        if SPARSE in names:
-            found = solutions["additive"][-1]
-            for _ in range(policy.sparse_rounds):
-                found, variances = rows.narrowed([found.terms]).numbers(
-                    "additive", column, start.variances[SPARSE][o] if start else None
-                )
-            solutions[SPARSE].append(found)
-            starts[SPARSE].append(variances)
-    left_out = {name: np.stack([one.left_out for one in found], 1) for name, found in solutions.items()}
-    stack = _weights(candidates, lambda some: _stack_numbers([left_out[name] for name in some], t, weights), policy)
-    members = tuple(
-        Member(
-            name,
-            tuple(Terms(s * one.terms.offset + m, s * one.terms.main, _times(one.terms.pairs, s), one.terms.places)
-                  for one, m, s in zip(solutions[name], shift, scale, strict=True)),
-            left_out[name] * scale + shift,
-        )
-        for name in names
-    )  # fmt: skip
-    noises = {name: float(np.mean(np.sqrt([one[1] for one in starts[name]]) * scale)) for name in names}
-    return _Solved(rows, near.design.radial, members, solutions, starts, noises, float(scale[0])).whole(stack)
+
+    def solve(some: MemberRows, name: str, known: Sequence[Start] | None) -> tuple[list[RowsSolution], list[Start]]:
+        return some.numbers(name, t, known)
+
+    stack = partial(_stack_numbers, t=t, weights=weights)
+    return _fitted(rows, t, _candidates(rows, start), solve, stack, start).times(scale, shift)
 
 
 def fit_classes(
@@ -164,77 +134,89 @@ def fit_classes(
     their logits are improved one after the other, and share the variances.
     """
     rows = MemberRows(u, np.ones(len(u)) if weights is None else weights, policy, classes)
-    work = (
-        len(u) * (rows.h.shape[1] + policy.most_pairs * policy.long_pair_functions**2) ** 2 * (classes - (classes == 2))
-    )
-    names = _candidates(rows, start)
-    if start is None and rows.screens("pairs") and work > policy.most_work / 10:
-        names = tuple(name for name in names if name != "pairs")
-    policy = replace(policy, candidates=names)
     hot = np.eye(classes)[labels][:, 1:] if classes == 2 else np.eye(classes)[labels]
-    solutions: dict[str, list[RowsSolution]] = {}
-    starts: dict[str, list[Start]] = {}
-
-    beginnings = policy.logit_variances
-
-    def begun(name: str) -> ndarray | float:
-        return start.variances[name][0][0] if start else beginnings[0]
-
+    names, beginning = _candidates(rows, start), policy.logit_variances[0]
+    stack = partial(_stack_classes, labels=labels, weights=rows.weights)
     if start is None:  # where inputs tell classes together and none by itself, low variances end at nothing
-        tried = [_classes_of(rows, policy.candidates[0], hot, each)[0] for each in beginnings]
-        logits = [_all_logits(np.stack([one.left_out for one in each], 1)) for each in tried]
-        losses = [_log_loss(np.clip(one, -_LARGEST_LOGIT, _LARGEST_LOGIT), labels, rows.weights) for one in logits]
-        beginnings = (beginnings[int(np.argmin(losses))],)
-    near = rows.near(hot, start.design if start else None) if NEIGHBOURHOODS in names else rows
-    for name in policy.candidates:
-        solutions[name], starts[name] = _classes_of(near if name == NEIGHBOURHOODS else rows, name, hot, begun(name))
-        if name == "additive":
-            rows.relevant([one.terms for one in solutions[name]])
-    if SPARSE in (every := _with_sparse(policy.candidates, rows)):
-        found = solutions["additive"]
-        for _ in range(policy.sparse_rounds):
-            narrowed = rows.narrowed([one.terms for one in found])
-            found, starts[SPARSE] = _classes_of(narrowed, "additive", hot, begun(SPARSE))
-        solutions[SPARSE] = found
-    left_out = {
-        name: np.clip(np.stack([one.left_out for one in found], 1), -_LARGEST_LOGIT, _LARGEST_LOGIT)
-        for name, found in solutions.items()
-    }
-    stack = _weights(
-        names, lambda some: _stack_classes([left_out[name] for name in some], labels, rows.weights), policy
-    )
-    members = tuple(Member(name, tuple(one.terms for one in solutions[name]), left_out[name]) for name in every)
-    return _Solved(rows, near.design.radial, members, solutions, starts, dict.fromkeys(every, 1.0), 1.0).whole(stack)
+        tried = [_left_out(_classes_of(rows, names[0], hot, each)[0]) for each in policy.logit_variances]
+        losses = [_log_loss(all_logits(one), labels, rows.weights) for one in tried]
+        beginning = policy.logit_variances[int(np.argmin(losses))]
+
+    def solve(some: MemberRows, name: str, known: Sequence[Start] | None) -> tuple[list[RowsSolution], list[Start]]:
+        return _classes_of(some, name, hot, known[0][0] if known else beginning)
+
+    return _fitted(rows, hot, names, solve, stack, start)
 
 
 def _candidates(rows: MemberRows, start: TableFit | None) -> tuple[str, ...]:
     """Those of the policy, or of the fit to similar rows; pairs and neighbourhoods where there are inputs for them."""
     policy, (count, inputs) = rows.policy, rows.u.shape
+    functions = rows.h.shape[1] + policy.most_pairs * policy.long_pair_functions**2
+    work = count * functions**2 * {1: 0, 2: 1}.get(rows.classes, rows.classes)  # of a step for the logits
     fit = {
-        "pairs": inputs > 1,
+        "pairs": inputs > 1 and (start is not None or not rows.screens("pairs") or work <= policy.most_work / 10),
         NEIGHBOURHOODS: 1 < inputs <= policy.radial_inputs and count >= policy.radial_fewest and not policy.shapes,
     }
     known = policy.candidates if start is None else start.variances
     return tuple(name for name in policy.candidates if name in known and fit.get(name, True))
 
 
-def _weights(
-    names: Sequence[str], stack: Callable[[Sequence[str]], tuple[ndarray, float]], policy: EvidencePolicy
-) -> dict[str, float]:
-    """The weight of each candidate; neighbourhoods have one where they predict left-out rows better by enough."""
-    weights, loss = stack(names)
+def _fitted(rows: MemberRows, outputs: Float[ndarray, "rows outputs"], names: Sequence[str], solve: Solve, stack: Stack,
+            start: TableFit | None) -> TableFit:  # fmt: skip
+    """The stack of these candidates, with the bands of the richest one without pairs, and the sparse fit beside it."""
+    policy = rows.policy
+    near = rows.near(outputs, start.design if start else None) if NEIGHBOURHOODS in names else rows
+    solutions: dict[str, list[RowsSolution]] = {}
+    starts: dict[str, list[Start]] = {}
+    for name in names:
+        known = start.variances if start else {}
+        solutions[name], starts[name] = solve(near if name == NEIGHBOURHOODS else rows, name, known.get(name))
+        if name != "additive":
+            continue
+        found = solutions[name]
+        rows.relevant([one.terms for one in found])
+        for _ in range(policy.sparse_rounds if rows.u.shape[1] >= policy.sparse_inputs else 0):
+            found, starts[SPARSE] = solve(rows.narrowed([one.terms for one in found]), name, known.get(SPARSE))
+            solutions[SPARSE] = found
+    weights, loss = stack([_left_out(solutions[name]) for name in names])
     simple = [name for name in names if name != NEIGHBOURHOODS]
     if len(simple) < len(names):
-        others, without = stack(simple)
+        others, without = stack([_left_out(solutions[name]) for name in simple])
         if loss > (1 - policy.radial_gain) * without:
-            names, weights = simple, others
-    return dict(zip(names, map(float, weights), strict=True))
+            names, weights, near = simple, others, rows
+            del starts[NEIGHBOURHOODS]
+    radial = near.design.radial if NEIGHBOURHOODS in names else None
+    whole = _weighted(rows, radial, dict(zip(names, map(float, weights), strict=True)), solutions, starts)
+    if SPARSE not in solutions:
+        return whole
+    return replace(whole, sparse=_weighted(rows, None, {SPARSE: 1.0}, solutions, starts))
 
 
-def _with_sparse(names: Sequence[str], rows: MemberRows) -> tuple[str, ...]:
-    """The candidates that are fitted: the sparse one beside the additive one."""
-    few = rows.u.shape[1] < rows.policy.sparse_inputs or not rows.policy.sparse_rounds
-    return tuple(names) if few or "additive" not in names else (*names, SPARSE)
+def _weighted(
+    rows: MemberRows,
+    radial: RadialBasis | None,
+    weights: Mapping[str, float],
+    solutions: Mapping[str, Sequence[RowsSolution]],
+    starts: Mapping[str, Sequence[Start]],
+) -> TableFit:
+    """The weighted sum of candidates."""
+    terms = [Terms(0.0, np.zeros(0))] * len(next(iter(solutions.values())))
+    for name, weight in weights.items():
+        terms = [one.plus(found.terms, weight) for one, found in zip(terms, solutions[name], strict=True)]
+    left_out = sum(weight * _left_out(solutions[name]) for name, weight in weights.items())
+    band = solutions[next((name for name in ("steps", "additive") if name in weights), next(iter(weights)))][0]
+    share = weights.get(NEIGHBOURHOODS, 0.0)
+    local = solutions[NEIGHBOURHOODS][0].effective if share else 0.0
+    noise = np.sqrt([one[1] for one in starts[list(weights)[-1]]])
+    effective = (1 - share) * band.effective + share * local
+    return TableFit(
+        replace(rows.design, radial=radial), rows.u, weights, tuple(terms), np.asarray(left_out), noise,
+        band.covariance, effective, starts,
+    )  # fmt: skip
+
+
+def _left_out(found: Sequence[RowsSolution]) -> Float[ndarray, "rows outputs"]:
+    return np.stack([one.left_out for one in found], 1)
 
 
 def _log_loss(logits: Float[ndarray, "rows classes"], labels: ndarray, weights: ndarray) -> float:
@@ -251,55 +233,13 @@ def _classes_of(
         some = rows.screened
         known = _start(hot, rows.weights)
         known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
-        rows.screen([_working(known, hot, c, rows.weights) for c in range(hot.shape[1])], variances)
+        rows.screen([(variances, *_working(known, hot, c, rows.weights)) for c in range(hot.shape[1])])
     logits = _logits(rows.of(name), variances, hot, rows.weights, policy, logits if logits.shape == hot.shape else None)
     problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
-    return [rows.solve(name, variances, *one) for one in problems], [(variances, 1.0)]
-
-
-@dataclass(frozen=True, eq=False)
-class _Solved:
-    """All candidates of a table; `noises` are their standard deviations of what is left."""
-
-    rows: MemberRows
-    radial: RadialBasis | None
-    members: tuple[Member, ...]
-    solutions: Mapping[str, Sequence[RowsSolution]]
-    starts: dict[str, list[Start]]
-    noises: Mapping[str, float]
-    scale: float
-
-    def whole(self, weights: Mapping[str, float]) -> TableFit:
-        """The stack, with the bands of the richest member without pairs, and the sparse one beside it."""
-        bands = next((name for name in ("steps", "additive") if name in weights), next(iter(weights)))
-        found = self._sum(weights, bands)
-        return replace(found, sparse=self._sum({SPARSE: 1.0}, SPARSE)) if SPARSE in self.solutions else found
-
-    def _sum(self, weights: Mapping[str, float], bands: str) -> TableFit:
-        members = tuple(one for one in self.members if one.name in weights)
-        design = replace(self.rows.design, radial=self.radial if NEIGHBOURHOODS in weights else None)
-        terms = []
-        for o in range(len(members[0].terms)):
-            whole = Terms(0.0, np.zeros(0))
-            for member in members:
-                whole = whole.plus(member.terms[o], weights[member.name])
-            terms.append(whole)
-        left_out = sum(weights[member.name] * member.left_out for member in members)
-        band = self.solutions[bands][0]
-        covariance = tuple(part * self.scale**2 for part in band.covariance)
-        share = weights.get(NEIGHBOURHOODS, 0.0)
-        local = self.solutions[NEIGHBOURHOODS][0].effective if share else 0.0
-        effective = (1 - share) * band.effective + share * local
-        starts = {name: one for name, one in self.starts.items() if name != NEIGHBOURHOODS or NEIGHBOURHOODS in weights}
-        shares = np.array([weights[member.name] for member in members])
-        return TableFit(
-            design, self.rows.u, members, shares, tuple(terms), np.asarray(left_out), self.noises[members[-1].name],
-            covariance, effective, starts,
-        )  # fmt: skip
-
-
-def _times(matrix: ndarray | None, factor: float) -> ndarray | None:
-    return None if matrix is None else matrix * factor
+    found = [rows.solve(name, variances, *one) for one in problems]
+    return [replace(one, left_out=np.clip(one.left_out, -_LARGEST_LOGIT, _LARGEST_LOGIT)) for one in found], [
+        (variances, 1.0)
+    ]
 
 
 def _stack_numbers(left_out: Sequence[ndarray], t: ndarray, weights: ndarray) -> tuple[ndarray, float]:
@@ -315,7 +255,7 @@ def _stack_numbers(left_out: Sequence[ndarray], t: ndarray, weights: ndarray) ->
 
 def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarray) -> tuple[ndarray, float]:
     """Weights (members,) with the largest likelihood of the left-out labels, and their log loss."""
-    logits = np.stack([_all_logits(part) for part in left_out])
+    logits = np.stack([all_logits(part) for part in left_out])
     start = np.full(len(left_out), 1 / len(left_out))
 
     def loss(mixture: ndarray) -> float:
@@ -331,7 +271,7 @@ def _stack_classes(left_out: Sequence[ndarray], labels: ndarray, weights: ndarra
     return mixture, loss(mixture)
 
 
-def _all_logits(logits: ndarray) -> ndarray:
+def all_logits(logits: ndarray) -> ndarray:
     """One for each class: the one of two classes is split."""
     return np.concatenate([-logits / 2, logits / 2], 1) if logits.shape[1] == 1 else logits
 

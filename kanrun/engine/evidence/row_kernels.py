@@ -55,7 +55,7 @@ class MemberRows:
     """What the fits of one table share: scaled functions and their kinds, kernels, and samples of rows."""
 
     def __init__(self, u: ndarray, weights: ndarray, policy: EvidencePolicy, classes: int = 1) -> None:
-        self.policy, self.weights, self.u = policy, weights, u
+        self.policy, self.weights, self.u, self.classes = policy, weights, u, classes
         most = (policy.most_work / classes) ** (1 / 3) if classes > 1 else policy.dense_rows  # rows of kernels of pairs
         self.too_long = len(u) > most or bool(policy.shapes)
         paired = policy.long_pair_functions if self.too_long else policy.pair_functions
@@ -187,35 +187,48 @@ class MemberRows:
         covariance = tuple(part * np.outer(self.scale[one], self.scale[one]) for part, one in pairs)
         return replace(found, terms=replace(found.terms, main=found.terms.main * self.scale), covariance=covariance)
 
-    def screen(self, problems: Sequence[tuple[ndarray, ndarray]], variances: ndarray) -> None:
-        """Choose the pairs of a table too long for kernels by fits to `screened` rows: (noise, y) of each output."""
+    def screen(self, problems: Sequence[tuple[ndarray, ndarray, ndarray]]) -> None:
+        """Choose the pairs of a table too long for kernels by fits to `screened` rows: (variances, noise, y) of each
+        output."""
         h, form = self.h[self.screened], self.of("pairs", self.screened)
         assert isinstance(form, _Kernels)
         energy = np.zeros((len(self.design.places),) * 2)
-        for noise, y in problems:
+        for variances, noise, y in problems:
             found = solve(form.kernels, variances, noise[self.screened], y[self.screened])
             terms = self.design.terms(h, found.offset, found.weights, variances)
             energy += 0 if terms.pairs is None else terms.pairs**2
         self.pairs, self.screened_already = self.design.strongest_pairs(energy, self.policy.most_pairs), True
 
-    def numbers(self, name: str, y: ndarray, start: Start | None) -> tuple[RowsSolution, Start]:
-        """The variances of a candidate and its terms for an output of numbers."""
-        screening, some = self.screens(name), self.sampled(name)
-        if start is None and self.design.radial is not None:
+    def numbers(
+        self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Start | None] | None
+    ) -> tuple[list[RowsSolution], list[Start]]:
+        """The variances of a candidate and its terms for each output of numbers."""
+        screening, some, components = self.screens(name), self.sampled(name), len(COMPONENTS[name])
+        if starts is None and self.design.radial is not None:
             line, radial, rest = self.design.radial.variances
-            start = np.array([line / self.u.shape[1], radial]), rest
-        form = self.of(name, some)
+            starts = [(np.array([line / self.u.shape[1], radial]), rest)] * y.shape[1]
+        starts = starts or [None] * y.shape[1]
+        form, found = self.of(name, some), list[RowsSolution]()
         if isinstance(form, _Kernels) or len(some) < len(y):
-            start = form.estimate(y[some], self.weights[some], len(COMPONENTS[name]), self.policy, start)
+            weights = self.weights[some]
+            known = [
+                form.estimate(column[some], weights, components, self.policy, start)
+                for column, start in zip(y.T, starts, strict=True)
+            ]
+            problems = [(variances, noise / self.weights, t) for (variances, noise), t in zip(known, y.T, strict=True)]
             if not screening:
-                return self.solve(name, start[0], start[1] / self.weights, y), start
-            self.screen([(start[1] / self.weights, y)], start[0])
-            form = self.of(name)
-            assert isinstance(form, _Columns)
-        moments = Moments.of(form, self.weights, y)  # the most work of a long table: once for variances and terms
-        variances, noise = estimate_of_moments(moments, form.kinds, len(COMPONENTS[name]), self.policy, start)
-        posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
-        return self._in_units(form.solution(posterior, self.weights, y)), (variances, noise)
+                return [self.solve(name, *one) for one in problems], known
+            self.screen(problems)
+            starts, form = known, self.of(name)
+        assert isinstance(form, _Columns)
+        known = []
+        for column, start in zip(y.T, starts, strict=True):
+            moments = Moments.of(form, self.weights, column)  # the most work of a long table: once for both
+            variances, noise = estimate_of_moments(moments, form.kinds, components, self.policy, start)
+            posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
+            found.append(self._in_units(form.solution(posterior, self.weights, column)))
+            known.append((variances, noise))
+        return found, known
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy.special import softmax
 
-from kanrun.engine.evidence import EvidencePolicy, fit_classes, fit_numbers, network_of
+from kanrun.engine.evidence import EvidencePolicy, Terms, fit_classes, fit_numbers, network_of
 from kanrun.engine.evidence.components import Moments, estimate, estimate_of_moments, solve, weights_of
 
 POLICY = EvidencePolicy(candidates=("linear", "additive", "steps", "pairs"))
@@ -63,7 +63,7 @@ def test_effects_and_pairs_are_found() -> None:
     u, y = data()
     fit = fit_numbers(u, y, POLICY)
     assert fit.noise == pytest.approx(0.1, rel=0.5)
-    assert dict(zip([m.name for m in fit.members], fit.weights, strict=True))["pairs"] > 0.8
+    assert fit.weights["pairs"] > 0.8
     new, truth = data(400, 0.0, 5)
     predicted = fit.terms[0].values(fit.design.functions(new))
     inside = (np.abs(new) < 2).all(1)
@@ -79,18 +79,35 @@ def test_pure_noise_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize("outputs", [1, 2])
-def test_the_network_is_the_weighted_sum_of_the_members(outputs: int) -> None:
+def test_the_network_is_the_weighted_sum_of_the_candidates(outputs: int) -> None:
     u, y = data()
     y = np.concatenate([y, -3 * y + u[:, :1]], 1)[:, :outputs]
     fit = fit_numbers(u, y, POLICY)
     network = network_of(fit.terms, fit.design, fit.functions(), fit.noise, EXACT)
     with torch.no_grad():
         found = network(torch.as_tensor(u)).numpy()
-    members = [np.stack([t.values(fit.functions()[:]) for t in member.terms], 1) for member in fit.members]
-    expected = np.tensordot(fit.weights, np.stack(members), 1)
+    expected = np.stack([one.values(fit.functions()[:]) for one in fit.terms], 1)
     np.testing.assert_allclose(found, expected, atol=1e-12 * float(network.layer(0).coefficients.detach().abs().max()))
     assert network.shape[0] == 4
     assert network.shape[-1] == outputs
+    assert sum(fit.weights.values()) == pytest.approx(1)
+
+
+def test_sums_of_terms_give_the_sum_of_their_values() -> None:
+    rng = np.random.default_rng(16)
+    h, pairs = rng.normal(size=(20, 5)), np.array([[0.0, 2.0], [2.0, 0.0]])
+    one, other = Terms(1.0, rng.normal(size=3)), Terms(-2.0, rng.normal(size=5), pairs, np.array([1, 4]))
+    expected = 0.5 * one.values(h) + 3 * other.values(h)
+    np.testing.assert_allclose(one.plus(other, 3.0, 0.5).values(h), expected)
+    np.testing.assert_allclose(other.values(h), -2 + h @ other.main + 2 * h[:, 1] * h[:, 4])
+
+
+def test_outputs_of_other_sizes_get_the_same_fit_in_their_units() -> None:
+    u, y = data(120)
+    outputs = np.concatenate([y, 1e3 - 1e4 * y], 1)
+    fit = fit_numbers(u, outputs, replace(POLICY, candidates=("additive",)))
+    np.testing.assert_allclose(fit.left_out[:, 1], 1e3 - 1e4 * fit.left_out[:, 0], rtol=1e-5)
+    assert fit.noise[1] == pytest.approx(1e4 * fit.noise[0], rel=1e-4)
 
 
 def test_functions_that_are_not_held_give_the_same_fit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,8 +156,8 @@ def test_classes_get_their_probabilities(classes: int, dense_rows: int) -> None:
     with torch.no_grad():
         found = network(torch.as_tensor(u)).softmax(-1).numpy()
     assert np.abs(found - truth).mean() < 0.09
-    assert fit.weights.sum() == pytest.approx(1)
-    assert (fit.weights >= 0).all()
+    assert sum(fit.weights.values()) == pytest.approx(1)
+    assert min(fit.weights.values()) >= 0
 
 
 def test_the_bands_cover_the_effect() -> None:

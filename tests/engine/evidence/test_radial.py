@@ -87,7 +87,7 @@ def test_where_they_add_nothing_there_are_none() -> None:
     fit = fit_numbers(u, y, POLICY)
     assert fit.design.radial is None
     assert NEIGHBOURHOODS not in fit.variances
-    assert NEIGHBOURHOODS not in [one.name for one in fit.members]
+    assert NEIGHBOURHOODS not in fit.weights
 
 
 def test_classes_that_lie_in_shells_are_told_apart() -> None:
