@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.interpret.result import Array
 
 from kanrun.engine.symbolic import (
     Edge,
@@ -27,37 +27,22 @@ _POINTS = 81
 PLAIN = "="
 
 Key = tuple[int, int]  # marks of source and target
-Rows = list[dict[str, Any]]
 
 
-@dataclass
-class _Places:
-    """Where the nodes of a graph stand: level and place within it, by mark; and relays of edges that skip levels."""
+def _paths(graph: Graph) -> dict[Key, list[tuple[int, int]]]:
+    """For each edge the level and place of its ends, and between them of a relay on every level that it skips."""
+    depth, taken = depths(graph), Counter[int]()
 
-    level: dict[int, int]
-    place: dict[int, int]
-    relays: dict[tuple[Key, int], int] = field(default_factory=dict)
+    def stop(level: int) -> tuple[int, int]:
+        taken[level] += 1
+        return level, taken[level] - 1
 
-    @classmethod
-    def of(cls, graph: Graph) -> _Places:
-        depth = depths(graph)
-        count = [0] * (max(depth) + 1)
-        level, place = {}, {}
-        for node in range(graph.output + 1):
-            mark, at = graph.mark(node), depth[node]
-            level[mark], place[mark] = at, count[at]
-            count[at] += 1
-        places = cls(level, place)
-        for edge in graph.edges:
-            key = _key(graph, edge)
-            for at in range(level[key[0]] + 1, level[key[1]]):
-                places.relays[key, at] = count[at]
-                count[at] += 1
-        return places
-
-    @property
-    def last(self) -> int:
-        return max(self.level.values())
+    at = {graph.mark(node): stop(depth[node]) for node in range(graph.output + 1)}
+    paths: dict[Key, list[tuple[int, int]]] = {}
+    for key in dict.fromkeys(_key(graph, edge) for edge in graph.edges):
+        begin, end = at[key[0]], at[key[1]]
+        paths[key] = [begin, *map(stop, range(begin[0] + 1, end[0])), end]
+    return paths
 
 
 def edge_tables(steps: Sequence[SearchStage], samples: SearchData, names: tuple[str, ...], output: str) -> Table | None:
@@ -67,20 +52,17 @@ def edge_tables(steps: Sequence[SearchStage], samples: SearchData, names: tuple[
     """
     if not steps:
         return None
-    first = steps[0].graph
-    known = {_key(first, edge) for edge in first.edges}
-    rows: Rows = []
+    first, rows = steps[0].graph, list[dict[str, Any]]()
     curves = _curves(first, samples)
     for number, step in enumerate(steps):
-        keys = {_key(step.graph, edge) for edge in step.graph.edges}
-        places = _Places.of(first if keys <= known else step.graph)
         here = _curves(step.graph, samples)
-        ghosts = (
-            {key: {**row, "pruned": True} for key, row in curves.items() if key not in keys} if keys <= known else {}
-        )
-        stage = {"stage": f"{number + 1} {step.stage}"}
+        within = here.keys() <= curves.keys()
+        paths = _paths(first if within else step.graph)
+        top = max(path[-1][0] for path in paths.values())
+        ghosts = {key: {**row, "pruned": True} for key, row in curves.items() if within and key not in here}
         for key, row in {**here, **ghosts}.items():
-            rows += [{**stage, **each} for each in _placed(key, row, places, names, output)]
+            ends = names[key[0]] if key[0] < len(names) else "", output if paths[key][-1][0] == top else ""
+            rows += [{"stage": f"{number + 1} {step.stage}", **each} for each in _placed(row, paths[key], ends)]
     columns = {
         key: np.concatenate([row[key] if key in "xy" else np.full(_POINTS, row[key]) for row in rows])
         for key in rows[0]
@@ -133,27 +115,17 @@ def label(function: object) -> str:
     return PLAIN if isinstance(function, Identity) else ""
 
 
-def _placed(key: Key, row: dict[str, Any], places: _Places, names: tuple[str, ...], output: str) -> Rows:
-    """The edge's row, and one more for every level that it skips."""
-    source, target = key
-    begin, end = places.level[source], places.level[target]
-    stations = [places.relays[key, at] for at in range(begin + 1, end)]
-    stops = [places.place[source], *stations, places.place[target]]
-    t: Array = row["y"]
-    found = []
-    for hop in range(end - begin):
-        passed = {} if hop == 0 else {"x": t, "y": t, "symbolic": PLAIN}
-        layer = begin + hop
-        found.append(
-            {
-                **row,
-                **passed,
-                "operation": row["operation"] if layer + 1 == end else "sum",
-                "layer": layer,
-                "out": stops[hop + 1],
-                "in": stops[hop],
-                "input_name": names[source] if layer == 0 and source < len(names) else "",
-                "output_name": output if layer + 1 == places.last else "",
-            }
-        )
-    return found
+def _placed(row: dict[str, Any], path: Sequence[tuple[int, int]], ends: tuple[str, str]) -> Iterator[dict[str, Any]]:
+    """The edge's row, and one more for every level that it skips; `ends` are the names of an input and an output."""
+    for hop, ((layer, source), (_, target)) in enumerate(pairwise(path)):
+        final = hop == len(path) - 2
+        yield {
+            **row,
+            **({"x": row["y"], "symbolic": PLAIN} if hop else {}),
+            "operation": row["operation"] if final else "sum",
+            "layer": layer,
+            "out": target,
+            "in": source,
+            "input_name": "" if hop else ends[0],
+            "output_name": ends[1] if final else "",
+        }

@@ -56,40 +56,27 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     stages = sorted(table["stage"].unique())
     parts = [table[table["stage"] == stage] for stage in stages]
     layouts = [lay_out(part, False, _MOST) for part in parts]
-    rows = _rows([max(layout.width, _LEAST_WIDTH) for layout in layouts])
-    heights = [max(layouts[i].height for i in row) + _HEADING for row in rows]
-    widths = [sum(max(layouts[i].width, _LEAST_WIDTH) + _GAP for i in row) - _GAP for row in rows]
-    width, height = max(widths), sum(heights)
+    rooms = [max(layout.width, _LEAST_WIDTH) + _GAP for layout in layouts]
+    high, places = max(layout.height for layout in layouts) + _HEADING, list[tuple[float, int]]()
+    left, row = 0.0, 0
+    for room in rooms:
+        if left and left + room > _WIDEST:
+            left, row = 0.0, row + 1
+        places.append((left, row))
+        left += room
+    width = max(left + room for (left, _), room in zip(places, rooms, strict=True))
+    height = high * (row + 1)
     figure = Figure(figsize=(width, height))
-    top = height
-    for row, high in zip(rows, heights, strict=True):
-        left = 0.0
-        for i in row:
-            room = max(layouts[i].width, _LEAST_WIDTH)
-            start, bottom = left + (room - layouts[i].width) / 2, top - high
-            box = start / width, bottom / height, layouts[i].width / width, layouts[i].height / height
-            draw_network(figure.add_axes(box), parts[i], layouts[i])
-            middle = (left + room / 2) / width
-            place: Any = {"ha": "center", "va": "top"}
-            figure.text(middle, (top - 0.05) / height, letters(str(stages[i]), 40), fontsize=9, **place)
-            if i < len(under):
-                figure.text(middle, (top - 0.24) / height, under[i], fontsize=7, color=GREY, **place)
-            left += room + _GAP
-        top -= high
+    for i, ((left, row), room, layout) in enumerate(zip(places, rooms, layouts, strict=True)):
+        start, bottom, top = left + (room - layout.width) / 2, height - high * (row + 1), height - high * row
+        box = start / width, bottom / height, layout.width / width, layout.height / height
+        draw_network(figure.add_axes(box), parts[i], layout)
+        place: Any = {"ha": "center", "va": "top"}
+        middle = (left + room / 2) / width
+        figure.text(middle, (top - 0.05) / height, letters(str(stages[i]), 40), fontsize=9, **place)
+        if i < len(under):
+            figure.text(middle, (top - 0.24) / height, under[i], fontsize=7, color=GREY, **place)
     return figure
-
-
-def _rows(widths: Sequence[float]) -> list[list[int]]:
-    """Return the numbers of what stands in each row of at most `_WIDEST` inches."""
-    rows: list[list[int]] = [[]]
-    used = 0.0
-    for place, width in enumerate(widths):
-        if rows[-1] and used + width > _WIDEST:
-            rows.append([])
-            used = 0.0
-        rows[-1].append(place)
-        used += width + _GAP
-    return rows
 
 
 @styled

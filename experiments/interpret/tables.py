@@ -1,24 +1,22 @@
-"""What an interpretation leaves in tables: its stages, the candidates of each edge, and what became of it."""
+"""What an interpretation leaves behind: its stages, candidates, decisions, formulas, and what is said of them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from kanrun.experiments.interpret.diagram_edges import label
-from kanrun.experiments.interpret.problem import InterpretationProblem
-from kanrun.experiments.interpret.result import Array, Check, Interpretation
-from kanrun.experiments.interpret.verdict import fresh
+from kanrun.experiments.interpret.diagram_edges import edge_tables, label
+from kanrun.experiments.interpret.result import Interpretation, InterpretationProblem, Options
 
 from kanrun.config import NistTarget
 from kanrun.engine.symbolic import (
+    Certificate,
     ConstantsFitting,
     Decision,
     Formula,
     Graph,
-    SearchData,
     SearchStage,
     SimplificationPolicy,
     Tried,
@@ -29,60 +27,93 @@ from kanrun.engine.symbolic import (
     fit_constants,
     written,
 )
-from kanrun.runs.records import Row
-from kanrun.targets.functions import NistSet, read_nist
+from kanrun.runs.records import Checkpoint, Note, Record, Row, Value
+from kanrun.study.evaluation import doubts
+from kanrun.targets.functions import read_nist
 
 #: Digits that float64 has: more than these agree by chance.
 _MOST_DIGITS = 16.0
+#: How many other ways of writing a formula are kept, and of how many constants intervals are printed.
+_MOST_OTHERS, _SHOWN = 3, 5
+
+
+def records(
+    problem: InterpretationProblem, result: Interpretation, options: Options, seed: int, cpu_seconds: float
+) -> Iterator[Record]:
+    """All that is recorded of a result, which is in the user's units."""
+    formula, policy = result.formula, options.policy
+    row = summary_row(problem, result, options.program, cpu_seconds)
+    yield row
+    said = f"{problem.name}: {formula.expression if formula else 'no formula'}; {row.values['reason']}"
+    apart = row.values["largest_difference"]
+    yield Note(said if apart is None else f"{said}; largest difference between formula and network {apart:.2g}")
+    if formula is not None and problem.dimensions is not None:
+        yield Note(f"{problem.name}: the formula was sought in groups without units: its units are those of the output")
+    if formula is not None and row.values["formula_rmse"] is not None:
+        yield from doubts(row.values["r2"], "check points")
+    if len(rows := input_rows(problem, result)) > 1:
+        yield from rows
+        yield Note(f"{problem.name}: {inputs_that_matter(rows)}")
+    if formula is not None:
+        yield Row("formulas", {"output": problem.output, "kind": row.values["outcome"], **formula.forms()})
+        yield formula_checkpoint(problem, result, formula, seed)
+    if formula is not None and not formula.splines:
+        yield from equivalent_rows(problem, formula, policy.proving * policy.budget)
+        constants = [
+            Row("constants", {"output": problem.output, **vars(each)})
+            for each in confidence_intervals(
+                formula.expression, formula.names, *problem.points(), relative=result.relative
+            )
+        ]
+        yield from constants
+        if constants and not result.sentence.startswith("the formula gives all points"):
+            yield Note(f"{problem.name}: {intervals_of(constants)}")
+    if result.approximation is not None:
+        yield Row("formulas", {"output": problem.output, "kind": "approximation", **result.approximation.forms()})
+    if result.tried is not None:
+        yield from candidate_rows(result.tried)
+        yield from decision_rows(result, result.tried)
+        if (table := edge_tables(result.stages, problem.samples, problem.inputs, problem.output)) is not None:
+            yield replace(table, name="edges" if problem.only else f"edges-{problem.output}")
 
 
 def certified_row(target: NistTarget, formula: Formula | None) -> Row:
     """Correct digits of the worst parameter from start 1 and 2, and the sum of squares of `formula` over the certified
     one, with its constants."""
     found = read_nist(target.path, target.name)
-    values: dict[str, Any] = {"target": found.name, "parameters": len(found.parameters)}
+    names, digits = [f"x{i}" for i in range(found.x.shape[1])], dict[str, Value]()
     for number, start in enumerate(found.starts, 1):
-        values[f"start_{number}_digits"] = _digits(found, start)
-    ratio, constants = None, int(formula.graph.parameters.size) if formula is not None else None
+        problem = ConstantsFitting(found.model, names, found.parameters, (found.x, found.y), start)
+        worst = float(np.max(np.abs(fit_constants(problem)[0] / found.certified - 1)))
+        digits[f"start_{number}_digits"] = min(-math.log10(max(worst, 1e-300)), _MOST_DIGITS)
+    ratio, constants = None, None if formula is None else int(formula.graph.parameters.size)
     if formula is not None and not formula.splines:
         with np.errstate(all="ignore"):
-            total = float(np.sum((formula(found.x) - found.y) ** 2))
-        ratio = total / found.sum_of_squares if np.isfinite(total) else None
-    return Row("certified", {**values, "residual_ratio": ratio, "constants": constants})
-
-
-def _digits(found: NistSet, start: Array) -> float:
-    names = [f"x{i}" for i in range(found.x.shape[1])]
-    problem = ConstantsFitting(found.model, names, found.parameters, (found.x, found.y), start)
-    constants, _ = fit_constants(problem)
-    worst = float(np.max(np.abs(constants / found.certified - 1)))
-    return float(min(-np.log10(worst), _MOST_DIGITS)) if worst > 0 else _MOST_DIGITS
-
-
-def stage_row(step: SearchStage, samples: SearchData, check: Check) -> Row:
-    """One stage of one structure: what it is, how large, how good, how long it took."""
-    with np.errstate(all="ignore"):
-        train = float(np.sqrt(np.mean((step.model(samples.x) - samples.y) ** 2)))
-        test = float(np.sqrt(np.mean((step.model(check.x) - check.y) ** 2)))
-    return Row(
-        "stages",
-        {
-            "stage": step.stage,
-            "structure": step.name,
-            "shape": shape_of(step.graph),
-            "active_edges": step.graph.active_edges,
-            "parameters": int(step.graph.parameters.size),
-            "train_rmse": _number(train),
-            "validation_rmse": _number(step.error * samples.spread),
-            "test_rmse": _number(test),
-            "seconds": step.seconds,
-        },
+            ratio = float(np.sum((formula(found.x) - found.y) ** 2)) / found.sum_of_squares
+    parameters = len(found.parameters)
+    return _row(
+        "certified", target=found.name, parameters=parameters, **digits, residual_ratio=ratio, constants=constants
     )
 
 
-def _number(value: float) -> float | None:
-    """None where a stage's candidates are not defined on all points before their constants are refitted."""
-    return value if np.isfinite(value) else None
+def stage_row(step: SearchStage, problem: InterpretationProblem) -> Row:
+    """One stage of one structure: what it is, how large, how good in the units of the search, how long it took."""
+    samples, check, graph = problem.samples, problem.check, step.graph
+    with np.errstate(all="ignore"):
+        train, test = (
+            float(np.sqrt(np.mean((step.model(x) - y) ** 2))) for x, y in ((samples.x, samples.y), (check.x, check.y))
+        )
+    return _row(
+        "stages", stage=step.stage, structure=step.name, shape=shape_of(graph), active_edges=graph.active_edges,
+        parameters=int(graph.parameters.size), train_rmse=train, validation_rmse=step.error * samples.spread,
+        test_rmse=test, seconds=step.seconds,
+    )  # fmt: skip
+
+
+def _row(table: str, **values: Value) -> Row:
+    """None for numbers that are not finite: candidates are not defined on all points before they are refitted."""
+    finite = {n: None if isinstance(v, float) and not np.isfinite(v) else v for n, v in values.items()}
+    return Row(table, finite)
 
 
 def shape_of(graph: Graph) -> str:
@@ -101,129 +132,70 @@ def shape_of(graph: Graph) -> str:
 def candidate_rows(tried: Tried) -> Iterator[Row]:
     """Every match of every edge of the pruned network: R^2 and complexity, best score first."""
     for index, matches in tried.matches.items():
+        name = edge_name(tried.network, index)
         for rank, match in enumerate(matches):
-            yield Row(
-                "candidates",
-                {
-                    "edge": edge_name(tried.network, index),
-                    "index": index,
-                    "candidate": match.name,
-                    "r2": match.r2,
-                    "one_minus_r2": match.loss,
-                    "complexity": match.complexity,
-                    "rank": rank,
-                },
-            )
+            yield _row(
+                "candidates", edge=name, index=index, candidate=match.name, r2=match.r2, one_minus_r2=match.loss,
+                complexity=match.complexity, rank=rank,
+            )  # fmt: skip
 
 
-def decision_rows(result: Interpretation) -> Iterator[Row]:
+def decision_rows(result: Interpretation, tried: Tried) -> Iterator[Row]:
     """What became of each edge of the retrained network: symbolic or numeric, its best candidate, and why."""
-    if result.tried is None:
-        return
-    network = result.tried.network
     snapped = next((step.graph for step in reversed(result.steps) if step.stage == "snap"), None)
     chosen = {decision.index: decision for decision in result.decisions}
-    for index in network.numeric_edges():
-        found = chosen.get(index) or _taken(result, index, snapped)
-        yield Row(
-            "decisions",
-            {
-                "edge": edge_name(network, index),
-                "index": index,
-                "state": "symbolic" if found.symbolic else "numeric",
-                "candidate": found.candidate,
-                "r2": _number(found.r2),
-                "why": found.why,
-            },
-        )
-
-
-def _taken(result: Interpretation, index: int, snapped: Graph | None) -> Decision:
-    """An edge of a network whose formula is as good: the candidate that took it over."""
-    assert result.tried is not None
-    if result.formula is None or snapped is None:
-        return Decision(index, False, "", np.nan, "no candidates fit the network together")
-    name = label(snapped.edges[index].function)
-    r2 = next((match.r2 for match in result.tried.matches[index] if match.name == name), np.nan)
-    return Decision(index, True, name, r2, "the formula is as good as the network")
+    for index in tried.network.numeric_edges():
+        found = chosen.get(index) or Decision(index, False, "", np.nan, "no candidates fit the network together")
+        if index not in chosen and result.formula is not None and snapped is not None:
+            name = label(snapped.edges[index].function)  # the candidate that took over an edge of a good formula
+            r2 = next((match.r2 for match in tried.matches[index] if match.name == name), np.nan)
+            found = Decision(index, True, name, r2, "the formula is as good as the network")
+        yield _row(
+            "decisions", edge=edge_name(tried.network, index), index=index,
+            state="symbolic" if found.symbolic else "numeric", candidate=found.candidate, r2=found.r2, why=found.why,
+        )  # fmt: skip
 
 
 def edge_name(graph: Graph, index: int) -> str:
     """Such as `x0 to node 2`; nodes have the numbers of the network that was trained."""
-    return f"{_node(graph, graph.edges[index].source)} to {_node(graph, graph.edges[index].target)}"
+
+    def named(node: int) -> str:
+        if node < graph.inputs:
+            return f"x{node}"
+        return f"node {graph.mark(node) - graph.inputs}" if node < graph.output else "output"
+
+    return f"{named(graph.edges[index].source)} to {named(graph.edges[index].target)}"
 
 
-def _node(graph: Graph, node: int) -> str:
-    if node < graph.inputs:
-        return f"x{node}"
-    return f"node {graph.mark(node) - graph.inputs}" if node < graph.output else "output"
-
-
-#: Difference from the truth, relative to its size, that a formula called exact may have.
-EQUAL = 1e-9
-
-
-def summary_row(
-    problem: InterpretationProblem, result: Interpretation, formula: Formula | None, program: str, cpu_seconds: float
-) -> Row:
-    """The outcome, the largest difference between formula and network, and errors in the user's units; `formula` is in
-    these units already."""
-    certificate, outcome = result.certificate, outcome_of(problem, result)
-    relative = (
-        certificate.formula_rmse / problem.samples.spread if certificate and np.ptp(problem.samples.y) else np.nan
-    )
-    return Row(
-        "summary",
-        {
-            "target": problem.name,
-            "kind": problem.kind,
-            "program": program,
-            "noise": problem.noise,
-            "outcome": outcome,
-            "formula": str(formula.expression) if formula else "",
-            "formula_rmse": _number(certificate.formula_rmse * problem.unit) if certificate else None,
-            "network_rmse": _number(certificate.network_rmse * problem.unit) if certificate else None,
-            "relative_error": _number(relative),
-            "largest_difference": _number(certificate.difference * problem.unit) if certificate else None,
-            "graph_difference": problem.graph_difference,
-            "recovered": certificate.recovered if certificate else problem.unknown,
-            "form": certificate.form if certificate else problem.unknown,
-            "symbolically": certificate.symbolically if certificate else problem.unknown,
-            "r2": _number(certificate.r2) if certificate else None,
-            "structure": result.structure,
-            "shape": shape_of(result.tried.network) if result.tried else "",
-            "active_edges": result.tried.network.active_edges if result.tried else 0,
-            "numeric_edges": _numeric(result),
-            "complexity": formula.complexity if formula else None,
-            "seconds": result.seconds,
-            "cpu_seconds": cpu_seconds,
-            "reason": result.sentence + ("; beyond them it is not the truth" if outcome == "wrong" else ""),
-        },
-    )
+def summary_row(problem: InterpretationProblem, result: Interpretation, program: str, cpu_seconds: float) -> Row:
+    """The outcome, the largest difference between formula and network, and errors in the user's units."""
+    formula, network = result.formula, result.tried.network if result.tried else None
+    unknown = "unknown" if problem.check.truth is None else "no"
+    none = Certificate(np.nan, np.nan, np.nan, np.nan, 0, unknown, unknown, unknown)
+    found, active = result.certificate or none, network.active_edges if network else 0
+    varied = problem.unit * problem.samples.spread if np.ptp(problem.samples.y) else np.nan
+    return _row(
+        "summary", target=problem.name, kind=problem.kind, program=program, noise=problem.noise,
+        outcome=result.outcome, formula=str(formula.expression) if formula else "", formula_rmse=found.formula_rmse,
+        network_rmse=found.network_rmse, relative_error=found.formula_rmse / varied,
+        largest_difference=found.difference, graph_difference=problem.graph_difference, recovered=found.recovered,
+        form=found.form, symbolically=found.symbolically, r2=found.r2, structure=result.structure,
+        shape=shape_of(network) if network else "", active_edges=active,
+        numeric_edges=len(formula.splines) if formula else active,
+        complexity=formula.complexity if formula else None, seconds=result.seconds, cpu_seconds=cpu_seconds,
+        reason=result.sentence,
+    )  # fmt: skip
 
 
 def equivalent_rows(problem: InterpretationProblem, formula: Formula, work: float) -> Iterator[Row]:
     """A few other ways of writing a formula, as many as come within `work`, shortest first; all in the user's units."""
-    points = problem.input_scaling.invert(problem.samples.validation_x)
+    points = problem.scaling.invert(problem.samples.validation_x)
     forms = equivalent_forms(exactly(formula.expression), formula.names, points, SimplificationPolicy(budget=work))
     others = {str(written(form)): written(form) for form in forms}
     others.pop(str(formula.expression), None)
     for other in list(others.values())[:_MOST_OTHERS]:
         text = replace(formula, expression=other).forms()
         yield Row("formulas", {"output": problem.output, "kind": "equivalent", **text})
-
-
-#: How many other ways of writing a formula are kept.
-_MOST_OTHERS = 3
-
-
-def constant_rows(problem: InterpretationProblem, formula: Formula, relative: bool) -> Iterator[Row]:
-    """Every number of a formula that is no whole one with its 95 % interval, by the points it was fitted to; `formula`
-    is in the user's units."""
-    x, y = problem.input_scaling.invert(problem.samples.x), problem.samples.y
-    y = y * problem.unit + float(problem.output_scaling.shift[problem.index])
-    for each in confidence_intervals(formula.expression, formula.names, x, y, relative=relative):
-        yield Row("constants", {"output": problem.output, **vars(each)})
 
 
 def intervals_of(rows: Sequence[Row]) -> str:
@@ -234,52 +206,17 @@ def intervals_of(rows: Sequence[Row]) -> str:
     return f"constants with their 95 % intervals: {', '.join(shown)}{more}"
 
 
-#: Constants whose intervals are printed.
-_SHOWN = 5
-
-
-def outcome_of(problem: InterpretationProblem, result: Interpretation) -> str:
-    """The outcome beside the truth, where that is known: `exact` also for noisy points whose formula is recovered, and
-    `wrong` for a formula that was called exact, but is not the truth."""
-    if result.outcome == "exact" and not equals_truth(problem.check, result):
-        return "wrong"
-    recovered = result.certificate is not None and result.certificate.recovered == "yes"
-    return "exact" if recovered else result.outcome
-
-
-def equals_truth(check: Check, result: Interpretation) -> bool:
-    """Whether the formula is the truth where both are defined on fresh points of a domain twice as wide, in which
-    inputs of one sign keep it (x is sqrt(x^2) where x is positive): symbolically, or to EQUAL of the truth's size; True
-    where there is no truth to ask."""
-    assert result.formula is not None
-    if check.truth is None or (result.certificate is not None and result.certificate.symbolically == "yes"):
-        return True
-    middle, half = check.domain.mean(1, keepdims=True), np.diff(check.domain, axis=1) / 2
-    wide = np.concatenate([middle - 2 * half, middle + 2 * half], axis=1)
-    low, high = check.domain.T
-    wide[:, 0] = np.where(low >= 0, np.maximum(wide[:, 0], 0.0), wide[:, 0])
-    wide[:, 1] = np.where(high <= 0, np.minimum(wide[:, 1], 0.0), wide[:, 1])
-    x = fresh(wide)
-    with np.errstate(all="ignore"):
-        truth, values = check.truth(x), result.formula(x)
-    both = np.isfinite(truth) & np.isfinite(values)
-    size = np.maximum(np.abs(truth[both]), float(np.std(check.y)))
-    return bool(np.all(np.abs(values[both] - truth[both]) <= EQUAL * size))
-
-
 def input_rows(problem: InterpretationProblem, result: Interpretation) -> list[Row]:
     """How much each input matters: the change of the formula, or else the network, where the input alone is exchanged
     between points, relative to the spread of the output (sqrt(2) if nothing else matters)."""
-    model, x = result.formula or result.network, problem.samples.x
-    rows: list[Row] = []
-    for index, name in enumerate(problem.inputs):
-        if model is None:
-            break
+    model, (x, _), rows = result.formula or result.network, problem.points(), list[Row]()
+    for index, name in enumerate(problem.inputs if model is not None else ()):
+        assert model is not None  # an invariant: no inputs are gone through without
         exchanged = x.copy()
         exchanged[:, index] = np.roll(x[:, index], len(x) // 2)
         with np.errstate(all="ignore"):
-            change = float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2))) / problem.samples.spread
-        rows.append(Row("inputs", {"output": problem.output, "input": name, "effect": _number(change)}))
+            change = float(np.sqrt(np.mean((model(exchanged) - model(x)) ** 2))) / problem.unit / problem.samples.spread
+        rows.append(_row("inputs", output=problem.output, input=name, effect=change))
     return rows
 
 
@@ -292,8 +229,22 @@ def inputs_that_matter(rows: Sequence[Row]) -> str:
     return text + (f"; not needed: {', '.join(idle)}" if idle else "")
 
 
-def _numeric(result: Interpretation) -> int:
-    """Edges that stay numeric."""
-    if result.formula is not None:
-        return len(result.formula.splines)
-    return result.tried.network.active_edges if result.tried else 0
+def formula_checkpoint(
+    problem: InterpretationProblem, result: Interpretation, formula: Formula, seed: int
+) -> Checkpoint:
+    """The formula in all its forms, beside its domain and certificate; arrays hold the domain, and of f1, f2, ...
+    the ends (2,) of their uniform grids and the coefficients (intervals + degree,)."""
+    certificate = vars(result.certificate) if result.certificate else {}
+    meta = {
+        "formula": formula.forms(),
+        "variables": list(formula.names),
+        "inputs": list(problem.inputs),
+        "output": problem.output,
+        "rounded": [list(entry) for entry in formula.rounded],
+        "certificate": {k: (v if not isinstance(v, float) or np.isfinite(v) else None) for k, v in certificate.items()},
+        "seed": seed,
+    }
+    arrays = {"domain": problem.scaling.invert(problem.check.domain.T).T}
+    for name, spline in formula.splines:
+        arrays |= {f"{name}.ends": np.array([spline.low, spline.high]), f"{name}.coefficients": spline.parameters}
+    return Checkpoint(f"formula-{problem.name}-seed{seed}", arrays, meta)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
 import numpy as np
 import sympy
-from kanrun.experiments.interpret.result import Array, Check, Interpretation, SourceNetwork
+from kanrun.experiments.interpret.result import Array, Check, Interpretation, InterpretationProblem
 
 from kanrun.engine.symbolic import (
     Budget,
@@ -41,6 +41,8 @@ _NUMERIC = ("train", "prune", "retrain")
 #: what formulas of some depth make of it. The 73 of the score cards leave at most 6e-15; a quotient of polynomials of
 #: ten terms comes as near as 6e-12 to an exponential.
 EXACT_FORMULA = 1e-13
+#: Difference from the truth, relative to its size, that a formula called exact may have.
+_EQUAL = 1e-9
 #: Relative error of a formula below which its ratio to the network's says nothing.
 _ROUNDED = 1e-11
 #: Relative error of a network above which its share of the variance is said beside the formula.
@@ -48,91 +50,66 @@ _POOR = 0.1
 
 
 @dataclass(frozen=True)
-class Conditions:
-    """How much worse than its network a formula may be (`slack`), the work that is left, and when it all began."""
-
-    slack: float
-    budget: Budget
-    began: float
-
-
-@dataclass(frozen=True)
 class _Outcome:
     """The structure chosen, the formula and, where that is worse than the network, the approximation; the decision on
-    each edge."""
+    each edge, and the stages from the structure to the formula."""
 
     choice: Tried
-    formula: Formula | None
-    approximation: Formula | None
-    decisions: tuple[Decision, ...]
+    formula: Formula | None = None
+    approximation: Formula | None = None
+    decisions: tuple[Decision, ...] = ()
+    stages: tuple[SearchStage, ...] = ()
 
 
 def verdict(
-    problem: SearchProblem,
-    conditions: Conditions,
-    check: Check,
-    steps: Sequence[SearchStage],
-    tried: Sequence[Tried],
-    source: SourceNetwork | None,
-) -> Iterator[SearchStage | Interpretation]:
+    problem: SearchProblem, given: InterpretationProblem, steps: Sequence[SearchStage], tried: Sequence[Tried],
+    slack: float, budget: Budget,
+) -> Iterator[SearchStage | Interpretation]:  # fmt: skip
     """The stages from the best structure to its formula, then the interpretation, certified against the network that
-    was given as `source`, or else the one that was trained. What is left of the budget goes into rounding and
-    simplification."""
-    data, began = problem.data, conditions.began
-    numeric = [step.error for step in steps if step.stage in _NUMERIC]
-    best = min([*numeric, *(each.network_error for each in tried)], default=float("inf"))
+    was given, or else the one that was trained. A formula may be `slack` worse than its network; what is left of the
+    budget goes into rounding and simplification."""
+    data, check = problem.data, given.check
+    numeric = [step for step in steps if step.stage in _NUMERIC]
+    best = min([*(step.error for step in numeric), *(each.network_error for each in tried)], default=inf)
     choice = choose_formula(tried, problem)
     if best >= data.nothing or choice is None:
-        yield _nothing(best, data.nothing, steps, began)
-        return
-    more: list[SearchStage] = []
-    outcome = None
-    measures = [step for step in steps if step.stage in _NUMERIC]
-    measures = [step for step in measures if not data.interpolated_by(step.graph.parameters.size)]
-    few = not measures and any(step.stage in _NUMERIC for step in steps)
-    reference = inf if few else min([choice.network_error, *(step.error for step in measures)])
-    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
-    for event in _finishing(choice, tried, problem, conditions, (reference, nearest)):
-        if isinstance(event, SearchStage):
-            more.append(event)
-            yield event
-        else:
-            outcome = event
-    assert outcome is not None
-    formula_error, choice = choice.formula_error, outcome.choice
-    start = time.monotonic()
-    network = source.itself if source is not None else choice.network
-    points, proof = fresh(check.domain), problem.policy.simplification
-    proof = replace(proof, proof=min(proof.proof, problem.policy.proving * problem.policy.budget))
-    certificate = certify(outcome.formula, network, (check.x, check.y), points, check.truth, check.expression, proof)
-    if outcome.formula is not None:
-        error = data.error(outcome.formula)
-        more.append(
-            SearchStage("verify", choice.name, outcome.formula.graph, error, time.monotonic() - start, outcome.formula)
+        sentence = (
+            f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
         )
-        yield more[-1]
-    allowed = max((1 + conditions.slack) * reference, problem.policy.exact)
-    kind, sentence = _judged(outcome, formula_error, certificate, data, reference, allowed)
+        if best >= data.nothing:
+            sentence = "no structure found: no network predicts held-out points better than their mean does"
+        yield Interpretation("failed", sentence, steps=tuple(steps))
+        return
+    measures = [step for step in numeric if not data.interpolated_by(step.graph.parameters.size)]
+    reference = min([choice.network_error, *(step.error for step in measures)])
+    reference = inf if numeric and not measures else reference
+    nearest = min(measures, key=lambda step: step.error).model if measures else choice.network
+    outcome = yield from _finishing(choice, tried, problem, slack, budget, (reference, nearest))
+    formula, stages, start = outcome.formula, outcome.stages, time.monotonic()
+    network = given.network.itself if given.network is not None else outcome.choice.network
+    proof = problem.policy.simplification
+    proof = replace(proof, proof=min(proof.proof, problem.policy.proving * problem.policy.budget))
+    held, points = (check.x, check.y), fresh(check.domain)
+    certificate = certify(formula, network, held, points, check.truth, check.expression, proof)
+    if formula is not None:
+        spent = time.monotonic() - start
+        stages = (*stages, SearchStage("verify", choice.name, formula.graph, data.error(formula), spent, formula))
+        yield stages[-1]
+    allowed = max((1 + slack) * reference, problem.policy.exact)
+    kind, sentence = _judged(outcome, choice.formula_error, certificate, check, data, reference, allowed)
     yield Interpretation(
-        kind, sentence, outcome.formula, network, certificate, choice.name, time.monotonic() - began,
-        choice, (*steps, *more), outcome.approximation, outcome.decisions, data.relative,
+        kind, sentence, formula, network, certificate, choice.name, 0.0, choice, (*steps, *stages),
+        outcome.approximation, outcome.decisions, data.relative,
     )  # fmt: skip
 
 
-def _nothing(best: float, nothing: float, steps: Sequence[SearchStage], began: float) -> Interpretation:
-    sentence = f"the network did not train: its relative error on held-out points is {best:.2g}; nothing was snapped"
-    if best >= nothing:
-        sentence = "no structure found: no network predicts held-out points better than their mean does"
-    return Interpretation("failed", sentence, None, None, None, "", time.monotonic() - began, None, tuple(steps))
-
-
 def _finishing(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions,
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, budget: Budget,
     reference: tuple[float, Callable[[Array], Array]],
-) -> Iterator[SearchStage | _Outcome]:  # fmt: skip
+) -> Generator[SearchStage, None, _Outcome]:  # fmt: skip
     """Rounds the formula if it is as good as the network with the error of `reference`, or where noise leaves it to
     chance which is better, else snaps what edges can be."""
-    allowed = min(max((1 + conditions.slack) * reference[0], problem.policy.exact), 1.0)
+    allowed = min(max((1 + slack) * reference[0], problem.policy.exact), 1.0)
     noisy = reference[0] > problem.policy.selection.smooth
     names = [f"x{i}" for i in range(problem.data.x.shape[1])]
 
@@ -141,7 +118,7 @@ def _finishing(
 
     def rounded(graph: Graph) -> tuple[Formula, SearchStage]:
         start = time.monotonic()
-        with at_most(conditions.budget.left):
+        with at_most(budget.left):
             formula = finished(graph, problem.data, names, problem.policy)
         error = problem.data.error(formula.graph)
         return formula, SearchStage("round", choice.name, formula.graph, error, time.monotonic() - start)
@@ -149,22 +126,21 @@ def _finishing(
     if choice.formula is not None and good(choice.formula, choice.formula_error):
         formula, stage = rounded(choice.formula)
         yield stage
-        yield _Outcome(choice, formula, None, ())
-        return
+        return _Outcome(choice, formula, stages=(stage,))
     approximation = rounded(choice.formula)[0] if choice.formula is not None else None
     start = time.monotonic()
-    choice, mixed = _mixed(choice, tried, problem, conditions)
+    choice, mixed = _mixed(choice, tried, problem, slack, budget)
     if not mixed.symbolic or not (mixed.graph.numeric_edges() or good(mixed.graph, mixed.error)):
-        yield _Outcome(choice, None, approximation, mixed.decisions)
-        return
-    yield SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
+        return _Outcome(choice, None, approximation, mixed.decisions)
+    mix = SearchStage("mix", choice.name, mixed.graph, mixed.error, time.monotonic() - start)
+    yield mix
     formula, stage = rounded(mixed.graph)
     yield stage
-    yield _Outcome(choice, formula, approximation, mixed.decisions)
+    return _Outcome(choice, formula, approximation, mixed.decisions, (mix, stage))
 
 
 def _mixed(
-    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, conditions: Conditions
+    choice: Tried, tried: Sequence[Tried], problem: SearchProblem, slack: float, budget: Budget
 ) -> tuple[Tried, PartlySymbolic]:
     """The structure, among those whose networks are nearly the best, of which candidates take over the most."""
     policy = problem.policy.mixing
@@ -172,11 +148,11 @@ def _mixed(
     near = [each for each in tried if each.network_error <= policy.near * best][: policy.structures] or [choice]
     found: list[tuple[int, float, int, Tried, PartlySymbolic]] = []
     for each in near:
-        allowed = max((1 + conditions.slack) * each.network_error, problem.policy.exact)
+        allowed = max((1 + slack) * each.network_error, problem.policy.exact)
         for graph in variants(each.network, problem):
             mixed = PartlySymbolic(graph, problem.data.error(graph), ())
             allowance = policy.budget / (len(near) * problem.policy.selection.variants)
-            with contextlib.suppress(WorkSpent), at_most(0.7 * conditions.budget.left):  # the rest is for its formula
+            with contextlib.suppress(WorkSpent), at_most(0.7 * budget.left):  # the rest is for its formula
                 mixed = partly_symbolic(graph, problem, each.matches, allowed, allowance)
             numeric = len(mixed.graph.numeric_edges())
             found.append((numeric, mixed.graph.complexity, len(found), each, mixed))
@@ -187,55 +163,71 @@ def _mixed(
 
 
 def _judged(
-    outcome: _Outcome,
-    formula_error: float,
-    certificate: Certificate,
-    data: SearchData,
-    reference: float,
-    allowed: float,
-) -> tuple[str, str]:
-    choice = outcome.choice
-    if outcome.formula is not None and not outcome.formula.splines:
-        error = data.overall_error(outcome.formula)
-        if error <= EXACT_FORMULA and data.supports(outcome.formula.graph.parameters.size):
-            close = f"to {error:.1e} of their spread" if error else "to the last digit"
-            known = " and agrees with the truth" if certificate.recovered == "yes" else ""
-            return "exact", f"the formula gives all points {close}{known}"
-    poor = f"; the network itself explains {_explained(data, choice):.3g} of the variance"
-    poor = poor if _POOR < choice.network_error < inf else ""
+    outcome: _Outcome, formula_error: float, certificate: Certificate, check: Check, data: SearchData,
+    reference: float, allowed: float,
+) -> tuple[str, str]:  # fmt: skip
+    """The outcome in a word and a sentence."""
+    choice, formula = outcome.choice, outcome.formula
+    if formula is not None and not formula.splines:
+        error = data.overall_error(formula)
+        if error <= EXACT_FORMULA and data.supports(formula.graph.parameters.size):
+            sentence = (
+                f"the formula gives all points {f'to {error:.1e} of their spread' if error else 'to the last digit'}"
+            )
+            if not (certificate.symbolically == "yes" or is_truth(formula, check)):
+                return "wrong", f"{sentence}; beyond them it is not the truth"
+            return "exact", sentence + " and agrees with the truth" * (certificate.recovered == "yes")
+    poor = ""
+    if _POOR < choice.network_error < inf:
+        by_mean = data.error(lambda x: np.full(x.shape[0], float(np.mean(data.y))))
+        explained = 1 - (choice.network_error / by_mean) ** 2
+        poor = f"; the network itself explains {explained:.3g} of the variance"
     away = ""
     if outcome.approximation is not None:
         ratio = formula_error / max(reference, 1e-300)
         away = f"; the best formula of candidates alone is {ratio:.3g} times as wrong as the network"
-    if outcome.formula is None:
+    if formula is None:
         return "failed", f"no structure found: every edge stays numeric{away}{poor}"
-    if outcome.formula.splines:
-        count = f"{len(outcome.formula.splines)} of {choice.network.active_edges}"
+    if formula.splines:
+        count = f"{len(formula.splines)} of {choice.network.active_edges}"
         return "partly numeric", f"{count} edges stay numeric: no candidate is as good there{away}{poor}"
-    error = data.error(outcome.formula)
+    error, kind = data.error(formula), "exact" if certificate.recovered == "yes" else "formula"
     if reference == inf:
-        return "formula", f"the shortest description of so few points; it leaves {error:.2g} of their spread"
+        return kind, f"the shortest description of so few points; it leaves {error:.2g} of their spread"
     said = f"its error on held-out points is {error / max(reference, 1e-300):.2g} times the network's"
     said += f", a difference that {data.validation_y.size} points leave to chance" if error > allowed else ""
     said = said if error > _ROUNDED else f"its relative error on held-out points is {error:.1g}"
     said += ", of the logarithm, as noise is in proportion to y" if data.relative else ""
-    return "formula", f"the formula is as good as the network ({said}){poor}"
+    return kind, f"the formula is as good as the network ({said}){poor}"
 
 
-def _explained(data: SearchData, choice: Tried) -> float:
-    by_mean = data.error(lambda x: np.full(x.shape[0], float(np.mean(data.y))))
-    return 1 - (choice.network_error / by_mean) ** 2
+def is_truth(formula: Formula, check: Check) -> bool:
+    """Whether the formula is the truth where both are defined on fresh points of a domain twice as wide, in which
+    inputs of one sign keep it (x is sqrt(x^2) where x is positive); True where there is no truth to ask."""
+    if check.truth is None:
+        return True
+    middle, half = check.domain.mean(1), np.diff(check.domain, axis=1)[:, 0] / 2
+    low, high = check.domain.T
+    wide = np.stack([middle - 2 * half, middle + 2 * half], axis=1)
+    wide[low >= 0] = np.maximum(wide[low >= 0], 0.0)
+    wide[high <= 0] = np.minimum(wide[high <= 0], 0.0)
+    x = fresh(wide)
+    with np.errstate(all="ignore"):
+        truth, values = check.truth(x), formula(x)
+    both = np.isfinite(truth) & np.isfinite(values)
+    size = np.maximum(np.abs(truth[both]), float(np.std(check.y)))
+    return bool(np.all(np.abs(values[both] - truth[both]) <= _EQUAL * size))
 
 
-def constant(data: SearchData, check: Check, source: SourceNetwork | None, began: float) -> Interpretation:
-    """The interpretation of an output that does not vary, certified against the network `source`, if there is one."""
-    names = tuple(f"x{i}" for i in range(data.x.shape[1]))
+def constant(given: InterpretationProblem) -> Interpretation:
+    """The interpretation of an output that does not vary."""
+    data, check = given.samples, given.check
     graph = Graph(data.x.shape[1], ("sum",), ())
+    names = tuple(f"x{i}" for i in range(data.x.shape[1]))
     formula = Formula(sympy.Float(float(data.y.mean()), 17), names, graph)
-    network = source.itself if source is not None else formula
+    network = given.network.itself if given.network is not None else formula
     certificate = certify(formula, network, (check.x, check.y), fresh(check.domain), None, None)
-    sentence = "the output is constant"
-    return Interpretation("formula", sentence, formula, network, certificate, "", time.monotonic() - began)
+    return Interpretation("formula", "the output is constant", formula, network, certificate)
 
 
 def fresh(domain: Array) -> Array:

@@ -33,13 +33,12 @@ def cells(cfg: SolveConfig) -> list[dict[str, Any]]:
 def check(cfg: SolveConfig) -> None:
     """Read the equations, their conditions and the networks, without solving."""
     from kanrun.experiments.solve.checks import check_memory
-    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, policy_of, windows_of
-    from kanrun.experiments.solve.suite import settings_of
+    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, policy_of, settings_of, windows_of
 
     for entry in cfg.suite or [{}]:
         chosen = settings_of(cfg, entry)
         problem = make_solve_problem(chosen, cfg.seed)
-        for choice in network_choices(chosen, max(relation.order for relation in problem.system.equations)):
+        for choice in network_choices(chosen, problem.system.order):
             windows_of(chosen, problem.system, choice.ansatz)
             check_memory(problem.system, policy_of(chosen), choice.unknowns)
 
@@ -47,17 +46,14 @@ def check(cfg: SolveConfig) -> None:
 def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """Solve with one network: a row for each grid as it ends, then the summary, the solution and its checkpoint."""
     from kanrun.experiments.solve.checks import notes
-    from kanrun.experiments.solve.problem import make_solve_problem, network_choices
-    from kanrun.experiments.solve.records import checkpoint, point_tables, random_points, solution_table
-    from kanrun.experiments.solve.solved import SolvedEquation, solutions
-    from kanrun.experiments.solve.suite import settings_of
-    from kanrun.experiments.solve.verdict import stage_row
+    from kanrun.experiments.solve.problem import make_solve_problem, network_choices, settings_of
+    from kanrun.experiments.solve.solved import SolvedEquation, measuring_points, solutions, stage_row
 
     cfg, bounds = settings_of(cfg, cell), {f"{name}_bound": value for name, value in cell.get("bounds", {}).items()}
     problem = make_solve_problem(cfg, seed)
-    choice = network_choices(cfg, max(relation.order for relation in problem.system.equations))[cell["network"]]
-    points = random_points(problem, seed)
-    number = "_".join([*([cell["name"]] if "name" in cell else []), str(cell["network"])])
+    choice = network_choices(cfg, problem.system.order)[cell["network"]]
+    points, number = measuring_points(problem, seed), str(cell["network"])
+    number = f"{cell['name']}_{number}" if "name" in cell else number
     yield from (Note(text, warning=True) for text in notes(problem.system))
     for each in solutions(cfg, problem, choice, seed):
         if not isinstance(each, SolvedEquation):
@@ -67,9 +63,8 @@ def run(cfg: SolveConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record
         yield Note(f"{choice.label}: {each.verdict}; {each.reason}", warning=each.verdict != "solved")
         yield Row("summary", {**each.summary(), **bounds})
         if seed == cfg.seed:
-            yield solution_table(problem, each.solution.network, each.solution.constants, number)
-            yield from point_tables(problem, each.solution, number)
-        yield checkpoint(problem, each.solution.network, number, seed)
+            yield from each.tables(number)
+        yield each.checkpoint(number)
 
 
 def figures(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:

@@ -11,12 +11,11 @@ import numpy as np
 import sympy
 from numpy.typing import NDArray
 
-from kanrun.engine.equations import Condition, Corner, EquationPolicy, Face, System
-from kanrun.engine.equations.system import on_face
+from kanrun.engine.equations import Corner, EquationPolicy, Face, System
+from kanrun.engine.equations.system import differentiated, low_discrepancy, on_face
 from kanrun.errors import UsageError
-from kanrun.formulas import to_numpy
+from kanrun.formulas import to_numpy, variable
 from kanrun.formulas.equations import Derivative, Relation
-from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 
@@ -37,35 +36,44 @@ def check_determined(system: System) -> None:
     if not system.conditions and not system.measured:
         raise UsageError("equation.conditions is empty: without conditions or data many functions solve the equation.")
     names, variables = system.vocabulary.unknowns, system.vocabulary.variables
-    relations = [*system.equations, *(each.relation for each in system.conditions)]
+    conditions = [each.relation for each in system.conditions]
     for name in system.vocabulary.constants:
-        if not any(each.expression.has(variable(name)) for each in relations):
+        if not any(each.expression.has(variable(name)) for each in (*system.equations, *conditions)):
             raise UsageError(f"equation.find has {name}, which no equation or condition holds; leave it out.")
-    measured = {each.relation.derivatives[0].unknown for each in system.measured}
     for number, name in enumerate(names):
-        if not any(d.unknown == number for relation in system.equations for d in relation.derivatives):
+        held, given = (
+            [d for relation in relations for d in relation.derivatives if d.unknown == number]
+            for relations in (system.equations, conditions)
+        )
+        if not held:
             raise UsageError(f"no equation holds the unknown {name}; leave it out of equation.unknowns.")
-        held = any(d.unknown == number for each in system.conditions for d in each.relation.derivatives)
-        varied = any(sum(d.index) for relation in system.equations for d in relation.derivatives if d.unknown == number)
-        if varied and not held and number not in measured and not system.measured:
+        if any(sum(d.index) for d in held) and not given and not system.measured:
             raise UsageError(f"no condition holds the unknown {name}: give its values where {variables[-1]} begins.")
     if len(variables) == 1 and not system.measured:
-        _check_count(system)
+        needed, count = len(system.vocabulary.constants) + _orders(system), _given(system)
+        if count < needed:
+            sought = " and the sought constants" if system.vocabulary.constants else ""
+            raise UsageError(
+                f"equation.conditions holds {count} of the {needed} conditions that the equation's order{sought} "
+                f"needs (each place counts as one): many functions solve it. Given: "
+                f"{'; '.join(each.text for each in conditions)}."
+            )
     for first, second in itertools.combinations(system.conditions, 2):
+        said = first.said(), second.said()
         for face in set(first.faces) & set(second.faces):
-            _check_pair(system, first, second, face)
+            if said[0] is None or said[1] is None or said[0][0] != said[1][0]:
+                continue
+            points = on_face(face, system.box, _POINTS).numpy()
+            one, other = (to_numpy(each[1], variables)(points) for each in said if each is not None)
+            if not np.abs(one - other).max() <= _AGREEMENT * (np.abs(one).max() + np.abs(other).max()):
+                raise UsageError(
+                    f"two conditions contradict each other at {_place(face, variables, ' & ')}: {first.relation.text} "
+                    f"and {second.relation.text}; keep one of them."
+                )
 
 
-def _check_count(system: System) -> None:
-    """In one variable the number of conditions is the sum of the orders, and one more for each sought constant."""
-    needed, given = len(system.vocabulary.constants) + _orders(system), _given(system)
-    if given < needed:
-        sought = " and the sought constants" if system.vocabulary.constants else ""
-        raise UsageError(
-            f"equation.conditions holds {given} of the {needed} conditions that the equation's order{sought} "
-            f"needs (each place counts as one): many functions solve it. Given: "
-            f"{'; '.join(each.relation.text for each in system.conditions)}."
-        )
+def _place(face: Face, names: Sequence[str], between: str = ", ") -> str:
+    return between.join(f"{names[number]}={value:g}" for number, value in face)
 
 
 def _orders(system: System) -> int:
@@ -80,33 +88,6 @@ def _given(system: System) -> int:
     return sum(1 if each.periodic is not None else len(each.faces) for each in system.conditions)
 
 
-def _said(condition: Condition) -> tuple[Derivative, sympy.Expr] | None:
-    """The condition's one derivative and what it says this is; None where it holds several, or sought constants."""
-    held = condition.relation.derivatives
-    if len(held) != 1 or condition.periodic is not None:
-        return None
-    name, expression = variable(held[0].name), condition.relation.expression
-    slope = sympy.diff(expression, name)
-    if slope.has(name) or any(expression.has(variable(each)) for each in condition.relation.vocabulary.constants):
-        return None
-    return held[0], -expression.subs(name, 0) / slope
-
-
-def _check_pair(system: System, first: Condition, second: Condition, face: Face) -> None:
-    """Refuse two values of one derivative on one face."""
-    said = _said(first), _said(second)
-    if said[0] is None or said[1] is None or said[0][0] != said[1][0]:
-        return
-    points, names = on_face(face, system.box, _POINTS).numpy(), system.vocabulary.variables
-    one, other = (to_numpy(each[1], names)(points) for each in said if each is not None)
-    if not np.abs(one - other).max() <= _AGREEMENT * (np.abs(one).max() + np.abs(other).max()):
-        where = " & ".join(f"{names[number]}={value:g}" for number, value in face)
-        raise UsageError(
-            f"two conditions contradict each other at {where}: {first.relation.text} and {second.relation.text}; "
-            "keep one of them."
-        )
-
-
 def notes(system: System) -> list[str]:
     """Sentences about conditions that differ where their faces meet, and about more of them than the order has."""
     found, names = [], system.vocabulary.variables
@@ -118,10 +99,10 @@ def notes(system: System) -> list[str]:
     gaps = [(corner, gap) for corner, gap in differing(system) if corner.relation not in system.equations]
     for text in dict.fromkeys(corner.relation.text for corner, _ in gaps):
         alike = [(corner.face, gap) for corner, gap in gaps if corner.relation.text == text]
-        places = (", ".join(f"{names[number]}={value:g}" for number, value in face) for face, _ in alike)
         found.append(
             f"{text} differs by {max(gap for _, gap in alike):.3g} from what the conditions that meet it at "
-            f"{' and '.join(places)} say: the solution or its slopes jump there, and residuals weigh less around it"
+            f"{' and '.join(_place(face, names) for face, _ in alike)} say: the solution or its slopes jump there, and "
+            "residuals weigh less around it"
         )
     return found
 
@@ -150,21 +131,37 @@ def differing(system: System) -> list[tuple[Corner, float]]:
 
     A condition on a face says what the derivatives along the face are, too.
     """
-    said = [(each, *it) for each in system.conditions if (it := _said(each)) is not None]
+    said = [(each, *it) for each in system.conditions if (it := each.said()) is not None]
     faces = {face for each in system.conditions for face in each.faces}
     corners = {tuple(sorted({*a, *b})) for a, b in itertools.combinations(faces, 2)}
-    found = list[tuple[Corner, float]]()
+    found, names = list[tuple[Corner, float]](), system.vocabulary.variables
     for corner in sorted(each for each in corners if len(dict(each)) == len(each)):
         there = [(each, d, value, face) for each, d, value in said for face in each.faces if {*face} < {*corner}]
         held = [each for each in system.conditions if any({*face} < {*corner} for face in each.faces)]
+        at, *near = (on_face(face, system.box, _POINTS).numpy() for face in (corner, *((each,) for each in corner)))
         for own, relation in [*((each, each.relation) for each in held), *((None, e) for e in system.equations)]:
             others = [known for each, *known in there if each is not own]
-            values = [_known(wanted, others, system.vocabulary.variables) for wanted in relation.derivatives]
-            gap, share = _gap(system, relation, corner, [each for each in values if each is not None])
-            if None not in values and share > _REMARKABLE:
-                found.append((Corner(corner, relation, min(share, 1.0)), gap))
+            values = [value for d in relation.derivatives if (value := _known(d, others, names)) is not None]
+            if len(values) < len(relation.derivatives) or relation.expression.has(
+                *map(variable, relation.vocabulary.constants)
+            ):
+                continue
+            left, size = _left(relation, values, system.guesses().tolist(), at, near)
+            if left.max() > _REMARKABLE * size:
+                found.append((Corner(corner, relation, min(float(left.max()) / size, 1.0)), float(left.max())))
                 break
     return found
+
+
+def check_agreement(system: System, *, last: bool) -> None:
+    """Refuse to build in conditions that contradict each other where their faces meet; at the beginning of the `last`
+    variable only where its conditions are built in too."""
+    for corner in system.corners:
+        if corner.relation not in system.equations and (last or corner.face[-1][0] < len(system.box) - 1):
+            raise UsageError(
+                f"conditions=hard: at {_place(corner.face, system.vocabulary.variables)} {corner.relation.text} "
+                "differs from the conditions of the faces that meet there; make them agree, or take conditions=soft."
+            )
 
 
 def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sympy.Expr | None:
@@ -172,82 +169,49 @@ def _known(wanted: Derivative, said: Sequence[Any], names: Sequence[str]) -> sym
     for derivative, value, face in said:
         more = [want - held for want, held in zip(wanted.index, derivative.index, strict=True)]
         if derivative.unknown == wanted.unknown and min(more) >= 0 and not any(more[number] for number, _ in face):
-            found = sympy.diff(value, *((variable(name), times) for name, times in zip(names, more, strict=True)))
+            found = differentiated(value, names, more)
             return None if found.has(sympy.Heaviside, sympy.DiracDelta, sympy.Derivative, sympy.Subs) else found
     return None
 
 
-def _gap(system: System, relation: Relation, corner: Face, values: Sequence[sympy.Expr]) -> tuple[float, float]:
-    """The largest left - right in a corner for these values of the derivatives, and its share of the largest term."""
-    names, count = system.vocabulary.variables, len(values)
-    if count < len(relation.derivatives) or any(
-        relation.expression.has(variable(each)) for each in relation.vocabulary.constants
-    ):
-        return 0.0, 0.0
+def _left(
+    relation: Relation, values: Sequence[sympy.Expr], constants: Sequence[float], points: Array, near: Sequence[Array]
+) -> tuple[Array, float]:
+    """|left - right| at points for these formulas of its derivatives, and the largest term at the points `near`."""
+    names, count = relation.vocabulary.variables, len(values)
+    functions = [to_numpy(each, names) for each in values]
 
-    def rows(points: Array) -> Array:
-        constants = system.guesses().expand(len(points), -1).numpy()
-        return np.concatenate([points, *(to_numpy(each, names)(points)[:, None] for each in values), constants], axis=1)
+    def rows(at: Array) -> Array:
+        return np.stack([*at.T, *(each(at) for each in functions), *(np.full(len(at), c) for c in constants)], axis=1)
 
-    at, near = (
-        rows(on_face(corner, system.box, _POINTS).numpy()),
-        [rows(on_face((fixed,), system.box, _POINTS).numpy()) for fixed in corner],
-    )
-    sizes = [
-        float(np.abs(np.nan_to_num(part)).max())
-        for each in near
-        for part in (
-            relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count],
-            relation.residual(each),
-        )
-    ]
-    gap = float(np.abs(np.nan_to_num(relation.residual(at))).max())
-    return gap, gap / max(*sizes, 1e-300)
+    size = 1e-300
+    for each in map(rows, near):
+        terms = relation.slopes(each)[:, :count] * each[:, len(names) : len(names) + count]
+        for part in (terms, relation.residual(each)):
+            size = max(size, float(np.abs(np.nan_to_num(part, posinf=0, neginf=0)).max()))
+    return np.abs(np.nan_to_num(relation.residual(rows(points)))), size
 
 
 def check_exact(system: System, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]) -> None:
     """Refuse an exact solution that does not satisfy the equations and conditions."""
-    if set(system.vocabulary.constants) - set(constants):
+    names, sought = system.vocabulary.variables, system.vocabulary.constants
+    if set(sought) - set(constants):
         return
-    box, drawn = system.box.numpy(), np.random.default_rng(0)
-    inside = box[:, 0] + drawn.random((_EXACT_POINTS, len(box))) * (box[:, 1] - box[:, 0])
-    for relation in system.equations:
-        _check_residual(relation, inside, inside, formulas, constants)
-    for condition in system.conditions:
-        for face in condition.faces:
-            points = on_face(face, system.box, _POINTS).numpy()
-            _check_residual(condition.relation, points, inside, formulas, constants)
-
-
-def _check_residual(
-    relation: Relation, points: Array, inside: Array, formulas: Sequence[sympy.Expr], constants: Mapping[str, float]
-) -> None:
-    """Measured against the size of the terms at the points and inside the box."""
-    names, functions = relation.vocabulary.variables, []
-    for each in relation.derivatives:
-        expression = formulas[each.unknown]
-        for name, times in zip(names, each.index, strict=True):
-            expression = sympy.diff(expression, variable(name), times) if times else expression
-        functions.append(to_numpy(expression, names))
-
-    def rows(at: Array) -> Array:
-        fixed = [np.full(len(at), constants[name]) for name in relation.vocabulary.constants]
-        return np.stack([*at.T, *(function(at) for function in functions), *fixed], axis=1)
-
-    sizes, count = [1e-300], len(functions)
-    for arguments in (rows(points), rows(inside)):
-        held = arguments[:, len(names) : len(names) + count]
-        sizes += [
-            float(np.nanmax(np.abs(each), initial=0.0)) for each in (held, relation.slopes(arguments)[:, :count] * held)
-        ]
-    left = np.abs(relation.residual(rows(points)))
-    if not float(np.nanmax(left)) <= _EXACT * max(sizes):
-        at = int(np.nanargmax(left))
-        where = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, points[at], strict=True))
-        raise UsageError(
-            f"equation.exact does not satisfy {relation.text}: left - right is {left[at]:.3g} at {where}; correct one "
-            "of them, or leave equation.exact out."
-        )
+    inside = low_discrepancy(system.box, _EXACT_POINTS, 0).numpy()
+    places = [(relation, inside) for relation in system.equations]
+    places += [
+        (each.relation, on_face(face, system.box, _POINTS).numpy()) for each in system.conditions for face in each.faces
+    ]
+    for relation, points in places:
+        values = [differentiated(formulas[d.unknown], names, d.index) for d in relation.derivatives]
+        left, size = _left(relation, values, [constants[name] for name in sought], points, [points, inside])
+        if not left.max() <= _EXACT * size:
+            at = int(left.argmax())
+            where = ", ".join(f"{name}={value:.3g}" for name, value in zip(names, points[at], strict=True))
+            raise UsageError(
+                f"equation.exact does not satisfy {relation.text}: left - right is {left[at]:.3g} at {where}; correct "
+                "one of them, or leave equation.exact out."
+            )
 
 
 def check_memory(system: System, policy: EquationPolicy, unknowns: int) -> None:

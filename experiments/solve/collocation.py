@@ -17,10 +17,11 @@ from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 from scipy import linalg
 
-from kanrun.engine.equations import System
-from kanrun.engine.equations.system import on_face, unit_of
+from kanrun.engine.equations import Block, System
+from kanrun.engine.equations.residuals import condition_blocks, with_units
+from kanrun.engine.equations.system import low_discrepancy
+from kanrun.formulas import variable
 from kanrun.formulas.equations import Relation
-from kanrun.formulas.parsing import variable
 
 Array = NDArray[np.float64]
 
@@ -31,7 +32,7 @@ class CollocationPolicy:
 
     sizes: tuple[tuple[int, ...], ...] = ((24, 48, 96), (16, 24, 32), (7, 9, 11))  #: functions of each variable
     oversampling: float = 1.4  #: points of each variable, of its functions
-    weight: float = 100.0  #: of a condition's residual
+    weight: float = 1e4  #: of a condition's mean squared residual
     agreement: float = 3e-5  #: relative difference of two resolutions at most, at `points` random points
     points: int = 2000
     largest: int = 1400  #: coefficients in all
@@ -42,17 +43,13 @@ def collocated(system: System, policy: CollocationPolicy = CollocationPolicy()) 
     relations = [*system.equations, *(each.relation for each in system.conditions)]
     if system.vocabulary.constants or system.measured or not all(map(_linear, relations)):
         return None
-    box = system.box.numpy()
-    drawn = np.random.default_rng(0).random((policy.points, len(box)))
-    points, before = box[:, 0] + drawn * (box[:, 1] - box[:, 0]), None
-    for size in policy.sizes[len(box) - 1]:
-        if size ** len(box) * len(system.vocabulary.unknowns) > policy.largest:
+    points, variables, before = low_discrepancy(system.box, policy.points, 0).numpy(), len(system.box), None
+    for size in policy.sizes[variables - 1]:
+        if size**variables * len(system.vocabulary.unknowns) > policy.largest:
             return None
-        solution = _Collocation(system, size, policy).solved()
-        if solution is None:
-            return None
-        values = solution(points)
-        if not np.isfinite(values).all():
+        solution = _fitted(system, size, policy)
+        values = None if solution is None else solution(points)
+        if solution is None or values is None or not np.isfinite(values).all():
             return None
         if before is not None and np.abs(values - before).max() <= policy.agreement * np.abs(values).max():
             return solution
@@ -65,72 +62,45 @@ def _linear(relation: Relation) -> bool:
     return not any(sympy.diff(relation.expression, name).has(*names) for name in names)
 
 
-class _Collocation:
-    """The system in the coefficients (unknowns, size, ..., size)."""
-
-    def __init__(self, system: System, size: int, policy: CollocationPolicy) -> None:
-        self.system, self.size, self.policy = system, size, policy
-        self.box = system.box.numpy()
-        self.unknowns = len(system.vocabulary.unknowns)
-
-    def solved(self) -> Callable[[Array], Array] | None:
-        """The fit; None where other functions fit as well."""
-        each = int(self.policy.oversampling * self.size) + 2
-        nodes = -np.cos(np.pi * (np.arange(each) + 0.5) / each)
-        places = [low + (nodes + 1) / 2 * (high - low) for low, high in self.box]
-        inside = np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, len(self.box))
-        rows, right = list[Array](), list[Array]()
-        for relation in self.system.equations:
-            self._add(rows, right, relation, inside, None, 1.0)
-        count = max(each, 2) ** (len(self.box) - 1)
-        for condition in self.system.conditions:
-            if condition.periodic is None:
-                for face in condition.faces:
-                    points = on_face(face, self.system.box, count).numpy()
-                    self._add(rows, right, condition.relation, points, None, self.policy.weight)
-            else:
-                low, high = (
-                    on_face(((condition.periodic, float(end)),), self.system.box, count).numpy()
-                    for end in self.box[condition.periodic]
-                )
-                self._add(rows, right, condition.relation, low, high, self.policy.weight)
-        matrix = np.concatenate(rows)
-        found, _, rank, _ = linalg.lstsq(matrix, np.concatenate(right), lapack_driver="gelsy", cond=1e-13)
-        if rank < matrix.shape[1]:
-            return None
-        coefficients = found.reshape(self.unknowns, -1)
-        zero = (0,) * len(self.box)
-        return lambda points: np.asarray(self._functions(points, zero) @ coefficients.T)
-
-    def _add(
-        self, rows: list[Array], right: list[Array], relation: Relation, points: Array, partner: Array | None,
-        weight: float,
-    ) -> None:  # fmt: skip
-        unit = unit_of(relation, self.system, torch.ones(self.unknowns, dtype=torch.float64), torch.as_tensor(points))
-        matrix, left = self._linear_rows(relation, points)
-        if partner is not None:
-            other, there = self._linear_rows(relation, partner)
+def _fitted(system: System, size: int, policy: CollocationPolicy) -> Callable[[Array], Array] | None:
+    """The fit of `size` polynomials of each variable; None where other functions fit as well."""
+    box, unknowns, each = system.box.numpy(), len(system.vocabulary.unknowns), int(policy.oversampling * size) + 2
+    nodes = -np.cos(np.pi * (np.arange(each) + 0.5) / each)
+    places = [low + (nodes + 1) / 2 * (high - low) for low, high in box]
+    inside = torch.as_tensor(np.stack(np.meshgrid(*places, indexing="ij"), axis=-1).reshape(-1, len(box)))
+    blocks = [Block("equation", relation, inside) for relation in system.equations]
+    blocks += condition_blocks(system, each ** (len(box) - 1), policy.weight)
+    rows, right = list[Array](), list[Array]()
+    for block in with_units(blocks, system, torch.ones(unknowns, dtype=torch.float64)):
+        matrix, left = _rows(block.relation, block.points.numpy(), box, size, unknowns)
+        if block.partner is not None:
+            other, there = _rows(block.relation, block.partner.numpy(), box, size, unknowns)
             matrix, left = matrix - other, left - there
-        scale = weight / unit / len(points) ** 0.5
-        rows.append(matrix * scale)
-        right.append(-left * scale)
+        rows.append(matrix * block.scale)
+        right.append(-left * block.scale)
+    matrix = np.concatenate(rows)
+    found, _, rank, _ = linalg.lstsq(matrix, np.concatenate(right), lapack_driver="gelsy", cond=1e-13)
+    if rank < matrix.shape[1]:
+        return None
+    coefficients = found.reshape(unknowns, -1)
+    return lambda points: np.asarray(_functions(points, box, size, (0,) * len(box)) @ coefficients.T)
 
-    def _linear_rows(self, relation: Relation, points: Array) -> tuple[Array, Array]:
-        """The derivatives of left - right by the coefficients, and its value for zero unknowns."""
-        zeros = np.concatenate([points, np.zeros((len(points), len(relation.derivatives)))], axis=1)
-        slopes, size = relation.slopes(zeros), self.size ** len(self.box)
-        matrix = np.zeros((len(points), self.unknowns * size))
-        for column, each in enumerate(relation.derivatives):
-            part = slopes[:, column, None] * self._functions(points, each.index)
-            matrix[:, each.unknown * size : (each.unknown + 1) * size] += part
-        return matrix, relation.residual(zeros)
 
-    def _functions(self, points: Array, index: Sequence[int]) -> Array:
-        """The derivatives of all products of polynomials at points, (points, size ** variables)."""
-        product = np.ones((len(points), 1))
-        for column, (low, high), order in zip(points.T, self.box, index, strict=True):
-            t = (2 * column - low - high) / (high - low)
-            each = chebyshev.chebder(np.eye(self.size), order) if order else np.eye(self.size)
-            values = chebyshev.chebval(t, each).T * (2 / (high - low)) ** order
-            product = np.einsum("pa,pb->pab", product, values).reshape(len(points), -1)
-        return product
+def _rows(relation: Relation, points: Array, box: Array, size: int, unknowns: int) -> tuple[Array, Array]:
+    """The derivatives of left - right by the coefficients (unknowns, size, ..., size), and its value at zero."""
+    zeros = np.concatenate([points, np.zeros((len(points), len(relation.derivatives)))], axis=1)
+    slopes, matrix = relation.slopes(zeros), np.zeros((len(points), unknowns, size ** len(box)))
+    for column, each in enumerate(relation.derivatives):
+        matrix[:, each.unknown] += slopes[:, column, None] * _functions(points, box, size, each.index)
+    return matrix.reshape(len(points), -1), relation.residual(zeros)
+
+
+def _functions(points: Array, box: Array, size: int, index: Sequence[int]) -> Array:
+    """The derivatives of all products of polynomials at points, (points, size ** variables)."""
+    product = np.ones((len(points), 1))
+    for column, (low, high), order in zip(points.T, box, index, strict=True):
+        t = (2 * column - low - high) / (high - low)
+        each = chebyshev.chebder(np.eye(size), order) if order else np.eye(size)
+        values = chebyshev.chebval(t, each).T * (2 / (high - low)) ** order
+        product = np.einsum("pa,pb->pab", product, values).reshape(len(points), -1)
+    return product

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from pandas import DataFrame
 
 from kanrun.figures.maps import draw_map
 from kanrun.figures.panels import legend_of_all
 from kanrun.figures.style import BLACK, DIVERGING, GREY, SEQUENTIAL, WIDTH, grid_of_axes, new_figure, styled
-
-Array = NDArray[np.float64]
 
 #: Values of the second variable at which sections are drawn.
 SECTIONS = 5
@@ -44,19 +42,23 @@ class SolutionTables:
     knots: DataFrame | None
 
     @property
+    def residuals(self) -> list[str]:
+        """The columns of the residuals, as many as there are unknowns."""
+        return [name for name in map(str, self.solution) if name.startswith("residual ")]
+
+    @property
+    def _plain(self) -> list[str]:
+        names = map(str, self.solution)
+        return [name for name in names if not name.startswith("residual ") and not name.endswith(" true")]
+
+    @property
     def variables(self) -> list[str]:
         """The variables that change, one or two."""
-        names = [name for name in self.solution.columns if not name.startswith("residual ")]
-        first = self.solution[names[0]]
-        return names[: 1 if first.is_monotonic_increasing and first.is_unique else 2]
+        return [name for name in self._plain[: -len(self.residuals)] if self.solution[name].nunique() > 1]
 
     @property
     def unknowns(self) -> list[str]:
-        """The unknown functions: what stands before the residuals and has no variable's name."""
-        plain = [n for n in self.solution.columns if not n.startswith("residual ") and not n.endswith(" true")]
-        known = [name for name in plain if f"{name} true" in self.solution]
-        count = len([name for name in self.solution.columns if name.startswith("residual ")])
-        return known or plain[-count:]
+        return self._plain[-len(self.residuals) :]
 
 
 @styled
@@ -77,11 +79,10 @@ def convergence(metrics: DataFrame) -> Figure:
     if error == "l2":
         for number, (value, source) in enumerate(PUBLISHED.get(str(rows["equation"].iloc[0]), ())):
             left.axhline(value, color=GREY, linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=source)
-    for axes, name in (
-        (left, {"l2": "relative L2 error", "change": "change from grid to grid"}[error]),
-        (right, "relative residual"),
-    ):
-        axes.set(xscale="log", yscale="log", xlabel="unknowns", ylabel=name)
+    left.set_ylabel("relative L2 error" if error == "l2" else "change from grid to grid")
+    right.set_ylabel("relative residual")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel="unknowns")
     legend_of_all(figure, [left])
     return figure
 
@@ -111,51 +112,42 @@ def sections_figure(tables: SolutionTables) -> Figure:
 
 
 def _curves(tables: SolutionTables) -> Figure:
-    figure, (at,) = new_figure(3.0), tables.variables
+    figure, (at,), table = new_figure(3.0), tables.variables, tables.solution
     left, middle, right = grid_of_axes(figure, 1, 3)[0]
-    table = tables.solution
-    for name in tables.unknowns:
+    for name, residual in zip(tables.unknowns, tables.residuals, strict=True):
         (line,) = left.plot(table[at], table[name], label=name)
         if f"{name} true" in table:
             left.plot(table[at], table[f"{name} true"], linestyle=":", color=BLACK)
             middle.plot(table[at], (table[name] - table[f"{name} true"]).abs(), color=line.get_color(), label=name)
-    for name in table.columns[table.columns.str.startswith("residual ")]:
-        right.plot(table[at], table[name].abs(), label=name)
+        right.plot(table[at], table[residual].abs(), label=residual)
     if tables.knots is not None:
-        left.plot(
-            tables.knots["at"], np.zeros(len(tables.knots)), "|", color=GREY, transform=left.get_xaxis_transform()
-        )
-    left.set(title=tables.label, xlabel=at)
+        zeros, across = np.zeros(len(tables.knots)), left.get_xaxis_transform()
+        left.plot(tables.knots["at"], zeros, "|", color=GREY, transform=across)
     left.legend()
-    middle.set(title="error" if middle.lines else "no solution is known", xlabel=at)
-    right.set(title="residual", xlabel=at)
-    for axes in (middle, right):
-        if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
+    titles = (tables.label, "error" if middle.lines else "no solution is known", "residual")
+    for axes, title in zip((left, middle, right), titles, strict=True):
+        axes.set(title=title, xlabel=at)
+        if axes is not left and any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
             axes.set_yscale("log")
     return figure
 
 
 def _maps(tables: SolutionTables) -> Figure:
-    across, up = tables.variables
-    residuals = [name for name in tables.solution.columns if name.startswith("residual ")]
-    known = f"{tables.unknowns[0]} true" in tables.solution
+    (across, up), table = tables.variables, tables.solution
+    known = f"{tables.unknowns[0]} true" in table
     figure = new_figure(2.3 * len(tables.unknowns) + 0.3, WIDTH)
     lines = grid_of_axes(figure, len(tables.unknowns), 4 if known else 3)
-    x, y = (tables.solution[name].to_numpy(dtype=float) for name in (across, up))
-    for line, unknown, residual in zip(lines, tables.unknowns, residuals, strict=False):
-        values = tables.solution[unknown].to_numpy(dtype=float)
-        panels = [(unknown, values, SEQUENTIAL)]
+    for line, unknown, residual in zip(lines, tables.unknowns, tables.residuals, strict=True):
+        panels = [(unknown, table[unknown], SEQUENTIAL)]
         if known:
-            panels.append(("error", values - tables.solution[f"{unknown} true"].to_numpy(dtype=float), DIVERGING))
-        panels.append((residual, tables.solution[residual].to_numpy(dtype=float), DIVERGING))
-        if len(residuals) == 1:
-            panels[-1] = ("residual", *panels[-1][1:])
+            panels.append(("error", table[unknown] - table[f"{unknown} true"], DIVERGING))
+        panels.append((residual if len(lines) > 1 else "residual", table[residual], DIVERGING))
         for axes, (title, shown, colours) in zip(line, panels, strict=False):
-            reach = float(np.nanmax(np.abs(shown), initial=0.0)) or 1.0
+            reach = float(shown.abs().max()) or 1.0
             limits = (float(shown.min()), float(shown.max())) if colours == SEQUENTIAL else (-reach, reach)
-            if not limits[0] < limits[1]:
-                limits = (limits[0] - 0.5, limits[0] + 0.5)
-            image = draw_map(axes, x, y, shown, limits, colours)
+            limits = limits if limits[0] < limits[1] else (limits[0] - 0.5, limits[0] + 0.5)
+            x, y, values = (each.to_numpy(dtype=float) for each in (table[across], table[up], shown))
+            image = draw_map(axes, x, y, values, limits, colours)
             figure.colorbar(image, ax=axes, pad=0.03, aspect=20, location="bottom")
             axes.set(title=title, xlabel=across)
         line[0].set_ylabel(up)
@@ -170,21 +162,21 @@ def _draw_points(axes: Axes, tables: SolutionTables, across: str, up: str) -> No
     if tables.points is not None:
         axes.plot(tables.points[across], tables.points[up], ".", markersize=1, color=GREY)
     if tables.knots is not None:
-        for name, transform in ((across, axes.get_xaxis_transform()), (up, axes.get_yaxis_transform())):
-            at = tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float)
-            zero = np.zeros(len(at))
-            places = (at, zero) if name == across else (zero, at)
-            axes.plot(*places, "|" if name == across else "_", color=BLACK, markersize=6, transform=transform)
+        below, beside = (
+            tables.knots.loc[tables.knots["variable"] == name, "at"].to_numpy(dtype=float) for name in (across, up)
+        )
+        look: dict[str, Any] = {"color": BLACK, "markersize": 6}
+        axes.plot(below, np.zeros(len(below)), "|", transform=axes.get_xaxis_transform(), **look)
+        axes.plot(np.zeros(len(beside)), beside, "_", transform=axes.get_yaxis_transform(), **look)
 
 
 def solution_tables(tables: Mapping[str, DataFrame]) -> dict[str, SolutionTables]:
     """The recorded tables of each solution, by their common ending: the network's number, after a suite's name."""
-    found = {}
-    labels = tables["summary"].drop_duplicates(["equation", "network"])
+    found, summary = {}, tables["summary"]
+    labels = summary["network"].unique().tolist() if summary["equation"].nunique() == 1 else []
     for name in (name.removeprefix("solution_") for name in tables if name.startswith("solution_")):
         at = int(name.rpartition("_")[2])
-        same = labels["network"].tolist()
-        label = same[at] if labels["equation"].nunique() == 1 and at < len(same) else name
         solution = tables[f"solution_{name}"].drop(columns=["cell", "seed"], errors="ignore")
+        label = str(labels[at]) if at < len(labels) else name
         found[name] = SolutionTables(label, solution, tables.get(f"points_{name}"), tables.get(f"knots_{name}"))
     return found

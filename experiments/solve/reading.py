@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 
 from kanrun.engine.equations import Condition, Face
 from kanrun.errors import UsageError
-from kanrun.formulas import constant
+from kanrun.formulas import constant, variable
 from kanrun.formulas.equations import Relation, Vocabulary, parse_relation
-from kanrun.formulas.parsing import parse_expression, variable
+from kanrun.formulas.parsing import parse_expression
 
 Array = NDArray[np.float64]
 
+_MOST_VARIABLES = 3
 _FACE = re.compile(r"\s*(\w+)\s*=\s*(.+?)\s*")
 
 
@@ -27,11 +28,6 @@ class Reader:
 
     def __init__(self, vocabulary: Vocabulary, fixed: Mapping[str, float]) -> None:
         self.vocabulary, self.fixed = vocabulary, dict(fixed)
-
-    def with_constants(self, more: Mapping[str, float]) -> Reader:
-        """The same, with sought constants at given values."""
-        left = tuple(name for name in self.vocabulary.constants if name not in more)
-        return Reader(replace(self.vocabulary, constants=left), {**self.fixed, **more})
 
     def relation(self, text: Any) -> Relation:
         widened = replace(self.vocabulary, constants=(*self.vocabulary.constants, *self.fixed))
@@ -44,6 +40,26 @@ class Reader:
 
     def put(self, expression: sympy.Expr) -> sympy.Expr:
         return expression.subs({variable(name): sympy.Rational(repr(value)) for name, value in self.fixed.items()})
+
+
+def read_box(variables: Mapping[str, Any], fixed: Mapping[str, float]) -> Array:
+    """The ranges of the variables, (variables, 2). Raises UsageError for one that is none."""
+    if not 1 <= len(variables) <= _MOST_VARIABLES:
+        raise UsageError(f"equation.variables has {len(variables)} variables; 1 to {_MOST_VARIABLES} are possible.")
+    rows = []
+    for name, ends in variables.items():
+        if not isinstance(ends, list | tuple) or len(ends) != 2:
+            raise UsageError(f"equation.variables.{name}={ends} is no range; give [low, high].")
+        try:
+            low, high = (constant(end, fixed) for end in ends)
+        except UsageError as error:
+            raise UsageError(f"equation.variables.{name}={list(ends)}: {error}.") from None
+        if not low < high:
+            raise UsageError(
+                f"equation.variables.{name}=[{low:g}, {high:g}] is empty; the first end must be the lower."
+            )
+        rows.append((low, high))
+    return np.array(rows, dtype=np.float64)
 
 
 def read_conditions(given: Any, read: Reader, equations: Sequence[Relation], box: Array) -> tuple[Condition, ...]:

@@ -8,23 +8,25 @@ space have no reference here.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import sympy
-from kanrun.experiments.solve.space_grids import Chebyshev, Ring, Walls, value_of
+from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
-from scipy import fft, integrate, interpolate
+from scipy import fft, integrate, interpolate, sparse
 
 from kanrun.engine.equations import Condition, System
-from kanrun.formulas import to_numpy
-from kanrun.formulas.equations import Relation
-from kanrun.formulas.parsing import variable
+from kanrun.formulas import to_numpy, variable
+from kanrun.formulas.equations import MAX_ORDER, Relation
 
 Array = NDArray[np.float64]
+_STENCIL = 7  #: nodes of a difference
 #: From points (points, variables) to values of the unknowns (points, unknowns).
 Reference = Callable[[Array], Array]
 
@@ -40,10 +42,105 @@ class ReferencePolicy:
     rings: tuple[int, ...] = (128, 256, 512, 1024)
     tail: float = 1e-9
     times: int = 401  #: kept, between which cubic splines interpolate
-    relative: float = 1e-10  #: tolerances of the time steps
+    relative: float = 1e-10  #: tolerances of the time steps, of ordinary equations at first `ordinary`
+    ordinary: float = 1e-13
     absolute: float = 1e-12
     explicit: int = 60_000  #: evaluations of an explicit method on a periodic grid, before an implicit one is tried
     evaluations: int = 50_000  #: of the slope in time at most; beyond it there is no reference
+
+
+def value_of(relation: Relation, points: Array) -> Array:
+    """The value that a relation linear in its one derivative gives it at points."""
+    zeros = np.concatenate([points, np.zeros((len(points), 1))], axis=1)
+    return np.asarray(-relation.residual(zeros) / relation.slopes(zeros)[:, 0])
+
+
+@dataclass(frozen=True)
+class SpaceGrid:
+    """Nodes with the derivatives of values there, by order from 1 on.
+
+    With `ends`, one condition on the value or the slope at each, the two outer nodes follow from the others by the
+    rows `slopes` (2, nodes) of the first derivative. `closed` gives the values at evenly spaced places, both ends
+    included.
+    """
+
+    x: Array
+    derivatives: Sequence[Callable[[Array], Array]] = ()
+    ends: Sequence[Relation] = ()
+    slopes: Array | None = None
+    closed: Callable[[Array], Array] = np.asarray
+
+    def filled(self, values: Array, t: float) -> Array:
+        """The values with those at the ends as their conditions say."""
+        if not self.ends or self.slopes is None:
+            return values
+        values, sides, rows, right = values.copy(), [0, -1], np.eye(2), np.zeros(2)
+        for i, relation in enumerate(self.ends):
+            right[i] = value_of(relation, np.array([[self.x[sides[i]], t]]))[0]
+            if relation.derivatives[0].index != (0, 0):
+                rows[i] = self.slopes[i, sides]
+                right[i] -= self.slopes[i, 1:-1] @ values[1:-1]
+        values[sides] = np.linalg.solve(rows, right)
+        return values
+
+
+def _product(matrix: Any) -> Callable[[Array], Array]:
+    return lambda values: np.asarray(matrix @ values)
+
+
+def ring(low: float, high: float, nodes: int) -> SpaceGrid:
+    """A periodic grid: derivatives by the discrete Fourier transform."""
+    wave = 2j * np.pi * fft.rfftfreq(nodes, d=(high - low) / nodes)
+
+    def derivative(values: Array, order: int) -> Array:
+        return np.asarray(fft.irfft(wave**order * fft.rfft(values), n=len(values)))
+
+    by_order = [partial(derivative, order=order) for order in range(1, MAX_ORDER + 1)]
+    x = low + (high - low) * np.arange(nodes) / nodes
+    return SpaceGrid(x, by_order, closed=lambda values: np.append(values, values[0]))
+
+
+def differences(low: float, high: float, nodes: int, ends: Sequence[Relation]) -> SpaceGrid:
+    """Evenly spaced nodes; differences over the seven nearest nodes."""
+    number, step = np.arange(nodes)[:, None], (high - low) / (nodes - 1)
+    columns = np.clip(number - _STENCIL // 2, 0, nodes - _STENCIL) + np.arange(_STENCIL)
+    powers = (columns - number).astype(float)[:, None, :] ** np.arange(_STENCIL)[:, None]
+    matrices = []
+    for order in range(1, MAX_ORDER + 1):
+        wanted = np.broadcast_to(np.eye(_STENCIL)[order][:, None] * math.factorial(order), (nodes, _STENCIL, 1))
+        weights = np.linalg.solve(powers, wanted)[..., 0] / step**order
+        rows = np.broadcast_to(number, columns.shape)
+        matrices.append(sparse.csr_array((weights.ravel(), (rows.ravel(), columns.ravel())), shape=(nodes, nodes)))
+    return SpaceGrid(
+        np.linspace(low, high, nodes), [_product(each) for each in matrices], ends, matrices[0][[0, -1]].toarray()
+    )
+
+
+def chebyshev_points(low: float, high: float, nodes: int, ends: Sequence[Relation], even: int) -> SpaceGrid:
+    """Chebyshev's points; derivatives of the polynomial through all of them."""
+    points = -np.cos(np.pi * np.arange(nodes) / (nodes - 1))
+    inverse = np.linalg.inv(chebyshev.chebvander(points, nodes - 1))
+    matrices = [
+        chebyshev.chebvander(points, nodes - 1 - order)
+        @ chebyshev.chebder(np.eye(nodes), order) @ inverse * (2 / (high - low)) ** order
+        for order in range(1, MAX_ORDER + 1)
+    ]  # fmt: skip
+    places = chebyshev.chebvander(np.linspace(-1, 1, even), nodes - 1) @ inverse
+    x = low + (points + 1) / 2 * (high - low)
+    return SpaceGrid(x, [_product(each) for each in matrices], ends, matrices[0][[0, -1]], _product(places))
+
+
+@dataclass(frozen=True)
+class _Evolution:
+    """A system solved for the highest time derivatives, formulas in x, t, and the derivatives in space and in time.
+
+    `states` are the pairs (unknown, order in time) that are integrated, `starts` their conditions at the beginning.
+    """
+
+    system: System
+    formulas: tuple[sympy.Expr, ...]
+    states: tuple[tuple[int, int], ...]
+    starts: tuple[Condition, ...]
 
 
 def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) -> Reference | None:
@@ -51,222 +148,170 @@ def reference_of(system: System, policy: ReferencePolicy = ReferencePolicy()) ->
 
     The last variable is time. Sought constants must have no guesses left: give a system without them.
     """
-    if system.vocabulary.constants or system.measured or not system.evolves:
+    if system.vocabulary.constants or system.measured or not system.evolves or len(system.box) > 2:
         return None
-    solved = _solved_for_time(system)
-    if solved is None:
+    found = _evolution(system)
+    if found is None:
         return None
     if len(system.box) == 1:
-        return _ordinary(system, solved, policy)
-    return _by_lines(system, solved, policy) if len(system.box) == 2 else None
-
-
-@dataclass(frozen=True)
-class _Solved:
-    """For each unknown its highest derivative in time as a formula of `names`, and the order of that derivative."""
-
-    formulas: tuple[sympy.Expr, ...]
-    orders: tuple[int, ...]
-
-
-def _time_name(system: System, unknown: str, order: int) -> str:
-    return f"{unknown}_{system.vocabulary.variables[-1] * order}" if order else unknown
-
-
-def _solved_for_time(system: System) -> _Solved | None:
-    """The equations solved for the highest time derivatives; None where they are not linear in them."""
-    variables, orders = len(system.box), []
-    for number in range(len(system.vocabulary.unknowns)):
-        found = [
-            derivative.index[-1]
-            for relation in system.equations
-            for derivative in relation.derivatives
-            if derivative.unknown == number and sum(derivative.index[:-1]) == 0
-        ]
-        orders.append(max(found, default=0))
-    if not all(orders):
+        return _ordinary(found, policy)
+    ends = [condition for condition in system.conditions if condition not in found.starts]
+    table = _in_ring(found, policy) if ends and all(each.periodic == 0 for each in ends) else None
+    if not any(each.periodic == 0 for each in ends):
+        table = _between_walls(found, ends, policy)
+    if table is None:
         return None
-    names = [variable(_time_name(system, u, o)) for u, o in zip(system.vocabulary.unknowns, orders, strict=True)]
-    mixed = [
-        derivative
-        for relation in system.equations
-        for derivative in relation.derivatives
-        if variables > 1 and derivative.index[-1] > 0 and sum(derivative.index[:-1]) > 0
-    ]
-    if mixed:
-        return None
-    found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
-    if len(found) != 1 or any(found[0].get(name) is None or found[0][name].has(*names) for name in names):
-        return None
-    return _Solved(tuple(found[0][name] for name in names), tuple(orders))
-
-
-def _initial(system: System, number: int, order: int) -> Condition | None:
-    """The condition at the lower end of time that fixes the derivative of that order of unknown `number`."""
-    last, start = len(system.box) - 1, float(system.box[-1, 0])
-    index = (0,) * last + (order,)
-    for condition in system.conditions:
-        at_start = all((last, start) in face for face in condition.faces) and condition.faces
-        held = condition.relation.derivatives
-        if at_start and len(held) == 1 and held[0].unknown == number and held[0].index == index:
-            return condition
-    return None
-
-
-def _ordinary(system: System, solved: _Solved, policy: ReferencePolicy) -> Reference | None:
-    time = system.vocabulary.variables[0]
-    start, end = map(float, system.box[0])
-    states: list[tuple[int, int]] = [(u, o) for u, order in enumerate(solved.orders) for o in range(order)]
-    conditions = [_initial(system, *state) for state in states]
-    if any(condition is None for condition in conditions):
-        return None
-    first = np.array([value_of(each.relation, np.array([[start]]))[0] for each in conditions if each is not None])
-    names = [time, *(_time_name(system, system.vocabulary.unknowns[u], o) for u, o in states)]
-    highest = [to_numpy(formula, names) for formula in solved.formulas]
-
-    def slope(t: float, y: Array) -> Array:
-        row = np.concatenate([[t], y])[None]
-        return np.array([
-            float(highest[u](row)[0]) if o + 1 == solved.orders[u] else y[states.index((u, o + 1))] for u, o in states
-        ])  # fmt: skip
-
-    tries: list[tuple[int, dict[str, Any]]] = [
-        (policy.evaluations, {"method": "DOP853", "rtol": 1e-13}),
-        (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
-    ]
-    found = _stepped(slope, (start, end), first, tries, atol=policy.absolute, dense_output=True)
-    if found is None or found.sol is None:
-        return None
-    values, kept = found.sol, [states.index((u, 0)) for u in range(len(solved.orders))]
-    return lambda points: np.asarray(values(points[:, 0])[kept].T)
-
-
-def _by_lines(system: System, solved: _Solved, policy: ReferencePolicy) -> Reference | None:
-    states = [(u, o) for u, order in enumerate(solved.orders) for o in range(order)]
-    starts = [_initial(system, *state) for state in states]
-    if any(condition is None for condition in starts):
-        return None
-    ends = [condition for condition in system.conditions if condition not in starts]
-    if all(condition.periodic == 0 for condition in ends) and ends:
-        kept = None
-        for nodes in policy.rings:
-            found = _integrated(system, solved, [Ring.over(system, nodes)] * len(solved.orders), policy)
-            if found is None:
-                return None
-            kept, spectrum = found, np.abs(fft.rfft(found[:, :-1], axis=1)).max(axis=(0, 2))
-            if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
-                break
-        return None if kept is None else _interpolated(system, kept, policy)
-    relations = [_at_walls(system, number, ends) for number in range(len(solved.orders))]
-    if any(found is None for found in relations):
-        return None
-    low, high = system.box[0].tolist()
-    spaces: list[Walls | Chebyshev] = [
-        Walls(low, high, policy.nodes, found or [])
-        if max(solved.orders) == 1
-        else Chebyshev(low, high, policy.chebyshev, found or [], policy.even)
-        for found in relations
-    ]
-    table = _integrated(system, solved, spaces, policy)
-    return None if table is None else _interpolated(system, table, policy)
-
-
-def _integrated(
-    system: System, solved: _Solved, spaces: Sequence[Ring | Walls | Chebyshev], policy: ReferencePolicy
-) -> Array | None:
-    """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
-    variables, unknowns = system.vocabulary.variables, system.vocabulary.unknowns
-    states = [(u, o) for u, order in enumerate(solved.orders) for o in range(order)]
-    held = sorted({(each.unknown, each.index[0]) for relation in system.equations for each in relation.derivatives})
-    named = [f"{unknowns[u]}_{variables[0] * order}" if order else unknowns[u] for u, order in held]
-    lower = [_time_name(system, unknowns[u], o) for u, o in states if o]
-    right = [to_numpy(formula, [*variables, *named, *lower]) for formula in solved.formulas]
-    low, high = map(float, system.box[1])
-    x, count = spaces[0].x, len(states)
-
-    def slope(t: float, y: Array) -> Array:
-        rows = y.reshape(len(x), count)
-        now = [spaces[u].filled(rows[:, states.index((u, 0))], t) for u in range(len(unknowns))]
-        parts = [spaces[u].derivative(now[u], order) for u, order in held]
-        columns = np.stack(
-            [x, np.full_like(x, t), *parts, *(rows[:, i] for i, (_, o) in enumerate(states) if o)], axis=1
-        )
-        result = np.empty_like(rows)
-        for i, (u, o) in enumerate(states):
-            result[:, i] = right[u](columns) if o + 1 == solved.orders[u] else rows[:, states.index((u, o + 1))]
-            spaces[u].fix(result[:, i])
-        return result.reshape(-1)
-
-    times, first = np.linspace(low, high, policy.times), []
-    for u, o in states:
-        condition = _initial(system, u, o)
-        assert condition is not None  # an invariant: asked for before
-        first.append(value_of(condition.relation, np.stack([x, np.full_like(x, low)], axis=1)))
-    band = None if spaces[0].band is None else spaces[0].band * count
-    tries: list[tuple[int, dict[str, Any]]] = [(policy.evaluations, {"method": "LSODA", "lband": band, "uband": band})]
-    if isinstance(spaces[0], Chebyshev):
-        tries = [(policy.evaluations, {"method": "DOP853"})]
-    elif isinstance(spaces[0], Ring):  # waves in a ring need no implicit steps, which damp them
-        tries.insert(0, (policy.explicit, {"method": "DOP853"}))
-    begun = np.stack(first, axis=1).reshape(-1)
-    found = _stepped(slope, (low, high), begun, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute)
-    if found is None or not np.isfinite(found.y).all():
-        return None
-    kept = found.y.reshape(len(x), count, len(times))
-    return np.stack(
-        [
-            np.stack([spaces[u].closed(spaces[u].filled(kept[:, states.index((u, 0)), i], t))
-                      for u in range(len(unknowns))], axis=1)
-            for i, t in enumerate(times)
-        ]
-    )  # fmt: skip
-
-
-class _TooLong(Exception):
-    """The time steps take more evaluations than they may."""
-
-
-def _stepped(
-    slope: Callable[[float, Array], Array], span: tuple[float, float], first: Array,
-    tries: Sequence[tuple[int, dict[str, Any]]], **settings: Any,
-) -> Any | None:  # fmt: skip
-    """The first of `tries`, a method with the evaluations that it may take, that reaches the end; None without one."""
-    for most, method in tries:
-        calls = itertools.count()
-
-        def counted(t: float, y: Array, calls: itertools.count[int] = calls, most: int = most) -> Array:
-            if next(calls) >= most:
-                raise _TooLong
-            return slope(t, y)
-
-        with suppress(_TooLong, ValueError):  # scipy refuses slopes that are not finite by a ValueError
-            found = integrate.solve_ivp(counted, span, first, **settings, **method)
-            if found.success:
-                return found
-    return None
-
-
-def _interpolated(system: System, table: Array, policy: ReferencePolicy) -> Reference:
     (left, right), (low, high) = system.box.tolist()
     x, times = np.linspace(left, right, table.shape[1]), np.linspace(low, high, policy.times)
     made = [interpolate.RectBivariateSpline(times, x, table[..., u], kx=3, ky=5) for u in range(table.shape[2])]
     return lambda points: np.stack([each(points[:, 1], points[:, 0], grid=False) for each in made], axis=1)
 
 
+def _evolution(system: System) -> _Evolution | None:
+    """None where the equations are not linear in the highest time derivatives, or not all begin somewhere."""
+    unknowns, last = range(len(system.vocabulary.unknowns)), len(system.box) - 1
+    held = [each for relation in system.equations for each in relation.derivatives]
+    orders = [max((d.index[-1] for d in held if d.unknown == u and not sum(d.index[:-1])), default=0) for u in unknowns]
+    if not all(orders) or any(d.index[-1] and sum(d.index[:-1]) for d in held):
+        return None
+    names = [variable(_in_time(system, u, orders[u])) for u in unknowns]
+    found = sympy.solve([relation.expression for relation in system.equations], names, dict=True)
+    if len(found) != 1 or any(found[0].get(name) is None or found[0][name].has(*names) for name in names):
+        return None
+    states, starts = tuple((u, o) for u in unknowns for o in range(orders[u])), list[Condition]()
+    begin = (last, float(system.box[-1, 0]))
+    for u, o in states:
+        for condition in system.conditions:
+            at_start = condition.faces and all(begin in face for face in condition.faces)
+            if at_start and [(d.unknown, d.index) for d in condition.relation.derivatives] == [(u, (0,) * last + (o,))]:
+                starts.append(condition)
+                break
+    if len(starts) < len(states):
+        return None
+    return _Evolution(system, tuple(found[0][name] for name in names), states, tuple(starts))
+
+
+def _in_time(system: System, unknown: int, order: int) -> str:
+    name = system.vocabulary.unknowns[unknown]
+    return f"{name}_{system.vocabulary.variables[-1] * order}" if order else name
+
+
+def _ordinary(evolution: _Evolution, policy: ReferencePolicy) -> Reference | None:
+    tries: list[tuple[int, dict[str, Any]]] = [
+        (policy.evaluations, {"method": "DOP853", "rtol": policy.ordinary}),
+        (policy.evaluations, {"method": "Radau", "rtol": policy.relative}),
+    ]
+    grids = [SpaceGrid(np.zeros(1))] * len(evolution.formulas)
+    found = _integrated(evolution, grids, tries, atol=policy.absolute, dense_output=True)
+    if found is None or found.sol is None:
+        return None
+    values, kept = found.sol, [number for number, (_, order) in enumerate(evolution.states) if order == 0]
+    return lambda points: np.asarray(values(points[:, 0])[kept].T)
+
+
+def _in_ring(evolution: _Evolution, policy: ReferencePolicy) -> Array | None:
+    low, high = evolution.system.box[0].tolist()
+    tries = [(policy.explicit, {"method": "DOP853"}), (policy.evaluations, {"method": "LSODA"})]
+    table = None  # waves in a ring need no implicit steps, which damp them
+    for nodes in policy.rings:
+        table = _by_lines(evolution, [ring(low, high, nodes)] * len(evolution.formulas), tries, policy)
+        if table is None:
+            return None
+        spectrum = np.abs(fft.rfft(table[:, :-1], axis=1)).max(axis=(0, 2))
+        if spectrum[-len(spectrum) // 10 :].max() <= policy.tail * spectrum.max():
+            break
+    return table
+
+
+def _between_walls(evolution: _Evolution, ends: list[Condition], policy: ReferencePolicy) -> Array | None:
+    low, high = evolution.system.box[0].tolist()
+    known = [_at_walls(evolution.system, number, ends) for number in range(len(evolution.formulas))]
+    walls = [each for each in known if each is not None]
+    if len(walls) < len(known):
+        return None
+    tries: list[tuple[int, dict[str, Any]]]
+    if any(order for _, order in evolution.states):
+        grids = [chebyshev_points(low, high, policy.chebyshev, each, policy.even) for each in walls]
+        tries = [(policy.evaluations, {"method": "DOP853"})]
+    else:
+        band = 7 * len(evolution.states)
+        grids = [differences(low, high, policy.nodes, each) for each in walls]
+        tries = [(policy.evaluations, {"method": "LSODA", "lband": band, "uband": band})]
+    return _by_lines(evolution, grids, tries, policy)
+
+
+def _by_lines(
+    evolution: _Evolution, grids: Sequence[SpaceGrid], tries: Sequence[tuple[int, dict[str, Any]]],
+    policy: ReferencePolicy,
+) -> Array | None:  # fmt: skip
+    """The unknowns (times, nodes, unknowns) at evenly spaced times and nodes, both ends included."""
+    begin, end = evolution.system.box[1].tolist()
+    times = np.linspace(begin, end, policy.times)
+    found = _integrated(evolution, grids, tries, t_eval=times, rtol=policy.relative, atol=policy.absolute)
+    if found is None or not np.isfinite(found.y).all():
+        return None
+    kept = found.y.reshape(len(grids[0].x), len(evolution.states), -1)
+    places = [evolution.states.index((u, 0)) for u in range(len(grids))]
+    tables = [
+        [grid.closed(grid.filled(kept[:, place, i], t)) for i, t in enumerate(times)]
+        for grid, place in zip(grids, places, strict=True)
+    ]
+    return np.stack(tables, axis=2)
+
+
+def _integrated(
+    evolution: _Evolution, grids: Sequence[SpaceGrid], tries: Sequence[tuple[int, dict[str, Any]]], **settings: Any
+) -> Any | None:
+    """The first of `tries`, a method with the evaluations that it may take, that reaches the end; None without one."""
+    system, states, unknowns = evolution.system, evolution.states, evolution.system.vocabulary.unknowns
+    space, (low, high) = system.vocabulary.variables[:-1], system.box[-1].tolist()
+    x, count = grids[0].x, len(states)
+    held = sorted({(d.unknown, sum(d.index[:-1])) for relation in system.equations for d in relation.derivatives})
+    named = [f"{unknowns[u]}_{space[0] * order}" if order else unknowns[u] for u, order in held]
+    lower = [number for number, (_, order) in enumerate(states) if order]
+    names = [*system.vocabulary.variables, *named, *(_in_time(system, *states[number]) for number in lower)]
+    right = [to_numpy(formula, names) for formula in evolution.formulas]
+    places = [x] if space else []
+
+    def slope(t: float, y: Array) -> Array:
+        rows = y.reshape(len(x), count)
+        now = [grid.filled(rows[:, states.index((u, 0))], t) for u, grid in enumerate(grids)]
+        parts = [grids[u].derivatives[order - 1](now[u]) if order else now[u] for u, order in held]
+        columns = np.stack([*places, np.full_like(x, t), *parts, *(rows[:, number] for number in lower)], axis=1)
+        result = np.empty_like(rows)
+        for i, (u, o) in enumerate(states):
+            result[:, i] = rows[:, i + 1] if (u, o + 1) in states else right[u](columns)
+            if grids[u].ends:  # nodes at ends with conditions do not move by the equation
+                result[[0, -1], i] = 0.0
+        return result.reshape(-1)
+
+    at = np.stack([*places, np.full_like(x, low)], axis=1)
+    begun = np.stack([value_of(condition.relation, at) for condition in evolution.starts], axis=1).reshape(-1)
+    for most, method in tries:
+        calls = itertools.count()
+
+        def counted(t: float, y: Array, calls: itertools.count[int] = calls, most: int = most) -> Array:
+            if next(calls) >= most:
+                raise ValueError("too many evaluations")
+            return slope(t, y)
+
+        with suppress(ValueError):  # scipy refuses slopes that are not finite by a ValueError
+            found = integrate.solve_ivp(counted, (low, high), begun, **settings, **method)
+            if found.success:
+                return found
+    return None
+
+
 def _at_walls(system: System, unknown: int, ends: list[Condition]) -> list[Relation] | None:
     """The conditions of an unknown at both ends, [] where it has none and needs none; None for others than one each."""
     of_it = [each for each in ends if any(d.unknown == unknown for d in each.relation.derivatives)]
-    orders = [
-        each.index[0] for relation in system.equations for each in relation.derivatives if each.unknown == unknown
-    ]
-    if max(orders, default=0) == 0 and not of_it:
+    held = [d for relation in system.equations for d in relation.derivatives if d.unknown == unknown]
+    if not of_it and not any(d.index[0] for d in held):
         return []
     found: list[Relation] = []
     for end in system.box[0].tolist():
-        there = [each for each in of_it if any((0, end) in face for face in each.faces)]
-        if len(there) != 1 or len(there[0].relation.derivatives) != 1:
+        there = [each.relation for each in of_it if any((0, end) in face for face in each.faces)]
+        if len(there) != 1 or [d.index for d in there[0].derivatives] not in ([(0, 0)], [(1, 0)]):
             return None
-        if there[0].relation.derivatives[0].index not in ((0, 0), (1, 0)):
-            return None
-        found.append(there[0].relation)
+        found.append(there[0])
     return found

@@ -10,7 +10,8 @@ from html import escape
 from typing import Any
 
 import numpy as np
-from kanrun.experiments.solve.checks import notes
+import torch
+from kanrun.experiments.solve.checks import lacking, notes
 from kanrun.experiments.solve.problem import (
     NetworkChoice,
     SolveProblem,
@@ -19,22 +20,107 @@ from kanrun.experiments.solve.problem import (
     policy_of,
     windows_of,
 )
-from kanrun.experiments.solve.records import checkpoint, random_points, residuals
-from kanrun.experiments.solve.verdict import errors, verdict
 from numpy.typing import ArrayLike, NDArray
 from pandas import DataFrame
 
 from kanrun.config import EquationConfig, SolveConfig
 from kanrun.config.equations import FormConfig
 from kanrun.config.rules import check
-from kanrun.engine.equations import EquationStage, Solution
+from kanrun.engine.equations import EquationStage, Field, Monomials, Solution, System, Windows, edges_of, evaluate
 from kanrun.engine.equations import solve as solve_system
+from kanrun.engine.equations.system import low_discrepancy
 from kanrun.errors import UsageError
+from kanrun.runs.records import Checkpoint, Table
 from kanrun.study.checkpoints import model_from_checkpoint
 from kanrun.study.model import Model
 from kanrun.study.resources import generator
+from kanrun.study.training_records import pack
 
 Array = NDArray[np.float64]
+
+#: Points of the table along each variable: of a curve, of a map, and of the map through the middle of a 3-D box.
+RESOLUTION = {1: 401, 2: 81, 3: 61}
+#: Points at which errors are measured.
+MEASURED = 10_000
+
+
+@dataclass(frozen=True)
+class VerdictPolicy:
+    """Bounds of the verdict, all relative: to the size of the equation's terms, or of the solution.
+
+    A small residual alone proves nothing: a front may slip between the points, and an equation with too few conditions
+    has many solutions. The change of the solution from the last grid is what tells most.
+    """
+
+    solved_change: float = 2e-3  #: of the solution from the last grid but one to the last
+    solved_residual: float = 1e-2  #: root mean square at fresh points, and of the conditions at points between
+    failed: float = 0.1  #: from here on of either, nothing of the solution is to be trusted
+    #: Residual of a network without grids: its change from stage to stage says nothing of what it cannot represent.
+    unrefined_residual: float = 1e-4
+    #: Change of the solution for a change of the residuals by 1, see `EquationStage.sensitivity`, above which the
+    #: conditions leave the solution open. It was at most 300 for the well-posed of 38 equations, 1e5 and more for
+    #: those with a condition too few.
+    open_sensitivity: float = 1e4
+    #: The same where an unknown has fewer conditions in a variable than the equation's order.
+    lacking_sensitivity: float = 500.0
+    #: Relative error against an exact solution or a reference above which nothing is called solved; errors never
+    #: raise a verdict.
+    solved_error: float = 1e-2
+    #: Factor between the last difference from measured values and the least on any grid (the first ones follow the
+    #: values more closely) above which the equation is not taken to describe them.
+    misfit: float = 2.0
+    #: Factor by which not knowing the others raises the standard error of a constant, above which measured values do
+    #: not tell the constants apart: what separates them then are errors of the solution. It was 1.2 for D and k of a
+    #: reaction, 47 for two constants that change the solution alike.
+    inseparable: float = 20.0
+
+
+def verdict(
+    solution: Solution, system: System, error: float | None = None, policy: VerdictPolicy = VerdictPolicy()
+) -> tuple[str, str]:
+    """`solved`, `doubtful` or `failed`, and the reason in one sentence; the worst window decides.
+
+    `error` is the relative error where the solution is known, against which a verdict is lowered.
+    """
+    last = solution.last
+    worst_change = max((stage.change for stage in last if stage.change is not None), default=None)
+    worst = max((stage.equation for stage in last), key=lambda found: found.rms)
+    place = ", ".join(f"{name}={at:.3g}" for name, at in zip(system.vocabulary.variables, worst.place, strict=True))
+    residual, conditions = worst.rms, max(stage.conditions.rms for stage in last)
+    open_by = max((stage.sensitivity for stage in last if stage.sensitivity is not None), default=0.0)
+    changed = f"the last grid changed the solution by {worst_change or 0:.1e}"
+    reason = (
+        f"{'there was one grid only' if worst_change is None else changed}, the residual at fresh points is "
+        f"{residual:.1e} (largest at {place}) and that of the conditions {conditions:.1e}"
+    )
+    measured = [each for each in (residual, conditions, worst_change, error) if each is not None]
+    reason += "" if error is None else f"; the error against the known solution is {error:.1e}"
+    if solution.reached < (end := float(system.box[-1, 1])):
+        return "failed", (
+            f"it could be followed up to {solution.reached:.6g} of {end:.6g} only, and nothing is known beyond "
+            f"(a solution that is no longer smooth, or errors that grow); {reason}"
+        )
+    if not np.isfinite(measured).all() or max(measured) >= policy.failed:
+        return "failed", reason
+    if not open_by <= (policy.lacking_sensitivity if lacking(system) else policy.open_sensitivity):
+        open_to = "the equation and its conditions leave the solution open: other functions satisfy them as well"
+        return "doubtful", f"{open_to} (sensitivity {open_by:.1e}); {reason}"
+    if any(each.data > max(policy.misfit * each.least_data, policy.solved_change) for each in last):
+        data = ", ".join(
+            f"{each.data:.1e} of the solution's size, on another grid {each.least_data:.1e}" for each in last
+        )
+        return "doubtful", f"the measured values are not what the equation gives (they differ by {data}); {reason}"
+    if (inflated := max(stage.inflated for stage in last)) > policy.inseparable:
+        return "doubtful", (
+            "the measured values hardly tell the sought constants apart (not knowing the others makes a standard error "
+            f"{inflated:.0f} times as large); {reason}"
+        )
+    refined = all(stage.intervals is not None for stage in last)
+    small = max(residual, conditions) <= (policy.solved_residual if refined else policy.unrefined_residual)
+    right = error is None or error <= policy.solved_error
+    if small and right and worst_change is not None and worst_change <= policy.solved_change:
+        return "solved", reason
+    return "doubtful", reason
 
 
 @dataclass(frozen=True)
@@ -63,7 +149,7 @@ class SolvedEquation:
     @cached_property
     def model(self) -> Model:
         """The solution as `kanrun predict` and `load_run` see it."""
-        return model_from_checkpoint(checkpoint(self.problem, self.solution.network, self.network, self.seed))
+        return model_from_checkpoint(self.checkpoint(self.network))
 
     def __call__(self, x: ArrayLike) -> Array:
         return self.model(self._points(x))
@@ -74,19 +160,26 @@ class SolvedEquation:
 
     def residual(self, x: ArrayLike) -> Array:
         """left - right of every equation at points, (points, equations)."""
-        found = residuals(self.problem, self.solution.network, self.solution.constants, self._points(x))
-        return np.stack(found, axis=1)
+        at, network, equations = torch.as_tensor(self._points(x)), self.solution.network, self.problem.system.equations
+        parts = network.split(at) if isinstance(network, Windows) else [(network, torch.arange(len(at)))]
+        found = torch.zeros(len(at), len(equations), dtype=at.dtype)
+        for number, relation in enumerate(equations):
+            monomials = Monomials.covering((each.index for each in relation.derivatives), at.shape[1])
+            for part, where in parts:
+                if len(where):
+                    left, _ = evaluate(relation, part, at[where], self.solution.constants, monomials, jacobian=False)
+                    found[where, number] = left.detach()
+        return found.numpy()
 
     @property
     def constants(self) -> dict[str, float]:
         """The sought constants."""
-        return dict(zip(self.problem.system.vocabulary.constants, map(float, self.solution.constants), strict=True))
+        return dict(zip(self.problem.system.vocabulary.constants, self.solution.constants.tolist(), strict=True))
 
     @property
     def standard_errors(self) -> dict[str, float]:
         """Their standard errors, NaN without measured values."""
-        names = self.problem.system.vocabulary.constants
-        return dict(zip(names, map(float, self.solution.standard_errors), strict=True))
+        return dict(zip(self.constants, self.solution.standard_errors.tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
         """The certificate as one row."""
@@ -113,6 +206,53 @@ class SolvedEquation:
             "seconds": self.seconds,
         }
 
+    def checkpoint(self, name: str) -> Checkpoint:
+        """The solution as `kanrun predict` and `load_run` read it, in the user's units."""
+        vocabulary, box, network = self.problem.system.vocabulary, self.problem.system.box, self.solution.network
+        scalings = {
+            f"{what}_scaling": {"shift": [0.0] * len(names), "scale": [1.0] * len(names)}
+            for what, names in (("input", vocabulary.variables), ("output", vocabulary.unknowns))
+        }
+        meta = {
+            "network": network.describe(),
+            "inputs": list(vocabulary.variables),
+            "outputs": list(vocabulary.unknowns),
+            "domain": box.tolist(),
+            "classes": None,
+            **scalings,
+            "seed": self.seed,
+        }
+        return Checkpoint(f"{self.problem.name}-{name}-seed{self.seed}", pack(network), meta)
+
+    def tables(self, name: str) -> Iterator[Table]:
+        """The solution, the truth where it is known, and the residuals on a regular grid of the box (in three variables
+        of the plane through the middle of the last one's range); collocation points and breakpoints of windows."""
+        box, vocabulary = self.problem.system.box.numpy(), self.problem.system.vocabulary
+        axes = [np.linspace(low, high, RESOLUTION[len(box)]) for low, high in box]
+        if len(box) == 3:
+            axes[2] = box[2:].mean(1)
+        points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(box))
+        values, residual, comparison = self(points), self.residual(points), self.problem.comparison
+        truth = None if comparison is None else comparison.values(points)
+        columns = dict(zip(vocabulary.variables, points.T, strict=True))
+        for i, unknown in enumerate(vocabulary.unknowns):
+            columns |= {unknown: values[:, i]} | ({} if truth is None else {f"{unknown} true": truth[:, i]})
+        yield Table(f"solution_{name}", columns | {f"residual {i}": each for i, each in enumerate(residual.T)})
+        inside = np.concatenate([stage.points.numpy() for stage in self.solution.last])
+        yield Table(f"points_{name}", dict(zip(vocabulary.variables, inside.T, strict=True)))
+        knots = [
+            (number, variable, at)
+            for number, stage in enumerate(self.solution.last)
+            if (edges := edges_of(stage.solution)) is not None
+            for variable, row, (low, high) in zip(vocabulary.variables, edges, stage.solution.box.tolist(), strict=True)
+            for at in ((low + high + row * (high - low)) / 2).tolist()
+        ]
+        if knots:
+            yield Table(
+                f"knots_{name}",
+                dict(zip(("window", "variable", "at"), map(np.array, zip(*knots, strict=True)), strict=True)),
+            )
+
     def _points(self, x: ArrayLike) -> Array:
         points, variables = np.asarray(x, dtype=np.float64), len(self.problem.system.box)
         points = points[:, None] if points.ndim == 1 and variables == 1 else points
@@ -121,28 +261,68 @@ class SolvedEquation:
         return points
 
 
+def measuring_points(problem: SolveProblem, seed: int) -> Array:
+    """The points (points, variables) at which errors are measured."""
+    return low_discrepancy(problem.system.box, MEASURED, seed).numpy()
+
+
+def errors(problem: SolveProblem, network: Field | Windows, points: Array) -> dict[str, float | None]:
+    """Relative L2 and H1 errors, mean squared and largest error at `points` (points, variables)."""
+    found: dict[str, float | None] = {"l2": None, "h1": None, "mse": None, "max_error": None}
+    if problem.comparison is None or not len(points):
+        return found
+    at, truth = torch.as_tensor(points), problem.comparison.values(points)
+    with torch.no_grad():
+        difference = network(at).numpy() - truth
+    found |= {"mse": float(np.mean(difference**2)), "max_error": float(np.abs(difference).max())}
+    if truth.any():  # else no error is relative to it
+        found["l2"] = float(np.sqrt(np.mean(difference**2) / np.mean(truth**2)))
+        if problem.comparison.slopes is not None:
+            unit = np.eye(points.shape[1], dtype=int).tolist()
+            slopes = np.stack([network.derivative(at, row).numpy() for row in unit], axis=2).reshape(len(points), -1)
+            known = problem.comparison.slopes(points)
+            square = np.sum(difference**2) + np.sum((slopes - known) ** 2)
+            found["h1"] = float(np.sqrt(square / (np.sum(truth**2) + np.sum(known**2))))
+    return found
+
+
+def stage_row(problem: SolveProblem, stage: EquationStage, points: Array) -> dict[str, float | int | None]:
+    """A grid as a row of stages.csv; errors are of this window's part of the box."""
+    low, high = stage.solution.box.numpy().T
+    inside = points[((points >= low) & (points <= high)).all(axis=1)]
+    return {
+        "window": stage.window,
+        "intervals": stage.intervals,
+        "unknowns": stage.unknowns,
+        "steps": stage.steps,
+        "objective": stage.objective,
+        "residual_rms": stage.equation.rms,
+        "residual_max": stage.equation.largest,
+        "conditions_rms": stage.conditions.rms,
+        "change": stage.change,
+        **errors(problem, stage.solution, inside),
+        "seconds": stage.seconds,
+        **dict(zip(problem.system.vocabulary.constants, stage.constants.tolist(), strict=True)),
+    }
+
+
 def solutions(
     cfg: SolveConfig, problem: SolveProblem, choice: NetworkChoice, seed: int
 ) -> Iterator[EquationStage | SolvedEquation]:
     """Every grid as it ends, then the solution."""
     windows, drawn = windows_of(cfg, problem.system, choice.ansatz), generator(seed, "training")
-    start, began = None, time.process_time()
+    solved, began = list[Solution](), time.process_time()
+
     for system in (*problem.easier, problem.system):
         ansatz = choice.ansatz if system is problem.system else replace(choice.ansatz, grows=False, widens=False)
-        stages = solve_system(system, ansatz, policy_of(cfg), drawn, windows, start)
-        while True:
-            try:
-                yield next(stages)
-            except StopIteration as end:
-                solution: Solution = end.value
-                break
-        start = solution.last[-1].solution
+        start = solved[-1].last[-1].solution if solved else None
+        solved.append((yield from solve_system(system, ansatz, policy_of(cfg), drawn, windows, start)))
     seconds = time.process_time() - began
-    measured = errors(problem, solution.network, random_points(problem, seed))
-    outcome, reason = verdict(solution, problem.system, measured["l2"])
+    measured = errors(problem, solved[-1].network, measuring_points(problem, seed))
+    outcome, reason = verdict(solved[-1], problem.system, measured["l2"])
     if outcome != "solved" and (remarks := notes(problem.system)):
         reason += f"; {remarks[0]}"
-    yield SolvedEquation(problem, choice.label, solution, measured, outcome, reason, seconds, seed)
+    yield SolvedEquation(problem, choice.label, solved[-1], measured, outcome, reason, seconds, seed)
 
 
 def solve(  # noqa: PLR0913 (keywords of a public function)
@@ -182,23 +362,22 @@ def solve(  # noqa: PLR0913 (keywords of a public function)
     residual is nowhere finite.
     """
     given = EquationConfig(
-        variables={name: list(ends) for name, ends in variables.items()},
+        variables=variables,
         unknowns=list(unknowns),
-        constants=None if constants is None else dict(constants),
-        continuation=None if continuation is None else {name: list(each) for name, each in continuation.items()},
-        formula=formula if isinstance(formula, str) else list(formula),
-        conditions=dict(conditions) if isinstance(conditions, Mapping) else list(conditions),
-        exact=exact if exact is None or isinstance(exact, str) else list(exact),
-        find=None if find is None else dict(find),
+        constants=constants,
+        continuation=continuation,
+        formula=formula,
+        conditions=conditions,
+        exact=exact,
+        find=find,
         data=data,
         form=FormConfig(terms=terms),
         intervals=None if intervals is None else list(intervals),
         windows=windows,
     )
-    cfg = SolveConfig(
-        seed=seed, equation=given, networks=[dict(network or {"kind": "kan"})], conditions="hard" if hard else "soft"
-    )
+    networks, built_in = [dict(network or {"kind": "kan"})], "hard" if hard else "soft"
+    cfg = SolveConfig(seed=seed, equation=given, networks=networks, conditions=built_in)
     check(cfg)
     problem = make_solve_problem(cfg, seed)
-    (choice,) = network_choices(cfg, max(relation.order for relation in problem.system.equations))
+    (choice,) = network_choices(cfg, problem.system.order)
     return next(each for each in solutions(cfg, problem, choice, seed) if isinstance(each, SolvedEquation))

@@ -211,10 +211,10 @@ class InterpretConfig(ExperimentConfig):
         1e-3, "weight of L1 and entropy of a fixed shape, relative to the variance of the output", minimum=0
     )
     prune: float | None = setting(None, "least edge score of a network from a run; null is chosen on validation points")
-    slack: float = setting(0.1, "how much worse than the network a formula may be and still stand for it")
-    starts: int = setting(6, "starts of each structure at the coarse grid")
+    slack: float = setting(0.1, "how much worse than the network a formula may be and still stand for it", minimum=0)
+    starts: int = setting(6, "starts of each structure at the coarse grid", minimum=1)
     budget: float = setting(60.0, "work in all, in about seconds of one core", above=0)
-    simplify: float = setting(5.0, "work for simplification, in about seconds of one core")
+    simplify: float = setting(5.0, "work for simplification, in about seconds of one core", minimum=0)
     suite: list[Any] = setting([], "cells, each as differences from the rest of the configuration")
 
 

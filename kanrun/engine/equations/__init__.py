@@ -11,6 +11,6 @@ from kanrun.engine.equations.equation_policy import (
 )
 from kanrun.engine.equations.field import Field, OutputForm, Windows
 from kanrun.engine.equations.jets import Monomials
-from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate, standard_errors
+from kanrun.engine.equations.residuals import Block, ResidualProblem, evaluate
 from kanrun.engine.equations.solving import solve
 from kanrun.engine.equations.system import Condition, Corner, Face, Measured, System

@@ -5,6 +5,8 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import replace
+from itertools import pairwise
+from math import inf
 
 import numpy as np
 import torch
@@ -35,16 +37,11 @@ def insert(
     spaced knots, as does a last variable of fixed polynomials. A number of intervals below the present one draws them
     anew.
     """
-    edges = edges_of(solution)
+    edges, layers, inner = edges_of(solution), list(solution.network.edge_layers), solution.inner(points)
     assert edges is not None  # an invariant: asked of networks with grids only
-    layers = list(solution.network.edge_layers)
-    inner = solution.inner(points)
     if intervals < edges.shape[1] - 1:
         return solution.with_network(solution.network.refined(intervals, inner).network)
-    rows = [
-        _split(edges[i], _collected(inner[:, i], squares, edges[i]), intervals, halved, narrowest)
-        for i in range(len(edges))
-    ]
+    rows = [_split(edges[i], inner[:, i], squares, intervals, halved, narrowest) for i in range(len(edges))]
     if solution.form.fixed_last:
         rows[-1] = torch.linspace(-1, 1, intervals + 1).to(edges)
     breakpoints = torch.stack(rows)
@@ -55,73 +52,47 @@ def insert(
     return solution.with_network(KAN.of_layers([first, *rest]))
 
 
-def _collected(at: Tensor, squares: Tensor, edges: Tensor) -> Tensor:
-    """The sum of `squares` in each interval."""
-    interval = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
-    return squares.new_zeros(len(edges) - 1).index_add_(0, interval, squares)
-
-
-def _split(edges: Tensor, sums: Tensor, intervals: int, halved: float, narrowest: float) -> Tensor:
-    width, floor = float(edges[-1] - edges[0]), float(sums.sum()) * 1e-12 / len(sums) + 1e-300
-    ends = edges.tolist()
-    queue = [
-        (-float(each) - floor, low, high) for each, low, high in zip(sums.tolist(), ends[:-1], ends[1:], strict=True)
-    ]
-    heapq.heapify(queue)
-    kept: list[tuple[float, float, float]] = []
-    while len(queue) + len(kept) < intervals:
-        size, low, high = heapq.heappop(queue)
-        if high - low < 2 * narrowest * width:
-            kept.append((size, low, high))
-            if not queue:  # cannot happen before 1 / narrowest intervals
-                break
+def _split(edges: Tensor, at: Tensor, squares: Tensor, intervals: int, halved: float, narrowest: float) -> Tensor:
+    number = (torch.searchsorted(edges.contiguous(), at.contiguous()) - 1).clamp(0, len(edges) - 2)
+    sums = squares.new_zeros(len(edges) - 1).index_add_(0, number, squares)
+    ends, floor = edges.tolist(), float(sums.sum()) * 1e-12 / len(sums) + 1e-300
+    cells = [(-each - floor, low, high) for each, (low, high) in zip(sums.tolist(), pairwise(ends), strict=True)]
+    heapq.heapify(cells)
+    while len(cells) < intervals and cells[0][0] <= 0:
+        size, low, high = cells[0]
+        if high - low < 2 * narrowest * (ends[-1] - ends[0]):
+            heapq.heapreplace(cells, (inf, low, high))
             continue
-        middle = (low + high) / 2
-        heapq.heappush(queue, (size * halved, low, middle))
-        heapq.heappush(queue, (size * halved, middle, high))
-    return edges.new_tensor([*sorted(low for _, low, _ in (*queue, *kept)), ends[-1]])
+        heapq.heapreplace(cells, (size * halved, low, (low + high) / 2))
+        heapq.heappush(cells, (size * halved, (low + high) / 2, high))
+    return edges.new_tensor([*sorted(low for _, low, _ in cells), ends[-1]])
 
 
 def with_terms(solution: Field, count: int, size: float, generator: Generator, *, lowest: bool = False) -> Field:
-    """The field with `count` more terms.
+    """The field with `count` more terms, or without as many of its last ones where that is negative; one stays.
 
-    In a separated form these leave the function as it is: their first factors are zero, the others polynomials, the
-    `lowest` or those that follow on the terms that are there. Else they have random numbers of that size in the last
-    layer.
+    In a separated form further ones leave the function as it is: their first factors are zero, the others polynomials,
+    the `lowest` or those that follow on the terms that are there. Else they have random numbers of that size in the
+    last layer.
     """
-    layers = list(solution.network.edge_layers)
-    last, form = layers[-1], solution.form
-    wider = replace(form, terms=form.terms + count)
+    *others, last = solution.network.edge_layers
+    form = solution.form
+    made_form = replace(form, terms=max(1, form.terms + count))
     edges = breakpoints_of(last.knots, last.spec.degree)
-    made = SplineLayer.on_grid(edges, wider.outputs, last.spec, uniform=last.uniform)
-    if wider.separated:
-        made.mask.copy_(wider.mask(last.inputs))
+    made = SplineLayer.on_grid(edges, made_form.outputs, last.spec, uniform=last.uniform)
+    if form.separated:
+        made.mask.copy_(made_form.mask(last.inputs))
     with torch.no_grad():
         for (name, new), (_, old) in zip(made.named_parameters(), last.named_parameters(), strict=True):
-            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))
-            more = torch.ones_like(parts[:, :1]).expand(-1, count, *parts.shape[2:]).clone()
+            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))[:, : made_form.terms]
+            more = torch.ones_like(parts[:, :1]).expand(-1, max(count, 0), *parts.shape[2:]).clone()
             if name == "coefficients" and form.separated:
-                shape = (form.unknowns, wider.terms, form.factors)
-                more = _polynomials(last, wider).unflatten(0, shape)
-                more = more[:, :count] if lowest else more[:, form.terms :]
+                every = _polynomials(last, made_form).unflatten(0, (form.unknowns, made_form.terms, form.factors))
+                more = every[:, : max(count, 0)] if lowest else every[:, form.terms :]
             elif name == "coefficients":
                 more = size * torch.randn(more.shape, generator=generator, dtype=more.dtype)
             new.copy_(torch.cat([parts, more], dim=1).flatten(0, 2))
-    return Field(KAN.of_layers([*layers[:-1], made]), wider, solution.box, solution.sizes, solution.hard)
-
-
-def with_fewer_terms(solution: Field, count: int) -> Field:
-    """The field without its last `count` terms, of which one at least stays; of one layer without base functions."""
-    (layer,), form = solution.network.edge_layers, solution.form
-    fewer = replace(form, terms=max(1, form.terms - count))
-    edges = breakpoints_of(layer.knots, layer.spec.degree)
-    made = SplineLayer.on_grid(edges, fewer.outputs, layer.spec, uniform=layer.uniform)
-    made.mask.copy_(fewer.mask(layer.inputs))
-    with torch.no_grad():
-        for (_, new), (_, old) in zip(made.named_parameters(), layer.named_parameters(), strict=True):
-            parts = old.unflatten(0, (form.unknowns, form.terms, form.factors))
-            new.copy_(parts[:, : fewer.terms].flatten(0, 2))
-    return Field(KAN.of_layers([made]), fewer, solution.box, solution.sizes, solution.hard)
+    return Field(KAN.of_layers([*others, made]), made_form, solution.box, solution.sizes, solution.hard)
 
 
 def with_polynomials(field: Field) -> Field:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from kanrun.engine.equations.field import Field, OutputForm, Windows
+from kanrun.engine.equations.hard_conditions import HardConditions
 from kanrun.engine.least_squares import LMPolicy, Stopping
 from kanrun.engine.networks import Network
 
@@ -24,11 +25,15 @@ class EquationPolicy:
     face_points: int = 60  #: points of each face; from 2 on
     pieces: int = 20  #: of the quadrature rule in one variable for networks without grids
     points_per_interval: int = 10  #: of that rule with grids, at most: it is then exact for squares of the residual
+    following: float = 0.5  #: share of points that follow the knots of each variable, where these are not uniform
+    added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
+    fresh: int = 4000  #: points at which a grid is measured
+    negligible: float = 1e-6  #: of an unknown's estimated size: below it, as of one that is zero, changes do not count
+
     #: Starts on the first grid: how many random networks take part in each round, and the steps that each then takes.
     rounds: tuple[tuple[int, int], ...] = ((12, 6), (4, 10), (2, 20))
     #: The same where functions of several variables at once are trained and a start has at most `small` numbers: such
-    #: networks have more bad minima. The square's [2,2,1] ended in one for two of five seeds with the rounds above and
-    #: for none with these, which made [2,10,1] worse.
+    #: networks have more bad minima, which two of five seeds of a [2,2,1] reached with the rounds above.
     rounds_if_small: tuple[tuple[int, int], ...] = ((24, 8), (8, 20), (3, 60))
     small: int = 100
     random_if_separated: int = 5  #: random networks beside the polynomials that a separated form can start from
@@ -40,8 +45,9 @@ class EquationPolicy:
     coarse: Stopping = Stopping(steps=15, gain=1e-2)  #: of a grid before the last planned one
     lm: LMPolicy = LMPolicy(damping=1e-4, smallest=1e-15, thorough=False, tries=12)
     #: First damping of a refined grid where unknowns are linear in the numbers: a larger one holds back smooth changes,
-    #: which a beam's equation hardly sees beside those of single splines, so that no grid corrects the first one's.
+    #: which a beam's equation hardly sees beside those of single splines.
     damping_if_linear: float = 1e-12
+
     condition_weight: float = 100.0  #: of the conditions on the first grid, relative to the equation's
     condition_weight_of_polynomials: float = 1e4  #: the same in windows with polynomials of time
     growth: float = 10.0  #: factor of that weight from grid to grid; at least 1
@@ -54,24 +60,19 @@ class EquationPolicy:
     data_weight: float = 100.0
     smallest_data_weight: float = 1e-2
     below_noise: float = 0.25  #: share of the difference from measured values at which a residual is small enough
+
     #: Around corners where conditions contradict each other residuals weigh less: by the distance, relative to the box
     #: and to this, to that power. No network holds the infinite derivatives there; unweighted, they spoil the rest.
     corner: float = 0.1
     corner_power: int = 2
     #: That distance is smaller where conditions differ by less than this share of their terms, by one power of it for
-    #: values that jump and another for slopes. With the whole distance a front whose slope differed by 7 % from the
-    #: wall's was wrong by 8e-4 instead of 4e-5; with 1 for values the residual of a jump by 1 % stayed at 5e-2, with
-    #: 0.25 for slopes D of a reaction was wrong by 2.4 standard errors instead of 0.8.
+    #: values that jump and another for slopes: with the whole distance a front whose slope differed by 7 % from the
+    #: wall's was wrong by 8e-4 instead of 4e-5.
     corner_whole: float = 0.3
     corner_growth: tuple[float, float] = (0.25, 1.0)
-    added: float = 0.2  #: share of the points that is added after each grid where the residual is largest; from 0 on
+
     margin: float = 0.1  #: of a hidden grid beyond the range of what reaches it, when it is drawn anew
     filled: float = 0.5  #: share of a hidden grid below which it is drawn anew; in [0, 1]
-    fresh: int = 4000  #: points at which a grid is measured
-    negligible: float = 1e-6  #: of an unknown's estimated size: below it, as of one that is zero, changes do not count
-    following: float = 0.5  #: share of points that follow the knots of each variable, where these are not uniform
-
-    # Knots that are inserted where the residual is.
     #: Factor by which the squared residual of an interval is taken to fall when it is halved: an interval is halved
     #: twice before another one is halved at all, where its residual is so many times larger.
     halved: float = 0.01
@@ -80,6 +81,7 @@ class EquationPolicy:
     # Grids and terms that are added as long as they help.
     enough: float = 1e-9  #: change from the last grid at which no further one follows in one variable
     enough_in_more: float = 1e-6  #: the same in two and three variables
+    helpful: float = 0.5  #: factor of the residual at most for which a refinement or further terms helped
     most_intervals: int = 640  #: in one variable
     most_if_unsettled: int = 2560  #: the same as long as grids change the solution by more than `accepted_change`
     most_intervals_in_windows: int = 80  #: in one variable that can be cut into windows
@@ -90,19 +92,16 @@ class EquationPolicy:
     #: Share of the change before that added terms leave at least: where a grid changed the solution by 7 % and terms by
     #: 0.03 %, it was wrong by 1.4 %.
     carried: float = 0.1
-    helpful: float = 0.5  #: factor of the residual at most for which a refinement or further terms helped
-    #: Size of the numbers of added terms, in units of the solution.
-    added_size: float = 0.1
+    added_size: float = 0.1  #: of the numbers of added terms, in units of the solution
 
     # Windows in time. Where there is one variable beside time, they hold polynomials of it (`OutputForm.fixed_last`).
     terms_in_time: int = 6  #: so many polynomials at first
     most_terms_in_time: int = 12
-    #: Relative difference from the initial values at most on the first grid, which has more intervals where needed.
-    held: float = 1e-3
-    #: Share of the intervals, beside one polynomial less, of the solution that estimates the error.
-    coarser: float = 0.85
-    points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
     most_unknowns_in_window: int = 1500
+    held: float = 1e-3  #: relative difference from the initial values at most on the first grid
+    coarser: float = 0.85  #: share of the intervals, beside one polynomial less, of a solution that estimates the error
+    points_in_space: int = 3  #: points of the quadrature rule in each interval of the other variable
+    curvature: float = 0.85  #: share of knots that follow the root of the curvature at the end of the window before
     accepted: float = 1e-3  #: relative residual on fresh points of a window that holds
     accepted_of_polynomials: float = 3e-4  #: the same where windows hold polynomials of time
     #: The same at the beginning where conditions contradict each other, for the whole range the share of it by which
@@ -119,8 +118,12 @@ class EquationPolicy:
     vain: float = 0.25
     most_windows: int = 256  #: a window is not made shorter than this part of the whole range
     longer: float = 1.5  #: factor from a window that held to the next
-    #: Share of the knots that follow the root of the curvature at the end of the window before, the rest is uniform.
-    curvature: float = 0.85
+
+    def finest(self, *, one: bool, whole: bool) -> int:
+        """The most intervals of a grid."""
+        if not one:
+            return self.most_intervals_in_more
+        return self.most_intervals if whole else self.most_intervals_in_windows
 
     def reach(self, share: float, order: int) -> float:
         """The distance up to which residuals weigh less around a corner, where derivatives of that order differ."""
@@ -154,7 +157,6 @@ class EquationStage:
     standard_errors: Tensor  # of the sought constants; NaN without measured values
     seconds: float  # of CPU time, of this window
     points: Tensor  # collocation points inside, (points, variables)
-    total_seconds: float = 0.0  # of all windows, tried ones too
     #: The largest change of the solution, relative to its size, for a change of all residuals by 1 (root mean square).
     sensitivity: float | None = None
     #: Root mean square difference from measured values, relative to the unknowns' sizes, and the least on any grid.
@@ -181,8 +183,8 @@ class Ansatz:
     """What the solution is sought as: fresh networks, how their outputs form the unknowns, and the grids.
 
     Networks without grids have None for each time that they are trained with a larger weight of the conditions. With
-    `grows` further grids follow as long as they are needed, with `widens` further terms. `hard` builds in conditions
-    (see `hard_conditions`).
+    `grows` further grids follow as long as they are needed, with `widens` further terms. `hard` builds in conditions:
+    those that `hard_conditions` finds, which become `built_in`.
     """
 
     create: Create
@@ -191,3 +193,4 @@ class Ansatz:
     grows: bool = False
     widens: bool = False
     hard: bool = False
+    built_in: HardConditions | None = None

@@ -7,8 +7,8 @@ the latter is the separated form sum_r prod_i f_ri(x_i) and more: each factor is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -16,13 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kanrun.engine.equations.hard_conditions import HardConditions
-from kanrun.engine.equations.jets import Monomials
-from kanrun.engine.equations.network_jets import NetworkJets, network_jets
+from kanrun.engine.equations.jets import Monomials, NetworkJets, network_jets
 from kanrun.engine.networks import Network, from_description
 from kanrun.errors import KanrunError
-
-#: What a description says of hard conditions.
-_HARD = ("variables", "offsets", "factors")
 
 
 @dataclass(frozen=True)
@@ -52,12 +48,6 @@ class OutputForm:
             return torch.ones(self.outputs, inputs, dtype=torch.bool)
         return torch.eye(inputs, dtype=torch.bool).repeat(self.unknowns * self.terms, 1)
 
-    def trained(self, inputs: int) -> Bool[Tensor, "outputs inputs"]:
-        """Which of these edges are trained."""
-        chosen = self.mask(inputs)
-        chosen[:, -1] &= not self.fixed_last
-        return chosen
-
     def combine(self, outputs: Tensor, monomials: Monomials) -> Float[Tensor, "components points unknowns"]:
         """The jets of the unknowns from those of the network's outputs."""
         parts = outputs.unflatten(-1, (self.unknowns, self.terms, self.factors))
@@ -66,14 +56,6 @@ class OutputForm:
             total = monomials.multiply(total, parts[..., factor])
         summed: Tensor = total.sum(-1)
         return summed
-
-
-@dataclass(frozen=True)
-class FieldJets:
-    """The jets of the unknowns at points, in the user's units, and their way from the network's unknowns."""
-
-    network: NetworkJets
-    unknowns: Float[Tensor, "components points unknowns"]
 
 
 class Field(Network):
@@ -103,7 +85,7 @@ class Field(Network):
     @property
     def half_extent(self) -> Tensor:
         """Half the box's extent in each variable."""
-        return (self.box[:, 1] - self.box[:, 0]) / 2
+        return self.box.diff()[:, 0] / 2
 
     def inner(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points variables"]:
         """What the network sees of `x`: -1 and 1 at the ends of the box."""
@@ -120,15 +102,15 @@ class Field(Network):
         result = found if self.hard is None else self.hard.apply(found, rows, value)
         return result[0].reshape(*x.shape[:-1], self.form.unknowns)
 
-    def jets(self, x: Float[Tensor, "points variables"], monomials: Monomials) -> FieldJets:
-        """The unknowns' jets at x; call it under `torch.enable_grad`."""
-        traced = network_jets(self.network, self.inner(x), monomials)
-        inner = self.form.combine(traced.outputs, monomials)
-        stretch = x.new_tensor(
-            [float((self.half_extent ** -x.new_tensor(index)).prod()) for index in monomials.indices]
-        )
-        found = inner * stretch[:, None, None] * self.sizes
-        return FieldJets(traced, found if self.hard is None else self.hard.apply(found, x, monomials))
+    def jets(
+        self, x: Float[Tensor, "points variables"], monomials: Monomials
+    ) -> tuple[Float[Tensor, "components points unknowns"], NetworkJets]:
+        """The unknowns' jets at x in the user's units, and the network's; call it under `torch.enable_grad`."""
+        traced = network_jets(self.network, self.inner(x), monomials, self.active)
+        half = self.half_extent
+        stretch = torch.stack([(half ** -half.new_tensor(index)).prod() for index in monomials.indices])
+        found = self.form.combine(traced.outputs, monomials) * stretch[:, None, None] * self.sizes
+        return found if self.hard is None else self.hard.apply(found, x, monomials), traced
 
     def derivative(
         self, x: Float[Tensor, "points variables"], index: Sequence[int]
@@ -136,7 +118,7 @@ class Field(Network):
         """The derivative of every unknown by the multi-index `index` at x."""
         monomials = Monomials.covering([tuple(index)], self.box.shape[0])
         with torch.enable_grad():
-            jets = self.jets(x, monomials).unknowns
+            jets, _ = self.jets(x, monomials)
         place = monomials.position(tuple(index))
         return (jets[place] * monomials.factorial(tuple(index))).detach()
 
@@ -144,9 +126,9 @@ class Field(Network):
     def active(self) -> Bool[Tensor, " numbers"] | None:
         """Which of the network's numbers belong to edges that are trained; None for all."""
         layers = list(self.network.edge_layers)
-        edges = [layer.mask.bool() for layer in layers]
+        edges = [layer.mask != 0 for layer in layers]
         if self.form.fixed_last:
-            edges[0] = edges[0] & self.form.trained(layers[0].inputs)
+            edges[0][:, -1] = False
         if all(bool(each.all()) for each in edges):
             return None
         return torch.cat([e[..., None].expand_as(x.coefficients).flatten() for e, x in zip(edges, layers, strict=True)])
@@ -163,10 +145,6 @@ class Field(Network):
         every[active] = values
         self.network.set_unknowns(every)
 
-    def jacobian(self, jets: FieldJets, total: Float[Tensor, ""]) -> Float[Tensor, "points unknowns"]:
-        """As `NetworkJets.jacobian`, of the numbers that `get_unknowns` returns."""
-        return jets.network.jacobian(total, self.active)
-
     def unknowns(self) -> list[tuple[str, nn.Parameter]]:
         return [(f"network.{name}", parameter) for name, parameter in self.network.unknowns()]
 
@@ -178,7 +156,7 @@ class Field(Network):
         form = [self.form.unknowns, self.form.terms, self.form.factors, int(self.form.separated)]
         described = {"kind": self.kind, "network": self.network.describe(), "form": form, "variables": len(self.box)}
         if self.hard is not None:
-            described["hard"] = {name: list(getattr(self.hard, name)) for name in _HARD}
+            described["hard"] = {name: list(texts) for name, texts in asdict(self.hard).items()}
         return described
 
     @classmethod
@@ -188,7 +166,9 @@ class Field(Network):
         box = torch.zeros(int(description["variables"]), 2, dtype=torch.float64)
         network = from_description(description["network"])
         given = description.get("hard")
-        hard = None if given is None else HardConditions(*(tuple(map(str, given[name])) for name in _HARD))
+        hard = (
+            None if given is None else HardConditions(**{name: tuple(map(str, texts)) for name, texts in given.items()})
+        )
         return cls(network, form, box, torch.ones(form.unknowns, dtype=torch.float64), hard)
 
 
@@ -221,18 +201,18 @@ class Windows(Network):
         return shape
 
     def forward(self, x: Float[Tensor, "points variables"]) -> Float[Tensor, "points unknowns"]:
-        result = x.new_zeros(len(x), self.shape[-1])
-        for field, at in self.split(x):
-            result = result.index_copy(0, at, field(x[at]))
-        return result
+        return self._joined(x, lambda field, part: field(part))
 
     def derivative(
         self, x: Float[Tensor, "points variables"], index: Sequence[int]
     ) -> Float[Tensor, "points unknowns"]:
         """As `Field.derivative`, in the window of each point."""
+        return self._joined(x, lambda field, part: field.derivative(part, index))
+
+    def _joined(self, x: Tensor, function: Callable[[Field, Tensor], Tensor]) -> Tensor:
         result = x.new_zeros(len(x), self.shape[-1])
         for field, at in self.split(x):
-            result[at] = field.derivative(x[at], index)
+            result = result.index_copy(0, at, function(field, x[at]))
         return result
 
     def describe(self) -> dict[str, Any]:

@@ -1,9 +1,14 @@
-"""Truncated Taylor series of functions of one to three variables, and their way through a layer of edges.
+"""Truncated Taylor series of functions of one to three variables, and their way through the layers of a network.
 
 A *jet* holds at each point the Taylor coefficients of a function: component a is (1 / a!) d^a f / dx^a for each
 multi-index a of a `Monomials` set, component 0 is the value. Sums of jets are sums of tensors; products are truncated
 products of polynomials; a univariate function enters by its own Taylor series (Faa di Bruno's formula in the form of
 composed series; Griewank and Walther, Evaluating Derivatives, ch. 13). A jet is a tensor (components, points, width).
+
+The jet of a layer's output is linear in the layer's numbers: for a coefficient its factor is the jet of a basis
+function of the layer's input, for a weight of an MLP the jet of the input itself. With the adjoints of the outputs'
+jets (which reverse mode gives layer by layer) the Jacobian follows without differentiating through the numbers, by
+its non-zeros for splines.
 """
 
 from __future__ import annotations
@@ -15,8 +20,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from kanrun.engine.layers import SplineLayer
+from kanrun.engine.layers.bases import base_function
+from kanrun.engine.networks import ACTIVATIONS, MLP, Network
+from kanrun.engine.splines import local_basis
+from kanrun.errors import UsageError
 
 #: A derivative's multi-index: how often each variable is differentiated.
 Index = tuple[int, ...]
@@ -107,3 +118,115 @@ def derivatives(function: Callable[[Tensor], Tensor], z: Tensor, order: int) -> 
             (slope,) = torch.autograd.grad(found[-1].sum(), at, create_graph=True)
             found.append(slope)
     return found
+
+
+class _TracedSplines:
+    """phi = w_b b + w_s spline on every edge; `output` is the jet (components, points, out) of the layer's outputs."""
+
+    def __init__(self, layer: SplineLayer, z: Tensor, monomials: Monomials) -> None:
+        self.layer = layer
+        parts = [local_basis(z[0], layer.grid, order) for order in range(monomials.order + 1)]
+        self.basis = monomials.compose([values for values, _ in parts], z)
+        base_weight, self.scale = (weight.detach() for weight in layer.scales())
+        table = (layer.coefficients.detach() * self.scale[..., None]).permute(1, 2, 0)
+        inputs = torch.arange(layer.inputs, device=z.device)[:, None]
+        self.columns = parts[0][1][..., None] + torch.arange(layer.spec.degree + 1, device=z.device)
+        self.output = torch.einsum("mnik,niko->mno", self.basis, table[inputs, self.columns])
+        self.base = None
+        if layer.spec.base != "zero":
+            function = base_function(layer.spec.base)
+            self.base = monomials.compose(derivatives(function, z[0], monomials.order), z)
+            self.output = self.output + self.base @ base_weight.T
+
+    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor) -> None:
+        """Add the derivatives by the layer's unknowns to `jacobian` (points, columns), from those by `output`.
+
+        `place` has the column of each of the network's unknowns.
+        """
+        outputs, inputs, functions = self.layer.coefficients.shape
+        start = starts["coefficients"]
+        edges = place[start : start + outputs * inputs * functions].view(outputs, inputs, functions)
+        o, i = (edges[..., 0] < jacobian.shape[1] - 1).nonzero().unbind(1)
+        values = torch.einsum("mne,mnek->nek", adjoint[:, :, o], self.basis.detach()[:, :, i])
+        columns = edges[o, i, 0][:, None] + self.columns[:, i]
+        jacobian.scatter_add_(1, columns.flatten(1), (values * self.scale[o, i][:, None]).flatten(1))
+        if self.base is not None and (start := starts.get("base_weight", -1)) >= 0:
+            values = torch.einsum("mno,mni->noi", adjoint, self.base.detach()) * self.layer.mask
+            jacobian.index_add_(1, place[start : start + outputs * inputs], values.flatten(1))
+
+
+class _TracedLinear:
+    """x W^T + b, with an activation before it in all layers but the first."""
+
+    def __init__(
+        self, layer: nn.Linear, z: Tensor, monomials: Monomials, before: Callable[[Tensor], Tensor] | None
+    ) -> None:
+        self.input = z if before is None else monomials.compose(derivatives(before, z[0], monomials.order), z)
+        out = self.input @ layer.weight.detach().T
+        self.output = torch.cat([out[:1] + layer.bias.detach(), out[1:]])
+
+    def add_jacobian(self, adjoint: Tensor, jacobian: Tensor, starts: dict[str, int], place: Tensor) -> None:
+        values = torch.einsum("mno,mni->noi", adjoint, self.input.detach()).flatten(1)
+        for name, part in (("weight", values), ("bias", adjoint[0])):
+            jacobian.index_add_(1, place[starts[name] : starts[name] + part.shape[1]], part)
+
+
+@dataclass(frozen=True)
+class NetworkJets:
+    """The jets (components, points, outputs) of a network at points, and how they depend on its unknowns.
+
+    `place` has the column of each unknown in a Jacobian of `columns`; that of one which is not trained is beyond.
+    """
+
+    layers: tuple[_TracedSplines | _TracedLinear, ...]
+    starts: tuple[dict[str, int], ...]  # of each layer's unknowns among all of the network's
+    place: Tensor
+    columns: int
+
+    @property
+    def outputs(self) -> Tensor:
+        return self.layers[-1].output
+
+    def jacobian(self, total: Float[Tensor, ""]) -> Float[Tensor, "points columns"]:
+        """The derivatives by the trained unknowns of values, one a point, whose sum is `total`.
+
+        Each value may depend on the outputs at its own point only.
+        """
+        nodes = [layer.output for layer in self.layers]
+        adjoints = torch.autograd.grad(total, nodes)
+        jacobian = nodes[0].new_zeros(nodes[0].shape[1], self.columns + 1)
+        for layer, adjoint, starts in zip(self.layers, adjoints, self.starts, strict=True):
+            layer.add_jacobian(adjoint, jacobian, starts, self.place)
+        return jacobian[:, : self.columns]
+
+
+def network_jets(
+    network: Network, x: Float[Tensor, "points inputs"], monomials: Monomials,
+    active: Bool[Tensor, " unknowns"] | None = None,
+) -> NetworkJets:  # fmt: skip
+    """The jets of a KAN or an MLP at `x`, in the network's own inputs; call it under `torch.enable_grad`.
+
+    `active` are the unknowns that are trained (None: all); all functions of an edge are active, or none. Raises
+    UsageError for a network of another kind, whose layers are not known to be linear in their numbers.
+    """
+    starts, start = dict[str, dict[str, int]](), 0
+    for name, parameter in network.unknowns():
+        layer_name, _, kind = name.rpartition(".")
+        starts.setdefault(layer_name, {})[kind] = start
+        start += parameter.numel()
+    if not network.edge_layers and not isinstance(network, MLP):
+        raise UsageError(f"equations are solved by networks of kind kan or mlp, not {network.kind}.")
+    z, traced = monomials.variables(x), list[_TracedSplines | _TracedLinear]()
+    for layer in network.linear if isinstance(network, MLP) else network.edge_layers:
+        if isinstance(layer, SplineLayer):
+            traced.append(_TracedSplines(layer, z, monomials))
+        elif isinstance(layer, nn.Linear) and isinstance(network, MLP):
+            before = ACTIVATIONS[network.activation] if traced else None
+            traced.append(_TracedLinear(layer, z, monomials, before))
+        z = traced[-1].output
+        if not z.requires_grad:
+            z.requires_grad_()
+    chosen = torch.ones(start, dtype=torch.bool, device=x.device) if active is None else active
+    count = int(chosen.sum())
+    place = torch.where(chosen, chosen.cumsum(0) - 1, count)
+    return NetworkJets(tuple(traced), tuple(starts.values()), place, count)

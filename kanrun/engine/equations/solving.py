@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator as Events
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import inf, isfinite
 
 from torch import Generator
 
-from kanrun.engine.equations.boundary_interpolation import hard_conditions
 from kanrun.engine.equations.box_solver import BoxSolver
 from kanrun.engine.equations.equation_policy import Ansatz, EquationPolicy, EquationStage, Solution
 from kanrun.engine.equations.field import Field, Windows
+from kanrun.engine.equations.hard_conditions import hard_conditions
 from kanrun.engine.equations.system import System
 from kanrun.watch import time_is_up
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A window that was tried: its end, its last two solutions and by how much too large its residuals are."""
+
+    end: float
+    solver: BoxSolver
+    last: EquationStage
+    before: tuple[EquationStage, ...]
+    excess: float
 
 
 def solve(
@@ -31,43 +41,38 @@ def solve(
     low, high = map(float, system.box[-1])
     length = (high - low) / windows if isinstance(windows, int) else high - low
     shortest = (high - low) / policy.most_windows if windows == "auto" else length
-    hard = hard_conditions(system, last=windows is None) if ansatz.hard else None
-    cut = _of_windows(ansatz, policy, len(system.box))
-    start, last, began = low, list[EquationStage](), time.process_time()
+    if ansatz.hard:
+        ansatz = replace(ansatz, built_in=hard_conditions(system, last=windows is None))
+    start, last = low, list[EquationStage]()
     before: tuple[EquationStage, ...] = ()
-    tries: list[tuple[float, BoxSolver, list[EquationStage], float]] = []  # of the present window: its end, what came
+    tries: list[_Try] = []  # of the present window
     while not last or start < high - 1e-9 * (high - low):
         end = high if start + 1.1 * length >= high else start + length
-        part = system if (start, end) == (low, high) else system.until(start, end)
+        whole = (start, end) == (low, high)
         shorter = windows == "auto" and end - start > 1.01 * shortest
-        chosen = ansatz if part is system else cut
-        solver = BoxSolver(part, chosen, policy, generator, before=before, whole=not shorter, hard=hard)
-        solver.first = first
+        solver = BoxSolver(
+            system if whole else system.until(start, end), ansatz if whole else _of_windows(ansatz, policy, system),
+            policy, generator, first=first, before=before, whole=not shorter,
+        )  # fmt: skip
         stages: list[EquationStage] = []
         for stage in solver.stages():
             stages.append(stage)
-            yield replace(stage, window=len(last), total_seconds=time.process_time() - began)
+            yield replace(stage, window=len(last))
             if shorter and _hopeless(stages, policy):
                 break
-        accepted = policy.accepted_of_polynomials if cut.form.fixed_last else policy.accepted
-        if start == low and system.corners:
-            share = max(each.share for each in system.corners) if part is system else 1.0
-            accepted = max(accepted, share * policy.accepted_with_corners)
-        excess = _excess(stages, policy, accepted, before[-1].change if before else None)
-        tries.append((end, solver, stages, excess))
-        alike, holds = [each for each in tries if each[1].ansatz is solver.ansatz], excess <= 1
-        in_vain = not holds and _in_vain([each[3] for each in alike], policy, len(system.box))
-        if shorter and not holds and not time_is_up() and not in_vain:
+        excess = _excess(stages[-1], system, policy, before, whole=whole)
+        pair = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
+        tries.append(_Try(end, solver, stages[-1], pair, excess))
+        best = _best_of_vain(tries, policy)
+        if shorter and excess > 1 and best is None and not time_is_up():
             length = max((end - start) / 2, shortest)
             continue
-        if in_vain:
-            end, solver, stages, _ = min(tries[0], alike[0], key=lambda each: each[2][-1].equation.rms)
-        tries = []
-        last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
-        before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
+        kept = best or tries[-1]
+        tries, before, end = [], kept.before, kept.end
+        last.append(replace(kept.last, sensitivity=kept.solver.sensitivity(kept.last)))
         if time_is_up():
             break
-        if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
+        if windows == "auto" and len(last) > 1 and (excess > 1 or (last[-1].change or 0.0) > policy.lost):
             break
         start, length = end, length * (policy.longer if windows == "auto" else 1.0)
     if end < high and any(each.face[-1] == (len(system.box) - 1, low) for each in system.corners):
@@ -77,27 +82,39 @@ def solve(
     return Solution(network, last[-1].constants, last[-1].standard_errors, tuple(last), reached=end)
 
 
-def _of_windows(ansatz: Ansatz, policy: EquationPolicy, variables: int) -> Ansatz:
+def _best_of_vain(tries: list[_Try], policy: EquationPolicy) -> _Try | None:
+    """The best try where shorter windows of one form do not help, in several variables: as where conditions jump."""
+    last = tries[-1]
+    alike = [each for each in tries if each.solver.ansatz.form == last.solver.ansatz.form]
+    if len(last.solver.system.box) == 1 or len(alike) < policy.vain_tries:
+        return None
+    if last.excess <= max(1, policy.vain * alike[0].excess):
+        return None
+    return min(tries[0], alike[0], key=lambda each: each.last.equation.rms)
+
+
+def _of_windows(ansatz: Ansatz, policy: EquationPolicy, system: System) -> Ansatz:
     """What the solution in a window is sought as: beside one other variable, with polynomials of time."""
-    if variables != 2 or not ansatz.form.separated:
+    if len(system.box) != 2 or not ansatz.form.separated:
         return ansatz
     return replace(ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True)
 
 
-def _excess(stages: list[EquationStage], policy: EquationPolicy, accepted: float, earlier: float | None) -> float:
+def _excess(
+    last: EquationStage, system: System, policy: EquationPolicy, before: tuple[EquationStage, ...], *, whole: bool
+) -> float:
     """How many times too large the residuals of a window's last grid are, or its change; at most 1 where it holds.
 
-    The change adds up over windows; `earlier` is that of the window before, which may grow by a factor.
+    The change adds up over windows, and may grow by a factor from one to the next.
     """
-    last = stages[-1]
-    most = max(policy.accepted_change, policy.grown * (earlier or 0.0))
+    two = len(system.box) == 2 and last.solution.form.separated
+    accepted, low = policy.accepted_of_polynomials if two else policy.accepted, float(system.box[-1, 0])
+    if float(last.solution.box[-1, 0]) == low and system.corners:
+        share = max(each.share for each in system.corners) if whole else 1.0
+        accepted = max(accepted, share * policy.accepted_with_corners)
+    most = max(policy.accepted_change, policy.grown * ((before[-1].change or 0.0) if before else 0.0))
     found = max(max(last.equation.rms, last.conditions.rms) / accepted, (last.change or 0.0) / most)
     return found if isfinite(found) else inf
-
-
-def _in_vain(excesses: list[float], policy: EquationPolicy, variables: int) -> bool:
-    """Whether shorter windows of one form do not help, in several variables: as where conditions jump."""
-    return variables > 1 and len(excesses) >= policy.vain_tries and excesses[-1] > policy.vain * excesses[0]
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:

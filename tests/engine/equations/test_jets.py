@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from kanrun.engine.equations import Monomials
-from kanrun.engine.equations.jets import derivatives
-from kanrun.engine.equations.network_jets import network_jets
+from kanrun.engine.equations.jets import derivatives, network_jets
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, MLP, Network, Polynomial
 from kanrun.errors import UsageError

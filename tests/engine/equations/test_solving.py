@@ -23,7 +23,8 @@ from kanrun.engine.equations import (
     Windows,
     solve,
 )
-from kanrun.engine.equations.system import PointSequence, gauss_points, on_face, sizes_of
+from kanrun.engine.equations.residuals import sizes_of
+from kanrun.engine.equations.system import gauss_points, low_discrepancy, on_face
 from kanrun.engine.equations.system_rows import SystemRows
 from kanrun.engine.layers import EdgeSpec
 from kanrun.engine.networks import KAN, Network, from_description
@@ -130,13 +131,13 @@ def test_the_jacobian_of_all_blocks_is_what_differences_say(hidden: tuple[int, .
             field.network.edge_layers[0].mask.copy_(form.mask(2))
         for _, parameter in field.unknowns():
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=drawn, dtype=parameter.dtype))
-    inside = PointSequence(problem.box, drawn).first(9)
+    inside = low_discrepancy(problem.box, 9, 0)
     low, high = (torch.tensor([[end, 0.2], [end, 0.7]], dtype=torch.float64) for end in (0.0, 1.0))
     shares = torch.linspace(0.5, 1.5, 9, dtype=torch.float64)
     blocks = [
-        Block("equation 0", problem.equations[0], inside, shares=shares),
-        Block("ring", problem.conditions[0].relation, low, 5.0, partner=high),
-        Block("start", problem.conditions[1].relation, inside[:4], 2.0, target=inside[:4, 0], unit=3.0),
+        Block("equation", problem.equations[0], inside, shares=shares),
+        Block("condition", problem.conditions[0].relation, low, 5.0, partner=high),
+        Block("condition", problem.conditions[1].relation, inside[:4], 2.0, target=inside[:4, 0], unit=3.0),
     ]
     least = ResidualProblem(field, blocks, problem.guesses())
     u, step = least.unknowns, 1e-6

@@ -113,7 +113,7 @@ def test_a_constant_is_said_to_be_one() -> None:
     ("x", "y", "message"),
     [
         (np.zeros((5, 1)), np.zeros(5), "too few"),
-        (np.zeros((50, 1)), np.zeros(49), "must be"),
+        (np.zeros((50, 1)), np.zeros(49), "x has 50 rows and y has 49"),
         (np.full((50, 1), np.nan), np.zeros(50), "NaN"),
     ],
 )

@@ -16,9 +16,9 @@ from kanrun.experiments.interpret.diagram_edges import edge_tables
 from kanrun.experiments.interpret.findings import certified_claims, score_claims
 from kanrun.experiments.interpret.plots import candidate_map, score_card
 from kanrun.experiments.interpret.problem import problems_of
-from kanrun.experiments.interpret.result import Check, Interpretation
-from kanrun.experiments.interpret.tables import certified_row, equals_truth
-from kanrun.experiments.interpret.verdict import Conditions, fresh, verdict
+from kanrun.experiments.interpret.result import Check, Interpretation, InterpretationProblem
+from kanrun.experiments.interpret.tables import certified_row
+from kanrun.experiments.interpret.verdict import fresh, is_truth, verdict
 from omegaconf import OmegaConf
 from scipy.optimize import curve_fit
 
@@ -58,7 +58,7 @@ from kanrun.launch.composing import compose, opened
 from kanrun.runs import Run, RunFolder, Status
 from kanrun.study.execute import check, execute
 from kanrun.study.saved import load_run
-from kanrun.targets import build_target
+from kanrun.targets import Scaling, build_target
 
 SUM = ExpressionTarget("x0^2 + sin(2*x1) + 0*x2", [[-1, 1], [-1, 1], [-1, 1]])
 
@@ -169,10 +169,10 @@ def test_a_network_of_another_run_is_snapped_and_is_what_the_formula_is_held_aga
     assert summary["recovered"] == "yes"
     network = load_run(fitted.path).model()
     (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
-    x = problem.input_scaling.invert(fresh(problem.check.domain))
+    x = problem.scaling.invert(fresh(problem.check.domain))
     apart = np.abs(network(x)[:, 0] - (x[:, 0] ** 2 + np.sin(2 * x[:, 1])))
     assert summary["largest_difference"] == pytest.approx(apart.max(), rel=1e-6)
-    held = problem.input_scaling.invert(problem.check.x)
+    held = problem.scaling.invert(problem.check.x)
     error = network(held)[:, 0] - (held[:, 0] ** 2 + np.sin(2 * held[:, 1]))
     assert summary["network_rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-6)
     assert 0 < summary["graph_difference"] < 1e-3 * summary["largest_difference"]
@@ -202,15 +202,18 @@ def test_a_run_may_refer_to_other_parts_of_its_configuration(fitted: RunFolder) 
         _store_config(fitted, stored)
 
 
-def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(fitted: RunFolder) -> None:
-    (problem,) = problems_of(settings(from_run=str(fitted.path)), 0)
+def test_a_network_that_is_no_graph_of_splines_is_said_to_be_none(
+    fitted: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = settings(from_run=str(fitted.path))
+    (problem,) = problems_of(cfg, 0)
     assert problem.network is not None
-    assert problem.carried_over is not None
-    assert not problem.carried_over.warning
-    far = replace(problem, network=replace(problem.network, difference=0.5, faithful=False))
-    assert far.carried_over is not None
-    assert far.carried_over.warning
-    assert "not small beside its own error" in far.carried_over.text
+    assert not any(note.warning for note in problem.notes)
+    far = replace(problem.network, difference=0.5, faithful=False)
+    monkeypatch.setattr("kanrun.experiments.interpret.problem.source_network", lambda *_: far)
+    (problem,) = problems_of(cfg, 0)
+    (said,) = [note.text for note in problem.notes if note.warning]
+    assert "not small beside its own error" in said
 
 
 def test_tables_are_interpreted_in_their_own_units(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -319,7 +322,7 @@ def test_an_exact_formula_that_differs_beyond_the_domain_is_wrong() -> None:
     scores = {}
     for text in ("x0 + 1.5", "abs(x0 + 1.5)"):
         formula = Formula(parse(text), ("x0",), Graph(1, ("sum",), ()))
-        scores[text] = equals_truth(check, Interpretation("exact", "", formula, None, None, "", 0.0))
+        scores[text] = is_truth(formula, check)
     assert scores == {"x0 + 1.5": False, "abs(x0 + 1.5)": True}
 
 
@@ -408,9 +411,9 @@ def test_a_formula_far_worse_than_a_trained_network_does_not_stand_for_it() -> N
     matches = {0: match_edge(x[:, 0], line.value(x[:, 0]), problem.candidates)}
     step = SearchStage("train", "good", good, data.error(good), 0.0)
     tried = Tried("bad", network, data.error(network), Trial(0.0, data.error(bad), bad), matches)
-    events = verdict(
-        problem, Conditions(0.1, Budget(5.0), 0.0), Check(x, y, np.array([[-1.0, 1.0]])), [step], [tried], None
-    )
+    plain = Scaling(np.zeros(1), np.ones(1))
+    given = InterpretationProblem(("x0",), data, Check(x, y, np.array([[-1.0, 1.0]])), plain, 1.0)
+    events = verdict(problem, given, [step], [tried], 0.1, Budget(5.0))
     result = next(event for event in events if isinstance(event, Interpretation))
     assert result.outcome == "failed"
     assert "times as wrong as the network" in result.sentence
