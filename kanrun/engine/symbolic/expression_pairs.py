@@ -220,13 +220,12 @@ def _plainness(expression: sympy.Expr) -> float:
 
 @dataclass(frozen=True)
 class _Guess:
-    """What is `sought` of y over `weight` as a linear combination of entries, or of their `logarithms`; those in
-    `times` stand there times what is sought."""
+    """What is `sought` of y over `weight` as a linear combination of entries; those in `times` stand there times what
+    is sought."""
 
     sought: Sought
     terms: tuple[sympy.Expr, ...]
     times: tuple[sympy.Expr, ...] = ()
-    logarithms: bool = False
     weight: sympy.Expr = sympy.S.One
 
 
@@ -246,13 +245,12 @@ def _guesses(entries: Dictionary, y: Array, allowed: set[str], policy: Expressio
         yield [_Guess(sought, tuple(builds[i]() for i in chosen)) for chosen in triples]
         if place < _QUOTIENTS:
             yield [_Guess(sought, (builds[i](),), (builds[j](),)) for i, j in near(t, few, few * t)]
-    signed = np.sign(y)
-    if (signed == signed[0]).all():
-        same = np.flatnonzero((np.sign(values) == np.sign(values[:, :1])).all(axis=1))
-        logarithm = Sought(np.log(np.abs(y)), lambda y: np.log(np.abs(y)), sympy.exp)
-        pairs = near(logarithm.values, np.log(np.abs(values[same])))
-        both = [tuple(builds[same[k]]() for k in pair) for pair in pairs]
-        yield [_Guess(logarithm, two, logarithms=True) for two in both]
+    for sought in outputs(y, {"exp"} & allowed)[1:]:  # products of powers
+        signs = np.sign(values[:, 0])
+        same = np.flatnonzero((np.sign(values) == signs[:, None]).all(axis=1))
+        pairs = near(sought.values, np.log(np.abs(values[same])))
+        logs = [[sympy.log(int(signs[same[k]]) * builds[same[k]]()) for k in pair] for pair in pairs]
+        yield [_Guess(sought, tuple(two)) for two in logs]
     for k in range(min(policy.weights, len(values))):
         for place, sought in enumerate(outputs(y / values[k], allowed)):
             pairs = near(sought.values, few if place else values)
@@ -285,23 +283,16 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
         t = guess.sought.transform(y / weight)
         columns = [to_numpy(term, names)(x) for term in (*guess.terms, *guess.times)]
-        if guess.logarithms:
-            columns = [np.log(np.abs(column)) for column in columns]
         columns = [column * t if k >= len(guess.terms) else column for k, column in enumerate(columns)]
         design = np.stack([*columns, np.ones_like(t)], axis=1)
         if not (np.isfinite(design).all() and np.isfinite(t).all()):
             return sympy.Integer(0), np.inf
         solved = _least_squares(design, t)
     numbers = [number(float(c)) for c in solved]
-    if guess.logarithms:
-        powers = zip(guess.terms, solved[:-1], strict=True)
-        expression = sympy.Mul(*(_absolute(e, data) ** _exponent(float(c)) for e, c in powers))
-        expression *= sympy.Float(float(np.sign(y[0]) * np.exp(solved[-1])), 17)
-    else:
-        cut = len(guess.terms)
-        top = sympy.Add(*(c * e for c, e in zip(numbers[:cut], guess.terms, strict=True))) + numbers[-1]
-        below = 1 - sympy.Add(*(c * e for c, e in zip(numbers[cut:-1], guess.times, strict=True)))
-        expression = guess.weight * guess.sought.inverse(top / below)
+    cut = len(guess.terms)
+    top = sympy.Add(*(c * e for c, e in zip(numbers[:cut], guess.terms, strict=True))) + numbers[-1]
+    below = 1 - sympy.Add(*(c * e for c, e in zip(numbers[cut:-1], guess.times, strict=True)))
+    expression = guess.weight * guess.sought.inverse(top / below)
     with np.errstate(all="ignore"):
         residual = to_numpy(expression, names)(x) - y if expression.free_symbols else np.full(len(y), np.inf)
     error = float(np.sqrt(np.mean(residual**2))) / data.spread
@@ -318,14 +309,3 @@ def _least_squares(design: Array, t: Array) -> Array:
         solved[~small] = np.linalg.lstsq((design / size)[:, ~small], t, rcond=None)[0]
     scaled: Array = solved / size
     return scaled
-
-
-def _exponent(value: float) -> sympy.Expr:
-    near = sympy.Rational(value).limit_denominator(6)
-    return near if abs(float(near) - value) < 1e-7 else sympy.Float(value, 17)
-
-
-def _absolute(expression: sympy.Expr, data: SearchData) -> sympy.Expr:
-    """The entry, or its negative where that is positive on the points."""
-    names = [f"x{i}" for i in range(data.x.shape[1])]
-    return -expression if float(np.median(to_numpy(expression, names)(data.x))) < 0 else expression

@@ -126,8 +126,8 @@ class PruningPolicy:
 
 @dataclass(frozen=True)
 class SelectionPolicy:
-    """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, then a beam of
-    `width` graphs with `branches` candidates an edge, within work of `budget`.
+    """From splines to candidates: `assignments` of whole graphs with `per_edge` matches of an edge, within work of
+    `budget`.
 
     `variants` graphs of the same function are tried where it has several. Formulas are tried on edges whose best match
     has 1 - R^2 above `doubted` and the network's own accuracy. Above an error of `noisy` a network has met noise, and a
@@ -140,8 +140,6 @@ class SelectionPolicy:
 
     assignments: int = 24
     per_edge: int = 5
-    width: int = 3
-    branches: int = 3
     budget: float = 16.0
     doubted: float = 3e-8
     noisy: float = 5e-3

@@ -1,9 +1,7 @@
 """Edges become symbolic in context: what counts is the network's validation error after a joint refit.
 
-First whole assignments, best matches first: where the network is accurate, its edges show their functions clearly.
-Failing that, a beam search that snaps one edge at a time, refits all constants and remaining splines jointly, matches
-the other edges again, and keeps the few best partial formulas, so that a bad choice is left behind rather than built
-upon.
+Whole assignments, best matches first: where the network is accurate, its edges show their functions clearly. Edges that
+no single candidate fits get formulas of one variable.
 """
 
 from __future__ import annotations
@@ -106,8 +104,7 @@ def select(name: str, network: TrainedGraph, problem: SearchProblem) -> Tried:
 
 
 def select_further(first: Tried, problem: SearchProblem, allowance: float) -> Tried:
-    """`first`, or better: formulas on the edges that no single candidate fits, then a beam over the edges, within
-    work of `allowance`.
+    """`first`, or better, with formulas on the edges that no single candidate fits, within work of `allowance`.
 
     A formula is exact or not: the search goes on while the error is above EXACT and the policy's `exact`, or where the
     network has met noise, above that.
@@ -120,8 +117,6 @@ def select_further(first: Tried, problem: SearchProblem, allowance: float) -> Tr
     if best.error > goal:
         matches = with_formulas(graph, problem, matches, budget)
         best = min(best, _try_assignments(graph, problem, matches, goal, budget))
-    if best.error > goal:
-        best = min([best, *_beam(graph, problem, matches, budget)])
     return replace(first, best=best, matches=matches, work=budget.used)
 
 
@@ -212,33 +207,6 @@ def defined(graph: Graph, data: SearchData, diverged: float) -> bool:
                 if not edge.function.allows(values[edge.source]) or size > diverged * np.abs(out).max():
                     return False
     return True
-
-
-def _beam(graph: Graph, problem: SearchProblem, matches: Matches, budget: Budget) -> list[Trial]:
-    policy = problem.policy.selection
-    beam, known = [_measured(graph, problem)], {id(graph): matches}
-    for _ in graph.numeric_edges():
-        grown: list[Trial] = []
-        for state in beam:
-            here = known.get(id(state.graph)) or edge_matches(state.graph, problem)
-            if state.graph is not graph and len(here) == 1:  # the last one is known better than before
-                here = with_formulas(state.graph, problem, here, budget)
-            for index in _surest(here):
-                for match in here[index][: policy.branches]:
-                    if budget.over:
-                        return []
-                    grown.append(joint(state.graph.with_function(index, match.function), problem))
-        beam = sorted(state for state in grown if np.isfinite(state.error))[: policy.width]
-        if complete := [state for state in beam if not state.graph.numeric_edges()]:
-            return [_refitted(state.graph, problem) for state in complete]
-    return []
-
-
-def _surest(matches: Matches) -> list[int]:
-    """The edge whose best match is most clearly the best: lowest score, then widest lead over the second; none where
-    an edge has no match."""
-    leads = {i: found[0].score + 0.5 * (found[0].score - found[-1].score) for i, found in matches.items() if found}
-    return sorted(leads, key=lambda i: leads[i])[:1] if len(leads) == len(matches) else []
 
 
 def joint(graph: Graph, problem: SearchProblem) -> Trial:

@@ -16,7 +16,6 @@ import sympy
 from kanrun.engine.symbolic.budget import Budget
 from kanrun.engine.symbolic.candidates import TABLE
 from kanrun.engine.symbolic.description_length import SearchData, description_length
-from kanrun.engine.symbolic.edge_matching import match_edge
 from kanrun.engine.symbolic.edges import Symbolic
 from kanrun.engine.symbolic.expression_graphs import composed, graph_of_expression
 from kanrun.engine.symbolic.expression_pairs import pair_formulas
@@ -28,28 +27,21 @@ from kanrun.engine.symbolic.ridge_terms import ridge_formulas
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.selection import Trial, Tried
 from kanrun.engine.symbolic.snapping import SearchStage, matched
-from kanrun.engine.symbolic.subgraph import expanded
-from kanrun.engine.symbolic.symmetries import Reduction, power_law, reduced
+from kanrun.engine.symbolic.subgraph import Subgraph
+from kanrun.engine.symbolic.symmetries import Reduction, power_law
 from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
 
-def structure(problem: SearchProblem) -> Reduction:
-    """The fewest variables that the points' symmetries leave."""
-    data = problem.data
-    inputs = data.x.shape[1]
-    return reduced(data, problem.policy.symmetry) if inputs > 1 else Reduction.none(inputs)
-
-
 def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
     """A power law of all inputs, and a quotient of polynomials of few terms."""
-    laws: tuple[tuple[str, Callable[[], sympy.Expr | None]], ...] = (
-        ("power law", lambda: power_law(problem.data, problem.policy.symmetry)),
-        ("rational function", lambda: rational_function(problem.data, problem.policy.quotients)),
-    )
-    for name, law in laws:
+    policy = problem.policy
+    for name in ("power law", "rational function"):
         began = time.monotonic()
-        expression = law()
+        if name == "power law":
+            expression = power_law(problem.data, policy.symmetry)
+        else:
+            expression = rational_function(problem.data, policy.quotients)
         tried = tried_expression(name, expression, problem) if expression is not None else None
         if tried is not None and tried.formula_error < problem.data.nothing:
             yield from matched(tried, began)
@@ -116,17 +108,12 @@ def _expressions(inner: SearchData, problem: SearchProblem, reduction: Reduction
 
 
 def _one_variable(inner: SearchData, problem: SearchProblem) -> Iterator[sympy.Expr]:
-    """Formulas of one variable that give the points to rounding."""
-    u, v = inner.x[:, 0], inner.y
+    """A formula of one variable that gives the points to rounding."""
     policy = problem.policy
-    singles = match_edge(u, v, problem.candidates, policy.matching)
-    found = [match for match in singles[:1] if match.loss <= policy.structure_loss]
-    if not found:
-        budget = Budget(policy.univariate.budget)
-        found = match_formulas(u, v, problem.candidates, 0.0, budget, policy.univariate)
-    for match in found[:1]:
-        if match.loss <= policy.structure_loss:
-            yield to_expression(expanded(Graph(1, ("sum",), (Edge(0, 1, match.function),))), ["x0"])
+    budget = Budget(policy.univariate.budget)
+    for match in match_formulas(inner.x[:, 0], inner.y, problem.candidates, 0.0, budget, policy.univariate)[:1]:
+        if match.loss <= policy.structure_loss and isinstance(match.function, Subgraph):
+            yield to_expression(match.function.graph, ["x0"])
 
 
 def tried_expression(name: str, expression: sympy.Expr, problem: SearchProblem) -> Tried | None:

@@ -158,6 +158,8 @@ def _rough(index: Array, y: Array) -> float:
 def reduced(data: SearchData, policy: SymmetryPolicy) -> Reduction:
     """Fewer variables, in as many rounds as help; `Reduction.none` where nothing is found."""
     reduction = Reduction.none(data.x.shape[1])
+    if data.x.shape[1] == 1:
+        return reduction
     if (step := _single_index(data, policy)) is not None:
         return step
     here, fit = data, smooth_fit(data, policy)
