@@ -26,8 +26,8 @@ Event = TypeVar("Event")
 class WorkCosts:
     """Units of a Jacobian: for itself, for an edge, for an entry, for one of the products of its normal equations; of a
     trial step: for itself, for an edge, for one of the products that solve it; of a value of a candidate on a search
-    grid; of a pair of functions, and an entry of it; of a small expression; of least squares and of a Gaussian process
-    for one of their products, and for an entry of a covariance; of a function call in sympy."""
+    grid; of a pair of functions, and an entry of it; of a guess that is fitted to all points; of least squares and of a
+    Gaussian process for one of their products, and for an entry of a covariance; of a function call in sympy."""
 
     jacobian: float = 9.4e-5
     edge: float = 3.4e-5
@@ -39,7 +39,7 @@ class WorkCosts:
     grid_value: float = 3.4e-8
     pair: float = 1.9e-9
     pair_entry: float = 2.6e-11
-    expression: float = 1.1e-5
+    guess: float = 5e-3
     least_squares: float = 6.8e-10
     covariance: float = 6.8e-11
     covariance_entry: float = 9.4e-9

@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.budget import count_work
+from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, number
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.dictionary import Dictionary
@@ -23,8 +23,6 @@ from kanrun.engine.symbolic.pairs import nearest_pairs
 from kanrun.engine.symbolic.search_problem import ExpressionPairsPolicy
 from kanrun.formulas import to_numpy, variable
 
-#: Work of fitting a guess to all points.
-_GUESS = 2e-3
 #: Share of the variance that rounding leaves: of pairs that leave no more the simplest wins.
 _EXACT = 1e-11
 
@@ -278,7 +276,7 @@ def _left(entry: Array, t: Array) -> float:
 def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
     """The guess with its coefficients by least squares on all points, and its relative error on them."""
     names, x, y = [f"x{i}" for i in range(data.x.shape[1])], data.together.x, data.together.y
-    count_work(_GUESS)
+    count_work(COSTS.guess)
     with np.errstate(all="ignore"):
         weight = to_numpy(guess.weight, names)(x) if guess.weight.free_symbols else 1.0
         t = guess.sought.transform(y / weight)
