@@ -86,7 +86,7 @@ def network_of(  # noqa: PLR0913 (keywords)
     if design.radial:
         edges = np.concatenate([edges, _parabolas(design.radial, inner.knots.numpy())])
     _write(inner, edges, None)
-    ends = [(reach.min(0), reach.max(0)) for reach in (block @ directions.T for block in h.blocks())]
+    ends = [(reach.min(0), reach.max(0)) for reach in (block @ directions.T for _, block in h.blocks())]
     low, high = (np.array(each) for each in zip(*ends, strict=True))
     low, high = low.min(0), high.max(0)
     room = np.maximum(_ROOM * (high - low), 1e-6 * np.maximum(1.0, np.abs(high)))

@@ -210,7 +210,7 @@ class Design:
 
 
 _MOST_HELD = 1 << 27  # numbers of a table's functions that are held: 1 GiB
-_BLOCK = 1 << 14  # rows whose functions are made at once, where they are not held
+_BLOCK = 1 << 14  # rows whose functions are made or used at once
 
 
 class TableFunctions:
@@ -230,9 +230,9 @@ class TableFunctions:
             return self._held[rows]
         return self._design.functions(self._u[rows]) * self._scale
 
-    def blocks(self) -> Iterator[ndarray]:
-        step = len(self) if self._held is not None else _BLOCK
-        return (self[slice(start, start + step)] for start in range(0, len(self), step))
+    def blocks(self) -> Iterator[tuple[int, ndarray]]:
+        """Numbers of first rows, and the functions of the rows from there on."""
+        return ((start, self[slice(start, start + _BLOCK)]) for start in range(0, len(self), _BLOCK))
 
     def some(self, rows: int) -> ndarray:
         """Those of `rows` rows over the whole table, or of all."""

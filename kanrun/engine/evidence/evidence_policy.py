@@ -37,7 +37,7 @@ class EvidencePolicy:
 
     Size: with at most `most_functions` functions, pairs included, and no more than rows, tables are solved over their
     functions; else over their rows, up to `dense_rows` of them, and longer ones over the functions of the `most_pairs`
-    pairs that are strongest in a sample of `screening_rows` rows.
+    pairs in whose coefficients the likelihood is steepest.
 
     Classes: variances start where they give logits that of `logit_variances` with which the first candidate predicts
     left-out rows best; at most `newton_steps` steps until no logit moves by `newton_settled`, in units of what matters
@@ -74,7 +74,6 @@ class EvidencePolicy:
     sparse_inputs: int = 6
     least_share: float = 1e-3
     dense_rows: int = 2500
-    screening_rows: int = 1500
     most_pairs: int = 24
     most_work: float = 1e10
     logit_variances: tuple[float, ...] = (1.0, 100.0)

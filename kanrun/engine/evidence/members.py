@@ -154,7 +154,7 @@ def _candidates(rows: MemberRows, start: TableFit | None) -> tuple[str, ...]:
     functions = rows.h.shape[1] + policy.most_pairs * policy.long_pair_functions**2
     work = count * functions**2 * {1: 0, 2: 1}.get(rows.classes, rows.classes)  # of a step for the logits
     fit = {
-        "pairs": inputs > 1 and (start is not None or not rows.screens("pairs") or work <= policy.most_work / 10),
+        "pairs": inputs > 1 and (start is not None or not rows.some_pairs or work <= policy.most_work / 10),
         NEIGHBOURHOODS: 1 < inputs <= policy.radial_inputs and count >= policy.radial_fewest and not policy.shapes,
     }
     known = policy.candidates if start is None else start.variances
@@ -174,7 +174,7 @@ def _fitted(rows: MemberRows, outputs: Float[ndarray, "rows outputs"], names: Se
         if name != "additive":
             continue
         found = solutions[name]
-        rows.relevant([one.terms for one in found])
+        rows.relevant(found)
         for _ in range(policy.sparse_rounds if rows.u.shape[1] >= policy.sparse_inputs else 0):
             found, starts[SPARSE] = solve(rows.narrowed([one.terms for one in found]), name, known.get(SPARSE))
             solutions[SPARSE] = found
@@ -229,11 +229,6 @@ def _classes_of(
     """A candidate's solution for the logit of each class, and its variances, which start at `start`."""
     policy = rows.policy
     variances, logits = _class_variances(rows, name, hot, start)
-    if rows.screens(name):
-        some = rows.screened
-        known = _start(hot, rows.weights)
-        known[some] = _logits(rows.of(name, some), variances, hot[some], rows.weights[some], policy)
-        rows.screen([(variances, *_working(known, hot, c, rows.weights)) for c in range(hot.shape[1])])
     logits = _logits(rows.of(name), variances, hot, rows.weights, policy, logits if logits.shape == hot.shape else None)
     problems = [_working(logits, hot, c, rows.weights) for c in range(hot.shape[1])]
     found = [rows.solve(name, variances, *one) for one in problems]

@@ -44,8 +44,10 @@ Blocks = tuple[ndarray, ...]  # covariances of the functions of each input
 
 @dataclass(frozen=True, eq=False)
 class RowsSolution:
+    """The terms of an output; `weights` (rows,) are what is left of each row over the variance of its noise."""
+
     terms: Terms
-    fitted: ndarray
+    weights: ndarray
     left_out: ndarray
     covariance: Blocks
     effective: float
@@ -64,17 +66,11 @@ class MemberRows:
         self.scale = np.ones(self.h.shape[1])  # of the functions in h beside those of the design
         self.order = order = np.random.default_rng(0).permutation(len(u))  # fixed: the same rows give the same model
         self.sample = np.sort(order[: policy.evidence_rows])
-        few = int(most / 10 ** (1 / 3)) if classes > 1 else policy.screening_rows
-        self.screened = np.sort(order[: min(few, policy.screening_rows)])
         self.longer = np.sort(order[: policy.most_rows])
         enough = self.h.shape[1] + self.design.products <= min(policy.most_functions, len(u))
         self.pairs = self.design.all_pairs() if enough else []
-        self.screened_already = False
+        self.some_pairs = self.too_long and not enough  # those that `relevant` chooses
         self._kernels: list[ndarray] = []
-
-    def screens(self, name: str) -> bool:
-        """Whether the pairs have to be chosen first: there are too many of them, and too many rows for kernels."""
-        return name == "pairs" and not self.pairs and self.too_long and not self.screened_already
 
     def functions(self, name: str) -> int:
         """How many functions of single inputs a candidate has."""
@@ -83,7 +79,7 @@ class MemberRows:
     def over_rows(self, name: str, rows: int) -> bool:
         """Whether a candidate is solved over so many rows: with all pairs of many inputs, or with more functions."""
         if name == "pairs":
-            return not self.pairs and not self.screened_already
+            return not self.pairs and not self.too_long
         return (
             not self.policy.shapes
             and RADIAL not in COMPONENTS[name]
@@ -126,16 +122,31 @@ class MemberRows:
             self._kernels = main + pairs
         return (main + pairs)[: len(COMPONENTS[name])]
 
-    def relevant(self, terms: Sequence[Terms]) -> None:
-        """Inputs with large effects are more likely to take part in pairs."""
-        self.design = self.design.with_relevance(np.sqrt(self._shares(terms)) + self.policy.relevance)
+    def relevant(self, found: Sequence[RowsSolution]) -> None:
+        """Inputs with large effects are more likely to take part in pairs.
+
+        Where there are too many pairs for functions and too many rows for kernels, the strongest are chosen by the
+        slopes of the likelihood in their coefficients, at what these solutions leave.
+        """
+        self.design = self.design.with_relevance(
+            np.sqrt(self._shares([f.terms for f in found])) + self.policy.relevance
+        )
         self._kernels = self._kernels[:MAIN]
+        if not self.some_pairs:
+            return
+        slopes = np.zeros((len(found), *(len(self.design.places),) * 2))
+        for start, h in self.h.blocks():
+            g = np.take(h, self.design.places, 1)
+            left = np.stack([one.weights[start : start + len(h), None] for one in found])
+            slopes += g.T @ (g * left)
+        scale = self.design.relevance[self.design.basis.column[self.design.places]]
+        self.pairs = self.design.strongest_pairs((slopes**2).sum(0) * np.outer(scale, scale), self.policy.most_pairs)
 
     def _shares(self, terms: Sequence[Terms]) -> Float[ndarray, " inputs"]:
         """The size of each input's effect, the largest 1."""
         places = self.design.basis.places
         effects = np.zeros((len(terms), len(places)))
-        for h in self.h.blocks():
+        for _, h in self.h.blocks():
             for j, one in enumerate(places):
                 values = h[:, one] / self.scale[one]
                 effects[:, j] += [float(((values @ t.main[one]) ** 2).sum()) for t in terms]
@@ -179,7 +190,7 @@ class MemberRows:
         spread = tuple(np.diag(prior[one]) - scaled[:, one].T @ product[:, one] for one in places)
         known = prior > 0
         effective = float((np.einsum("ij,ij->j", scaled, product)[known] / prior[known]).sum())
-        return self._in_units(RowsSolution(terms, y - noise * found.weights, found.left_out(y), spread, effective))
+        return self._in_units(RowsSolution(terms, found.weights, found.left_out(y), spread, effective))
 
     def _in_units(self, found: RowsSolution) -> RowsSolution:
         """The solution in terms of the design's functions."""
@@ -187,46 +198,27 @@ class MemberRows:
         covariance = tuple(part * np.outer(self.scale[one], self.scale[one]) for part, one in pairs)
         return replace(found, terms=replace(found.terms, main=found.terms.main * self.scale), covariance=covariance)
 
-    def screen(self, problems: Sequence[tuple[ndarray, ndarray, ndarray]]) -> None:
-        """Choose the pairs of a table too long for kernels by fits to `screened` rows: (variances, noise, y) of each
-        output."""
-        h, form = self.h[self.screened], self.of("pairs", self.screened)
-        assert isinstance(form, _Kernels)
-        energy = np.zeros((len(self.design.places),) * 2)
-        for variances, noise, y in problems:
-            found = solve(form.kernels, variances, noise[self.screened], y[self.screened])
-            terms = self.design.terms(h, found.offset, found.weights, variances)
-            energy += 0 if terms.pairs is None else terms.pairs**2
-        self.pairs, self.screened_already = self.design.strongest_pairs(energy, self.policy.most_pairs), True
-
     def numbers(
         self, name: str, y: Float[ndarray, "rows outputs"], starts: Sequence[Start | None] | None
     ) -> tuple[list[RowsSolution], list[Start]]:
         """The variances of a candidate and its terms for each output of numbers."""
-        screening, some, components = self.screens(name), self.sampled(name), len(COMPONENTS[name])
+        some, components = self.sampled(name), len(COMPONENTS[name])
         if starts is None and self.design.radial is not None:
             line, radial, rest = self.design.radial.variances
             starts = [(np.array([line / self.u.shape[1], radial]), rest)] * y.shape[1]
-        starts = starts or [None] * y.shape[1]
-        form, found = self.of(name, some), list[RowsSolution]()
+        outputs = list(zip(y.T, starts or [None] * y.shape[1], strict=True))
+        form = self.of(name, some)
         if isinstance(form, _Kernels) or len(some) < len(y):
             weights = self.weights[some]
-            known = [
-                form.estimate(column[some], weights, components, self.policy, start)
-                for column, start in zip(y.T, starts, strict=True)
-            ]
-            problems = [(variances, noise / self.weights, t) for (variances, noise), t in zip(known, y.T, strict=True)]
-            if not screening:
-                return [self.solve(name, *one) for one in problems], known
-            self.screen(problems)
-            starts, form = known, self.of(name)
-        assert isinstance(form, _Columns)
-        known = []
-        for column, start in zip(y.T, starts, strict=True):
-            moments = Moments.of(form, self.weights, column)  # the most work of a long table: once for both
+            known = [form.estimate(t[some], weights, components, self.policy, start) for t, start in outputs]
+            problems = zip(known, y.T, strict=True)
+            return [self.solve(name, variances, noise / self.weights, t) for (variances, noise), t in problems], known
+        found, known = [], []
+        for t, start in outputs:
+            moments = Moments.of(form, self.weights, t)  # the most work of a long table: once for both
             variances, noise = estimate_of_moments(moments, form.kinds, components, self.policy, start)
             posterior = moments.posterior(variances[form.kinds], noise, form.constraints)
-            found.append(self._in_units(form.solution(posterior, self.weights, column)))
+            found.append(self._in_units(form.solution(posterior, self.weights, t)))
             known.append((variances, noise))
         return found, known
 
@@ -330,7 +322,7 @@ class _Columns:
             part[np.ix_(place, place)] = posterior.covariance[np.ix_(here, here)]
             spread.append(part)
         terms = Terms(posterior.offset, every[:count], pairs, None if pairs is None else self.design.places)
-        return RowsSolution(terms, fitted, left_out, tuple(spread), posterior.effective(main))
+        return RowsSolution(terms, weights * (y - fitted), left_out, tuple(spread), posterior.effective(main))
 
 
 Form = _Kernels | _Columns

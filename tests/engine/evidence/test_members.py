@@ -137,7 +137,7 @@ def test_nodes_that_are_left_out_change_little() -> None:
 def test_a_long_table_is_solved_over_its_functions() -> None:
     u, y = data(600)
     short = fit_numbers(u, y, POLICY)
-    long = fit_numbers(u, y, replace(POLICY, dense_rows=100, screening_rows=300))
+    long = fit_numbers(u, y, replace(POLICY, dense_rows=100))
     left = [np.sqrt(np.mean((fit.left_out - y) ** 2)) for fit in (short, long)]
     assert left[1] < 1.2 * left[0]
 
