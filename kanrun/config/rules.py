@@ -153,7 +153,8 @@ def _broken(settings: Any, at: str) -> Iterator[str]:
         if str(one.type).startswith(_FLAT) and any(isinstance(entry, list | dict) for entry in value or ()):
             yield f"{path}={value} has a list where each entry is one value, as {path}=[1,2]."
             continue
-        yield from (f"{where}=nan is not a number." for where, leaf in _leaves(value, path) if leaf != leaf)  # noqa: PLR0124
+        numbers = ((where, leaf) for where, leaf in _leaves(value, path) if isinstance(leaf, float))
+        yield from (f"{where}=nan is not a number." for where, leaf in numbers if math.isnan(leaf))
         rule = one.metadata.get("rule")
         # a group's `kind` is chosen as executor=local
         if rule is not None and (sentence := rule.broken(path.removesuffix(".kind"), value)):

@@ -147,7 +147,10 @@ def code_of(
                 raise UsageError(f"column {name!r} has numbers and text, such as {text!r}; {advice}.")
             levels = _levels(values)
             if not levels:
-                notes.append(f"the column {name!r} is left out: its texts do not repeat, or never change")
+                notes.append(
+                    f"the column {name!r} is left out: its texts do not repeat, or never change (numbers are read as "
+                    "1234.5, dates as 2024-12-31)"
+                )
                 continue
             codes.append(ColumnCode(name, levels))
             continue

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,28 +44,11 @@ def build_table(config: TableTarget) -> Target:
     Raises UsageError for a table that is not fit. A process that asks for the same columns of an unchanged file again
     gets the same target, so that a run reads and parses its table once.
     """
-    file = check_path(config.path)
-    files = (file, check_path(config.test_path)) if config.test_path else (file,)
-    asked = _Asked(
-        tuple(one.absolute() for one in files), _inputs(config, file), tuple(config.outputs), config.task,
-        tuple(config.categories), config.missing, config.weights, config.split,
-    )  # fmt: skip
-    states = (one.stat() for one in files)
-    return _read_table(asked, tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states))
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What of which files: the table, and where it is given that of the test rows."""
-
-    files: tuple[Path, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    task: str
-    categories: tuple[str, ...]
-    missing: str
-    weights: str | None
-    split: str
+    files = [check_path(path) for path in (config.path, config.test_path) if path]
+    states = [file.stat() for file in files]
+    return _read_table(
+        msgspec.json.encode(config), tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+    )
 
 
 def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
@@ -84,10 +67,12 @@ def _inputs(config: TableTarget, file: Path) -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=4)
-def _read_table(asked: _Asked, _stamps: tuple[tuple[int, ...], ...]) -> Target:
-    file, outputs = asked.files[0], asked.outputs
+def _read_table(settings: bytes, _stamps: tuple[tuple[int, ...], ...]) -> Target:
+    asked = msgspec.json.decode(settings, type=TableTarget)
+    file, outputs = check_path(asked.path), tuple(asked.outputs)
+    inputs = _inputs(asked, file)
     y, labels = _outputs(file, asked)
-    code, x, kept, notes = _encoded(file, asked.inputs, asked.categories, asked.missing)
+    code, x, kept, notes = _encoded(file, inputs, asked.categories, asked.missing)
     weights, groups = _roles(file, asked)
     there = _known(y, labels)
     if not there.all():
@@ -111,15 +96,15 @@ def _read_table(asked: _Asked, _stamps: tuple[tuple[int, ...], ...]) -> Target:
         y = y[keep]
     forward = asked.split.startswith("time:")
     points = Points(x, y, weights, None if groups is None else groups[keep], forward)
-    names = code.features if code else asked.inputs
-    test = _test_points(asked, code, classes) if len(asked.files) > 1 else None
+    names = code.features if code else inputs
+    test = _test_points(asked, inputs, code, classes) if asked.test_path else None
     return Target(
         file.name, names, outputs, points.box, points=points, test=test, is_table=True, classes=classes, code=code,
         notes=notes,
     )  # fmt: skip
 
 
-def _outputs(file: Path, asked: _Asked) -> tuple[Array, list[str] | None]:
+def _outputs(file: Path, asked: TableTarget) -> tuple[Array, list[str] | None]:
     drop = asked.missing == "drop"  # NaN and "" are then left out
     if asked.task == "regression":
         advice = dict.fromkeys(asked.outputs, "text labels need target.task=classification")
@@ -133,7 +118,7 @@ def _known(y: Array, labels: list[str] | None) -> NDArray[np.bool_]:
     return np.asarray(~np.isnan(y).any(1) if labels is None else [label != "" for label in labels])
 
 
-def _roles(file: Path, asked: _Asked) -> tuple[Array | None, Array | None]:
+def _roles(file: Path, asked: TableTarget) -> tuple[Array | None, Array | None]:
     """The weights of the rows, and the numbers of their groups or their times."""
     weights = read_columns(file, (asked.weights,))[0][:, 0] if asked.weights else None
     way, _, column = asked.split.partition(":")
@@ -146,25 +131,26 @@ def _roles(file: Path, asked: _Asked) -> tuple[Array | None, Array | None]:
     return weights, read_columns(file, (column,))[0][:, 0] if times is None else times
 
 
-def _test_points(asked: _Asked, code: TableCode | None, classes: tuple[str, ...] | None) -> Points:
+def _test_points(
+    asked: TableTarget, inputs: tuple[str, ...], code: TableCode | None, classes: tuple[str, ...] | None
+) -> Points:
     """The rows of the file of test rows. Raises UsageError for a class that is in no training row."""
-    file = asked.files[1]
+    file = check_path(asked.test_path or "")
     y, labels = _outputs(file, asked)
-    x = read_columns(file, asked.inputs)[0] if code is None else code.encode(read_values(file, asked.inputs))[0]
+    x = read_columns(file, inputs)[0] if code is None else code.encode(read_values(file, inputs))[0]
     there = _known(y, labels)
     x, y = x[there], y[there]
     if labels is None or classes is None:
         return Points(x, y)
     labels = [label for label in labels if label]
-    names = classes_of([*labels, *classes], asked.outputs[0])[0]
+    names, index = classes_of([*labels, *classes], asked.outputs[0])
     if unknown := [name for name in names if name not in classes]:
-        raise UsageError(f"{file.name} has the class {unknown[0]!r}, which is in no row of {asked.files[0].name}.")
-    index = classes_of([*labels, *classes], asked.outputs[0])[1][: len(labels)]
-    return Points(x, index[:, None].astype(np.float64))
+        raise UsageError(f"{file.name} has the class {unknown[0]!r}, which is in no row of {Path(asked.path).name}.")
+    return Points(x, index[: len(labels), None].astype(np.float64))
 
 
 def _encoded(
-    file: Path, inputs: tuple[str, ...], categories: tuple[str, ...], missing: str
+    file: Path, inputs: tuple[str, ...], categories: Sequence[str], missing: str
 ) -> tuple[TableCode | None, Array, NDArray[np.bool_], tuple[str, ...]]:
     """How the inputs are encoded, their numbers, which rows are kept, and what to say of it."""
     if missing == "refuse" and not categories:
@@ -187,18 +173,6 @@ def _encoded(
     if code is None:
         return None, np.stack([lenient_numbers(values)[0] for values in raw.values()], 1), kept, tuple(notes)
     return code, code.encode(raw)[0], kept, (*notes, *said)
-
-
-def _table(
-    name: str,
-    inputs: tuple[str, ...],
-    outputs: tuple[str, ...],
-    x: Array,
-    y: Array,
-    classes: tuple[str, ...] | None = None,
-) -> Target:
-    points = Points(x, y)
-    return Target(name, inputs, outputs, points.box, points=points, is_table=True, classes=classes)
 
 
 def classes_of(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], NDArray[np.intp]]:
@@ -250,13 +224,13 @@ def build_bundled(config: BundledTarget) -> Target:
     data = getattr(sklearn.datasets, loader)(as_frame=True)
     inputs = tuple(str(column) for column in data.data.columns)
     outputs = tuple(str(column) for column in data.frame.columns if column not in data.data.columns)
-    x = data.data.to_numpy(dtype=np.float64)
-    y = data.frame[list(outputs)]
-    if task == "regression":
-        return _table(name, inputs, outputs, x, y.to_numpy(dtype=np.float64))
-    labels = [f"{outputs[0]} {data.target_names[number]}" for number in y[outputs[0]]]
-    classes, index = classes_of(labels, outputs[0])
-    return _table(name, inputs, outputs, x, index[:, None].astype(np.float64), classes)
+    y, classes = data.frame[list(outputs)], None
+    if task == "classification":
+        labels = [f"{outputs[0]} {data.target_names[number]}" for number in y[outputs[0]]]
+        classes, index = classes_of(labels, outputs[0])
+        y = index[:, None]
+    points = Points(data.data.to_numpy(dtype=np.float64), np.asarray(y, dtype=np.float64))
+    return Target(name, inputs, outputs, points.box, points=points, is_table=True, classes=classes)
 
 
 def planar_points(config: PointsTarget) -> tuple[Array, Array | None]:
