@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
-import math
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kanrun.errors import UsageError
 from kanrun.runs import environment
 from kanrun.runs.artifacts import checkpoint_path, checksums, write_checkpoint, write_figure
-from kanrun.runs.files import file_name, remove_temporary, storing, sync, write_json
+from kanrun.runs.files import file_name, remove_temporary, storing, sync, write_atomic, write_json
 from kanrun.runs.locations import allocate
 from kanrun.runs.manifest import MANIFEST_FILE, PROGRESS_FILE, Manifest, Status, StudyProgress
 from kanrun.runs.reader import TOP_TABLES, Run, holding
 from kanrun.runs.records import Checkpoint, Record, Row, Table
-from kanrun.runs.tables import CsvFile, keep_rows, order_rows
+from kanrun.runs.tables import CsvFile, csv_lines, read_rows
 from kanrun.watch import uninterrupted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pair = tuple[int, int]  # number of the cell, and seed
+Rows = Iterable[tuple[Pair, list[str]]]  # of a table
 
 
 class RunFolder:
@@ -192,20 +192,33 @@ class RunFolder:
         Rows are told apart by their columns `cell` (0 where there is none) and `seed`. All rows of a pair
         in `finished` stay; of a pair in `partial` the first `partial[pair][table]` stay; all others go.
         """
-        for name, path in self._paths().items():
-            quota = {pair: float(counts.get(name, 0)) for pair, counts in partial.items()}
-            keep_rows(path, functools.partial(_take, quota | dict.fromkeys(finished, math.inf)))
+
+        def kept(name: str, rows: Rows) -> Rows:
+            left = Counter({pair: counts.get(name, 0) for pair, counts in partial.items()})
+            for pair, row in rows:
+                left[pair] -= 1
+                if pair in finished or left[pair] >= 0:
+                    yield pair, row
+
+        self._rewrite(kept)
 
     def forget(self, pair: Pair, table: str | None = None) -> None:
         """Drop the rows of one cell and seed, in one table or in all."""
-        for name, path in self._paths().items():
-            if table is None or name == file_name(table):
-                keep_rows(path, lambda row: _pair(row) != pair)
+        own = None if table is None else file_name(table)
+        self._rewrite(lambda name, rows: (one for one in rows if own not in (None, name) or one[0] != pair))
 
     def order(self) -> None:
         """Sort the rows of every table by `cell` and `seed`, whatever the order in which tasks finished."""
-        for path in self._paths().values():
-            order_rows(path, _pair)
+        self._rewrite(lambda _, rows: sorted(rows, key=lambda one: one[0]))
+
+    def _rewrite(self, change: Callable[[str, Rows], Rows]) -> None:
+        """Write what `change` makes of the rows of each table, where it changes them, atomically."""
+        for name, path in self._paths().items():
+            header, found = read_rows(path)
+            rows = [(_pair(dict(zip(header, row, strict=False))), row) for row in found]
+            changed = list(change(name, rows))
+            if changed != rows:
+                write_atomic(path, csv_lines([header, *(row for _, row in changed)]))
 
     def _paths(self) -> dict[str, Path]:
         self._close_tables()
@@ -237,10 +250,3 @@ def _pair(row: Mapping[str, str]) -> Pair:
         return int(row.get("cell") or 0), int(row.get("seed") or 0)
     except ValueError:
         return -1, -1
-
-
-def _take(quota: dict[Pair, float], row: Mapping[str, str]) -> bool:
-    """Whether the quota of the row's pair, which is reduced by one, is not used up."""
-    pair = _pair(row)
-    quota[pair] = quota.get(pair, 0.0) - 1
-    return quota[pair] >= 0

@@ -13,7 +13,7 @@ import contextlib
 import csv
 import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -126,22 +126,6 @@ def _truth(text: str) -> bool:
     if text not in {"True", "False"}:
         raise ValueError(text)
     return text == "True"
-
-
-def keep_rows(path: Path, keep: Callable[[Mapping[str, str]], bool]) -> None:
-    """Rewrite the table at `path` with the rows for which `keep` is true, atomically; order stays."""
-    header, rows = read_rows(path)
-    kept = [row for row in rows if keep(dict(zip(header, row, strict=False)))]
-    write_atomic(path, csv_lines([header, *kept]))
-
-
-def order_rows(path: Path, key: Callable[[Mapping[str, str]], tuple[int, ...]]) -> None:
-    """Rewrite the table at `path` sorted by `key`, atomically and stably; untouched if in order already."""
-    header, rows = read_rows(path)
-    keyed = [(key(dict(zip(header, row, strict=False))), row) for row in rows]
-    ordered = sorted(keyed, key=lambda pair: pair[0])
-    if any(a is not b for a, b in zip(keyed, ordered, strict=True)):
-        write_atomic(path, csv_lines([header, *(row for _, row in ordered)]))
 
 
 def read_table(path: Path) -> pandas.DataFrame:
