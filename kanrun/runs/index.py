@@ -23,7 +23,6 @@ from typing import Any
 import msgspec
 
 from kanrun.errors import KanrunError, StorageFailed
-from kanrun.runs import environment
 from kanrun.runs.files import write_atomic
 from kanrun.runs.locations import run_folders
 from kanrun.runs.manifest import MANIFEST_FILE, Status, Sweep
@@ -35,7 +34,7 @@ FIELDS = (
 )  # fmt: skip
 """Columns of a row that are neither metrics nor settings."""
 _FILE = ".index.msgpack"
-_FORMAT = 1  # of the index; another one is built anew
+_FORMAT = 2  # of the index; another one is built anew
 _UNREAD = msgspec.Raw(msgspec.msgpack.encode(None))
 Record = dict[str, Any]
 Stamp = tuple[int, int, int]
@@ -48,7 +47,6 @@ class Entry(msgspec.Struct, array_like=True):
     status: str
     began: float  # seconds since 1970
     error: float | None  # by which runs compare
-    process: tuple[str | None, int | None, str | None]  # host, number and start of the process that runs it
     facts: msgspec.Raw
     settings: msgspec.Raw = _UNREAD  # from the stored configuration, when they are first asked for
 
@@ -74,13 +72,7 @@ class IndexedRun:
     @property
     def status(self) -> str:
         """As `Run.status` says it."""
-        if self.jobs:
-            return status_of_all([job.status for job in self.jobs])
-        host, pid, start = self.entry.process
-        running = self.entry.status == Status.RUNNING
-        if running and host == environment.host() and not environment.is_alive(pid, start):
-            return "INTERRUPTED (killed)"
-        return self.entry.status
+        return status_of_all([job.status for job in self.jobs]) if self.jobs else self.entry.status
 
     @property
     def best(self) -> IndexedRun:
@@ -165,7 +157,7 @@ class RunIndex:
     def _entry(self, folder: str, name: str) -> Entry:
         stamp = _stamp(folder)
         known = self._known.get(name)
-        if known is None or known.stamp != stamp:
+        if known is None or known.stamp != stamp or known.status in {Status.STARTING, Status.RUNNING}:
             known = _entry_of(Run(Path(folder), name), stamp)
             self._changed = True
         self._entries[name] = known
@@ -198,7 +190,7 @@ def _entry_of(run: Run, stamp: Stamp) -> Entry:
     except KanrunError:
         with contextlib.suppress(StorageFailed):
             facts["jobs"] = len(Sweep.read(run.path).jobs)
-        return Entry(stamp, run.status, stamp[0] / 1e9, None, (None, None, None), _raw(facts))
+        return Entry(stamp, run.status, stamp[0] / 1e9, None, _raw(facts))
     metrics: Record = {name: value for name, value in manifest.metrics.items() if name not in FIELDS}
     facts = metrics | facts
     kept = ("command", "reason", "seconds", "cells", "device", "precision", "threads", "host")
@@ -213,8 +205,7 @@ def _entry_of(run: Run, stamp: Stamp) -> Entry:
         "failures": len(manifest.failures),
     }
     began = manifest.started.timestamp() if manifest.started else stamp[0] / 1e9
-    process = (manifest.host, manifest.pid, manifest.process_start)
-    return Entry(stamp, str(manifest.status), began, run.error, process, _raw(facts))
+    return Entry(stamp, run.status, began, run.error, _raw(facts))
 
 
 def _time(time: datetime | None) -> str | None:
