@@ -7,6 +7,7 @@ only thing in kanrun after which numbers may depend on the machine.
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -62,6 +63,13 @@ def watching(listener: Listener | None = None, end: float | None = None) -> Iter
         yield
     finally:
         _watched.listener, _watched.end = before
+
+
+def start_collecting() -> None:
+    """Search for garbage from here on, and not in what was loaded: `kanrun.__main__` has let that be until now."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 _held = 0  # bodies of `uninterrupted` that run

@@ -12,6 +12,7 @@ import typer
 from kanrun.cli.experiments import Outputs
 from kanrun.cli.runs import RunName
 from kanrun.errors import UsageError
+from kanrun.watch import start_collecting
 
 ModelName = Annotated[
     str | None,
@@ -54,6 +55,7 @@ def predict(  # noqa: PLR0913  # options of a command
     from kanrun.runs import find_run
     from kanrun.study.saved import predict_table
 
+    start_collecting()
     if output.exists() and input.exists() and output.samefile(input):
         raise UsageError(f"--output {output} is the input's file, whose other columns would be lost; name another one.")
     found, names = find_run(run, outputs, sweeps=False).path, [name for name in derivatives.split(",") if name.strip()]

@@ -26,6 +26,7 @@ from kanrun.launch.process import logging_to
 from kanrun.runs import Manifest, Run, RunFolder, Status, Sweep
 from kanrun.runs.files import storing, write_atomic
 from kanrun.study.experiment import Failure, Prepared
+from kanrun.watch import start_collecting
 
 
 def load_experiment(command: str) -> ModuleType:
@@ -59,6 +60,7 @@ class Job:
         from kanrun.study import execute as study
 
         folder = RunFolder(path, self.command)
+        start_collecting()
         with logging_to(path / "run.log"):
             try:
                 study.execute(
@@ -86,6 +88,7 @@ class Job:
             return
         from kanrun.study import execute as study
 
+        start_collecting()
         with logging_to(run.path / "run.log"):
             folder = RunFolder.reopen(run.path, force=force)
             experiment = load_experiment(self.command)

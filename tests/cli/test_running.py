@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gc
 import json
 import os
 import signal
@@ -35,6 +36,18 @@ def test_a_run_leaves_a_folder_and_names_it(kanrun: Command, fit: Any) -> None:
     assert record["overrides"] == ["model.degree=2", "seed=4"]
     assert fit.configs[0].model.degree == 2
     assert type(fit.configs[0].target).__name__ == "NamedTarget"
+
+
+def test_garbage_is_left_until_a_run_begins(kanrun: Command) -> None:
+    gc.disable()  # as `kanrun.__main__` does
+    try:
+        assert kanrun("runs", "list").code == 0
+        assert not gc.isenabled()
+        assert kanrun("fit", "-q").code == 0
+        assert gc.isenabled()
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_quiet_says_nothing_of_its_own(kanrun: Command) -> None:
