@@ -21,6 +21,8 @@ Array = np.ndarray[Any, np.dtype[np.float64]]
 Data = dict[str, Any]
 
 FARTHEST = 1e154  # beyond a grid, in its units, as far as splines continue linearly: nothing overflows
+ROWS = 500  # computed at once: a layer has rows x inputs x outputs numbers
+ERF = np.frompyfunc(math.erf, 1, 1)
 
 
 def encode(model: Data, table: Any) -> Array:
@@ -63,133 +65,142 @@ def _days(values: list[Any]) -> Array:
 
 def evaluate(model: Data, x: Any) -> Array:
     """f(x) (rows, outputs) for rows of inputs x (rows, inputs), both in the units of the training data."""
-    x = _network(model, np.asarray(x, dtype=np.float64))
+    x = np.asarray(x, dtype=np.float64)
+    y = np.concatenate([network(model, x[at : at + ROWS]) for at in range(0, max(len(x), 1), ROWS)])
     if model["classes"] is not None:
-        raised = np.exp(x - x.max(axis=1, keepdims=True))
+        raised = np.exp(y - y.max(axis=1, keepdims=True))
         return np.asarray(raised / raised.sum(axis=1, keepdims=True))
-    return _mapped(model["output_map"], x, "values", "points")
+    return np.asarray(mapped(model["output_map"], y, "values", "points"))
 
 
-def _network(part: Data, x: Array) -> Array:
-    x = _mapped(part["input_map"], x, "points", "values")
+def network(part: Data, x: Any) -> Any:
+    x = mapped(part["input_map"], x, "points", "values")
     for layer in part["layers"]:
         x = LAYERS[layer["kind"]](layer, x)
     return x
 
 
-def _mapped(maps: list[Data], x: Array, source: str, to: str) -> Array:
+def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
     """Each column through its piecewise linear map, constant beyond its ends, or through (x - shift) / scale."""
+    if "points" not in maps[0]:
+        shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
+        return (x - shift) / scale if source == "points" else x * scale + shift
     columns = []
-    for one, column in zip(maps, x.T, strict=True):
-        if "points" in one:
-            columns.append(np.interp(column, one[source], one[to]))
-        elif source == "points":
-            columns.append((column - one["shift"]) / one["scale"])
-        else:
-            columns.append(column * one["scale"] + one["shift"])
-    return np.stack(columns, axis=1)
+    for i, one in enumerate(maps):
+        ends, values = np.asarray(one[source]), np.asarray(one[to])
+        held = _between(x[:, i : i + 1], ends[0], ends[-1])
+        at = np.where(held >= ends[1:-1], 1, 0).sum(1)[:, None]
+        slopes = np.diff(values) / np.diff(ends)
+        columns.append((held - _entries(ends, at)) * _entries(slopes, at) + _entries(values, at))
+    return np.concatenate(columns, 1)
 
 
-def _splines(layer: Data, x: Array) -> Array:
+def _between(x: Any, low: Any, high: Any) -> Any:
+    return np.minimum(np.maximum(x, low), high)
+
+
+def _entries(table: Any, at: Any) -> Any:
+    """table[at]; what only stands for an array (`onnx_graph`) takes them itself."""
+    return table[at] if isinstance(at, np.ndarray) else at.entries_of(table)
+
+
+def _splines(layer: Data, x: Any) -> Any:
     """The sums of a layer of edges, then its nodes: the last 2 m sums are the factors of m products."""
-    pairs = zip(layer["breakpoints"], x.T, strict=True)
-    reached = [_reached(layer, np.asarray(points), column) for points, column in pairs]
-    sums = np.zeros((len(x), layer["sums"]))
+    points, sums, policy = np.asarray(layer["breakpoints"]), layer["sums"], layer["extrapolation"]
+    inputs, intervals = points.shape[0], points.shape[1] - 1
+    pieces, weights = np.zeros((layer["degree"] + 1, inputs, intervals, sums)), np.zeros((inputs, sums))
     for edge in layer["edges"]:
-        interval, u, slopes, inside, base = reached[edge["from"]]
-        coefficients = np.asarray(edge["pieces"])[interval]
-        value: Any = coefficients[:, -1]
-        slope: Any = np.zeros(len(x))
-        for power in range(layer["degree"] - 1, -1, -1):
-            slope = slope * u + value
-            value = value * u + coefficients[:, power]
-        sums[:, edge["to"]] += (value + slopes * slope) * inside + base * edge["base_weight"]
-    plain = layer["sums"] - 2 * layer["products"]
-    return np.concatenate([sums[:, :plain], sums[:, plain::2] * sums[:, plain + 1 :: 2]], axis=1)
+        pieces[:, edge["from"], :, edge["to"]] = np.transpose(edge["pieces"])
+        weights[edge["from"], edge["to"]] = edge["base_weight"]
+    low, high, half = points[:, 0], points[:, -1], np.diff(points) / 2
+    held = _between(x, low, high)
+    at = np.where(held[:, :, None] >= points[:, 1:-1], 1, 0).sum(2) + np.arange(inputs) * intervals
+    steep = 1 / _entries(half.ravel(), at)
+    u = ((held - _entries(points[:, :-1].ravel(), at)) * steep - 1)[:, :, None]
+    *lower, value = (_entries(power.reshape(-1, sums), at) for power in pieces)  # (rows, inputs, sums)
+    slope = value * 0
+    for power in reversed(lower):
+        slope = slope * u + value
+        value = value * u + power
+    if policy == "linear":
+        value = value + (_between(x - held, -FARTHEST, FARTHEST) * steep)[:, :, None] * slope
+    outside = (x < low) | (x > high)
+    if policy == "zero":
+        value = np.where(outside[:, :, None], 0.0, value)
+    total = value.sum(1)
+    if layer["base"] != "zero":
+        value, slope = BASES[layer["base"]]
+        base = value(x if layer["base_continues"] else held)
+        if policy == "linear" and not layer["base_continues"]:
+            base = base + (x - held) * slope(held)
+        elif policy == "zero" and not layer["base_continues"]:
+            base = np.where(outside, 0.0, base)
+        total = total + base @ weights
+    plain = sums - 2 * layer["products"]
+    if plain == sums:
+        return total
+    return np.concatenate([total[:, :plain], total[:, plain::2] * total[:, plain + 1 :: 2]], 1)
 
 
-def _reached(layer: Data, points: Array, x: Array) -> tuple[Any, ...]:
-    """Of one input: its interval, its place u in [-1, 1] there, what multiplies a slope beyond the grid, whether it
-    counts, and the base function."""
-    held = np.clip(x, points[0], points[-1])
-    interval = np.searchsorted(points[1:-1], held, side="right")
-    half = (points[interval + 1] - points[interval]) / 2
-    beyond, policy = x - held, layer["extrapolation"]
-    inside = np.where((x < points[0]) | (x > points[-1]), 0.0, 1.0) if policy == "zero" else 1.0
-    slopes = np.clip(beyond, -FARTHEST, FARTHEST) / half if policy == "linear" else 0.0
-    value, slope = BASES[layer["base"]]
-    if layer["base_continues"]:
-        base = value(x)
-    else:
-        base = (value(held) + (beyond * slope(held) if policy == "linear" else 0.0)) * inside
-    return interval, (held - points[interval]) / half - 1, slopes, inside, base
+def _dense(layer: Data, x: Any) -> Any:
+    return BASES[layer["activation"]][0](x @ np.transpose(layer["weights"]) + np.asarray(layer["biases"]))
 
 
-def _dense(layer: Data, x: Array) -> Array:
-    sums = x @ np.asarray(layer["weights"]).T + np.asarray(layer["biases"])
-    return np.asarray(BASES[layer["activation"]][0](sums))
-
-
-def _chebyshev(layer: Data, x: Array) -> Array:
+def _chebyshev(layer: Data, x: Any) -> Any:
     """A sum of Chebyshev polynomials of t, -1 at the lower end of the domain and 1 at the upper one."""
     low, high = layer["domain"]
     t, coefficients = 2 * ((x - low) / (high - low)) - 1, np.asarray(layer["coefficients"])
-    later = last = np.zeros((len(x), coefficients.shape[1]))
+    later = last = t * (0 * coefficients[0])
     for row in coefficients[:0:-1]:
         later, last = row + 2 * t * later - last, later
-    return np.asarray(coefficients[0] + t * later - last)
+    return coefficients[0] + t * later - last
 
 
-def _bernstein(layer: Data, x: Array) -> Array:
+def _bernstein(layer: Data, x: Any) -> Any:
     """A Bezier curve by de Casteljau's means of neighbouring control points."""
     low, high = layer["domain"]
     u = ((x - low) / (high - low))[:, :, None]
-    points: Any = np.asarray(layer["coefficients"])[None]
-    while points.shape[1] > 1:
+    points = np.asarray(layer["coefficients"])[None] + 0 * u
+    for _ in layer["coefficients"][1:]:
         points = (1 - u) * points[:, :-1] + u * points[:, 1:]
-    return np.broadcast_to(points[:, 0], (len(x), points.shape[2]))
+    return points[:, 0]
 
 
-def _sums_of_products(layer: Data, x: Array) -> Array:
-    factors = x.reshape(len(x), len(layer["sizes"]), layer["terms"], layer["factors"])
-    return np.asarray(factors.prod(axis=3).sum(axis=2) * np.asarray(layer["sizes"]))
+def _sums_of_products(layer: Data, x: Any) -> Any:
+    factors = x.reshape(-1, len(layer["sizes"]), layer["terms"], layer["factors"])
+    return factors.prod(3).sum(2) * np.asarray(layer["sizes"])
 
 
-def _windows(layer: Data, x: Array) -> Array:
+def _windows(layer: Data, x: Any) -> Any:
     chosen = np.searchsorted(layer["ends"], x[:, -1])
-    parts = [_network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])]
+    parts = [network(window, x[chosen == number]) for number, window in enumerate(layer["windows"])]
     return np.concatenate(parts)[np.argsort(np.argsort(chosen, kind="stable"))]
 
 
-def _sigmoid(x: Array) -> Array:
+def _sigmoid(x: Any) -> Any:
     return np.exp(-np.logaddexp(0, -x))
 
 
-def _normal(x: Array) -> Array:
-    return np.asarray(0.5 * (1 + np.vectorize(math.erf, otypes=[float])(x / math.sqrt(2))))
+def _normal(x: Any) -> Any:
+    return 0.5 * (1 + ERF(x / math.sqrt(2)).astype(np.float64))
 
 
-def _density(x: Array) -> Array:
+def _density(x: Any) -> Any:
     return np.exp(-0.5 * x**2) / math.sqrt(2 * math.pi)
 
 
-LAYERS: dict[str, Callable[[Data, Array], Array]] = {
-    "splines": _splines,
-    "dense": _dense,
-    "chebyshev": _chebyshev,
-    "bernstein": _bernstein,
-    "sums_of_products": _sums_of_products,
-    "windows": _windows,
-}
+LAYERS: dict[str, Callable[[Data, Any], Any]] = {
+    "splines": _splines, "dense": _dense, "chebyshev": _chebyshev, "bernstein": _bernstein,
+    "sums_of_products": _sums_of_products, "windows": _windows,
+}  # fmt: skip
 
 #: Base functions and activations by name, each with its slope.
 BASES: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
-    "zero": (np.zeros_like, np.zeros_like),
-    "identity": (lambda x: x, np.ones_like),
+    "identity": (lambda x: x, lambda x: 1 + 0 * x),
     "silu": (lambda x: x * _sigmoid(x), lambda x: _sigmoid(x) * (1 + x * (1 - _sigmoid(x)))),
     "sigmoid": (_sigmoid, lambda x: _sigmoid(x) * (1 - _sigmoid(x))),
     "tanh": (np.tanh, lambda x: 1 - np.tanh(x) ** 2),
-    "relu": (lambda x: np.maximum(x, 0), lambda x: (x > 0).astype(np.float64)),
+    "relu": (lambda x: np.maximum(x, 0), lambda x: np.where(x > 0, 1.0, 0.0)),
     "gelu": (lambda x: x * _normal(x), lambda x: _normal(x) + x * _density(x)),
     "sin": (np.sin, np.cos),
     "gaussian": (lambda x: np.exp(-(x**2)), lambda x: -2 * x * np.exp(-(x**2))),

@@ -1,0 +1,253 @@
+/* A trained model as C99, without dependencies; compile it with -lm.
+
+   void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS]);
+
+   maps inputs to outputs, both in the units of the training data; a classifier gives the probability of each class.
+   @_inputs, @_outputs and @_domain say what they are and on which range the model was trained. */
+
+#include <math.h>
+#include <string.h>
+
+typedef struct { int count; const double *points, *values; double shift, scale; } unit;
+typedef struct { int from, to; double base_weight; const double *pieces; } edge;
+typedef struct network network;
+typedef struct {
+    enum { SPLINES, DENSE, CHEBYSHEV, BERNSTEIN, SUMS_OF_PRODUCTS, WINDOWS } kind;
+    int inputs, outputs, count; /* count: of edges, coefficients of a curve, or ends of windows */
+    enum { IDENTITY, SILU, SIGMOID, TANH, RELU, GELU, SIN, GAUSSIAN, NONE } base;
+    enum { LINEAR, CONSTANT, ZERO } extrapolation;
+    int degree, intervals, sums, products, base_continues, terms, factors;
+    const edge *edges;
+    const double *breakpoints, *weights, *biases, *domain, *coefficients, *sizes, *ends;
+    const network *windows;
+} layer;
+struct network { int inputs, outputs, count; const unit *units; const layer *layers; };
+typedef struct { int levels; const char *const *texts; double fill; int indicator, parts; const int *part; } column;
+
+/* The model. */
+
+/* Which of `intervals` between rising points x lies in, x beyond them in the first or the last. */
+static int interval(const double *points, int intervals, double x)
+{
+    int first = 0, last = intervals - 1;
+    while (first < last) {
+        int middle = (first + last + 1) / 2;
+        if (x >= points[middle]) first = middle; else last = middle - 1;
+    }
+    return first;
+}
+
+static double interpolate(int count, const double *from, const double *to, double x)
+{
+    int i = interval(from, count - 1, x);
+    if (x <= from[0]) return to[0];
+    if (x >= from[count - 1]) return to[count - 1];
+    return (to[i + 1] - to[i]) / (from[i + 1] - from[i]) * (x - from[i]) + to[i];
+}
+
+static double forward(const unit *u, double x)
+{
+    return u->count ? interpolate(u->count, u->points, u->values, x) : (x - u->shift) / u->scale;
+}
+
+static double backward(const unit *u, double x)
+{
+    return u->count ? interpolate(u->count, u->values, u->points, x) : x * u->scale + u->shift;
+}
+
+static double sigmoid(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
+static double normal(double x) { return 0.5 * (1 + erf(x / sqrt(2))); }
+
+static double value_of(int base, double x)
+{
+    switch (base) {
+    case SILU: return x * sigmoid(x);
+    case SIGMOID: return sigmoid(x);
+    case TANH: return tanh(x);
+    case RELU: return x < 0 ? 0 : x;
+    case GELU: return x * normal(x);
+    case SIN: return sin(x);
+    case GAUSSIAN: return exp(-x * x);
+    default: return x;
+    }
+}
+
+static double slope_of(int base, double x)
+{
+    switch (base) {
+    case SILU: return sigmoid(x) * (1 + x * (1 - sigmoid(x)));
+    case SIGMOID: return sigmoid(x) * (1 - sigmoid(x));
+    case TANH: return 1 - tanh(x) * tanh(x);
+    case RELU: return x > 0 ? 1 : 0;
+    case GELU: return normal(x) + x * exp(-0.5 * x * x) / 2.5066282746310005024;
+    case SIN: return cos(x);
+    case GAUSSIAN: return -2 * x * exp(-x * x);
+    default: return 1;
+    }
+}
+
+/* Where an input lies on its grid: the interval, the place u in [-1, 1] there, what multiplies a slope beyond the grid,
+   whether the edge counts, and the base function. */
+typedef struct { int interval; double u, slopes, inside, base; } place;
+
+static place locate(const layer *l, const double *points, double x)
+{
+    place p;
+    double low = points[0], high = points[l->intervals], held = x < low ? low : x > high ? high : x, half, beyond;
+    p.interval = interval(points, l->intervals, held);
+    half = (points[p.interval + 1] - points[p.interval]) / 2;
+    beyond = x - held;
+    beyond = beyond > 1e154 ? 1e154 : beyond < -1e154 ? -1e154 : beyond;
+    p.u = (held - points[p.interval]) / half - 1;
+    p.slopes = l->extrapolation == LINEAR ? beyond / half : 0;
+    p.inside = l->extrapolation == ZERO && (x < low || x > high) ? 0 : 1;
+    p.base = 0;
+    if (l->base != NONE && l->base_continues) p.base = value_of(l->base, x);
+    else if (l->base != NONE) p.base = value_of(l->base, held) * p.inside;
+    if (l->base != NONE && !l->base_continues && l->extrapolation == LINEAR)
+        p.base += (x - held) * slope_of(l->base, held);
+    return p;
+}
+
+static void splines(const layer *l, const double *x, double *y)
+{
+    place at[@_WIDEST];
+    double sums[@_WIDEST] = {0};
+    int i, power, plain = l->sums - 2 * l->products;
+    for (i = 0; i < l->inputs; i++) at[i] = locate(l, l->breakpoints + i * (l->intervals + 1), x[i]);
+    for (i = 0; i < l->count; i++) {
+        const edge *e = &l->edges[i];
+        const place *p = &at[e->from];
+        const double *c = e->pieces + p->interval * (l->degree + 1);
+        double value = c[l->degree], slope = 0;
+        for (power = l->degree - 1; power >= 0; power--) {
+            slope = slope * p->u + value;
+            value = value * p->u + c[power];
+        }
+        sums[e->to] += (value + p->slopes * slope) * p->inside + e->base_weight * p->base;
+    }
+    for (i = 0; i < plain; i++) y[i] = sums[i];
+    for (i = 0; i < l->products; i++) y[plain + i] = sums[plain + 2 * i] * sums[plain + 1 + 2 * i];
+}
+
+static void dense(const layer *l, const double *x, double *y)
+{
+    int i, j;
+    for (i = 0; i < l->outputs; i++) {
+        double sum = l->biases[i];
+        for (j = 0; j < l->inputs; j++) sum += l->weights[i * l->inputs + j] * x[j];
+        y[i] = value_of(l->base, sum);
+    }
+}
+
+/* Sums of Chebyshev polynomials by Clenshaw's recurrence, or Bezier curves by de Casteljau's means. */
+static void curve(const layer *l, const double *x, double *y)
+{
+    double u = (x[0] - l->domain[0]) / (l->domain[1] - l->domain[0]), t = 2 * u - 1;
+    int o, i, left, outputs = l->outputs;
+    for (o = 0; o < outputs; o++) {
+        const double *c = l->coefficients + o;
+        double p[@_WIDEST], later = 0, last = 0, now;
+        for (i = 0; i < l->count; i++) p[i] = c[i * outputs];
+        for (i = l->count - 1; i > 0 && l->kind == CHEBYSHEV; i--) {
+            now = p[i] + 2 * t * later - last;
+            last = later;
+            later = now;
+        }
+        for (left = l->count - 1; left > 0 && l->kind == BERNSTEIN; left--)
+            for (i = 0; i < left; i++) p[i] = (1 - u) * p[i] + u * p[i + 1];
+        y[o] = l->kind == CHEBYSHEV ? p[0] + t * later - last : p[0];
+    }
+}
+
+static void sums_of_products(const layer *l, const double *x, double *y)
+{
+    int o, t, f;
+    for (o = 0; o < l->outputs; o++) {
+        double sum = 0, product;
+        for (t = 0; t < l->terms; t++, sum += product)
+            for (f = 0, product = 1; f < l->factors; f++) product *= *x++;
+        y[o] = sum * l->sizes[o];
+    }
+}
+
+static void run(const network *n, const double *x, double *y)
+{
+    double from[@_WIDEST] = {0}, to[@_WIDEST] = {0};
+    int i, window;
+    for (i = 0; i < n->inputs; i++) from[i] = forward(&n->units[i], x[i]);
+    for (i = 0; i < n->count; i++) {
+        const layer *l = &n->layers[i];
+        switch (l->kind) {
+        case SPLINES: splines(l, from, to); break;
+        case DENSE: dense(l, from, to); break;
+        case CHEBYSHEV: case BERNSTEIN: curve(l, from, to); break;
+        case SUMS_OF_PRODUCTS: sums_of_products(l, from, to); break;
+        case WINDOWS:
+            for (window = 0; window < l->count && !(from[l->inputs - 1] <= l->ends[window]); window++) {}
+            run(&l->windows[window], from, to);
+        }
+        memcpy(from, to, sizeof to);
+    }
+    memcpy(y, from, n->outputs * sizeof *y);
+}
+
+void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS]);
+
+void @_evaluate(const double x[@_INPUTS], double y[@_OUTPUTS])
+{
+    double highest, total = 0;
+    int i;
+    run(&model, x, y);
+    highest = y[0];
+    for (i = 1; i < @_OUTPUTS; i++) if (y[i] > highest) highest = y[i];
+    for (i = 0; i < @_OUTPUTS; i++) {
+        if (CLASSIFIES) total += y[i] = exp(y[i] - highest);
+        else y[i] = backward(&output_units[i], y[i]);
+    }
+    for (i = 0; i < @_OUTPUTS; i++) if (CLASSIFIES) y[i] /= total;
+}
+
+#if COLUMNS
+
+/* One row of the table, in the order of @_columns: a number (NAN: missing; of a date, days since 1970-01-01) or a text
+   (NULL or "": missing). Fills x[@_INPUTS]; returns how many texts the model was not trained on. Texts are without
+   blanks around them. */
+typedef struct { double number; const char *text; } @_value;
+
+/* Of days since 1970-01-01, by eras of 400 years that begin in March. */
+static double day_of_year(double days)
+{
+    double z = floor(days) + 719468, era = floor(z / 146097), day = z - era * 146097;
+    double year = floor((day - floor(day / 1460) + floor(day / 36524) - floor(day / 146096)) / 365);
+    double since = day - (365 * year + floor(year / 4) - floor(year / 100)), y = year + 400 * era;
+    if (since >= 306) return since - 305;
+    return since + 60 + (fmod(y, 4) == 0 && (fmod(y, 100) != 0 || fmod(y, 400) == 0) ? 1 : 0);
+}
+
+static double part_of(int part, double days)
+{
+    if (part == HOUR) return (days - floor(days)) * 24;
+    return part == WEEKDAY ? fmod(fmod(floor(days) + 3, 7) + 7, 7) : day_of_year(days);
+}
+
+int @_encode(const @_value *row, double *x);
+
+int @_encode(const @_value *row, double *x)
+{
+    int i, j, unknown = 0;
+    for (i = 0; i < COLUMNS; i++) {
+        const column *c = &columns[i];
+        const char *text = row[i].text && *row[i].text ? row[i].text : "(missing)";
+        int known = c->levels < 2, missing = !c->levels && isnan(row[i].number);
+        for (j = 0; j < c->levels; j++) known |= (*x++ = !strcmp(text, c->texts[j])) > 0;
+        unknown += !known;
+        if (c->levels) continue;
+        *x++ = missing ? c->fill : row[i].number;
+        for (j = 0; j < c->parts; j++) *x++ = part_of(c->part[j], missing ? c->fill : row[i].number);
+        if (c->indicator) *x++ = missing;
+    }
+    return unknown;
+}
+
+#endif
