@@ -38,7 +38,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for case in matched_run.cases_of(cfg):
         kans = [
-            {"case": case, "hidden": hidden, "grid": g} for hidden in matched_run.shapes_of(case) for g in cfg.grids
+            {"case": case, "hidden": hidden, "grid": g} for hidden in case["shapes"] for g in cfg.grids
         ]
         kinds: list[dict[str, Any]] = [{"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations]
         found += [{"model": "kan", **kan} for kan in kans]
@@ -56,9 +56,6 @@ def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
     if not cfg.grids:
         raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
-    for case in matched_run.cases_of(cfg):
-        if not matched_run.shapes_of(case):
-            raise UsageError("A case has shapes: []; list hidden widths, such as shapes: [[1]].")
     if cfg.match is not None and (not cfg.depths or min(cfg.depths) < 1):
         raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
     if cfg.match is None and not cfg.widths:
@@ -108,7 +105,7 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
 def _mlp(cfg: CompareMLPConfig, cell: Cell, case: Case, seed: int, marks: dict[str, Any]) -> Iterator[Record]:
     activation, kan, off = cell["activation"], None, None
     if "widths" in cell:
-        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, matched_run.shapes_of(cell["case"]))
+        hidden, steps = list(cell["widths"]), steps_without_kan(cfg, case, cell["case"]["shapes"])
     else:
         model = matched_run.kan_settings(cfg, cell["hidden"], cell["grid"])
         _, steps = matched_run.budget_of(case, model)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kanrun.config import CompareMLPConfig, FitConfig, KANConfig, MLPConfig
+from kanrun.config.rules import MISSING, setting
 from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import Size, kan_parameters
 from kanrun.engine.training import Plan, Trained, fit
@@ -23,12 +24,22 @@ from kanrun.study.checkpoints import slider_checkpoint
 from kanrun.study.evaluation import relative_error, scores
 from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
-from kanrun.study.suite import with_cell
+from kanrun.study.suite import typed, with_cell
 
 #: Passes of which the fastest counts: noise only ever adds time.
 PASSES = 9
 #: Most steps on a grid, search for the penalty's weight included, over those without: opponents may take as many.
 SEARCH = 3
+
+
+@dataclass
+class CaseSettings:
+    """An entry of `cases`."""
+
+    target: dict[str, Any] = setting(MISSING, "what is learned, such as {kind: named, name: product}")
+    shapes: list[list[int]] = setting([[]], "hidden widths, one list per KAN", least=1, minimum=1)
+    sampling: dict[str, Any] = setting({}, "differences from sampling")
+    bound: float | None = setting(None, "kolmogorov_arnold: the relative error to be reached", above=0)
 
 
 @dataclass(frozen=True)
@@ -47,21 +58,12 @@ def cases_of(cfg: CompareMLPConfig) -> list[Any]:
     """
     refuse_unused(cfg.model, {"intervals": "grids=[[...]]"})
     if cfg.target is not None:
-        return [{"target": asdict(cfg.target), "shapes": [getattr(cfg.model, "hidden", None) or []]}]
+        shapes = [getattr(cfg.model, "hidden", None) or []]
+        return [asdict(CaseSettings(asdict(cfg.target), shapes))]
     if not cfg.cases:
         raise UsageError("cases=[] names nothing to learn; give a target, as target=product, or cases.")
     refuse_unused(cfg.model, {"hidden": "shapes of the cases, or with a target, as target=product"})
-    for case in cfg.cases:
-        _check_case(case)
-    return list(cfg.cases)
-
-
-def _check_case(case: Any) -> None:
-    unknown = sorted(case.keys() - {"target", "shapes", "sampling", "bound"}) if isinstance(case, Mapping) else [case]
-    if unknown or "target" not in case:
-        raise UsageError(f"cases has {case}; a case has a target and may have shapes, sampling and bound.")
-    if not isinstance(case["target"], Mapping):
-        raise UsageError(f"target: {case['target']} of a case must be spelt out, as {{kind: named, name: product}}.")
+    return [asdict(typed(CaseSettings(), case, "cases")) for case in cfg.cases]
 
 
 def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
@@ -80,7 +82,7 @@ def case_of(cfg: CompareMLPConfig, case: Mapping[str, Any], seed: int) -> Case:
 def _settings(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> FitConfig:
     shared = {name: getattr(cfg, name) for name in ("seed", "precision", "device", "threads")}
     base = FitConfig(model=cfg.model, solver=cfg.solver, sampling=cfg.sampling, **shared)
-    return with_cell(base, {key: case[key] for key in ("target", "sampling") if key in case})
+    return with_cell(base, {key: case[key] for key in ("target", "sampling") if case.get(key)})
 
 
 def _apart(cfg: CompareMLPConfig, case: Mapping[str, Any]) -> str:
@@ -111,17 +113,6 @@ def check_once(networks: Iterable[str]) -> None:
         raise UsageError(f"{twice[0]} is listed twice; list each shape and grid of a case once.")
 
 
-def shapes_of(case: Mapping[str, Any]) -> list[list[int]]:
-    """Hidden widths of the case's KANs. Raises UsageError for anything but lists of whole numbers."""
-    shapes = case.get("shapes", [[]])
-    if not isinstance(shapes, list) or not all(isinstance(hidden, list) for hidden in shapes):
-        raise UsageError(f"shapes={shapes} of a case must be a list of hidden widths, such as [[1], [5]].")
-    for width in (width for hidden in shapes for width in hidden):
-        if not isinstance(width, int) or isinstance(width, bool):
-            raise UsageError(f"shapes={shapes} of a case has a width of {width}; each must be a whole number.")
-    return [list(hidden) for hidden in shapes]
-
-
 def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConfig:
     """The KAN with these hidden widths, trained along `grid`: a number of intervals or a schedule."""
     if not isinstance(cfg.model, KANConfig):
@@ -130,12 +121,7 @@ def kan_settings(cfg: CompareMLPConfig, hidden: list[int], grid: Any) -> KANConf
     try:
         check_model(model, 1)
     except UsageError as error:
-        named = (
-            str(error)
-            .replace("model.intervals=", "the entry of grids ")
-            .replace("model.hidden=", "the entry of shapes ")
-        )
-        raise UsageError(named) from error
+        raise UsageError(str(error).replace("model.intervals=", "the entry of grids ")) from error
     return model
 
 

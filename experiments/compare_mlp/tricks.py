@@ -42,7 +42,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     return [
         {"case": case, "hidden": hidden, "grid": grid, "variant": variant}
         for case in matched_run.cases_of(cfg)
-        for hidden in matched_run.shapes_of(case)
+        for hidden in case["shapes"]
         for grid in cfg.grids
         for variant in VARIANTS
     ]

@@ -11,24 +11,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from math import inf
 from typing import Any
 
 import torch
 from kanrun.experiments.continual.task_sequence import TaskSequence
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch import Generator, Tensor
 
 from kanrun.config import ContinualConfig, KANConfig, MLPConfig
-from kanrun.engine.networks import ACTIVATIONS, Network
+from kanrun.config.rules import MISSING, setting
+from kanrun.engine.networks import Network
 from kanrun.engine.networks.counting import coefficients
 from kanrun.engine.networks.matching import by_parameters
 from kanrun.engine.training import Objective, Samples, output_scale, predict
 from kanrun.engine.training.data_fitting import Roughness
 from kanrun.errors import UsageError
 from kanrun.study.build import check_model, factory, intervals_of, network_shape
+from kanrun.study.suite import typed
 
+_LISTS = ("depths", "strengths")
 #: Where the parameters were, in the order of `unknowns`, and how much each of them matters.
 Anchor = tuple[Tensor, Tensor]
 
@@ -176,23 +176,20 @@ def _evenly(box: Tensor, count: int) -> Tensor:
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, inputs)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Learner:
-    """A network and what it keeps.
+    """A network and what it keeps: an entry of `learners`, whose other keys are settings of the `model`.
 
     Trials go through all pairs of `depths` (mlp) and `strengths` (ewc), the depths first.
     """
 
-    name: str
-    model: Any
-    memory: str = "none"
-    kept: int = 20  # replay: points of each phase
-    depths: tuple[int, ...] = (1, 2, 3)
-    strengths: tuple[float, ...] = (1.0, 10.0, 100.0)
-
-    @property
-    def is_kan(self) -> bool:
-        return isinstance(self.model, KANConfig)
+    name: str = setting(MISSING, "what it is called in tables and figures")
+    model: Any = None
+    memory: str = setting("none", "what is kept of earlier phases", choices=tuple(MEMORIES))
+    kept: int = setting(20, "points of each phase that memory=replay keeps", minimum=1)
+    depths: list[int] = setting([1, 2, 3], "hidden layers of an MLP, by trial", least=1, minimum=1)
+    strengths: list[float] = setting([1.0, 10.0, 100.0], "strengths of memory=ewc, by trial", least=1, minimum=0)
+    kind: str = setting("kan", "a network", choices=("kan", "mlp"))
 
     def depth(self, trial: int) -> int:
         return self.depths[trial % len(self.depths)]
@@ -225,8 +222,8 @@ def twin_of(learner: Learner, learners: Sequence[Learner]) -> str | None:
     """The name of the one that differs in keeping nothing alone; None for those that keep nothing themselves."""
     if learner.memory == "none":
         return None
-    bare = replace(learner, name="", memory="none", strengths=(), kept=0)
-    same = [other for other in learners if replace(other, name="", strengths=(), kept=0) == bare]
+    bare = replace(learner, name="", memory="none", strengths=[], kept=0)
+    same = [other for other in learners if replace(other, name="", strengths=[], kept=0) == bare]
     return same[0].name if same else None
 
 
@@ -235,7 +232,8 @@ def of_shape(cfg: ContinualConfig, hidden: Sequence[int], memory: str) -> Learne
     edges = coefficients((cfg.dimension, *hidden, 1), 1, 0)
     intervals = max(3, round(size_of_all(cfg) / edges) - cfg.model.degree)
     name = "-".join(map(str, (cfg.dimension, *hidden, 1))) + (f", {memory}" if memory != "none" else "")
-    learner = Learner(name, replace(cfg.model, hidden=list(hidden), intervals=intervals), memory)
+    learner = typed(Learner(), {"name": name, "memory": memory}, "memories")
+    learner.model = replace(cfg.model, hidden=list(hidden), intervals=intervals)
     _check(learner, cfg)
     return learner
 
@@ -257,27 +255,14 @@ def make_network(
 
 
 def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
-    if not isinstance(entry, Mapping) or "name" not in entry or entry.get("kind") not in ("kan", "mlp"):
-        raise UsageError(f"learners has {entry}, where {{name: ..., kind: kan or mlp, ...}} is needed.")
-    given = {str(key): value for key, value in entry.items()}
-    name = str(given.pop("name"))
-    own = {field.name for field in fields(Learner)} - {"name", "model"}
-    extra = {key: given.pop(key) for key in list(given) if key in own}
-    base = cfg.model if given["kind"] == "kan" else MLPConfig()
-    known = {field.name for field in fields(base)}
-    if unknown := sorted(given.keys() - known):
-        takes = ", ".join(sorted((known | own) - {"kind"}))
-        raise UsageError(
-            f"learner {name!r} has {unknown[0]}, which is no setting of a {given['kind']}; it takes {takes}."
-        )
-    try:
-        model = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(base), given))
-    except OmegaConfBaseException as error:
-        raise UsageError(f"learner {name!r}: {str(error).splitlines()[0]}") from error
-    for key in ("depths", "strengths"):
-        if key in extra:
-            extra[key] = tuple(extra[key]) if isinstance(extra[key], list) else (extra[key],)
-    learner = Learner(name, model, **extra)
+    given = dict(entry) if isinstance(entry, Mapping) else {}
+    own = {field.name for field in fields(Learner)} - {"model"}
+    settings = {key: value for key, value in given.items() if key in own}
+    settings |= {key: [value] for key, value in settings.items() if key in _LISTS and not isinstance(value, list)}
+    learner = typed(Learner(), settings or entry, "learners")
+    base = cfg.model if learner.kind == "kan" else MLPConfig()
+    rest = {key: value for key, value in given.items() if key not in own}
+    learner.model = typed(base, rest, f"learners.{learner.name}")
     _check(learner, cfg)
     return learner
 
@@ -285,21 +270,11 @@ def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
 def _check(learner: Learner, cfg: ContinualConfig) -> None:
     name, model, memory = learner.name, learner.model, learner.memory
     check_model(model, cfg.dimension)
-    if not isinstance(memory, str) or memory not in MEMORIES:
-        raise UsageError(f"learner {name!r}: memory={memory} is not known; choose one of {', '.join(MEMORIES)}.")
     if isinstance(model, KANConfig) and len(intervals_of(model)) > 1:
         raise UsageError(f"learner {name!r}: intervals={model.intervals} is a schedule; a phase has one grid.")
-    if isinstance(model, MLPConfig) and model.activation not in ACTIVATIONS:
-        raise UsageError(f"learner {name!r}: activation={model.activation} is not one of {', '.join(ACTIVATIONS)}.")
     if memory == "hold" and not isinstance(model, KANConfig):
         raise UsageError(f"learner {name!r}: memory=hold holds spline coefficients, which an MLP has none of.")
     if cfg.solver.kind == "auto":
         raise UsageError("solver=auto could give learners different solvers; use solver=lbfgs, adam or lm.")
     if cfg.solver.kind == "lm" and memory in ("hold", "ewc"):
         raise UsageError(f"learner {name!r}: memory={memory} needs gradients; use solver=lbfgs or solver=adam.")
-    if not isinstance(learner.kept, int) or learner.kept < 1:
-        raise UsageError(f"learner {name!r}: kept={learner.kept} must be at least 1 point of a phase.")
-    if not learner.depths or not all(isinstance(d, int) and d >= 1 for d in learner.depths):
-        raise UsageError(f"learner {name!r}: depths={list(learner.depths)} must list hidden layers, from 1 on.")
-    if not learner.strengths or not all(isinstance(s, int | float) and 0 <= s < inf for s in learner.strengths):
-        raise UsageError(f"learner {name!r}: strengths={list(learner.strengths)} must list numbers from 0 on.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.interpolate import make_lsq_spline
 from torch import Generator
 
-from kanrun.config import SOLVERS, ContinualConfig
+from kanrun.config import SOLVERS, ContinualConfig, KANConfig
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import find_interval, sample_points
 from kanrun.engine.training import (
@@ -71,7 +71,7 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     memory = MEMORIES[learner.memory](learner.kept, learner.strength(trial))
     matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
-        if learner.is_kan and learner.model.update_grid:
+        if isinstance(learner.model, KANConfig) and learner.model.update_grid:
             network = network.follow(phase.x, grid_eps=learner.model.grid_eps, margin=MARGIN)
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")

@@ -7,54 +7,64 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from kanrun.config.rules import setting
 from kanrun.engine.training import Plan
 from kanrun.errors import UsageError
+from kanrun.study.suite import typed
 
-_KEYS = {
-    "list": {"intervals"},
-    "doubling": {"first", "last", "nested"},
-    "plateau": {"intervals", "first", "last", "nested", "patience", "steps"},
-}
+PATIENCE, STEPS = 2, 200  # of a plateau
+#: Which of `intervals`, `first` and `last` each kind takes.
+_GIVEN = {"list": [(1, 0, 0)], "doubling": [(0, 1, 1)], "plateau": [(1, 0, 0), (0, 1, 1)]}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Schedule:
-    """`grids` are numbers of intervals, strictly increasing. Raises UsageError for others.
+    """Grids as listed, or doubled from `first` on up to `last`; not nested they are first, 2 first + 1, ...
 
-    A grid is left when its steps are done or gain nothing; with `patience`, a plateau's, when the validation error has
-    not fallen for so many steps, at most `steps` of them, and the schedule once two grids in a row gave no lower error.
+    G and 2 G + 1 share none of their inner breakpoints. A grid is left when its steps are done or gain nothing; a
+    plateau's when the validation error has not fallen for `patience` steps, at most `steps` of them, and the schedule
+    once two grids in a row gave no lower error.
     """
 
-    grids: tuple[int, ...]
-    kind: str = "list"
-    patience: int | None = None
-    steps: int | None = None
+    intervals: list[int] | None = setting(None, "grids of a schedule", least=1, minimum=1, increasing=True)
+    kind: str = setting("list", "what a schedule is", choices=tuple(_GIVEN))
+    first: int | None = setting(None, "the first of grids that double", minimum=1)
+    last: int | None = setting(None, "how far grids double", minimum=1)
+    nested: bool = True
+    patience: int | None = setting(None, "steps without a lower validation error; null is 2", minimum=1)
+    steps: int | None = setting(None, "most steps on a grid of a plateau; null is 200", minimum=1)
 
-    def __post_init__(self) -> None:
-        grids = list(self.grids)
-        if not grids:
-            raise UsageError("A schedule needs at least one grid.")
-        if min(grids) < 1:
-            raise UsageError(f"The schedule {grids} has a grid of {min(grids)}; a grid needs at least 1 interval.")
-        for coarse, fine in itertools.pairwise(grids):
-            if fine <= coarse:
-                how = f"shrinks from {coarse} to {fine}" if fine < coarse else f"has {fine} twice"
-                raise UsageError(f"The schedule {grids} {how}; each grid must be finer than the one before.")
-        if any(given is not None and given < 1 for given in (self.patience, self.steps)):
-            raise UsageError(f"A plateau's patience={self.patience} and steps={self.steps} must be at least 1.")
+    def conflicts(self, at: str) -> Iterator[str]:
+        """Grids are given in one of two ways; patience and steps are a plateau's."""
+        given = tuple(int(one is not None) for one in (self.intervals, self.first, self.last))
+        if given not in _GIVEN[self.kind]:
+            ways = " or ".join("intervals" if way[0] else "first and last" for way in _GIVEN[self.kind])
+            yield f"{at}kind={self.kind} needs {ways}."
+        if self.kind != "plateau" and (self.patience or self.steps):
+            yield f"{at}kind={self.kind} has no patience and steps; they are for kind=plateau."
+        if self.first and self.last and self.last < self.first:
+            yield f"{at}last={self.last} is less than {at}first={self.first}; grids become finer."
+
+    @property
+    def grids(self) -> tuple[int, ...]:
+        grids = list(self.intervals or [self.first or 1])
+        while self.last and (finer := 2 * grids[-1] + (not self.nested)) <= self.last:
+            grids.append(finer)
+        return tuple(grids)
 
     def applied(self, plan: Plan) -> Plan:
         """`plan` along this schedule."""
-        if self.patience is None:
+        if self.kind != "plateau":
             return replace(plan, intervals=self.grids)
-        return replace(plan, intervals=self.grids, patience=self.patience, steps=self.steps, stop_early=True)
+        patience, steps = self.patience or PATIENCE, self.steps or STEPS
+        return replace(plan, intervals=self.grids, patience=patience, steps=steps, stop_early=True)
 
     @property
-    def nested(self) -> bool:
+    def exact(self) -> bool:
         """Whether every grid divides the next, so that each extension can be exact."""
         return all(fine % coarse == 0 for coarse, fine in itertools.pairwise(self.grids))
 
@@ -63,57 +73,12 @@ class Schedule:
         """A few words for tables and figures, such as `doubling, nested`."""
         if len(self.grids) == 1:
             return f"G = {self.grids[0]} alone"
-        return f"{self.kind}, {'nested' if self.nested else 'not nested'}"
+        return f"{self.kind}, {'nested' if self.exact else 'not nested'}"
 
 
-def doubled(first: int, last: int, *, nested: bool = True) -> tuple[int, ...]:
-    """first, 2 first, 4 first, ... up to `last`. Raises UsageError unless 1 <= first <= last.
-
-    Not nested it is first, 2 first + 1, ...: each grid twice as fine as the one before, and sharing none of its inner
-    breakpoints (G and 2 G + 1 have no common divisor).
-    """
-    if first < 1:
-        raise UsageError(f"A schedule cannot begin with {first} intervals; a grid needs at least 1.")
-    if last < first:
-        raise UsageError(f"A schedule from {first} to {last} intervals shrinks; lower first.")
-    grids = [first]
-    while (finer := 2 * grids[-1] + (not nested)) <= last:
-        grids.append(finer)
-    return tuple(grids)
-
-
-def schedule_of(entry: Mapping[str, Any]) -> Schedule:
+def schedule_of(entry: Any) -> Schedule:
     """The schedule that an entry of `schedules` describes. Raises UsageError for what it does not know or allow."""
-    kind = entry.get("kind") if isinstance(entry, Mapping) else None
-    if kind not in _KEYS:
-        raise UsageError(f"schedules has {entry}; each needs a kind, one of {', '.join(_KEYS)}.")
-    given = {str(key): value for key, value in entry.items() if key != "kind"}
-    unknown = sorted(given.keys() - _KEYS[kind])
-    if unknown:
-        raise UsageError(f"A {kind} schedule has no {unknown[0]}; it takes {', '.join(sorted(_KEYS[kind]))}.")
-    if kind != "plateau":
-        return Schedule(_grids(given), kind)
-    patience, steps = (_whole(key, given.pop(key, usual)) for key, usual in (("patience", 2), ("steps", 200)))
-    return Schedule(_grids(given), kind, patience, steps)
-
-
-def _grids(given: Mapping[str, Any]) -> tuple[int, ...]:
-    if "intervals" in given:
-        if len(given) > 1 or not isinstance(given["intervals"], list):
-            raise UsageError(f"A schedule has intervals, a list, or first and last, not {dict(given)}.")
-        return tuple(_whole("intervals", g) for g in given["intervals"])
-    if not {"first", "last"} <= given.keys():
-        raise UsageError(f"A schedule needs intervals, or first and last; this one has {dict(given) or 'neither'}.")
-    nested = given.get("nested", True)
-    if not isinstance(nested, bool):
-        raise UsageError(f"nested={nested} of a schedule must be true or false.")
-    return doubled(_whole("first", given["first"]), _whole("last", given["last"]), nested=nested)
-
-
-def _whole(name: str, value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise UsageError(f"{name} of a schedule must be whole numbers, not {value}.")
-    return value
+    return typed(Schedule(), entry, "schedules")
 
 
 def limited(schedule: Schedule, parameters_of: Callable[[int], int], most: int) -> tuple[Schedule, list[int]]:
@@ -121,11 +86,11 @@ def limited(schedule: Schedule, parameters_of: Callable[[int], int], most: int) 
 
     Raises UsageError when none would be left.
     """
-    kept = tuple(g for g in schedule.grids if parameters_of(g) <= most)
+    kept = [g for g in schedule.grids if parameters_of(g) <= most]
     if not kept:
         least = parameters_of(schedule.grids[0])
         raise UsageError(f"most_parameters={most} leaves no grid of {list(schedule.grids)}; the first has {least}.")
-    return replace(schedule, grids=kept), [g for g in schedule.grids if g not in kept]
+    return replace(schedule, intervals=kept, first=None, last=None), [g for g in schedule.grids if g not in kept]
 
 
 def threshold_intervals(parameters_of: Callable[[int], int], points: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -22,6 +23,7 @@ from kanrun.runs.records import Row
 from kanrun.study.statistics import maximum, median, value_range
 
 Cfg = TypeVar("Cfg", bound=ExperimentConfig)
+Entry = TypeVar("Entry")
 
 BOUNDED = {
     "train_rmse": "median training RMSE",
@@ -48,21 +50,37 @@ def with_cell(cfg: Cfg, cell: Mapping[str, Any]) -> Cfg:
     if not differences:
         return cfg
     node = OmegaConf.structured(cfg)
-    try:
-        for group, kinds in GROUPS.items():
-            chosen = cell.get(group)
-            if isinstance(chosen, Mapping) and "kind" in chosen:
-                kind = kinds.find(chosen["kind"], f"{group}.kind")
-                OmegaConf.update(node, group, OmegaConf.structured(kind.settings), merge=False)
-        merged = OmegaConf.merge(node, differences)
-    except OmegaConfBaseException as error:
-        shown = OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
-        why = str(error).splitlines()[0].rstrip(".")
-        raise UsageError(f"{shown} does not fit the configuration: {why}.") from error
-    assert isinstance(merged, DictConfig)
-    result: Cfg = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    for group, kinds in GROUPS.items():
+        chosen = cell.get(group)
+        if isinstance(chosen, Mapping) and "kind" in chosen:
+            kind = kinds.find(chosen["kind"], f"{group}.kind")
+            OmegaConf.update(node, group, OmegaConf.structured(kind.settings), merge=False)
+    shown = OmegaConf.to_container(cell) if isinstance(cell, DictConfig) else dict(cell)
+    result: Cfg = _merged(node, differences, f"{shown} does not fit the configuration")
     check(result)
     return result
+
+
+def typed(settings: Entry, entry: Any, where: str) -> Entry:
+    """`settings`, a dataclass, with the differences that one entry of the list `where` names, typed and checked.
+
+    Raises UsageError for anything but a mapping, for a key or type that the settings do not have, and for a value
+    against its rule.
+    """
+    takes = f"it takes {', '.join(sorted(one.name for one in fields(settings)))}"  # type: ignore[arg-type]
+    if not isinstance(entry, Mapping):
+        raise UsageError(f"{where} has {entry}, where keys with values are needed; {takes}.")
+    result: Entry = _merged(OmegaConf.structured(settings), dict(entry), f"{where} has {dict(entry)}", f"; {takes}")
+    check(result, f"{where}.")
+    return result
+
+
+def _merged(node: Any, differences: Mapping[str, Any], begin: str, end: str = "") -> Any:
+    """The dataclass of `node` with the differences; what does not fit is refused between `begin` and `end`."""
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(node, differences))
+    except (OmegaConfBaseException, TypeError) as error:
+        raise UsageError(f"{begin}: {str(error).splitlines()[0].rstrip('.')}{end}.") from error
 
 
 def check_bounds(cell: Mapping[str, Any]) -> None:

@@ -302,8 +302,8 @@ def test_real_tables(run: Callable[..., Run]) -> None:
     [
         ({"comparison": "fastest"}, "comparison=fastest is not one of matched"),
         ({"cases": []}, "names nothing to learn"),
-        ({"cases": [{"shapes": [[1]]}]}, "a case has a target"),
-        ({"cases": [{"target": "product"}]}, "must be spelt out"),
+        ({"cases": [{"shapes": [[1]]}]}, "cases has .*target; it takes bound, sampling, shapes, target"),
+        ({"cases": [{"target": "product"}]}, "cases has .*; it takes bound, sampling, shapes, target"),
         ({"grids": []}, "without a grid"),
         ({"grids": [3, []]}, "the entry of grids .* needs at least 1 entry"),
         ({"grids": [3, [3]]}, "product: the KAN \\[2,2,1\\] G = 3 is listed twice"),
@@ -312,12 +312,12 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         ({"activations": []}, "activations=\\[\\] leaves the KANs without an MLP"),
         ({"match": None, "widths": [4], "depths": []}, "depths=\\[\\] leaves the KANs without an MLP"),
         ({"solver": AdamSolver(sparsity=0.1)}, "model=mlp has none"),
-        ({"cases": [{**PRODUCT, "shapes": []}]}, "shapes: \\[\\]"),
-        ({"cases": [{**PRODUCT, "shapes": [3]}]}, "list of hidden widths"),
-        ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "a width of a; each must be a whole number"),
-        ({"cases": [{**PRODUCT, "shapes": [[1.5]]}]}, "a width of 1.5; each must be a whole number"),
-        ({"cases": [{**PRODUCT, "shapes": [[0]]}]}, "the entry of shapes .0. has 0, which must be at least 1"),
-        ({"cases": [{**PRODUCT, "goal": 1}]}, "a case has a target"),
+        ({"cases": [{**PRODUCT, "shapes": []}]}, "cases.shapes=.. needs at least 1 entry"),
+        ({"cases": [{**PRODUCT, "shapes": [3]}]}, "cases has .*; it takes bound"),
+        ({"cases": [{**PRODUCT, "shapes": [["a"]]}]}, "incompatible with type hint 'int'"),
+        ({"cases": [{**PRODUCT, "shapes": [[1.5]]}]}, "Value 1.5 .float. is incompatible"),
+        ({"cases": [{**PRODUCT, "shapes": [[0]]}]}, "cases.shapes=..0.. has 0, which must be at least 1"),
+        ({"cases": [{**PRODUCT, "goal": 1}]}, "goal.*; it takes bound"),
         ({"cases": [{"target": {"kind": "bundled", "name": "titanic"}}]}, "no bundled table titanic"),
         ({"cases": [{"target": {"kind": "guess"}}]}, "target.kind=guess"),
         ({"match": "memory"}, "match=memory is not one of parameters, flops, time"),
@@ -332,7 +332,7 @@ def test_real_tables(run: Callable[..., Run]) -> None:
         *(
             (
                 {"comparison": "kolmogorov_arnold", "cases": [{**PRODUCT, "bound": bound}]},
-                "must be a positive number|=nan is not",
+                "above 0|=nan is not|could not be converted to Float",
             )
             for bound in ("small", True, 0, -1.0, float("inf"), float("nan"))
         ),

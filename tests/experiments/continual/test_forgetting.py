@@ -160,7 +160,7 @@ def test_a_training_that_diverges_says_where(steps: int) -> None:
 
 
 def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
-    learner = Learner("M", MLPConfig([1], "tanh"), "ewc", depths=(2, 3), strengths=(1.0, 10.0, 100.0))
+    learner = Learner("M", MLPConfig([1], "tanh"), "ewc", depths=[2, 3], strengths=[1.0, 10.0, 100.0])
     pairs = [(learner.depth(trial), learner.strength(trial)) for trial in range(6)]
     assert sorted(set(pairs)) == [(d, s) for d in (2, 3) for s in (1.0, 10.0, 100.0)]
 

@@ -180,11 +180,11 @@ def test_a_solver_that_does_not_smooth_is_not_said_to() -> None:
 
 
 def test_schedules_are_read_from_the_configuration() -> None:
-    assert schedule_of(LIST) == Schedule((4, 8, 20))
-    assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}) == Schedule((3, 7), "doubling")
+    assert schedule_of(LIST).grids == (4, 8, 20)
+    assert schedule_of({"kind": "doubling", "first": 3, "last": 9, "nested": False}).grids == (3, 7)
     plateau = schedule_of({"kind": "plateau", "first": 3, "last": 12, "patience": 4})
-    assert plateau == Schedule((3, 6, 12), "plateau", patience=4, steps=200)
-    assert (plateau.name, Schedule((3, 5)).name, Schedule((7,)).name) == (
+    assert (plateau.grids, plateau.patience) == ((3, 6, 12), 4)
+    assert (plateau.name, Schedule([3, 5]).name, Schedule([7]).name) == (
         "plateau, nested", "list, not nested", "G = 7 alone",
     )  # fmt: skip
     shorter, left_out = limited(plateau, lambda g: 10 * g, 60)
@@ -194,14 +194,14 @@ def test_schedules_are_read_from_the_configuration() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"schedules": [{"kind": "list", "intervals": [5, 3]}]}, "shrinks from 5 to 3"),
-        ({"schedules": [{"kind": "list", "intervals": [5, 3.5]}]}, "whole numbers, not 3.5"),
-        ({"schedules": [{"kind": "steps"}]}, "one of list, doubling, plateau"),
-        ({"schedules": ["doubling"]}, "needs a kind"),
-        ({"schedules": [{"kind": "doubling", "first": 3}]}, "needs intervals, or first and last"),
-        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]}, "has no patience"),
-        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": 1}]}, "true or false"),
-        ({"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]}, "not"),
+        ({"schedules": [{"kind": "list", "intervals": [5, 3]}]}, "must increase from entry to entry"),
+        ({"schedules": [{"kind": "list", "intervals": [5, 3.5]}]}, r"schedules has .*: Value '3.5' .*; it takes first"),
+        ({"schedules": [{"kind": "steps"}]}, "schedules=steps is not one of list, doubling, plateau"),
+        ({"schedules": ["doubling"]}, "schedules has doubling, where keys with values are needed; it takes first"),
+        ({"schedules": [{"kind": "doubling", "first": 3}]}, "kind=doubling needs first and last"),
+        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "patience": 2}]}, "kind=doubling has no patience"),
+        ({"schedules": [{"kind": "doubling", "first": 3, "last": 6, "nested": "so"}]}, "is not a valid bool"),
+        ({"schedules": [{"kind": "plateau", "intervals": [3], "first": 3}]}, "needs intervals or first and last"),
         ({"schedules": []}, "schedules=.* needs at least 1 entry"),
         ({"parts": ["schedule"]}, "not one of schedules, scratch, order, sizes, overfit"),
         ({"parts": []}, "parts=.* needs at least 1 entry"),
@@ -216,7 +216,7 @@ def test_schedules_are_read_from_the_configuration() -> None:
         ({"model": KANConfig(degree=0)}, "model.degree: splines of degree 0"),
         ({"sampling": SamplingConfig(train=200, test=0)}, "bessel_j0 has no test points"),
         ({"target": NamedTarget("lecture_points"), "sampling": SamplingConfig(train=4, test=0)}, "no test points"),
-        ({"order_intervals": [8, 4]}, "shrinks"),
+        ({"order_intervals": [8, 4]}, "must increase"),
         ({"overfit_noise": -0.1}, "overfit_noise=-0.1 must be at least 0"),
         ({"overfit_noise": float("inf")}, "overfit_noise=inf must be finite"),
         ({"scratch_intervals": [0]}, "at least 1"),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from kanrun.experiments.extend_grid.schedules import Schedule, doubled, threshold_intervals
+from kanrun.experiments.extend_grid.schedules import Schedule, schedule_of, threshold_intervals
 from torch import Generator
 
 from kanrun.config import AdamSolver
@@ -28,45 +29,47 @@ def create(intervals: int, generator: Generator) -> KAN:
     return KAN.create([1, 1], intervals, EdgeSpec(), domain=DOMAIN, generator=generator)
 
 
+def doubled(first: int, last: int, **more: Any) -> Schedule:
+    return Schedule(kind="doubling", first=first, last=last, **more)
+
+
 def test_grids() -> None:
-    assert doubled(3, 50) == (3, 6, 12, 24, 48)
-    assert doubled(3, 31, nested=False) == (3, 7, 15, 31)
-    assert doubled(3, 3) == (3,)
-    nested = {
-        grids: Schedule(grids).nested for grids in (doubled(3, 50), doubled(3, 50, nested=False), (3, 5, 10), (4,))
-    }
-    assert list(nested.values()) == [True, False, False, True]
+    assert doubled(3, 50).grids == (3, 6, 12, 24, 48)
+    assert doubled(3, 31, nested=False).grids == (3, 7, 15, 31)
+    assert doubled(3, 3).grids == (3,)
+    schedules = doubled(3, 50), doubled(3, 50, nested=False), Schedule([3, 5, 10]), Schedule([4])
+    assert [schedule.exact for schedule in schedules] == [True, False, False, True]
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("entry", "message"),
     [
-        (lambda: Schedule((3, 10, 5)), "shrinks from 10 to 5"),
-        (lambda: Schedule((3, 3)), "has 3 twice"),
-        (lambda: Schedule(()), "at least one grid"),
-        (lambda: Schedule((0, 3)), "at least 1 interval"),
-        (lambda: doubled(0, 3), "cannot begin with 0"),
-        (lambda: doubled(8, 4), "shrinks"),
-        (lambda: Schedule((3,), "plateau", patience=0), "at least 1"),
+        ({"intervals": [3, 10, 5]}, r"schedules.intervals=.3, 10, 5. must increase"),
+        ({"intervals": [3, 3]}, "must increase"),
+        ({"intervals": []}, "at least 1 entry"),
+        ({"intervals": [0, 3]}, "has 0, which must be at least 1"),
+        ({"kind": "doubling", "first": 0, "last": 3}, "first=0 must be at least 1"),
+        ({"kind": "doubling", "first": 8, "last": 4}, "last=4 is less than"),
+        ({"kind": "plateau", "intervals": [3], "patience": 0}, "patience=0 must be at least 1"),
     ],
 )
-def test_impossible_schedules_are_refused(make: object, message: str) -> None:
+def test_impossible_schedules_are_refused(entry: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        make()  # type: ignore[operator]
+        schedule_of(entry)
 
 
 def test_a_plan_follows_its_schedule() -> None:
     plan = Plan("lm", starts=1, weight=0.0)
-    followed = Schedule((3, 6)).applied(plan)
+    followed = Schedule([3, 6]).applied(plan)
     assert (followed.intervals, followed.steps, followed.patience) == ((3, 6), plan.steps, None)
-    plateau = Schedule(doubled(2, 9), "plateau", patience=4, steps=50).applied(plan)
+    plateau = Schedule(kind="plateau", first=2, last=9, patience=4, steps=50).applied(plan)
     assert (plateau.intervals, plateau.steps, plateau.patience, plateau.stop_early) == ((2, 4, 8), 50, 4, True)
 
 
 @pytest.mark.parametrize(
     "schedule",
-    [Schedule((3, 5, 11)), Schedule(doubled(3, 12)), Schedule(doubled(3, 15, nested=False)),
-     Schedule(doubled(3, 12), "plateau", patience=2, steps=30)],
+    [Schedule([3, 5, 11]), doubled(3, 12), doubled(3, 15, nested=False),
+     Schedule(kind="plateau", first=3, last=12, patience=2, steps=30)],
 )  # fmt: skip
 def test_training_visits_the_grids(schedule: Schedule) -> None:
     plan = schedule.applied(Plan("lm", starts=1, weight=0.0))
@@ -77,13 +80,13 @@ def test_training_visits_the_grids(schedule: Schedule) -> None:
         if stage.transfer.method == "insertion":
             assert stage.transfer.error <= 1e-12
     assert {stage.transfer.method for stage in trained.stages[1:]} == (
-        {"insertion"} if schedule.nested else {"least squares"}
+        {"insertion"} if schedule.exact else {"least squares"}
     )
 
 
 def test_a_plateau_leaves_a_grid_when_validation_stalls() -> None:
     adam = Plan("adam", starts=1, weight=0.0, adam=AdamSolver(learning_rate=0.2))
-    plan = Schedule((3, 6), "plateau", patience=5, steps=400).applied(adam)
+    plan = Schedule([3, 6], "plateau", patience=5, steps=400).applied(adam)
     trained = fit(partial(create, 3), data(), plan, Generator().manual_seed(0))
     assert all(stage.steps < 400 for stage in trained.stages)
 
