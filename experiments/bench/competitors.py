@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import import_module, metadata, util
 from typing import Any
 
 import numpy as np
@@ -54,10 +54,10 @@ def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str,
 
 
 def _warm(step: Step) -> float:
-    taken = [_time(step)]
-    while len(taken) < WARM_UP and taken[-1] < SLOW:
-        taken.append(_time(step))
-    return taken[-1]
+    taken = _time(step)
+    for _ in range(WARM_UP - 1):
+        taken = _time(step) if taken < SLOW else taken
+    return taken
 
 
 def _median(step: Step, expected: float) -> float:
@@ -79,17 +79,14 @@ def peak_bytes(step: Step) -> int:
 
     In a thread of its own: memory that a thread keeps for its next step is then made, and counted, in this one.
     """
-    found: list[int] = []
 
-    def measure() -> None:
+    def measure() -> int:
         with LiveBytes() as live:
             step()
-        found.append(live.peak)
+        return live.peak
 
-    thread = threading.Thread(target=measure)
-    thread.start()
-    thread.join()
-    return found[0]
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(measure).result()
 
 
 class LiveBytes(TorchDispatchMode):
@@ -193,23 +190,19 @@ def _mlp(case: LayerCase, dtype: torch.dtype) -> nn.Module:
     return nn.Sequential(hidden, nn.SiLU(), nn.Linear(case.hidden, case.outputs, dtype=dtype))
 
 
-def _pykan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
-    from kan import KANLayer  # type: ignore[import-not-found, unused-ignore]
-
-    layer: nn.Module = KANLayer(in_dim=case.inputs, out_dim=case.outputs, num=case.intervals, k=3)
+def _peer(module: str, dtype: torch.dtype, *args: int, **settings: int) -> nn.Module:
+    layer: nn.Module = import_module(module).KANLayer(*args, **settings)
     return layer.to(dtype)
 
 
 def _inkan(case: LayerCase, dtype: torch.dtype) -> nn.Module:
-    from inkan import KANLayer  # type: ignore[import-not-found, unused-ignore]
-
-    layer: nn.Module = KANLayer(case.inputs, case.outputs, grid_size=case.intervals)
-    return layer.to(dtype)
+    return _peer("inkan", dtype, case.inputs, case.outputs, grid_size=case.intervals)
 
 
 TORCH: dict[str, Callable[[LayerCase, torch.dtype], nn.Module]] = {
     OURS: our_layer, OURS + COMPILED: our_layer, MLP_NAME: _mlp, MLP_NAME + COMPILED: _mlp,
-    "pykan": _pykan, "inkan": _inkan, "inkan compiled": _inkan,
+    "pykan": lambda case, dtype: _peer("kan", dtype, case.inputs, case.outputs, num=case.intervals, k=3),
+    "inkan": _inkan, "inkan compiled": _inkan,
 }  # fmt: skip
 
 

@@ -1,7 +1,7 @@
 """Trainings by other libraries, each in a process of its own: their seeds, default types and settings stay there.
 
-`python -m kanrun.experiments.bench.peers NAME FILE` trains on the arrays of FILE (.npz) and writes one line of JSON
-after each step, [seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts it and reads it.
+`python -m kanrun.experiments.bench.peers NAME` reads a `Race` as JSON and writes one line of JSON after each step,
+[seconds, test RMSE], or at last {"failed": type, "module": name}. `curve` starts it and reads what it wrote.
 pykan trains by its LBFGS along the schedule of grids, then again and again on the last of them; jaxkan by optax's Adam
 or L-BFGS on the last grid (it has no schedule of its own). Time counts all that training does, compilation included,
 but not the measuring of test errors.
@@ -22,7 +22,6 @@ from dataclasses import dataclass
 from itertools import chain, pairwise, repeat
 from pathlib import Path
 from signal import Signals
-from threading import Event, Timer
 from typing import Any
 
 import numpy as np
@@ -56,52 +55,39 @@ class Race:
 
 
 class PeerFailed(KanrunError):
-    """A peer broke: `kind` is the type of its error, `module` what it could not import."""
+    """A peer broke: the type of its error, and what it could not import."""
 
     def __init__(self, kind: str, module: str | None) -> None:
         super().__init__(f"failed: {kind}")
-        self.kind, self.module = kind, module
+        self.module = module
 
 
 def curve(name: str, track: Race) -> Curve:
-    """The training of `name`, as it goes; raises PeerFailed."""
+    """The training of `name`; raises PeerFailed. One that is too late is ended, and counts as far as it came."""
+    given = {key: value.tolist() if isinstance(value, np.ndarray) else value for key, value in vars(track).items()}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "race.npz"
-        arrays: dict[str, Any] = {key: np.asarray(value) for key, value in vars(track).items()}
-        np.savez(file, **arrays)
-        peer = subprocess.Popen(
-            [sys.executable, "-m", __name__, name, str(file)],
-            cwd=folder, env=os.environ | limits(track.threads), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            text=True,
-        )  # fmt: skip
-        late = Event()
-
-        def give_up() -> None:
-            late.set()
-            peer.kill()
-
-        end = Timer(track.limit + GRACE, give_up)
-        end.start()
         try:
-            yield from points_of(peer, late)
-        finally:
-            end.cancel()
-            peer.kill()
-            peer.wait()
+            done = subprocess.run(
+                [sys.executable, "-m", __name__, name], input=json.dumps(given), cwd=folder, text=True, check=False,
+                env=os.environ | limits(track.threads), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                timeout=track.limit + GRACE,
+            )  # fmt: skip
+            said, code = done.stdout, done.returncode
+        except subprocess.TimeoutExpired as late:
+            said, code = bytes(late.stdout or b"").decode(), 0
+    yield from points_of(said, code)
 
 
-def points_of(peer: subprocess.Popen[str], late: Event) -> Curve:
-    """What the peer says, to its end. Raises PeerFailed where it broke, or ended otherwise than by being `late`."""
-    assert peer.stdout is not None
-    for line in peer.stdout:
+def points_of(said: str, code: int) -> Curve:
+    """What a peer wrote, to its end or to a line cut off in the middle. Raises PeerFailed where it broke."""
+    for line in said.splitlines(keepends=True):
         if not line.endswith("\n"):
-            break  # cut off in the middle
-        said = json.loads(line)
-        if isinstance(said, dict):
-            raise PeerFailed(said["failed"], said["module"])
-        yield said[0], said[1]
-    code = peer.wait()
-    if code and not late.is_set():
+            break
+        point = json.loads(line)
+        if isinstance(point, dict):
+            raise PeerFailed(point["failed"], point["module"])
+        yield point[0], point[1]
+    if code:
         raise PeerFailed(f"exit code {code}" if code > 0 else Signals(-code).name, None)
 
 
@@ -111,74 +97,59 @@ def limits(threads: int) -> dict[str, str]:
     return {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")} | flags
 
 
+class _Over(Exception):
+    """Leaves a training, which may offer no other way to stop it."""
+
+
 class _Watch:
-    """A clock that stands still while errors are measured; tells each of them, and says when it is over."""
+    """A clock that stands still while errors are measured; tells each of them."""
 
     def __init__(self, track: Race, tell: Callable[[float, float], None]) -> None:
         self._track, self._tell = track, tell
         self._began, self._held = time.perf_counter(), 0.0
 
-    def look(self, predict: Callable[[], Any]) -> bool:
-        """Whether the race is over: by reaching the goal, by its limit, or by a number that is none."""
+    def look(self, predict: Callable[[], Any]) -> None:
+        """Raise _Over when the race is: by reaching the goal, by its limit, or by NaN."""
         before = time.perf_counter()
         found = np.asarray(predict(), dtype=np.float64)
         error = float(np.sqrt(np.mean((found - self._track.test_y) ** 2)))
         seconds = before - self._began - self._held
         self._tell(seconds, error)
         self._held += time.perf_counter() - before
-        return error <= self._track.goal or seconds > self._track.limit or not np.isfinite(error)
+        if error <= self._track.goal or seconds > self._track.limit or not np.isfinite(error):
+            raise _Over
 
 
-class _Over(Exception):
-    """Leaves a training that offers no way to stop it."""
-
-
-def _pykan(track: Race, tell: Callable[[float, float], None]) -> None:
+def _pykan(track: Race, watch: _Watch) -> None:
     import torch
     from kan import KAN  # type: ignore[import-not-found, unused-ignore]
 
     torch.set_num_threads(track.threads)
+    torch.set_default_dtype(torch.float64)
     x, y, test_x = (torch.from_numpy(array) for array in (track.x, track.y, track.test_x))
     # Its own look at test points, after every step, is spared by giving it one.
     data = {"train_input": x, "train_label": y, "test_input": x[:1], "test_label": y[:1]}
-    watch = _Watch(track, tell)
 
     def look() -> torch.Tensor:
         with torch.no_grad():
-            over = watch.look(lambda: model(test_x).numpy())
-        if over:
-            raise _Over
+            watch.look(lambda: model(test_x).numpy())
         return torch.tensor(0.0)
 
-    with _default_type(torch.float64), contextlib.suppress(_Over):
-        model = KAN(width=[2, 5, 1], grid=track.intervals[0], k=3, seed=track.seed, auto_save=False, ckpt_path=".")
-        for before, intervals in pairwise(chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))):
-            if intervals != before:
-                model = model.refine(intervals)
-            model.fit(data, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
+    model = KAN(width=[2, 5, 1], grid=track.intervals[0], k=3, seed=track.seed, auto_save=False, ckpt_path=".")
+    for before, intervals in pairwise(chain(track.intervals[:1], track.intervals, repeat(track.intervals[-1]))):
+        if intervals != before:
+            model = model.refine(intervals)
+        model.fit(data, opt="LBFGS", steps=PYKAN_STEPS, metrics=(look,), log=PYKAN_STEPS)
 
 
-@contextlib.contextmanager
-def _default_type(dtype: Any) -> Iterator[None]:
-    """torch's default type in the body, which pykan takes its numbers from."""
-    import torch
-
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _jaxkan(track: Race, tell: Callable[[float, float], None], *, second_order: bool) -> None:
+def _jaxkan(track: Race, watch: _Watch, *, second_order: bool) -> None:
     import jax  # type: ignore[import-not-found, unused-ignore]
     import optax  # type: ignore[import-not-found, unused-ignore]
     from flax import nnx  # type: ignore[import-not-found, unused-ignore]
     from jaxkan.layers.Spline import SplineLayer as Layer  # type: ignore[import-not-found, unused-ignore]
 
     jax.config.update("jax_enable_x64", True)
-    watch, grid, seed = _Watch(track, tell), track.intervals[-1], track.seed
+    grid, seed = track.intervals[-1], track.seed
     layers = [Layer(n_in=a, n_out=b, k=3, G=grid, seed=seed + i) for i, (a, b) in enumerate(pairwise((2, 5, 1)))]
     parts = [nnx.split(layer, nnx.Param, ...) for layer in layers]
     at, to, test = (jax.numpy.asarray(array) for array in (track.x, track.y, track.test_x))
@@ -207,32 +178,28 @@ def _jaxkan(track: Race, tell: Callable[[float, float], None], *, second_order: 
     predict = jax.jit(run)
     numbers = [part[1].map(lambda _, value: value.astype(at.dtype)) for part in parts]
     state = optimiser.init(numbers)
-    over = False
-    while not over:
+    while True:
         numbers, state = jax.block_until_ready(steps(numbers, state))
-        over = watch.look(functools.partial(predict, numbers, test))
+        watch.look(functools.partial(predict, numbers, test))
 
 
-def _train(name: str, track: Race, tell: Callable[[float, float], None]) -> None:
-    if name == PYKAN:
-        _pykan(track, tell)
-    else:
-        _jaxkan(track, tell, second_order=name == JAX_LBFGS)
-
-
-def main(name: str, file: str) -> None:
+def main(name: str) -> None:
     """One training in this process; what the library itself prints goes nowhere."""
-    with np.load(file, allow_pickle=False) as kept:
-        values: dict[str, Any] = {key: kept[key] for key in kept.files}
-    track = Race(**{key: value if value.ndim > 1 else value.tolist() for key, value in values.items()})
-    out = sys.stdout
+    given, out = json.load(sys.stdin), sys.stdout
+    track = Race(**{key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()})
 
     def say(what: Any) -> None:
         print(json.dumps(what), file=out, flush=True)
 
     with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere):
+        watch = _Watch(track, lambda seconds, error: say([seconds, error]))
         try:
-            _train(name, track, lambda seconds, error: say([seconds, error]))
+            if name == PYKAN:
+                _pykan(track, watch)
+            else:
+                _jaxkan(track, watch, second_order=name == JAX_LBFGS)
+        except _Over:
+            return
         except Exception as error:  # whatever a peer raises is its result
             say({"failed": type(error).__name__, "module": getattr(error, "name", None)})
 

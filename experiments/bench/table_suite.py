@@ -11,6 +11,8 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -157,15 +159,8 @@ def _measured(source: Source, seed: int, slow: bool) -> Iterator[dict[str, Any]]
             seconds = time.process_time() - started
             loss = loss_of(predicted(held.x), held.y, classes)
         score = loss if classes else 1 - loss**2 / float(held.y.var())
-        task = "log loss" if classes else "R2"
-        yield {
-            "table": source.name,
-            "task": task,
-            "split": seed,
-            "model": model,
-            "score": score,
-            "cpu_seconds": seconds,
-        }
+        row = {"table": source.name, "task": "log loss" if classes else "R2", "split": seed, "model": model}
+        yield row | {"score": score, "cpu_seconds": seconds}
 
 
 def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
@@ -184,24 +179,22 @@ def _encoded(frame: DataFrame, train: ndarray) -> ndarray:
     return np.asarray(x[:, x[train].std(0) > 0])
 
 
+Fit = Callable[[ndarray, ndarray], Any]  # from rows and outputs to what predicts
+
+
 def models(classes: int | None) -> dict[str, Callable[[Points], Callable[[ndarray], ndarray]]]:
     """The models that are installed, each a function from training rows to a function that predicts."""
-    found: dict[str, Callable[[Points], Callable[[ndarray], ndarray]]] = {
-        OURS: lambda train: fit_table(train, classes).values
+
+    def fitted(fit: Fit, train: Points) -> Callable[[ndarray], ndarray]:
+        estimator = fit(train.x, train.y[:, 0].astype(int) if classes else train.y[:, 0])
+        return estimator.predict_proba if classes else lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
+
+    return {OURS: lambda train: fit_table(train, classes).values} | {
+        name: partial(fitted, fit) for name, fit in _fits(classes).items()
     }
-    for name, make in _estimators(classes).items():
-        found[name] = lambda train, make=make: _predictor(make, train, classes)  # type: ignore[misc]
-    return found
 
 
-def _predictor(make: Callable[[Points], Any], train: Points, classes: int | None) -> Callable[[ndarray], ndarray]:
-    estimator = make(train)
-    if classes:
-        return lambda x: np.asarray(estimator.predict_proba(x))
-    return lambda x: np.asarray(estimator.predict(x), dtype=float)[:, None]
-
-
-def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
+def _fits(classes: int | None) -> dict[str, Fit]:
     from sklearn import ensemble, linear_model, neural_network, svm
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.compose import TransformedTargetRegressor
@@ -209,93 +202,74 @@ def _estimators(classes: int | None) -> dict[str, Callable[[Points], Any]]:
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    def fitted(estimator: Any) -> Callable[[Points], Any]:
-        return lambda train: estimator.fit(train.x, train.y[:, 0])
-
     def scaled(estimator: Any) -> Any:
         return make_pipeline(StandardScaler(), estimator)
 
-    def calibrated(train: Points) -> Any:
-        search = GridSearchCV(scaled(svm.SVC()), grid, cv=5).fit(train.x, train.y[:, 0])
-        return fitted(CalibratedClassifierCV(search.best_estimator_, ensemble=False))(train)
+    def both_scaled(estimator: Any) -> Any:
+        return estimator if classes else TransformedTargetRegressor(estimator, transformer=StandardScaler())
 
+    def calibrated(x: ndarray, y: ndarray) -> Any:
+        return CalibratedClassifierCV(search.fit(x, y).best_estimator_, ensemble=False).fit(x, y)
+
+    kind, vectors = ("Classifier", "SVC") if classes else ("Regressor", "SVR")
+    grid = {"C": [0.3, 1, 3, 10, 30, 100], "gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
+    named = {f"{vectors.lower()}__{name}": values for name, values in grid.items()}
+    search = GridSearchCV(scaled(getattr(svm, vectors)()), named, cv=5)
+    logistic = {"Cs": np.logspace(-3, 2, 6), "cv": 5, "max_iter": 500, "scoring": "neg_log_loss"}
     network = {"hidden_layer_sizes": (64, 64), "early_stopping": True, "max_iter": 500, "random_state": 0}
-    kind = "classifier" if classes else "regressor"
-    grid = {f"sv{kind[0]}__C": [0.3, 1, 3, 10, 30, 100], f"sv{kind[0]}__gamma": [0.003, 0.01, 0.03, 0.1, 0.3]}
-    found: dict[str, Callable[[Points], Any]]
+    found: dict[str, Fit] = {
+        "gradient boosting": getattr(ensemble, f"HistGradientBoosting{kind}")(random_state=0).fit,
+        "random forest": getattr(ensemble, f"RandomForest{kind}")(300, random_state=0).fit,
+        "support vectors": calibrated if classes else both_scaled(search).fit,
+        "MLP": both_scaled(scaled(getattr(neural_network, f"MLP{kind}")(**network))).fit,
+    }
     if classes:
-        found = {
-            "logistic regression": fitted(scaled(linear_model.LogisticRegressionCV(
-                Cs=np.logspace(-3, 2, 6), cv=5, max_iter=500, scoring="neg_log_loss"))),
-            "gradient boosting": fitted(ensemble.HistGradientBoostingClassifier(random_state=0)),
-            "random forest": fitted(ensemble.RandomForestClassifier(300, random_state=0)),
-            "support vectors": calibrated,
-            "MLP": fitted(scaled(neural_network.MLPClassifier(**network))),
-        }  # fmt: skip
+        found["logistic regression"] = scaled(linear_model.LogisticRegressionCV(**logistic)).fit
     else:
-        search = GridSearchCV(scaled(svm.SVR()), grid, cv=5)
-        learner = scaled(neural_network.MLPRegressor(**network))
-        found = {
-            "ridge regression": fitted(scaled(linear_model.RidgeCV(np.logspace(-3, 4, 15)))),
-            "gradient boosting": fitted(ensemble.HistGradientBoostingRegressor(random_state=0)),
-            "random forest": fitted(ensemble.RandomForestRegressor(300, random_state=0)),
-            "support vectors": fitted(TransformedTargetRegressor(search, transformer=StandardScaler())),
-            "MLP": fitted(TransformedTargetRegressor(learner, transformer=StandardScaler())),
-        }
+        found["ridge regression"] = scaled(linear_model.RidgeCV(np.logspace(-3, 4, 15))).fit
     if find_spec("xgboost") is not None:
-        found["xgboost, rounds chosen"] = lambda train: _xgboost(train, classes)
+        found["xgboost, rounds chosen"] = partial(_xgboost, f"XGB{kind}")
     if find_spec("interpret") is not None:
-        found[SLOWEST] = lambda train: _ebm(train, classes)
+        glassbox = import_module("interpret.glassbox")
+        found[SLOWEST] = getattr(glassbox, f"ExplainableBoosting{kind}")(random_state=0, n_jobs=1).fit
     if find_spec("pygam") is not None:
-        found["pyGAM"] = lambda train: _pygam(train, classes)
+        found["pyGAM"] = partial(_Additive, classes)
     return found
 
 
-def _xgboost(train: Points, classes: int | None) -> Any:
+def _xgboost(name: str, x: ndarray, y: ndarray) -> Any:
     """Learning rate 0.05, depth 4, the number of rounds chosen on a fifth of the rows, then refitted."""
     import xgboost
     from sklearn.model_selection import train_test_split
 
-    make = xgboost.XGBClassifier if classes else xgboost.XGBRegressor
-    settings = {"learning_rate": 0.05, "max_depth": 4, "nthread": 1}
-    y = train.y[:, 0].astype(int) if classes else train.y[:, 0]
-    x_fit, x_held, y_fit, y_held = train_test_split(
-        train.x, y, test_size=0.2, random_state=0, stratify=y if classes else None
-    )
-    search = make(n_estimators=1000, early_stopping_rounds=30, **settings)
+    make = partial(getattr(xgboost, name), learning_rate=0.05, max_depth=4, nthread=1)
+    stratify = y if "Classifier" in name else None
+    x_fit, x_held, y_fit, y_held = train_test_split(x, y, test_size=0.2, random_state=0, stratify=stratify)
+    search = make(n_estimators=1000, early_stopping_rounds=30)
     search.fit(x_fit, y_fit, eval_set=[(x_held, y_held)], verbose=False)
-    return make(n_estimators=max(search.best_iteration + 1, 1), **settings).fit(train.x, y)
+    return make(n_estimators=max(search.best_iteration + 1, 1)).fit(x, y)
 
 
-def _ebm(train: Points, classes: int | None) -> Any:
-    from interpret.glassbox import ExplainableBoostingClassifier, ExplainableBoostingRegressor
+class _Additive:
+    """pyGAM's spline of every input, one weight for all by generalised cross-validation.
 
-    make = ExplainableBoostingClassifier if classes else ExplainableBoostingRegressor
-    return make(random_state=0, n_jobs=1).fit(train.x, train.y[:, 0])
+    Of classes, logistic models for each of them but the first of two.
+    """
 
+    def __init__(self, classes: int | None, x: ndarray, y: ndarray) -> None:
+        import pygam
 
-class _OneAgainstRest:
-    """pyGAM's logistic models, one for each class but the first of two."""
+        make = pygam.LogisticGAM if classes else pygam.LinearGAM
+        wanted = [y] if not classes else [y == c for c in ([1] if classes == 2 else range(classes))]
+        self._each = [make().gridsearch(x, one, progress=False) for one in wanted]
 
-    def __init__(self, train: Points, classes: int) -> None:
-        from pygam import LogisticGAM
-
-        wanted = [1] if classes == 2 else range(classes)
-        self._each = [LogisticGAM().gridsearch(train.x, train.y[:, 0] == c, progress=False) for c in wanted]
+    def predict(self, x: ndarray) -> ndarray:
+        return np.asarray(self._each[0].predict(x))
 
     def predict_proba(self, x: ndarray) -> ndarray:
         likely = np.stack([one.predict_proba(x) for one in self._each], 1)
         likely = np.concatenate([1 - likely, likely], 1) if likely.shape[1] == 1 else likely
         return np.asarray(likely / likely.sum(1, keepdims=True))
-
-
-def _pygam(train: Points, classes: int | None) -> Any:
-    """A spline of every input, one weight for all by generalised cross-validation."""
-    if classes:
-        return _OneAgainstRest(train, classes)
-    from pygam import LinearGAM
-
-    return LinearGAM().gridsearch(train.x, train.y[:, 0], progress=False)
 
 
 def _ranks(table: DataFrame) -> Iterator[Record]:
@@ -322,11 +296,12 @@ def _ranked(task: str, scores: DataFrame, part: DataFrame) -> Iterator[Record]:
     critical = float(studentized_range.ppf(0.95, among, np.inf) * np.sqrt(among * (among + 1) / 12 / count))
     seconds = part.groupby("model")["cpu_seconds"].median()
     for model, rank in sorted(zip(scores.columns, ranks, strict=True), key=lambda pair: pair[1]):
-        row: dict[str, Any] = {"task": task, "model": str(model), "mean_rank": float(rank),
-               "mean_score": float(scores[model].mean()), "worst_score":
-               float(scores[model].max() if lower else scores[model].min()),
-               "cpu_seconds": float(seconds[model]), "tables": count,
-               "critical_difference": critical}  # fmt: skip
+        worst = scores[model].max() if lower else scores[model].min()
+        row: dict[str, Any] = {
+            "task": task, "model": str(model), "mean_rank": float(rank), "mean_score": float(scores[model].mean()),
+            "worst_score": float(worst), "cpu_seconds": float(seconds[model]), "tables": count,
+            "critical_difference": critical,
+        }  # fmt: skip
         yield Row("table_ranks", row)
         yield Note(
             f"{task}: {model} has mean rank {rank:.2f}, mean {row['mean_score']:.4g}, {row['cpu_seconds']:.2g} s"

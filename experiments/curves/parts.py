@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from math import isfinite
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from kanrun.experiments.curves import geometry
 from kanrun.experiments.curves.findings import fitted_order
 from kanrun.experiments.curves.geometry import (
-    MOST_POINTS,
     Array,
     approximate,
     check_degree,
@@ -90,31 +88,18 @@ def check_settings(cfg: CurvesConfig) -> None:
     if cfg.precision != "float64":
         raise UsageError("curves computes in float64; leave precision out.")
     if "equispaced" in cfg.parts:
-        _check_equispaced(cfg)
+        function_of(cfg)
+        least, highest = min(cfg.spline_points), max(cfg.degrees)
+        if least <= highest:
+            raise UsageError(
+                f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points."
+            )
     if "bezier" in cfg.parts:
-        bezier_of(cfg)
+        polygon("bezier", cfg.bezier)
     if "bspline" in cfg.parts:
         spline_of(cfg)
-        moved_by(cfg)
     if "planar" in cfg.parts:
         planar_of(cfg)
-
-
-def _check_equispaced(cfg: CurvesConfig) -> None:
-    function_of(cfg)
-    for name in ("polynomial_points", "spline_points"):
-        if not getattr(cfg, name):
-            raise UsageError(f"{name}=[] must name at least one number, such as {name}=[10].")
-    for count in cfg.polynomial_points:
-        if not 2 <= count <= MOST_POINTS:
-            raise UsageError(
-                f"polynomial_points has {count}; a polynomial here goes through 2 to {MOST_POINTS} points."
-            )
-    least, highest = min(cfg.spline_points), max(cfg.degrees)
-    if least <= highest:
-        raise UsageError(
-            f"spline_points has {least}; a spline of degree {highest} goes through at least {highest + 1} points."
-        )
 
 
 def function_of(cfg: CurvesConfig) -> Function:
@@ -136,34 +121,29 @@ def lecture_points() -> Array:
     return points
 
 
-def bezier_of(cfg: CurvesConfig) -> Array:
-    """The control points (degree + 1, 2) of the Bézier curve."""
-    return _polygon("bezier", cfg.bezier)
+def polygon(name: str, points: list[list[float]]) -> Array:
+    """The points (n, 2) of a control polygon, at least two of them different."""
+    if all(point == points[0] for point in points):
+        raise UsageError(f"{name} has {len(points)} times the same point; a curve needs different control points.")
+    return np.array(points, dtype=float)
 
 
 def spline_of(cfg: CurvesConfig) -> BSpline:
     """The planar B-spline curve on [0, 1], with the inner knots that the settings name or equally spaced ones."""
-    control = _polygon("bspline", cfg.bspline)
+    control = polygon("bspline", cfg.bspline)
     check_degree(cfg.degree, len(control))
+    if cfg.moved >= len(control):
+        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {len(control) - 1}.")
     needed = len(control) - cfg.degree - 1
     inner = [i / (needed + 1) for i in range(1, needed + 1)] if cfg.knots is None else list(cfg.knots)
-    if len(inner) != needed or sorted(inner) != inner or not all(0 < knot < 1 for knot in inner):
+    if len(inner) != needed or sorted(inner) != inner:
         raise UsageError(
-            f"knots={inner} must be {needed} numbers between 0 and 1 that never decrease "
-            "(control points less degree less 1); repeat one for a knot of higher multiplicity."
+            f"knots={inner} must be {needed} numbers that never decrease (control points less degree less 1); repeat "
+            "one for a knot of higher multiplicity."
         )
     if any(inner.count(knot) > cfg.degree + 1 for knot in inner):
         raise UsageError(f"A knot may be repeated at most {cfg.degree + 1} times in degree {cfg.degree}")
     return BSpline(clamped_knots(inner, 0.0, 1.0, cfg.degree), control, cfg.degree)
-
-
-def moved_by(cfg: CurvesConfig) -> Array:
-    """By how much (2) the B-spline's control point number `moved` goes away from where it was."""
-    count = len(cfg.bspline)
-    if not 0 <= cfg.moved < count:
-        raise UsageError(f"moved={cfg.moved} must be the number of a control point, 0 to {count - 1}.")
-    by: Array = _points("by", [cfg.by], 1)[0]
-    return by
 
 
 def planar_of(cfg: CurvesConfig) -> Planar:
@@ -191,26 +171,6 @@ def table(name: str, columns: str, *values: NDArray[Any]) -> Table:
 def family(name: str, columns: str, values: Array) -> Table:
     """A table of several curves (curves, rows, columns - 1), the first column numbering them."""
     return table(name, columns, np.repeat(np.arange(len(values)), values.shape[1]), np.concatenate(values))
-
-
-def _polygon(name: str, values: Any) -> Array:
-    """The points (n, 2) of a control polygon, at least two of them different."""
-    points = _points(name, values, 2)
-    if (points == points[0]).all():
-        raise UsageError(f"{name} has {len(points)} times the same point; a curve needs different control points.")
-    return points
-
-
-def _points(name: str, values: Any, least: int) -> Array:
-    """A list of pairs of numbers as an array (points, 2)."""
-    rows = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
-    for row in rows:
-        pair = isinstance(row, Sequence) and len(row) == 2
-        if not pair or not all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in row):
-            raise UsageError(f"{name} has {row}, where a point is needed: two finite numbers, such as [1, 2.5].")
-    if len(rows) < least:
-        raise UsageError(f"{name} must be a list of at least {least} points, not {values}.")
-    return np.array(rows, dtype=float)
 
 
 UNIT = np.linspace(0, 1, 401)
@@ -255,7 +215,7 @@ def lecture(_: CurvesConfig, __: int) -> Iterator[Record]:
 
 def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """The Bernstein basis, and a Bézier curve's point by repeated division of lines."""
-    control = bezier_of(cfg)
+    control = polygon("bezier", cfg.bezier)
     yield functions("bernstein_basis", "function u value", UNIT, geometry.bernstein(UNIT, len(control) - 1))
     yield table("bezier_curve", "u x y", UNIT, de_casteljau(control, UNIT))
     levels = geometry.construction(control, cfg.parameter)
@@ -266,7 +226,7 @@ def bezier(cfg: CurvesConfig, _: int) -> Iterator[Record]:
 def bspline(cfg: CurvesConfig, _: int) -> Iterator[Record]:
     """A B-spline curve: its basis, knots, control polygon and Bézier pieces, and what one control point moves."""
     curve = spline_of(cfg)
-    moved = geometry.move_point(curve, cfg.moved, moved_by(cfg))
+    moved = geometry.move_point(curve, cfg.moved, np.array(cfg.by))
     t = geometry.samples(curve, 48)
     knots, times = np.unique(curve.t, return_counts=True)
     pieces, _ends = geometry.bezier_pieces(curve)
@@ -284,7 +244,7 @@ def continuity(cfg: CurvesConfig, _: int) -> Iterator[Record]:
         curves = [geometry.with_multiple_knot(degree, m) for m in range(1, degree + 1)]
         for multiplicity, curve in enumerate(curves, 1):
             for jump in geometry.jumps(curve, 0.5):
-                yield Row("continuity", {"degree": degree, "multiplicity": multiplicity, **asdict(jump)})
+                yield Row("continuity", {"degree": degree, "multiplicity": multiplicity, **jump})
         if degree == cfg.degree:
             yield functions("multiple_knots", "curve t value", UNIT, np.hstack([curve(UNIT) for curve in curves]))
 
@@ -307,7 +267,7 @@ def identities(_: CurvesConfig, seed: int) -> Iterator[Record]:
     for degree in range(1, 13):
         draws = np.random.default_rng([seed, degree])
         curve = geometry.random_curve(degree, 2 * degree + 6, draws)
-        yield Row("identities", {"degree": degree, **asdict(geometry.identities(curve, draws.normal(size=2)))})
+        yield Row("identities", {"degree": degree, **geometry.identities(curve, draws.normal(size=2))})
 
 
 def functions(name: str, columns: str, x: Array, values: Array) -> Record:

@@ -13,7 +13,7 @@ from kanrun.config.targets import ExpressionTarget, PointsTarget, SamplingConfig
 
 PRECISIONS = ("float64", "float32")
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d{1,3})?")
-_DEGREES = {"minimum": 1, "maximum": 20}
+_PLACE: dict[str, Any] = {"minimum": -1e300, "maximum": 1e300}  # a finite number
 
 
 @dataclass
@@ -117,19 +117,23 @@ class CurvesConfig(ExperimentConfig):
         choices=("equispaced", "lecture", "bezier", "bspline", "continuity", "planar", "identities"),
     )  # fmt: skip
     function: ExpressionTarget = setting(ExpressionTarget("1/(1 + 25*x0^2)"), "function of the one variable x0")
-    polynomial_points: list[int] = setting([10, 20, 40], "points that polynomials go through", distinct=True)
+    polynomial_points: list[int] = setting(
+        [10, 20, 40], "points that polynomials go through", least=1, distinct=True, minimum=2, maximum=1000
+    )
     spline_points: list[int] = setting(
-        [10, 14, 20, 28, 40, 57, 80, 113, 160], "points that splines go through", distinct=True
+        [10, 14, 20, 28, 40, 57, 80, 113, 160], "points that splines go through", least=1, distinct=True
     )
     degree: int = setting(3, "degree of the B-splines drawn", minimum=1)
     degrees: list[int] = setting([1, 2, 3, 4, 5], "degrees of those compared", least=1, distinct=True, minimum=1)
-    bezier: Any = setting(MISSING, "control points, one more than the degree")
+    bezier: Any = setting(MISSING, "control points, one more than the degree", least=2, width=2, **_PLACE)
     parameter: float = setting(0.4, "place of de Casteljau's construction", minimum=0, maximum=1)
-    bspline: Any = setting(MISSING, "control points")
-    knots: list[float] | None = setting(None, "knots inside (0, 1), repeated ones too; null is equally spaced")
-    moved: int = setting(4, "control point of the B-spline that moves, counted from 0")
-    by: list[float] = setting([0.0, 1.5], "how far it moves")
-    spacing: str = setting("chord", "parameters of planar points: chord, centripetal or uniform")
+    bspline: Any = setting(MISSING, "control points", least=2, width=2, **_PLACE)
+    knots: list[float] | None = setting(
+        None, "knots inside (0, 1), repeated ones too; null is equally spaced", above=0, below=1
+    )
+    moved: int = setting(4, "control point of the B-spline that moves, counted from 0", minimum=0)
+    by: list[float] = setting([0.0, 1.5], "how far it moves", length=2, **_PLACE)
+    spacing: str = setting("chord", "parameters of planar points", choices=("chord", "centripetal", "uniform"))
     control_points: int | None = setting(
         None, "control points of the curve near the planar points; null is half as many, at most 100"
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import jaxtyping
@@ -199,28 +198,34 @@ def test_a_peer_that_cannot_train_says_why() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ends", "late", "failure"),
+    ("ends", "failure"),
     [
-        ("os.kill(os.getpid(), 9)", False, "failed: SIGKILL"),
-        ("os.kill(os.getpid(), 9)", True, None),
-        ("sys.exit(3)", False, "failed: exit code 3"),
-        ("sys.exit(0)", False, None),
-        ("print('[0.2, 0.', end='', flush=True); os.kill(os.getpid(), 11)", False, "failed: SIGSEGV"),
+        ("os.kill(os.getpid(), 9)", "failed: SIGKILL"),
+        ("sys.exit(3)", "failed: exit code 3"),
+        ("sys.exit(0)", None),
+        ("print('[0.2, 0.', end='', flush=True); os.kill(os.getpid(), 11)", "failed: SIGSEGV"),
     ],
 )
-def test_a_peer_that_is_killed_has_failed_unless_its_time_was_up(ends: str, late: bool, failure: str | None) -> None:
+def test_a_peer_that_is_killed_has_failed(ends: str, failure: str | None) -> None:
     program = f"import os, sys; print('[0.1, 0.5]', flush=True); {ends}"
-    over = threading.Event()
-    if late:
-        over.set()
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as peer:
-        points = peers.points_of(peer, over)
-        assert next(points) == (0.1, 0.5)
-        if failure is None:
-            assert not list(points)
-        else:
-            with pytest.raises(peers.PeerFailed, match=failure):
-                list(points)
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    points = peers.points_of(done.stdout, done.returncode)
+    assert next(points) == (0.1, 0.5)
+    if failure is None:
+        assert not list(points)
+    else:
+        with pytest.raises(peers.PeerFailed, match=failure):
+            list(points)
+
+
+def test_a_peer_that_is_late_counts_as_far_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    def late(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("peer", 1.0, b"[0.1, 0.5]\n[0.2, 0.")
+
+    monkeypatch.setattr(subprocess, "run", late)
+    one = np.zeros((2, 2))
+    track = peers.Race(one, one[:, :1], one, one[:, :1], (3,), 1e-3, 1.0, 0, 1)
+    assert list(peers.curve(peers.PYKAN, track)) == [(0.1, 0.5)]
 
 
 def test_the_fastest_other_library_is_marked() -> None:

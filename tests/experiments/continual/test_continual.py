@@ -274,7 +274,10 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
         ({"learners": [{"name": "A", "kind": "kan", "colour": 1}]}, "learners.A has .*colour.*; it takes base"),
         ({"learners": [{"name": "A", "kind": "kan", "memory": "diary"}]}, "memory=diary is not one of none, replay"),
         ({"learners": [{"name": "A", "kind": "kan", "memory": [1]}]}, "learners has .*it takes depths"),
-        ({"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]}, "strengths=.inf. has inf, which must be finite"),
+        (
+            {"learners": [{"name": "A", "kind": "mlp", "strengths": [float("inf")]}]},
+            "strengths=.inf. has inf, which must be finite",
+        ),
         ({"learners": [{"name": "A", "kind": "mlp", "memory": "hold"}]}, "an MLP has none of"),
         ({"learners": [{"name": "A", "kind": "kan", "intervals": [5, 10]}]}, "is a schedule"),
         ({"solver": LMSolver(), "learners": [{"name": "A", "kind": "mlp", "memory": "ewc"}]}, "needs gradients"),

@@ -16,7 +16,6 @@ from kanrun.experiments.curves.geometry import (
     basis_on,
     bernstein,
     bezier_pieces,
-    check_degree,
     check_parameters,
     clamped_knots,
     construction,
@@ -100,15 +99,15 @@ def test_clamped_knots_lead_from_the_first_control_point_to_the_last() -> None:
 @pytest.mark.parametrize("degree", [1, 2, 3, 4, 6])
 def test_a_knot_of_multiplicity_m_leaves_the_curve_k_less_m_times_differentiable(degree: int) -> None:
     for multiplicity in range(1, degree + 1):
-        found = jumps(with_multiple_knot(degree, multiplicity), 0.5)
-        assert [jump.derivative for jump in found] == list(range(degree + 1))
+        found = list(jumps(with_multiple_knot(degree, multiplicity), 0.5))
+        assert [jump["derivative"] for jump in found] == list(range(degree + 1))
         for jump in found[: degree - multiplicity + 1]:
-            assert jump.relative < 1e-12
-        assert found[degree - multiplicity + 1].relative > 1e-3
+            assert jump["relative"] < 1e-12
+        assert found[degree - multiplicity + 1]["relative"] > 1e-3
 
 
 def test_a_knot_of_multiplicity_k_plus_1_tears_the_curve() -> None:
-    assert jumps(with_multiple_knot(2, 3), 0.5)[0].relative > 1e-2
+    assert next(jumps(with_multiple_knot(2, 3), 0.5))["relative"] > 1e-2
 
 
 @pytest.mark.parametrize("degree", [1, 3, 5])
@@ -134,11 +133,11 @@ def test_moving_a_control_point_leaves_the_curve_it_came_from_alone() -> None:
 
 def test_the_identities_hold_on_a_random_curve_and_are_those_of_its_size() -> None:
     found = identities(random_curve(4, 14, np.random.default_rng(2)), np.ones(2))
-    assert found.pieces == found.pieces_expected == 10
-    assert found.most_spans == 5
-    assert found.stray_samples == 0
-    assert max(found.casteljau, found.partition, found.reproduction) < 1e-13
-    assert found.lowest == 0
+    assert found["pieces"] == found["pieces_expected"] == 10
+    assert found["most_spans"] == 5
+    assert found["stray_samples"] == 0
+    assert max(found["casteljau"], found["partition"], found["reproduction"]) < 1e-13
+    assert found["lowest"] == 0
 
 
 @pytest.mark.parametrize("degree", [0, 1, 4, 9, 20])
@@ -247,19 +246,6 @@ def test_error_at_equispaced_points_grows_and_at_chebyshev_points_falls() -> Non
     assert error(chebpts2(10)) > 5 * error(chebpts2(20)) > 25 * error(chebpts2(40))
 
 
-@pytest.mark.parametrize(
-    ("x", "sentence"),
-    [
-        (np.zeros(1), "2 to 1000 points, not 1"),
-        (np.zeros(1001), "2 to 1000 points, not 1001"),
-        (np.array([0.0, 2.0, 1.0, 2.0]), "2 comes twice"),
-    ],
-)
-def test_points_without_a_polynomial_are_refused(x: Array, sentence: str) -> None:
-    with pytest.raises(UsageError, match=sentence):
-        polynomial_through(x, x[:, None], x)
-
-
 @settings(deadline=None, max_examples=25)
 @given(degree=st.integers(1, 7), extra=st.integers(0, 30), seed=st.integers(0, 999))
 def test_a_spline_through_points_meets_them_on_knots_that_are_means_of_parameters(
@@ -322,21 +308,15 @@ def test_points_and_parameters_that_make_no_curve_are_refused() -> None:
     points = planar(6)
     with pytest.raises(UsageError, match="at least 2 points, not 1"):
         parameters_along(points[:1])
-    with pytest.raises(UsageError, match="one of chord, centripetal, uniform, not arc"):
-        parameters_along(points, "arc")
     with pytest.raises(UsageError, match="Points 3 and 4 are the same"):
         parameters_along(points[[0, 1, 2, 2, 4]])
     for wrong in ([0.0, 0.2, 0.2, 1.0], [0.0, 0.3, 0.2, 1.0], [0.0, float("nan"), 0.2, 1.0]):
         with pytest.raises(UsageError, match="must increase strictly"):
             check_parameters(np.array(wrong))
     t = parameters_along(points)
-    with pytest.raises(UsageError, match="degree must be at least 1, not 0"):
-        interpolate(t, points, 0)
     with pytest.raises(UsageError, match="degree 6 needs at least 7 control points, not 6"):
         interpolate(t, points, 6)
     with pytest.raises(UsageError, match="degree 3 needs at least 4 control points, not 3"):
         approximate(t, points, 3, 3)
     with pytest.raises(UsageError, match="control_points is 7, but there are 6 points"):
         approximate(t, points, 3, 7)
-    with pytest.raises(UsageError, match="degree must be at least 1, not 0"):
-        check_degree(0, 3)
