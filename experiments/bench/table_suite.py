@@ -12,13 +12,13 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from importlib import import_module, resources
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy import ndarray
-from pandas import DataFrame, Series, concat
+from pandas import DataFrame, Series, concat, read_csv
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from scipy.stats import rankdata, studentized_range
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -67,53 +67,20 @@ class Source:
         return frame.drop(columns=self.output), frame[self.output]
 
 
-_NUMBERS = """sklearn diabetes -; sklearn friedman1 -; sklearn friedman2 -; sklearn friedman3 -; MASS Boston medv;
-ISLR Auto mpg name; ISLR College Outstate; ISLR Hitters Salary; modeldata concrete compressive_strength;
-Ecdat Computers price; AER CPS1985 wage; ggplot2 diamonds price; lattice environmental ozone; datasets airquality Ozone;
-ISLR Carseats Sales; ISLR Wage wage logwage; ISLR Credit Balance ID; AER HousePrices price;
-AER CASchools read math district school; carData Salaries salary; MASS cpus perf name estperf;
-carData Prestige prestige; modeldata car_prices Price; modeldata Sacramento price zip; carData SLID wages;
-AER Guns violent state year; modeldata ames Sale_Price; MASS birthwt bwt low"""
-_CLASSES = """sklearn breast_cancer -; sklearn wine -; MASS Pima.tr type; ISLR OJ Purchase; MASS biopsy class ID;
-MASS fgl type; modeldata attrition Attrition; modeldata wa_churn churn; modeldata cells class case;
-modeldata credit_data Status; modeldata penguins species; AER PSID1976 participation hours wage repwage"""
-
-
-_HELD_NUMBERS = """DAAG ais pcBfat; DAAG possum totlngth case; openintro bdims wgt;
-openintro evals score course_id prof_id; openintro babies bwt case; wooldridge wage2 wage lwage;
-wooldridge beauty wage lwage; wooldridge hprice3 price lprice; wooldridge bwght bwght lbwght bwghtlbs;
-wooldridge mlb1 salary lsalary; wooldridge nbasal wage lwage; wooldridge airfare fare lfare;
-wooldridge ceosal2 salary lsalary; mosaicData SaratogaHouses price; mosaicData Gestation wt id;
-modeldata biomass HHV sample; modeldata deliveries time_to_delivery;
-modeldata hotel_rates avg_price_per_room arrival_date; modeldata chem_proc_yield yield;
-modeldata check_times check_time package; datasets quakes mag; survival pbc bili id;
-robustbase NOxEmissions LNOx julday; robustbase ambientNOxCH ad; HSAUR Forbes2000 marketvalue name;
-Stat2Data Hawks Weight; Stat2Data MetabolicRate Mrate LogMrate; Ecdat Bwages wage; Ecdat Clothing tsales;
-Ecdat Nerlove cost; ggplot2 mpg hwy cty; carData UN98 lifeFemale lifeMale; geepack dietox Weight Pig;
-nlme MathAchieve MathAch"""
-_HELD_CLASSES = """AER HMDA deny; carData Chile vote; carData TitanicSurvival survived; carData Mroz lfp lwg inc;
-DAAG spam7 yesno; modeldata mlc_churn churn; modeldata lending_club Class; modeldata hpc_data class;
-modeldata two_class_example truth; openintro email spam; dslabs olive region area; MASS crabs sp index;
-Stat2Data ICU Survive ID; wooldridge loanapp approve reject action"""
-#: Words for sets of tables, beside the tables' names.
-SETS = {"develop": False, "held": True}
-
-
 def sources() -> list[Source]:
-    """All tables of the suite: those on which defaults are chosen, and those that are held back."""
+    """All tables of the suite, `tables.csv`: those on which defaults are chosen, and those that are held back."""
+    listed = read_csv(str(resources.files(__package__) / "tables.csv"), keep_default_na=False)
     return [
-        Source(words[0], words[1], words[2], tuple(words[3:]), classes, held)
-        for text, classes, held in (
-            (_NUMBERS, False, False), (_CLASSES, True, False), (_HELD_NUMBERS, False, True), (_HELD_CLASSES, True, True)
-        )
-        for words in (entry.split() for entry in text.split(";"))
+        Source(row["package"], row["name"], row["output"], tuple(row["drop"].split()), row["kind"] == "classes",
+               row["set"] == "held")
+        for row in listed.to_dict("records")
     ]  # fmt: skip
 
 
 def chosen_sources(names: Sequence[str]) -> list[Source]:
-    """Those of these names and sets, all where there are none."""
-    wanted = {SETS[name] for name in names if name in SETS}
-    return [source for source in sources() if not names or source.name in names or source.held in wanted]
+    """Those of these names and of the sets `develop` and `held`, all where there are none."""
+    sets = {True: "held", False: "develop"}
+    return [source for source in sources() if not names or source.name in names or sets[source.held] in names]
 
 
 def tables(cfg: BenchConfig, seed: int) -> Iterator[Record]:

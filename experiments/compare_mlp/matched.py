@@ -37,9 +37,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
     """Each KAN and, for each, the MLPs that match it; then MLPs of given widths, and the counts of growth."""
     found: list[dict[str, Any]] = []
     for case in matched_run.cases_of(cfg):
-        kans = [
-            {"case": case, "hidden": hidden, "grid": g} for hidden in case["shapes"] for g in cfg.grids
-        ]
+        kans = [{"case": case, "hidden": hidden, "grid": g} for hidden in case["shapes"] for g in cfg.grids]
         kinds: list[dict[str, Any]] = [{"depth": d, "activation": a} for d in cfg.depths for a in cfg.activations]
         found += [{"model": "kan", **kan} for kan in kans]
         if cfg.match is not None:

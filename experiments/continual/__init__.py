@@ -91,14 +91,15 @@ def learner_of(cfg: ContinualConfig, cell: Mapping[str, Any]) -> Learner:
 def run(cfg: ContinualConfig, cell: Mapping[str, Any], seed: int) -> Iterator[Record]:
     """All trials of one learner: a row each, and matrix, functions and summary of the best."""
     from kanrun.experiments.continual.learners import learners_of, twin_of
-    from kanrun.experiments.continual.summary import data, functions, marks, matrix_rows, summary, trial_row
+    from kanrun.experiments.continual.summary import data, functions, matrix_rows, summary, trial_row
     from kanrun.experiments.continual.task_sequence import make_sequence
     from kanrun.experiments.continual.training import go_through
 
     from kanrun.study.checkpoints import slider_checkpoint
 
     sequence, learner = make_sequence(cfg, cell["overlap"], seed), learner_of(cfg, cell)
-    place, tried = marks(cell, learner), []
+    place = {"part": cell["part"], "learner": learner.name, "memory": learner.memory, "overlap": cell["overlap"]}
+    tried = []
     for number in range(cell["trials"]):
         if number and time_is_up():
             break

@@ -9,8 +9,8 @@ covered and trains on the network's OWN outputs there, as they were when the pha
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -49,12 +49,15 @@ class Anchored(Objective):
 
 
 class Memory:
-    """Keeps nothing; the others say what they keep. `learned` is told of every phase when it is over."""
+    """Keeps nothing; the others say what they keep. `learned` is told of every phase when it is over.
 
-    @property
-    def stored(self) -> int:
-        """Numbers kept so far, beside the network."""
-        return 0
+    `points` are those of each phase to keep (replay), `strength` how strongly to hold (ewc); `kept` is all that is kept
+    beside the network.
+    """
+
+    def __init__(self, points: int = 0, strength: float = 0.0) -> None:
+        self.points, self.strength = points, strength
+        self.kept: list[Tensor] = []
 
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         """What a phase trains on."""
@@ -72,79 +75,51 @@ class Memory:
         """A phase is over."""
 
 
-@dataclass
 class Replay(Memory):
-    """`kept` evenly chosen points of each phase."""
-
-    kept: int
-    past: Samples | None = None
-
-    @property
-    def stored(self) -> int:
-        return 0 if self.past is None else self.past.x.numel() + self.past.y.numel()
+    """Evenly chosen points of each phase."""
 
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
-        return phase.join(self.past)
+        return phase.join(Samples(*self.kept)) if self.kept else phase
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        count = min(self.kept, len(phase))
+        count = min(self.points, len(phase))
         chosen = phase.part(torch.linspace(0, len(phase) - 1, count, device=phase.x.device).round().long())
-        self.past = chosen.join(self.past)
+        past = self.samples(network, chosen, box)
+        self.kept = [past.x, past.y]
 
 
-@dataclass
 class Rehearse(Memory):
     """The boxes of the phases."""
 
-    places: list[Tensor] = field(default_factory=list)
-
-    @property
-    def stored(self) -> int:
-        return sum(place.numel() for place in self.places)
-
     def samples(self, network: Network, phase: Samples, box: Tensor) -> Samples:
         """The phase, and the network's own outputs in the boxes of earlier ones, but for where the phase itself is."""
-        if not self.places:
+        if not self.kept:
             return phase
-        x = torch.cat([_evenly(place, len(phase)) for place in self.places])
+        x = torch.cat([_evenly(place, len(phase)) for place in self.kept])
         x = x[((x < box[:, 0]) | (x > box[:, 1])).any(1)]
         return phase.join(Samples(x, predict(network, x))) if len(x) else phase
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
-        self.places.append(box)
+        self.kept.append(box)
 
 
-@dataclass
 class Hold(Memory):
     """Which coefficients of each layer were seen."""
 
-    seen: list[Tensor] = field(default_factory=list)
-
-    @property
-    def stored(self) -> int:
-        return sum(seen.numel() for seen in self.seen)
-
     def held(self) -> tuple[Tensor, ...]:
-        return tuple(self.seen)
+        return tuple(self.kept)
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         now = network.support(phase.x)
-        self.seen = [a | b for a, b in zip(self.seen, now, strict=True)] if self.seen else now
+        self.kept = [a | b for a, b in zip(self.kept, now, strict=True)] if self.kept else now
 
 
-@dataclass
 class Elastic(Memory):
     """An anchor a phase, each with the Fisher information of its own phase, as published."""
 
-    strength: float
-    anchors: list[Anchor] = field(default_factory=list)
-
-    @property
-    def stored(self) -> int:
-        return sum(2 * place.numel() for place, _ in self.anchors)
-
     def anchored(self, objective: Objective) -> Objective:
-        return Anchored(**vars(objective), anchors=tuple(self.anchors), strength=self.strength)
+        anchors = tuple(zip(self.kept[::2], self.kept[1::2], strict=True))
+        return Anchored(**vars(objective), anchors=anchors, strength=self.strength)
 
     def learned(self, network: Network, phase: Samples, box: Tensor) -> None:
         """The diagonal of the curvature of the phase's mean (f - y)^2 / size^2 where it ends: 2 mean(slope^2) / size^2.
@@ -154,17 +129,12 @@ class Elastic(Memory):
         """
         _, rows = network.linearise(phase.x)
         scale = 2 / output_scale(phase, "regression") ** 2
-        self.anchors.append((network.get_unknowns(), scale * rows.squares() / len(rows)))
+        self.kept += [network.get_unknowns(), scale * rows.squares() / len(rows)]
 
 
-#: By name, made of how many points of each phase to keep and how strongly to hold.
-MEMORIES: dict[str, Callable[[int, float], Memory]] = {
-    "none": lambda kept, strength: Memory(),
-    "replay": lambda kept, strength: Replay(kept),
-    "rehearse": lambda kept, strength: Rehearse(),
-    "hold": lambda kept, strength: Hold(),
-    "ewc": lambda kept, strength: Elastic(strength),
-}
+MEMORIES: dict[str, type[Memory]] = {
+    "none": Memory, "replay": Replay, "rehearse": Rehearse, "hold": Hold, "ewc": Elastic,
+}  # fmt: skip
 
 
 def _evenly(box: Tensor, count: int) -> Tensor:
@@ -256,7 +226,7 @@ def make_network(
 
 def _learner(cfg: ContinualConfig, entry: Any) -> Learner:
     given = dict(entry) if isinstance(entry, Mapping) else {}
-    own = {field.name for field in fields(Learner)} - {"model"}
+    own = {one.name for one in fields(Learner)} - {"model"}
     settings = {key: value for key, value in given.items() if key in own}
     settings |= {key: [value] for key, value in settings.items() if key in _LISTS and not isinstance(value, list)}
     learner = typed(Learner(), settings or entry, "learners")

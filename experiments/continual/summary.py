@@ -15,7 +15,6 @@ R[T, j] - R[j, j] is what was lost since.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -26,48 +25,28 @@ from kanrun.experiments.continual.training import LearnerTrial, best_spline
 from numpy.typing import NDArray
 
 from kanrun.config import KANConfig
-from kanrun.engine.networks import Network
 from kanrun.runs.records import Record, Row, Table, Value
 
 
-@dataclass(frozen=True)
-class Forgetting:
-    """`forgetting` is the mean over the phases before the last, `worst_forgetting` the largest of them."""
+def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> dict[str, float]:
+    """All measures of one matrix; a single phase has nothing to forget.
 
-    average_error: float
-    forgetting: float
-    worst_forgetting: float
-    worst_since_learned: float  # the largest R[T, j] - R[j, j]
-    backward_transfer: float
-    learned: float  # mean of R[j, j]: how well each phase was learned when it was there
-
-
-def measure_forgetting(matrix: Float[NDArray[np.float64], "phases phases"]) -> Forgetting:
-    """All measures of one matrix; a single phase has nothing to forget."""
+    `learned` is the mean of R[j, j]: how well each phase was learned when it was there. `forgetting` is the mean over
+    the phases before the last, `worst_forgetting` the largest of them, `worst_since_learned` the largest R[T, j] -
+    R[j, j].
+    """
     last, own = matrix[-1], matrix.diagonal()
-    before = slice(0, max(len(matrix) - 1, 0))
-    lost = (last - matrix.min(axis=0))[before]
-    back = (own - last)[before]
-    return Forgetting(
-        average_error=float(last.mean()),
-        forgetting=float(lost.mean()) if lost.size else 0.0,
-        worst_forgetting=float(lost.max()) if lost.size else 0.0,
-        worst_since_learned=float((last - own)[before].max()) if back.size else 0.0,
-        backward_transfer=float(back.mean()) if back.size else 0.0,
-        learned=float(own.mean()),
-    )
-
-
-def marks(cell: Mapping[str, Any], learner: Learner) -> dict[str, Value]:
-    """What tells the rows of a cell apart in every table."""
-    return {"part": cell["part"], "learner": learner.name, "memory": learner.memory, "overlap": cell["overlap"]}
-
-
-def role(network: Network) -> str:
-    """What claims take a learner for: an MLP, the KAN of one edge, or one where inputs share functions."""
-    if not network.edge_layers:
-        return "mlp"
-    return "kan" if network.shape == (1, 1) else "deep kan"
+    lost, back = (last - matrix.min(axis=0))[:-1], (own - last)[:-1]
+    if not lost.size:
+        lost = back = np.zeros(1)
+    return {
+        "learned": float(own.mean()),
+        "average_error": float(last.mean()),
+        "forgetting": float(lost.mean()),
+        "worst_forgetting": float(lost.max()),
+        "worst_since_learned": float(-back.min()),
+        "backward_transfer": float(back.mean()),
+    }
 
 
 def moving(learner: Learner) -> str | None:
@@ -88,43 +67,26 @@ def summary(
     tried: Sequence[LearnerTrial],
 ) -> Row:
     """One row per learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
-    network, found = best.network, measure_forgetting(best.matrix)
-    return Row(
-        "summary",
-        {
-            **place,
-            "role": role(network),
-            "moving": moving(learner),
-            "twin": twin,
-            "shape": "-".join(map(str, network.shape)),
-            "layers": len(network.shape) - 1,
-            "intervals": network.intervals,
-            "degree": network.edge_layers[0].spec.degree if network.edge_layers else None,
-            "parameters": network.count(),
-            "phases": len(sequence.phases),
-            "stored": best.stored,
-            "learned": found.learned,
-            "average_error": found.average_error,
-            "forgetting": found.forgetting,
-            "worst_forgetting": found.worst_forgetting,
-            "worst_since_learned": found.worst_since_learned,
-            "backward_transfer": found.backward_transfer,
-            "between_rmse": best.between,
-            "rmse": best.rmse,
-            "relative_error": best.rmse / float(sequence.everything.y.std()),
-            "best_spline_rmse": best_spline(network, sequence) if learner.plain else None,
-            "trial": best.number,
-            "steps": best.steps,
-            "seconds": sum(trial.seconds for trial in tried),
-        },
-    )
+    network = best.network
+    role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"  # for claims
+    values = {
+        "role": role, "moving": moving(learner), "twin": twin, "shape": "-".join(map(str, network.shape)),
+        "layers": len(network.shape) - 1, "intervals": network.intervals,
+        "degree": network.edge_layers[0].spec.degree if network.edge_layers else None, "parameters": network.count(),
+        "phases": len(sequence.phases), "stored": best.stored, **measure_forgetting(best.matrix),
+        "between_rmse": best.between, "rmse": best.rmse,
+        "relative_error": best.rmse / float(sequence.everything.y.std()),
+        "best_spline_rmse": best_spline(network, sequence) if learner.plain else None,
+        "trial": best.number, "steps": best.steps, "seconds": sum(trial.seconds for trial in tried),
+    }  # fmt: skip
+    return Row("summary", {**place, **values})
 
 
 def trial_row(place: Mapping[str, Value], trial: LearnerTrial) -> Row:
     """The measures of one trial."""
-    shape, found = "-".join(map(str, trial.network.shape)), vars(measure_forgetting(trial.matrix))
-    values = {"trial": trial.number, "shape": shape, "rmse": trial.rmse, **found, "steps": trial.steps}
-    return Row("metrics", {**place, **values, "seconds": trial.seconds})
+    values = {"trial": trial.number, "shape": "-".join(map(str, trial.network.shape)), "rmse": trial.rmse}
+    measured = {**measure_forgetting(trial.matrix), "steps": trial.steps, "seconds": trial.seconds}
+    return Row("metrics", {**place, **values, **measured})
 
 
 def matrix_rows(place: Mapping[str, Any], best: LearnerTrial) -> Iterator[Row]:

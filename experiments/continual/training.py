@@ -46,7 +46,6 @@ class LearnerTrial:
     """
 
     number: int
-    network: Network
     matrix: NDArray[np.float64]
     functions: NDArray[np.float64]  # (phases, evaluation points)
     rmse: float  # on everything
@@ -55,6 +54,11 @@ class LearnerTrial:
     steps: int
     seconds: float
     networks: tuple[Network, ...]
+
+    @property
+    def network(self) -> Network:
+        """As the last phase left it."""
+        return self.networks[-1]
 
     @property
     def selected(self) -> float:
@@ -84,9 +88,10 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     seconds = perf_counter() - start
     known = torch.stack(functions)
     errors = (known[-1] - sequence.everything.y[:, 0])[sequence.between]
+    stored = sum(tensor.numel() for tensor in memory.kept)
     return LearnerTrial(
-        trial, network, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
-        float(errors.square().mean().sqrt()), memory.stored, steps, seconds, tuple(networks),
+        trial, np.array(matrix), known.double().cpu().numpy(), _rmse(network, sequence.everything),
+        float(errors.square().mean().sqrt()), stored, steps, seconds, tuple(networks),
     )  # fmt: skip
 
 

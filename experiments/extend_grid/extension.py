@@ -7,8 +7,10 @@ same recipe.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, replace
+from importlib import resources
 from typing import Any
 
 from kanrun.experiments.extend_grid.schedules import Schedule, limited, schedule_of, threshold_intervals
@@ -25,29 +27,8 @@ from kanrun.study.problem import LearningProblem, make_problem
 from kanrun.study.resources import generator
 from kanrun.study.training_records import stage_row, step_row
 
-#: {widths: {intervals: RMSE}}; what diverged or was not run is left out.
-PAPER: dict[tuple[int, ...], dict[int, float]] = {
-    (2, 5, 1): {
-        3: 1.8e-3, 5: 4.6e-4, 10: 1.5e-4, 20: 3.9e-5, 50: 2.9e-5, 100: 3.2e-5, 200: 3.7e-5, 500: 3e-4,
-    },
-    (2, 1, 1): {
-        3: 1.8e-2, 5: 6.5e-3, 10: 4.5e-4, 20: 5.0e-5, 50: 3.0e-6, 100: 1.3e-6, 200: 1.1e-5, 500: 1.8e-4,
-    },
-}  # fmt: skip
-PYKAN: dict[tuple[int, ...], dict[int, float]] = {
-    (2, 5, 1): {3: 3.4e-3, 5: 1.4e-3, 10: 2.5e-4, 20: 8.2e-5, 50: 1.1e-4},
-    (2, 1, 1): {3: 1.4e-2, 5: 7.2e-3, 10: 5.1e-4, 20: 6.1e-5, 50: 3.1e-5, 100: 3.5e-5},
-}
-TARGET, POINTS, DEGREE = "exp_sin_square", 1000, 3
-
-
-def published(
-    target: str, points: int | None, degree: int, shape: tuple[int, ...]
-) -> dict[int, tuple[float, float | None]]:
-    """{intervals: (paper's test RMSE, pykan's or None)} for this setting; empty where nothing was published."""
-    if (target, points, degree) != (TARGET, POINTS, DEGREE):
-        return {}
-    return {g: (rmse, PYKAN[shape].get(g)) for g, rmse in PAPER.get(shape, {}).items()}
+#: The setting of `published.csv`; what diverged or was not run is left out there.
+PUBLISHED = "exp_sin_square", 1000, 3
 
 
 #: What a cell may change of `sampling`, by the cell's own name; and the settings that say on how many points a part is.
@@ -210,15 +191,17 @@ def root_median_square(stage: Stage, problem: LearningProblem) -> float | None:
 
 def published_rows(one: Extension, problem: LearningProblem, trained: Trained) -> Iterator[Row]:
     """Our test errors beside those that were published for the same setting, if any were; of the first schedule."""
-    if not one.marks["compared"]:
-        return
     setting = problem.dataset.target.name, one.cfg.sampling.train, one.cfg.model.degree
-    facts = published(*setting, trained.network.shape)
-    for stage in trained.stages:
-        if stage.intervals in facts:
-            paper, pykan = facts[stage.intervals]
-            values = {"intervals": stage.intervals, "test_rmse": stage.errors.test, "paper": paper, "pykan": pykan}
-            yield Row("published", {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values})
+    if not one.marks["compared"] or setting != PUBLISHED:
+        return
+    shape, errors = "-".join(map(str, trained.network.shape)), {s.intervals: s.errors.test for s in trained.stages}
+    with resources.files(__package__).joinpath("published.csv").open(encoding="utf-8") as file:
+        for fact in csv.DictReader(file):
+            intervals = int(fact["intervals"])
+            if fact["shape"] == shape and intervals in errors:
+                theirs = {name: float(fact[name]) if fact[name] else None for name in ("paper", "pykan")}
+                values = {"intervals": intervals, "test_rmse": errors[intervals], **theirs}
+                yield Row("published", {"schedule": one.marks["schedule"], "shape": one.marks["shape"], **values})
 
 
 def summary(one: Extension, problem: LearningProblem, trained: Trained) -> dict[str, Value]:

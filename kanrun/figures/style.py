@@ -5,12 +5,12 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Callable, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.rcsetup import cycler
 from matplotlib.ticker import LogFormatterSciNotation, LogLocator, MaxNLocator, NullLocator, ScalarFormatter
 from numpy.typing import NDArray
 
@@ -27,35 +27,6 @@ SEQUENTIAL, DIVERGING = "viridis", "RdBu_r"
 WIDTH = 6.5  # inches of a text column
 MOST_POINTS = 4000  # a scatter plot with more shows no more, and makes huge files
 
-_LOOK: Any = {
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "font.size": 8,
-    "axes.titlesize": 9,
-    "axes.labelsize": 8,
-    "axes.labelcolor": BLACK,
-    "axes.edgecolor": "#4D4D4D",
-    "axes.linewidth": 0.7,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.prop_cycle": cycler(color=CYCLE),
-    "axes.formatter.limits": (-3, 4),
-    "grid.color": "#E6E6E6",
-    "grid.linewidth": 0.6,
-    "lines.linewidth": 1.4,
-    "lines.markersize": 3,
-    "legend.frameon": False,
-    "legend.fontsize": 7.5,
-    "legend.handlelength": 1.6,
-    "xtick.labelsize": 7.5,
-    "ytick.labelsize": 7.5,
-    "xtick.major.width": 0.7,
-    "ytick.major.width": 0.7,
-    "image.cmap": SEQUENTIAL,
-}
-
 
 class PlainTicks(ScalarFormatter):
     """Ticks as plain text, and only their common power of ten as mathematics, which takes 10 ms to set."""
@@ -68,6 +39,11 @@ class PlainTicks(ScalarFormatter):
             self.set_useMathText(False)
 
 
+@functools.cache
+def _look() -> Any:
+    return mpl.rc_params_from_file(str(resources.files(__package__) / "kanrun.mplstyle"), use_default_template=False)
+
+
 P = ParamSpec("P")
 
 
@@ -78,7 +54,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with mpl.rc_context():
             mpl.rcdefaults()
-            mpl.rcParams.update(_LOOK)
+            mpl.rcParams.update(_look())
             figure = draw(*args, **kwargs)
             for axes in figure.axes:
                 for name, axis in (("x", axes.xaxis), ("y", axes.yaxis)):
