@@ -60,7 +60,11 @@ def test_the_wheel_has_every_file(wheel: Path) -> None:
         "kanrun/experiments/__init__.py",
     } <= names
     for folder, prefix in (("kanrun", "kanrun"), ("conf", "kanrun/conf"), ("experiments", "kanrun/experiments")):
-        files = [path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".yaml", ".csv", ".js", ".css"}]
+        files = [
+            path
+            for path in (ROOT / folder).rglob("*")
+            if path.suffix in {".py", ".yaml", ".csv", ".js", ".css", ".c", ".mplstyle"}
+        ]
         assert {f"{prefix}/{path.relative_to(ROOT / folder).as_posix()}" for path in files} <= names
 
 
