@@ -81,7 +81,8 @@ def peak_bytes(step: Step) -> int:
     """
 
     def measure() -> int:
-        with LiveBytes() as live:
+        live = LiveBytes()
+        with live:
             step()
         return live.peak
 

@@ -186,7 +186,8 @@ def _jaxkan(track: Race, watch: _Watch, *, second_order: bool) -> None:
 def main(name: str) -> None:
     """One training in this process; what the library itself prints goes nowhere."""
     given, out = json.load(sys.stdin), sys.stdout
-    track = Race(**{key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()})
+    values: dict[str, Any] = {key: np.array(value) if key[-1] in "xy" else value for key, value in given.items()}
+    track = Race(**values)
 
     def say(what: Any) -> None:
         print(json.dumps(what), file=out, flush=True)

@@ -69,7 +69,7 @@ def summary(
     """One row per learner: the best trial's measures, the seconds of all; `twin` is the same one without a memory."""
     network = best.network
     role = ("kan" if network.shape == (1, 1) else "deep kan") if network.edge_layers else "mlp"  # for claims
-    values = {
+    values: dict[str, Value] = {
         "role": role, "moving": moving(learner), "twin": twin, "shape": "-".join(map(str, network.shape)),
         "layers": len(network.shape) - 1, "intervals": network.intervals,
         "degree": network.edge_layers[0].spec.degree if network.edge_layers else None, "parameters": network.count(),
