@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from kanrun.figures.panels import named_rows, power_law, small_multiples
+from kanrun.figures.panels import finished, named_rows, power_law, small_multiples
 from kanrun.figures.style import BLUE, CYCLE, GREEN, GREY, PALE, VERMILLION, WIDTH, one_panel, styled
 
 if TYPE_CHECKING:
@@ -88,8 +88,7 @@ def error_against_time(curves: DataFrame, goals: list[float]) -> Figure:
     for goal in goals:
         axes.axhline(goal, color=GREY, ls=":", lw=0.8)
     axes.set(xlabel="seconds", ylabel="test RMSE")
-    figure.legend(loc="outside right center")
-    return figure
+    return finished(figure, [axes], where="outside right center")
 
 
 @styled

@@ -11,16 +11,16 @@ from matplotlib.figure import Figure
 from pandas import DataFrame, Series
 
 from kanrun.figures.panels import (
-    legend_of_all,
+    finished,
+    log_log,
     medians,
     named_rows,
     power_law,
     seeds_across,
     shape_name,
     small_multiples,
-    ticks_at,
     two_lines,
-)
+)  # fmt: skip
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -34,7 +34,7 @@ from kanrun.figures.style import (
     only_some,
     say_above,
     styled,
-)
+)  # fmt: skip
 from kanrun.study.statistics import exponents
 
 MODELS = {"kan": (BLUE, "o", "KAN"), "mlp": (VERMILLION, "s", "MLP")}
@@ -65,8 +65,8 @@ def pareto(summary: DataFrame) -> Figure:
             panel.set(xscale="log", yscale="log", xlabel=label if target == targets[-1] else "")
         row[0].set_ylabel(f"{two_lines(str(target), 22)}\n{rows['error_name'].iloc[0]}")
     title = "bars: quartiles over seeds; steps: nothing is smaller and better"
-    legend_of_all(figure, figure.axes[:1], "outside upper center", ncols=2, title=title, title_fontsize=7.5)
-    return figure
+    where: Any = {"where": "outside upper center", "title": title, "title_fontsize": 7.5}
+    return finished(figure, figure.axes[:1], ncols=2, **where)
 
 
 def _front(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -145,8 +145,7 @@ def conventions(counts: DataFrame) -> Figure:
         panels[1].set_xticks(range(len(flops)), list(flops.values()))
         panels[1].set(yscale="log", ylabel="FLOPs per sample")
         panels[1].margins(y=0.12)
-    legend_of_all(figure, panels[:1], "outside upper center", ncols=3)
-    return figure
+    return finished(figure, panels[:1], where="outside upper center", ncols=3)
 
 
 def _grouped_bars(panel: Axes, heights: Sequence[Series[Any]]) -> None:
@@ -172,8 +171,7 @@ def growth(table: DataFrame) -> Figure:
             if len(rows):
                 panel.plot(rows[name], rows["parameters"], marker, color=colour, label=word)
                 power_law(panel, rows[name], rows["parameters"], power, color=colour, lw=0.9)
-        panel.set(xscale="log", yscale="log", xlabel=label, title=f"lines: power {power}")
-        ticks_at(panel.xaxis, table[name].dropna())
+        log_log(panel, table[name].dropna(), xlabel=label, title=f"lines: power {power}")
     panels[0].set_ylabel("parameters")
     panels[0].legend(loc="upper left")
     return figure
@@ -192,11 +190,9 @@ def widths(summary: DataFrame, wanted: Sequence[float]) -> Figure:
         panel.plot([], [], "o", color=GREY, ms=2.5, alpha=0.5, label="a seed, in its colour")
         for error in wanted:
             panel.axhline(error, label="wanted errors", **DASHED)
-        panel.set(xscale="log", yscale="log", title=two_lines(str(target), 30), xlabel="hidden nodes")
-        ticks_at(panel.xaxis, rows["width"])
+        log_log(panel, rows["width"], title=two_lines(str(target), 30), xlabel="hidden nodes")
     panels[0].set_ylabel("test RMSE / deviation")
-    legend_of_all(figure, panels, ncols=4)
-    return figure
+    return finished(figure, panels, ncols=4)
 
 
 @styled
@@ -210,8 +206,7 @@ def bars(summary: DataFrame) -> Figure:
     several = summary["grid"].nunique() > 1
     named_rows(panel, [_network(rows.iloc[0], several) for rows in groups])
     panel.set(xscale="log", xlabel="test RMSE / deviation")
-    legend_of_all(figure, [panel], "outside upper center", ncols=3)
-    return figure
+    return finished(figure, [panel], where="outside upper center", ncols=3)
 
 
 def _network(row: Series[Any], several: bool) -> str:
@@ -231,9 +226,8 @@ def differences(linear: DataFrame) -> Figure:
     panel.set(yscale="log", xlabel="hidden layers", ylabel="largest difference, relative")
     panel.set_xticks(sorted(linear["depth"].unique()))
     least = float(linear[list(names)].to_numpy(float).min(initial=1.0))
-    say_above(figure, "one mark per seed" + ("; at 10⁻¹⁷: that or less" if least < SMALLEST else ""))
-    legend_of_all(figure, [panel], ncols=2)
-    return figure
+    remark = "one mark per seed" + ("; at 10⁻¹⁷: that or less" if least < SMALLEST else "")
+    return finished(figure, [panel], remark, ncols=2)
 
 
 @styled
@@ -250,8 +244,7 @@ def variants(summary: DataFrame) -> Figure:
                 panel.axvline(errors.median(), label=f"median, {variant}", **DASHED)
         panel.set(xscale="log", title=two_lines(str(target), 30), xlabel=rows["error_name"].iloc[0])
         named_rows(panel, names if panel is panels[0] else [""] * len(names))
-    legend_of_all(figure, panels, ncols=3)
-    return figure
+    return finished(figure, panels, ncols=3)
 
 
 @styled

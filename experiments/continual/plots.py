@@ -14,11 +14,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import DOTS, legend_of_all, medians, power_law, small_multiples, ticks_at
+from kanrun.figures.panels import DOTS, finished, log_log, medians, power_law, series, small_multiples
 from kanrun.figures.style import (
     BLACK,
     BLUE,
-    CYCLE,
     GREY,
     PALE,
     VERMILLION,
@@ -230,18 +229,17 @@ def against_intervals(summary: DataFrame) -> Figure:
     """
     figure, panel = one_panel(2.9, 4.6)
     lost = _of_forgetting(summary["worst_forgetting"]).replace(" (", "\n(")
-    medians(panel, summary, ("intervals", "rmse"), color=BLUE, label="KAN, after all phases", spread="none")
-    medians(
-        panel, summary, ("intervals", "best_spline_rmse"), "x", color=BLACK, label="best spline", ms=6, spread="none"
-    )
-    forgotten: Any = {"color": VERMILLION, "label": lost, "floor": SMALLEST, "spread": "none"}
-    medians(panel, summary, ("intervals", "worst_forgetting"), "s-", **forgotten)
+    for column, style, colour, label in (
+        ("rmse", "o-", BLUE, "KAN, after all phases"),
+        ("best_spline_rmse", "x", BLACK, "best spline"),
+        ("worst_forgetting", "s-", VERMILLION, lost),
+    ):
+        look: Any = {"floor": SMALLEST, "spread": "none", "ms": 6 if style == "x" else 3}
+        medians(panel, summary, ("intervals", column), style, color=colour, label=label, **look)
     power = -(summary["degree"].iloc[0] + 1)
     power_law(panel, summary["intervals"], summary["rmse"], power, ls=":", color=GREY, label=f"$G^{{{power:g}}}$")
-    panel.set(xscale="log", yscale="log", xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
-    ticks_at(panel.xaxis, summary["intervals"])
-    figure.legend(loc="outside right center")
-    return figure
+    log_log(panel, summary["intervals"], xlabel="intervals $G$", ylabel="RMSE, and how much it grew again")
+    return finished(figure, [panel], where="outside right center")
 
 
 @styled
@@ -251,14 +249,10 @@ def against_overlap(summary: DataFrame) -> Figure:
     `summary` has the columns learner, overlap, worst_forgetting.
     """
     figure, panel = one_panel(2.7, 4.6)
-    for (learner, rows), colour in zip(summary.groupby("learner", sort=False), CYCLE * 9, strict=False):
-        look: Any = {"color": colour, "label": letters(str(learner), 30), "floor": SMALLEST, "spread": "dots"}
-        medians(panel, rows, ("overlap", "worst_forgetting"), "-", **look)
+    series(panel, summary, ("overlap", "worst_forgetting"), "learner", "-", floor=SMALLEST, spread="dots")
     label = _of_forgetting(summary["worst_forgetting"])
     panel.set(yscale="log", xlabel="overlap of neighbouring phases", ylabel=label)
-    say_above(figure, DOTS)
-    figure.legend(loc="outside right center")
-    return figure
+    return finished(figure, [panel], DOTS, where="outside right center")
 
 
 @styled
@@ -268,23 +262,17 @@ def against_depth(summary: DataFrame) -> Figure:
     `summary` has the columns shape, layers, memory, worst_forgetting, rmse.
     """
     figure = new_figure(3.2)
-    left, right = figure.subplots(1, 2, sharex=True)
+    panels = figure.subplots(1, 2, sharex=True)
     shapes = list(dict.fromkeys(summary.sort_values("layers", kind="stable")["shape"]))
-    summary = summary.assign(place=summary["shape"].map(shapes.index))
-    for (memory, rows), colour in zip(summary.groupby("memory", sort=False), CYCLE * 9, strict=False):
-        look: Any = {"color": colour, "label": MEMORIES[str(memory)], "floor": SMALLEST, "spread": "dots"}
-        medians(left, rows, ("place", "worst_forgetting"), **look)
-        medians(right, rows, ("place", "rmse"), **look)
-    left.set(ylabel=_of_forgetting(summary["worst_forgetting"]))
-    right.set(ylabel="RMSE on everything")
+    summary = summary.assign(place=summary["shape"].map(shapes.index), memory=summary["memory"].map(MEMORIES))
     names = [f"[{shape}]".replace("-", ",") for shape in shapes]
     turned = 30 if sum(map(len, names)) > 30 else 0  # more letters would touch each other
-    for panel in (left, right):
-        panel.set(yscale="log", xlabel="nodes of the layers")
+    labels = {"worst_forgetting": _of_forgetting(summary["worst_forgetting"]), "rmse": "RMSE on everything"}
+    for panel, (column, label) in zip(panels, labels.items(), strict=True):
+        series(panel, summary, ("place", column), "memory", floor=SMALLEST, spread="dots")
+        panel.set(yscale="log", xlabel="nodes of the layers", ylabel=label)
         panel.set_xticks(range(len(shapes)), names, rotation=turned, ha="right" if turned else "center")
-    say_above(figure, DOTS)
-    legend_of_all(figure, [left], ncols=2)
-    return figure
+    return finished(figure, panels[:1], DOTS, ncols=2)
 
 
 def _of_forgetting(values: Series[float]) -> str:

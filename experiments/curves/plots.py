@@ -1,18 +1,20 @@
-"""The figures of `kanrun curves`, each from the tables that its run recorded."""
+"""The figures of `kanrun curves`: each function draws the tables that its parameters name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+import inspect
+from collections.abc import Iterator, Mapping
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from pandas import DataFrame, Series
 
-from kanrun.figures.panels import legend_of_all, ticks_at
+from kanrun.figures.panels import finished, ticks_at
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -27,11 +29,7 @@ from kanrun.figures.style import (
     one_panel,
     styled,
     thinned,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from pandas import DataFrame, Series
+)  # fmt: skip
 
 SMALLEST_JUMP = 1e-17  # jumps below this, zero among them, are drawn here
 LARGEST_ERROR = 1e100  # errors above this are drawn here: ticks beyond larger ones are no numbers
@@ -39,126 +37,110 @@ MOST_LABELS = 20  # longer control polygons get no labels
 
 
 @styled
-def interpolation(curves: DataFrame) -> Figure:
-    """Return polynomial and spline through few, more and many equispaced points, the errors of both below.
+def interpolation(interpolation: DataFrame) -> Figure:
+    """Polynomial and spline through few, more and many equispaced points, the errors of both below.
 
-    `curves` has the columns points, x, truth, polynomial, spline; of more than three numbers of points the first,
-    middle and last are drawn.
+    Columns are points, x, truth, polynomial, spline; of more than three numbers of points the first, middle and last
+    are drawn.
     """
-    counts = sorted(curves["points"].dropna().unique())
+    counts = sorted(interpolation["points"].dropna().unique())
     counts = [counts[i] for i in sorted({0, len(counts) // 2, len(counts) - 1})]
     figure = new_figure(3.9, 2.05 * len(counts) + 0.4)
     axes = figure.subplots(2, len(counts), sharex=True, sharey="row", squeeze=False, height_ratios=[3, 2])
-    low, high = curves["truth"].min(), curves["truth"].max()
-    smallest = 1e-8 * (high - low or 1.0)
-    for column, count in enumerate(counts):
-        rows, (upper, lower) = curves[curves["points"] == count], axes[:, column]
+    low, high = interpolation["truth"].min(), interpolation["truth"].max()
+    size = high - low or 1.0
+    for (upper, lower), count in zip(axes.T, counts, strict=True):
+        rows = interpolation[interpolation["points"] == count]
         for name, colour in (("polynomial", VERMILLION), ("spline", BLUE)):
             upper.plot(rows["x"], rows[name], color=colour, label=name)
-            error = (rows[name] - rows["truth"]).abs().clip(smallest, max(LARGEST_ERROR, smallest))
+            error = (rows[name] - rows["truth"]).abs().clip(1e-8 * size, max(LARGEST_ERROR, 1e-8 * size))
             lower.semilogy(rows["x"], error, color=colour, lw=1)
         upper.plot(rows["x"], rows["truth"], color=BLACK, ls=(0, (2, 2)), lw=0.9, label="function")
         nodes = np.linspace(rows["x"].iloc[0], rows["x"].iloc[-1], int(count))
         upper.plot(nodes, np.interp(nodes, rows["x"], rows["truth"]), "o", color=BLACK, ms=2.2, zorder=3)
         upper.set_title(f"$N = {count:g}$")
         lower.set_xlabel("$x$")
-    margin = 0.6 * (high - low or 1.0)
-    axes[0, 0].set(ylabel="$f(x)$", ylim=(low - margin, high + margin))
+    axes[0, 0].set(ylabel="$f(x)$", ylim=(low - 0.6 * size, high + 0.6 * size))
     axes[1, 0].set(ylabel="absolute error")
-    axes[1, 0].set_ylim(bottom=smallest)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-    return figure
+    axes[1, 0].set_ylim(bottom=1e-8 * size)
+    return finished(figure, axes[0, :1], where="outside upper center", ncols=3)
 
 
 @styled
-def errors(summary: DataFrame, splines: DataFrame, orders: DataFrame) -> Figure:
-    """Return the largest error against the number of points, with the order fitted to each spline in the legend.
+def errors(summary: DataFrame, errors: DataFrame, orders: DataFrame) -> Figure:
+    """The largest error against the number of points, with the order fitted to each spline in the legend.
 
-    `summary` and `splines` have the columns curve, degree, points, max_error; `orders` degree, order,
-    last_points (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
+    `summary` and `errors` have the columns curve, degree, points, max_error; `orders` degree, order, last_points
+    (nothing where none was fitted). Dotted lines fall as the theory says, to the last point of each fit.
     """
-    summary, splines = (
-        rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR)) for rows in (summary, splines)
-    )
     figure, axes = one_panel(3.6, 5.4)
+    both = [rows.assign(max_error=rows["max_error"].clip(upper=LARGEST_ERROR)) for rows in (summary, errors)]
+    polynomials, splines = (rows[rows["max_error"] > 0].sort_values("points") for rows in both)
     for curve, marker, colour in (("polynomial", "s", BLACK), ("polynomial, Chebyshev points", "D", GREY)):
-        rows = summary[summary["curve"] == curve].sort_values("points")
-        label = curve.replace(", ", ",\n")
-        axes.loglog(rows["points"], rows["max_error"], "--", marker=marker, color=colour, label=label)
+        rows = polynomials[polynomials["curve"] == curve]
+        axes.loglog(rows["points"], rows["max_error"], f"{marker}--", color=colour, label=curve.replace(", ", ",\n"))
     for row, colour in zip(orders.to_dict("records"), CYCLE * len(orders), strict=False):
-        degree, order = int(row["degree"]), row["order"]
-        rows = splines[(splines["degree"] == degree) & (splines["max_error"] > 0)].sort_values("points")
-        if rows.empty:
-            continue
-        fitted = f": order {order:.1f}" if order == order else ""  # noqa: PLR0124  (a missing order is not itself)
-        axes.loglog(rows["points"], rows["max_error"], "o-", color=colour, label=f"spline, $k = {degree}${fitted}")
-        last = row["last_points"]
-        ahead = rows[(rows["points"] <= last) & (rows["points"] >= last / 5)]
-        theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
-        axes.loglog(ahead["points"], theory, ":", color=colour, lw=1)
+        degree, order, last = int(row["degree"]), row["order"], row["last_points"]
+        rows = splines[splines["degree"] == degree]
+        if len(rows):
+            fitted = "" if np.isnan(order) else f": order {order:.1f}"
+            axes.loglog(rows["points"], rows["max_error"], "o-", color=colour, label=f"spline, $k = {degree}${fitted}")
+            ahead = rows[rows["points"].between(last / 5, last)]
+            theory = ahead["max_error"].tail(1).sum() * (last / ahead["points"]) ** (degree + 1)
+            axes.loglog(ahead["points"], theory, ":", color=colour, lw=1)
     axes.plot([], [], ":", color=GREY, label="$N^{-(k+1)}$")
     axes.set(xlabel="number of points $N$", ylabel="largest error")
     ticks_at(axes.xaxis, {*summary["points"], *splines["points"]})
-    figure.legend(loc="outside right center")
-    return figure
+    return finished(figure, [axes], where="outside right center")
 
 
 @styled
-def lecture_points(points: DataFrame, through: DataFrame, drawn: DataFrame) -> Figure:
-    """Return four points: polynomial and quadratic spline through them; curves with them as control points.
-
-    `points` has the columns x, y; `through` x, polynomial, spline; `drawn` bezier_x, bezier_y, bspline_x, bspline_y.
-    """
-    figure = new_figure(2.9)
+def lecture_points(lecture_points: DataFrame, lecture_through: DataFrame, lecture_drawn: DataFrame) -> Figure:
+    """Four points (x, y): polynomial and quadratic spline through them; curves with them as control points."""
+    figure, points = new_figure(2.9), lecture_points
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    left.plot(through["x"], through["polynomial"], color=VERMILLION, label="polynomial of degree 3")
-    left.plot(through["x"], through["spline"], color=BLUE, label="spline of degree 2")
-    left.set(title="through the points", ylabel="$y$")
     right.plot(points["x"], points["y"], "--", color=GREY, lw=0.8)
-    right.plot(drawn["bezier_x"], drawn["bezier_y"], color=GREEN, label="Bézier curve of degree 3")
-    right.plot(drawn["bspline_x"], drawn["bspline_y"], color=BLUE, label="B-spline of degree 2")
-    right.set(title="as control points")
-    for axes in (left, right):
+    for axes, table, x, y, colour, label in (
+        (left, lecture_through, "x", "polynomial", VERMILLION, "polynomial of degree 3"),
+        (left, lecture_through, "x", "spline", BLUE, "spline of degree 2"),
+        (right, lecture_drawn, "bezier_x", "bezier_y", GREEN, "Bézier curve of degree 3"),
+        (right, lecture_drawn, "bspline_x", "bspline_y", BLUE, "B-spline of degree 2"),
+    ):
+        axes.plot(table[x], table[y], color=colour, label=label)
+    for axes, title in ((left, "through the points"), (right, "as control points")):
         axes.plot(points["x"], points["y"], "o", color=BLACK, ms=4, zorder=4)
-        axes.set_xlabel("$x$")
+        axes.set(xlabel="$x$", title=title)
         axes.legend(loc="upper left")
-    top, bottom = through["polynomial"].max(), points["y"].min()
-    left.set_ylim(top=top + 0.35 * (top - bottom))
+    top, bottom = lecture_through["polynomial"].max(), points["y"].min()
+    left.set(ylabel="$y$", ylim=(None, top + 0.35 * (top - bottom)))
     return figure
 
 
 @styled
-def bernstein_basis(basis: DataFrame) -> Figure:
-    """Return the Bernstein polynomials of one degree, from the columns function, u, value."""
+def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
+    """The Bernstein polynomials of one degree, from the columns function, u, value."""
     figure, axes = one_panel(2.6, 3.8)
-    degree = int(basis["function"].max())
-    for index in range(degree + 1):
-        rows, colour = basis[basis["function"] == index], CYCLE[index % len(CYCLE)]
+    degree = int(bernstein_basis["function"].max())
+    for (index, rows), colour in zip(bernstein_basis.groupby("function"), CYCLE * (degree + 1), strict=False):
         axes.plot(rows["u"], rows["value"], color=colour)
         if degree <= 8:
-            top = rows["value"].max()
-            at = (float(rows["u"][rows["value"] == top].iloc[0]), float(top))
-            label = axes.annotate(f"$B_{{{index}}}^{{{degree}}}$", at, (0, 2), textcoords="offset points", va="bottom")
-            label.set(color=colour, ha="left" if index == 0 else "right" if index == degree else "center")
+            number, (u, top) = int(str(index).split(".")[0]), rows.loc[rows["value"].idxmax(), ["u", "value"]]
+            name = f"$B_{{{number}}}^{{{degree}}}$"
+            label = axes.annotate(name, (u, top), (0, 2), textcoords="offset points", va="bottom", color=colour)
+            label.set(ha="left" if number == 0 else "right" if number == degree else "center")
     axes.set(xlabel="$u$", ylabel="value", xlim=(-0.02, 1.02), ylim=(0, 1.14))
     return figure
 
 
 @styled
-def bspline_basis(basis: DataFrame, knots: DataFrame) -> Figure:
-    """Return all basis functions of a knot vector, each knot below as many times as it counts.
-
-    `basis` has the columns function, t, value; `knots` knot, multiplicity.
-    """
+def bspline_basis(bspline_basis: DataFrame, bspline_knots: DataFrame) -> Figure:
+    """All basis functions (function, t, value) of a knot vector, each knot below as often as its multiplicity."""
     figure, axes = one_panel(2.3, 5.6)
-    for index in range(int(basis["function"].max()) + 1):
-        rows = basis[basis["function"] == index]
-        there = rows["value"] != 0
-        shown = there | there.shift(fill_value=False) | there.shift(-1, fill_value=False)  # with zeros next to it
-        axes.plot(rows["t"], rows["value"].where(shown), color=CYCLE[index % len(CYCLE)])
-    for row in knots.to_dict("records"):
-        copies = np.arange(int(row["multiplicity"]))
-        axes.plot(np.full(len(copies), row["knot"]), -0.05 - 0.06 * copies, "^", color=BLACK, ms=3.2)
+    knots = bspline_knots
+    for (_, rows), colour in zip(bspline_basis.groupby("function"), CYCLE * len(bspline_basis), strict=False):
+        axes.plot(rows["t"], rows["value"].where(_widened(rows["value"] != 0)), color=colour)
+    for knot, multiplicity in zip(knots["knot"], knots["multiplicity"].astype(int), strict=True):
+        axes.plot([knot] * multiplicity, -0.05 - 0.06 * np.arange(multiplicity), "^", color=BLACK, ms=3.2)
     axes.set_xticks(knots["knot"], [f"{knot:.3g}" for knot in knots["knot"]])
     axes.set(xlabel="knots $t_i$", ylabel="value", ylim=(-0.08 - 0.06 * knots["multiplicity"].max(), 1.05))
     axes.set_yticks([0, 0.5, 1])
@@ -166,17 +148,18 @@ def bspline_basis(basis: DataFrame, knots: DataFrame) -> Figure:
 
 
 @styled
-def continuity(curves: DataFrame, jumps: DataFrame) -> Figure:
-    """Return splines of one degree with a knot of multiplicity 1 ... k, and how much derivatives jump there.
+def continuity(multiple_knots: DataFrame, continuity: DataFrame) -> Figure:
+    """Splines of one degree with a knot of multiplicity 1 ... k, and how much derivatives jump there.
 
-    `curves` has the columns curve (multiplicity less 1), t, value; `jumps` degree, multiplicity, derivative, relative.
+    `multiple_knots` has the columns curve (multiplicity less 1), t, value; `continuity` degree, multiplicity,
+    derivative, relative.
     """
-    degree = int(curves["curve"].max()) + 1
+    degree = int(multiple_knots["curve"].max()) + 1
     figure = new_figure(2.7)
     left, right = figure.subplots(1, 2)
-    for multiplicity in range(1, degree + 1):
-        rows, colour = curves[curves["curve"] == multiplicity - 1], CYCLE[(multiplicity - 1) % len(CYCLE)]
-        found = jumps[(jumps["degree"] == degree) & (jumps["multiplicity"] == multiplicity)]
+    for (curve, rows), colour in zip(multiple_knots.groupby("curve"), CYCLE * degree, strict=False):
+        multiplicity = int(str(curve).split(".")[0]) + 1
+        found = continuity[(continuity["degree"] == degree) & (continuity["multiplicity"] == multiplicity)]
         left.plot(rows["t"], rows["value"], color=colour)
         at = found["derivative"] + 0.12 * (multiplicity - (degree + 1) / 2)
         label = f"$m = {multiplicity}$: $C^{{{degree - multiplicity}}}$"
@@ -185,95 +168,89 @@ def continuity(curves: DataFrame, jumps: DataFrame) -> Figure:
     left.set(xlabel="$t$", ylabel=f"splines of degree {degree}", title="a knot of multiplicity $m$ at 0.5")
     right.axhspan(SMALLEST_JUMP / 20, np.finfo(float).eps, color=PALE, zorder=0, label="rounding")
     right.set(xlabel="derivative", ylabel="jump / size of the derivative", title="how far derivatives jump there")
-    right.set(ylim=(SMALLEST_JUMP / 20, 100))
-    right.set_xticks(range(degree + 1))
+    right.set(ylim=(SMALLEST_JUMP / 20, 100), xticks=range(degree + 1))
     right.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 @styled
-def de_casteljau(curve: DataFrame, levels: DataFrame) -> Figure:
-    """Return a Bézier curve and the points of de Casteljau's construction at one parameter, level by level.
+def de_casteljau(bezier_curve: DataFrame, de_casteljau: DataFrame) -> Figure:
+    """A Bézier curve (x, y) and the points of de Casteljau's construction at one parameter (level, x, y).
 
-    `curve` has the columns x, y; `levels` level, x, y: level 0 is the control points, the last the curve's point.
+    Level 0 is the control points, the last the curve's point.
     """
-    figure, axes = _plane(4.6, levels["x"], levels["y"], beside=1.3)
-    axes.plot(curve["x"], curve["y"], color=BLACK, lw=2, zorder=3, label="Bézier curve")
-    last = int(levels["level"].max())
-    shades = mpl.colormaps[SEQUENTIAL]
-    for number in range(last + 1):
-        rows = levels[levels["level"] == number]
+    figure, axes = _plane(4.6, de_casteljau["x"], de_casteljau["y"], beside=1.3)
+    axes.plot(bezier_curve["x"], bezier_curve["y"], color=BLACK, lw=2, zorder=3, label="Bézier curve")
+    *levels, last = (rows for _, rows in de_casteljau.groupby("level"))
+    for number, rows in enumerate(levels):
         if number == 0:
             _polygon(axes, rows["x"], rows["y"], "P")
-        elif number < last:
-            colour = shades(0.85 * (number - 1) / max(last - 2, 1))
-            axes.plot(rows["x"], rows["y"], "o-", color=colour, lw=1.1, label=f"level {number}")
         else:
-            axes.plot(rows["x"], rows["y"], "o", color=VERMILLION, ms=6, zorder=5, label="point of the curve")
+            colour = mpl.colormaps[SEQUENTIAL](0.85 * (number - 1) / max(len(levels) - 2, 1))
+            axes.plot(rows["x"], rows["y"], "o-", color=colour, lw=1.1, label=f"level {number}")
+    axes.plot(last["x"], last["y"], "o", color=VERMILLION, ms=6, zorder=5, label="point of the curve")
     axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
 
 
 @styled
-def bspline_pieces(control: DataFrame, knots: DataFrame, pieces: DataFrame, bezier: DataFrame) -> Figure:
-    """Return a B-spline curve in its Bézier pieces, with both control polygons and the knots on the curve.
+def bspline_pieces(
+    bspline_control: DataFrame, bspline_knots: DataFrame, bezier_pieces: DataFrame, bezier_control: DataFrame
+) -> Figure:
+    """A B-spline curve in its Bézier pieces, with both control polygons and the knots on the curve.
 
-    `control` and `knots` have the columns x, y; `pieces` (points of the curve) and `bezier` (control points of
-    the pieces) piece, x, y.
+    All have the columns x, y; points of the curve and control points of its pieces also piece.
     """
-    figure, axes = _plane(6.0, control["x"], control["y"], above=0.25)
-    count = pieces["piece"].nunique()
-    for number in range(count):
-        colour = CYCLE[number % len(CYCLE)]
-        points, rows = bezier[bezier["piece"] == number], pieces[pieces["piece"] == number]
-        axes.plot(points["x"], points["y"], "s-", color=colour, ms=2.6, lw=0.7, alpha=0.75)
-        axes.plot(rows["x"], rows["y"], color=colour, lw=2.2, zorder=3)
-    _polygon(axes, control["x"], control["y"], "P")
+    figure, axes = _plane(6.0, bspline_control["x"], bspline_control["y"], above=0.25)
+    count = bezier_pieces["piece"].nunique()
+    thin = {"lw": 0.7, "ms": 2.6, "alpha": 0.75}
+    for table, style, look in ((bezier_control, "s-", thin), (bezier_pieces, "-", {"lw": 2.2, "zorder": 3})):
+        for (_, rows), colour in zip(table.groupby("piece"), CYCLE * count, strict=False):
+            axes.plot(rows["x"], rows["y"], style, color=colour, **look)
+    _polygon(axes, bspline_control["x"], bspline_control["y"], "P")
     handles = [
         *axes.get_lines()[-1:],
         Line2D([], [], color=CYCLE[0], lw=2.2, label=f"curve in {count} pieces"),
-        Line2D([], [], color=CYCLE[0], marker="s", ms=2.6, lw=0.7, alpha=0.75, label="their Bézier polygons"),
-        _knots(axes, knots),
+        Line2D([], [], color=CYCLE[0], marker="s", label="their Bézier polygons", **thin),
+        _knots(axes, bspline_knots),
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return figure
 
 
 @styled
-def local_control(curves: DataFrame, control: DataFrame, knots: DataFrame) -> Figure:
-    """Return a B-spline curve before and after one control point moved; what stayed to the bit is black.
+def local_control(local_control: DataFrame, bspline_control: DataFrame, bspline_knots: DataFrame) -> Figure:
+    """A B-spline curve before and after one control point moved; what stayed to the bit is black.
 
-    `curves` and `control` have the columns x, y, moved_x, moved_y; `knots` x, y.
+    Curve and control points have the columns x, y, moved_x, moved_y; knots x, y.
     """
+    curves, control = local_control, bspline_control
     x, y = (pd.concat([control[name], control[f"moved_{name}"]]) for name in ("x", "y"))
     figure, axes = _plane(6.0, x, y, above=0.25)
-    changed = (curves["x"] != curves["moved_x"]) | (curves["y"] != curves["moved_y"])
-    near, stayed = curves.where(_widened(changed)), curves.where(~changed)
-    moved = (control["x"] != control["moved_x"]) | (control["y"] != control["moved_y"])
-    legs = control.where(_widened(moved))
+    changed, moved = (
+        (table["x"] != table["moved_x"]) | (table["y"] != table["moved_y"]) for table in (curves, control)
+    )
+    near, stayed, legs = curves.where(_widened(changed)), curves.where(~changed), control.where(_widened(moved))
     _polygon(axes, control["x"], control["y"])
+    axes.plot(stayed["x"], stayed["y"], color=BLACK, lw=2, label="unchanged")
+    axes.plot(near["x"], near["y"], color=BLUE, label="before")
+    axes.plot(near["moved_x"], near["moved_y"], color=VERMILLION, label="after")
     axes.plot(legs["moved_x"], legs["moved_y"], "--", color=VERMILLION, lw=0.8, zorder=1)
-    handles = [
-        *axes.plot(stayed["x"], stayed["y"], color=BLACK, lw=2, label="unchanged"),
-        *axes.plot(near["x"], near["y"], color=BLUE, label="before"),
-        *axes.plot(near["moved_x"], near["moved_y"], color=VERMILLION, label="after"),
-        _knots(axes, knots),
-    ]
-    for row in control[moved].to_dict("records"):
-        axes.plot([row["moved_x"]], [row["moved_y"]], "o", color=VERMILLION, ms=5, zorder=4)
-        arrow = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
-        axes.annotate("", (row["moved_x"], row["moved_y"]), (row["x"], row["y"]), arrowprops=arrow)
-    handles.insert(0, axes.get_lines()[0])
-    figure.legend(handles=handles, loc="outside upper center", ncols=5)
-    return figure
+    _knots(axes, bspline_knots)
+    arrow = {"arrowstyle": "->", "color": VERMILLION, "shrinkA": 4, "shrinkB": 4}
+    for start, end in control.loc[moved, ["x", "y", "moved_x", "moved_y"]].to_numpy().reshape(-1, 2, 2):
+        axes.plot(*end, "o", color=VERMILLION, ms=5, zorder=4)
+        axes.annotate("", end, start, arrowprops=arrow)
+    return finished(figure, [axes], where="outside upper center", ncols=5)
 
 
 @styled
-def planar(curves: DataFrame, points: DataFrame, control: DataFrame) -> Figure:
-    """Return a curve through planar points, and one near them with its fewer control points.
+def planar(planar_curves: DataFrame, planar_points: DataFrame, planar_control: DataFrame) -> Figure:
+    """A curve through planar points, and one near them with its fewer control points.
 
-    `curves` has the columns x, y, near_x, near_y; `points` and `control` x, y.
+    Curves have the columns x, y, near_x, near_y; points and control points x, y.
     """
+    curves, points, control = planar_curves, planar_points, planar_control
     x, y = (pd.concat([points[name], control[name], curves[name]]) for name in ("x", "y"))
     figure = new_figure(1.1 + (WIDTH - 1.0) / 2 * _aspect(x, y))
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
@@ -289,8 +266,7 @@ def planar(curves: DataFrame, points: DataFrame, control: DataFrame) -> Figure:
         _equal(axes, x, y)
         axes.plot(shown["x"], shown["y"], "o", label="given points", **look)
     right.set_ylabel("")
-    legend_of_all(figure, [left, right], ncols=4)
-    return figure
+    return finished(figure, [left, right], ncols=4)
 
 
 def _polygon(axes: Axes, x: Series[float], y: Series[float], name: str = "") -> None:
@@ -343,23 +319,15 @@ def _limits(x: Series[float], y: Series[float]) -> tuple[tuple[float, float], tu
     return (x.min() - margin, x.max() + margin), (y.min() - margin, y.max() + margin)
 
 
-#: Name of each figure, what draws it, and the tables it is drawn from.
-FIGURES: dict[str, tuple[Callable[..., Figure], tuple[str, ...]]] = {
-    "interpolation": (interpolation, ("interpolation",)),
-    "errors": (errors, ("summary", "errors", "orders")),
-    "lecture_points": (lecture_points, ("lecture_points", "lecture_through", "lecture_drawn")),
-    "bernstein_basis": (bernstein_basis, ("bernstein_basis",)),
-    "de_casteljau": (de_casteljau, ("bezier_curve", "de_casteljau")),
-    "bspline_basis": (bspline_basis, ("bspline_basis", "bspline_knots")),
-    "bspline_pieces": (bspline_pieces, ("bspline_control", "bspline_knots", "bezier_pieces", "bezier_control")),
-    "local_control": (local_control, ("local_control", "bspline_control", "bspline_knots")),
-    "continuity": (continuity, ("multiple_knots", "continuity")),
-    "planar": (planar, ("planar_curves", "planar_points", "planar_control")),
-}
+FIGURES = (
+    interpolation, errors, lecture_points, bernstein_basis, de_casteljau, bspline_basis, bspline_pieces, local_control,
+    continuity, planar,
+)  # fmt: skip
 
 
 def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     """Every figure whose tables are there, with its name."""
-    for name, (draw, needed) in FIGURES.items():
+    for draw in FIGURES:
+        needed = inspect.signature(draw).parameters
         if all(table in tables for table in needed):
-            yield name, draw(*(tables[table] for table in needed))
+            yield draw.__name__, draw(**{table: tables[table] for table in needed})  # type: ignore[arg-type]

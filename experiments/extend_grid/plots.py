@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from pandas import DataFrame, Series
 
-from kanrun.figures.panels import BANDS, legend_of_all, medians, power_law, shape_name, small_multiples, ticks_at
-from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, say_above, styled
+from kanrun.figures.panels import BANDS, finished, log_log, medians, power_law, series, shape_name, small_multiples
+from kanrun.figures.style import BLACK, CYCLE, GREY, SPLITS, WIDTH, grid_of_axes, new_figure, one_panel, styled
 
 #: From which grid on networks can reproduce their points: column of the stages, label, look. One lies on the other.
 MARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -21,6 +21,7 @@ MARKS: tuple[tuple[str, str, dict[str, Any]], ...] = (
 )
 FARTHEST = 10  # times the finest grid: a mark beyond it is named, not drawn
 CLOSEST = 0.09  # of the steps, between the numbers of two stages
+GRIDS = "grid intervals $G$"
 
 
 @styled
@@ -52,9 +53,7 @@ def staircase(metrics: DataFrame, stages: DataFrame) -> Figure:
     for panel in panels[::3]:
         panel.set_ylabel("RMSE")
     network = "" if several else f"{shape_name(first['shape'].iloc[0])}; "
-    say_above(figure, "\n".join([f"{network}above each stage: its grid intervals $G$", *beyond]))
-    legend_of_all(figure, panels, ncols=2)
-    return figure
+    return finished(figure, panels, "\n".join([f"{network}above each stage: its grid intervals $G$", *beyond]), ncols=2)
 
 
 def _mark_grids(panel: Axes, steps: np.ndarray[Any, Any], rows: DataFrame) -> None:
@@ -97,8 +96,8 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                 style, colour = f"{'osD^v'[number % 5]}{'-' if number == 0 else '--'}", CYCLE[number % len(CYCLE)]
                 medians(panel, some, ("intervals", name), style, color=colour, label=str(schedule))
                 panel.lines[-1].set_markersize(max(6.5 - number, 2.5))
-            _log_log(panel, (rows[rows["compared"]] if rows["compared"].any() else rows)["intervals"])
-            panel.set_title(shape_name(shape))
+            ticks = (rows[rows["compared"]] if rows["compared"].any() else rows)["intervals"]
+            log_log(panel, ticks, xlabel=GRIDS, title=shape_name(shape))
             beyond |= dict.fromkeys(_mark_thresholds(panel, rows, shape if len(shapes) > 1 else ""))
         if published is not None:
             known = published[published["shape"] == shape].drop_duplicates("intervals")
@@ -107,9 +106,7 @@ def against_intervals(stages: DataFrame, published: DataFrame | None) -> Figure:
                     row[0].plot(known["intervals"], known[column], marker, color=BLACK, ms=5, label=label, zorder=4)
         row[0].set_ylabel("test RMSE")
         row[1].set_ylabel("root of the median square")
-    say_above(figure, "\n".join([BANDS, *beyond]))
-    legend_of_all(figure, [row[0] for row in axes], ncols=3)
-    return figure
+    return finished(figure, [row[0] for row in axes], "\n".join([BANDS, *beyond]), ncols=3)
 
 
 @styled
@@ -128,31 +125,23 @@ def time(schedules: DataFrame, scratch: DataFrame) -> Figure:
             middle = rows.groupby("intervals")[["seconds", "test_rmse"]].median()
             right.plot(middle["seconds"], middle["test_rmse"], style[0], color=colour, label=label)
             named += [(at["seconds"], at["test_rmse"], f"{grid}", colour) for grid, at in middle.iterrows()]
-    _log_log(left, [*scratch["intervals"], *schedules["intervals"][schedules["compared"]]])
-    left.set(title="seconds until a grid is done", ylabel="seconds")
+    grids = [*scratch["intervals"], *schedules["intervals"][schedules["compared"]]]
+    log_log(left, grids, title="seconds until a grid is done", xlabel=GRIDS, ylabel="seconds")
     right.set(title="error and seconds of each grid $G$", xlabel="seconds of training", ylabel="test RMSE")
     right.set(xscale="log", yscale="log")
-    _name_points(right, named)
-    say_above(figure, BANDS)
-    legend_of_all(figure, [left], ncols=2)
-    return figure
-
-
-def _name_points(panel: Axes, named: Iterable[tuple[float, float, str, str]]) -> None:
-    """Write names beside points (x, y, name, colour) of a log-log panel, but for those that would lie on another's."""
     taken: list[np.ndarray[Any, Any]] = []
     for x, y, name, colour in named:
-        place = panel.transLimits.transform(np.log10([x, y]))
-        if all((np.abs(place - other) > (0.08, 0.05)).any() for other in taken):
+        place = right.transLimits.transform(np.log10([x, y]))
+        if all((np.abs(place - other) > (0.08, 0.05)).any() for other in taken):  # names do not lie on each other
             taken.append(place)
-            panel.annotate(name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
+            right.annotate(name, (x, y), (4, 2), textcoords="offset points", fontsize=6.5, color=colour)
+    return finished(figure, [left], BANDS, ncols=2)
 
 
 @styled
 def order(stages: DataFrame, exponents: Series) -> Figure:
     """Test RMSE against G for every degree, with its fitted exponent and the theory's line of slope -(k + 1)."""
-    figure = new_figure(3.4, 5.4)
-    panel = figure.subplots()
+    figure, panel = one_panel(3.4, 5.4)
     degrees: Any = stages.groupby("degree")
     for (degree, rows), colour in zip(degrees, CYCLE, strict=False):
         fitted = exponents.get(degree, np.nan)
@@ -161,10 +150,9 @@ def order(stages: DataFrame, exponents: Series) -> Figure:
         ranged = rows[rows["in_order"]]
         if len(ranged):
             power_law(panel, ranged["intervals"], ranged["test_rmse"], -(degree + 1), color=colour, lw=0.9)
-    _log_log(panel, stages["intervals"])
-    panel.set(title="lines: slope $-(k + 1)$ over the range that is fitted", ylabel="test RMSE")
-    figure.legend(loc="outside right center")
-    return figure
+    title = "lines: slope $-(k + 1)$ over the range that is fitted"
+    log_log(panel, stages["intervals"], title=title, xlabel=GRIDS, ylabel="test RMSE")
+    return finished(figure, [panel], where="outside right center")
 
 
 @styled
@@ -172,13 +160,13 @@ def against_points(stages: DataFrame) -> Figure:
     """Test RMSE against G for several numbers of training points, and of the chosen grid against that number."""
     figure = new_figure(3.5)
     left, right = figure.subplots(1, 2)
-    for (points, rows), colour in zip(stages.groupby("train_points"), CYCLE * 9, strict=False):
-        medians(left, rows, ("intervals", "test_rmse"), color=colour, label=f"$N = {points}$")
+    stages = stages.sort_values("train_points", kind="stable")
+    series(left, stages, ("intervals", "test_rmse"), "train_points", label="$N = {}$")
+    for (_, rows), colour in zip(stages.groupby("train_points"), CYCLE * 9, strict=False):
         for at, _, look in _marks(rows):
             if at <= FARTHEST * stages["intervals"].max():
                 left.axvline(at, zorder=0, **{**look, "color": colour})
-    _log_log(left, stages["intervals"])
-    left.set(title="marks in the colour of their $N$", ylabel="test RMSE")
+    log_log(left, stages["intervals"], title="marks in the colour of their $N$", xlabel=GRIDS, ylabel="test RMSE")
     chosen, finest = stages[stages["chosen"]], stages["intervals"].max()
     medians(right, chosen, ("train_points", "test_rmse"), color=BLACK, label="median", spread="none")
     right.plot(chosen["train_points"], chosen["test_rmse"], "o", color=GREY, alpha=0.6, label="a seed")
@@ -187,11 +175,9 @@ def against_points(stages: DataFrame) -> Figure:
         if np.isfinite(at):
             right.axvline(at, zorder=0, **look)
         right.plot([], [], label=text, **look)
-    _log_log(right, chosen["train_points"])
-    right.set(title=f"chosen on validation; marks for $G = {finest:g}$", xlabel="training points $N$")
-    say_above(figure, BANDS)
-    legend_of_all(figure, [left, right], ncols=3)
-    return figure
+    title = f"chosen on validation; marks for $G = {finest:g}$"
+    log_log(right, chosen["train_points"], title=title, xlabel="training points $N$")
+    return finished(figure, [left, right], BANDS, ncols=3)
 
 
 @styled
@@ -214,18 +200,11 @@ def overfit(stages: DataFrame) -> Figure:
             label = "without penalty, from scratch: test"
             panel.plot(alone["intervals"], alone["test_rmse"], "D", color=BLACK, label=label)
         beyond |= dict.fromkeys(_mark_thresholds(panel, rows))
-        _log_log(panel, stages["intervals"])
         level = f"{100 * noise:.3g} % noise" if noise else "exact"
-        panel.set_title(f"{stages['train_points'].iloc[0]} points, {level}")
+        title = f"{stages['train_points'].iloc[0]} points, {level}"
+        log_log(panel, stages["intervals"], title=title, xlabel=GRIDS)
     panels[0].set_ylabel("RMSE")
-    say_above(figure, "\n".join([BANDS, *beyond]))
-    legend_of_all(figure, panels, ncols=2)
-    return figure
-
-
-def _log_log(panel: Axes, grids: Iterable[float]) -> None:
-    panel.set(xscale="log", yscale="log", xlabel="grid intervals $G$")
-    ticks_at(panel.xaxis, grids)
+    return finished(figure, panels, "\n".join([BANDS, *beyond]), ncols=2)
 
 
 def _marks(stages: DataFrame) -> Iterator[tuple[float, str, dict[str, Any]]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from kanrun.figures.network import draw_network, lay_out
+from kanrun.figures.network import draw_network, lay_out, strongest_of_all
 from kanrun.figures.style import (
     BLACK,
     BLUE,
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 _GAP, _HEADING = 0.3, 0.62  # inches between two stages, and above them
 _LEAST_WIDTH, _WIDEST = 1.9, 11.0
 _OUTCOMES = {"exact": GREEN, "formula": BLUE, "partly numeric": ORANGE, "failed": VERMILLION, "wrong": BLACK}
-_MOST = 400
 _MOST_CANDIDATES = 30
 
 
@@ -54,8 +53,8 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     """
     table = first_seed(table)
     stages = sorted(table["stage"].unique())
-    parts = [table[table["stage"] == stage] for stage in stages]
-    layouts = [lay_out(part, False, _MOST) for part in parts]
+    parts = [strongest_of_all(table[table["stage"] == stage]) for stage in stages]
+    layouts = [lay_out(part) for part in parts]
     rooms = [max(layout.width, _LEAST_WIDTH) + _GAP for layout in layouts]
     high, places = max(layout.height for layout in layouts) + _HEADING, list[tuple[float, int]]()
     left, row = 0.0, 0

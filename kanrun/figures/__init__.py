@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kanrun.figures.edge_panels import edges
 from kanrun.figures.effects import effects, pair_maps
-from kanrun.figures.network import draw_network, network_diagram
+from kanrun.figures.network import network_diagram
 from kanrun.figures.prediction import predictions, residuals
 
-__all__ = ["draw_network", "edges", "effects", "network_diagram", "pair_maps", "predictions", "residuals"]
+__all__ = ["edges", "effects", "network_diagram", "pair_maps", "predictions", "residuals"]

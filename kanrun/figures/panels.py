@@ -10,7 +10,7 @@ import numpy as np
 import pandas
 from matplotlib.ticker import NullLocator
 
-from kanrun.figures.style import BLACK, BLUE, WIDTH, grid_of_axes, letters, new_figure
+from kanrun.figures.style import BLACK, BLUE, CYCLE, WIDTH, grid_of_axes, letters, new_figure, say_above
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,6 +65,25 @@ def medians(
         panel.fill_between(middle.index, by.min(), by.max(), color=look["color"], alpha=0.16, lw=0)
 
 
+def series(
+    panel: Axes, table: pandas.DataFrame, columns: tuple[str, str], by: str, style: str = "o-", **look: Any
+) -> None:
+    """Draw `medians` of each group of the column `by`, in the colours of the cycle and under its name.
+
+    A `label` is a format of the group's name, such as "{}: median".
+    """
+    label = look.pop("label", "{}")
+    for number, (name, rows) in enumerate(table.groupby(by, sort=False)):
+        own: Any = {"color": CYCLE[number % len(CYCLE)], "label": label.format(letters(str(name), 30))}
+        medians(panel, rows, columns, style, **{**look, **own})
+
+
+def log_log(panel: Axes, ticks: Iterable[float], **names: Any) -> None:
+    """Make both axes logarithmic, with ticks of the lower one at those of the values; `names` are as for `Axes.set`."""
+    panel.set(xscale="log", yscale="log", **names)
+    ticks_at(panel.xaxis, ticks)
+
+
 def power_law(panel: Axes, x: Numbers, y: Numbers, power: float, **look: Any) -> None:
     """Draw c x^power over the range of `x`, through the geometric mean of the points: a line on log-log axes."""
     at, values = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
@@ -94,6 +113,13 @@ def legend_of_all(figure: Figure, panels: Iterable[Axes], where: Any = "outside 
             handles.setdefault(str(label), handle)
     if handles:
         figure.legend(list(handles.values()), list(handles), loc=where, **options)
+
+
+def finished(figure: Figure, panels: Iterable[Axes], remark: str = "", **legend: Any) -> Figure:
+    """Return the figure with a remark above and one legend of the panels, see `legend_of_all`."""
+    say_above(figure, remark)
+    legend_of_all(figure, panels, **legend)
+    return figure
 
 
 def ticks_at(axis: Axis, values: Iterable[float]) -> None:

@@ -168,7 +168,6 @@ def test_planar_curves_are_in_equal_scales_with_all_points() -> None:
     stored(plane.planar(thin.assign(near_x=thin["x"], near_y=thin["y"]), thin, thin))
 
 
-def test_every_figure_needs_tables_that_it_names_in_order() -> None:
-    for draw, tables in curves.FIGURES.values():
-        assert callable(draw)
-        assert tables
+def test_every_figure_is_drawn_from_the_tables_that_it_names() -> None:
+    tables = {"bernstein_basis": DataFrame({"function": [0.0], "u": [0.0], "value": [1.0]}), "other": DataFrame()}
+    assert [name for name, _ in curves.figures_of(tables)] == ["bernstein_basis"]
