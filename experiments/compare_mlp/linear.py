@@ -56,15 +56,14 @@ def run(cfg: CompareMLPConfig, cell: Cell, seed: int) -> Iterator[Record]:
     to_the_end(network, data)
     marks = {"comparison": cfg.comparison, "activation": "identity", "depth": cell["depth"]}
     yield matched_run.result(case, trained, marks)
-    matrix, offset = product(network)
     points = data.everything
-    least = least_squares(points.x, points.y)
+    one = with_one(points.x)
+    least = torch.linalg.lstsq(one, points.y, driver="gelsd").solution
     with torch.no_grad():
         ours = network(points.x)
-    one = torch.cat([points.x, torch.ones_like(points.x[:, :1])], 1)
     differences = {
         "from_least_squares": relative(ours, one @ least),
-        "from_product": relative(ours, points.x @ matrix.T + offset),
+        "from_product": relative(ours, one @ product(network).T),
         "bits_that_differ": bits_that_differ(network, seed),
     }
     yield Row("linear", {"target": case.name, "depth": cell["depth"], **differences})
@@ -84,25 +83,17 @@ def to_the_end(network: MLP, data: TrainingData) -> None:
             return
 
 
-def product(network: MLP) -> tuple[Tensor, Tensor]:
-    """(W, b) of the one linear map x W^T + b that the layers compose to."""
-    matrix: Tensor | None = None
-    offset: Tensor | None = None
+def product(network: MLP) -> Tensor:
+    """(outputs, inputs + 1): slopes and offset of the one linear map that the layers compose to."""
+    whole = torch.eye(network.shape[0], network.shape[0] + 1, dtype=torch.float64)
     for layer in network.linear:
-        assert isinstance(layer, nn.Linear)
-        weight, bias = layer.weight.detach(), layer.bias.detach()
-        matrix = weight if matrix is None else weight @ matrix
-        offset = bias if offset is None else weight @ offset + bias
-    assert matrix is not None  # an MLP has at least one layer
-    assert offset is not None
-    return matrix, offset
+        whole = layer.weight.detach() @ whole
+        whole[:, -1] += layer.bias.detach()
+    return whole
 
 
-def least_squares(x: Tensor, y: Tensor) -> Tensor:
-    """(inputs + 1, outputs): slopes and intercept of ordinary least squares."""
-    design = torch.cat([x, torch.ones_like(x[:, :1])], 1)
-    solution: Tensor = torch.linalg.lstsq(design, y, driver="gelsd").solution
-    return solution
+def with_one(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[:, :1])], 1)
 
 
 def relative(ours: Tensor, other: Tensor) -> float:
@@ -117,7 +108,6 @@ def bits_that_differ(network: MLP, seed: int) -> int:
     """
     wrong = 0
     for number, layer in enumerate(network.linear):
-        assert isinstance(layer, nn.Linear)
         exact = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64)
         x = torch.randn(64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}"))
         weight, bias, x = (

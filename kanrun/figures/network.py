@@ -73,7 +73,8 @@ def draw_network(axes: Axes, table: pandas.DataFrame, layout: Layout) -> None:
     for layer, count in enumerate(layout.counts):
         _draw_layer(axes, layout, layer, strongest(table[table["layer"] == layer], count))
     places = [layout.node(layer, i) for layer, count in enumerate(layout.nodes) for i in range(count)]
-    axes.scatter(*np.transpose(places), s=26 if max(layout.nodes) <= 30 else 8, c=BLACK, lw=0, zorder=5)
+    x, y = np.transpose(places)
+    axes.scatter(x, y, s=26 if max(layout.nodes) <= 30 else 8, c=BLACK, lw=0, zorder=5)
     products = table[table["operation"] == "product"] if "operation" in table else table[:0]
     for layer, out in {*zip(products["layer"], products["out"], strict=True)}:
         x, y = layout.node(int(layer) + 1, int(out))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -31,7 +32,6 @@ from kanrun.figures.style import (
 )
 
 if TYPE_CHECKING:
-    import pandas
     from matplotlib.axes import Axes
 
 _MOST_OUTPUTS = 4
@@ -54,11 +54,12 @@ def predictions(table: pandas.DataFrame) -> Figure:
     columns = [f"{kind}:{name}" for name in shown for kind in ("truth", "prediction")]
     filled = [name for name in columns if name in table and not table[name].isna().all()]
     whole = bool(shown) and all(has_classes(table, name) for name in shown)
+    numbers = is_numeric(table, [f"input:{name}" for name in inputs])
     if whole or not is_numeric(table, filled):
         figure = draw_classes(table, inputs, shown)
-    elif len(inputs) == 1 and is_numeric(table, [f"input:{name}" for name in inputs]):
+    elif len(inputs) == 1 and numbers:
         figure = _curves(table, inputs[0], shown)
-    elif len(inputs) == 2 and is_numeric(table, [f"input:{name}" for name in inputs]):
+    elif len(inputs) == 2 and numbers:
         figure = draw_maps(table, inputs, shown)
     else:
         figure = _parities(table, shown)
@@ -107,23 +108,32 @@ def _parities(table: pandas.DataFrame, outputs: Sequence[str]) -> Figure:
     return figure
 
 
-def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
-    ends: list[float] = []
-    for order, split in enumerate(("train", "test")):
+def _pairs(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
+    """Return truth, guess and error of the rows of each split that have both."""
+    found = {}
+    for split in ("train", "test"):
         rows = table[table["split"] == split]
-        truth, guess = truth_of(rows, output), rows[f"prediction:{output}"]
-        there = truth.notna() & guess.notna()
-        if not there.any():
-            continue
-        truth, guess = truth[there], guess[there]
-        rmse = float(np.sqrt(np.mean((truth - guess) ** 2)))
-        ends += [truth.min(), truth.max(), guess.min(), guess.max()]
-        pairs = thinned(truth.to_frame("truth").assign(guess=guess))
-        points = axes.scatter(pairs["truth"], pairs["guess"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=2 + order)
-        points.set_rasterized(len(pairs) > 500)
-        points.set_label(f"{split}, RMSE {number(rmse)}")
-    if ends:
-        low, high = min(ends), max(ends)
+        both = pandas.DataFrame({"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]})
+        both = both.assign(error=both["guess"] - both["truth"])
+        if np.isfinite(both["error"]).any():
+            found[split] = both[np.isfinite(both["error"])]
+    return found
+
+
+def _scatter(axes: Axes, x: pandas.Series[Any], y: pandas.Series[Any], split: str, label: str = "") -> None:
+    pairs, order = thinned(x.to_frame("x").assign(y=y)), 2 + (split == "test")
+    points = axes.scatter(pairs["x"], pairs["y"], s=6, lw=0, alpha=0.5, c=SPLITS[split], zorder=order, label=label)
+    points.set_rasterized(len(pairs) > 500)
+
+
+def _parity(axes: Axes, table: pandas.DataFrame, output: str) -> None:
+    parts = _pairs(table, output)
+    for split, part in parts.items():
+        rmse = float(np.sqrt(np.mean(part["error"] ** 2)))
+        _scatter(axes, part["truth"], part["guess"], split, f"{split}, RMSE {number(rmse)}")
+    if parts:
+        ends = np.concatenate([part[["truth", "guess"]].to_numpy(float).ravel() for part in parts.values()])
+        low, high = ends.min(), ends.max()
         axes.plot([low, high], [low, high], color=BLACK, lw=0.8, zorder=1)
         margin = 0.05 * (high - low or 1.0)
         axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin))
@@ -155,35 +165,20 @@ def residuals(table: pandas.DataFrame) -> Figure:
 
 
 def _residuals(left: Axes, right: Axes, table: pandas.DataFrame, output: str) -> None:
-    parts = {}
-    for split in ("train", "test"):
-        rows = table[table["split"] == split]
-        guess = rows[f"prediction:{output}"]
-        if f"truth:{output}" in rows:
-            part = guess.to_frame("guess").assign(error=guess - rows[f"truth:{output}"])
-            part = part[np.isfinite(part["error"])]
-            if len(part):
-                parts[split] = part
+    parts = _pairs(table, output)
     if parts:
         limit = reach(np.concatenate([part["error"].to_numpy(dtype=float) for part in parts.values()]))
-        beyond = sum(int((part["error"].abs() > limit).sum()) for part in parts.values())
-        for order, (split, part) in enumerate(parts.items()):
-            colour, errors = SPLITS[split], part["error"].clip(-limit, limit)
-            _histogram(left, errors, limit, split)
-            some = thinned(part.assign(error=errors))
-            points = right.scatter(some["guess"], some["error"], s=6, lw=0, alpha=0.5, c=colour, zorder=2 + order)
-            points.set_rasterized(len(some) > 500)
+        bins = list(np.linspace(-limit, limit, _BINS + 1))
+        for split, part in parts.items():
+            errors, colour = part["error"].clip(-limit, limit), SPLITS[split]
+            look: Any = {"bins": bins, "weights": np.full(len(errors), 100 / len(errors)), "color": colour}
+            left.hist(errors, alpha=0.35, lw=0, label=split, **look)
+            left.hist(errors, histtype="step", lw=1, **look)
+            _scatter(right, part["guess"], errors, split)
         left.legend(loc="best")
-        if beyond:
+        if beyond := sum(int((part["error"].abs() > limit).sum()) for part in parts.values()):
             right.set_title(f"{beyond} points lie beyond, drawn at the border", fontsize=7, color=GREY)
     right.axhline(0, color=BLACK, lw=0.8, zorder=1)
     left.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     left.set(xlabel="prediction - truth", ylabel="points, %")
     right.set(xlabel=f"prediction of {letters(output, 30)}", ylabel="prediction - truth")
-
-
-def _histogram(axes: Axes, errors: pandas.Series[Any], limit: float, split: str) -> None:
-    bins = list(np.linspace(-limit, limit, _BINS + 1))
-    weights = np.full(len(errors), 100 / len(errors))
-    axes.hist(errors, bins=bins, weights=weights, color=SPLITS[split], alpha=0.35, lw=0, label=split)
-    axes.hist(errors, bins=bins, weights=weights, color=SPLITS[split], histtype="step", lw=1)

@@ -248,9 +248,8 @@ def test_the_product_of_matrices_by_hand() -> None:
     network = MLP((2, 3, 1), "identity", dtype=torch.float64)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, generator=torch.Generator().manual_seed(1))
-    matrix, offset = linear.product(network)
     x = torch.tensor([[0.3, -2.0], [0.0, 0.0]], dtype=torch.float64)
-    torch.testing.assert_close(network(x), x @ matrix.T + offset)
+    torch.testing.assert_close(network(x), linear.with_one(x) @ linear.product(network).T)
     assert linear.bits_that_differ(network, 0) == 0
 
 
