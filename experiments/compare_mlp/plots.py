@@ -250,50 +250,45 @@ def variants(summary: DataFrame) -> Figure:
 @styled
 def results(summary: DataFrame) -> Figure:
     """The table of the comparison: sizes, seconds, and median and quartiles of the test error."""
-    middle, low, high = _quartiles(summary)
-    shown = middle.assign(quartiles=[f"{a:.2g} .. {b:.2g}" for a, b in zip(low, high, strict=True)]).head(MOST_ROWS)
-    columns = {
-        "target": "target", "model": "model", "shape": "shape", "activation": "activation", "intervals": "G",
-        "parameters": "parameters", "flops": "FLOPs", "seconds": "train s", "inference_seconds": "pass ms",
-        "error": " or ".join(summary["error_name"].unique()), "quartiles": "quartiles",
-    }  # fmt: skip
-    if "test_accuracy" in shown and shown["test_accuracy"].notna().any():
-        columns["test_accuracy"] = "accuracy"
-    ranges = _ranges(summary)
-    text = [[ranges.get((name, at)) or _cell(name, row[name]) for name in columns] for at, row in shown.iterrows()]
-    letters_wide = sum(max(map(len, column)) for column in zip(columns.values(), *text, strict=True))
-    figure = new_figure(0.17 * len(text) + 0.5, 0.062 * letters_wide + 0.13 * len(columns))
-    say_above(figure, only_some(len(shown), len(middle), "networks"))
+    networks = _networks(summary)
+
+    def sizes(values: Series[Any]) -> str:
+        low, high = values.min(), values.max()
+        return "" if np.isnan(low) else f"{low:.0f}" if low == high else f"{low:.0f} .. {high:.0f}"
+
+    def median(column: str, form: str, scale: float = 1.0) -> Series[Any]:
+        return networks[column].median().map(lambda value: "" if np.isnan(value) else form.format(scale * value))
+
+    quartiles = networks["error"].quantile([0.25, 0.75]).unstack()
+    columns = {"shape": networks["shape"].first()}
+    columns |= {name: networks[size].agg(sizes)
+                for name, size in {"G": "intervals", "parameters": "parameters", "FLOPs": "flops"}.items()}  # fmt: skip
+    columns |= {
+        "train s": median("seconds", "{:.2f}"),
+        "pass ms": median("inference_seconds", "{:.2f}", 1000),
+        " or ".join(summary["error_name"].unique()): median("error", "{:.3g}"),
+        "quartiles": quartiles.apply(lambda row: f"{row[0.25]:.2g} .. {row[0.75]:.2g}", axis=1),
+    }
+    if "test_accuracy" in summary and summary["test_accuracy"].notna().any():
+        columns["accuracy"] = median("test_accuracy", "{:.3g}")
+    table = DataFrame(columns).reset_index()
+    table = table.assign(model=table["model"].str.upper())[
+        ["target", "model", "shape", "activation", *list(columns)[1:]]
+    ]
+    text = [[letters(str(cell), 40) for cell in row] for row in table.head(MOST_ROWS).to_numpy()]
+    letters_wide = sum(max(map(len, column)) for column in zip(table.columns, *text, strict=True))
+    figure = new_figure(0.17 * len(text) + 0.5, 0.062 * letters_wide + 0.13 * len(table.columns))
+    say_above(figure, only_some(len(text), len(table), "networks"))
     panel = figure.subplots()
     panel.axis("off")
-    table = panel.table(text, colLabels=list(columns.values()), loc="center", cellLoc="right", edges="horizontal")
-    table.auto_set_font_size(False)
-    table.set_fontsize(7)
-    for cell in table.get_celld().values():
+    options: Any = {"colLabels": list(table.columns), "loc": "center", "cellLoc": "right", "edges": "horizontal"}
+    drawn = panel.table(text, **options)
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(7)
+    for cell in drawn.get_celld().values():
         cell.set_linewidth(0.3)
-    table.auto_set_column_width(list(range(len(columns))))
+    drawn.auto_set_column_width(list(range(len(table.columns))))
     return figure
-
-
-def _ranges(summary: DataFrame) -> dict[tuple[str, Any], str]:
-    """Of each network whose seeds ended at different sizes the least and the largest, by column and row."""
-    grouped = _networks(summary)[["intervals", "parameters", "flops"]]
-    low, high = grouped.min().reset_index(drop=True), grouped.max().reset_index(drop=True)
-    differ = low.lt(high)
-    return {
-        (name, at): f"{low.loc[at, name]:.0f} .. {high.loc[at, name]:.0f}"
-        for name in differ for at in differ.index[differ[name]]
-    }  # fmt: skip
-
-
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return letters(value.upper() if name == "model" else value, 40)
-    if value is None or np.isnan(value):
-        return ""
-    if name in ("error", "test_accuracy"):
-        return f"{value:.3g}"
-    return f"{1000 * value:.2f}" if name == "inference_seconds" else f"{value:.{2 if name == 'seconds' else 0}f}"
 
 
 def _networks(rows: DataFrame) -> Any:

@@ -95,14 +95,10 @@ def _turn_claim(rows: pd.DataFrame, where: str, penalised: bool) -> Iterator[Cla
 
 def turn(rows: pd.DataFrame) -> pd.Series:
     """Of each seed the test RMSE at the finest grid over the lowest on grids below the threshold."""
-    ratios = []
-    for _, each in rows.groupby("seed"):
-        below = each[each["intervals"] < each["threshold"]]
-        past = each[each["intervals"] >= each["threshold"]]
-        if len(below) and len(past):
-            finest = past.sort_values("intervals").iloc[-1]
-            ratios.append(finest["test_rmse"] / minimum(below["test_rmse"]))
-    return pd.Series(ratios, dtype=float)
+    below = rows["intervals"] < rows["threshold"]
+    lowest = rows[below].groupby("seed")["test_rmse"].agg(minimum)
+    finest = rows[~below].sort_values("intervals").groupby("seed").tail(1).set_index("seed")["test_rmse"]
+    return (finest / lowest)[lowest.index.intersection(finest.index)].astype(float)
 
 
 def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
@@ -112,8 +108,7 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
         extended = stages[(stages["part"] == "schedules") & stages["compared"] & (stages["shape"] == shape)]
         both = set(rows["intervals"]) & set(extended["intervals"])
         finest = max(both, default=0)
-        there = [each[each["intervals"] == finest] for each in (extended, rows)]
-        ratios = pd.Series(list(_seconds_ratios(*there)), dtype=float)
+        ratios = _seconds_ratios(*(each[each["intervals"] == finest] for each in (extended, rows)))
         if len(ratios):
             network = f"[{str(shape).replace('-', ',')}]"
             sentence = f"{network}: extending grids reaches the error at G = {finest} in fewer seconds"
@@ -124,14 +119,12 @@ def warm_start_claims(stages: pd.DataFrame) -> Iterator[Claim]:
             yield Claim(sentence, shown, bound, measured > 1, value_range(ratios))
 
 
-def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> Iterator[float]:
+def _seconds_ratios(extended: pd.DataFrame, direct: pd.DataFrame) -> pd.Series:
     """Of each seed the seconds from scratch over those by extension, until the error that extension has on that grid.
 
     Infinite where the training from scratch ends above it, NaN where one of the errors is NaN.
     """
-    for seed, rows in direct.groupby("seed"):
-        other = extended[extended["seed"] == seed]
-        if len(other):
-            excess = rows["test_rmse"].iloc[0] - ARRIVED * other["test_rmse"].iloc[0]
-            ratio = rows["seconds"].iloc[0] / other["seconds"].iloc[0] if excess <= 0 else float("inf")
-            yield float("nan") if np.isnan(excess) else ratio
+    both = direct.merge(extended, on="seed", suffixes=("", "_extended")).drop_duplicates("seed")
+    excess = both["test_rmse"] - ARRIVED * both["test_rmse_extended"]
+    ratios = (both["seconds"] / both["seconds_extended"]).mask(excess > 0, np.inf)
+    return ratios.mask(excess.isna())

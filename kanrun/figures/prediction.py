@@ -113,11 +113,11 @@ def _pairs(table: pandas.DataFrame, output: str) -> dict[str, pandas.DataFrame]:
     found = {}
     for split in ("train", "test"):
         rows = table[table["split"] == split]
-        both = pandas.DataFrame({"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]})
-        both = both.assign(error=both["guess"] - both["truth"])
-        if np.isfinite(both["error"]).any():
+        both = pandas.DataFrame({"truth": truth_of(rows, output), "guess": rows[f"prediction:{output}"]}).dropna()
+        if len(both):
+            both = both.assign(error=both["guess"] - both["truth"])
             found[split] = both[np.isfinite(both["error"])]
-    return found
+    return {split: both for split, both in found.items() if len(both)}
 
 
 def _scatter(axes: Axes, x: pandas.Series[Any], y: pandas.Series[Any], split: str, label: str = "") -> None:
