@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from textwrap import wrap
 from typing import Any
 
@@ -68,28 +68,24 @@ def phases(functions: DataFrame, data: DataFrame) -> Figure:
 
     `functions` has the columns learner, kind (kan or mlp), after, x0, truth, output; `data` seed, phase, x0, y.
     """
-    learners, shown = _some_of(functions["learner"], MOST_ROWS), _some_of(functions["after"], MOST_COLUMNS)
-    count = int(functions["after"].max())
-    figure, rows = _rows_of_learners(learners, len(shown), (0.72, 0.5), (1.25, 1.2))
     low, high = functions["truth"].min(), functions["truth"].max()
     margin = 0.3 * (high - low or 1.0)
     data = data[data["seed"] == data["seed"].min()].drop_duplicates(["phase", "x0"])
     ends = data.groupby("phase")["x0"].agg(["min", "max"])
-    for column, after in enumerate(shown):
-        points = data[data["phase"] == after]
-        for row, learner in zip(rows, [learners[0], *learners], strict=True):
-            known = functions[(functions["learner"] == learner) & (functions["after"] == after)]
-            row[column].fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
-            row[column].set_ylim(low - margin, high + margin)
-            if row is not rows[0]:
-                colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
-                row[column].plot(known["x0"], known["output"], color=GREY, lw=0.4)
-                seen = np.any([known["x0"].between(*pair) for pair in ends.loc[:after].to_numpy()], axis=0)
-                row[column].plot(known["x0"], known["output"].where(seen), color=colour, lw=1.0)
-        rows[0][column].plot(points["x0"], points["y"], ".", color=BLACK, ms=2)
-        rows[0][column].set_title(f"phase {after}" + (f" of {count}" if count > len(shown) else ""), fontsize=8)
-        _name_ends(rows[-1][column], functions["x0"])
-    _name_learners(rows, ["data", *learners])
+
+    def draw(panel: Axes, known: DataFrame, after: int, name: str | None) -> None:
+        panel.fill_between(known["x0"], known["truth"], low, color=PALE, lw=0)
+        panel.set_ylim(low - margin, high + margin)
+        if name is None:
+            points = data[data["phase"] == after]
+            panel.plot(points["x0"], points["y"], ".", color=BLACK, ms=2)
+            return
+        colour = BLUE if (known["kind"] == "kan").all() else VERMILLION
+        panel.plot(known["x0"], known["output"], color=GREY, lw=0.4)
+        seen = np.any([known["x0"].between(*pair) for pair in ends.loc[:after].to_numpy()], axis=0)
+        panel.plot(known["x0"], known["output"].where(seen), color=colour, lw=1.0)
+
+    figure, _ = _by_learner_and_phase(functions, "data", draw, (0.72, 0.5), (1.25, 1.2))
     remark = "filled: the truth; lines: what is known after each phase (blue: KANs, red: MLPs),\n"
     say_above(figure, f"{remark}thin and grey where no phase has shown data yet, cut off where it leaves the panel")
     return figure
@@ -101,56 +97,57 @@ def surfaces(functions: DataFrame, data: DataFrame) -> Figure:
 
     `functions` has the columns learner, after, x0, x1, truth, output; `data` seed, phase, x0, x1.
     """
-    learners, shown = _some_of(functions["learner"], MOST_ROWS), _some_of(functions["after"], MOST_COLUMNS)
-    figure, rows = _rows_of_learners(learners, len(shown), (1.0, 0.6), (1.0, 2.1))
     scale: Any = {"vmin": functions["truth"].min(), "vmax": functions["truth"].max(), "origin": "lower"}
     ends = data[data["seed"] == data["seed"].min()].groupby("phase")[["x0", "x1"]].agg(["min", "max"])
-    image: Any = None
-    for column, after in enumerate(shown):
-        for row, name in zip(rows, [learners[0], *learners], strict=True):
-            known = functions[(functions["learner"] == name) & (functions["after"] == after)]
-            if len(known):
-                values = "truth" if row is rows[0] else "output"
-                table = known.pivot_table(index="x1", columns="x0", values=values, dropna=False)
-                extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
-                image = row[column].imshow(table.to_numpy(), extent=extent, **scale)
-            for phase, (left, right, low, high) in zip(ends.index, ends.to_numpy(float), strict=True):
-                if phase == after or (phase < after and row is not rows[0]):
-                    look: Any = {"ls": "-", "lw": 1.2} if phase == after else {"ls": (0, (2, 2)), "lw": 0.8}
-                    box = Rectangle((left, low), right - left, high - low, fill=False, ec="white", **look)
-                    row[column].add_patch(box)
-        rows[0][column].set_title(f"phase {after}", fontsize=8)
-        _name_ends(rows[-1][column], functions["x0"])
-    _name_learners(rows, ["truth", *learners], labelpad=20)
+
+    def draw(panel: Axes, known: DataFrame, after: int, name: str | None) -> None:
+        if len(known):
+            values = "truth" if name is None else "output"
+            table = known.pivot_table(index="x1", columns="x0", values=values, dropna=False)
+            extent: Any = (known["x0"].min(), known["x0"].max(), known["x1"].min(), known["x1"].max())
+            panel.imshow(table.to_numpy(), extent=extent, **scale)
+        for phase, (left, right, low, high) in zip(ends.index, ends.to_numpy(float), strict=True):
+            if phase == after or (phase < after and name is not None):
+                look: Any = {"ls": "-", "lw": 1.2} if phase == after else {"ls": (0, (2, 2)), "lw": 0.8}
+                panel.add_patch(Rectangle((left, low), right - left, high - low, fill=False, ec="white", **look))
+
+    figure, rows = _by_learner_and_phase(functions, "truth", draw, (1.0, 0.6), (1.0, 2.1), labelpad=20)
     for row in rows:
         row[0].text(-0.05, 0.5, "$x_1$", transform=row[0].transAxes, ha="right", va="center", fontsize=7.5)
     every = [panel for row in rows for panel in row]
+    image = next(panel.images[0] for panel in every if panel.images)
     figure.colorbar(image, ax=every, label="truth, and what is known", shrink=0.6, aspect=30, extend="both")
     say_above(figure, "solid boxes: the phase just learned; dashed: earlier ones")
     return figure
 
 
-def _rows_of_learners(
-    learners: list[Any], columns: int, height: tuple[float, float], width: tuple[float, float]
-) -> tuple[Figure, list[list[Axes]]]:
-    """A row of bare panels per learner below one of the truth; sizes are inches of each panel and of what is beside.
+def _by_learner_and_phase(
+    functions: DataFrame, first: str, draw: Callable[[Axes, DataFrame, int, str | None], None],
+    height: tuple[float, float], width: tuple[float, float], **options: Any,
+) -> tuple[Figure, list[list[Axes]]]:  # fmt: skip
+    """Bare panels, a row per learner below one named `first`, a column per phase; `draw` takes what is known in each.
 
-    There is room at the left: the layout does not see all of a label that is turned upright.
+    Sizes are inches of each panel and of what is beside. There is room at the left: the layout does not see all of a
+    label that is turned upright.
     """
-    figure = new_figure(height[0] * (len(learners) + 1) + height[1], width[0] * columns + width[1])
+    learners, shown = _some_of(functions["learner"], MOST_ROWS), _some_of(functions["after"], MOST_COLUMNS)
+    figure = new_figure(height[0] * (len(learners) + 1) + height[1], width[0] * len(shown) + width[1])
     engine: Any = figure.get_layout_engine()
     engine.set(rect=(0.06, 0, 0.94, 1))
-    rows = grid_of_axes(figure, len(learners) + 1, columns)
-    for panel in (panel for row in rows for panel in row):
-        panel.grid(visible=False)
-        panel.set(xticks=[], yticks=[])
-    return figure, rows
-
-
-def _name_learners(rows: list[list[Axes]], names: list[Any], **options: Any) -> None:
-    for row, name in zip(rows, names, strict=True):
-        text = "\n".join(wrap(letters(str(name), 36), 12))
+    rows = grid_of_axes(figure, len(learners) + 1, len(shown))
+    for row, name in zip(rows, [None, *learners], strict=True):
+        for panel, after in zip(row, shown, strict=True):
+            panel.grid(visible=False)
+            panel.set(xticks=[], yticks=[])
+            known = functions[(functions["learner"] == (name or learners[0])) & (functions["after"] == after)]
+            draw(panel, known, after, name)
+        text = "\n".join(wrap(letters(str(name or first), 36), 12))
         row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=7.5, **options)
+    count = int(functions["after"].max())
+    for above, below, after in zip(rows[0], rows[-1], shown, strict=True):
+        above.set_title(f"phase {after}" + (f" of {count}" if count > len(shown) else ""), fontsize=8)
+        _name_ends(below, functions["x0"])
+    return figure, rows
 
 
 def _name_ends(panel: Axes, values: Series[float]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -76,19 +75,18 @@ def make_sequence(cfg: ContinualConfig, overlap: float, seed: int) -> TaskSequen
 def centres_of(cfg: ContinualConfig) -> Array:
     """(peaks, dimension): the centres asked for, or as many as `peaks` says along every axis, around 0."""
     if cfg.centres is not None:
-        rows = [[c] if isinstance(c, int | float) else list(c) for c in cfg.centres]
-        for row in rows:
-            if len(row) != cfg.dimension or not all(isinstance(v, int | float) and isfinite(v) for v in row):
-                raise UsageError(
-                    f"centres has {row}, where a place in {cfg.dimension} dimension(s) is needed: "
-                    f"{cfg.dimension} finite number(s)."
-                )
-        if not rows:
-            raise UsageError("centres=[] has no peaks; give at least one, such as centres=[0.0], or centres=null.")
-        for row in rows:
-            if rows.count(row) > 1:
-                raise UsageError(f"centres has {row} twice; each phase needs a place of its own.")
-        return np.array(rows, dtype=np.float64)
+        try:
+            centres = np.array(cfg.centres, dtype=np.float64).reshape(len(cfg.centres), -1)
+        except (TypeError, ValueError):  # rows of different lengths, or of words
+            centres = np.empty((0, 0))
+        if not centres.size or centres.shape[1] != cfg.dimension or not np.isfinite(centres).all():
+            raise UsageError(
+                f"centres={cfg.centres} must list at least one place in {cfg.dimension} dimension(s): "
+                f"{cfg.dimension} finite number(s) each; or centres=null."
+            )
+        if len(np.unique(centres, axis=0)) < len(centres):
+            raise UsageError(f"centres={cfg.centres} has a place twice; each phase needs a place of its own.")
+        return centres
     axis = (np.arange(cfg.peaks) - (cfg.peaks - 1) / 2) * cfg.spacing
     axis = np.array([round(float(c), 12) for c in axis])
     return np.array(list(itertools.product(axis, repeat=cfg.dimension)), dtype=np.float64)

@@ -28,6 +28,7 @@ end is not below its last value, beyond all ends in the last window.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Protocol
@@ -83,7 +84,10 @@ def document_of(model: Exportable) -> Document:
         "output_map": None if model.classes else _maps(model.output_scaling),
         "errors": None if model.errors is None else np.asarray(model.errors).tolist(),
     }
-    _check_finite(document, "the model")
+    try:
+        json.dumps(document, allow_nan=False)
+    except ValueError as error:
+        raise UsageError("the model holds NaN or infinite numbers, which no export can stand for.") from error
     return document
 
 
@@ -98,14 +102,6 @@ def _part(network: Network, inputs: Scaling | PiecewiseScaling) -> Document:
 def _columns(code: TableCode) -> list[dict[str, Any]]:
     lists = ("levels", "parts")
     return [column | {key: column[key] and list(column[key]) for key in lists} for column in code.plain()]
-
-
-def _check_finite(value: Any, where: str) -> None:
-    if isinstance(value, float) and not np.isfinite(value):
-        raise UsageError(f"{where} holds {value}, which no export can stand for.")
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inner in items:
-        _check_finite(inner, f"{key} of {where}" if isinstance(key, str) else where)
 
 
 def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:

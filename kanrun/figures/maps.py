@@ -28,39 +28,37 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
     split = next((name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test")
     rows = thinned(table[table["split"] == split], 40_000)
     x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
-    names = [f"truth:{name}" for name in outputs]
-    known = any(name in rows and rows[name].notna().any() for name in names)
+    truths = [rows.get(f"truth:{name}", rows[f"prediction:{name}"] * np.nan).to_numpy(dtype=float) for name in outputs]
+    known = bool(np.isfinite(truths).any())
     figure = new_figure((2.9 if known else 2.3) * len(outputs) + 0.2, WIDTH if known else 3.2)
-    for line, output in zip(grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, strict=True):
-        prediction = rows[f"prediction:{output}"].to_numpy(dtype=float)
-        label = letters(output, 24)
+    below: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
+    for line, output, truth in zip(grid_of_axes(figure, len(outputs), 3 if known else 1), outputs, truths, strict=True):
+        prediction, label = rows[f"prediction:{output}"].to_numpy(dtype=float), letters(output, 24)
+        limits = _limits(np.concatenate([truth, prediction]))
+        shown = {"truth": truth, "prediction": prediction} if known else {"prediction": prediction}
+        for axes, (title, values) in zip(line, shown.items(), strict=False):
+            image = draw_map(axes, x, y, values, limits)
+            axes.set_title(title)
         if known:
-            truth = rows[f"truth:{output}"].to_numpy(dtype=float)
-            limits = _limits(np.concatenate([truth, prediction]))
-            draw_map(line[0], x, y, truth, limits)
-            image = draw_map(line[1], x, y, prediction, limits)
-            below: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
             figure.colorbar(image, ax=line[:2], aspect=44, **below).set_label(f"value of {label}")
-            error = prediction - truth
-            image = draw_map(line[2], x, y, error, (-reach(error), reach(error)), DIVERGING)
-            largest = float(np.nanmax(np.abs(error), initial=0.0))
-            beyond = "both" if largest > reach(error) else "neither"
-            bar = figure.colorbar(image, ax=line[2], aspect=22, extend=beyond, **below)
-            bar.locator = MaxNLocator(3)
-            bar.update_ticks()
-            bar.set_label(f"largest {number(largest)}", loc="left")  # the power of ten is at the right
-            titles = ["truth", "prediction", "prediction - truth"]
+            _draw_error(line[2], x, y, prediction - truth, below)
         else:
-            image = draw_map(line[0], x, y, prediction, _limits(prediction))
             figure.colorbar(image, ax=line[0], pad=0.02, aspect=22).set_label(label)
-            titles = ["prediction"]
-        for place, (axes, title) in enumerate(zip(line, titles, strict=True)):
-            axes.set(title=title, xlabel=letters(inputs[0], 20))
-            if place == 0:
-                axes.set_ylabel(letters(inputs[1], 20))
-            else:
-                axes.tick_params(labelleft=False)
+        line[0].set_ylabel(letters(inputs[1], 20))
+        for axes in line:
+            axes.set_xlabel(letters(inputs[0], 20))
+            axes.tick_params(labelleft=axes is line[0])
     return figure
+
+
+def _draw_error(axes: Axes, x: Values, y: Values, error: Values, below: dict[str, Any]) -> None:
+    """The error in colours around zero, with the largest beside its power of ten."""
+    most, largest = reach(error), float(np.nanmax(np.abs(error), initial=0.0))
+    image = draw_map(axes, x, y, error, (-most, most), DIVERGING)
+    axes.set_title("prediction - truth")
+    beyond = "both" if largest > most else "neither"
+    bar = axes.figure.colorbar(image, ax=axes, aspect=22, extend=beyond, ticks=MaxNLocator(3), **below)
+    bar.set_label(f"largest {number(largest)}", loc="left")
 
 
 def draw_map(

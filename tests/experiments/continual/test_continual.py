@@ -251,8 +251,8 @@ def test_holding_is_judged_by_what_was_lost_since_it_was_learned_as_well() -> No
     ("changes", "sentence"),
     [
         ({"peaks": 0}, "peaks=0 must be at least 1"),
-        ({"centres": []}, "has no peaks"),
-        ({"centres": [[0.1, 0.2]]}, "a place in 1 dimension"),
+        ({"centres": []}, "centres=.. must list at least one place in 1 dimension"),
+        ({"centres": [[0.1, 0.2]]}, "at least one place in 1 dimension"),
         ({"dimension": 3}, "dimension=3 must be from 1 to 2"),
         ({"sharpness": 0.0}, "sharpness=0.0 must be above 0"),
         ({"spacing": -1.0}, "spacing=-1.0 must be above 0"),
