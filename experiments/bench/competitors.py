@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module, metadata, util
+from timeit import repeat, timeit
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ WARM_UP = 3
 
 def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str, NDArray[np.float64]]:
     """Seconds per step of each competitor, one number per round; NaN in rounds that it sat out."""
-    expected = {name: _warm(step) for name, step in steps.items()}
+    expected = {name: _expected(step) for name, step in steps.items()}
     found: dict[str, list[float]] = {name: [] for name in steps}
     began = time.perf_counter()
     for number in range(rounds):
@@ -53,25 +54,17 @@ def in_turn(steps: Mapping[str, Step], rounds: int, seconds: float) -> dict[str,
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _warm(step: Step) -> float:
-    taken = _time(step)
-    for _ in range(WARM_UP - 1):
-        taken = _time(step) if taken < SLOW else taken
-    return taken
+def _expected(step: Step) -> float:
+    """Seconds of a step after a few that warm up, unless the first is slow."""
+    first = timeit(step, number=1)
+    return first if first > SLOW else repeat(step, number=1, repeat=WARM_UP - 1)[-1]
 
 
 def _median(step: Step, expected: float) -> float:
     if expected > SLOW:
-        return _time(step)
-    step()
+        return timeit(step, number=1)
     count = int(np.clip(SHARE / max(expected, 1e-9), FEWEST_STEPS, MOST_STEPS))
-    return float(np.median([_time(step) for _ in range(count)]))
-
-
-def _time(step: Step) -> float:
-    began = time.perf_counter()
-    step()
-    return time.perf_counter() - began
+    return float(np.median(repeat(step, number=1, repeat=count + 1)[1:]))
 
 
 def peak_bytes(step: Step) -> int:

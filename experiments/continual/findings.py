@@ -64,21 +64,21 @@ def _of_learners(rows: pd.DataFrame) -> Iterator[Claim]:
 
 def _kept(rows: pd.DataFrame) -> Iterator[Claim]:
     """What memories leave of the forgetting of the same network without one, where that has forgotten something."""
-    measures = ["worst_forgetting", "rmse"]
     for (name, twin), some in rows.groupby(["learner", "twin"], sort=False):
-        without = _forgetful(rows[rows["learner"] == twin].set_index("seed"))[measures]
-        shares = (some.set_index("seed")[measures] / without).loc[without.index]
-        if shares.empty:
-            continue
-        sentence = f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
-        claim = _most(sentence, shares["worst_forgetting"], KEPT)
-        learned = f"RMSE on everything {shares['rmse'].median():.2g} of that one's"
-        yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
+        shares = _shares(some, rows[rows["learner"] == twin], ["seed"])
+        if len(shares):
+            sentence = f"{name}: forgets at most a tenth of what {twin} does, which keeps nothing (share)"
+            claim = _most(sentence, shares["worst_forgetting"], KEPT)
+            learned = f"RMSE on everything {shares['rmse'].median():.2g} of that one's"
+            yield replace(claim, spread=", ".join(filter(None, [claim.spread, learned])))
 
 
-def _forgetful(rows: pd.DataFrame) -> pd.DataFrame:
-    """The trainings that have forgotten something, which a memory could keep; NaN is left for the claims to see."""
-    return rows[~(rows["worst_forgetting"] < SOME)]
+def _shares(some: pd.DataFrame, without: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Forgetting and RMSE over those of the same trainings that keep nothing, of which those count that have forgotten
+    something, which a memory could keep; NaN is left for the claims to see."""
+    measures = ["worst_forgetting", "rmse"]
+    bare = without[~(without["worst_forgetting"] < SOME)].set_index(keys)[measures]
+    return (some.set_index(keys)[measures] / bare).loc[bare.index]
 
 
 def _near_best(learned: pd.DataFrame) -> Iterator[Claim]:
@@ -148,21 +148,16 @@ def _depth(rows: pd.DataFrame) -> Iterator[Claim]:
         if memory == "none":
             yield _least("KANs of more than one layer forget too", some["worst_forgetting"], SOME)
             continue
-        keys = ["seed", "shape"]
-        without = _forgetful(deep[deep["memory"] == "none"].set_index(keys))
-        if without.empty:
+        shares = _shares(some, deep[deep["memory"] == "none"], ["seed", "shape"])
+        if shares.empty:
             continue
         if memory == "hold":
             since = some["worst_since_learned"]
             yield _most("memory=hold: nothing is lost since it was learned (worst R[T, j] - R[j, j])", since, NOTHING)
-        kept = some.set_index(keys)
-        lost = (kept["worst_forgetting"] / without["worst_forgetting"]).loc[without.index]
-        gained = (kept["rmse"] / without["rmse"]).loc[without.index]
-        sentence = (
-            f"memory={memory} keeps deeper KANs: at most a tenth is forgotten, errors before learning it counted too"
-        )
-        yield _most(f"{sentence} (share)", lost, KEPT)
-        yield _most(f"memory={memory} lets deeper KANs learn: a tenth of the RMSE on everything (share)", gained, KEPT)
+        keeps, learns = f"memory={memory} keeps deeper KANs", f"memory={memory} lets deeper KANs learn"
+        before = "at most a tenth is forgotten, errors before learning it counted too (share)"
+        yield _most(f"{keeps}: {before}", shares["worst_forgetting"], KEPT)
+        yield _most(f"{learns}: a tenth of the RMSE on everything (share)", shares["rmse"], KEPT)
 
 
 def _most(sentence: str, values: pd.Series, bound: float) -> Claim:

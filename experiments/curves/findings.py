@@ -31,31 +31,31 @@ ENDS = 0.8
 
 def claims_of(tables: Mapping[str, DataFrame]) -> Iterator[Claim]:
     """The claims of every part of `kanrun curves` that left its tables."""
+    tables = {name: table.set_index("seed") if "seed" in table else table for name, table in tables.items()}
     if "orders" in tables and tables["orders"]["default_function"].all():
         yield from growth_at_ends(tables["summary"])
         yield from convergence(tables["orders"])
     if "lecture_points" in tables:
         four = tables["lecture_points"]
         miss = (four["polynomial"] - four["y"]).abs()
-        yield at_most("the polynomial goes through the four points to the last bit", four, miss, 0)
+        yield _most("the polynomial goes through the four points to the last bit", miss, 0)
     if "continuity" in tables:
         yield from continuity(tables["continuity"])
     if "planar_points" in tables:
         through = tables["summary"][tables["summary"]["curve"] == "planar, through the points"]
         miss = through["max_distance"] / through["size"]
-        yield at_most("the planar curve goes through its points, as a share of their extent", through, miss, IDENTITY)
+        yield _most("the planar curve goes through its points, as a share of their extent", miss, IDENTITY)
     if "identities" in tables:
         yield from identities(tables["identities"])
 
 
-def at_most(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
-    """The largest of `values` is at most `bound`; its spread is over the seeds of `table`."""
-    return statistics.at_most(sentence, values, bound, _spread(table, values))
+def _most(sentence: str, values: Series[float], bound: float) -> Claim:
+    """The largest of `values`, whose index is their seed, is at most `bound`."""
+    return statistics.at_most(sentence, values, bound, _spread(values))
 
 
-def at_least(sentence: str, table: DataFrame, values: Series[float], bound: float) -> Claim:
-    """The smallest of `values` is at least `bound`."""
-    return statistics.at_least(sentence, values, bound, _spread(table, values))
+def _least(sentence: str, values: Series[float], bound: float) -> Claim:
+    return statistics.at_least(sentence, values, bound, _spread(values))
 
 
 def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
@@ -73,7 +73,7 @@ def growth_at_ends(errors: DataFrame) -> Iterator[Claim]:
         "each larger than the last",
         grows,
     )
-    yield at_least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising, rising["place"], ENDS)
+    yield _least("it lies at the ends (0 is the middle of the interval, 1 its end)", rising["place"], ENDS)
     yield Claim(
         f"through N = {many} Chebyshev points it falls with N",
         _listed(falling["max_error"]),
@@ -117,28 +117,26 @@ def continuity(jumps: DataFrame) -> Iterator[Claim]:
     simple, multiple = smooth[smooth["multiplicity"] == 1], smooth[smooth["multiplicity"] > 1]
     after = jumps[jumps["derivative"] == jumps["degree"] - jumps["multiplicity"] + 1]
     degrees = f"degrees {jumps['degree'].min():g} to {jumps['degree'].max():g}"
-    yield at_most(
-        f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple, simple["relative"], IDENTITY
-    )
+    yield _most(f"C^(k-1) at simple knots: no derivative up to it jumps ({degrees})", simple["relative"], IDENTITY)
     if len(multiple):
         sentence = "C^(k-m) at knots of multiplicity m > 1: no derivative up to it jumps"
-        yield at_most(sentence, multiple, multiple["relative"], IDENTITY)
-    yield at_least("and no smoother: the next derivative does jump", after, after["relative"], JUMPS)
+        yield _most(sentence, multiple["relative"], IDENTITY)
+    yield _least("and no smoother: the next derivative does jump", after["relative"], JUMPS)
 
 
 def identities(found: DataFrame) -> Iterator[Claim]:
     """Bernstein and de Casteljau, the basis, the Bezier pieces and local control on random curves."""
     degrees = f"degrees {found['degree'].min():g} to {found['degree'].max():g}"
     sentence = f"de Casteljau's construction equals the sum of Bernstein polynomials ({degrees})"
-    yield at_most(sentence, found, found["casteljau"], IDENTITY)
-    yield at_most("the B-spline basis sums to 1: largest deviation", found, found["partition"], IDENTITY)
-    yield at_least("the B-spline basis is nowhere negative: smallest value", found, found["lowest"], 0)
+    yield _most(sentence, found["casteljau"], IDENTITY)
+    yield _most("the B-spline basis sums to 1: largest deviation", found["partition"], IDENTITY)
+    yield _least("the B-spline basis is nowhere negative: smallest value", found["lowest"], 0)
     missing = (found["pieces"] - found["pieces_expected"]).abs()
-    yield at_most("a curve of n control points has n - k Bezier pieces: largest difference", found, missing, 0)
-    yield at_most("these pieces are the curve: largest distance", found, found["reproduction"], IDENTITY)
+    yield _most("a curve of n control points has n - k Bezier pieces: largest difference", missing, 0)
+    yield _most("these pieces are the curve: largest distance", found["reproduction"], IDENTITY)
     spans = found["most_spans"] - found["degree"] - 1
-    yield at_most("moving a control point changes at most k + 1 spans: spans above that", found, spans, 0)
-    yield at_most("and no bit of the curve elsewhere: samples that changed", found, found["stray_samples"], 0)
+    yield _most("moving a control point changes at most k + 1 spans: spans above that", spans, 0)
+    yield _most("and no bit of the curve elsewhere: samples that changed", found["stray_samples"], 0)
 
 
 def _errors_of(errors: DataFrame, curve: str) -> DataFrame:
@@ -149,7 +147,6 @@ def _listed(values: Series[float]) -> str:
     return ", ".join(f"{value:.2g}" for value in values)
 
 
-def _spread(table: DataFrame, values: Series[float]) -> str | None:
-    if "seed" not in table or table["seed"].nunique() < 2:
-        return None
-    return statistics.value_range(values.abs().groupby(table["seed"]).max())
+def _spread(values: Series[float]) -> str | None:
+    largest = values.abs().groupby(level=0).max()
+    return statistics.value_range(largest) if len(largest) > 1 else None

@@ -47,9 +47,6 @@ class Extension:
     left_out: list[int]
     marks: dict[str, Value]
 
-    def parameters(self, shape: tuple[int, ...], intervals: int) -> int:
-        return _parameters(self.cfg, self.cfg.model, shape, intervals)
-
     def step_rows(self, event: Event) -> Iterator[Row]:
         """A row of `metrics` for each step of the training."""
         if isinstance(event, Step):
@@ -71,14 +68,14 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
     """The settings that `cell` stands for. Raises UsageError for a schedule or a model that breaks a rule."""
     hidden = list(cell.get("hidden", cfg.shapes[0]))
     degree = cell.get("degree", cfg.model.degree)
-    model = replace(cfg.model, hidden=hidden, degree=degree)
     shape = (inputs, *hidden, outputs)
-    whole = schedule_of(cell["schedule"])
-    schedule, left_out = limited(whole, lambda g: _parameters(cfg, model, shape, g), cfg.most_parameters)
-    model = replace(model, intervals=list(schedule.grids))
-    check_model(model, inputs)
-    sampling = sampling_of(cfg, cell)
+    sampling, compared = sampling_of(cfg, cell), cell["schedule"] == cfg.schedules[0]
     solver = cfg.solver if cell.get("penalised", True) else replace(cfg.solver, penalty=0.0)
+    cfg = replace(cfg, model=replace(cfg.model, hidden=hidden, degree=degree), sampling=sampling, solver=solver)
+    whole = schedule_of(cell["schedule"])
+    schedule, left_out = limited(whole, lambda g: parameters(cfg, shape, g), cfg.most_parameters)
+    cfg.model.intervals = list(schedule.grids)
+    check_model(cfg.model, inputs)
     marks: dict[str, Value] = {
         "part": cell["part"],
         "schedule": whole.name,
@@ -88,9 +85,9 @@ def extension(cfg: ExtendGridConfig, cell: Mapping[str, Any], inputs: int, outpu
         "train_points": sampling.train,
         "noise": sampling.noise,
         "penalised": penalises(solver),
-        "compared": cell["part"] == "schedules" and cell["schedule"] == cfg.schedules[0],
+        "compared": cell["part"] == "schedules" and compared,
     }
-    return Extension(replace(cfg, model=model, sampling=sampling, solver=solver), schedule, left_out, marks)
+    return Extension(cfg, schedule, left_out, marks)
 
 
 def sampling_of(cfg: ExtendGridConfig, cell: Mapping[str, Any]) -> SamplingConfig:
@@ -121,10 +118,9 @@ def penalises(solver: Any) -> bool:
     return bool(solver.kind != "adam" if weight == "auto" else float(weight) > 0)
 
 
-def _parameters(cfg: ExtendGridConfig, model: KANConfig, shape: tuple[int, ...], intervals: int) -> int:
-    return kan_parameters(
-        Size(shape, intervals, model.degree, tuple(model.products)), edge_spec(model, cfg.solver.kind)
-    )
+def parameters(cfg: ExtendGridConfig, shape: tuple[int, ...], intervals: int) -> int:
+    size = Size(shape, intervals, cfg.model.degree, tuple(cfg.model.products))
+    return kan_parameters(size, edge_spec(cfg.model, cfg.solver.kind))
 
 
 def extend(one: Extension, problem: LearningProblem, plan: Plan, seed: int) -> Generator[Event, None, Trained]:
@@ -175,7 +171,7 @@ def _thresholds(one: Extension, shape: tuple[int, ...], points: int) -> dict[str
     """From which grid a network of this shape, which may be narrower than asked for, can reproduce the points."""
     edges = coefficients(shape, 1, 0)
     return {
-        "threshold": threshold_intervals(lambda g: one.parameters(shape, g), points),
+        "threshold": threshold_intervals(lambda g: parameters(one.cfg, shape, g), points),
         "paper_threshold": threshold_intervals(lambda g: edges * g, points),
     }
 
