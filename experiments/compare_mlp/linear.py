@@ -86,7 +86,8 @@ def to_the_end(network: MLP, data: TrainingData) -> None:
 def product(network: MLP) -> Tensor:
     """(outputs, inputs + 1): slopes and offset of the one linear map that the layers compose to."""
     whole = torch.eye(network.shape[0], network.shape[0] + 1, dtype=torch.float64)
-    for layer in network.linear:
+    layers: list[Any] = list(network.linear)
+    for layer in layers:
         whole = layer.weight.detach() @ whole
         whole[:, -1] += layer.bias.detach()
     return whole
@@ -106,8 +107,8 @@ def bits_that_differ(network: MLP, seed: int) -> int:
     Rounding depends on the order of additions, which no library promises; on multiples of GRAIN there is none, so
     that any difference would be a difference of formula.
     """
-    wrong = 0
-    for number, layer in enumerate(network.linear):
+    wrong, layers = 0, list[Any](network.linear)
+    for number, layer in enumerate(layers):
         exact = nn.utils.skip_init(nn.Linear, layer.in_features, layer.out_features, dtype=torch.float64)
         x = torch.randn(64, layer.in_features, dtype=torch.float64, generator=generator(seed, f"bits {number}"))
         weight, bias, x = (

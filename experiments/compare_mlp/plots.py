@@ -256,7 +256,7 @@ def results(summary: DataFrame) -> Figure:
         low, high = values.min(), values.max()
         return "" if np.isnan(low) else f"{low:.0f}" if low == high else f"{low:.0f} .. {high:.0f}"
 
-    def median(column: str, form: str, scale: float = 1.0) -> Series[Any]:
+    def median(column: str, form: str, scale: float = 1.0) -> Any:
         return networks[column].median().map(lambda value: "" if np.isnan(value) else form.format(scale * value))
 
     quartiles = networks["error"].quantile([0.25, 0.75]).unstack()

@@ -84,7 +84,11 @@ def summary(
 
 def trial_row(place: Mapping[str, Value], trial: LearnerTrial) -> Row:
     """The measures of one trial."""
-    values = {"trial": trial.number, "shape": "-".join(map(str, trial.network.shape)), "rmse": trial.rmse}
+    values: dict[str, Value] = {
+        "trial": trial.number,
+        "shape": "-".join(map(str, trial.network.shape)),
+        "rmse": trial.rmse,
+    }
     measured = {**measure_forgetting(trial.matrix), "steps": trial.steps, "seconds": trial.seconds}
     return Row("metrics", {**place, **values, **measured})
 

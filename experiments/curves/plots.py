@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -124,7 +125,7 @@ def bernstein_basis(bernstein_basis: DataFrame) -> Figure:
     for (index, rows), colour in zip(bernstein_basis.groupby("function"), CYCLE * (degree + 1), strict=False):
         axes.plot(rows["u"], rows["value"], color=colour)
         if degree <= 8:
-            number, (u, top) = int(str(index).split(".")[0]), rows.loc[rows["value"].idxmax(), ["u", "value"]]
+            number, (u, top) = int(str(index).split(".")[0]), rows[["u", "value"]].to_numpy()[rows["value"].argmax()]
             name = f"$B_{{{number}}}^{{{degree}}}$"
             label = axes.annotate(name, (u, top), (0, 2), textcoords="offset points", va="bottom", color=colour)
             label.set(ha="left" if number == 0 else "right" if number == degree else "center")
@@ -203,7 +204,7 @@ def bspline_pieces(
     """
     figure, axes = _plane(6.0, bspline_control["x"], bspline_control["y"], above=0.25)
     count = bezier_pieces["piece"].nunique()
-    thin = {"lw": 0.7, "ms": 2.6, "alpha": 0.75}
+    thin: dict[str, Any] = {"lw": 0.7, "ms": 2.6, "alpha": 0.75}
     for table, style, look in ((bezier_control, "s-", thin), (bezier_pieces, "-", {"lw": 2.2, "zorder": 3})):
         for (_, rows), colour in zip(table.groupby("piece"), CYCLE * count, strict=False):
             axes.plot(rows["x"], rows["y"], style, color=colour, **look)
@@ -330,4 +331,4 @@ def figures_of(tables: Mapping[str, DataFrame]) -> Iterator[tuple[str, Figure]]:
     for draw in FIGURES:
         needed = inspect.signature(draw).parameters
         if all(table in tables for table in needed):
-            yield draw.__name__, draw(**{table: tables[table] for table in needed})  # type: ignore[arg-type]
+            yield draw.__name__, draw(**{table: tables[table] for table in needed})
