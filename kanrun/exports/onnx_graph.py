@@ -164,7 +164,16 @@ _OPERATORS: dict[Any, str] = {
 _FUNCTIONS: dict[Any, Callable[..., _Traced]] = {
     np.where: lambda graph, *values: graph.add("Where", *values),
     np.concatenate: lambda graph, parts, axis: graph.add("Concat", *parts, axis=axis),
+    np.stack: lambda graph, parts, axis: graph.add("Concat", *(part[:, None] for part in parts), axis=axis),
+    np.interp: lambda _, x, points, values: _interpolated(x, np.asarray(points), np.asarray(values)),
 }
+
+
+def _interpolated(x: Any, points: Any, values: Any) -> Any:
+    held = np.minimum(np.maximum(x, points[0]), points[-1])
+    at: Any = np.where(held[:, None] >= points[1:-1], 1, 0).sum(1)
+    slopes = np.diff(values) / np.diff(points)
+    return (held - at.entries_of(points)) * at.entries_of(slopes) + at.entries_of(values)
 
 
 def _network(graph: _Graph, part: Document, x: _Traced) -> _Traced:

@@ -85,14 +85,7 @@ def mapped(maps: list[Data], x: Any, source: str, to: str) -> Any:
     if "points" not in maps[0]:
         shift, scale = (np.array([one[key] for one in maps]) for key in ("shift", "scale"))
         return (x - shift) / scale if source == "points" else x * scale + shift
-    columns = []
-    for i, one in enumerate(maps):
-        ends, values = np.asarray(one[source]), np.asarray(one[to])
-        held = _between(x[:, i : i + 1], ends[0], ends[-1])
-        at = np.where(held >= ends[1:-1], 1, 0).sum(1)[:, None]
-        slopes = np.diff(values) / np.diff(ends)
-        columns.append((held - _entries(ends, at)) * _entries(slopes, at) + _entries(values, at))
-    return np.concatenate(columns, 1)
+    return np.stack([np.interp(x[:, i], one[source], one[to]) for i, one in enumerate(maps)], axis=1)
 
 
 def _between(x: Any, low: Any, high: Any) -> Any:
