@@ -28,7 +28,8 @@ def draw_maps(table: pandas.DataFrame, inputs: Sequence[str], outputs: Sequence[
     split = next((name for name in ("grid", "test", "train") if (table["split"] == name).any()), "test")
     rows = thinned(table[table["split"] == split], 40_000)
     x, y = (rows[f"input:{name}"].to_numpy(dtype=float) for name in inputs)
-    truths = [rows.get(f"truth:{name}", rows[f"prediction:{name}"] * np.nan).to_numpy(dtype=float) for name in outputs]
+    missing = np.full(len(rows), np.nan)
+    truths = [np.asarray(rows.get(f"truth:{name}", missing), dtype=float) for name in outputs]
     known = bool(np.isfinite(truths).any())
     figure = new_figure((2.9 if known else 2.3) * len(outputs) + 0.2, WIDTH if known else 3.2)
     below: dict[str, Any] = {"location": "bottom", "pad": 0.04, "shrink": 0.9}
