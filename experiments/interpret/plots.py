@@ -53,7 +53,10 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
     """
     table = first_seed(table)
     stages = sorted(table["stage"].unique())
-    parts = [strongest_of_all(table[table["stage"] == stage]) for stage in stages]
+    every = [table[table["stage"] == stage] for stage in stages]
+    parts = [strongest_of_all(part) for part in every]
+    titles = [letters(str(stage), 40) + ", the strongest edges" * (len(part) < len(whole))
+              for stage, part, whole in zip(stages, parts, every, strict=True)]  # fmt: skip
     layouts = [lay_out(part) for part in parts]
     rooms = [max(layout.width, _LEAST_WIDTH) + _GAP for layout in layouts]
     high, places = max(layout.height for layout in layouts) + _HEADING, list[tuple[float, int]]()
@@ -72,7 +75,7 @@ def stages_side_by_side(table: pandas.DataFrame, under: Sequence[str] = ()) -> F
         draw_network(figure.add_axes(box), parts[i], layout)
         place: Any = {"ha": "center", "va": "top"}
         middle = (left + room / 2) / width
-        figure.text(middle, (top - 0.05) / height, letters(str(stages[i]), 40), fontsize=9, **place)
+        figure.text(middle, (top - 0.05) / height, titles[i], fontsize=9, **place)
         if i < len(under):
             figure.text(middle, (top - 0.24) / height, under[i], fontsize=7, color=GREY, **place)
     return figure
