@@ -35,10 +35,8 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 
 def check(cfg: CompareMLPConfig) -> None:
-    """Raise UsageError for depths or a width that are none, and for what the solver cannot train."""
-    if not cfg.depths or min(cfg.depths) < 0:
-        raise UsageError(f"depths={cfg.depths} must list numbers of hidden layers, from 0 on.")
-    if len(cfg.widths) != 1 or cfg.widths[0] < 1:
+    """Raise UsageError for more than one width, and for what the solver cannot train."""
+    if len(cfg.widths) != 1:
         raise UsageError(f"widths={cfg.widths} must be the one width of the hidden layers, such as [8].")
     if getattr(cfg.solver, "kind", "") != "lm":
         raise UsageError(f"solver={cfg.solver.kind} does not end exactly at the least squares solution; use solver=lm.")

@@ -52,15 +52,10 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError for what cannot be compared."""
-    if not cfg.grids:
-        raise UsageError("grids=[] leaves the KANs without a grid; give one, such as grids=[[5,20]].")
-    if cfg.match is not None and (not cfg.depths or min(cfg.depths) < 1):
+    if cfg.match is not None and min(cfg.depths) < 1:
         raise UsageError(f"depths={cfg.depths}: only an MLP with hidden layers can match; use depths from 1 on.")
     if cfg.match is None and not cfg.widths:
         raise UsageError("match=null compares MLPs of given widths; add some, such as widths=[8,16,32].")
-    if not cfg.depths or not cfg.activations:
-        empty = "activations" if cfg.depths else "depths"
-        raise UsageError(f"{empty}=[] leaves the KANs without an MLP to be compared with; give at least one.")
     if unknown := sorted(dict(cfg.growth).keys() - {"widths", "depths", "intervals"}):
         raise UsageError(f"growth has no {unknown[0]}; it takes widths, depths and intervals.")
     kans = []

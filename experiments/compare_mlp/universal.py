@@ -31,7 +31,7 @@ def cells(cfg: CompareMLPConfig) -> list[dict[str, Any]]:
 
 def check(cfg: CompareMLPConfig) -> None:
     """Raise UsageError where nothing could be found out."""
-    if not cfg.errors or not all(error > 0 for error in cfg.errors):
+    if not cfg.errors:
         raise UsageError(f"errors={cfg.errors} must list relative errors to be reached, such as [0.1, 0.01].")
     if not cfg.widths:
         raise UsageError("widths=[] names no width; give some, such as widths=[1,2,4,8,16].")

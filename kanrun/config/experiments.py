@@ -254,14 +254,14 @@ class CompareMLPConfig(ExperimentConfig):
     )  # fmt: skip
     target: Any = setting(None, "the only target, instead of cases")
     cases: list[Any] = setting(MISSING, "targets with the shapes of their KANs")
-    grids: list[Any] = setting([[5], [5, 10, 20]], "grids, each a number or a schedule")
+    grids: list[Any] = setting([[5], [5, 10, 20]], "grids, each a number or a schedule", least=1)
     match: str | None = setting(
         "parameters", "what MLPs have as much of as the KAN; null takes widths instead",
         choices=("parameters", "flops", "time"),
     )  # fmt: skip
-    depths: list[int] = setting([1, 2], "hidden layers of the MLPs")
-    activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs")
-    widths: list[int] = setting([], "widths of MLPs in any case, matched or not")
+    depths: list[int] = setting([1, 2], "hidden layers of the MLPs", least=1, minimum=0)
+    activations: list[str] = setting(["tanh", "silu"], "activations of the MLPs", least=1)
+    widths: list[int] = setting([], "widths of MLPs in any case, matched or not", minimum=1)
     errors: list[float] = setting([], "universal_approximation: relative errors to be reached", above=0)
     growth: dict[str, list[int]] = setting({}, "widths, depths, intervals: parameters are counted")
 
