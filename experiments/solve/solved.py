@@ -161,25 +161,28 @@ class SolvedEquation:
     def residual(self, x: ArrayLike) -> Array:
         """left - right of every equation at points, (points, equations)."""
         at, network, equations = torch.as_tensor(self._points(x)), self.solution.network, self.problem.system.equations
+        constants = self.solution.last[-1].constants
         parts = network.split(at) if isinstance(network, Windows) else [(network, torch.arange(len(at)))]
         found = torch.zeros(len(at), len(equations), dtype=at.dtype)
         for number, relation in enumerate(equations):
             monomials = Monomials.covering((each.index for each in relation.derivatives), at.shape[1])
             for part, where in parts:
                 if len(where):
-                    left, _ = evaluate(relation, part, at[where], self.solution.constants, monomials, jacobian=False)
+                    left, _ = evaluate(relation, part, at[where], constants, monomials, jacobian=False)
                     found[where, number] = left.detach()
         return found.numpy()
 
     @property
     def constants(self) -> dict[str, float]:
         """The sought constants."""
-        return dict(zip(self.problem.system.vocabulary.constants, self.solution.constants.tolist(), strict=True))
+        return dict(
+            zip(self.problem.system.vocabulary.constants, self.solution.last[-1].constants.tolist(), strict=True)
+        )
 
     @property
     def standard_errors(self) -> dict[str, float]:
         """Their standard errors, NaN without measured values."""
-        return dict(zip(self.constants, self.solution.standard_errors.tolist(), strict=True))
+        return dict(zip(self.constants, self.solution.last[-1].standard_errors.tolist(), strict=True))
 
     def summary(self) -> dict[str, Any]:
         """The certificate as one row."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from copy import deepcopy
 from dataclasses import replace
 from itertools import pairwise
 from math import inf
@@ -101,11 +102,11 @@ def with_polynomials(field: Field) -> Field:
     Its residuals are linear in the first factors, so that the first step solves a linear equation among all functions
     sum_r f_r(x_1) P_r(x_2, ...).
     """
-    (layer,) = field.network.edge_layers
-    made, _ = move_layer(layer, breakpoints_of(layer.knots, layer.spec.degree), uniform=layer.uniform)
+    made = deepcopy(field)
+    (layer,) = made.network.edge_layers
     with torch.no_grad():
-        made.coefficients.copy_(_polynomials(layer, field.form))
-    return field.with_network(KAN.of_layers([made]))
+        layer.coefficients.copy_(_polynomials(layer, field.form))
+    return made
 
 
 def _polynomials(layer: SplineLayer, form: OutputForm) -> Tensor:
@@ -129,11 +130,9 @@ def held(solution: Field, box: Tensor) -> Field:
     The first layer's functions of the last variable become constants, the values at their ends; edges have no base. In
     a separated form of two variables the first term takes over what all have been, the others begin anew.
     """
-    edges = edges_of(solution)
+    made, edges, form = deepcopy(solution), edges_of(solution), solution.form
     assert edges is not None  # an invariant: asked of networks with grids only
-    first, *rest = solution.network.edge_layers
-    first, _ = move_layer(first, edges, uniform=first.uniform)
-    form = solution.form
+    first = made.network.edge_layers[0]
     with torch.no_grad():
         ends = first.spline_values(edges[:, -1][None])[0, :, -1:]
         if form.separated and len(box) == 2:
@@ -143,4 +142,5 @@ def held(solution: Field, box: Tensor) -> Field:
             first.coefficients.unflatten(0, (form.unknowns, form.terms, 2))[:, 0, 0, 0] = total
         else:
             first.coefficients[:, -1] = ends
-    return Field(KAN.of_layers([first, *rest]), form, box, solution.sizes, solution.hard)
+        made.box.copy_(box)
+    return made

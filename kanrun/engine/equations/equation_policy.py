@@ -112,10 +112,6 @@ class EquationPolicy:
     lost: float = 0.1  #: change from the last grid at which a later window ends the solution
     settling: int = 4  #: grids after which so large a change means that a shorter window is needed
     hopeless: float = 0.02  #: residual from the second grid on at which a window that grids do not help is given up
-    #: Tries of a window in several variables after which shortening it ends, where the residual of the last is not
-    #: below this share of the first one's. Units of residuals are those of the window: they double with every halving.
-    vain_tries: int = 3
-    vain: float = 0.25
     most_windows: int = 256  #: a window is not made shorter than this part of the whole range
     longer: float = 1.5  #: factor from a window that held to the next
 
@@ -167,13 +163,10 @@ class EquationStage:
 
 @dataclass(frozen=True)
 class Solution:
-    """What solves the system: one field, or several in windows; the sought constants with their standard errors (NaN
-    without measured values); the last grid of each window; and how far in the last variable it was `reached`.
-    """
+    """What solves the system: one field, or several in windows; the last grid of each window; and how far in the last
+    variable it was `reached`."""
 
     network: Field | Windows
-    constants: Tensor
-    standard_errors: Tensor
     last: tuple[EquationStage, ...]
     reached: float
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator as Events
-from dataclasses import dataclass, replace
-from math import inf, isfinite
+from dataclasses import replace
 
 from torch import Generator
 
@@ -16,17 +15,6 @@ from kanrun.engine.equations.system import System
 from kanrun.watch import time_is_up
 
 
-@dataclass(frozen=True)
-class _Try:
-    """A window that was tried: its end, its last two solutions and by how much too large its residuals are."""
-
-    end: float
-    solver: BoxSolver
-    last: EquationStage
-    before: tuple[EquationStage, ...]
-    excess: float
-
-
 def solve(
     system: System, ansatz: Ansatz, policy: EquationPolicy, generator: Generator, windows: int | str | None = None,
     first: Field | None = None,
@@ -35,17 +23,18 @@ def solve(
 
     `windows` cuts the last variable into so many parts of one length; with `auto` a part that does not hold (see
     `EquationPolicy.accepted`) is halved and tried again; where the shortest one does not hold either, or the error has
-    grown to `EquationPolicy.lost`, the solution ends there, or is that of the whole range where conditions contradict
-    each other at its beginning. Without, the whole box is solved at once.
+    grown to `EquationPolicy.lost`, the solution ends there. It is that of the whole range where conditions contradict
+    each other at its beginning, at once where values jump there. Without, the whole box is solved at once.
     """
     low, high = map(float, system.box[-1])
+    corners = [each for each in system.corners if each.face[-1] == (len(system.box) - 1, low)]
+    if windows == "auto" and any(each.relation.order == 0 and each.share > policy.corner_whole for each in corners):
+        windows = None
     length = (high - low) / windows if isinstance(windows, int) else high - low
     shortest = (high - low) / policy.most_windows if windows == "auto" else length
     if ansatz.hard:
         ansatz = replace(ansatz, built_in=hard_conditions(system, last=windows is None))
-    start, last = low, list[EquationStage]()
-    before: tuple[EquationStage, ...] = ()
-    tries: list[_Try] = []  # of the present window
+    start, last, before = low, list[EquationStage](), tuple[EquationStage, ...]()
     while not last or start < high - 1e-9 * (high - low):
         end = high if start + 1.1 * length >= high else start + length
         whole = (start, end) == (low, high)
@@ -60,37 +49,22 @@ def solve(
             yield replace(stage, window=len(last))
             if shorter and _hopeless(stages, policy):
                 break
-        excess = _excess(stages[-1], system, policy, before, whole=whole)
-        pair = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
-        tries.append(_Try(end, solver, stages[-1], pair, excess))
-        best = _best_of_vain(tries, policy)
-        if shorter and excess > 1 and best is None and not time_is_up():
+        holds = _holds(stages[-1], system, policy, before, whole=whole)
+        if shorter and not holds and not time_is_up():
             length = max((end - start) / 2, shortest)
             continue
-        kept = best or tries[-1]
-        tries, before, end = [], kept.before, kept.end
-        last.append(replace(kept.last, sensitivity=kept.solver.sensitivity(kept.last)))
+        before = tuple(stages[-2:]) if solver.coarse is None else (solver.coarse, stages[-1])
+        last.append(replace(stages[-1], sensitivity=solver.sensitivity(stages[-1])))
         if time_is_up():
             break
-        if windows == "auto" and len(last) > 1 and (excess > 1 or (last[-1].change or 0.0) > policy.lost):
+        if windows == "auto" and len(last) > 1 and not (holds and (last[-1].change or 0.0) <= policy.lost):
             break
         start, length = end, length * (policy.longer if windows == "auto" else 1.0)
-    if end < high and any(each.face[-1] == (len(system.box) - 1, low) for each in system.corners):
+    if end < high and corners:
         return (yield from solve(system, ansatz, policy, generator, None, first))
     fields = [stage.solution for stage in last]
     network = fields[0] if len(fields) == 1 else Windows(fields)
-    return Solution(network, last[-1].constants, last[-1].standard_errors, tuple(last), reached=end)
-
-
-def _best_of_vain(tries: list[_Try], policy: EquationPolicy) -> _Try | None:
-    """The best try where shorter windows of one form do not help, in several variables: as where conditions jump."""
-    last = tries[-1]
-    alike = [each for each in tries if each.solver.ansatz.form == last.solver.ansatz.form]
-    if len(last.solver.system.box) == 1 or len(alike) < policy.vain_tries:
-        return None
-    if last.excess <= max(1, policy.vain * alike[0].excess):
-        return None
-    return min(tries[0], alike[0], key=lambda each: each.last.equation.rms)
+    return Solution(network, tuple(last), reached=end)
 
 
 def _of_windows(ansatz: Ansatz, policy: EquationPolicy, system: System) -> Ansatz:
@@ -100,21 +74,19 @@ def _of_windows(ansatz: Ansatz, policy: EquationPolicy, system: System) -> Ansat
     return replace(ansatz, form=replace(ansatz.form, terms=policy.terms_in_time, fixed_last=True), widens=True)
 
 
-def _excess(
+def _holds(
     last: EquationStage, system: System, policy: EquationPolicy, before: tuple[EquationStage, ...], *, whole: bool
-) -> float:
-    """How many times too large the residuals of a window's last grid are, or its change; at most 1 where it holds.
-
-    The change adds up over windows, and may grow by a factor from one to the next.
-    """
+) -> bool:
+    """Whether the residuals of a window's last grid are small, and its change, which adds up over windows and may grow
+    by a factor from one to the next."""
     two = len(system.box) == 2 and last.solution.form.separated
     accepted, low = policy.accepted_of_polynomials if two else policy.accepted, float(system.box[-1, 0])
     if float(last.solution.box[-1, 0]) == low and system.corners:
         share = max(each.share for each in system.corners) if whole else 1.0
         accepted = max(accepted, share * policy.accepted_with_corners)
     most = max(policy.accepted_change, policy.grown * ((before[-1].change or 0.0) if before else 0.0))
-    found = max(max(last.equation.rms, last.conditions.rms) / accepted, (last.change or 0.0) / most)
-    return found if isfinite(found) else inf
+    small = last.equation.rms <= accepted and last.conditions.rms <= accepted
+    return small and (last.change or 0.0) <= most
 
 
 def _hopeless(stages: list[EquationStage], policy: EquationPolicy) -> bool:

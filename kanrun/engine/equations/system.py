@@ -54,12 +54,6 @@ class Corner:
     relation: Relation
     share: float
 
-    def concerns(self, relation: Relation) -> bool:
-        """Whether `relation` holds an unknown of which the contradiction is."""
-        return not {each.unknown for each in self.relation.derivatives}.isdisjoint(
-            each.unknown for each in relation.derivatives
-        )
-
 
 @dataclass(frozen=True)
 class Measured:

@@ -23,7 +23,7 @@ class SystemRows:
     def __init__(
         self, system: System, policy: EquationPolicy, generator: Generator, before: Field | None, *, growing: bool
     ) -> None:
-        self.system, self.policy, self.generator, self.growing = system, policy, generator, growing
+        self.system, self.policy, self.growing = system, policy, growing
         #: Seeds of the points: those of training, those by which knots are inserted, and those of measurements.
         self.inside, self.candidates, self.unseen = torch.randint(2**31, (3,), generator=generator).tolist()
         self.origin: Field | None = None  # whose end the initial conditions are, in a later window
@@ -98,8 +98,9 @@ class SystemRows:
                 continue
             fixed, values = map(list, zip(*corner.face, strict=True))
             reach = self.policy.reach(corner.share, corner.relation.order)
+            unknowns = {each.unknown for each in corner.relation.derivatives}
             for number, block in enumerate(blocks):
-                if block.kind != "data" and corner.concerns(block.relation):
+                if block.kind != "data" and any(each.unknown in unknowns for each in block.relation.derivatives):
                     away = (block.points[:, fixed] - low.new_tensor(values)) / (high - low)[fixed]
                     near = (away.norm(dim=1) / reach).clamp(max=1) ** (2 * self.policy.corner_power)
                     blocks[number] = replace(block, shares=near if block.shares is None else block.shares * near)
@@ -123,11 +124,10 @@ class SystemRows:
         return Residuals(float(left.square().mean().sqrt()), float(left[at]), tuple(points[at].tolist()))
 
     def add_points(self, solution: Field, constants: Tensor) -> None:
-        """Add fresh random points where the equation's residual is largest."""
+        """Add fresh points where the equation's residual is largest."""
         box, count = self.system.box, round(self.policy.added * self.policy.points)
         if not count or len(box) == 1:
             return
-        share = torch.rand(4 * self.policy.points, len(box), generator=self.generator, dtype=box.dtype)
-        candidates = box[:, 0] + share.to(box) * box.diff()[:, 0]
+        candidates = self.points(self.candidates + len(self.added) + 1, 4 * self.policy.points)
         worst = self.squares(solution, constants, candidates).topk(count).indices
         self.added = torch.cat([self.added, candidates[worst]])
