@@ -211,7 +211,7 @@ def _safe(values: Sequence[Any]) -> list[Any]:
 def _inputs(model: Model, source: Path, block: dict[str, list[Any]], row: int) -> tuple[np.ndarray, Counter[str]]:
     """The model's inputs of a block that begins with data row `row`."""
     if model.code is not None:
-        return model.code.encode_counting(block)
+        return model.code.encode(block)
     columns = [lenient_numbers(block[name]) for name in model.inputs]
     x = np.stack([numbers for numbers, _ in columns], 1)
     if np.isnan(x).any():

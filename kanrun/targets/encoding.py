@@ -104,12 +104,7 @@ class TableCode:
     def features(self) -> tuple[str, ...]:
         return tuple(name for column in self.columns for name in column.features)
 
-    def encode(self, raw: Mapping[str, Sequence[Any]]) -> tuple[Array, list[str]]:
-        """(rows, features) of the columns `raw`, and a sentence per column with levels that were not trained on."""
-        x, unknown = self.encode_counting(raw)
-        return x, unknown_levels(unknown, len(x))
-
-    def encode_counting(self, raw: Mapping[str, Sequence[Any]]) -> tuple[Array, Counter[str]]:
+    def encode(self, raw: Mapping[str, Sequence[Any]]) -> tuple[Array, Counter[str]]:
         """(rows, features) of the columns `raw`, and how many rows have a level that was not trained on, by column."""
         parts, unknown = [], Counter[str]()
         for column in self.columns:

@@ -11,6 +11,7 @@ import pytest
 from kanrun.config import SamplingConfig, TableTarget
 from kanrun.errors import UsageError
 from kanrun.targets import TableCode, build_target, make_dataset
+from kanrun.targets.encoding import unknown_levels
 
 TEXT = """id,age,sex,city,income,note,price
 a1,30,m,Bern,5.5,x,1
@@ -74,9 +75,9 @@ def test_the_code_comes_back_from_json_and_counts_unknown_levels(file: Path) -> 
     assert target.code is not None
     again = TableCode.from_plain(json.loads(json.dumps(target.code.plain())))
     assert again == target.code
-    x, notes = again.encode({"age": ["40"], "sex": ["f"], "city": ["Paris"], "income": [""]})
+    x, unknown = again.encode({"age": ["40"], "sex": ["f"], "city": ["Paris"], "income": [""]})
     np.testing.assert_array_equal(x, [[40, 0, 0, 0, 0, 7.5, 1]])
-    assert notes == ["1 of 1 rows have a city that the model was not trained on"]
+    assert unknown_levels(unknown, 1) == ["1 of 1 rows have a city that the model was not trained on"]
 
 
 def test_an_excluded_column_must_be_there(file: Path) -> None:
