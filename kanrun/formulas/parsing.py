@@ -147,11 +147,7 @@ def constant(value: object, known: Mapping[str, float] | None = None) -> float:
 
 def variables_in(text: str, limits: FormulaLimits = FormulaLimits()) -> tuple[str, ...]:
     """x0, x1, ... up to the highest index that `text` writes, also where it cancels (as x2 in x0 + 0*x2)."""
-    try:
-        names = {node.id for node in ast.walk(_tree(text, limits)) if isinstance(node, ast.Name)}
-    except _Refused as refusal:
-        raise UsageError(f"formula {_quoted(text)}: {refusal}") from None
-    indices = [int(match[1]) for name in names if (match := _INDEXED.fullmatch(name))]
+    indices = [int(match[1]) for name in names_in(text, limits) if (match := _INDEXED.fullmatch(name))]
     return tuple(f"x{i}" for i in range(max(indices, default=-1) + 1))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def dimensions(units: Mapping[str, str], names: Sequence[str]) -> NDArray[np.flo
 
 
 def _exponents(text: str) -> NDArray[np.float64]:
-    words = sorted({word for word in _words(text) if not word[0].isdigit()})
+    words = sorted(set(re.findall(r"(?<!\w)[^\W\d]\w*", text)))
     known = {word: _known(word, text) for word in words}
     expression = parse_expression(text, words) if words else sympy.Integer(1)
     powers = expression.as_powers_dict() if words else {}
@@ -41,11 +42,6 @@ def _exponents(text: str) -> NDArray[np.float64]:
             raise UsageError(f"The unit {text!r} is no product of powers of units.")
         total += float(power) * known[str(base)]
     return total
-
-
-def _words(text: str) -> list[str]:
-    spaced = "".join(letter if letter.isalnum() or letter == "_" else " " for letter in text)
-    return [word for word in spaced.split() if word]
 
 
 def _known(word: str, text: str) -> NDArray[np.float64]:

@@ -92,6 +92,11 @@ def number(value: float) -> sympy.Expr:
     return sympy.Integer(int(value)) if value in _WHOLE else sympy.Float(value, DIGITS)
 
 
+def combination(factors: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -> sympy.Expr:
+    """The sum of factors times terms."""
+    return sympy.Add(*(number(float(factor)) * term for factor, term in zip(factors, terms, strict=True)))
+
+
 #: Digits of a float64 in an expression, and what is written there without any.
 DIGITS, _WHOLE = 17, (-1.0, 0.0, 1.0)
 

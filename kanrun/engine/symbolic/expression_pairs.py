@@ -16,7 +16,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, number
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, combination
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.dictionary import Dictionary
 from kanrun.engine.symbolic.pairs import nearest_pairs
@@ -75,11 +75,19 @@ _FUNCTIONS: tuple[tuple[str, Compute, Build, float, bool], ...] = (
 
 @dataclass(frozen=True)
 class Sought:
-    """What is sought in place of y: `values` of it, how they come from y, and y as an expression in it."""
+    """What is sought in place of y: `values` of it, as a `function` of `sign` * y, and `outer`, which undoes it."""
 
     values: Array
-    transform: Compute = lambda y: y
-    inverse: Build = lambda e: e
+    function: Compute = np.asarray
+    outer: sympy.Expr = X
+    sign: int = 1
+
+    def transform(self, y: Array) -> Array:
+        return self.function(self.sign * y)
+
+    def inverse(self, expression: sympy.Expr) -> sympy.Expr:
+        """y as an expression in that of what is sought."""
+        return self.sign * self.outer.xreplace({X: expression})
 
 
 #: The candidate that gives y from what is sought in its place, how that comes from y, and the largest |y| for which
@@ -103,24 +111,16 @@ _ONE_SIGN = ("1/x", "sqrt", "exp", "1/sqrt", "x^2", "1/x^2")
 
 def outputs(y: Array, allowed: set[str]) -> list[Sought]:
     """y itself, and the functions of y that are defined and do not blow it up."""
-    found, negative = [Sought(y)], bool((y < 0).all())
-    for name, transform, largest in _OUTPUTS:
-        if name not in allowed or np.abs(y).max() > largest or (name in _ONE_SIGN and not (negative or (y > 0).all())):
+    found = [Sought(y)]
+    for name, function, largest in _OUTPUTS:
+        sign = -1 if name in _ONE_SIGN and y[0] < 0 else 1
+        if name not in allowed or np.abs(y).max() > largest or (name in _ONE_SIGN and (sign * y <= 0).any()):
             continue
-        sign, outer = (-1 if negative and name in _ONE_SIGN else 1), TABLE[name].expression
         with np.errstate(all="ignore"):
-            values = transform(sign * y)
+            values = function(sign * y)
         if np.isfinite(values).all() and np.ptp(values) >= _FLAT * np.abs(values).max():
-            found.append(Sought(values, partial(_of_multiple, transform, sign), partial(_multiple_of, sign, outer)))
+            found.append(Sought(values, function, TABLE[name].expression, sign))
     return found
-
-
-def _of_multiple(transform: Compute, sign: int, y: Array) -> Array:
-    return transform(sign * y)
-
-
-def _multiple_of(sign: int, outer: sympy.Expr, e: sympy.Expr) -> sympy.Expr:
-    return sign * outer.xreplace({X: e})
 
 
 #: The range of values that is none beside their size.
@@ -286,10 +286,9 @@ def _fitted(guess: _Guess, data: SearchData) -> tuple[sympy.Expr, float]:
         if not (np.isfinite(design).all() and np.isfinite(t).all()):
             return sympy.Integer(0), np.inf
         solved = _least_squares(design, t)
-    numbers = [number(float(c)) for c in solved]
     cut = len(guess.terms)
-    top = sympy.Add(*(c * e for c, e in zip(numbers[:cut], guess.terms, strict=True))) + numbers[-1]
-    below = 1 - sympy.Add(*(c * e for c, e in zip(numbers[cut:-1], guess.times, strict=True)))
+    top = combination(solved[[*range(cut), -1]], [*guess.terms, sympy.S.One])
+    below = 1 - combination(solved[cut:-1], guess.times)
     expression = guess.weight * guess.sought.inverse(top / below)
     with np.errstate(all="ignore"):
         residual = to_numpy(expression, names)(x) - y if expression.free_symbols else np.full(len(y), np.inf)

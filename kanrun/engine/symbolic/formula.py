@@ -6,7 +6,6 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import sympy
@@ -90,7 +89,7 @@ class Formula:
     def __call__(self, x: Array) -> Array:
         """Values (N,) at x (N, inputs); nan where the formula is not real."""
         if self.splines:
-            functions = {name: partial(_spline_value, spline) for name, spline in self.splines}
+            functions = {name: spline.value for name, spline in self.splines}
             return numeric_value(self.expression, self.names, x, functions)
         return to_numpy(self.expression, self.names)(x)
 
@@ -111,10 +110,6 @@ class Formula:
             "srepr": str(sympy.srepr(self.expression)),
             "python": to_python(self.expression, self.names) if identifiers else "",
         }
-
-
-def _spline_value(spline: Spline, t: Array) -> Array:
-    return spline.value(t)
 
 
 def finished(graph: Graph, data: SearchData, names: Sequence[str], policy: SearchPolicy = SearchPolicy()) -> Formula:

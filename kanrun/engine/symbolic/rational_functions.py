@@ -10,7 +10,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, count_work, counted_calls
-from kanrun.engine.symbolic.candidates import Array, number
+from kanrun.engine.symbolic.candidates import Array, combination
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.pairs import few_terms
 from kanrun.engine.symbolic.search_problem import QuotientPolicy
@@ -85,9 +85,9 @@ def _quotient(
         return None
     natural = np.insert(solved, one, 1.0) / [float(np.prod(scale ** np.array(power))) for power in (*below, *above)]
     natural = natural / next(c for c in natural if c)
-    top = [_term(power, float(c)) for power, c in zip(above, natural[len(below) :], strict=True) if c]
-    bottom = [_term(power, float(c)) for power, c in zip(below, natural[: len(below)], strict=True) if c]
-    return sympy.Add(*top) / sympy.Add(*bottom)
+    terms = [sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power))) for power in (*below, *above)]
+    cut = len(below)
+    return combination(natural[cut:], terms[cut:]) / combination(natural[:cut], terms[:cut])
 
 
 def _root(quotient: sympy.Expr, x: Array, y: Array) -> sympy.Expr | None:
@@ -124,7 +124,3 @@ def _powers(inputs: int, degree: int) -> list[tuple[int, ...]]:
 def _monomial(x: Array, power: tuple[int, ...]) -> Array:
     value: Array = np.prod(x ** np.array(power), axis=1)
     return value
-
-
-def _term(power: tuple[int, ...], coefficient: float) -> sympy.Expr:
-    return number(coefficient) * sympy.Mul(*(variable(f"x{i}") ** k for i, k in enumerate(power)))

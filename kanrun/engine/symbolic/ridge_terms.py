@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import sympy
 
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, number
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, X, combination, number
 from kanrun.engine.symbolic.description_length import SearchData
 from kanrun.engine.symbolic.expression_graphs import graph_of_expression
 from kanrun.engine.symbolic.formula import to_expression
@@ -62,8 +62,7 @@ def ridge_formulas(data: SearchData, candidates: Sequence[Candidate], policy: Ri
                     design = np.column_stack([polynomial, columns[index] * weights])
                     sizes = np.linalg.norm(design, axis=0)
                     c = np.linalg.lstsq(design / sizes, y, rcond=None)[0] / sizes
-                    whole = (number(float(k)) * e for k, e in zip(c, [*squares, factor * inner], strict=True))
-                    started.append((float(left[index]), len(started), sympy.Add(*whole)))
+                    started.append((float(left[index]), len(started), combination(c, [*squares, factor * inner])))
     yield from _fitted([expression for *_, expression in sorted(started, key=lambda each: each[:2])], x, y, policy)
 
 

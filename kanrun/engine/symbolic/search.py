@@ -119,7 +119,8 @@ class _Search:
         self.data, self.policy = problem.data, problem.policy
         self.budget = Budget(problem.policy.searching * problem.policy.budget)
         self.further = problem.policy.further  # work left for longer looks
-        self.tried = [rebuilt(each, lambda graph: graph, self.data) for each in tried]
+        again = (rebuilt(each, lambda graph: graph, self.data) for each in tried)
+        self.tried = [each for each in again if isinstance(each, Tried)]
         self.deep = 0  # of `tried`, those that had their longer look
         self.trained: list[tuple[str, TrainedGraph]] = []
         self.unstructured = np.inf  # the error of a wide network, once it is trained

@@ -8,13 +8,12 @@ structures; training decides.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from kanrun.engine.symbolic.candidates import Array
-from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import train_graph
 from kanrun.engine.symbolic.search_problem import SearchProblem
 from kanrun.engine.symbolic.templates import Template, first_shapes, kan_shape, tree_shapes
@@ -23,20 +22,19 @@ Gradient = Callable[[Array], Array]
 
 
 def module_scores(
-    gradient: Gradient, x: Array, generator: np.random.Generator, points: int = 400
+    gradient: Gradient, x: Array, generator: np.random.Generator, inputs: Sequence[int], points: int = 400
 ) -> dict[tuple[int, ...], float]:
-    """For every subset of 2 ... n - 1 inputs, the median sine of the angle by which the gradient within it turns when
-    the other inputs change, relative to how much it turns at all, on so many `points`; 0 for a module.
+    """For every subset of 2 ... n - 1 of the n `inputs`, the median sine of the angle by which the gradient within it
+    turns when the other inputs change, relative to how much it turns at all, on so many `points`; 0 for a module.
 
-    `gradient` maps x (N, n) to (N, n), in units of each input's spread.
+    `gradient` maps x (N, columns) to (N, columns), in units of each input's spread.
     """
-    inputs = x.shape[1]
     pick = generator.permutation(x.shape[0])[:points]
     here, there = x[pick], x[np.roll(pick, 1)]
     scores = {}
     base = gradient(here)
-    for count in range(2, inputs):
-        for subset in itertools.combinations(range(inputs), count):
+    for count in range(2, len(inputs)):
+        for subset in itertools.combinations(inputs, count):
             inside = list(subset)
             swapped = there.copy()
             swapped[:, inside] = here[:, inside]
@@ -89,28 +87,16 @@ def module_templates(problem: SearchProblem, generator: np.random.Generator) -> 
     trained = train_graph(starts, data, wide)
     if trained.error > policy.training.hopeless:
         return [], trained.error
-    gradient = _gradient(trained.graph, data.x.std(0))
+    spread = data.x.std(0)
+
+    def gradient(x: Array) -> Array:
+        return np.asarray(np.stack(trained.graph.derivatives(x)[1], axis=1) * spread)
+
     strength = np.sqrt(np.mean(gradient(data.x) ** 2, axis=0)) / data.spread
     used = [i for i in range(shape[0]) if strength[i] > max(2 * trained.error, 1e-3)]
     if not 2 < len(used) <= policy.module_inputs:
         return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
-    scores = module_scores(lambda x: gradient(_with(data.x, used, x))[:, used], data.x[:, used], generator)
+    rows = np.where(np.isin(np.arange(shape[0]), used), data.x, data.x.mean(0))
+    scores = module_scores(gradient, rows, generator, used)
     families = trees(scores, max(policy.module, trained.error))  # angles are as uncertain as the network
-    renamed = [[tuple(used[i] for i in module) for module in family] for family in families]
-    return tree_shapes(renamed, used), trained.error
-
-
-def _with(x: Array, used: list[int], values: Array) -> Array:
-    """Full rows: `values` in the used columns, the mean of x in the others."""
-    rows = np.repeat(x.mean(0, keepdims=True), values.shape[0], axis=0)
-    rows[:, used] = values
-    return rows
-
-
-def _gradient(graph: Graph, spread: Array) -> Callable[[Array], Array]:
-    def gradient(x: Array) -> Array:
-        steps = 1e-4 * spread
-        columns = [(graph(x + steps * unit) - graph(x - steps * unit)) / 2e-4 for unit in np.eye(x.shape[1])]
-        return np.stack(columns, axis=1)
-
-    return gradient
+    return tree_shapes(families, used), trained.error

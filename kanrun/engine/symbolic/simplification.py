@@ -71,7 +71,7 @@ def quotients_out_of_powers(
     for root in sorted(roots, key=lambda each: (-sympy.count_ops(each), str(each))):
         if expansion_terms(expression) > policy.terms:
             break
-        positive = {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
+        positive = _as_positive(expression)
         base, exponent = root.xreplace(positive).as_base_exp()
         try:
             with counted_calls():
@@ -140,15 +140,14 @@ def _terms(expression: sympy.Expr) -> int:
     return 1
 
 
-def _powers(expression: sympy.Expr) -> sympy.Expr:
-    return sympy.powsimp(sympy.expand_power_exp(expression), deep=True)
-
-
 def _positive(expression: sympy.Expr) -> sympy.Expr:
     """Logarithms expanded as if the variables were positive; the values at the points decide whether that was
     allowed."""
-    positive = {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
-    return sympy.expand_log(expression.xreplace(positive), force=True)
+    return sympy.expand_log(expression.xreplace(_as_positive(expression)), force=True)
+
+
+def _as_positive(expression: sympy.Expr) -> dict[sympy.Symbol, sympy.Symbol]:
+    return {s: sympy.Symbol(s.name, positive=True) for s in expression.free_symbols}
 
 
 def _real(expression: sympy.Expr) -> sympy.Expr:
@@ -188,13 +187,6 @@ def _without_rounding(polynomial: sympy.Expr) -> sympy.Expr:
     terms = sympy.Add.make_args(polynomial)
     sizes = [abs(float(term.as_coeff_Mul()[0])) for term in terms]
     return sympy.Add(*(term for term, size in zip(terms, sizes, strict=True) if size > _ROUNDING * max(sizes)))
-
-
-def _exponentials(expression: sympy.Expr) -> sympy.Expr:
-    """tanh and atanh written with exp and log, which products inside them may undo."""
-    written = expression.replace(sympy.tanh, lambda u: 1 - 2 / (sympy.exp(2 * u) + 1))
-    written = written.replace(sympy.atanh, lambda u: sympy.log(sympy.together((1 + u) / (1 - u))) / 2)
-    return sympy.expand(written, power_exp=True)
 
 
 def _completed_squares(expression: sympy.Expr) -> sympy.Expr:
@@ -307,19 +299,13 @@ _TRANSFORMS: tuple[tuple[Rewriting, ...], ...] = (
     (_common_factors,),
     (_completed_squares,),
     (sympy.expand,),
-    (_powers,),
     (_expanded_functions,),
-    (_expanded_functions, sympy.together),
     (_expanded_functions, sympy.together, sympy.cancel),
-    (_exponentials, sympy.simplify),
     (_logarithms,),
-    (_logarithms, sympy.factor_terms),
     (_logarithms, partial(sympy.logcombine, force=True)),
     (sympy.factor_terms,),
     (partial(sympy.factor, deep=True),),
-    (sympy.factor, _common_factors),
     (sympy.simplify,),
-    (sympy.simplify, _common_factors),
     (_positive, sympy.simplify, _real),
 )
 

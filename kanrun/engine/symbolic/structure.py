@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import TypeAlias
 
 import numpy as np
 import sympy
@@ -32,8 +33,10 @@ from kanrun.engine.symbolic.symmetries import Reduction, power_law
 from kanrun.engine.symbolic.univariate import match_formulas, regression_formulas
 from kanrun.errors import KanrunError
 
+Event: TypeAlias = SearchStage | Tried
 
-def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+
+def simple_laws(problem: SearchProblem) -> Iterator[Event]:
     """A power law of all inputs, and a quotient of polynomials of few terms."""
     policy = problem.policy
     for name in ("power law", "rational function"):
@@ -49,7 +52,7 @@ def simple_laws(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
                 return
 
 
-def regressions(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
+def regressions(problem: SearchProblem) -> Iterator[Event]:
     """Of points with noise in one variable, the formulas of shortest description."""
     began, data, policy = time.monotonic(), problem.data, problem.policy.univariate
     found = regression_formulas(data.x[:, 0], data.y, problem.candidates, Budget(2 * policy.budget), policy)
@@ -58,7 +61,7 @@ def regressions(problem: SearchProblem) -> Iterator[SearchStage | Tried]:
         yield from matched(each, began)
 
 
-def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[SearchStage | Tried]:
+def structured_formulas(problem: SearchProblem, reduction: Reduction) -> Iterator[Event]:
     """What is found without a network, an exact formula or the few nearest; the network of each is its own graph."""
     inner = reduction.data(problem.data)
     began = time.monotonic()
@@ -133,15 +136,15 @@ def _tried_graph(name: str, graph: Graph, problem: SearchProblem) -> Tried | Non
     return Tried(name, kept, data.error(kept), Trial(description_length(kept, data), data.error(kept), kept))
 
 
-def in_all_inputs(event: SearchStage | Tried, reduction: Reduction, problem: SearchProblem) -> SearchStage | Tried:
+def in_all_inputs(event: Event, reduction: Reduction, problem: SearchProblem) -> Event:
     """What was found in the fewer variables, as graphs of all inputs."""
     inputs = problem.data.x.shape[1]
     if not reduction.changes:
         return event
-    return _rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
+    return rebuilt(event, lambda graph: composed(reduction.variables, reduction.factor, graph, inputs), problem.data)
 
 
-def of_logarithm(event: SearchStage | Tried, data: SearchData) -> SearchStage | Tried:
+def of_logarithm(event: Event, data: SearchData) -> Event:
     """What was found for log |y|, as graphs of y."""
     function = Symbolic(TABLE["exp"], (1.0, 0.0, float(np.sign(data.y[0])), 0.0), "c")
 
@@ -151,19 +154,14 @@ def of_logarithm(event: SearchStage | Tried, data: SearchData) -> SearchStage | 
         marks.append(max([*marks, graph.output]) + 1)
         return Graph(graph.inputs, (*graph.operations, "sum"), (*graph.edges, output), tuple(marks))
 
-    return _rebuilt(event, whole, data)
+    return rebuilt(event, whole, data)
 
 
-def _rebuilt(event: SearchStage | Tried, whole: Callable[[Graph], Graph], data: SearchData) -> SearchStage | Tried:
-    """What happened, with every graph made a graph of `data`."""
-    if isinstance(event, Tried):
-        return rebuilt(event, whole, data)
-    stage = whole(event.graph)
-    return replace(event, graph=stage, error=data.error(stage))
-
-
-def rebuilt(event: Tried, whole: Callable[[Graph], Graph], data: SearchData) -> Tried:
-    """What was tried, with every graph made a graph of `data` and measured by these."""
+def rebuilt(event: Event, whole: Callable[[Graph], Graph], data: SearchData) -> Event:
+    """What happened, with every graph made a graph of `data` and measured by these."""
+    if isinstance(event, SearchStage):
+        stage = whole(event.graph)
+        return replace(event, graph=stage, error=data.error(stage))
     best, network = event.best, whole(event.network)
     place = {id(edge.function): i for i, edge in enumerate(network.edges)}
     matches = {
@@ -172,7 +170,5 @@ def rebuilt(event: Tried, whole: Callable[[Graph], Graph], data: SearchData) -> 
     }  # fmt: skip
     if event.formula is not None:
         graph, snapped = whole(best.graph), whole(best.snapped) if best.snapped is not None else None
-        best = replace(
-            best, graph=graph, snapped=snapped, error=data.error(graph), length=description_length(graph, data)
-        )
+        best = Trial(description_length(graph, data), data.error(graph), graph, snapped, best.seconds)
     return replace(event, network=network, network_error=data.error(network), best=best, matches=matches)

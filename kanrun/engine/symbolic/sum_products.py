@@ -7,10 +7,10 @@ grids, where functions turn many times, from which the joint fit of a network do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from sympy.utilities.iterables import multiset_partitions
 
 from kanrun.engine.symbolic.budget import COSTS, count_work
 from kanrun.engine.symbolic.candidates import IDENTITY, Array
@@ -44,23 +44,12 @@ def sum_product(
     enough = [grid for grid in policy.grids if policy.points * len(inputs) * (grid + degree) <= len(data.y)]
     for number, intervals in enumerate(enough):
         fit = _Alternation(data, Spline(-1.0, 1.0, np.zeros(intervals + degree), degree), policy, generator)
-        ways = [each for each in _partitions(inputs) if len(each) > 1] if number == 0 else [tuple((i,) for i in inputs)]
+        every = (tuple(map(tuple, groups)) for groups in multiset_partitions(inputs))
+        ways = [each for each in every if len(each) > 1] if number == 0 else [tuple((i,) for i in inputs)]
         best = min((fit.nearest(factors) for factors in ways), key=lambda each: each.error)
         if best.error < policy.hopeless:
             return fit.graph(best)
     return None
-
-
-def _partitions(inputs: Sequence[int]) -> Iterator[Factors]:
-    """All ways to put the inputs into groups."""
-    if not inputs:
-        yield ()
-        return
-    first = inputs[0]
-    for groups in _partitions(inputs[1:]):
-        yield ((first,), *groups)
-        for k, group in enumerate(groups):
-            yield (*groups[:k], (first, *group), *groups[k + 1 :])
 
 
 class _Alternation:

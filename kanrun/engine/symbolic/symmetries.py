@@ -26,6 +26,8 @@ from kanrun.formulas import to_numpy, variable
 
 #: What a null vector may have to be multiplied by for whole entries.
 _DENOMINATORS = (1, 2, 3, 4, 5, 6)
+#: The largest denominator of an exponent in a group.
+_LARGEST = 12
 
 
 @dataclass(frozen=True)
@@ -276,14 +278,12 @@ def _in_groups(x: Array, vectors: Sequence[Array]) -> Reduction | None:
 def _step(inputs: int, pivots: Sequence[int], others: Sequence[int], exponents: Array) -> Reduction:
     def power(column: int, sign: int) -> sympy.Expr:
         parts = zip(pivots, exponents[:, column], strict=True)
-        return sympy.Mul(*(variable(f"x{i}") ** (sign * _fraction(float(e))) for i, e in parts))
+        return sympy.Mul(
+            *(variable(f"x{i}") ** (sign * sympy.Rational(float(e)).limit_denominator(_LARGEST)) for i, e in parts)
+        )
 
     variables = tuple(variable(f"x{j}") * power(j, -1) for j in others)
     return Reduction(inputs, variables, power(inputs, 1))
-
-
-def _fraction(value: float) -> sympy.Rational:
-    return sympy.Rational(value).limit_denominator(12)
 
 
 def _pairs(x: Array, slopes: Array, policy: SymmetryPolicy) -> list[Reduction]:

@@ -14,7 +14,7 @@ import numpy as np
 import sympy
 
 from kanrun.engine.symbolic.budget import COSTS, Budget, count_work
-from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, number, power
+from kanrun.engine.symbolic.candidates import TABLE, Array, Candidate, combination, number, power
 from kanrun.engine.symbolic.description_length import SearchData, length_of
 from kanrun.engine.symbolic.dictionary import Dictionary, call, dictionary, factors, known, products, waves
 from kanrun.engine.symbolic.edge_matching import EdgeMatch, thinned
@@ -181,7 +181,7 @@ class UnivariateSearch:
             w = ones[0] if weights is None else weights.values[place]
             constant, slope = np.linalg.lstsq(np.stack([w, w * entries.values[index]], 1), target.values, rcond=None)[0]
             weight = sympy.Integer(1) if weights is None else weights.builds[place]()
-            self.keep(target.inverse(weight * _sum([constant, slope], [entries.builds[index]()])))
+            self.keep(target.inverse(weight * combination([constant, slope], [sympy.S.One, entries.builds[index]()])))
 
     def pairs(
         self, target: Sought, entries: Dictionary, polished: int, weight: Dictionary | None = None,
@@ -206,7 +206,7 @@ class UnivariateSearch:
             taken.add(family)
             c[np.abs(c) * np.abs(columns).max(axis=0) <= 1e-12 * np.abs(target.values).max()] = 0.0
             builds = [*(beside.builds if beside else ()), entries.builds[i], entries.builds[j]]
-            whole = _sum(c, [build() for build in builds])
+            whole = combination(c, [sympy.S.One, *(build() for build in builds)])
             self.keep(target.inverse(weight.builds[0]() * whole if weight else whole))
             if self.exact():
                 return
@@ -219,7 +219,7 @@ class UnivariateSearch:
             waves = [call(TABLE["sin"], float(k), b) for k in range(1, 6) for b in (0.0, np.pi / 2)]
             families += [waves[:2], waves]
         for parts in families:
-            basis = [np.ones_like(t), *(part.value(t) for part in parts)]
+            basis, terms = [np.ones_like(t), *(part.value(t) for part in parts)], [part.expression() for part in parts]
             stacked = entries.values[:, :, None] * np.stack(basis, axis=1)
             norms = np.linalg.norm(stacked, axis=1, keepdims=True)
             q = np.linalg.qr(stacked / np.where(norms > 0, norms, 1.0))[0]
@@ -232,7 +232,7 @@ class UnivariateSearch:
                 c = np.linalg.lstsq(stacked[index], target.values, rcond=None)[0]
                 size = np.abs(c) * np.abs(stacked[index]).max(axis=0)
                 c[size <= 1e-9 * size.max()] = 0.0
-                self.keep(entries.builds[index]() * _sum(c, [part.expression() for part in parts]))
+                self.keep(entries.builds[index]() * combination(c, [sympy.S.One, *terms]))
                 if self.exact():
                     return
 
@@ -286,7 +286,7 @@ class UnivariateSearch:
         if 1 < len(kept) <= most + 1:
             norms = np.linalg.norm(plain[:, kept], axis=0)
             c = np.linalg.lstsq(plain[:, kept] / norms, self.y, rcond=None)[0] / norms
-            self.keep(_sum(c, [usable[k - 1].expression() for k in kept[1:]]))
+            self.keep(combination(c, [sympy.S.One, *(usable[k - 1].expression() for k in kept[1:])]))
 
     def families(self) -> None:
         """Linear combinations within families of functions with whole numbers for constants."""
@@ -320,11 +320,6 @@ class UnivariateSearch:
         match = EdgeMatch(found, loss, complexity, found.name, self.goal**2)
         self.found.append(match)
         return match
-
-
-def _sum(c: Sequence[float] | Array, terms: Sequence[sympy.Expr]) -> sympy.Expr:
-    """c_0 + c_1 terms_0 + ..."""
-    return sympy.Add(*(number(float(each)) * term for each, term in zip(c, [sympy.S.One, *terms], strict=True)))
 
 
 def _left_by_each(values: Array, entries: Array, beside: Array) -> Array:

@@ -141,7 +141,7 @@ def test_modules_are_found_by_the_gradient() -> None:
         u = x[:, 0] + x[:, 1] ** 2
         return np.stack([np.cos(u) * x[:, 2], 2 * x[:, 1] * np.cos(u) * x[:, 2], np.sin(u)], axis=1)
 
-    scores = module_scores(gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0))
+    scores = module_scores(gradient, rng().uniform(0.1, 1, (300, 3)), np.random.default_rng(0), range(3))
     assert scores[0, 1] < 1e-7
     assert min(float(scores[0, 2]), float(scores[1, 2])) > 0.05
     (family,) = trees(scores, 0.02)

@@ -13,7 +13,7 @@ from kanrun.engine.symbolic.graph import Graph
 from kanrun.engine.symbolic.graph_training import TrainedGraph
 from kanrun.engine.symbolic.search_problem import SearchProblem, SumProductPolicy
 from kanrun.engine.symbolic.snapping import pruned_network
-from kanrun.engine.symbolic.sum_products import _partitions, sum_product
+from kanrun.engine.symbolic.sum_products import sum_product
 
 
 def points(function: Callable[..., Any], inputs: int, size: float = 1.0) -> SearchData:
@@ -60,7 +60,3 @@ def test_a_sum_of_products_is_none_and_few_points_are_not_asked() -> None:
     assert sum_product(data, 3, SumProductPolicy(), np.random.default_rng(1)) is None
     few = SearchData(data.x[:30], data.y[:30], data.x[30:40], data.y[30:40])
     assert sum_product(few, 3, SumProductPolicy(), np.random.default_rng(1)) is None
-
-
-def test_all_groupings_are_tried() -> None:
-    assert [len(list(_partitions(range(count)))) for count in range(1, 6)] == [1, 2, 5, 15, 52]  # Bell's numbers
