@@ -130,7 +130,6 @@ def _policy_itself(**changes: Any) -> Callable[[Plan], Plan]:
 
 RULES: dict[str, TrainingRule] = {
     "geodesic acceleration": TrainingRule(_policy("lm", geodesic=False)),
-    "conjugate-gradient refinement": TrainingRule(_policy("lm", refine_marks=())),
     "search of the damping": TrainingRule(_policy("lm", thorough=False)),
     "largest column norms": TrainingRule(_policy("lm", largest_columns=False), of="MLP"),
     "faint coefficients held": TrainingRule(_policy_itself(farthest=0.0)),
@@ -139,12 +138,8 @@ RULES: dict[str, TrainingRule] = {
     "rounds after thinning": TrainingRule(_policy("multistart", rounds_after=0), starts=True),
     "settling of one start": TrainingRule(_policy("multistart", settles=False)),
     "selection of a width": TrainingRule(lambda plan: replace(plan, select_width=False), starts=True),
-    "hopeless widths left": TrainingRule(_policy("widths", hopeless=inf), starts=True),
-    "near widths kept": TrainingRule(_policy("widths", near=0.0), starts=True),
     "weight search": TrainingRule(_policy("penalty", searches=False)),
-    "weights upwards": TrainingRule(_policy("penalty", upwards=False)),
     "second differences": TrainingRule(_policy("penalty", noisy=inf)),
-    "negligible penalties": TrainingRule(_policy("penalty", negligible=0.0)),
     "stalled grids left": TrainingRule(_policy("grids", stalled=0.0, hardly=0.0)),
     "filled hidden grids kept": TrainingRule(_policy("grids", filled=1.0)),
     "settling of LBFGS": TrainingRule(_policy("grids", settling=0), of="LBFGS"),

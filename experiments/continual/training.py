@@ -76,7 +76,8 @@ def go_through(learner: Learner, cfg: ContinualConfig, sequence: TaskSequence, t
     matrix, functions, networks, steps = [], [], [], 0
     for number, (phase, box) in enumerate(zip(sequence.phases, sequence.boxes, strict=True), 1):
         if isinstance(learner.model, KANConfig) and learner.model.update_grid:
-            network = network.follow(phase.x, grid_eps=learner.model.grid_eps, margin=MARGIN)
+            grid_eps = learner.model.grid_eps
+            network = network.regrid(phase.x, grid_eps=grid_eps, margin=MARGIN, inputs="follow").network
         solver = _solver(network, memory.samples(network, phase, box), plan, memory, draws)
         steps += _learn(solver, _budget(plan), f"{learner.name}, trial {trial}, phase {number}")
         memory.learned(network, phase, box)

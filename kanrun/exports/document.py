@@ -39,7 +39,7 @@ from scipy.interpolate import BSpline as ScipySpline
 
 from kanrun.engine.equations.field import Field, Windows
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.networks import KAN, MLP, Bezier, BSpline, Network, Polynomial
+from kanrun.engine.networks import MLP, Bezier, BSpline, Network, Polynomial
 from kanrun.errors import UsageError
 from kanrun.targets import PiecewiseScaling, Scaling, TableCode
 
@@ -113,8 +113,8 @@ def _maps(scaling: Scaling | PiecewiseScaling) -> list[dict[str, Any]]:
 
 
 def _layers(network: Network) -> list[dict[str, Any]]:
-    if isinstance(network, KAN):
-        return [_edges(layer, products) for layer, products in zip(network, network.products, strict=True)]
+    if network.edge_layers:
+        return [_edges(*pair) for pair in zip(network.edge_layers, network.products, strict=True)]
     if isinstance(network, MLP):
         activations = [network.activation] * (len(network.linear) - 1) + ["identity"]
         parts = ([p.detach().tolist() for p in layer.parameters()] for layer in network.linear)

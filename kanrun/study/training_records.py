@@ -62,7 +62,7 @@ def _described(description: dict[str, Any]) -> int:
 
 
 #: Fields of stages and snapshots that are stored as arrays.
-APART = ("network", "best", "random", "memory", "solver")
+APART = ("network", "best", "random", "solver")
 
 
 def follow(
@@ -112,8 +112,6 @@ def state_to_checkpoint(state: TrainingState, meta: dict[str, Any]) -> Checkpoin
     for stage in state.stages:
         prefix = f"{stage.stage}/"
         arrays |= pack(stage.network, f"{prefix}network/") | {f"{prefix}random": stage.random.numpy()}
-        if stage is state.stages[-1] and state.snapshot is None:
-            arrays |= _packed(stage.memory, f"{prefix}memory/")
         stages.append({**_plain(stage), "network": stage.network.describe()})
     described: dict[str, Any] = {**meta, "stages": stages, "snapshot": None}
     if (snapshot := state.snapshot) is not None:
@@ -136,7 +134,6 @@ def state_from_checkpoint(checkpoint: Checkpoint | None, device: torch.device) -
             "network": unpack(entry["network"], arrays, f"{prefix}network/").to(device),
             "errors": Errors(**entry["errors"]),
             "random": _tensors(arrays, f"{prefix}random")[""],
-            "memory": _tensors(arrays, f"{prefix}memory/", device),
         }
         stages.append(Stage(**_parts(entry) | values))
     if entry := meta["snapshot"]:

@@ -63,7 +63,7 @@ def trained(spec: EdgeSpec, shape: tuple[int, ...] = (2, 3, 1), products: tuple[
     domain = torch.tensor([[-1.0, 1.5]], dtype=torch.float64).expand(shape[0], 2)
     network = KAN.create(shape, 5, spec, domain=domain, initialisation="spline", generator=generator, products=products)
     points = torch.rand(200, shape[0], dtype=torch.float64, generator=generator) ** 2 * 2.4 - 0.9
-    network = network.regrid(points, intervals=6, grid_eps=0.3, margin=0.05, inputs=True).network
+    network = network.regrid(points, intervals=6, grid_eps=0.3, margin=0.05, inputs="within").network
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, dtype=torch.float64, generator=generator))

@@ -130,7 +130,7 @@ class Starts:
             drawn[:, number] = drawn[chosen, number]
         uniform = 1.0 if len(box) == 1 else 1 - policy.curvature
         return moved.with_network(
-            moved.network.regrid(drawn, grid_eps=uniform, margin=policy.margin, inputs=True).network
+            moved.network.regrid(drawn, grid_eps=uniform, margin=policy.margin, inputs="within").network
         )
 
     def fitted_grids(self, solution: Field, points: Tensor) -> Field:

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from kanrun.engine.splines import Grid
-from kanrun.errors import UsageError
 
 
 def _silu_slope(x: Tensor) -> Tensor:
@@ -34,32 +33,29 @@ def _sigmoid_slope(x: Tensor) -> Tensor:
     return gate * (1 - gate)
 
 
-#: name -> (b, b'), both elementwise and differentiable to any order in every mode (torch's own silu is not).
-_PAIRS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "silu": (lambda x: x * torch.sigmoid(x), _silu_slope),
-    "identity": (lambda x: x, torch.ones_like),
-    "zero": (torch.zeros_like, torch.zeros_like),
-    "tanh": (torch.tanh, lambda x: 1 - torch.tanh(x).square()),
-    "relu": (functional.relu, lambda x: (x > 0).to(x.dtype)),
-    "gelu": (functional.gelu, _gelu_slope),
-    "sigmoid": (torch.sigmoid, _sigmoid_slope),
-    "sin": (torch.sin, torch.cos),
-    "gaussian": (lambda x: torch.exp(-x.square()), lambda x: -2 * x * torch.exp(-x.square())),
+#: By name b and b', both elementwise and differentiable to any order in every mode (torch's own silu is not).
+BASES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": lambda x: x * torch.sigmoid(x),
+    "identity": lambda x: x,
+    "zero": torch.zeros_like,
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "sigmoid": torch.sigmoid,
+    "sin": torch.sin,
+    "gaussian": lambda x: torch.exp(-x.square()),
 }
-
-BASES: dict[str, Callable[[Tensor], Tensor]] = {name: pair[0] for name, pair in _PAIRS.items()}
-
-
-def base_function(name: str) -> Callable[[Tensor], Tensor]:
-    """The base function called `name`; raises UsageError with the known names otherwise."""
-    if name not in BASES:
-        raise UsageError(f"model.base={name} is not a base function; choose one of {', '.join(BASES)}.")
-    return BASES[name]
-
-
-def base_slope(name: str) -> Callable[[Tensor], Tensor]:
-    """b', elementwise and differentiable."""
-    return _PAIRS[name][1]
+SLOPES: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": _silu_slope,
+    "identity": torch.ones_like,
+    "zero": torch.zeros_like,
+    "tanh": lambda x: 1 - torch.tanh(x).square(),
+    "relu": lambda x: (x > 0).to(x.dtype),
+    "gelu": _gelu_slope,
+    "sigmoid": _sigmoid_slope,
+    "sin": torch.cos,
+    "gaussian": lambda x: -2 * x * torch.exp(-x.square()),
+}
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,7 @@ class Base:
 
     def __call__(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch inputs"]:
         """b(x), differentiable to any order."""
-        b, slope = _PAIRS[self.name]
+        b, slope = BASES[self.name], SLOPES[self.name]
         if self.goes_on or self.name == "zero":
             return b(x)
         held = self._held(x)
@@ -82,7 +78,7 @@ class Base:
 
     def slope(self, x: Float[Tensor, "*batch inputs"]) -> Float[Tensor, "*batch inputs"]:
         """b'(x), differentiable to any order."""
-        slope = _PAIRS[self.name][1]
+        slope = SLOPES[self.name]
         if self.goes_on or self.name == "zero":
             return slope(x)
         steep = slope(self._held(x))

@@ -69,10 +69,7 @@ def initialise(layer: SplineLayer, scheme: str, generator: Generator | None) -> 
 
     With `single` scale the one w takes the base weight's place; under `spline` it is 1 and the splines take the base
     back. Without a generator torch's own is drawn from, as fresh modules of torch do.
-    Raises UsageError for an unknown scheme.
     """
-    if scheme not in SCHEMES:
-        raise UsageError(f"model.initialisation={scheme} is not known; choose one of {', '.join(SCHEMES)}.")
     base, coefficient = SCHEMES[scheme](layer, generator)
     with torch.no_grad():
         weight = layer.weight if layer.spec.scale == "single" else layer.base_weight

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor, nn
 from torch.nn.functional import pad
 
-from kanrun.engine.layers.bases import Base, base_function
+from kanrun.engine.layers.bases import BASES, Base
 from kanrun.engine.layers.functional import edge_sums
 from kanrun.engine.layers.settings import (
     Domain,
@@ -102,7 +102,6 @@ class SplineLayer(nn.Module):
         return layer
 
     def _build(self, breakpoints: Tensor, outputs: int, spec: EdgeSpec, *, uniform: bool) -> None:
-        base_function(spec.base)
         self.spec, self.uniform = spec, uniform
         inputs = breakpoints.shape[0]
         self.register_buffer("knots", extend(breakpoints, spec.degree))
@@ -240,15 +239,6 @@ class SplineLayer(nn.Module):
         each = sum(p.numel() for p in self.parameters() if p.requires_grad) // self.mask.numel()
         return each * int((~self.mask).sum())
 
-    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
-        """Multiply the outputs, in place."""
-        with torch.no_grad():
-            if self.spec.scale == "single":
-                self.weight.mul_(sizes[:, None])
-            else:
-                self.base_weight.mul_(sizes[:, None])
-                self.coefficients.mul_(sizes[:, None, None])
-
     # ----------------------------------------------------------------------------------------- other layers
 
     def resized(self, inputs: int, outputs: int) -> SplineLayer:
@@ -294,5 +284,7 @@ class SplineLayer(nn.Module):
         if "outside" in spec:  # as version 0.1.0 wrote it
             trained: TrainedScales = "all" if spec.pop("trainable_scales") else "none"
             spec |= {"extrapolation": spec.pop("outside"), "trained_scales": trained, "base_goes_on": True}
+        if spec["base"] not in BASES:
+            raise ValueError(f"the base function {spec['base']} is not known to this version of kanrun")
         steps = torch.arange(intervals + 1, dtype=torch.float64).expand(inputs, -1)
         return cls.on_grid(steps, outputs, msgspec.convert(spec, EdgeSpec), uniform=bool(description["uniform"]))

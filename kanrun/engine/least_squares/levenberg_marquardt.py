@@ -1,8 +1,8 @@
 """Levenberg-Marquardt for any nonlinear least squares problem, or a batch of them side by side.
 
 A *quick* step follows the gain ratio: one damping after the other, each solved once (Marquardt 1963; Nielsen 1999). A
-*thorough* one thorough the damping on one linearisation, refines the step beyond the normal equations' precision, and
-bends it by geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885). Batches take quick steps only.
+*thorough* one searches the damping on one linearisation, and bends the step by geodesic acceleration (Transtrum and
+Sethna, arXiv 1201.5885). Batches take quick steps only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.normal_equations import Factor, NormalEquations, Solved
+from kanrun.engine.least_squares.normal_equations import NormalEquations, Solved
 from kanrun.engine.least_squares.problem import LMPolicy, Problem, Stopping
 
 
@@ -96,7 +96,7 @@ def _quick(problem: Problem, equations: NormalEquations, state: State) -> State:
     unknowns, loss, damping = state.unknowns, [*state.loss], [*state.damping]
     problems, found, tried = range(len(loss)), [False] * len(loss), 0
     while tried < policy.tries and not all(found):
-        move = _solution(equations, damping, loss)
+        move = -equations.factor(damping).solve(equations.gradient)
         moved = unknowns + move
         values = problem.objective(moved)
         lower = [not found[i] and values[i] < loss[i] for i in problems]
@@ -123,19 +123,6 @@ def _chosen(lower: list[bool], moved: Tensor, unknowns: Tensor) -> Tensor:
     if all(lower):
         return moved
     return torch.where(torch.tensor(lower, device=moved.device)[:, None], moved, unknowns)
-
-
-def _solution(equations: NormalEquations, damping: list[float], loss: list[float]) -> Tensor:
-    """The step of a quick trial: direct, or refined where the policy asks for it."""
-    factor, policy = equations.factor(damping), equations.policy
-    if equations.gradient.ndim == 1 and _refines(policy, damping[0], loss[0]) and isinstance(factor, Factor):
-        return equations.refined(factor, policy.refine_marks[-1:])[-1]
-    return equations.direct(factor)
-
-
-def _refines(policy: LMPolicy, damping: float, loss: float) -> bool:
-    """Whether normal equations are too imprecise for what a step can gain."""
-    return bool(policy.refine_marks) and damping <= policy.refine_damping and loss < policy.refine_objective
 
 
 @dataclass(frozen=True)
@@ -181,13 +168,10 @@ class _Search:
         return mu, best
 
     def _at(self, mu: float) -> _Trial:
-        """The best step that damping `mu` leads to: direct or refined, straight or bent."""
+        """The better step that damping `mu` leads to: straight or bent."""
         equations, policy = self.equations, self.policy
         factor = equations.factor([mu])
-        best = self._trial(equations.direct(factor))
-        if _refines(policy, mu, self.loss) and isinstance(factor, Factor):
-            refined = equations.refined(factor, policy.refine_marks)
-            best = min((self._trial(move) for move in refined), key=lambda trial: trial.loss)
+        best = self._trial(-factor.solve(equations.gradient))
         low, high = policy.bend_between
         if policy.geodesic and low * self.loss < best.loss < high * self.loss:
             bent = self._trial(best.move + 0.5 * self._acceleration(factor, best.move))

@@ -3,10 +3,7 @@
     min over d of  |J d + r|^2 + mu |S d|^2
 
 S scales columns to unit norm, which makes the damping free of units. The normal equations are solved by Cholesky, or,
-where their matrix would be too large, by conjugate gradients without a matrix. They lose half the digits (their
-condition number is the square), so `refined` continues from the same factor with conjugate gradients on the UNDAMPED
-problem itself (CGLS; Bjorck, Numerical Methods for Least Squares Problems, ch. 7), which wins the digits back.
-"""
+where their matrix would be too large, by conjugate gradients without a matrix."""
 
 from __future__ import annotations
 
@@ -37,16 +34,6 @@ class Factor:
 
     def solve(self, g: Tensor) -> Tensor:
         return self.scale * torch.cholesky_solve((self.scale * g)[..., None], self.lower)[..., 0]
-
-    def half(self, g: Tensor) -> Tensor:
-        """L^-1 (scale g)."""
-        solved: Tensor = torch.linalg.solve_triangular(self.lower, (self.scale * g)[:, None], upper=False)
-        return solved[:, 0]
-
-    def half_transposed(self, p: Tensor) -> Tensor:
-        """scale L^-T p."""
-        solved: Tensor = torch.linalg.solve_triangular(self.lower.mT, p[:, None], upper=True)
-        return self.scale * solved[:, 0]
 
 
 class NormalEquations:
@@ -102,39 +89,6 @@ class NormalEquations:
             signs = failed.reshape(-1).tolist()
             tried = [factor * d + added if bad else t for d, t, bad in zip(damping, tried, signs, strict=True)]
         return Factor(lower, self.scale)
-
-    def direct(self, factor: Solved) -> Tensor:
-        """The step of the normal equations."""
-        return -factor.solve(self.gradient)
-
-    def refined(self, factor: Factor, marks: tuple[int, ...]) -> list[Tensor]:
-        """Iterates of CGLS on the undamped problem, preconditioned by `factor`, at the iterations in `marks`."""
-        rows, residual = self.linear.rows, self.linear.residual
-        assert rows is not None  # an invariant: single problems have rows and residuals
-        assert residual is not None
-        left, step = -residual, torch.zeros_like(self.gradient)
-        z, found = factor.half(-self.gradient), []
-        direction, size = z.clone(), float(z @ z)
-        first = size
-        for iteration in range(1, marks[-1] + 1):
-            along = factor.half_transposed(direction)
-            moved = rows.times(along)
-            curvature = float(moved @ moved)
-            if not curvature > 0:
-                break
-            length = size / curvature
-            step = step + length * along
-            left = left - length * moved
-            z = factor.half(self.free(rows.transposed(left)))
-            before, size = size, float(z @ z)
-            if iteration in marks:
-                found.append(step)
-            if size < self.policy.refined_enough * first:
-                break
-            direction = z + size / before * direction
-        if not found or found[-1] is not step:
-            found.append(step)
-        return found
 
     def times(self, d: Tensor) -> Tensor:
         """The scaled matrix, undamped, times d: without the matrix."""

@@ -18,11 +18,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class LMPolicy:
-    """How steps of Levenberg-Marquardt are damped, refined and accepted.
+    """How steps of Levenberg-Marquardt are damped and accepted.
 
     Dampings are relative to columns of unit norm, so they have no units; objectives are sums of squares that the
-    problem has scaled to about 1 at a fit that explains nothing. An empty `refine_marks` switches the refinement off,
-    `geodesic=False` the acceleration, `thorough=False` all of the thorough step.
+    problem has scaled to about 1 at a fit that explains nothing. `geodesic=False` switches the acceleration off,
+    `thorough=False` all of the thorough step.
     """
 
     damping: float = 1e-3  #: of the first step; positive
@@ -47,12 +47,6 @@ class LMPolicy:
     probe: float = 0.1  #: share of the step at which its second directional derivative is measured; in (0, 1]
     #: Objectives after the straight step, relative to those before it, between which bending is tried.
     bend_between: tuple[float, float] = (1e-3, 4.0)
-
-    # Refinement: conjugate gradients on the undamped problem win back the digits that normal equations lose.
-    refine_marks: tuple[int, ...] = (1, 3, 10, 30)  #: iterations whose iterate is tried; a quick step takes the last
-    refine_damping: float = 1e-6  #: largest damping whose step is refined
-    refine_objective: float = 1e-10  #: objective below which steps are refined
-    refined_enough: float = 1e-24  #: share of the squared gradient at which the refinement ends
 
     # Problems too large for a matrix of the normal equations.
     matrix_unknowns: int = 6000  #: most unknowns with a matrix

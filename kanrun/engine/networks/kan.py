@@ -19,11 +19,10 @@ from kanrun.engine.layers.learned_edge import LearnedEdge
 from kanrun.engine.layers.settings import Domain, Scale, checked_products, checked_shape, domain_of, edge_spec
 from kanrun.engine.least_squares.problem import LocalRows
 from kanrun.engine.networks.counting import kanbefair_flops, layer_flops, size_of
-from kanrun.engine.networks.network import Network, Regridded, halved
+from kanrun.engine.networks.network import InputGrid, Network, Regridded, halved
 from kanrun.engine.splines import (
     Extrapolation,
     breakpoints_from_data,
-    breakpoints_of,
     breakpoints_within,
     largest_but_rare,
 )
@@ -304,55 +303,31 @@ class KAN(Network):
 
     def refined(self, intervals: int, x: Float[Tensor, "samples inputs"]) -> Regridded[KAN]:
         """To a multiple of the old grid the function changes by rounding only, on and outside the data."""
-        moved = [refine_layer(layer, intervals) for layer in self]
-        return self._measured([layer for layer, _ in moved], {how for _, how in moved}, x)
+        return self._measured([refine_layer(layer, intervals) for layer in self], x)
 
     def regrid(
-        self,
-        x: Float[Tensor, "samples inputs"],
-        *,
-        intervals: int | None = None,
-        grid_eps: float,
-        margin: float,
-        inputs: bool = False,
-    ) -> Regridded[KAN]:
+        self, x: Float[Tensor, "samples inputs"], *, intervals: int | None = None, grid_eps: float, margin: float,
+        inputs: InputGrid = "keep",
+    ) -> Regridded[KAN]:  # fmt: skip
         """Ranges are those of the old network, so that every layer is carried once.
 
         Outliers are left out of them (`breakpoints_from_data`) and met by the policy of extrapolation, so that the
         function stays where the data lie.
         """
-        layers, hows = [], set()
+        moved, adapt = [], 1 - grid_eps
         with torch.no_grad():
             reaching = self.activations(x)
-        for i, (layer, values) in enumerate(zip(self, reaching, strict=False)):
-            count = intervals or layer.grid.intervals
-            if i == 0:
-                moved, how = refine_layer(layer, count) if count != layer.grid.intervals else (layer, "insertion")
+        for layer, values in zip(self, reaching, strict=False):
+            count, where = intervals or layer.grid.intervals, inputs if layer is self.layer(0) else "follow"
+            if where == "keep":
+                moved.append((layer, "insertion") if count == layer.grid.intervals else refine_layer(layer, count))
+                continue
+            if where == "within":
+                grid = breakpoints_within(values, torch.stack([layer.grid.low, layer.grid.high], 1), count, adapt)
             else:
-                grid = breakpoints_from_data(values, count, 1 - grid_eps, margin)
-                moved, how = move_layer(layer, grid, uniform=grid_eps == 1.0)
-            layers.append(moved)
-            hows.add(how)
-        hidden = self._measured(layers, hows, x)
-        if not inputs:
-            return hidden
-        both = hidden.network.adapt_inputs(x, grid_eps=grid_eps)
-        return Regridded(both.network, both.how if both.how == hidden.how else "both", max(both.change, hidden.change))
-
-    def adapt_inputs(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float) -> Regridded[KAN]:
-        """The first layer's grid drawn towards the quantiles of `x` within its own domain."""
-        layer = self.layer(0)
-        ends = breakpoints_of(layer.knots, layer.spec.degree)[:, [0, -1]]
-        grid = breakpoints_within(x, ends, layer.grid.intervals, 1 - grid_eps)
-        moved, how = move_layer(layer, grid, uniform=grid_eps == 1.0)
-        return self._measured([moved, *self.edge_layers[1:]], {how}, x)
-
-    def follow(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float, margin: float) -> KAN:
-        first = self.layer(0)
-        grid = breakpoints_from_data(x, first.grid.intervals, 1 - grid_eps, margin)
-        moved, _ = move_layer(first, grid, uniform=grid_eps == 1.0)
-        there = KAN.of_layers([moved, *self.edge_layers[1:]], self.products[:-1])
-        return there.regrid(x, grid_eps=grid_eps, margin=margin).network
+                grid = breakpoints_from_data(values, count, adapt, margin)
+            moved.append(move_layer(layer, grid, uniform=grid_eps == 1.0))
+        return self._measured(moved, x)
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         with torch.no_grad():
@@ -360,16 +335,13 @@ class KAN(Network):
         hidden = list(zip(self, reaching, strict=False))[1:]
         return all(layer.grid.covers(values, share) for layer, values in hidden)
 
-    def _measured(self, layers: Sequence[SplineLayer], hows: set[str], x: Tensor) -> Regridded[KAN]:
-        new = KAN.of_layers(layers, self.products[:-1])
+    def _measured(self, moved: Sequence[tuple[SplineLayer, str]], x: Tensor) -> Regridded[KAN]:
+        """The network of moved layers; of each, how it was carried."""
+        new, hows = KAN.of_layers([layer for layer, _ in moved], self.products[:-1]), {how for _, how in moved}
         with torch.no_grad():
             before, after = self(x), new(x)
         size = max(largest_but_rare(before), torch.finfo(before.dtype).tiny)
         return Regridded(new, hows.pop() if len(hows) == 1 else "both", largest_but_rare(after - before) / size)
-
-    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
-        """By the last layer's w, or by its w_b and coefficients."""
-        self.layer(-1).scale_outputs(sizes)
 
     # ---------------------------------------------------------------------------------------- widths
 

@@ -93,11 +93,6 @@ class MLP(Network):
         shape, activation = self.shape, self.activation
         return {"flops": mlp_flops(shape, activation), "kanbefair_flops": kanbefair_mlp_flops(shape, activation)}
 
-    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
-        with torch.no_grad():
-            for parameter in self.linear[-1].parameters():
-                parameter.mul_(sizes.view(-1, *[1] * (parameter.ndim - 1)))
-
     def linearise(self, x: Float[Tensor, "samples inputs"]) -> tuple[Float[Tensor, "samples out"], DenseRows]:
         """By layers, backwards: d y / d W = (d y / d z) (inputs of the layer), with z the sums before activation."""
         reaching, slopes, y = self._traced(x)

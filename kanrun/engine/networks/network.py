@@ -8,7 +8,7 @@ numbers:
 - second-order solvers: `unknowns`, `get_unknowns`, `set_unknowns`, `linearise`, `row_terms` (all trained parameters,
   differentiated by `torch.func`);
 - penalties, freezing: `penalty_rows`, `support`, `unseen`, `edge_layers`, `regularisation` (no splines);
-- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `follow`, `covers` (no grids: the network itself);
+- grid schedules: `intervals`, `unknowns_at`, `refined`, `regrid`, `covers` (no grids: the network itself);
 - the choice of a width: `subnetworks`, `subnetwork`, `padded`, `active_shape` (the one shape that it has);
 - models with a closed form: `fit_linear` (none).
 """
@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -28,6 +28,7 @@ from kanrun.engine.layers import SplineLayer
 from kanrun.engine.least_squares.problem import DenseRows, LocalRows
 from kanrun.errors import UsageError
 
+InputGrid = Literal["keep", "within", "follow"]
 N_co = TypeVar("N_co", bound="Network", covariant=True)
 
 
@@ -189,25 +190,17 @@ class Network(nn.Module):
         return Regridded(deepcopy(self))
 
     def regrid(
-        self,
-        x: Float[Tensor, "samples inputs"],
-        *,
-        intervals: int | None = None,
-        grid_eps: float,
-        margin: float,
-        inputs: bool = False,
-    ) -> Regridded[Network]:
+        self, x: Float[Tensor, "samples inputs"], *, intervals: int | None = None, grid_eps: float, margin: float,
+        inputs: InputGrid = "keep",
+    ) -> Regridded[Network]:  # fmt: skip
         """The network with its hidden grids drawn anew over the range of what reaches them from `x`.
 
         `grid_eps` is the share of uniform spacing in them, 1 - grid_eps that of the quantiles; they reach `margin` of
-        the range beyond it. `intervals` changes G of all grids. The first layer's grid keeps its domain; with `inputs`
-        it is drawn towards the quantiles of `x` within that.
+        the range beyond it. `intervals` changes G of all grids. `inputs` says of the first layer's grid whether it is
+        to `keep` its breakpoints, be drawn towards the quantiles of `x` `within` its domain, or `follow` `x` as hidden
+        ones do (as KAN libraries do).
         """
         return Regridded(deepcopy(self))
-
-    def follow(self, x: Float[Tensor, "samples inputs"], *, grid_eps: float, margin: float) -> Network:
-        """The network with every grid, the first one too, over the range of what reaches it, as KAN libraries do."""
-        return self
 
     def covers(self, x: Float[Tensor, "samples inputs"], share: float) -> bool:
         """Whether all that reaches hidden grids from `x` lies inside them and fills at least `share` of each."""
@@ -235,11 +228,6 @@ class Network(nn.Module):
     def active_shape(self) -> tuple[int, ...]:
         """Widths that count only nodes with something alive leading out of them; inputs and outputs count all."""
         return self.shape
-
-    # ------------------------------------------------------------------------------------------- outputs
-
-    def scale_outputs(self, sizes: Float[Tensor, " out"]) -> None:
-        """Multiply the outputs, in place, where the network can do so exactly; others stay as they are."""
 
     # --------------------------------------------------------------------------------------- closed form
 

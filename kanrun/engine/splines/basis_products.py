@@ -3,15 +3,14 @@
 Both ways give y[b, o] = sum_{i, p} basis[b, i, p] coefficients[o, i, interval[b, i] + p] and are differentiable to
 any order. `dense_rows` scatters the basis into rows of G + k for one matrix product: best for narrow grids.
 `weighted_rows` at `table_index` gathers only the k + 1 coefficients that count, so its cost does not grow with G and no
-tensor of samples x inputs x out is made: best for wide ones. The kernels beneath, `bag`, `dots` and `spread`, take rows
-of a table (r, o) chosen by `index` (b, s); they cost O(terms) whatever the table's length, without autograd.
+tensor of samples x inputs x out is made: best for wide ones.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -20,79 +19,6 @@ from torch import Tensor
 from torch.nn.functional import embedding, embedding_bag
 
 from kanrun.engine.splines.local_basis import is_forward
-
-#: Most numbers that one gathered block may hold, where rows have to be gathered.
-CHUNK = 1 << 18
-#: From so many keys on torch sorts small integers by radix, several times faster than by comparison.
-RADIX = 1 << 15
-
-
-def bag(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-    """sum_s weights[b, s] table[index[b, s]], (b, o)."""
-    if index.numel() == 0:
-        return table.new_zeros(index.shape[0], table.shape[1])
-    return embedding_bag(index, table.contiguous(), per_sample_weights=weights.contiguous(), mode="sum")
-
-
-def dots(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-    """table[index[b, s]] . grad[b], (b, s)."""
-    if index.numel() == 0:
-        return table.new_zeros(index.shape)
-    if table.device.type not in ("cpu", "cuda") or table.dtype not in (torch.float32, torch.float64):
-        return _dots_by_blocks(table, grad, index)
-    _quiet_sparse_tensors()
-    samples, terms = index.shape
-    ends = torch.arange(0, samples * terms + 1, terms, device=index.device, dtype=index.dtype)
-    values = table.new_zeros(samples * terms)
-    pattern = torch.sparse_csr_tensor(
-        ends, index.reshape(-1), values, (samples, table.shape[0]), check_invariants=False
-    )
-    # In place, or torch would copy the pattern first.
-    torch.sparse.sampled_addmm(pattern, grad.contiguous(), table.mT, beta=0.0, out=pattern)
-    return pattern.values().view(samples, terms)
-
-
-def spread(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
-    """Sum over (b, s) of weights[b, s] grad[b] into row index[b, s], (rows, o)."""
-    if index.numel() == 0:
-        return grad.new_zeros(rows, grad.shape[1])
-    order, starts = grouped(index.reshape(-1), rows)
-    return embedding_bag(
-        order.div(index.shape[1], rounding_mode="floor"),
-        grad.contiguous(),
-        starts,
-        per_sample_weights=weights.reshape(-1).index_select(0, order),
-        mode="sum",
-    )
-
-
-def grouped(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """(order, starts): positions of `keys` (n,), equal keys together, and where each of `groups` starts among them."""
-    counts = torch.bincount(keys, minlength=groups)
-    starts = counts.cumsum(0) - counts
-    small = keys.to(torch.int16 if groups < 1 << 15 else torch.int32 if groups < 1 << 31 else torch.int64)
-    if RADIX // 4 < keys.shape[0] < RADIX and small.device.type == "cpu":
-        padded = small.new_full((RADIX,), torch.iinfo(small.dtype).max)
-        padded[: keys.shape[0]] = small
-        return padded.sort(stable=True).indices[: keys.shape[0]], starts
-    return small.sort(stable=True).indices, starts
-
-
-def _dots_by_blocks(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-    size = max(1, CHUNK // (index.shape[1] * table.shape[1]))
-    parts = [
-        (table[rows] * part[:, None]).sum(-1) for rows, part in zip(index.split(size), grad.split(size), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-@lru_cache(maxsize=1)
-def _quiet_sparse_tensors() -> None:
-    """Have torch say now, unheard, what it says once a process: that sparse CSR tensors are young."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
-
 
 #: Measured: above this many functions for each one that counts, gathering wins.
 SPARSE_ABOVE = 11.0
@@ -120,9 +46,12 @@ def dense_rows(
 ) -> Float[Tensor, "samples inputs functions"]:
     """The local basis scattered into rows of all `functions` of each input."""
     columns = interval[..., None] + torch.arange(basis.shape[-1], device=basis.device)
-    if is_forward() or torch.compiler.is_compiling():
-        return basis.new_zeros(*basis.shape[:2], functions).scatter(-1, columns, basis)
-    return _dense_rows(basis, columns, functions)
+    plain = is_forward() or torch.compiler.is_compiling()
+    return (_scattered if plain else _dense_rows)(basis, columns, functions)
+
+
+def _scattered(basis: Tensor, columns: Tensor, functions: int) -> Tensor:
+    return basis.new_zeros(*basis.shape[:2], functions).scatter(-1, columns, basis)
 
 
 class _DenseRows(torch.autograd.Function):
@@ -142,9 +71,7 @@ class _DenseRows(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        basis, columns = _stacked(info.batch_size, in_dims[:2], args[:2])
-        flat = _dense_rows(basis.flatten(0, 1), columns.flatten(0, 1), args[2])
-        return flat.unflatten(0, basis.shape[:2]), 0
+        return torch.vmap(partial(_scattered, functions=args[2]), in_dims[:2])(*args[:2]), 0
 
 
 _dense_rows: Callable[[Tensor, Tensor, int], Tensor] = _DenseRows.apply
@@ -157,110 +84,103 @@ def table_index(interval: Int[Tensor, "samples inputs"], local: int, functions: 
     return (first[..., None] + torch.arange(local, device=interval.device)).reshape(samples, inputs * local)
 
 
-# y = W T with W the sparse matrix of `weights` at `index`. The three bilinear maps below are each other's
-# derivatives, which makes the product differentiable to any order (torch's own embedding_bag is not). Under vmap
-# each is one larger product of its own kind, with the tables stacked. In forward mode, which knows one derivative of
-# such a function at most, they are torch's own arithmetic, with a tensor of (b, s, o).
+# The gathered product is a derivative of T = sum w[b, s] t[index[b, s], o] g[b, o], with weights w (b, s), a table
+# t (r, o) and upstream gradients g (b, o): the one by g. Its own derivatives are those of T by w and by t, and so on:
+# each of the three is bilinear in the other two factors, which makes the product differentiable to any order (torch's
+# own embedding_bag is not). By kernels they cost O(terms) whatever the table's length. Under vmap and in forward mode,
+# which knows one derivative of such a function at most, they are torch's own arithmetic, with a tensor of (b, s, o).
 
 
-class _Bilinear(torch.autograd.Function):
+def _plain(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
+    """dT by factor `by` of (w, t, g), from the other two in order; `rows` is the length of the table."""
+    if by == 0:
+        return (first[index] * second[:, None]).sum(-1)
+    if by == 2:
+        return (second[index] * first[..., None]).sum(1)
+    terms = (first[..., None] * second[:, None]).flatten(0, 1)
+    return second.new_zeros(rows, second.shape[1]).index_add(0, index.flatten(), terms)
+
+
+def _by_kernel(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
+    """The same without a tensor of (b, s, o)."""
+    known = first.device.type in ("cpu", "cuda") and first.dtype in (torch.float32, torch.float64)
+    if index.numel() == 0 or not known:
+        return _plain(by, first, second, index, rows)
+    if by == 0:
+        return _dots(first, second, index)
+    if by == 2:
+        return embedding_bag(index, second.contiguous(), per_sample_weights=first.contiguous(), mode="sum")
+    order, starts = grouped(index.reshape(-1), rows)
+    bags, weights = order.div(index.shape[1], rounding_mode="floor"), first.reshape(-1).index_select(0, order)
+    return embedding_bag(bags, second.contiguous(), starts, per_sample_weights=weights, mode="sum")
+
+
+def _dots(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
+    _quiet_sparse_tensors()
+    samples, terms = index.shape
+    ends = torch.arange(0, samples * terms + 1, terms, device=index.device, dtype=index.dtype)
+    values = table.new_zeros(samples * terms)
+    pattern = torch.sparse_csr_tensor(
+        ends, index.reshape(-1), values, (samples, table.shape[0]), check_invariants=False
+    )
+    # In place, or torch would copy the pattern first.
+    torch.sparse.sampled_addmm(pattern, grad.contiguous(), table.mT, beta=0.0, out=pattern)
+    return pattern.values().view(samples, terms)
+
+
+@lru_cache(maxsize=1)
+def _quiet_sparse_tensors() -> None:
+    """Have torch say now, unheard, what it says once a process: that sparse CSR tensors are young."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.sparse_csr_tensor(torch.tensor([0, 1]), torch.tensor([0]), torch.ones(1), (1, 1))
+
+
+def grouped(keys: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """(order, starts): positions of `keys` (n,), equal keys together, and where each of `groups` starts among them."""
+    counts = torch.bincount(keys, minlength=groups)
+    small = keys.to(torch.int16 if groups < 1 << 15 else torch.int32 if groups < 1 << 31 else torch.int64)
+    return small.sort(stable=True).indices, counts.cumsum(0) - counts
+
+
+class _Slope(torch.autograd.Function):
+    @staticmethod
+    def forward(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
+        return _by_kernel(by, first, second, index, rows)
+
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs[:3])
-
-
-class _WeightedRows(_Bilinear):
-    """As `weighted_rows`."""
+        ctx.by, *factors, ctx.rows = inputs
+        ctx.save_for_backward(*factors)
 
     @staticmethod
-    def forward(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
-        return bag(weights, table, index)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        first, second, index = ctx.saved_tensors
+        factors, needed, found = [first, second], ctx.needs_input_grad[1:3], list[Tensor | None]()
+        factors.insert(ctx.by, grad)
+        for by in (each for each in range(3) if each != ctx.by):
+            one, other = (factors[i] for i in range(3) if i != by)
+            found.append(slope(by, one, other, index, ctx.rows) if needed[len(found)] else None)
+        return None, *found, None, None
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weights, table, index = ctx.saved_tensors
-        by_weights = row_products(table, grad, index) if ctx.needs_input_grad[0] else None
-        by_table = row_sums(weights, grad, index, table.shape[0]) if ctx.needs_input_grad[1] else None
-        return by_weights, by_table, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
-        weights, table, index = _stacked(info.batch_size, in_dims, args)
-        flat = weighted_rows(weights.flatten(0, 1), table.flatten(0, 1), _shifted(index, table.shape[1]))
-        return flat.unflatten(0, weights.shape[:2]), 0
+    def vmap(info: Any, in_dims: Sequence[int | None], *args: Any) -> tuple[Tensor, int]:
+        return torch.vmap(_plain, tuple(in_dims))(*args), 0
 
 
-class _RowProducts(_Bilinear):
-    """As `row_products`."""
-
-    @staticmethod
-    def forward(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-        return dots(table, grad, index)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        table, rows, index = ctx.saved_tensors
-        by_table = row_sums(grad, rows, index, table.shape[0]) if ctx.needs_input_grad[0] else None
-        by_rows = weighted_rows(grad, table, index) if ctx.needs_input_grad[1] else None
-        return by_table, by_rows, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Tensor) -> tuple[Tensor, int]:
-        table, grad, index = _stacked(info.batch_size, in_dims, args)
-        flat = row_products(table.flatten(0, 1), grad.flatten(0, 1), _shifted(index, table.shape[1]))
-        return flat.unflatten(0, grad.shape[:2]), 0
+_slope: Callable[[int, Tensor, Tensor, Tensor, int], Tensor] = _Slope.apply
 
 
-class _RowSums(_Bilinear):
-    """As `row_sums`."""
-
-    @staticmethod
-    def forward(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
-        return spread(weights, grad, index, rows)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        weights, rows, index = ctx.saved_tensors
-        by_weights = row_products(grad, rows, index) if ctx.needs_input_grad[0] else None
-        by_rows = weighted_rows(weights, grad, index) if ctx.needs_input_grad[1] else None
-        return by_weights, by_rows, None, None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-        rows = args[3]
-        weights, grad, index = _stacked(info.batch_size, in_dims[:3], args[:3])
-        count = info.batch_size * rows
-        flat = row_sums(weights.flatten(0, 1), grad.flatten(0, 1), _shifted(index, rows), count)
-        return flat.unflatten(0, (info.batch_size, rows)), 0
-
-
-_weighted_rows: Callable[[Tensor, Tensor, Tensor], Tensor] = _WeightedRows.apply
-_row_products: Callable[[Tensor, Tensor, Tensor], Tensor] = _RowProducts.apply
-_row_sums: Callable[[Tensor, Tensor, Tensor, int], Tensor] = _RowSums.apply
+def slope(by: int, first: Tensor, second: Tensor, index: Tensor, rows: int) -> Tensor:
+    """dT by factor `by`, differentiable to any order."""
+    return (_plain if is_forward() else _slope)(by, first, second, index, rows)
 
 
 def weighted_rows(weights: Tensor, table: Tensor, index: Tensor) -> Tensor:
     """(weights (b, s), table (r, o)) -> sum_s weights[b, s] table[index[b, s]], (b, o)."""
     if torch.compiler.is_compiling():  # the gradient of an embedding has a kernel, that of indexing is slow there
         return (embedding(index, table) * weights[..., None]).sum(1)
-    if is_forward():
-        return (table[index] * weights[..., None]).sum(1)
-    return _weighted_rows(weights, table, index)
-
-
-def row_products(table: Tensor, grad: Tensor, index: Tensor) -> Tensor:
-    """(table (r, o), grad (b, o)) -> table[index[b, s]] . grad[b], (b, s)."""
-    if is_forward():
-        return (table[index] * grad[:, None]).sum(-1)
-    return _row_products(table, grad, index)
-
-
-def row_sums(weights: Tensor, grad: Tensor, index: Tensor, rows: int) -> Tensor:
-    """(weights (b, s), grad (b, o)) -> sum over (b, s) of weights[b, s] grad[b] into row index[b, s], (rows, o)."""
-    if is_forward():
-        terms = (weights[..., None] * grad[:, None]).flatten(0, 1)
-        return grad.new_zeros(rows, grad.shape[1]).index_add(0, index.flatten(), terms)
-    return _row_sums(weights, grad, index, rows)
+    return slope(2, weights, table, index, table.shape[0])
 
 
 def by_edges(
@@ -273,17 +193,3 @@ def by_edges(
     index = table_index(interval, local, coefficients.shape[-1]).reshape(samples * inputs, local)
     values = weighted_rows(basis.flatten(0, 1), coefficients.flatten(1).T, index)
     return values.view(samples, inputs, coefficients.shape[0]).transpose(1, 2)
-
-
-def _stacked(size: int, in_dims: tuple[int | None, ...], args: tuple[Tensor, ...]) -> list[Tensor]:
-    """Every argument with the mapped dimension first."""
-    return [
-        arg.expand(size, *arg.shape) if dim is None else arg.movedim(dim, 0)
-        for arg, dim in zip(args, in_dims, strict=True)
-    ]
-
-
-def _shifted(index: Tensor, rows: int) -> Tensor:
-    """(v, b, s) indices into v tables of `rows` rows each, as (v b, s) indices into the tables stacked."""
-    steps = torch.arange(index.shape[0], device=index.device) * rows
-    return (index + steps[:, None, None]).flatten(0, 1)

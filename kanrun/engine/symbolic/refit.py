@@ -24,7 +24,7 @@ from kanrun.formulas import to_numpy, variable
 
 #: Evaluations cost more than solutions here, and constants are wanted to the last digit: quick steps, whose damping
 #: falls with every step that helps, far below that of trainings.
-POLICY = LMPolicy(thorough=False, smallest=1e-16, largest=1e8, raised=6.0, lowered=((-inf, 8.0),), refine_marks=())
+POLICY = LMPolicy(thorough=False, smallest=1e-16, largest=1e8, raised=6.0, lowered=((-inf, 8.0),))
 
 #: Constants alone, of any size and to the last digit: thorough steps.
 THOROUGH = LMPolicy(smallest=1e-18)

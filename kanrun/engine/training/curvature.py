@@ -22,7 +22,7 @@ from kanrun.engine.layers.bases import Base
 from kanrun.engine.layers.functional import nodes_of
 from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, design_matrix, local_basis
-from kanrun.engine.splines.basis_products import row_sums, table_index
+from kanrun.engine.splines.basis_products import slope, table_index
 from kanrun.engine.splines.least_squares import difference_bands, difference_operator, penalty_order
 from kanrun.engine.training.data import Samples
 
@@ -118,7 +118,7 @@ def _gram_diagonal(layer: SplineLayer, x: Tensor, steepness: Tensor) -> Float[Te
     basis, interval = local_basis(x, layer.grid.double())
     functions = layer.grid.functions
     index = table_index(interval, basis.shape[-1], functions)
-    sums = row_sums(basis.square().flatten(1), steepness, index, layer.inputs * functions)
+    sums = slope(1, basis.square().flatten(1), steepness, index, layer.inputs * functions)
     return sums.T.reshape(layer.coefficients.shape) / x.shape[0]
 
 

@@ -62,7 +62,8 @@ class Samples:
 class TrainingData:
     """What training may learn from (`train`), select on (`validation`) and only report on (`test`).
 
-    `unit` (outputs,), in float64, turns a difference of outputs into the user's units: errors are reported times it.
+    Outputs of sizes below 1/100 or above 100 are standardised before (`kanrun.targets`): `unit` (outputs,), in float64,
+    turns a difference of outputs into the user's units. Errors are reported times it.
     """
 
     train: Samples

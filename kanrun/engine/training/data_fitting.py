@@ -175,10 +175,6 @@ class LevenbergMarquardt:
         self.loss, self.converged = self._state.loss[0], not self._state.found[0]
         return self.loss
 
-    def memory(self) -> dict[str, Tensor]:
-        """Nothing: every linearisation starts from the network alone."""
-        return {}
-
     def state(self) -> dict[str, Tensor]:
         """The damping, the columns' largest norms, which unknowns are frozen, and the penalty's rows.
 

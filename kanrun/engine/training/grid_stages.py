@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Generator as Events
 from collections.abc import Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from math import inf
 
 from torch import Generator, Tensor
 
 from kanrun.engine.networks import Network, Regridded
+from kanrun.engine.networks.network import InputGrid
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
 from kanrun.engine.training.data_fitting import Smoothing
 from kanrun.engine.training.evidence import likelier_weight
-from kanrun.engine.training.first_order import carry
 from kanrun.engine.training.plan import PenaltyPolicy, Plan
-from kanrun.engine.training.solver_run import Best, Clock, Memory, Solver, SolverRun, Step, StepLog, make_solver
+from kanrun.engine.training.solver_run import Best, Clock, Solver, SolverRun, Step, StepLog, make_solver
 from kanrun.watch import time_is_up
 
 
@@ -50,60 +50,25 @@ class PenaltySearch:
             if reached.error < self.best.error:
                 self.best, self.smoothing = Best(network, reached.error), smoothing
 
-    def search(self, budget: int, tries: int, settled: bool) -> Events[Step, None, None]:
-        """Lower weights while they help; where not even the first does, higher ones.
-
-        Higher ones are not tried before the steps have settled: they would win by the steps that they are given.
-        """
-        policy, moved, missed, tried = self.policy, False, 0, self.smoothing.weight
-        patience = policy.plateau if self._rough else 0
-        if time_is_up():
-            return
-        for _ in range(tries if self._penalty_matters() else 0):
+    def search(self, budget: int, tries: int) -> Events[Step, None, None]:
+        """Lower weights while they help."""
+        policy, missed, tried = self.policy, 0, self.smoothing.weight
+        patience = policy.plateau if self.smoothing.order == policy.rough_order else 0
+        for _ in range(0 if time_is_up() else tries):
             tried /= policy.factor
             if tried < policy.smallest * 0.9 or missed > patience:
                 break
-            helped, _ = yield from self._try(tried, max(3, budget // 2))
-            moved, missed = moved or helped, 0 if helped else missed + 1
-        if not moved and settled and policy.upwards and self._may_be_noisy():
-            yield from self._upwards(max(3, budget // 3))
-
-    def _upwards(self, steps: int) -> Events[Step, None, None]:
-        policy, missed, tried = self.policy, 0, self.smoothing.weight * self.policy.factor
-        while tried < policy.largest and missed < policy.misses:
-            before = self.best.error
-            helped, reached = yield from self._try(tried, steps)
+            helped = yield from self._try(tried, max(3, budget // 2))
             missed = 0 if helped else missed + 1
-            if reached > policy.too_far * before:
-                break
-            tried *= policy.factor
 
-    def _may_be_noisy(self) -> bool:
-        small = self.best.network.unknowns_at(None) <= self.policy.upward_unknowns
-        return small and self.best.error >= self.policy.clean * baseline_error(self.data)
-
-    @property
-    def _rough(self) -> bool:
-        """Whether second differences are penalised, which a coarse grid may have asked for."""
-        return self.smoothing.order == self.policy.rough_order
-
-    def _penalty_matters(self) -> bool:
-        """Whether it holds something back: second differences may, of a line that they keep straight at no cost."""
-        if self._rough:
-            return True
-        network = self.best.network
-        rough = float(self.smoothing.rows(network).times(network.get_unknowns()).square().sum())
-        train = measure(network, replace(self.data, validation=None, test=None)).train
-        return rough > self.policy.negligible * (rough + (train / baseline_error(self.data)) ** 2)
-
-    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
-        """Whether validation keeps this weight, and the error that it led to."""
+    def _try(self, weight: float, steps: int) -> Events[Step, None, bool]:
+        """Whether validation keeps this weight."""
         smoothing = replace(self.smoothing, weight=weight)
         reached = yield from self._trained(deepcopy(self.best.network), smoothing, steps)
         helped = reached.error < (1 - self.policy.worth) * self.best.error
         if helped:
             self.best, self.smoothing = reached, smoothing
-        return helped, reached.error
+        return helped
 
     def evidence(self) -> Events[Step, None, float]:
         """Weights of larger and larger evidence; returns the error of new points over the training error, expected."""
@@ -151,7 +116,6 @@ class Stage:
     smoothing: Smoothing
     transfer: GridTransfer
     random: Tensor  # the generator's state
-    memory: Memory = field(default_factory=dict)  # of the solver, at its end
     inflation: float = 1.0  # the expected error of new points over the training error, where nothing is held out
 
     @property
@@ -167,7 +131,7 @@ class Snapshot:
     network: Network  # where the solver is
     best: Network
     lowest: float  # the best one's validation error
-    solver: Memory  # its state
+    solver: dict[str, Tensor]  # its state
     taken: int  # steps of the solver, and of the stage
     steps: int
     stalled: int
@@ -195,7 +159,6 @@ class GridTraining:
         self.network, self.smoothing, self.data, self.plan = network, smoothing, data, plan
         self.generator, self.clock = generator, clock
         self.stages: list[Stage] = []
-        self.memory: Memory = {}
         self._shown = -inf  # the seconds at the last snapshot
 
     @property
@@ -216,8 +179,7 @@ class GridTraining:
         else:
             run, best, transfer = self._resumed(snapshot)
         yield from self._run(run, best, log, transfer)
-        solver, policy, inflation = run.solver, self.plan.policy.penalty, 1.0
-        self.memory = carry(solver.memory(), solver.network, best.network)
+        policy, inflation = self.plan.policy.penalty, 1.0
         if self.plan.solver == "lm" and self.plan.weight is None and policy.searches:
             search = PenaltySearch(best, self.smoothing, self.data, self.plan, self.generator, log)
             if self.plan.selection == "evidence":
@@ -225,12 +187,12 @@ class GridTraining:
             elif log.stage == 1:
                 yield from search.smooth()
             if tries:
-                yield from search.search(self._budget(best.network), tries, run.settled)
+                yield from search.search(self._budget(best.network), tries)
             best, self.smoothing = search.best, search.smoothing
         self.network = best.network
         stage = Stage(
             log.stage, best.network.intervals, best.network, measure(best.network, self.data), log.steps,
-            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), self.memory, inflation,
+            self.clock.seconds, self.smoothing, transfer, self.generator.get_state(), inflation,
         )  # fmt: skip
         self.stages.append(stage)
         return stage
@@ -242,8 +204,7 @@ class GridTraining:
         network = moved.network
         errors = measure(network, replace(self.data, test=None))
         best, budget = Best(network, errors.selected), self._budget(network)
-        memory = carry(self.memory, self.network, network)
-        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator, memory)
+        solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
         hidden = self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if log.stage == 1 and self.plan.solver == "lbfgs" and hidden:
             solver, moved = yield from self._settled(solver, moved, best, log)
@@ -288,10 +249,10 @@ class GridTraining:
             return Regridded(network)
         adapts = plan.update_grid and plan.grid_eps < 1
         if adapts or (plan.update_grid and not network.covers(x, plan.policy.grids.filled)):
-            return self._regridded(network, intervals, inputs=adapts)
+            return self._regridded(network, intervals, inputs="within" if adapts else "keep")
         return Regridded(deepcopy(network)) if intervals == network.intervals else network.refined(intervals, x)
 
-    def _regridded(self, network: Network, intervals: int | None, inputs: bool = False) -> Regridded[Network]:
+    def _regridded(self, network: Network, intervals: int | None, inputs: InputGrid = "keep") -> Regridded[Network]:
         margin, grid_eps = self.plan.policy.grids.margin, self.plan.grid_eps
         x = self.data.train.x
         return network.regrid(x, intervals=intervals, grid_eps=grid_eps, margin=margin, inputs=inputs)
@@ -305,5 +266,4 @@ class GridTraining:
         if network.covers(self.data.train.x, grids.filled):
             return solver, moved
         redrawn = self._regridded(network, None)
-        memory = carry(solver.memory(), network, redrawn.network)
-        return make_solver(redrawn.network, self.data, self.plan, self.smoothing, self.generator, memory), redrawn
+        return make_solver(redrawn.network, self.data, self.plan, self.smoothing, self.generator), redrawn

@@ -1,19 +1,21 @@
-"""LBFGS with a strong Wolfe line search, in the metric of the objective's own curvature.
+"""LBFGS with scipy's strong Wolfe line search, in the metric of the objective's own curvature.
 
 The recursion (Nocedal and Wright, Numerical Optimization, algorithm 7.4) begins with `Curvature`'s inverse, renewed
 every few steps, in place of a multiple of the identity: what badly scaled spline coefficients need. Moves and changes
-of the gradient are kept in the parameters' own units, so they outlive a renewal, and by `carry` a refinement.
-The line search brackets and zooms (algorithms 3.5 and 3.6) with cubic interpolation until there is enough descent and
-the slope has become small; values that are not finite count as too high.
+of the gradient are kept in the parameters' own units, so they outlive a renewal. Values that are not finite count as
+too high.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from math import isfinite, sqrt
+from dataclasses import dataclass
+from math import inf, isfinite
 
+import numpy as np
 import torch
+from scipy.optimize import line_search
 from torch import Tensor
 
 from kanrun.engine.networks import Network
@@ -22,14 +24,17 @@ from kanrun.engine.training.first_order import Locks, Objective, trainable
 
 
 @dataclass(frozen=True)
-class LineSearchPolicy:
-    """The conditions and steps of a line search; 0 < enough < left < 1."""
+class LBFGSPolicy:
+    """When the metric is renewed, what a step keeps, and how its line search ends; 0 < enough < left < 1."""
 
+    renewed: int = 20  #: steps between two evaluations of the curvature; at least 1
+    #: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
+    curved: float = 1e-12
     enough: float = 1e-4  #: share of the slope's promise that a step must keep
     left: float = 0.9  #: share of the slope that may be left
-    growth: float = 10.0  #: a longer step is at most this many times the one before; above 2
-    guard: float = 0.1  #: a cut keeps this share of the bracket on either side; below 0.5
-    evaluations: int = 25  #: at most
+    doublings: int = 25  #: of the first step, at most
+    searches: int = 3  #: at most, each from the shortest step of the one before: scipy's ends after ten cuts
+    curvature: CurvaturePolicy = CurvaturePolicy()
 
 
 @dataclass(frozen=True)
@@ -42,84 +47,47 @@ class Point:
     slope: float
 
 
-def search(at: Callable[[float], Point], start: Point, first: float, policy: LineSearchPolicy) -> Point:
-    """A point with a lower value than `start` that meets the conditions, or the lowest of all that were evaluated.
+def search(at: Callable[[float], Point], start: Point, first: float, policy: LBFGSPolicy) -> Point:
+    """A point lower than `start` that meets the strong Wolfe conditions, or the lowest of all that were looked at.
 
-    `start` itself where none is lower. `start.slope` must be negative.
+    `start` itself where none is lower. `start.slope` must be negative; `first` is the step that is tried first.
     """
-    lowest, before, t, most = start, start, first, policy.evaluations
-    for looked in range(1, most + 1):
-        point = at(t)
-        if point.value < lowest.value:
-            lowest = point
-        if not _descends(point, start, policy) or (looked > 1 and point.value >= before.value):
-            return _zoom(at, start, (before, point), lowest, replace(policy, evaluations=most - looked))
-        if abs(point.slope) <= -policy.left * start.slope:
-            return point
-        if point.slope >= 0:
-            return _zoom(at, start, (point, before), lowest, replace(policy, evaluations=most - looked))
-        t = min(max(_cubic(before, point), 2 * point.t), policy.growth * point.t)
-        before = point
-    return lowest
+    seen = {0.0: start}
+
+    def look(t: np.ndarray) -> Point:
+        if (key := float(t[0])) not in seen:
+            seen[key] = at(key)
+        return seen[key]
+
+    def value(t: np.ndarray) -> float:
+        found = look(t).value
+        return found if isfinite(found) else inf
+
+    def slope(t: np.ndarray) -> np.ndarray:
+        return np.array([look(t).slope])
+
+    for _ in range(policy.searches):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what it says where it finds none
+            share, *_ = line_search(
+                value, slope, np.zeros(1), np.array([first]), np.array([start.slope]),
+                start.value, c1=policy.enough, c2=policy.left, maxiter=policy.doublings,
+            )  # fmt: skip
+        if share is not None and seen[share * first].value < start.value:
+            return seen[share * first]
+        lowest = min((point for point in seen.values() if isfinite(point.value)), key=lambda point: point.value)
+        if lowest is not start:
+            return lowest
+        first = min(t for t in seen if t)
+    return start
 
 
-def _zoom(
-    at: Callable[[float], Point], start: Point, bracket: tuple[Point, Point], lowest: Point, policy: LineSearchPolicy
-) -> Point:
-    """The search inside a bracket whose first end is the lower one that descends enough."""
-    low, high = bracket
-    for _ in range(policy.evaluations):
-        left, right = sorted((low.t, high.t))
-        guard = policy.guard * (right - left)
-        point = at(min(max(_cubic(low, high), left + guard), right - guard))
-        if point.value < lowest.value:
-            lowest = point
-        if not _descends(point, start, policy) or point.value >= low.value:
-            high = point
-        elif abs(point.slope) <= -policy.left * start.slope:
-            return point
-        else:
-            high = low if point.slope * (high.t - low.t) >= 0 else high
-            low = point
-        if abs(high.t - low.t) * abs(start.slope) <= 1e-16 * abs(start.value):
-            break
-    return lowest
-
-
-def _descends(point: Point, start: Point, policy: LineSearchPolicy) -> bool:
-    return isfinite(point.value) and point.value <= start.value + policy.enough * point.t * start.slope
-
-
-def _cubic(a: Point, b: Point) -> float:
-    """The minimum of the cubic through values and slopes of `a` and `b`; their middle where there is none."""
-    middle, width = 0.5 * (a.t + b.t), b.t - a.t
-    if not (isfinite(b.value) and isfinite(b.slope)) or width == 0:
-        return middle
-    d1 = a.slope + b.slope - 3 * (b.value - a.value) / width
-    root = d1 * d1 - a.slope * b.slope  # a power would raise where a product is infinite
-    if not root >= 0:
-        return middle
-    d2 = sqrt(root) if width > 0 else -sqrt(root)
-    below = b.slope - a.slope + 2 * d2
-    return b.t - width * (b.slope + d2 - d1) / below if below != 0 else middle
-
-
-@dataclass(frozen=True)
-class LBFGSPolicy:
-    """When the metric is renewed, and what a step of LBFGS keeps."""
-
-    renewed: int = 20  #: steps between two evaluations of the curvature; at least 1
-    #: A pair counts while its curvature is at least this share of what the lengths of its parts allow.
-    curved: float = 1e-12
-    line_search: LineSearchPolicy = LineSearchPolicy()
-    curvature: CurvaturePolicy = CurvaturePolicy()
+#: The two vectors of a pair of the history.
+KINDS = ("moves", "changes")
 
 
 class LBFGS:
-    """One line search a step; its history lasts as long as the network's parameters do.
-
-    `memory` is what `memory()` gave, carried to this network where it stood on another grid.
-    """
+    """One line search a step; its history lasts as long as the network's parameters do."""
 
     name = "lbfgs"
     stalls = False
@@ -130,7 +98,6 @@ class LBFGS:
         objective: Objective,
         *,
         history: int = 30,
-        memory: dict[str, Tensor] | None = None,
         policy: LBFGSPolicy = LBFGSPolicy(),
     ) -> None:
         self.network, self.objective, self._history, self.policy = network, objective, history, policy
@@ -139,7 +106,7 @@ class LBFGS:
         self.parameters = list(self._named.values())
         self._rough = objective.roughness(network)
         self._free = Locks(network, objective).free(self.parameters)
-        self._pairs = self._recalled(memory or {})
+        self._pairs: list[tuple[Tensor, Tensor]] = []
         self._taken = 0
         self.converged = False
         self._here = self._at(self._read(), 0.0, None)
@@ -154,25 +121,24 @@ class LBFGS:
             self.converged = True
         return self.loss
 
-    def memory(self) -> dict[str, Tensor]:
-        """The history: `moves/` and `changes/` and a parameter's name, (pairs, *its shape); the oldest pair first."""
-        kept: dict[str, Tensor] = {}
-        for kind, vectors in zip(("moves", "changes"), zip(*self._pairs, strict=True), strict=False):
-            for name, part in zip(self._named, self._split(torch.stack(vectors)), strict=True):
-                kept[f"{kind}/{name}"] = part
-        return kept
-
     def state(self) -> dict[str, Tensor] | None:
-        """The history, the steps taken and what must not move, where the next step looks at the curvature anew."""
+        """The history, the oldest pair first, the steps taken and what must not move, where the next step looks at the
+        curvature anew.
+        """
         if self._taken % self.policy.renewed:
             return None
-        kept = self.memory() | {"taken": torch.tensor(self._taken)}
+        kept = {
+            kind: torch.stack(vectors) for kind, vectors in zip(KINDS, zip(*self._pairs, strict=True), strict=False)
+        }
+        kept["taken"] = torch.tensor(self._taken)
         return kept if self._free is None else kept | {"free": self._free}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from another solver's `state()`."""
         self._taken, self._free = int(state["taken"]), state.get("free")
-        self._pairs = self._recalled(state)
+        # Copies of their own: where a vector lies in memory decides the last bit of its products.
+        moves, changes = ([each.clone() for each in state.get(kind, ())] for kind in KINDS)
+        self._pairs = list(zip(moves, changes, strict=True))
         self._here = self._at(self._read(), 0.0, None)
 
     def _searched(self) -> bool:
@@ -182,7 +148,7 @@ class LBFGS:
         if not slope < 0:
             return False
         start = Point(0.0, start.value, start.gradient, slope)
-        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), self.policy.line_search)
+        found = search(lambda t: self._at(origin, t, direction), start, self._first(start), self.policy)
         self._write(origin + found.t * direction if found.t else origin)
         if not found.value < start.value:
             return False
@@ -242,18 +208,6 @@ class LBFGS:
     def _solve(self, vector: Tensor) -> Tensor:
         parts = zip(self.parameters, self._split(vector), strict=True)
         return torch.cat([self._curvature.solve(p, part).reshape(-1) for p, part in parts])
-
-    def _recalled(self, memory: dict[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-        moves, changes = (
-            [memory[f"{kind}/{name}"].flatten(1) for name in self._named if f"{kind}/{name}" in memory]
-            for kind in ("moves", "changes")
-        )
-        if len(moves) < len(self._named):
-            return []
-        pairs = zip(torch.cat(moves, 1), torch.cat(changes, 1), strict=True)
-        # Copies of their own: where a vector lies in memory decides the last bit of its products.
-        muted = [(self._muted(move).clone(), self._muted(change).clone()) for move, change in pairs]
-        return [pair for pair in muted if self._counts(*pair)][-self._history :]
 
     def _muted(self, vector: Tensor) -> Tensor:
         """`vector` with zeros at what must not move."""

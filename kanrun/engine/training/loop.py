@@ -16,8 +16,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
-import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.data import Errors, TrainingData, baseline_error, measure
@@ -71,8 +70,7 @@ class _Training:
     def __init__(
         self, create: Create, data: TrainingData, plan: Plan, generator: Generator, progress: TrainingState
     ) -> None:
-        self.create = partial(_fresh, create, sizes=_extraordinary(data, plan.policy.ordinary))
-        self.data, self.plan, self.generator, self.progress = data, plan, generator, progress
+        self.create, self.data, self.plan, self.generator, self.progress = create, data, plan, generator, progress
         self.last = progress.snapshot or (progress.stages[-1] if progress.stages else None)
         self.clock = Clock(self.last.seconds if self.last else 0.0)
         self.schedule: tuple[int | None, ...] = plan.intervals or (None,)
@@ -122,22 +120,16 @@ class _Training:
         return rivals[winner], network.shape, events[winner]
 
     def _started(self, network: Network, smoothing: Smoothing) -> list[GridTraining]:
-        """Trainings from the best of several starts, one for each width that may win."""
-        policy, candidates = self.plan.policy.widths, list[tuple[float, GridTraining]]()
+        """Trainings from the best of several starts, one for each width."""
+        rivals: list[GridTraining] = []
         shapes = network.subnetworks() if self.plan.select_width and self.plan.starts > 1 else [network.shape]
         for shape in shapes:
-            if candidates and time_is_up():
+            if rivals and time_is_up():
                 break
-            start = best_start(
-                partial(self._narrow, shape),
-                self.data,
-                self.plan,
-                smoothing.weight,
-                self.generator,
-            )
-            candidates.append((start.loss**0.5, self._training(start.network, smoothing)))
-        best = min(loss for loss, _ in candidates)
-        return [training for loss, training in candidates if loss <= max(policy.hopeless * best, policy.near)]
+            create = partial(self._narrow, shape)
+            start = best_start(create, self.data, self.plan, smoothing.weight, self.generator)
+            rivals.append(self._training(start.network, smoothing))
+        return rivals
 
     def _settles(self, network: Network) -> bool:
         """Whether even one start is worth its quick steps, in which hidden grids find their place."""
@@ -198,8 +190,6 @@ class _Training:
         self.generator.set_state(last.random)
         training = self._training(last.network, last.smoothing)
         training.stages = list(self.progress.stages)
-        if isinstance(last, Stage):
-            training.memory = last.memory
         return training
 
     def _final_fit(self, chosen: Stage) -> Network:
@@ -215,22 +205,3 @@ class _Training:
                 if spent(solver, before, policy.grids) or time_is_up():
                     break
         return network
-
-
-def _fresh(create: Create, generator: Generator, sizes: Tensor | None) -> Network:
-    """A network whose outputs have the size of the data's: else every layer would grow until they have."""
-    network = create(generator)
-    if sizes is not None:
-        network.scale_outputs(sizes)
-    return network
-
-
-def _extraordinary(data: TrainingData, ordinary: float) -> Tensor | None:
-    """The deviation of each output (for constants their size), 1 where it is ordinary; None where all are."""
-    if data.task == "classification":
-        return None
-    y = data.train.y
-    sizes = y.std(0, correction=0)
-    sizes = torch.where(sizes > 0, sizes, y.abs().amax(0))
-    usual = (sizes == 0) | ((sizes >= 1 / ordinary) & (sizes <= ordinary))
-    return None if bool(usual.all()) else torch.where(usual, 1.0, sizes)

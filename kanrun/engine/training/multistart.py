@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from kanrun.engine.layers import SplineLayer
 from kanrun.engine.layers.functional import by_sums, nodes_of
 from kanrun.engine.least_squares import Linearisation, Problem, Stopping, minimise
-from kanrun.engine.networks import KAN, Network
+from kanrun.engine.networks import Network
 from kanrun.engine.splines import Grid, dense_rows, local_basis
 from kanrun.engine.training.data import Samples, TrainingData, not_finite, output_scale
 from kanrun.engine.training.data_fitting import DataFitting, Smoothing
@@ -139,11 +139,12 @@ class BatchedFitting(Problem):
     """
 
     def __init__(
-        self, networks: Sequence[KAN], samples: Samples, scale: float, smoothing: Smoothing, numbers: int = 1 << 18
+        self, networks: Sequence[Network], samples: Samples, scale: float, smoothing: Smoothing, numbers: int = 1 << 18
     ) -> None:
         self.unknowns = torch.stack([network.get_unknowns() for network in networks])
         self._factor = 1 / (scale * samples.y.numel() ** 0.5)
-        pairs = zip(zip(*networks, strict=True), networks[0].products, strict=True)
+        layers = zip(*(network.edge_layers for network in networks), strict=True)
+        pairs = zip(layers, networks[0].products, strict=True)
         self._layers = [_stacked(layers, products) for layers, products in pairs]
         self._pieces = self._cut(samples, numbers)
         rows = [smoothing.rows(network) for network in networks]
@@ -277,11 +278,11 @@ class _Rounds:
                 break
             for start in batch:
                 start.network = self._placed(start.network)
-            kans = [start.network for start in batch if isinstance(start.network, KAN)]
+            networks = [start.network for start in batch]
             unknowns = sum(parameter.numel() for parameter in batch[0].network.parameters())
-            if kans and len(batch) * unknowns**2 <= policy.matrix_numbers:
+            if networks[0].edge_layers and len(batch) * unknowns**2 <= policy.matrix_numbers:
                 numbers = policy.jacobian_numbers
-                self._steps(batch, BatchedFitting(kans, self.samples, self.scale, self.smoothing, numbers))
+                self._steps(batch, BatchedFitting(networks, self.samples, self.scale, self.smoothing, numbers))
                 continue
             for start in batch:  # networks without a batched form, or too large to be held side by side
                 problem = DataFitting(start.network, self.samples, self.scale, self.smoothing, held_numbers=held)

@@ -38,7 +38,7 @@ class MultistartPolicy:
     least_damping: float = 1e-4
     gain: float = 1e-4  #: a start waits for the next round after two steps in a row that lower the objective by less
     #: Steps take few dampings each: another linearisation is cheaper than a seventh damping.
-    steps_policy: LMPolicy = LMPolicy(thorough=False, tries=6, refine_marks=())
+    steps_policy: LMPolicy = LMPolicy(thorough=False, tries=6)
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,6 @@ class WidthPolicy:
     #: They are compared on grids up to this many unknowns, or what the full width has on so many intervals.
     unknowns: int = 220
     intervals: int = 8
-    #: A width whose best start is this many times worse than the best one's is left, unless its error is below `near`:
-    #: what a coarse grid leaves of it can be a later grid's to gain. Infinity leaves none.
-    hopeless: float = 10.0
-    near: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -80,19 +76,11 @@ class PenaltyPolicy:
 
     first: float = 1e-18  #: weight at the start, relative to outputs of unit deviation and a domain of unit width
     searches: bool = True  #: whether other weights are tried at all
-    factor: float = 100.0  #: between weights that are tried, within these bounds
+    factor: float = 100.0  #: between weights that are tried, down to `smallest`
     smallest: float = 1e-30
-    largest: float = 1e2
-    tries: int = 5  #: weights tried downwards on a grid, and on the last one
+    tries: int = 5  #: weights tried on a grid, and on the last one
     last_tries: int = 8
     worth: float = 0.03  #: share of the validation error that a weight must gain
-    negligible: float = 0.01  #: a penalty below this share of the objective holds nothing back: no lower ones are tried
-    #: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
-    upwards: bool = True
-    misses: int = 4
-    too_far: float = 1.5
-    upward_unknowns: int = 1000  #: grids with more do not search upwards: noise shows on coarse grids already
-    clean: float = 1e-6  #: error at which there is no noise to smooth
     #: A first fit with an error above `noisy` is followed by second differences of these weights, from nearly straight
     #: edges down, `rough_steps` each; infinity for never. A later grid looks past `plateau` of them that do not help.
     noisy: float = 0.05
@@ -138,8 +126,6 @@ class TrainingPolicy:
     widths: WidthPolicy = WidthPolicy()
     grids: GridPolicy = GridPolicy()
     penalty: PenaltyPolicy = PenaltyPolicy()
-    #: Fresh networks have outputs of the data's size where that is above this or below 1 / this.
-    ordinary: float = 100.0
     final_steps: int = 6  #: of the final fit on training and validation points together; 0 for none
 
     def damped(self, damping: float) -> TrainingPolicy:

@@ -21,9 +21,6 @@ from kanrun.engine.training.plan import GridPolicy, Plan
 from kanrun.errors import TrainingFailed, UsageError
 from kanrun.watch import advanced, time_is_up
 
-#: A solver's past, by kind and parameter.
-Memory = dict[str, Tensor]
-
 
 @runtime_checkable
 class Solver(Protocol):
@@ -39,9 +36,6 @@ class Solver(Protocol):
     def step(self) -> float:
         """One step; the objective after it. Raises TrainingFailed where it is not finite."""
 
-    def memory(self) -> dict[str, Tensor]:
-        """The past that a solver on the next grid can use, see `carry`; empty where it keeps nothing."""
-
     def state(self) -> dict[str, Tensor] | None:
         """What, beside the network and the generator, a new solver on them goes on from to the same numbers.
 
@@ -52,9 +46,7 @@ class Solver(Protocol):
         """Go on from another solver's `state()`."""
 
 
-def create_lm(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
-) -> Solver:
+def create_lm(network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
     if data.task == "classification":
         raise UsageError("solver=lm minimises squares; for classification use solver=lbfgs or solver=adam.")
     policy = plan.policy.lm_without_grid if network.intervals is None else plan.policy.lm
@@ -68,16 +60,14 @@ def create_lm(
 
 
 def create_lbfgs(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator
 ) -> Solver:
     objective = _objective(data, plan, smoothing)
-    return LBFGS(network, objective, history=plan.history, memory=memory, policy=plan.policy.lbfgs)
+    return LBFGS(network, objective, history=plan.history, policy=plan.policy.lbfgs)
 
 
-def create_adam(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator, memory: Memory
-) -> Solver:
-    return Adam(network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator, memory)
+def create_adam(network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing, generator: Generator) -> Solver:
+    return Adam(network, _objective(data, plan, smoothing), replace(plan.adam, steps=plan.steps), generator)
 
 
 def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objective:
@@ -88,10 +78,9 @@ def _objective(data: TrainingData, plan: Plan, smoothing: Smoothing) -> Objectiv
 
 
 def make_solver(
-    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator,
-    memory: Memory | None = None,
-) -> Solver:  # fmt: skip
-    """The plan's solver on `network`; second-order ones need float64. `memory` is an earlier solver's, carried here.
+    network: Network, data: TrainingData, plan: Plan, smoothing: Smoothing | float, generator: Generator
+) -> Solver:
+    """The plan's solver on `network`; second-order ones need float64.
 
     Raises UsageError for a solver that does not fit the task or the precision.
     """
@@ -99,7 +88,7 @@ def make_solver(
         raise UsageError("solver=lm works in float64; use precision=float64, or solver=lbfgs or adam for float32.")
     if not isinstance(smoothing, Smoothing):
         smoothing = Smoothing(smoothing)
-    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, smoothing, generator, memory or {})
+    solver: Solver = SOLVERS[plan.solver].build()(network, data, plan, smoothing, generator)
     return solver
 
 

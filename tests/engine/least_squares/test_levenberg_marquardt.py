@@ -75,7 +75,7 @@ def test_at_a_minimum_nothing_is_found(name: str) -> None:
 
 
 def test_every_rule_can_be_switched_off() -> None:
-    off = replace(LMPolicy(), geodesic=False, refine_marks=(), largest_columns=False, down=1)
+    off = replace(LMPolicy(), geodesic=False, largest_columns=False, down=1)
     for policy in (off, replace(off, thorough=False), replace(off, matrix_unknowns=0)):
         state, _ = minimise(Rosenbrock(), policy, Stopping(steps=200, gain=0.0))
         assert state.loss[0] < 1e-20

@@ -110,7 +110,7 @@ def test_copies_and_stored_forms_are_the_same_function(make):
 def test_a_grid_drawn_from_data_goes_into_any_network_of_its_shape(adapt, dtype):
     network = kan([2, 3, 2], 6, dtype=dtype)
     x = data(network, 200, dtype=dtype)
-    moved = network.regrid(x, grid_eps=1 - adapt, margin=0.05).network.adapt_inputs(x, grid_eps=1 - adapt).network
+    moved = network.regrid(x, grid_eps=1 - adapt, margin=0.05, inputs="within").network
     fresh = kan([2, 3, 2], 6, dtype=dtype)
     fresh(x)  # what it knows of its grids by now must go
     fresh.load_state_dict(moved.state_dict())
@@ -238,7 +238,8 @@ def test_what_the_protocol_gives_anew_is_the_same_function(network):
     for moved in (
         network.refined(intervals or 4, x),
         network.regrid(x, intervals=intervals, grid_eps=1.0, margin=0.05),
-        network.regrid(x, grid_eps=0.5, margin=0.05, inputs=True),
+        network.regrid(x, grid_eps=0.5, margin=0.05, inputs="within"),
+        network.regrid(x, grid_eps=0.5, margin=0.05, inputs="follow"),
     ):
         assert moved.network.shape == shape
         assert moved.change < 1

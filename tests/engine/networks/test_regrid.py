@@ -115,8 +115,7 @@ def test_data_of_any_kind_leave_a_finite_network(kind, samples, dtype):
     if kind == "outlier":
         x[0] = 1e5
     for adapt in (0.0, 0.5, 1.0):
-        hidden = network.regrid(x, grid_eps=1 - adapt, margin=0.05).network
-        both = hidden.adapt_inputs(x.clamp(-1, 1.5), grid_eps=1 - adapt).network
+        both = network.regrid(x, grid_eps=1 - adapt, margin=0.05, inputs="within").network
         for layer in both:
             assert (layer.knots.diff(dim=1) > 0).all()
             assert layer.coefficients.isfinite().all()
@@ -138,7 +137,7 @@ def test_an_outlier_leaves_the_function_where_the_data_lie(far, adapt):
     for move in (
         lambda at: network.regrid(at, grid_eps=1 - adapt, margin=0.05),
         lambda at: network.regrid(at, intervals=16, grid_eps=1 - adapt, margin=0.05),
-        lambda at: network.adapt_inputs(at, grid_eps=1 - adapt),
+        lambda at: network.regrid(at, grid_eps=1 - adapt, margin=0.05, inputs="within"),
     ):
         without, found = move(x), move(with_outlier)
         assert change(found.network) <= 1.2 * change(without.network) + 0.02

@@ -8,8 +8,7 @@ import torch
 from kanrun.engine.splines import Grid, basis_products, extend, local_basis
 from kanrun.engine.splines.basis_products import (
     dense_rows,
-    row_products,
-    row_sums,
+    slope,
     sums_of_splines,
     table_index,
     weighted_rows,
@@ -74,20 +73,21 @@ def test_grouping_keeps_order_within_a_group(count, groups):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_gathering_kernels_by_loops(dtype):
+def test_kernels_by_loops(dtype):
     generator = torch.Generator().manual_seed(0)
     table, grad = torch.randn(9, 3, generator=generator).to(dtype), torch.randn(5, 3, generator=generator).to(dtype)
     index = torch.randint(9, (5, 4), generator=generator)
     weights = torch.randn(5, 4, generator=generator).to(dtype)
-    torch.testing.assert_close(basis_products.bag(weights, table, index), (weights[..., None] * table[index]).sum(1))
-    inner = (table[index] * grad[:, None]).sum(-1)
-    torch.testing.assert_close(basis_products.dots(table, grad, index), inner)
-    torch.testing.assert_close(basis_products._dots_by_blocks(table, grad, index), inner)
-    total = torch.zeros(9, 3, dtype=dtype)
+    factors = [weights, table, grad]
+    dots, total, rows = torch.zeros(5, 4, dtype=dtype), torch.zeros(9, 3, dtype=dtype), torch.zeros(5, 3, dtype=dtype)
     for b in range(5):
         for s in range(4):
+            dots[b, s] = table[index[b, s]] @ grad[b]
             total[index[b, s]] += weights[b, s] * grad[b]
-    torch.testing.assert_close(basis_products.spread(weights, grad, index, 9), total)
+            rows[b] += weights[b, s] * table[index[b, s]]
+    for way in (basis_products._by_kernel, basis_products._plain):
+        for by, expected in enumerate([dots, total, rows]):
+            torch.testing.assert_close(way(by, *factors[:by], *factors[by + 1 :], index, 9), expected)
 
 
 def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
@@ -98,8 +98,8 @@ def test_the_three_maps_differentiate_each_other_and_stack_under_vmap():
     index = torch.randint(6, (3, 4), generator=generator)
     maps = [
         (lambda w, t: weighted_rows(w, t, index), (weights, table)),
-        (lambda t, g: row_products(t, g, index), (table, grad)),
-        (lambda w, g: row_sums(w, g, index, 6), (weights, grad)),
+        (lambda t, g: slope(0, t, g, index, 6), (table, grad)),
+        (lambda w, g: slope(1, w, g, index, 6), (weights, grad)),
     ]
     for function, arguments in maps:
         assert torch.autograd.gradcheck(function, arguments)

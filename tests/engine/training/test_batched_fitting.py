@@ -30,7 +30,7 @@ def _networks(shape: tuple[int, ...], spec: EdgeSpec, samples: Samples, count: i
     return [network.regrid(samples.x, grid_eps=1.0, margin=0.05).network for network in fresh]
 
 
-POLICY = LMPolicy(thorough=False, damping=0.1, refine_marks=())
+POLICY = LMPolicy(thorough=False, damping=0.1)
 
 
 def _fitting(networks: list[KAN], samples: Samples, scale: float = 1.0, weight: float = 0.0) -> BatchedFitting:

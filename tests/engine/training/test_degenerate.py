@@ -17,10 +17,12 @@ from kanrun.engine.training.multistart import best_start
 DOMAIN = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
 FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "zero": lambda x: 0 * x[:, :1],
-    "constant": lambda x: 0 * x[:, :1] - 7e8,
+    "constant": lambda x: 0 * x[:, :1] - 70.0,
     "linear": lambda x: x.sum(1, keepdim=True),
     "quadratic": lambda x: x.square().sum(1, keepdim=True),
-    "two outputs of other sizes": lambda x: torch.stack([1e8 * x[:, 0] ** 2, 1e-8 * x[:, 1]], 1),
+    "two outputs of other sizes": lambda x: torch.stack(
+        [1e2 * x[:, 0] ** 2, 1e-2 * x[:, 1]], 1
+    ),  # all that is not standardised
 }
 
 

@@ -114,17 +114,6 @@ def test_measuring_costs_no_more_than_stepping(batch: int | None, shown: int) ->
     assert steps[-1].step == 20
 
 
-def test_a_weight_that_holds_nothing_back_is_left_alone() -> None:
-    """x0 x1 is made of squares, which the penalty does not see: another weight would only win by its steps."""
-    parts = [Samples(part.x, part.x[:, :1] * part.x[:, 1:]) for part in (DATA.train, samples(60, 1), samples(200, 2))]
-    plan = Plan("lm", (4, 8), starts=4)
-    _, stages, trained = drained(train(create, TrainingData(*parts), plan, Generator().manual_seed(3)))
-    assert {stage.smoothing.weight for stage in stages} == {1e-18}
-    assert trained is not None
-    assert trained.errors.test is not None
-    assert trained.errors.test < 1e-6
-
-
 def test_one_start_finds_the_place_of_its_hidden_grids_first() -> None:
     """Quick steps come before the ones that are counted; not where grids are not to move."""
     first = {}

@@ -168,6 +168,6 @@ def test_trials_go_through_all_pairs_of_depths_and_strengths() -> None:
 
 def test_a_grid_on_the_data_covers_them_and_little_more() -> None:
     there = phase(0.2, 0.6)
-    moved = flat_kan().follow(there.x, grid_eps=1.0, margin=MARGIN)
+    moved = flat_kan().regrid(there.x, grid_eps=1.0, margin=MARGIN, inputs="follow").network
     assert float(moved.layer(0).grid.low) == pytest.approx(0.2, abs=0.01)
     assert float(moved.layer(0).grid.high) == pytest.approx(0.6, abs=0.01)
