@@ -1,11 +1,8 @@
 """Splines through given values, by least squares in float64, and the divided differences of P-spline penalties.
 
 Systems here are often rank deficient (basis functions without data, repeated points), so the smallest solution is
-taken: components below a relative singular value of `RANK_TOLERANCE` are left out. Large systems are solved by the
-normal equations' band of k + 1 diagonals, O(samples k^2 + G k^2) an input. Normal equations square the condition of the
-system; corrections by the residuals of the system itself give the digits back (corrected seminormal equations; A.
-Bjorck, Linear Algebra Appl. 88/89, 1987), as long as the corrections shrink. Where they do not, or the rank may be
-lost, the dense way is taken.
+taken: components below a relative singular value of `RANK_TOLERANCE` are left out. Large systems of full rank go to
+scipy's banded QR factorisation, O(samples k^2) an input.
 """
 
 from __future__ import annotations
@@ -65,10 +62,6 @@ def _abscissae(grid: Grid) -> Float[Tensor, "inputs functions"]:
 
 
 RANK_TOLERANCE = 1e-13
-#: Smallest pivot, relative to the largest one, that leaves the squared system enough digits.
-PIVOTS = 1e-6
-#: Corrections, and how small the last one must be, relative to the solution: no more than roundings of it.
-CORRECTIONS, SETTLED = 3, 1e-10
 #: Multiplications from which on a dense factorisation, with all its zeros, takes longer than a second or so.
 DENSE_WORK = 1 << 27
 
@@ -93,7 +86,7 @@ def fit_coefficients(
     values = y.double().permute(2, 0, 1)  # (inputs, samples, out)
     found = None
     if x.numel() * grid.functions**2 > DENSE_WORK:
-        found = _banded_solution(*local_basis(at, fine), values, grid.functions)
+        found = _banded_solution(at, values, fine)
     if found is None:
         found = _smallest_solution(design_matrix(at, fine), values)
     return found.permute(2, 0, 1).to(y.dtype)
@@ -124,50 +117,20 @@ def _smallest_solution(design: Tensor, values: Tensor) -> Tensor:
 
 
 def _banded_solution(
-    basis: Float[Tensor, "samples inputs local"],
-    interval: Int[Tensor, "samples inputs"],
-    values: Float[Tensor, "inputs samples out"],
-    functions: int,
+    x: Float[Tensor, "samples inputs"], values: Float[Tensor, "inputs samples out"], grid: Grid
 ) -> Float[Tensor, "inputs functions out"] | None:
-    """The least squares solutions in float64, None where an input's system is not well enough conditioned."""
-    found = []
-    for i in range(interval.shape[1]):
-        solution = _banded(basis[:, i], interval[:, i], values[i], functions)
-        if solution is None:
+    """scipy's least squares splines; None where points are too few for full rank, or lie outside the grid."""
+    from scipy.interpolate import make_lsq_spline
+
+    order, found = x.argsort(0), []
+    for i, knots in enumerate(grid.knots.cpu().numpy()):
+        at, y = x[order[:, i], i].cpu().numpy(), values[i, order[:, i]].cpu().numpy()
+        try:
+            found.append(torch.from_numpy(make_lsq_spline(at, y, knots, grid.degree, method="qr").c))
+        except (ValueError, np.linalg.LinAlgError):
             return None
-        found.append(solution)
-    return torch.stack(found)
-
-
-def _banded(basis: Tensor, interval: Tensor, values: Tensor, functions: int) -> Tensor | None:
-    from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
-
-    local = basis.shape[1]
-    columns = interval[:, None] + torch.arange(local, device=interval.device)
-    band = basis.new_zeros(local, functions)  # band[d, f]: function f times function f + d
-    for d in range(local):
-        products = basis[:, : local - d] * basis[:, d:]
-        band[d].index_add_(0, columns[:, : local - d].flatten(), products.flatten())
-    try:
-        factor = cholesky_banded(band.cpu().numpy(), lower=True)
-    except LinAlgError:
-        return None
-    if not factor[0].min() > PIVOTS * factor[0].max():
-        return None
-
-    def solve(residual: Tensor) -> Tensor:
-        right = basis.new_zeros(functions, values.shape[1])
-        for p in range(local):
-            right.index_add_(0, columns[:, p], basis[:, p, None] * residual)
-        return torch.from_numpy(np.asarray(cho_solve_banded((factor, True), right.cpu().numpy()))).to(basis)
-
-    solution = solve(values)
-    correction = solution
-    for _ in range(CORRECTIONS):
-        fitted = sum(basis[:, p, None] * solution[columns[:, p]] for p in range(local))
-        correction = solve(values - fitted)
-        solution = solution + correction
-    return solution if bool(correction.abs().max() <= SETTLED * solution.abs().max()) else None
+    solution = torch.stack(found).to(values)
+    return solution if bool(solution.isfinite().all()) else None
 
 
 def greville(grid: Grid) -> Float[Tensor, "inputs functions"]:

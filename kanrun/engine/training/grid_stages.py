@@ -159,7 +159,6 @@ class GridTraining:
         self.network, self.smoothing, self.data, self.plan = network, smoothing, data, plan
         self.generator, self.clock = generator, clock
         self.stages: list[Stage] = []
-        self._shown = -inf  # the seconds at the last snapshot
 
     @property
     def lowest(self) -> float:
@@ -187,7 +186,7 @@ class GridTraining:
             elif log.stage == 1:
                 yield from search.smooth()
             if tries:
-                yield from search.search(self._budget(best.network), tries)
+                yield from search.search(self.plan.steps_for(best.network.unknowns_at(None)), tries)
             best, self.smoothing = search.best, search.smoothing
         self.network = best.network
         stage = Stage(
@@ -203,20 +202,21 @@ class GridTraining:
         moved = self._moved(intervals)
         network = moved.network
         errors = measure(network, replace(self.data, test=None))
-        best, budget = Best(network, errors.selected), self._budget(network)
+        best, budget = Best(network, errors.selected), self.plan.steps_for(network.unknowns_at(None))
         solver = make_solver(network, self.data, self.plan, self.smoothing, self.generator)
         hidden = self.plan.update_grid and network.intervals is not None and len(network.shape) > 2
         if log.stage == 1 and self.plan.solver == "lbfgs" and hidden:
             solver, moved = yield from self._settled(solver, moved, best, log)
         method = "start" if moved.how == "unchanged" else moved.how
         transfer = GridTransfer(method, moved.change, before, errors.train)
-        return self._solver_run(solver, budget - log.steps), best, transfer
+        return SolverRun(solver, budget - log.steps, self.plan, self.data), best, transfer
 
     def _resumed(self, snapshot: Snapshot) -> tuple[SolverRun, Best, GridTransfer]:
         """The same in the middle of its steps."""
         solver = make_solver(snapshot.network, self.data, self.plan, self.smoothing, self.generator)
         solver.restore(snapshot.solver)
-        run = self._solver_run(solver, self._budget(snapshot.network) - (snapshot.steps - snapshot.taken))
+        budget = self.plan.steps_for(snapshot.network.unknowns_at(None)) - (snapshot.steps - snapshot.taken)
+        run = SolverRun(solver, budget, self.plan, self.data)
         run.taken, run.stalled, run.unimproved = snapshot.taken, snapshot.stalled, snapshot.unimproved
         return run, Best(snapshot.best, snapshot.lowest), snapshot.transfer
 
@@ -224,23 +224,17 @@ class GridTraining:
         self, run: SolverRun, best: Best, log: StepLog, transfer: GridTransfer
     ) -> Events[Step | Snapshot, None, None]:
         """The main run, with a snapshot now and then."""
-        self._shown = self.clock.seconds
+        shown = self.clock.seconds
         for step in run.run(best, log):
             yield step
-            recent = step.seconds - self._shown < self.plan.policy.grids.snapshot_seconds
+            recent = step.seconds - shown < self.plan.policy.grids.snapshot_seconds
             if recent or run.settled or (state := run.solver.state()) is None:  # a settled run takes no further step
                 continue
-            self._shown = step.seconds
+            shown = step.seconds
             yield Snapshot(
                 deepcopy(run.solver.network), deepcopy(best.network), best.error, state, run.taken, log.steps,
                 run.stalled, run.unimproved, step.seconds, self.smoothing, transfer, self.generator.get_state(),
             )  # fmt: skip
-
-    def _solver_run(self, solver: Solver, steps: int) -> SolverRun:
-        return SolverRun(solver, steps, self.plan, self.data)
-
-    def _budget(self, network: Network) -> int:
-        return self.plan.steps_for(network.unknowns_at(None))
 
     def _moved(self, intervals: int | None) -> Regridded[Network]:
         """The network on the next grid."""
@@ -262,7 +256,8 @@ class GridTraining:
     ) -> Events[Step, None, tuple[Solver, Regridded[Network]]]:
         """LBFGS on the first grid once the hidden ranges have settled, its hidden grids drawn anew over them."""
         network, grids = solver.network, self.plan.policy.grids
-        yield from self._solver_run(solver, min(grids.settling, self._budget(network))).run(best, log)
+        steps = min(grids.settling, self.plan.steps_for(network.unknowns_at(None)))
+        yield from SolverRun(solver, steps, self.plan, self.data).run(best, log)
         if network.covers(self.data.train.x, grids.filled):
             return solver, moved
         redrawn = self._regridded(network, None)

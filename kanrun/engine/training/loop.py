@@ -80,7 +80,8 @@ class _Training:
             training, shape, snapshot = self._resumed(self.last), None, self.progress.snapshot
         else:
             training, shape, events = self._first()
-            yield from self._shown(events)
+            with self.clock.stopped():
+                yield from events
             snapshot = None
         penalty = self.plan.policy.penalty
         while len(training.stages) < len(self.schedule) and not self._finished(training):
@@ -90,13 +91,14 @@ class _Training:
             tries = penalty.last_tries if position == len(self.schedule) - 1 else penalty.tries
             stage = yield from training.advance(self.schedule[position], tries=tries, snapshot=snapshot)
             snapshot = None
-            yield from self._shown([stage])
+            with self.clock.stopped():
+                yield stage
         chosen = min(training.stages, key=lambda stage: stage.selected)
         network = self._final_fit(chosen)
         if network.shape != (full := shape or self.create(self.generator).shape):
             network = network.padded(full)
         errors = replace(measure(network, self.data), validation=chosen.errors.validation)
-        return Trained(network, chosen, errors, training.stages, self.clock.stop())
+        return Trained(network, chosen, errors, training.stages, self.clock.seconds)
 
     def _first(self) -> tuple[GridTraining, tuple[int, ...], list[Event]]:
         """The training that continues, the shape asked for, and the events of the grids where it was selected."""
@@ -177,11 +179,6 @@ class _Training:
             return True
         helped = [i for i, error in enumerate(errors) if i == 0 or error < policy.helped * min(errors[:i])]
         return len(errors) - 1 - helped[-1] >= policy.unhelpful
-
-    def _shown(self, events: list[Event]) -> Events[Event, None, None]:
-        self.clock.stop()
-        yield from events
-        self.clock.go()
 
     def _training(self, network: Network, smoothing: Smoothing) -> GridTraining:
         return GridTraining(network, smoothing, self.data, self.plan, self.generator, self.clock)

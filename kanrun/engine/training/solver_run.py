@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Generator as Events
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -93,25 +95,21 @@ def make_solver(
 
 
 class Clock:
-    """Runs while training runs, stands still while the consumer of its events works."""
+    """Seconds of training: it stands still while the consumer of its events works."""
 
     def __init__(self, seconds: float = 0.0) -> None:
-        self._before = seconds
-        self._since: float | None = perf_counter()
+        self._start = perf_counter() - seconds
 
     @property
     def seconds(self) -> float:
-        return self._before + (0.0 if self._since is None else perf_counter() - self._since)
+        return perf_counter() - self._start
 
-    def stop(self) -> float:
-        """The seconds so far; time does not count until `go`."""
-        self._before, self._since = self.seconds, None
-        return self._before
-
-    def go(self) -> None:
-        """Count on."""
-        if self._since is None:
-            self._since = perf_counter()
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """The time within does not count."""
+        before = self.seconds
+        yield
+        self._start = perf_counter() - before
 
 
 @dataclass(frozen=True)
@@ -154,10 +152,10 @@ class StepLog:
 
     def show(self, network: Network, errors: Errors) -> Events[Step, None, None]:
         """The step just taken, with the error on test points."""
-        seconds = self._clock.stop()
-        errors = replace(errors, test=rmse(network, self._data.test, self._data))
-        yield Step(self.stage, self.steps, network.intervals, errors, seconds)
-        self._clock.go()
+        seconds = self._clock.seconds
+        with self._clock.stopped():
+            errors = replace(errors, test=rmse(network, self._data.test, self._data))
+            yield Step(self.stage, self.steps, network.intervals, errors, seconds)
 
 
 class SolverRun:
