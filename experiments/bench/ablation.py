@@ -139,6 +139,7 @@ RULES: dict[str, TrainingRule] = {
     "settling of one start": TrainingRule(_policy("multistart", settles=False)),
     "selection of a width": TrainingRule(lambda plan: replace(plan, select_width=False), starts=True),
     "weight search": TrainingRule(_policy("penalty", searches=False)),
+    "weights upwards": TrainingRule(_policy("penalty", upwards=False)),
     "second differences": TrainingRule(_policy("penalty", noisy=inf)),
     "stalled grids left": TrainingRule(_policy("grids", stalled=0.0, hardly=0.0)),
     "filled hidden grids kept": TrainingRule(_policy("grids", filled=1.0)),

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kanrun.engine.least_squares.normal_equations import NormalEquations, Solved
+from kanrun.engine.least_squares.normal_equations import Factor, Iteration, NormalEquations
 from kanrun.engine.least_squares.problem import LMPolicy, Problem, Stopping
 
 
@@ -178,7 +178,7 @@ class _Search:
             best = min(best, bent, key=lambda trial: trial.loss)
         return best
 
-    def _acceleration(self, factor: Solved, move: Tensor) -> Tensor:
+    def _acceleration(self, factor: Factor | Iteration, move: Tensor) -> Tensor:
         """-(J^T J)^-1 J^T r'' along the step, r'' the second directional derivative of the residuals."""
         linear, probe = self.equations.linear, self.policy.probe
         assert linear.rows is not None  # an invariant: single problems have rows and residuals

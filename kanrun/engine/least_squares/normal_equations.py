@@ -9,20 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import nan
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from kanrun.engine.least_squares.problem import Linearisation, LMPolicy
-
-
-@runtime_checkable
-class Solved(Protocol):
-    """The damped normal equations, ready to be solved for any right-hand side."""
-
-    def solve(self, g: Float[Tensor, "... unknowns"]) -> Float[Tensor, "... unknowns"]: ...
 
 
 @dataclass(frozen=True)
@@ -72,7 +63,7 @@ class NormalEquations:
         """`g` with zeros where the unknowns are held."""
         return g if self.linear.held is None else g.masked_fill(self.linear.held, 0)
 
-    def factor(self, damping: list[float]) -> Solved:
+    def factor(self, damping: list[float]) -> Factor | Iteration:
         """What solves for the damping of each problem.
 
         Where rounding leaves no Cholesky factor, up to a thousandfold damping is tried; solutions are NaN in the end.

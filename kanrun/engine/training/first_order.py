@@ -65,7 +65,7 @@ class Adam:
             self._named.values(), lr=options.learning_rate, weight_decay=options.weight_decay
         )
         self._rough = objective.roughness(network)
-        self._locks = Locks(network, objective)
+        self._free = movable(network, objective)
         self._taken = 0
         self.converged = False
         self.loss = float("nan")
@@ -81,8 +81,11 @@ class Adam:
             cause = not_finite(self.network, samples)
             raise TrainingFailed(f"The loss is not finite at step {self._taken + 1} of Adam: {cause}.")
         torch.autograd.backward(value)
+        before = [parameter.detach().clone() for parameter in self._free]
         self._optimiser.step()
-        self._locks.restore()
+        with torch.no_grad():
+            for (parameter, free), held in zip(self._free.items(), before, strict=True):
+                parameter.copy_(torch.where(free, parameter, held))
         self._taken += 1
         self.loss = float(value.detach())
         return self.loss
@@ -91,7 +94,8 @@ class Adam:
         """The moments, `first/` and `second/` and a parameter's name, and how many `steps/` they are the mean of; the
         steps taken, and what must not move.
         """
-        kept = {"taken": torch.tensor(self._taken)} | self._locks.state()
+        kept = {"taken": torch.tensor(self._taken)}
+        kept |= {f"free/{number}": free for number, free in enumerate(self._free.values())}
         for name, parameter in self._named.items():
             if state := self._optimiser.state.get(parameter):
                 kept |= {f"{kind}/{name}": state[key].clone() for kind, key in KEPT.items()}
@@ -103,7 +107,7 @@ class Adam:
             if f"steps/{name}" in state:
                 self._optimiser.state[parameter] = {key: state[f"{kind}/{name}"].clone() for kind, key in KEPT.items()}
         self._taken = int(state["taken"])
-        self._locks.take(state)
+        self._free = {parameter: state[f"free/{number}"] for number, parameter in enumerate(self._free)}
 
     def _share(self) -> float:
         if self.options.schedule == "constant":
@@ -120,45 +124,23 @@ class Adam:
         return samples.part(index)
 
 
-class Locks:
-    """Coefficients that must not move: those that the objective holds and, with `freeze_unseen`, those of basis
-    functions that no sample touches, decided at the start of a stage for the layers' inputs as they are then; with any
-    coefficient of an edge its w_b. What scales a whole spline still moves.
+def movable(network: Network, objective: Objective) -> dict[nn.Parameter, Tensor]:
+    """Which numbers may move, of each parameter some of whose must not.
+
+    Fixed are coefficients that the objective holds and, with `freeze_unseen`, those of basis functions that no sample
+    touches, decided at the start of a stage for the layers' inputs as they are then; with any coefficient of an edge
+    its w_b. What scales a whole spline still moves.
     """
-
-    def __init__(self, network: Network, objective: Objective) -> None:
-        self._held: list[tuple[nn.Parameter, Tensor, Tensor]] = []
-        if not (objective.freeze_unseen or objective.held):
-            return
-        moving = [~held for held in objective.held] or network.support(objective.samples.x)
-        if objective.freeze_unseen and objective.held:
-            moving = [a & b for a, b in zip(moving, network.support(objective.samples.x), strict=True)]
-        for layer, free_here in zip(network.edge_layers, moving, strict=True):
-            frees = {"coefficients": free_here, "base_weight": free_here.all(1)}  # the base acts everywhere
-            for name, parameter in layer.named_parameters():
-                if name in frees:
-                    self._held.append((parameter, frees[name].expand_as(parameter), parameter.detach().clone()))
-
-    def free(self, parameters: list[nn.Parameter]) -> Tensor | None:
-        """Ones where these parameters, as one vector, may move, else zeros; None where all may."""
-        if not self._held:
-            return None
-        masks = {parameter: free.to(parameter) for parameter, free, _ in self._held}
-        return torch.cat([masks.get(p, torch.ones_like(p)).detach().reshape(-1) for p in parameters])
-
-    def state(self) -> dict[str, Tensor]:
-        """Which coefficients of each locked layer may move."""
-        return {f"free/{number}": free for number, (_, free, _) in enumerate(self._held)}
-
-    def take(self, state: dict[str, Tensor]) -> None:
-        """Lock what another's `state()` locks, as it stands."""
-        self._held = [(p, state[f"free/{number}"], held) for number, (p, _, held) in enumerate(self._held)]
-
-    def restore(self) -> None:
-        """Put what is held back to the last bit."""
-        with torch.no_grad():
-            for parameter, free, held in self._held:
-                parameter.copy_(torch.where(free, parameter, held))
+    if not (objective.freeze_unseen or objective.held):
+        return {}
+    moving = [~held for held in objective.held] or network.support(objective.samples.x)
+    if objective.freeze_unseen and objective.held:
+        moving = [a & b for a, b in zip(moving, network.support(objective.samples.x), strict=True)]
+    free: dict[nn.Parameter, Tensor] = {}
+    for layer, here in zip(network.edge_layers, moving, strict=True):
+        frees = {"coefficients": here, "base_weight": here.all(1)}  # the base acts everywhere
+        free |= {p: frees[name].expand_as(p) for name, p in layer.named_parameters() if name in frees}
+    return free
 
 
 def trainable(network: nn.Module) -> dict[str, nn.Parameter]:

@@ -50,25 +50,44 @@ class PenaltySearch:
             if reached.error < self.best.error:
                 self.best, self.smoothing = Best(network, reached.error), smoothing
 
-    def search(self, budget: int, tries: int) -> Events[Step, None, None]:
-        """Lower weights while they help."""
-        policy, missed, tried = self.policy, 0, self.smoothing.weight
+    def search(self, budget: int, tries: int, settled: bool) -> Events[Step, None, None]:
+        """Lower weights while they help; where not even the first does, higher ones.
+
+        Higher ones are not tried before the steps have settled: they would win by the steps that they are given.
+        """
+        policy, moved, missed, tried = self.policy, False, 0, self.smoothing.weight
         patience = policy.plateau if self.smoothing.order == policy.rough_order else 0
         for _ in range(0 if time_is_up() else tries):
             tried /= policy.factor
             if tried < policy.smallest * 0.9 or missed > patience:
                 break
-            helped = yield from self._try(tried, max(3, budget // 2))
-            missed = 0 if helped else missed + 1
+            helped, _ = yield from self._try(tried, max(3, budget // 2))
+            moved, missed = moved or helped, 0 if helped else missed + 1
+        if not moved and settled and policy.upwards and self._may_be_noisy():
+            yield from self._upwards(max(3, budget // 3))
 
-    def _try(self, weight: float, steps: int) -> Events[Step, None, bool]:
-        """Whether validation keeps this weight."""
+    def _upwards(self, steps: int) -> Events[Step, None, None]:
+        policy, missed, tried = self.policy, 0, self.smoothing.weight * self.policy.factor
+        while tried < policy.largest and missed < policy.misses and not time_is_up():
+            before = self.best.error
+            helped, reached = yield from self._try(tried, steps)
+            missed = 0 if helped else missed + 1
+            if reached > policy.too_far * before:
+                break
+            tried *= policy.factor
+
+    def _may_be_noisy(self) -> bool:
+        small = self.best.network.unknowns_at(None) <= self.policy.upward_unknowns
+        return small and self.best.error >= self.policy.clean * baseline_error(self.data)
+
+    def _try(self, weight: float, steps: int) -> Events[Step, None, tuple[bool, float]]:
+        """Whether validation keeps this weight, and the error that it led to."""
         smoothing = replace(self.smoothing, weight=weight)
         reached = yield from self._trained(deepcopy(self.best.network), smoothing, steps)
         helped = reached.error < (1 - self.policy.worth) * self.best.error
         if helped:
             self.best, self.smoothing = reached, smoothing
-        return helped
+        return helped, reached.error
 
     def evidence(self) -> Events[Step, None, float]:
         """Weights of larger and larger evidence; returns the error of new points over the training error, expected."""
@@ -186,7 +205,7 @@ class GridTraining:
             elif log.stage == 1:
                 yield from search.smooth()
             if tries:
-                yield from search.search(self.plan.steps_for(best.network.unknowns_at(None)), tries)
+                yield from search.search(self.plan.steps_for(best.network.unknowns_at(None)), tries, run.settled)
             best, self.smoothing = search.best, search.smoothing
         self.network = best.network
         stage = Stage(

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from kanrun.engine.networks import Network
 from kanrun.engine.training.curvature import Curvature, CurvaturePolicy
-from kanrun.engine.training.first_order import Locks, Objective, trainable
+from kanrun.engine.training.first_order import Objective, movable, trainable
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,9 @@ class LBFGS:
         self._named = trainable(network)
         self.parameters = list(self._named.values())
         self._rough = objective.roughness(network)
-        self._free = Locks(network, objective).free(self.parameters)
+        free = movable(network, objective)
+        masks = [free.get(p, torch.ones_like(p)).to(p).detach().reshape(-1) for p in self.parameters]
+        self._free = torch.cat(masks) if free else None
         self._pairs: list[tuple[Tensor, Tensor]] = []
         self._taken = 0
         self.converged = False

@@ -76,11 +76,18 @@ class PenaltyPolicy:
 
     first: float = 1e-18  #: weight at the start, relative to outputs of unit deviation and a domain of unit width
     searches: bool = True  #: whether other weights are tried at all
-    factor: float = 100.0  #: between weights that are tried, down to `smallest`
+    factor: float = 100.0  #: between weights that are tried, within these bounds
     smallest: float = 1e-30
-    tries: int = 5  #: weights tried on a grid, and on the last one
+    largest: float = 1e2
+    tries: int = 5  #: weights tried downwards on a grid, and on the last one
     last_tries: int = 8
     worth: float = 0.03  #: share of the validation error that a weight must gain
+    #: Upwards the search looks past so many weights that do not help (noise makes plateaus), up to this much worse.
+    upwards: bool = True
+    misses: int = 4
+    too_far: float = 1.5
+    upward_unknowns: int = 1000  #: grids with more do not search upwards: noise shows on coarse grids already
+    clean: float = 1e-6  #: error at which there is no noise to smooth
     #: A first fit with an error above `noisy` is followed by second differences of these weights, from nearly straight
     #: edges down, `rough_steps` each; infinity for never. A later grid looks past `plateau` of them that do not help.
     noisy: float = 0.05

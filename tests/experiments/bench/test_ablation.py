@@ -13,7 +13,7 @@ from kanrun.errors import UsageError
 from kanrun.study.execute import check
 
 KAN = AblationCase(NamedTarget("runge"), SamplingConfig(train=60, test=40), KANConfig(hidden=[2], intervals=[3]))
-SMALL = {"KAN": KAN, "LBFGS": replace(KAN, solver=LBFGSSolver(steps=40)), "MLP": replace(KAN, model=MLPConfig([4]))}
+SMALL = {"KAN": KAN, "LBFGS": replace(KAN, solver=LBFGSSolver(steps=80)), "MLP": replace(KAN, model=MLPConfig([4]))}
 
 
 @pytest.mark.parametrize("rule", RULES)
