@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from kanrun.engine.layers import SplineLayer
-from kanrun.engine.layers.bases import base_function
+from kanrun.engine.layers.bases import BASES
 from kanrun.engine.networks import ACTIVATIONS, MLP, Network
 from kanrun.engine.splines import local_basis
 from kanrun.errors import UsageError
@@ -134,7 +134,7 @@ class _TracedSplines:
         self.output = torch.einsum("mnik,niko->mno", self.basis, table[inputs, self.columns])
         self.base = None
         if layer.spec.base != "zero":
-            function = base_function(layer.spec.base)
+            function = BASES[layer.spec.base]
             self.base = monomials.compose(derivatives(function, z[0], monomials.order), z)
             self.output = self.output + self.base @ base_weight.T
 
