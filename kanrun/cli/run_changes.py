@@ -40,7 +40,7 @@ def rerun_run(
 
     Exits with 1 if numbers differ that the same version on the same machine should have reproduced.
     """
-    from kanrun.launch.rerunning import rerun
+    from kanrun.launch.resuming import rerun
     from kanrun.runs import find_run
 
     raise typer.Exit(rerun(find_run(run, outputs), overrides or [], outputs, quiet=quiet, strict=strict))

@@ -23,8 +23,15 @@ from kanrun.config.plugins import loaded_plugins
 from kanrun.config.rules import check_files
 from kanrun.errors import UsageError
 from kanrun.launch.composing import Composition, compose, opened, typed
-from kanrun.launch.exit_status import ended_well, gather_summaries, say_how_to_go_on, sweep_verdict
-from kanrun.launch.job import Job, load_experiment, store_settings
+from kanrun.launch.job import (
+    Job,
+    ended_well,
+    gather_summaries,
+    load_experiment,
+    say_how_to_go_on,
+    store_settings,
+    sweep_verdict,
+)
 from kanrun.launch.process import logging_kept, signals_raise, stdout_kept_clean
 from kanrun.launch.quoting import literal
 from kanrun.launch.refusals import LAUNCHERS
