@@ -145,41 +145,37 @@ def _values(settings: Any, key: str, value: str, outputs: Path) -> list[str]:
         return _files(value)
     if key in _NAMES and ":" not in value:
         return _NAMES[key]
-    if key.rpartition(".")[2] in _COLUMNS and OmegaConf.select(settings, "target.path", throw_on_missing=False):
-        return _columns(str(OmegaConf.select(settings, "target.path", throw_on_missing=False) or ""), value)
+    table = OmegaConf.select(settings, "target.path", throw_on_missing=False)
+    if key.rpartition(".")[2] in _COLUMNS and table:
+        return _columns(str(table), value)
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(settings, parent, throw_on_missing=False) if parent else settings
     if not isinstance(node, DictConfig) or name not in list(node):  # in which one without a value counts too
         return []
-    present = MISSING if OmegaConf.is_missing(node, name) else node[name]
-    names = _known_names(key, OmegaConf.get_type(node)) or _ruled(OmegaConf.get_type(node), name, present)
+    present, schema = MISSING if OmegaConf.is_missing(node, name) else node[name], OmegaConf.get_type(node)
+    ruled = {one.name: listed_values(one) for one in fields(schema)} if is_dataclass(schema) else {}
+    names = [*(_known_names(key, schema) or ruled.get(name, ()))]
+    if isinstance(present, bool):
+        return names or ["true", "false"]
     if isinstance(present, ListConfig):
         choices = [f"[{one}" for one in names]
         return [*choices, str(OmegaConf.to_container(present)).replace(" ", "").replace("'", "")]
-    own = [] if present is None or present == MISSING else [_word(present)]
-    return names or own
+    return names or ([] if present is None or present == MISSING else [str(present)])
 
 
-def _known_names(key: str, schema: Any) -> list[str]:
+def _known_names(key: str, schema: Any) -> Iterable[str]:
     """The names that `target.name` and `target.id` may be, by the kind of target."""
-    from kanrun import targets
-    from kanrun.config.targets import BundledTarget, FeynmanTarget, NamedTarget, SpecialTarget
-
     if key not in ("target.name", "target.id", "function.name"):
-        return []
-    if schema is FeynmanTarget:
-        return list(targets.feynman_formulas())
-    if schema is BundledTarget:
-        from kanrun.targets.table_targets import BUNDLED
+        return ()
+    from kanrun import targets
+    from kanrun.config import targets as kinds
+    from kanrun.targets.table_targets import BUNDLED
 
-        return list(BUNDLED)
-    tables: dict[Any, Any] = {NamedTarget: targets.NAMED, SpecialTarget: targets.SPECIAL}
-    return list(tables.get(schema, ()))
-
-
-def _ruled(schema: Any, name: str, present: Any) -> list[str]:
-    found = (listed_values(one) for one in fields(schema) if one.name == name) if is_dataclass(schema) else ()
-    return list(next(iter(found), ())) or (["true", "false"] if isinstance(present, bool) else [])
+    known: dict[Any, Iterable[str]] = {
+        kinds.NamedTarget: targets.NAMED, kinds.SpecialTarget: targets.SPECIAL, kinds.BundledTarget: BUNDLED,
+        kinds.FeynmanTarget: targets.feynman_formulas(),
+    }  # fmt: skip
+    return known.get(schema, ())
 
 
 def _columns(path: str, value: str) -> list[str]:
@@ -205,10 +201,6 @@ def _files(beginning: str) -> list[str]:
             if path.name.startswith(name) and (name.startswith(".") or not path.name.startswith("."))
         ]
     return []
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _outputs(ctx: Any) -> Path:
