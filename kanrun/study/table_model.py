@@ -55,11 +55,21 @@ class Folds:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One fit of a blend: its weight, and the way from its output to the user's units (None for classes)."""
+    """A candidate, or with its `weight` one of a blend's, and the ways to and from the user's units (`outputs` is None
+    for classes)."""
 
-    weight: float
-    fit: TableFit
+    name: str
+    inputs: PiecewiseScaling
     outputs: PiecewiseScaling | None
+    fit: TableFit
+    left_out: ndarray
+    weight: float = 1.0
+
+    def values(self, x: ndarray) -> ndarray:
+        """As `TableModel.values`, without building a network."""
+        h = self.fit.design.functions(self.inputs.apply(x))
+        raw = np.stack([one.values(h) for one in self.fit.terms], 1)
+        return np.asarray(softmax(all_logits(raw), 1)) if self.outputs is None else self.outputs.invert(raw)
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,21 +121,6 @@ class TableModel:
         return float(np.any((raw < ends[:, 0]) | (raw > ends[:, 1]), axis=1).mean())
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    name: str
-    inputs: PiecewiseScaling
-    outputs: PiecewiseScaling | None
-    fit: TableFit
-    left_out: ndarray
-
-    def values(self, x: ndarray) -> ndarray:
-        """As `TableModel.values`, without building a network."""
-        h = self.fit.design.functions(self.inputs.apply(x))
-        raw = np.stack([one.values(h) for one in self.fit.terms], 1)
-        return np.asarray(softmax(all_logits(raw), 1)) if self.outputs is None else self.outputs.invert(raw)
-
-
 @dataclass(frozen=True)
 class _Choice:
     """A candidate, or the blend; `amount` is the factor of a classifier's logits, or the share of `transformed`."""
@@ -171,7 +166,7 @@ def _fitted(points: Points, classes: int | None, policy: TablePolicy, seed: int)
     return _assembled(every, choice, choice.of(predictions[-1]), folds, classes, policy)
 
 
-def _assembled(every: Mapping[str, _Candidate], choice: _Choice, left_out: ndarray, folds: Folds | None,
+def _assembled(every: Mapping[str, Part], choice: _Choice, left_out: ndarray, folds: Folds | None,
                classes: int | None, policy: TablePolicy) -> TableModel:  # fmt: skip
     """The network of what was chosen."""
     shares = (
@@ -180,7 +175,7 @@ def _assembled(every: Mapping[str, _Candidate], choice: _Choice, left_out: ndarr
     parts = []
     for name, weight in sorted(shares.items(), key=lambda pair: -pair[1]):
         fit = every[name].fit
-        parts.append(Part(weight, fit.times(choice.amount) if classes else fit, every[name].outputs))
+        parts.append(replace(every[name], weight=weight, fit=fit.times(choice.amount) if classes else fit))
     local = any(one.fit.design.radial for one in parts)
     networks = [
         network_of(
@@ -288,7 +283,7 @@ def _robust(losses: ndarray, classes: int | None, policy: TablePolicy) -> ndarra
 
 
 def _without_folds(
-    points: Points, classes: int | None, policy: TablePolicy, seed: int, start: Mapping[str, _Candidate]
+    points: Points, classes: int | None, policy: TablePolicy, seed: int, start: Mapping[str, Part]
 ) -> tuple[dict[str, ndarray], ndarray, ndarray]:
     """Each candidate's predictions of left-out rows (NaN where none), the fold of each row, and seconds per fold.
 
@@ -313,8 +308,8 @@ def _without_folds(
 
 
 def _candidates(
-    points: Points, classes: int | None, policy: TablePolicy, start: Mapping[str, _Candidate] | None = None
-) -> Iterator[_Candidate]:
+    points: Points, classes: int | None, policy: TablePolicy, start: Mapping[str, Part] | None = None
+) -> Iterator[Part]:
     """The stack, the sparse fit, where it may be chosen the stack for the transformed output, and the linear model."""
     x, y, weights = points.x, points.y, points.weights
     local = policy.pairs and policy.extrapolation not in (
@@ -333,19 +328,19 @@ def _candidates(
     def known(name: str) -> TableFit | None:
         return start[name].fit if start else None
 
-    def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> _Candidate:
+    def numbers(name: str, inputs: PiecewiseScaling, t: ndarray, transform: PowerTransform | None) -> Part:
         linear = name == "linear"
         evidence = lines if linear else stack if transform is None else replace(stack, sparse_rounds=0)
         fit = fit_numbers(inputs.apply(x), t, evidence, weights, known(name))
         clip = policy.extrapolation != "linear"  # the ends of the outputs
         margin = policy.scores.linear_margin if linear else policy.scores.margin
         outputs = output_map(y, transform, (t - fit.left_out)[:, 0], policy.scores, margin=margin if clip else np.inf)
-        return _Candidate(name, inputs, outputs, fit, outputs.invert(fit.left_out))
+        return Part(name, inputs, outputs, fit, outputs.invert(fit.left_out))
 
-    def labels(name: str, inputs: PiecewiseScaling) -> _Candidate:
+    def labels(name: str, inputs: PiecewiseScaling) -> Part:
         of, evidence = y[:, 0].astype(np.intp), lines if name == "linear" else stack
         fit = fit_classes(inputs.apply(x), of, classes or 0, evidence, weights, known(name))
-        return _Candidate(name, inputs, None, fit, np.asarray(softmax(all_logits(fit.left_out), 1)))
+        return Part(name, inputs, None, fit, np.asarray(softmax(all_logits(fit.left_out), 1)))
 
     whole = labels("stack", scores) if classes else numbers("stack", scores, y, None)
     yield whole
@@ -354,7 +349,7 @@ def _candidates(
     if (sparse := whole.fit.sparse) is not None:
         outputs = whole.outputs
         left_out = softmax(all_logits(sparse.left_out), 1) if outputs is None else outputs.invert(sparse.left_out)
-        yield _Candidate("sparse", scores, outputs, sparse, np.asarray(left_out))
+        yield Part("sparse", scores, outputs, sparse, np.asarray(left_out))
     if start is None or "transformed" in start:
         transform = PowerTransform.of(y[:, 0]) if y.shape[1] == 1 and not (classes or bent) else None
         if transform is not None and (start is not None or abs(transform.power - 1) > PLAIN_POWER):

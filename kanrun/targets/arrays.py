@@ -11,6 +11,7 @@ from kanrun.errors import InvalidData
 from kanrun.suggestions import near
 from kanrun.targets.data import Array, Points, Target
 from kanrun.targets.encoding import TableCode, code_of
+from kanrun.targets.tables import is_number
 
 #: What the inputs of a function may be: an array-like, a tensor, or a frame or mapping of columns by name.
 Data = Any
@@ -68,7 +69,7 @@ def as_numbers(x: Data, what: str = "x") -> Array:
     try:
         numbers = array.astype(np.float64)
     except (TypeError, ValueError):
-        first = next((value for value in array.ravel() if not _is_number(value)), "text")
+        first = next((value for value in array.ravel() if not is_number(str(value))), "text")
         raise InvalidData(f"{what} holds {str(first)!r}, which is not a number.") from None
     if not (finite := np.isfinite(numbers)).all():
         where = np.argwhere(~finite)[0]
@@ -78,14 +79,6 @@ def as_numbers(x: Data, what: str = "x") -> Array:
             f"{what} contains {missing} ({(~finite).sum()} in all, the first in {place}, counted from 0)."
         )
     return numbers
-
-
-def _is_number(value: Any) -> bool:
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def input_rows(x: Data, names: Sequence[str], code: TableCode | None = None) -> tuple[Array, bool]:

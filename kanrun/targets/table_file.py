@@ -19,7 +19,7 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -172,12 +172,7 @@ def _filled(
 
 
 def _lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[str]:
-    """The lines of a file, none of them longer than the limit, nor all of them together."""
-    return itertools.chain.from_iterable(_whole_lines(file, stream, limits))
-
-
-def _whole_lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> Iterator[Iterable[str]]:
-    """Parts of some thousand lines each, read at once."""
+    """The lines of a file, none of them longer than the limit, nor all of them together; read in parts."""
     characters, rest = 0, ""
     while part := stream.read(_PART):
         characters += len(part)
@@ -189,9 +184,10 @@ def _whole_lines(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> I
             raise UsageError(
                 f"{file.name} has a line of more than {limits.line} characters, too long for a row of a table."
             )
-        yield io.StringIO(text[:end], newline="")
+        yield from io.StringIO(text[:end], newline="")
         rest = text[end:]
-    yield (rest,) if rest else ()
+    if rest:
+        yield rest
 
 
 def _separator(file: Path, stream: io.TextIOWrapper, limits: TableLimits) -> str:
