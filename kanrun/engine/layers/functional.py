@@ -2,8 +2,8 @@
 
     y[n, o] = sum_i (w_b[o, i] b(x[n, i]) + w_s[o, i] sum_f B_f(x[n, i]) c[o, i, f])
 
-It makes no tensor of samples x inputs x outputs, except on wide grids in forward mode (`torch.func.jvp`, `jacfwd`,
-`hessian`) and under `torch.compile`, which fuses it away.
+It makes no tensor of samples x inputs x outputs, except on wide grids under `torch.vmap`, in forward mode
+(`torch.func.jvp`, `jacfwd`, `hessian`) and under `torch.compile`, which fuses it away.
 """
 
 from __future__ import annotations
