@@ -6,6 +6,7 @@ All that comes from the model stands in it as numbers and as string literals of 
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any
@@ -53,7 +54,8 @@ def _widths(part: Document) -> Iterator[int]:
 
 
 def _list(entries: Any) -> str:
-    return "{" + ", ".join(entries) + "}"
+    """An initialiser, a line each: compilers limit the length of lines."""
+    return "{" + ",\n".join(entries) + "}"
 
 
 def _text(text: str) -> str:
@@ -68,12 +70,10 @@ def _texts(texts: Sequence[str]) -> str:
     return _list(map(_text, texts))
 
 
-def _numbers(values: Any) -> str:
-    """An initialiser, its innermost lists a line each."""
-    if not isinstance(values, list):
-        return repr(float(values))
-    apart = ",\n" if values and isinstance(values[0], list) else ", "
-    return "{" + apart.join(map(_numbers, values)) + "}"
+def _numbers(values: list[Any]) -> str:
+    if isinstance(values[0], list):
+        return _list(map(_numbers, values))
+    return "{" + textwrap.fill(", ".join(map(repr, values)), 120) + "}"
 
 
 def _row(**fields: Any) -> str:
