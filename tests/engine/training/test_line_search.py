@@ -9,9 +9,9 @@ from math import inf, log
 import pytest
 import torch
 
-from kanrun.engine.training.lbfgs import LBFGSPolicy, Point, search
+from kanrun.engine.training.lbfgs import LineSearchPolicy, Point, search
 
-POLICY = LBFGSPolicy()
+POLICY = LineSearchPolicy()
 Line = Callable[[float], tuple[float, float]]
 
 
@@ -55,5 +55,5 @@ def test_no_more_points_are_looked_at_than_allowed() -> None:
         looked.append(t)
         return Point(t, -t, torch.tensor([-1.0]), -1.0)
 
-    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, doublings=7)).value < 0
-    assert len(looked) == 8
+    assert search(look, Point(0.0, 0.0, torch.tensor([-1.0]), -1.0), 1.0, replace(POLICY, evaluations=7)).value < 0
+    assert len(looked) == 7
