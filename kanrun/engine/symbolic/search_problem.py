@@ -338,14 +338,14 @@ class SearchPolicy:
     The first structures are trained at once, of the rest `ranked` get coarse fits and the `explored` best of them are
     trained; one below `clear` ends the ranking; structures of at most `small` edges get more coarse fits.
     A KAN of `surrogate` (width, intervals) shows which inputs act together, when its gradient turns by less than
-    `module` (a sine); all subsets of up to `module_inputs` inputs are tested. A structure without a formula counts
-    as `unread` times as wrong as its network. Where only noise is left, a formula at most `level` times as wrong as
-    the best network ends the search. A network that is not accurate is snapped only below `better` times the best
-    formula's error; one function of one input gets `alone` of the budget left; where nothing is accurate, the
-    smallest network within `last` times the best error is snapped. Coarse fits rank with their error times `edge`
-    for each edge. Of up to `plain` inputs the two plainest networks are trained before the points' symmetries are
-    asked; a search in the groups that these leave gets `grouped` of the budget; one variable's candidates are exact
-    with 1 - R^2 below `structure_loss`.
+    `module` (a sine), or `uncertain` times its error (chosen on four seeds of nested_4d); all subsets of up to
+    `module_inputs` inputs are tested. A structure without a formula counts as `unread` times as wrong as its network.
+    Where only noise is left, a formula at most `level` times as wrong as the best network ends the search. A network
+    that is not accurate is snapped only below `better` times the best formula's error; one function of one input gets
+    `alone` of the budget left; where nothing is accurate, the smallest network within `last` times the best error is
+    snapped. Coarse fits rank with their error times `edge` for each edge. Of up to `plain` inputs the two plainest
+    networks are trained before the points' symmetries are asked; a search in the groups that these leave gets `grouped`
+    of the budget; one variable's candidates are exact with 1 - R^2 below `structure_loss`.
     """
 
     budget: float = 60.0
@@ -361,6 +361,7 @@ class SearchPolicy:
     small: int = 10
     surrogate: tuple[int, int] = (5, 8)
     module: float = 0.12
+    uncertain: float = 2.0
     module_inputs: int = 9
     unread: float = 100.0
     level: float = 1.05

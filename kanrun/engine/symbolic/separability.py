@@ -98,5 +98,5 @@ def module_templates(problem: SearchProblem, generator: np.random.Generator) -> 
         return (first_shapes(used) if 0 < len(used) < shape[0] else []), trained.error
     rows = np.where(np.isin(np.arange(shape[0]), used), data.x, data.x.mean(0))
     scores = module_scores(gradient, rows, generator, used)
-    families = trees(scores, max(policy.module, trained.error))  # angles are as uncertain as the network
+    families = trees(scores, max(policy.module, policy.uncertain * trained.error))
     return tree_shapes(families, used), trained.error
