@@ -118,7 +118,7 @@ def _given(system: System, unknown: int, variables: range) -> _Given:
 
 def _hermite(x: sympy.Symbol, orders: Sequence[tuple[sympy.Expr, int]]) -> list[sympy.Expr]:
     """For each (end, order) the polynomial whose derivative of that order is 1 there, all others being 0."""
-    powers = [sympy.sympify(x**p) for p in range(len(orders))]
+    powers = [sympy.S.One * x**p for p in range(len(orders))]
     rows = sympy.Matrix(
         [[differentiated(each, [x.name], [order]).subs(x, end) for each in powers] for end, order in orders]
     )
